@@ -1,0 +1,178 @@
+//! The policy document as it is written: the wire types between whoever writes a policy and the proxy that obeys it.
+//!
+//! This room owns shape only. Nothing here decides: a [`PolicyDocument`] becomes a `Policy` through `TryFrom`, which
+//! rejects whatever it does not understand. Every type refuses unknown fields, so that a misspelt key is an error and
+//! never an absent restriction.
+
+use serde::{Deserialize, Serialize};
+
+/// The only accepted value of [`PolicyDocument::api_version`].
+pub const API_VERSION: &str = "policy.agentsandbox.dev/v1";
+
+/// Everything one agent may do on the network. What no rule allows is denied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyDocument {
+    /// Always [`API_VERSION`].
+    pub api_version: String,
+    /// The sandbox this policy belongs to; it appears in every audit line.
+    pub sandbox: SandboxIdentity,
+    /// `metadata.generation` of the AgentSandbox the document was written from; 0 outside Kubernetes.
+    pub generation: i64,
+    /// The allow-list, at most 256 rules. Empty denies everything.
+    pub rules: Vec<RuleDocument>,
+    /// The credentials that rules may name, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialDocument>,
+    /// Which upstream addresses are forbidden or re-allowed beside the built-in ranges.
+    #[serde(default, skip_serializing_if = "AddressesDocument::is_empty")]
+    pub addresses: AddressesDocument,
+    /// How upstream servers are verified.
+    #[serde(default, skip_serializing_if = "UpstreamDocument::is_empty")]
+    pub upstream: UpstreamDocument,
+}
+
+/// Who the agent is, for the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SandboxIdentity {
+    /// Namespace of the AgentSandbox, or any label outside Kubernetes.
+    pub namespace: String,
+    /// Name of the AgentSandbox.
+    pub name: String,
+    /// Its UID; empty outside Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+/// One allowed kind of request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RuleDocument {
+    /// Unique name; with an exact host it is also the first path segment of the base-URL entrance.
+    pub name: String,
+    /// `api.example.com`, `*.example.com` (exactly one label) or `**.example.com` (one or more labels).
+    pub host: String,
+    /// TCP ports, 1-65535, at least one.
+    pub ports: Vec<u16>,
+    /// Whether the upstream is reached over TLS. A plaintext rule may not name a credential.
+    pub scheme: SchemeDocument,
+    /// Allowed methods in upper case. Absent allows each ordinary method; CONNECT and TRACE are never allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// Allowed path globs: `*` stays within a segment, `**` crosses segments. Absent allows any path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// Name of the credential to inject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// Whether a WebSocket upgrade may pass. Absent denies it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<WebsocketDocument>,
+}
+
+/// Scheme of the upstream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemeDocument {
+    /// TLS, verified against the public roots and the document's additional roots.
+    Https,
+    /// Plain HTTP; never with a credential.
+    Http,
+}
+
+/// Whether a rule lets a WebSocket upgrade pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WebsocketDocument {
+    /// The upgrade may pass.
+    Allow,
+    /// The upgrade is denied.
+    Deny,
+}
+
+/// How one secret may be used. The value itself is never in the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CredentialDocument {
+    /// Unique name; the secret is the file of this name in the proxy's secrets folder.
+    pub name: String,
+    /// Where in the request the secret is put.
+    pub inject: InjectDocument,
+    /// Where the secret may go. A rule can only narrow these.
+    pub scopes: Vec<ScopeDocument>,
+}
+
+/// The place of a secret in a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum InjectDocument {
+    /// A header holds the secret, after an optional fixed prefix.
+    Header {
+        /// Header name, lower case.
+        name: String,
+        /// Text before the secret, such as `token `.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prefix: Option<String>,
+    },
+    /// `Authorization: Bearer <secret>` (RFC 6750).
+    Bearer,
+    /// `Authorization: Basic base64(username:secret)` (RFC 7617).
+    Basic {
+        /// The user name; it may not contain a colon.
+        username: String,
+    },
+    /// A query parameter holds the secret, percent-encoded.
+    Query {
+        /// Parameter name.
+        name: String,
+    },
+}
+
+/// One destination a credential may be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScopeDocument {
+    /// Host pattern, as in a rule.
+    pub host: String,
+    /// TCP ports, at least one.
+    pub ports: Vec<u16>,
+    /// Allowed methods; absent allows each ordinary method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub methods: Option<Vec<String>>,
+    /// Allowed path globs; absent allows any path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+}
+
+/// Upstream address ranges, beside the built-in forbidden ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddressesDocument {
+    /// CIDRs of private networks that may be dialled. Metadata addresses stay forbidden.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// CIDRs that may not be dialled: the cluster's pods, services and nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
+}
+
+/// Verification of upstream servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamDocument {
+    /// PEM certificates of private CAs, trusted beside the public roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub additional_roots: Option<String>,
+}
+
+impl AddressesDocument {
+    fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+impl UpstreamDocument {
+    fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
