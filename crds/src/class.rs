@@ -1,0 +1,175 @@
+//! `AgentSandboxClass`: what an isolation technology means in this cluster. The platform's administrator writes it.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{HOST_MESSAGE, ResourceLimits};
+
+/// What an isolation technology means in this cluster, and the ceilings for sandboxes that use it.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "agentsandbox.dev",
+    version = "v1alpha1",
+    kind = "AgentSandboxClass",
+    plural = "agentsandboxclasses",
+    category = "agents",
+    shortname = "asbxclass",
+    derive = "PartialEq",
+    doc = "An AgentSandboxClass says what an isolation technology means in this cluster: its RuntimeClass, the place of the sidecar, scheduling, and ceilings for resources, images and egress. The class annotated agentsandbox.dev/is-default-class: \"true\" serves sandboxes that name none.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name").field_path(".metadata.name"),
+    printcolumn(name = "ISOLATION", type_ = "string", json_path = ".spec.isolation", description = "The isolation technology."),
+    printcolumn(name = "RUNTIMECLASS", type_ = "string", json_path = ".spec.runtimeClassName", description = "The RuntimeClass of agent pods."),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created.")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.isolation == 'Container' || has(self.runtimeClassName)").message("runtimeClassName is required unless isolation is Container: write the RuntimeClass whose handler gives this isolation, such as gvisor").field_path(".runtimeClassName")
+)]
+pub struct AgentSandboxClassSpec {
+    /// The isolation technology that the fence must find: GVisor, Kata (a virtual machine for each pod), or Container
+    /// (the node's own kernel, with every hardening flag).
+    pub isolation: Isolation,
+    /// Name of the RuntimeClass of agent pods. Required unless isolation is Container.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("runtimeClassName must be the name of a RuntimeClass: lower-case letters, digits, - and ."))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub runtime_class_name: Option<String>,
+    /// Where the proxy runs: Pod (a pod of its own, the default) or Container (inside the agent's pod; not served yet,
+    /// sandboxes of such a class are not accepted).
+    #[serde(default)]
+    pub sidecar_placement: SidecarPlacement,
+    /// Which nodes agent pods may run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduling: Option<Scheduling>,
+    /// Defaults and ceilings of resource limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ClassResources>,
+    /// Which images agents may use; absent means any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<ClassImages>,
+    /// Ceiling of what sandboxes may reach; absent means any public host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<ClassEgress>,
+}
+
+/// Isolation technologies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Isolation {
+    /// System calls are served in user space by gVisor.
+    GVisor,
+    /// A virtual machine for each pod.
+    Kata,
+    /// The node's own kernel, with every hardening flag.
+    Container,
+}
+
+/// Places of the proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SidecarPlacement {
+    /// A pod of its own.
+    #[default]
+    Pod,
+    /// Inside the agent's pod.
+    Container,
+}
+
+/// Which nodes agent pods may run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Scheduling {
+    /// Labels that a node must have.
+    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 317 && self[k].size() <= 63)").message("nodeSelector holds node labels: keys of at most 317 and values of at most 63 characters"))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16), schema_with = "node_selector")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that agent pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tolerations: Vec<ClassToleration>,
+}
+
+fn node_selector(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "description": "Labels that a node must have.",
+        "additionalProperties": {"type": "string", "maxLength": 63}
+    })
+}
+
+/// A taint that agent pods tolerate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassToleration {
+    /// Key of the taint.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// Value of the taint; absent tolerates every value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub value: Option<String>,
+    /// Effect of the taint; absent tolerates every effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<TaintEffect>,
+}
+
+/// Effects of taints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TaintEffect {
+    /// New pods are not scheduled.
+    NoSchedule,
+    /// New pods are scheduled elsewhere if possible.
+    PreferNoSchedule,
+    /// Running pods are evicted too.
+    NoExecute,
+}
+
+/// Defaults and ceilings of resource limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassResources {
+    /// Limits of sandboxes that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<ResourceLimits>,
+    /// The highest limits that a sandbox may ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<ResourceLimits>,
+    /// The highest limit on processes that the fence accepts. The kubelet sets it for all pods of a node
+    /// (podPidsLimit); the fence reads it back and refuses a higher one. Absent accepts any limit, but never none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 64, max = 4194304))]
+    pub pids_max: Option<i32>,
+}
+
+/// Which images agents may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassImages {
+    /// Registries, each with an optional path: `ghcr.io/acme` allows `ghcr.io/acme/agent:1` and not `ghcr.io/acme2/x:1`.
+    #[x_kube(validation = Rule::new("self.all(r, r.matches('^[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*$'))").message("each registry must be a host with an optional port and path, such as ghcr.io/acme; write no scheme, tag, wildcard or trailing slash"))]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_registries: Vec<String>,
+}
+
+/// Ceiling of what sandboxes may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassEgress {
+    /// Host patterns that rules must stay within; absent means any host.
+    #[x_kube(validation = Rule::new("self.all(h, h.matches('^([*][*]?[.])?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])$'))").message(HOST_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Private IPv4 ranges that proxies may dial, such as `10.20.0.0/16`. Metadata addresses stay forbidden.
+    #[x_kube(validation = Rule::new("self.all(c, c.matches('^[0-9]{1,3}([.][0-9]{1,3}){3}/([89]|[12][0-9]|3[0-2])$'))").message("each range must be an IPv4 CIDR with a prefix of at least 8 bits, such as 10.20.0.0/16"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 9, max = 18)), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_private_ranges: Vec<String>,
+    /// PEM certificates of private CAs that proxies trust beside the public roots, at most 64 KiB.
+    #[x_kube(validation = Rule::new("self.contains('-----BEGIN CERTIFICATE-----')").message("additionalRoots must be PEM: write the certificates with their -----BEGIN CERTIFICATE----- lines"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub additional_roots: Option<String>,
+}

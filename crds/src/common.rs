@@ -1,0 +1,127 @@
+//! Types that more than one kind uses, and the schema of the conditions list.
+
+use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A host is a DNS name, or a name under `*.` (exactly one label) or `**.` (one or more labels). Never an address: a
+/// last label of digits only, or a single label, is refused.
+pub const HOST_RULE: &str =
+    r"self.matches('^([*][*]?[.])?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])$')";
+/// What [`HOST_RULE`] says to someone who broke it.
+pub const HOST_MESSAGE: &str = "host must be a lower-case DNS name such as api.example.com, or *.example.com (exactly one label) or **.example.com (one or more); write no scheme, port, path, trailing dot or IP address";
+
+/// Path globs begin with `/` and hold no query, fragment, space or dot segment.
+pub const PATHS_RULE: &str = r"self.all(p, p.matches('^/[^?#[:space:]]*$') && !p.matches('/[.][.]?(/|$)'))";
+/// What [`PATHS_RULE`] says to someone who broke it.
+pub const PATHS_MESSAGE: &str = "each path must begin with / and hold no query, fragment, white space, or . and .. segment; write /v1/** for everything below /v1, or leave paths out to allow every path";
+
+/// Processor time: whole cores, decimals or thousandths.
+pub const CPU_RULE: &str = "self.matches('^([1-9][0-9]{0,5}m|[1-9][0-9]{0,3}([.][0-9]{1,3})?|0[.]([0-9]{0,2}[1-9]|[1-9][0-9]{0,2}))$')";
+/// What [`CPU_RULE`] says to someone who broke it.
+pub const CPU_MESSAGE: &str = "cpu must be a positive number of cores or thousandths: write 2, 0.5 or 500m";
+
+/// Bytes: a whole number with an optional suffix.
+pub const BYTES_RULE: &str = "self.matches('^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$')";
+/// What [`BYTES_RULE`] says to someone who broke it.
+pub const BYTES_MESSAGE: &str =
+    "the size must be a positive whole number with an optional suffix: write 512Mi or 4Gi";
+
+/// An HTTP method that a rule may allow. CONNECT and TRACE are never allowed, so they cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// Read.
+    Get,
+    /// Read the headers only.
+    Head,
+    /// Submit.
+    Post,
+    /// Replace.
+    Put,
+    /// Change in part.
+    Patch,
+    /// Remove.
+    Delete,
+    /// Ask what is possible.
+    Options,
+}
+
+impl Method {
+    /// The method as it stands in a request line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+        }
+    }
+}
+
+/// Limits that hold for a whole agent pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceLimits {
+    /// Processor time, in cores: `2`, `0.5` or `500m`.
+    #[x_kube(validation = (CPU_RULE, CPU_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub cpu: Option<String>,
+    /// Memory, in bytes: `512Mi` or `4Gi`.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub memory: Option<String>,
+    /// Disk space for everything the agent writes outside its workspace, and its logs, in bytes: `2Gi`.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub ephemeral_storage: Option<String>,
+}
+
+/// Schema of a conditions list: a list-map by type, every field bounded.
+pub fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "description": "What is known of the object, one entry for each type of condition.",
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "description": "One aspect of the object's state.",
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {
+                    "description": "The aspect, in CamelCase.",
+                    "type": "string", "maxLength": 64, "pattern": "^[A-Z][A-Za-z]*$"
+                },
+                "status": {
+                    "description": "Whether it holds: True, False, or Unknown.",
+                    "type": "string", "enum": ["True", "False", "Unknown"]
+                },
+                "observedGeneration": {
+                    "description": "The metadata.generation that this condition was set for.",
+                    "type": "integer", "format": "int64", "minimum": 0
+                },
+                "lastTransitionTime": {
+                    "description": "When the status last changed.",
+                    "type": "string", "format": "date-time"
+                },
+                "reason": {
+                    "description": "Why, as one CamelCase word that programs may rely on.",
+                    "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Z][A-Za-z0-9]*$"
+                },
+                "message": {
+                    "description": "Why, as a sentence for people that names the next step.",
+                    "type": "string", "maxLength": 32768
+                }
+            }
+        }
+    })
+}

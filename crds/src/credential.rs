@@ -1,0 +1,162 @@
+//! `AgentCredential`: how one secret may be used. Whoever owns the secret writes it; a sandbox refers to it by name and
+//! can never widen it. The secret's value is not in it.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE};
+
+/// How one secret may be used: which key of which Secret, put where in a request, to which destinations.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "agentsandbox.dev",
+    version = "v1alpha1",
+    kind = "AgentCredential",
+    namespaced,
+    category = "agents",
+    shortname = "acred",
+    derive = "PartialEq",
+    doc = "An AgentCredential says how one secret may be used by the proxies of this namespace: which key of which Secret, put where in a request, to which hosts, methods and paths. A sandbox refers to it by name and can only narrow it.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name").field_path(".metadata.name"),
+    printcolumn(name = "SECRET", type_ = "string", json_path = ".spec.secretRef.name", description = "The Secret that holds the value."),
+    printcolumn(name = "INJECT", type_ = "string", json_path = ".spec.inject.type", description = "Where in a request the secret is put."),
+    printcolumn(name = "HOSTS", type_ = "string", json_path = ".spec.hosts[*].host", description = "Where the secret may go."),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created.")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentCredentialSpec {
+    /// Where the value is. The Secret is in the same namespace; only the kubelet and the proxy ever read it.
+    pub secret_ref: SecretKeyRef,
+    /// Where in a request the proxy puts the value.
+    pub inject: Injection,
+    /// The only destinations that may receive the value. A rule of a sandbox can narrow them, never widen them.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub hosts: Vec<CredentialHost>,
+    /// Variables that the agent is given so that its program starts, such as `ANTHROPIC_API_KEY` with the value
+    /// `placeholder`. Never write the secret here: the agent can read these values, and the proxy replaces them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub placeholder_env: Vec<PlaceholderEnv>,
+}
+
+/// One key of one Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    /// Name of the Secret, in the namespace of the AgentCredential.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("name must be the name of a Secret in this namespace: lower-case letters, digits, - and ., without a namespace or a slash"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key within the Secret.
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')").message("key must be a key of the Secret: letters, digits, -, _ and . only"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// The place of the secret in a request: exactly the member that `type` names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("(self.type == 'Header') == has(self.header)").message("header belongs to type Header and only to it: write inject: {type: Header, header: {name: x-api-key}}").field_path(".header"),
+    validation = Rule::new("(self.type == 'Basic') == has(self.basic)").message("basic belongs to type Basic and only to it: write inject: {type: Basic, basic: {username: x-access-token}}").field_path(".basic"),
+    validation = Rule::new("(self.type == 'Query') == has(self.query)").message("query belongs to type Query and only to it: write inject: {type: Query, query: {name: key}}").field_path(".query")
+)]
+pub struct Injection {
+    /// How the secret travels: in a header of its own, as a Bearer token, as a Basic password, or as a query parameter.
+    #[serde(rename = "type")]
+    pub kind: InjectionType,
+    /// For type Header: which header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderInjection>,
+    /// For type Basic: which user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basic: Option<BasicInjection>,
+    /// For type Query: which parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QueryInjection>,
+}
+
+/// Ways to put a secret into a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum InjectionType {
+    /// A header holds the secret.
+    Header,
+    /// `Authorization: Bearer <secret>`.
+    Bearer,
+    /// `Authorization: Basic base64(username:secret)`.
+    Basic,
+    /// A query parameter holds the secret.
+    Query,
+}
+
+/// A header that holds the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderInjection {
+    /// Name of the header, in lower case, such as `x-api-key`.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-z0-9-]*$') && !(self in ['host', 'connection', 'content-length', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'proxy-authorization', 'proxy-authenticate', 'proxy-connection', 'expect'])").message("name must be a lower-case header name such as x-api-key, and none of the headers that frame or route a message (host, content-length, connection, ...)"))]
+    #[schemars(length(min = 1, max = 64))]
+    pub name: String,
+    /// Text before the secret, such as `token `.
+    #[x_kube(validation = Rule::new("self.matches('^[ -~]*$')").message("prefix must be printable ASCII such as 'token '"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32))]
+    pub prefix: Option<String>,
+}
+
+/// The user of a Basic credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BasicInjection {
+    /// The user name; the secret is the password.
+    #[x_kube(validation = Rule::new("self.matches('^[!-9;-~]+$')").message("username must be printable ASCII without spaces or a colon, such as x-access-token"))]
+    #[schemars(length(min = 1, max = 128))]
+    pub username: String,
+}
+
+/// A query parameter that holds the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryInjection {
+    /// Name of the parameter, such as `key`.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._~-]+$')").message("name must be a query parameter of letters, digits, -, ., _ and ~, such as key"))]
+    #[schemars(length(min = 1, max = 64))]
+    pub name: String,
+}
+
+/// One destination of a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialHost {
+    /// Host name, or `*.example.com` (exactly one label) or `**.example.com` (one or more).
+    #[x_kube(validation = Rule::new(HOST_RULE).message(HOST_MESSAGE))]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// TCP ports; absent means 443.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8), inner(range(min = 1, max = 65535)), extend("x-kubernetes-list-type" = "set"))]
+    pub ports: Option<Vec<i32>>,
+    /// Methods; absent means all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
+    pub methods: Option<Vec<Method>>,
+    /// Path globs: `*` stays within a segment, `**` crosses segments; absent means every path.
+    #[x_kube(validation = Rule::new(PATHS_RULE).message(PATHS_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub paths: Option<Vec<String>>,
+}
+
+/// A variable whose value only has to be present.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlaceholderEnv {
+    /// Name of the variable, such as `ANTHROPIC_API_KEY`.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("name must be a variable name: letters, digits and _, not beginning with a digit"))]
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// A value that is not secret, in the form that the program checks for, such as `sk-ant-placeholder`.
+    #[schemars(length(min = 1, max = 256))]
+    pub value: String,
+}

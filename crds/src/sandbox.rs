@@ -1,0 +1,229 @@
+//! `AgentSandbox`: one agent, what it runs and what it may reach. A developer writes it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{
+    BYTES_MESSAGE, BYTES_RULE, HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE, ResourceLimits,
+};
+
+/// What one agent runs, and what it may reach.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "agentsandbox.dev",
+    version = "v1alpha1",
+    kind = "AgentSandbox",
+    namespaced,
+    plural = "agentsandboxes",
+    category = "agents",
+    shortname = "asbx",
+    status = "AgentSandboxStatus",
+    derive = "PartialEq",
+    doc = "An AgentSandbox is one agent behind a proven fence: it runs without keys, without a Kubernetes token, and without any route but its own proxy, which allows, denies and records each request.",
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, lower-case letters, digits and -: names of its pods are made from it").field_path(".metadata.name"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence."),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
+    printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created."),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What to do next.", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSandboxSpec {
+    /// Name of the AgentSandboxClass; absent means the default class.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("className must be the name of an AgentSandboxClass, such as gvisor; list them with kubectl get agentsandboxclasses"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub class_name: Option<String>,
+    /// The program to run.
+    pub agent: Agent,
+    /// The folder /workspace, which the agent may write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<Workspace>,
+    /// What the agent may reach; absent means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Limits of the agent's pod; what is absent comes from the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<SandboxResources>,
+}
+
+/// The program to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Image of the agent, with a tag other than `latest` or with a digest.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-zA-Z0-9._/:@-]*$')").message("image must be an image reference such as ghcr.io/acme/agent:1.2.3, without a scheme or white space"))]
+    #[x_kube(validation = Rule::new("self.matches('@sha256:[0-9a-f]{64}$') || (self.matches(':[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$') && !self.endsWith(':latest'))").message("image must carry a tag other than latest, or a digest: write ghcr.io/acme/agent:1.2.3 or ghcr.io/acme/agent@sha256:<64 hex digits>"))]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+    /// When the image is pulled; absent means IfNotPresent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Program to start; absent means the image's entrypoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 4096)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub command: Vec<String>,
+    /// Arguments of the program; absent means those of the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(max = 16384)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub args: Vec<String>,
+    /// Folder in which the program starts; absent means /workspace.
+    #[x_kube(validation = Rule::new("self.startsWith('/') && !self.matches('/[.][.](/|$)')").message("workingDir must be an absolute path without .. segments, such as /workspace/src"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub working_dir: Option<String>,
+    /// Variables of the program. Write no secrets here: name an AgentCredential in egress.allow instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub env: Vec<EnvVar>,
+    /// Whether the program is given HTTPS_PROXY and its kin: Set (the default) or Unset. Both ways it reaches only what
+    /// egress allows; programs that ignore the variables are served transparently.
+    #[serde(default)]
+    pub proxy_environment: ProxyEnvironment,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    /// On each start.
+    Always,
+    /// When the node lacks it.
+    IfNotPresent,
+    /// Never: the node has it, or the agent does not start.
+    Never,
+}
+
+/// A variable with a fixed value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVar {
+    /// Name of the variable.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("name must be a variable name: letters, digits and _, not beginning with a digit"))]
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Its value, as is: nothing is expanded.
+    #[schemars(length(max = 8192))]
+    pub value: String,
+}
+
+/// Whether the program is given the proxy variables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ProxyEnvironment {
+    /// The variables point to the proxy.
+    #[default]
+    Set,
+    /// The variables are left out.
+    Unset,
+}
+
+/// The folder /workspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Workspace {
+    /// Size at which the pod is evicted, in bytes; absent means 1Gi. It lasts as long as the agent's pod.
+    #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub size_limit: Option<String>,
+}
+
+/// What the agent may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// The allowed requests. What no rule allows is denied.
+    #[x_kube(validation = Rule::new("self.all(r, !has(r.name) || self.exists_one(o, has(o.name) && o.name == r.name))").message("names of rules must differ: rename one, or leave name out"))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "atomic"))]
+    pub allow: Vec<EgressRule>,
+}
+
+/// One allowed kind of request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential")
+)]
+pub struct EgressRule {
+    /// Name of the rule in audit lines, and with an exact host the first path segment of the base-URL entrance. Absent
+    /// means the credential's name, or else the host.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("name must be lower-case letters, digits and -, such as anthropic"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
+    /// Host name, or `*.example.com` (exactly one label) or `**.example.com` (one or more).
+    #[x_kube(validation = Rule::new(HOST_RULE).message(HOST_MESSAGE))]
+    #[schemars(length(min = 1, max = 253))]
+    pub host: String,
+    /// TCP ports; absent means 443, or 80 with scheme Http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8), inner(range(min = 1, max = 65535)), extend("x-kubernetes-list-type" = "set"))]
+    pub ports: Option<Vec<i32>>,
+    /// How the host is reached: Https (absent means this), or Http, in plain text and never with a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    /// Methods; absent means all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
+    pub methods: Option<Vec<Method>>,
+    /// Path globs: `*` stays within a segment, `**` crosses segments; absent means every path.
+    #[x_kube(validation = Rule::new(PATHS_RULE).message(PATHS_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
+    pub paths: Option<Vec<String>>,
+    /// Name of the AgentCredential of this namespace that the proxy adds to matching requests.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("credential must be the name of an AgentCredential in this namespace: lower-case letters, digits and -, without a namespace or a slash"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub credential: Option<String>,
+    /// Whether a WebSocket may be opened: Allow, or Deny (absent means this).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub websocket: Option<Websocket>,
+}
+
+/// How a host is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Scheme {
+    /// Over TLS, verified.
+    Https,
+    /// In plain text.
+    Http,
+}
+
+/// Whether a WebSocket may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Websocket {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// Limits of the agent's pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxResources {
+    /// The limits. They hold for the whole pod; a fraction of them is reserved on its node.
+    pub limits: ResourceLimits,
+}
+
+/// What is known of the sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentSandboxStatus {
+    /// The metadata.generation that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// The class in force: the one that the spec names, or the default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub class_name: Option<String>,
+    /// What is known, by type: Accepted, CredentialsReady, ProxyReady, NetworkIsolated, RuntimeVerified, Ready (the
+    /// summary), Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::common::conditions")]
+    pub conditions: Vec<Condition>,
+}
