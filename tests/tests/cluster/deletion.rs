@@ -1,0 +1,88 @@
+//! Deletion takes the power before the walls, and leaves nothing.
+
+use std::time::Duration;
+
+use agentsandbox_tests::{Rig, eventually, with_namespace};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{ListParams, WatchParams};
+use kube::core::WatchEvent;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use crate::fixtures;
+
+/// Names of what is left of a kind in a namespace, but for what Kubernetes itself puts into each.
+async fn left<K>(client: &Client, namespace: &str) -> Vec<String>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let list = api.list(&ListParams::default()).await.expect("the kind can be listed");
+    list.into_iter()
+        .filter_map(|o| o.meta().name.clone())
+        .filter(|n| n != "default" && n != "kube-root-ca.crt")
+        .collect()
+}
+
+#[tokio::test]
+async fn nothing_is_left_after_a_sandbox_is_deleted() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "deletion", |ns| async move {
+        let sandbox = ns.sandbox("quits", &fixtures::closed("quits")).await;
+        sandbox.ready().await;
+        sandbox.delete().await;
+        sandbox.gone(Duration::from_secs(60)).await;
+        eventually("all children gone", Duration::from_secs(30), || async {
+            let mut all = left::<Pod>(&ns.client, &ns.name).await;
+            all.extend(left::<NetworkPolicy>(&ns.client, &ns.name).await);
+            all.extend(left::<Service>(&ns.client, &ns.name).await);
+            all.extend(left::<ServiceAccount>(&ns.client, &ns.name).await);
+            all.extend(left::<ConfigMap>(&ns.client, &ns.name).await);
+            all.extend(left::<Secret>(&ns.client, &ns.name).await);
+            if all.is_empty() { Ok(()) } else { Err(format!("{all:?}")) }
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_agent_is_gone_before_its_walls() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "order", |ns| async move {
+        let sandbox = ns.sandbox("orderly", &fixtures::closed("orderly")).await;
+        sandbox.ready().await;
+        let policies: Api<NetworkPolicy> = Api::namespaced(ns.client.clone(), &ns.name);
+        let pods = ns.pods();
+        let start = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+        sandbox.delete().await;
+        sandbox.gone(Duration::from_secs(60)).await;
+
+        let agent = removal_revision(&pods, &start, "orderly-agent").await;
+        let proxy = removal_revision(&pods, &start, "orderly-proxy").await;
+        let wall = removal_revision(&policies, &start, "orderly-agent").await;
+        assert!(agent < wall, "the agent's pod went at {agent}, its wall at {wall}");
+        assert!(agent < proxy, "the agent's pod went at {agent}, its proxy at {proxy}");
+    })
+    .await;
+}
+
+/// The etcd revision at which an object was removed, from a watch that begins before its deletion.
+async fn removal_revision<K>(api: &Api<K>, since: &str, name: &str) -> u64
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let params = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(60);
+    let mut events = api.watch(&params, since).await.expect("the past can be watched").boxed();
+    while let Some(event) = events.try_next().await.expect("the watch goes on") {
+        if let WatchEvent::Deleted(object) = event {
+            let revision = object.meta().resource_version.clone().expect("an object has a revision");
+            return revision.parse().expect("a revision is a number");
+        }
+    }
+    panic!("{name} was never removed");
+}

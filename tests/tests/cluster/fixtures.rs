@@ -1,0 +1,72 @@
+//! Manifests that several tests share, written as a user would write them.
+
+/// Image of the test agent: a Debian with curl, git, Python, Node and a Go program; `sleep infinity` by default.
+pub const AGENT_IMAGE: &str = "agentsandbox.test/agent:1";
+
+/// Image of the test agent with Claude Code.
+pub const CLAUDE_IMAGE: &str = "agentsandbox.test/claude:1";
+
+/// The key that the stand-in for api.anthropic.com asks for. It is in one Secret and nowhere else.
+pub const ANTHROPIC_KEY: &str = "sk-ant-real-4f1c9e70b2a84d6c8e35";
+
+/// A credential for api.anthropic.com whose Secret is `anthropic`, key `api-key`.
+pub const ANTHROPIC_CREDENTIAL: &str = "
+apiVersion: agentsandbox.dev/v1alpha1
+kind: AgentCredential
+metadata: {name: anthropic}
+spec:
+  secretRef: {name: anthropic, key: api-key}
+  inject: {type: Header, header: {name: x-api-key}}
+  hosts:
+  - {host: api.anthropic.com}
+  placeholderEnv:
+  - {name: ANTHROPIC_API_KEY, value: sk-ant-placeholder}
+";
+
+/// A credential whose key goes to echo.world.test as a Bearer token; Secret `echo`, key `token`.
+pub const ECHO_CREDENTIAL: &str = "
+apiVersion: agentsandbox.dev/v1alpha1
+kind: AgentCredential
+metadata: {name: echo}
+spec:
+  secretRef: {name: echo, key: token}
+  inject: {type: Bearer}
+  hosts:
+  - {host: echo.world.test}
+";
+
+/// A sandbox that runs `sleep infinity` in `image`, with these lines under `egress.allow`.
+pub fn sleeper(name: &str, image: &str, proxy_environment: &str, allow: &[&str]) -> String {
+    let rules: String = allow.iter().map(|r| format!("    - {r}\n")).collect();
+    format!(
+        "
+apiVersion: agentsandbox.dev/v1alpha1
+kind: AgentSandbox
+metadata: {{name: {name}}}
+spec:
+  className: gvisor
+  agent:
+    image: {image}
+    command: [sleep, infinity]
+    proxyEnvironment: {proxy_environment}
+  egress:
+    allow:
+{rules}"
+    )
+}
+
+/// A sandbox that may reach nothing.
+pub fn closed(name: &str) -> String {
+    format!(
+        "
+apiVersion: agentsandbox.dev/v1alpha1
+kind: AgentSandbox
+metadata: {{name: {name}}}
+spec:
+  className: gvisor
+  agent:
+    image: {AGENT_IMAGE}
+    command: [sleep, infinity]
+"
+    )
+}

@@ -1,0 +1,101 @@
+//! The node's control groups: a root of its own in every hierarchy, so that its pods are found and limited.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Cluster;
+use crate::failure::{During, Result};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// Hierarchies of version 1 in which the kubelet expects its root.
+const V1: [&str; 9] =
+    ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"];
+/// Controllers of version 2 that the kubelet expects.
+const V2: &str = "+cpu +cpuset +memory +pids +io";
+
+/// Name of the node's root in every hierarchy.
+#[must_use]
+pub fn root_name(cluster: &Cluster) -> String {
+    format!("asbx-{}", cluster.name())
+}
+
+/// Whether the host has one hierarchy for all controllers.
+#[must_use]
+pub fn is_v2() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+fn roots(cluster: &Cluster) -> Vec<PathBuf> {
+    let name = root_name(cluster);
+    if is_v2() {
+        return vec![Path::new(ROOT).join(name)];
+    }
+    V1.iter().map(|h| Path::new(ROOT).join(h)).filter(|h| h.is_dir()).map(|h| h.join(&name)).collect()
+}
+
+/// Makes the roots.
+///
+/// # Errors
+/// When a hierarchy refuses.
+pub fn create(cluster: &Cluster) -> Result<()> {
+    for root in roots(cluster) {
+        fs::create_dir_all(&root).during(format!("{} cannot be made", root.display()))?;
+        if is_v2() {
+            fs::write(Path::new(ROOT).join("cgroup.subtree_control"), V2)
+                .during("cgroup controllers cannot be enabled")?;
+            fs::write(root.join("cgroup.subtree_control"), V2)
+                .during("cgroup controllers cannot be enabled")?;
+        }
+        // A cpuset without processors and memory nodes admits no process.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            let parent = root.parent().map(|p| p.join(file));
+            if let Some(value) = parent.and_then(|p| fs::read_to_string(p).ok())
+                && root.join(file).exists()
+                && !is_v2()
+            {
+                fs::write(root.join(file), value).during(format!("{file} cannot be written"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every process in the roots, however deep.
+#[must_use]
+pub fn processes(cluster: &Cluster) -> BTreeSet<i32> {
+    let mut found = BTreeSet::new();
+    for root in roots(cluster) {
+        for folder in deepest_first(&root) {
+            let list = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            found.extend(list.lines().filter_map(|l| l.parse::<i32>().ok()));
+        }
+    }
+    found
+}
+
+/// Removes the roots, deepest first; they must be empty.
+///
+/// # Errors
+/// When one stays.
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    for root in roots(cluster) {
+        for folder in deepest_first(&root) {
+            fs::remove_dir(&folder).during(format!("the cgroup {} cannot be removed", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn deepest_first(root: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let mut open: Vec<PathBuf> = root.is_dir().then(|| root.to_path_buf()).into_iter().collect();
+    while let Some(folder) = open.pop() {
+        let below =
+            fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).filter(|p| p.is_dir());
+        open.extend(below);
+        all.push(folder);
+    }
+    all.reverse();
+    all
+}

@@ -1,0 +1,275 @@
+//! The cluster's programs, built from Go modules once into a cache that is keyed by their committed inputs.
+//!
+//! Each part has a module of its own under `xtask/rig`, because their requirements conflict. A part whose inputs have
+//! not changed is not built again; a build that was cut off leaves no part that looks whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use crate::failure::{During, Failure, Result};
+use crate::{paths, shell};
+
+/// Version of Kubernetes that the rig runs; its module is pinned to the same.
+pub const KUBERNETES_VERSION: &str = "v1.36.3";
+
+/// Changed when the way of building changes without a change of a part's files.
+const RECIPE: &str = "1";
+
+/// A Go module of the rig and the programs built from it.
+struct Part {
+    /// Folder under `xtask/rig`.
+    folder: &'static str,
+    /// Program name and Go package.
+    programs: &'static [(&'static str, &'static str)],
+    /// Build tags.
+    tags: &'static str,
+    /// Whether gVisor's shim must be kept from lowering its OOM score.
+    patch: Patch,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patch {
+    None,
+    OomScore,
+}
+
+/// The longest build comes first.
+const PARTS: [Part; 7] = [
+    Part { folder: "kubernetes", programs: &[("kubernetes", ".")], tags: "", patch: Patch::None },
+    Part {
+        folder: "gvisor",
+        programs: &[("runsc", "gvisor.dev/gvisor/runsc")],
+        tags: "",
+        patch: Patch::None,
+    },
+    Part {
+        folder: "gvisor",
+        programs: &[("containerd-shim-runsc-v1", "gvisor.dev/gvisor/shim")],
+        tags: "",
+        patch: Patch::OomScore,
+    },
+    Part {
+        folder: "containerd",
+        programs: &[
+            ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+            ("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+            ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
+        ],
+        tags: "no_btrfs no_zfs no_devmapper urfave_cli_no_docs",
+        patch: Patch::None,
+    },
+    Part {
+        folder: "coredns",
+        programs: &[("coredns", "github.com/coredns/coredns")],
+        tags: "",
+        patch: Patch::None,
+    },
+    Part {
+        folder: "kuberouter",
+        programs: &[("kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router")],
+        tags: "",
+        patch: Patch::None,
+    },
+    Part { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")], tags: "", patch: Patch::None },
+];
+
+/// Names by which the multi-call binary is called.
+const KUBERNETES_PROGRAMS: [&str; 7] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+];
+
+/// Free space that a build from nothing needs: sources, Go's own cache and the programs.
+pub const BUILD_BYTES_FREE_MIN: u64 = 15 << 30;
+
+/// The folder with the programs, all built.
+///
+/// # Errors
+/// When Go is missing, the disk is full, or a build fails; the sentence says what to do.
+pub fn built() -> Result<PathBuf> {
+    let bin = paths::cache().join("rig/bin");
+    fs::create_dir_all(&bin).during(format!("{} cannot be made", bin.display()))?;
+    let mut missing = Vec::new();
+    for part in &PARTS {
+        let key = part.key()?;
+        if part.is_built(&key) { part.link(&key, &bin)? } else { missing.push((part, key)) }
+    }
+    if !missing.is_empty() {
+        check_can_build(&bin)?;
+        println!("building {} of {} parts of the cluster; this is done once", missing.len(), PARTS.len());
+    }
+    for (part, key) in missing {
+        part.build(&key)?;
+        part.link(&key, &bin)?;
+    }
+    for program in KUBERNETES_PROGRAMS {
+        relink(&bin.join("kubernetes"), &bin.join(program))?;
+    }
+    Ok(bin)
+}
+
+fn check_can_build(folder: &Path) -> Result<()> {
+    if !shell::exists("go") {
+        return Err(Failure::new(
+            "Go 1.26 or newer is needed to build the cluster's programs: install it and put `go` on the PATH",
+        ));
+    }
+    let stat = nix::sys::statvfs::statvfs(folder).during("the disk cannot be asked for its free space")?;
+    let free = stat.blocks_available() * stat.fragment_size();
+    if free < BUILD_BYTES_FREE_MIN {
+        return Err(Failure::new(format!(
+            "{} GiB are free in {} and a build needs {}: free some, or set XDG_CACHE_HOME to a larger disk",
+            free >> 30,
+            folder.display(),
+            BUILD_BYTES_FREE_MIN >> 30
+        )));
+    }
+    Ok(())
+}
+
+fn relink(to: &Path, link: &Path) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|now| now == to) {
+        return Ok(());
+    }
+    let _absent = fs::remove_file(link);
+    std::os::unix::fs::symlink(to, link).during(format!("{} cannot be linked", link.display()))
+}
+
+/// Whether this process may lower the OOM score of another (`CAP_SYS_RESOURCE`, bit 24 of the effective set).
+#[must_use]
+pub fn may_lower_oom_score() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set & (1 << 24) != 0)
+}
+
+impl Part {
+    fn source(&self) -> PathBuf {
+        paths::repository().join("xtask/rig").join(self.folder)
+    }
+
+    /// Digest of everything the programs are made from.
+    fn key(&self) -> Result<String> {
+        let mut digest = Sha256::new();
+        digest.update(format!("{RECIPE} {:?} {} {}", self.programs, self.tags, self.needs_patch()));
+        for file in ["go.mod", "go.sum", "main.go"] {
+            let path = self.source().join(file);
+            if path.exists() {
+                digest.update(fs::read(&path).during(format!("{} cannot be read", path.display()))?);
+            }
+        }
+        Ok(digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect())
+    }
+
+    fn needs_patch(&self) -> bool {
+        self.patch == Patch::OomScore && !may_lower_oom_score()
+    }
+
+    fn folder_of(&self, key: &str) -> PathBuf {
+        paths::cache().join("rig").join(format!("{}-{key}", self.folder))
+    }
+
+    fn is_built(&self, key: &str) -> bool {
+        self.programs.iter().all(|(name, _)| self.folder_of(key).join(name).is_file())
+    }
+
+    fn link(&self, key: &str, bin: &Path) -> Result<()> {
+        self.programs
+            .iter()
+            .try_for_each(|(name, _)| relink(&self.folder_of(key).join(name), &bin.join(name)))
+    }
+
+    fn build(&self, key: &str) -> Result<()> {
+        let folder = self.folder_of(key);
+        fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
+        let source = if self.needs_patch() { self.vendored(&folder)? } else { self.source() };
+        for (name, package) in self.programs {
+            let begin = Instant::now();
+            println!("  {name} …");
+            let partial = folder.join(format!("{name}.partial"));
+            let mut go = shell::command(
+                "go",
+                &["build", "-trimpath", "-ldflags", &self.ldflags(), "-tags", self.tags],
+            );
+            if self.needs_patch() {
+                go.arg("-mod=vendor");
+            }
+            go.arg("-o").arg(&partial).arg(package).current_dir(&source).env("CGO_ENABLED", "0");
+            shell::logged(&mut go, &folder.join(format!("{name}.log")))?;
+            let done = folder.join(name);
+            fs::rename(&partial, &done).during(format!("{} cannot be written", done.display()))?;
+            println!("  {name} built in {} s", begin.elapsed().as_secs());
+        }
+        Ok(())
+    }
+
+    /// Without these the API server calls itself v0.0.0-master and Helm's kubeVersion checks misjudge it.
+    fn ldflags(&self) -> String {
+        let mut flags = "-s -w".to_owned();
+        if self.folder == "kubernetes" {
+            for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+                flags += &format!(
+                    " -X {package}.gitVersion={KUBERNETES_VERSION} -X {package}.gitMajor=1 -X {package}.gitMinor=36 -X {package}.gitTreeState=clean"
+                );
+            }
+        }
+        flags
+    }
+
+    /// A copy of the module with its sources, in which the shim does not lower its own OOM score: where the capability
+    /// is missing the kernel refuses that, and the shim then starts nothing. (`go build -overlay` refuses files of the
+    /// module cache.)
+    fn vendored(&self, folder: &Path) -> Result<PathBuf> {
+        let copy = folder.join("vendored");
+        fs::create_dir_all(&copy).during(format!("{} cannot be made", copy.display()))?;
+        for file in ["go.mod", "go.sum", "tools.go"] {
+            fs::copy(self.source().join(file), copy.join(file)).during(format!("{file} cannot be copied"))?;
+        }
+        let mut vendor: Command = shell::command("go", &["mod", "vendor"]);
+        shell::logged(vendor.current_dir(&copy), &folder.join("vendor.log"))?;
+        let manager = copy.join("vendor/gvisor.dev/gvisor/pkg/shim/v1/manager.go");
+        let text = fs::read_to_string(&manager).during(format!("{} cannot be read", manager.display()))?;
+        let mended = without_negative_oom_score(&text)
+            .during("gVisor's shim no longer has the constant oomScoreMax")?;
+        fs::write(&manager, mended).during(format!("{} cannot be written", manager.display()))?;
+        Ok(copy)
+    }
+}
+
+/// The source with `oomScoreMax` set to 0, or none where the constant is not found.
+fn without_negative_oom_score(source: &str) -> Option<String> {
+    let line = source.lines().find(|l| l.trim_start().starts_with("oomScoreMax") && l.contains('='))?;
+    let (left, _) = line.split_once('=')?;
+    Some(source.replacen(line, &format!("{left}= 0"), 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oom_score_constant_is_found_and_set_to_zero_or_the_build_fails() {
+        let source = "const (\n\toomScoreMax = -999\n\tother = 1\n)";
+        assert_eq!(without_negative_oom_score(source).unwrap(), "const (\n\toomScoreMax = 0\n\tother = 1\n)");
+        assert_eq!(without_negative_oom_score("const other = 1"), None);
+    }
+
+    #[test]
+    fn every_part_has_a_module() {
+        for part in &PARTS {
+            assert!(part.source().join("go.mod").is_file(), "{}", part.folder);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where things are kept: caches under `$XDG_CACHE_HOME`, clusters under `/var/lib/agentsandbox`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Cache for what takes long to build and depends only on committed inputs. It survives `cargo clean`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
+    base.unwrap_or_else(home).join("agentsandbox")
+}
+
+/// State of the cluster of this name.
+#[must_use]
+pub fn cluster_state(name: &str) -> PathBuf {
+    clusters().join(name)
+}
+
+/// The folder of all clusters' states.
+#[must_use]
+pub fn clusters() -> PathBuf {
+    PathBuf::from("/var/lib/agentsandbox")
+}
+
+/// Cargo's output folder.
+#[must_use]
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+}
+
+/// Where images are written.
+#[must_use]
+pub fn images() -> PathBuf {
+    target().join("images")
+}
