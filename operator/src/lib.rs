@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The operator: it turns an AgentSandbox into a fenced agent, and says truthfully how far it got.
+//!
+//! [`controller`] holds the reconcile function and its six steps. Around it stand the parts of a process: [`config`]
+//! (flags, parsed before anything is bound), [`run`] (wiring and shutdown), [`watches`] (what wakes a sandbox),
+//! [`lease`] (who may write), [`server`] and [`metrics`]. [`platform`] is what the steps know of the cluster.
+//!
+//! Invariants, do not weaken: a client is named only in observe, apply, teardown and events (and in the process parts
+//! above); no Secret is ever read; a Pod is applied only with the evidence its type asks for.
+
+pub mod ca;
+pub mod config;
+pub mod controller;
+pub mod lease;
+pub mod metrics;
+pub mod platform;
+pub mod quantity;
+pub mod rbac;
+pub mod run;
+pub mod server;
+pub mod watches;

@@ -1,0 +1,323 @@
+//! One pass over one AgentSandbox, as a table of contents.
+//!
+//! | step | from → to | client | can fail |
+//! |---|---|---|---|
+//! | [`observe`] | the key → what exists and what is referred to | reads, one probe | no: a watch that is behind is behind |
+//! | [`accept`] | sandbox and references → [`accept::Accepted`] or every rejection | none | yes, by the user's fault |
+//! | [`desired`] | accepted → children, complete | none | never |
+//! | [`plan`] | children and what exists → steps | none | never |
+//! | [`apply`] | steps → [`apply::Sealed`], then pods | writes | transport, refusal |
+//! | [`status`] | what a pass came to → a status, or none | none; the patch is apply's | never |
+//!
+//! A pass does not know why it was called. An accepted sandbox goes from nothing to the proxy's pod in one pass; the
+//! kubelet's "ready" wakes the pass that proves the proxy closed and starts the agent. A sandbox that is not accepted
+//! runs nothing: its pods are stopped, its walls stay. Status is written on failure too, then the error is returned.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::names::FINALIZER;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use std::collections::HashMap;
+
+use crate::config::WallProbe;
+use crate::metrics::Metrics;
+use crate::platform::Platform;
+
+pub mod accept;
+pub mod apply;
+pub mod desired;
+pub mod evaluate;
+pub mod events;
+pub mod observe;
+pub mod outcome;
+pub mod plan;
+pub mod status;
+pub mod teardown;
+
+use accept::{Accepted, Identity, Rejection};
+use apply::{Applied, ApplyError, Sealed, Writer};
+use desired::{Child, ChildKind, Component};
+use observe::{Closedness, Observed, Recent, References, Stores};
+use outcome::{Blocked, Outcome, Requeue, Stage, Workload};
+use plan::Doomed;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// An object that the API server itself would not produce; nothing can be expected to change soon.
+const BUG_RETRY: Duration = Duration::from_secs(300);
+
+/// What every pass is given.
+pub struct Ctx {
+    /// The watches.
+    pub stores: Stores,
+    /// Our own writes that the watches have not brought yet.
+    pub recent: Arc<Recent>,
+    /// The hand that writes.
+    pub writer: Writer,
+    /// Tells Events.
+    pub recorder: Recorder,
+    /// What is known of the cluster.
+    pub platform: Platform,
+    /// How a proxy's walls are probed.
+    pub wall_probe: WallProbe,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Failures in a row, by UID.
+    pub failures: Failures,
+}
+
+/// Failures in a row, for the backoff of each object.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashMap<String, u32>>);
+
+/// Why a pass failed; its causes are in the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A write or a read failed.
+    #[error("the sandbox could not be reconciled")]
+    Apply(#[source] ApplyError),
+    /// The status could not be written.
+    #[error("the sandbox's status could not be written")]
+    Status(#[source] ApplyError),
+    /// The object lacks what the API server always sets.
+    #[error("the sandbox has no namespace, name or UID")]
+    NoIdentity,
+}
+
+/// One pass.
+///
+/// # Errors
+/// When a request fails; what became of the sandbox is in its status all the same.
+pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Action, ReconcileError> {
+    let sandbox = observe::newest(sandbox, &ctx.recent);
+    let identity = Identity::of(&sandbox).ok_or(ReconcileError::NoIdentity)?;
+    let observed = observe::observed(&ctx.stores, &ctx.recent, &identity.namespace, &identity.name); // watches
+    if sandbox.metadata.deletion_timestamp.is_some() {
+        return end(&ctx, &identity, &sandbox, &observed).await;
+    }
+    let references = observe::references(&ctx.stores, &identity.namespace); // watches
+    let accepted = accept::accept(&identity, &sandbox, &references); // pure, may reject
+    let (sandbox, result) = match accepted {
+        Ok(accepted) => {
+            let sandbox = hold(&ctx, sandbox).await?; // client, may fail
+            let result = raise(&ctx, &accepted, &observed).await; // client, may fail
+            (sandbox, result.map_err(|error| (Some(accepted.class.name), error)))
+        }
+        Err(rejections) => {
+            let class = class_name(&sandbox, &references);
+            let result = refuse(&ctx, &identity, &observed, class.clone(), rejections).await; // client, may fail
+            (sandbox, result.map_err(|error| (class, error)))
+        }
+    };
+    report(&ctx, &sandbox, result).await // client, may fail
+}
+
+/// From accepted to as far as the evidence reaches: boundary, proxy, proof, agent.
+async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, ApplyError> {
+    let (identity, now) = (&accepted.identity, Timestamp::now());
+    let wanted = desired::boundary(accepted, &ctx.platform);
+    let planned = plan::boundary(wanted, observed, identity, now);
+    let sealed = apply::boundary(&ctx.writer, identity, planned).await?;
+
+    let wanted = desired::proxy_pod::pod(accepted, &ctx.platform, &sealed, enrolled(observed, identity));
+    let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
+    let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
+
+    let serving = present(&proxy);
+    let closed = observe::closedness(serving, ctx.wall_probe, &ctx.recent).await;
+    let agent = agent(ctx, accepted, observed, &sealed, &closed).await?;
+
+    let workload = Workload {
+        isolation: accepted.class.isolation,
+        credentials: accepted.credentials.len(),
+        widening: evaluate::widening(identity, observed.policies.iter().map(AsRef::as_ref)),
+        proxy,
+        closed,
+        agent,
+    };
+    Ok(Outcome { class_name: Some(accepted.class.name.clone()), stage: Stage::Standing(Box::new(workload)) })
+}
+
+/// The agent's pod needs the proof. One that already runs stays while its proxy is being replaced: it reaches nothing.
+async fn agent(
+    ctx: &Ctx,
+    accepted: &Accepted,
+    observed: &Observed,
+    sealed: &Sealed,
+    closed: &Closedness,
+) -> Result<Applied, ApplyError> {
+    let identity = &accepted.identity;
+    let (Closedness::Proven(proof) | Closedness::Waived(proof)) = closed else {
+        let running = observed.agent_pod(identity);
+        return Ok(running.map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone()))));
+    };
+    let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
+    let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, Timestamp::now());
+    apply::agent(&ctx.writer, identity, sealed, proof, planned).await
+}
+
+/// Address of an agent that already runs behind a proven fence.
+fn enrolled(observed: &Observed, identity: &Identity) -> Option<Ipv4Addr> {
+    let pod = observed.agent_pod(identity).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+    match observe::address(pod).filter(|_| status::evidence::is_proven(pod))? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn present(applied: &Applied) -> Option<&Pod> {
+    match applied {
+        Applied::Present(pod) => Some(pod),
+        _ => None,
+    }
+}
+
+/// Nothing runs that is not accepted: both pods are stopped, the walls stay.
+async fn refuse(
+    ctx: &Ctx,
+    identity: &Identity,
+    observed: &Observed,
+    class_name: Option<String>,
+    rejections: Vec<Rejection>,
+) -> Result<Outcome, ApplyError> {
+    let running =
+        [(Component::Agent, observed.agent_pod(identity)), (Component::Proxy, observed.proxy_pod(identity))];
+    let doomed = running.into_iter().filter_map(|(component, pod)| {
+        let pod = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+        Some(Doomed { kind: ChildKind::Pod, name: component.name(identity), uid: pod.uid()? })
+    });
+    apply::stop(&ctx.writer, &identity.namespace, doomed.collect()).await?;
+    Ok(Outcome { class_name, stage: Stage::Rejected(rejections) })
+}
+
+fn class_name(sandbox: &AgentSandbox, references: &References) -> Option<String> {
+    let named = sandbox.spec.class_name.clone();
+    named.or_else(|| {
+        references.classes.iter().find(|class| accept::is_default(class)).map(|class| class.name_any())
+    })
+}
+
+/// Puts the finalizer on before the first child exists.
+async fn hold(ctx: &Ctx, sandbox: Arc<AgentSandbox>) -> Result<Arc<AgentSandbox>, ReconcileError> {
+    if sandbox.finalizers().iter().any(|one| one == FINALIZER) {
+        return Ok(sandbox);
+    }
+    let mut finalizers = sandbox.finalizers().to_vec();
+    finalizers.push(FINALIZER.to_owned());
+    ctx.writer.finalizers(&sandbox, finalizers).await.map(Arc::new).map_err(ReconcileError::Apply)
+}
+
+/// Takes down, one step at a time; nothing to do once our finalizer is off.
+async fn end(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+) -> Result<Action, ReconcileError> {
+    if !sandbox.finalizers().iter().any(|one| one == FINALIZER) {
+        ctx.recent
+            .forget(&identity.uid, observed.proxy_pod(identity).and_then(|pod| pod.metadata.uid.as_deref()));
+        ctx.failures.clear(&identity.uid);
+        return Ok(Action::await_change());
+    }
+    teardown::teardown(&ctx.writer, identity, sandbox, observed).await.map_err(ReconcileError::Apply)?;
+    ctx.failures.clear(&identity.uid);
+    Ok(Action::await_change())
+}
+
+/// Writes the status and tells Events, whatever the pass came to; then says when the next one comes.
+async fn report(
+    ctx: &Ctx,
+    sandbox: &AgentSandbox,
+    result: Result<Outcome, (Option<String>, ApplyError)>,
+) -> Result<Action, ReconcileError> {
+    let now = Timestamp::now();
+    let (outcome, error) = match result {
+        Ok(outcome) => (outcome, None),
+        Err((class_name, error)) => {
+            (Outcome { class_name, stage: Stage::Blocked(Blocked::from(&error)) }, Some(error))
+        }
+    };
+    ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
+    if let Some(status) = status::status(sandbox, &outcome, now) {
+        ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
+        events::publish(&ctx.recorder, sandbox, events::transitions(sandbox.status.as_ref(), &status)).await;
+    }
+    match (outcome.requeue(now), error) {
+        (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
+        (Requeue::Backoff, None) => Ok(Action::requeue(BACKOFF_MAX)),
+        (requeue, _) => {
+            ctx.failures.clear(&sandbox.uid().unwrap_or_default());
+            Ok(match requeue {
+                Requeue::After(time) => Action::requeue(time),
+                Requeue::AwaitChange | Requeue::Backoff => Action::await_change(),
+            })
+        }
+    }
+}
+
+/// When a failed pass is tried again: soon after a conflict, else with a growing pause of this object's own.
+#[must_use]
+pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Action {
+    let requeue = match error {
+        ReconcileError::NoIdentity => Requeue::After(BUG_RETRY),
+        ReconcileError::Apply(source) | ReconcileError::Status(source) => match Blocked::from(source) {
+            // A sandbox that is gone needs no status.
+            Blocked::Conflict => Requeue::After(BACKOFF_MIN),
+            Blocked::NamespaceTerminating => Requeue::AwaitChange,
+            _ => Requeue::Backoff,
+        },
+    };
+    tracing::warn!(
+        sandbox.namespace = sandbox.namespace(),
+        sandbox.name = sandbox.name_any(),
+        error = chain(error),
+        "a pass failed and is tried again"
+    );
+    match requeue {
+        Requeue::AwaitChange => Action::await_change(),
+        Requeue::After(time) => Action::requeue(time),
+        Requeue::Backoff => Action::requeue(ctx.failures.pause(&sandbox.uid().unwrap_or_default())),
+    }
+}
+
+/// An error and its causes, each once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl Failures {
+    /// Counts a failure, and says how long to pause.
+    fn pause(&self, uid: &str) -> Duration {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(uid.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(BACKOFF_MAX)
+    }
+
+    /// Forgets an object's failures.
+    fn clear(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests;

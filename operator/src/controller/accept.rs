@@ -1,0 +1,448 @@
+//! From a sandbox and what it refers to, to [`Accepted`], or to every [`Rejection`] at once.
+//!
+//! The only pure step that can fail, and failing is the user's fault, not an error of reconcile: the object waits for a
+//! change, it is never retried. `Accepted` is a promise: nothing built from it should be refused by the API server or by
+//! the proxy. It can only be made here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling, SidecarPlacement};
+use agentsandbox_crds::credential::SecretKeyRef;
+use agentsandbox_crds::names::{ANNOTATION_DEFAULT_CLASS, GROUP, SANDBOX_NAME_BYTES_MAX};
+use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
+use agentsandbox_policy::document::{CredentialDocument, RuleDocument};
+use ipnet::Ipv4Net;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use super::observe::References;
+use crate::platform::METADATA_ADDRESSES;
+
+mod egress;
+pub mod hosts;
+mod limits;
+
+pub use limits::Limits;
+
+/// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
+pub const RESERVED_ENV: [&str; 35] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "NODE_USE_ENV_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "UV_NATIVE_TLS",
+    "UV_SYSTEM_CERTS",
+    "NPM_CONFIG_CAFILE",
+    "npm_config_cafile",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+    "JAVA_TOOL_OPTIONS",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "CODEX_CA_CERTIFICATE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+    "HOME",
+    "NODE_IP",
+    "KUBERNETES_SERVICE_HOST",
+    "KUBERNETES_SERVICE_PORT",
+    "KUBECONFIG",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "HOSTNAME",
+];
+
+/// A sandbox that may be built, complete: nothing has to be looked up any more.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// Whose it is.
+    pub identity: Identity,
+    /// The class in force.
+    pub class: ClassInForce,
+    /// The program to run.
+    pub agent: Agent,
+    /// Its limits.
+    pub limits: Limits,
+    /// What it may reach.
+    pub rules: Vec<RuleDocument>,
+    /// The credentials that rules name, with where each value is.
+    pub credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+    /// Variables with placeholders, by name.
+    pub placeholders: BTreeMap<String, String>,
+    _judged: Judged,
+}
+
+/// Only this module can make it, so only [`accept`] makes an [`Accepted`].
+#[derive(Clone, Debug)]
+struct Judged;
+
+/// Which AgentSandbox it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// Namespace.
+    pub namespace: String,
+    /// Name, at most 40 characters.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The reference that every child carries.
+    pub owner: OwnerReference,
+}
+
+/// What of a class describes children.
+#[derive(Clone, Debug)]
+pub struct ClassInForce {
+    /// Name of the class.
+    pub name: String,
+    /// The kernel that the fence must find.
+    pub isolation: Isolation,
+    /// RuntimeClass of the agent's pod.
+    pub runtime_class: Option<String>,
+    /// Nodes of the agent's pod.
+    pub scheduling: Scheduling,
+    /// Private ranges that the proxy may dial.
+    pub private_ranges: Vec<Ipv4Net>,
+    /// Private CAs that the proxy trusts.
+    pub additional_roots: Option<String>,
+}
+
+/// One reason why a sandbox is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct Rejection {
+    /// For programs.
+    pub reason: RejectionReason,
+    /// The field at fault.
+    pub field: String,
+    /// For people: what is wrong and what to write.
+    pub message: String,
+}
+
+/// Reasons of rejections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectionReason {
+    /// The class does not exist, or there is not exactly one default.
+    ClassNotFound,
+    /// The class itself cannot be served.
+    ClassUnsupported,
+    /// The class's RuntimeClass does not exist.
+    RuntimeUnavailable,
+    /// A credential does not exist.
+    CredentialNotFound,
+    /// A rule asks for more than its credential allows.
+    OutsideCredential,
+    /// The sandbox asks for more than its class allows.
+    OutsideClass,
+    /// A field is wrong by itself.
+    InvalidField,
+}
+
+impl RejectionReason {
+    /// The reason as it stands in a condition, an Event and a metric.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClassNotFound => "ClassNotFound",
+            Self::ClassUnsupported => "ClassUnsupported",
+            Self::RuntimeUnavailable => "RuntimeUnavailable",
+            Self::CredentialNotFound => "CredentialNotFound",
+            Self::OutsideCredential => "OutsideCredential",
+            Self::OutsideClass => "OutsideClass",
+            Self::InvalidField => "InvalidField",
+        }
+    }
+}
+
+impl Identity {
+    /// The identity of an object that came from the API server; none if it lacks what the server always sets.
+    #[must_use]
+    pub fn of(sandbox: &AgentSandbox) -> Option<Self> {
+        Some(Self {
+            namespace: sandbox.namespace()?,
+            name: sandbox.name_any(),
+            uid: sandbox.uid()?,
+            generation: sandbox.metadata.generation.unwrap_or_default(),
+            owner: OwnerReference { block_owner_deletion: Some(true), ..sandbox.controller_owner_ref(&())? },
+        })
+    }
+}
+
+/// Judges a sandbox.
+///
+/// # Errors
+/// Everything that speaks against it, in the order of the fields.
+pub fn accept(
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    references: &References,
+) -> Result<Accepted, Vec<Rejection>> {
+    let mut faults = Vec::new();
+    own_metadata(sandbox, &mut faults);
+    let Some(class) = class(sandbox, references, &mut faults) else { return Err(faults) };
+    let in_force = in_force(class, references, &mut faults);
+    image(sandbox, class, &mut faults);
+    let limits = limits::limits(sandbox, class, &mut faults);
+    let egress = egress::egress(sandbox, class, references, &mut faults);
+    let placeholders = placeholders(references, &egress.credentials, &mut faults);
+    environment(sandbox, &placeholders, &mut faults);
+    match limits {
+        Some(limits) if faults.is_empty() => Ok(Accepted {
+            identity: identity.clone(),
+            class: in_force,
+            agent: sandbox.spec.agent.clone(),
+            limits,
+            rules: egress.rules,
+            credentials: egress.credentials,
+            placeholders,
+            _judged: Judged,
+        }),
+        _ => Err(faults),
+    }
+}
+
+fn reject(
+    faults: &mut Vec<Rejection>,
+    reason: RejectionReason,
+    field: impl Into<String>,
+    message: impl Into<String>,
+) {
+    faults.push(Rejection { reason, field: field.into(), message: message.into() });
+}
+
+/// The schema refuses these too; an object that was stored under an older schema is judged here.
+fn own_metadata(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
+    let name = sandbox.name_any();
+    if name.len() > SANDBOX_NAME_BYTES_MAX || name.contains('.') {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "metadata.name",
+            "the name must have at most 40 characters, lower-case letters, digits and -; create the sandbox under another name",
+        );
+    }
+    let prefix = format!("{GROUP}/");
+    for (field, keys) in
+        [("metadata.labels", sandbox.labels().keys()), ("metadata.annotations", sandbox.annotations().keys())]
+    {
+        for key in keys.filter(|key| key.starts_with(&prefix)) {
+            reject(
+                faults,
+                RejectionReason::InvalidField,
+                format!("{field}[{key}]"),
+                format!("keys that begin with {prefix} are the operator's own; remove {key}"),
+            );
+        }
+    }
+}
+
+fn class<'a>(
+    sandbox: &AgentSandbox,
+    references: &'a References,
+    faults: &mut Vec<Rejection>,
+) -> Option<&'a AgentSandboxClass> {
+    let known = references.classes.iter().map(|c| c.name_any()).collect::<BTreeSet<_>>();
+    let known = if known.is_empty() { "none".to_owned() } else { Vec::from_iter(known).join(", ") };
+    if let Some(name) = &sandbox.spec.class_name {
+        let found = references.classes.iter().find(|class| class.name_any() == *name);
+        if found.is_none() {
+            reject(
+                faults,
+                RejectionReason::ClassNotFound,
+                "spec.className",
+                format!(
+                    "there is no AgentSandboxClass {name}; write one that exists ({known}), or ask the platform's administrator for it"
+                ),
+            );
+        }
+        return found.map(AsRef::as_ref);
+    }
+    let defaults: Vec<_> = references.classes.iter().filter(|class| is_default(class)).collect();
+    if let [only] = defaults.as_slice() {
+        return Some(only);
+    }
+    reject(
+        faults,
+        RejectionReason::ClassNotFound,
+        "spec.className",
+        format!(
+            "{} AgentSandboxClasses are annotated {ANNOTATION_DEFAULT_CLASS}: \"true\", so there is no default; write className ({known})",
+            defaults.len()
+        ),
+    );
+    None
+}
+
+/// Whether a class serves sandboxes that name none.
+#[must_use]
+pub fn is_default(class: &AgentSandboxClass) -> bool {
+    class.annotations().get(ANNOTATION_DEFAULT_CLASS).is_some_and(|value| value == "true")
+}
+
+fn in_force(class: &AgentSandboxClass, references: &References, faults: &mut Vec<Rejection>) -> ClassInForce {
+    let name = class.name_any();
+    if class.spec.sidecar_placement == SidecarPlacement::Container {
+        reject(
+            faults,
+            RejectionReason::ClassUnsupported,
+            "spec.className",
+            format!(
+                "class {name} places the sidecar in the agent's pod (sidecarPlacement: Container), which is not served yet; use a class with sidecarPlacement: Pod"
+            ),
+        );
+    }
+    match (&class.spec.runtime_class_name, class.spec.isolation) {
+        (None, Isolation::GVisor | Isolation::Kata) => reject(
+            faults,
+            RejectionReason::ClassUnsupported,
+            "spec.className",
+            format!("class {name} names no RuntimeClass; its administrator must write runtimeClassName"),
+        ),
+        (Some(runtime), _) if !references.runtime_classes.contains(runtime) => {
+            reject(
+                faults,
+                RejectionReason::RuntimeUnavailable,
+                "spec.className",
+                format!(
+                    "class {name} needs the RuntimeClass {runtime}, which does not exist; install that runtime on the nodes and create its RuntimeClass, or use another class"
+                ),
+            );
+        }
+        _ => {}
+    }
+    let egress = class.spec.egress.clone().unwrap_or_default();
+    let mut private_ranges = Vec::new();
+    for range in &egress.allowed_private_ranges {
+        match range.parse::<Ipv4Net>() {
+            Ok(net) if !METADATA_ADDRESSES.iter().any(|address| net == Ipv4Net::from(*address)) => {
+                private_ranges.push(net.trunc());
+            }
+            _ => reject(
+                faults,
+                RejectionReason::ClassUnsupported,
+                "spec.className",
+                format!(
+                    "class {name} allows the private range {range}, which is no IPv4 CIDR or a metadata address; its administrator must correct egress.allowedPrivateRanges"
+                ),
+            ),
+        }
+    }
+    ClassInForce {
+        name,
+        isolation: class.spec.isolation,
+        runtime_class: class.spec.runtime_class_name.clone(),
+        scheduling: class.spec.scheduling.clone().unwrap_or_default(),
+        private_ranges,
+        additional_roots: egress.additional_roots,
+    }
+}
+
+fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
+    let image = &sandbox.spec.agent.image;
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if !image.contains("@sha256:") && (!last.contains(':') || last.ends_with(":latest")) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.agent.image",
+            "the image must carry a tag other than latest, or a digest; write ghcr.io/acme/agent:1.2.3",
+        );
+    }
+    let Some(images) = &class.spec.images else { return };
+    let within = |registry: &String| {
+        image.strip_prefix(registry.as_str()).is_some_and(|rest| rest.starts_with(['/', ':', '@']))
+    };
+    if !images.allowed_registries.iter().any(within) {
+        reject(
+            faults,
+            RejectionReason::OutsideClass,
+            "spec.agent.image",
+            format!(
+                "class {} allows images of {} only; push the image there, or use another class",
+                class.name_any(),
+                images.allowed_registries.join(", ")
+            ),
+        );
+    }
+}
+
+fn placeholders(
+    references: &References,
+    used: &[(CredentialDocument, SecretKeyRef)],
+    faults: &mut Vec<Rejection>,
+) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::<String, String>::new();
+    for (document, _) in used {
+        let Some(credential) = references.credentials.get(&document.name) else { continue };
+        for variable in &credential.spec.placeholder_env {
+            if RESERVED_ENV.contains(&variable.name.as_str()) {
+                reject(
+                    faults,
+                    RejectionReason::InvalidField,
+                    "spec.egress.allow",
+                    format!(
+                        "AgentCredential {} sets the variable {}, which the operator sets itself; remove it from placeholderEnv",
+                        document.name, variable.name
+                    ),
+                );
+            }
+            if all
+                .insert(variable.name.clone(), variable.value.clone())
+                .is_some_and(|old| old != variable.value)
+            {
+                reject(
+                    faults,
+                    RejectionReason::InvalidField,
+                    "spec.egress.allow",
+                    format!(
+                        "two AgentCredentials set the variable {} to different values; use only one of them, or align placeholderEnv",
+                        variable.name
+                    ),
+                );
+            }
+        }
+    }
+    all
+}
+
+fn environment(sandbox: &AgentSandbox, placeholders: &BTreeMap<String, String>, faults: &mut Vec<Rejection>) {
+    for (index, variable) in sandbox.spec.agent.env.iter().enumerate() {
+        let field = format!("spec.agent.env[{index}].name");
+        if RESERVED_ENV.contains(&variable.name.as_str()) {
+            reject(
+                faults,
+                RejectionReason::InvalidField,
+                field,
+                format!(
+                    "{} is set by the operator, so that programs find the proxy and trust its certificate; remove it",
+                    variable.name
+                ),
+            );
+        } else if placeholders.contains_key(&variable.name) {
+            reject(
+                faults,
+                RejectionReason::InvalidField,
+                field,
+                format!(
+                    "{} is set by an AgentCredential of this sandbox; remove it here, the proxy adds the real value to requests",
+                    variable.name
+                ),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

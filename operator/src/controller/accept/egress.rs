@@ -1,0 +1,205 @@
+//! The rules of a sandbox and the credentials they name, as the proxy's policy document holds them.
+
+use std::collections::BTreeSet;
+
+use agentsandbox_crds::class::AgentSandboxClass;
+use agentsandbox_crds::common::Method;
+use agentsandbox_crds::credential::{
+    AgentCredential, CredentialHost, Injection, InjectionType, SecretKeyRef,
+};
+use agentsandbox_crds::sandbox::{AgentSandbox, EgressRule, Scheme, Websocket};
+use agentsandbox_policy::document::{
+    CredentialDocument, InjectDocument, RuleDocument, SchemeDocument, ScopeDocument, WebsocketDocument,
+};
+use kube::ResourceExt;
+
+use super::hosts::covers;
+use super::{References, Rejection, RejectionReason, reject};
+
+const HTTPS_PORT: u16 = 443;
+const HTTP_PORT: u16 = 80;
+
+/// What a sandbox may reach.
+pub(super) struct Egress {
+    pub(super) rules: Vec<RuleDocument>,
+    pub(super) credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+}
+
+pub(super) fn egress(
+    sandbox: &AgentSandbox,
+    class: &AgentSandboxClass,
+    references: &References,
+    faults: &mut Vec<Rejection>,
+) -> Egress {
+    let allow = sandbox.spec.egress.as_ref().map(|egress| egress.allow.as_slice()).unwrap_or_default();
+    let mut taken: BTreeSet<String> = allow.iter().filter_map(|rule| rule.name.clone()).collect();
+    let mut rules = Vec::new();
+    for (index, rule) in allow.iter().enumerate() {
+        ceiling(index, rule, class, faults);
+        let document = document(rule, &mut taken);
+        credential_of(index, rule, &document, references, faults);
+        rules.push(document);
+    }
+    let named: BTreeSet<&String> = allow.iter().filter_map(|rule| rule.credential.as_ref()).collect();
+    let credentials = named
+        .into_iter()
+        .filter_map(|name| references.credentials.get(name))
+        .filter_map(|credential| credential_document(credential, faults))
+        .collect();
+    Egress { rules, credentials }
+}
+
+fn ceiling(index: usize, rule: &EgressRule, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
+    let Some(allowed) = class.spec.egress.as_ref().and_then(|egress| egress.allowed_hosts.as_ref()) else {
+        return;
+    };
+    if !allowed.iter().any(|pattern| covers(pattern, &rule.host)) {
+        reject(
+            faults,
+            RejectionReason::OutsideClass,
+            format!("spec.egress.allow[{index}].host"),
+            format!(
+                "class {} does not allow {}; write a host within {}, or use another class",
+                class.name_any(),
+                rule.host,
+                allowed.join(", ")
+            ),
+        );
+    }
+}
+
+fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
+    let scheme = match rule.scheme {
+        Some(Scheme::Http) => SchemeDocument::Http,
+        Some(Scheme::Https) | None => SchemeDocument::Https,
+    };
+    let default_port = if scheme == SchemeDocument::Http { HTTP_PORT } else { HTTPS_PORT };
+    RuleDocument {
+        name: rule.name.clone().unwrap_or_else(|| free_name(rule, taken)),
+        host: rule.host.clone(),
+        ports: ports(rule.ports.as_ref(), default_port),
+        scheme,
+        methods: methods(rule.methods.as_ref()),
+        paths: rule.paths.clone(),
+        credential: rule.credential.clone(),
+        websocket: match rule.websocket {
+            Some(Websocket::Allow) => Some(WebsocketDocument::Allow),
+            Some(Websocket::Deny) | None => None,
+        },
+    }
+}
+
+/// The credential's name, or else the host; a number makes it unique. Wildcards become a word: the name is a label of
+/// metrics and audit lines, and a wildcard host has no base-URL entrance anyway.
+fn free_name(rule: &EgressRule, taken: &mut BTreeSet<String>) -> String {
+    let base =
+        rule.credential.clone().unwrap_or_else(|| rule.host.replace("**.", "any.").replace("*.", "any."));
+    let name = std::iter::once(base.clone())
+        .chain((2_u32..).map(|number| format!("{base}-{number}")))
+        .find(|candidate| !taken.contains(candidate))
+        .unwrap_or(base);
+    taken.insert(name.clone());
+    name
+}
+
+fn ports(ports: Option<&Vec<i32>>, default: u16) -> Vec<u16> {
+    let mut ports: Vec<u16> = match ports {
+        // The schema keeps them within 1-65535; what does not fit matches no port and allows nothing.
+        Some(ports) => ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
+        None => vec![default],
+    };
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn methods(methods: Option<&Vec<Method>>) -> Option<Vec<String>> {
+    methods.map(|methods| methods.iter().map(|method| method.as_str().to_owned()).collect())
+}
+
+fn credential_of(
+    index: usize,
+    rule: &EgressRule,
+    document: &RuleDocument,
+    references: &References,
+    faults: &mut Vec<Rejection>,
+) {
+    let Some(name) = &rule.credential else { return };
+    let field = format!("spec.egress.allow[{index}].credential");
+    if document.scheme == SchemeDocument::Http {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            field.clone(),
+            "a credential is never sent in plain text; remove credential, or remove scheme: Http",
+        );
+    }
+    let Some(credential) = references.credentials.get(name) else {
+        reject(
+            faults,
+            RejectionReason::CredentialNotFound,
+            field,
+            format!(
+                "there is no AgentCredential {name} in this namespace; create it, or write the name of one that exists"
+            ),
+        );
+        return;
+    };
+    let covered = |host: &CredentialHost| {
+        let allowed = ports(host.ports.as_ref(), HTTPS_PORT);
+        covers(&host.host, &rule.host) && document.ports.iter().all(|port| allowed.contains(port))
+    };
+    if !credential.spec.hosts.iter().any(covered) {
+        let hosts: Vec<_> = credential.spec.hosts.iter().map(|host| host.host.as_str()).collect();
+        reject(
+            faults,
+            RejectionReason::OutsideCredential,
+            format!("spec.egress.allow[{index}].host"),
+            format!(
+                "AgentCredential {name} may go to {} only, each on its own ports (443 unless written); narrow host and ports to one of them, or ask the credential's owner",
+                hosts.join(", ")
+            ),
+        );
+    }
+}
+
+fn credential_document(
+    credential: &AgentCredential,
+    faults: &mut Vec<Rejection>,
+) -> Option<(CredentialDocument, SecretKeyRef)> {
+    let name = credential.name_any();
+    let Some(inject) = inject(&credential.spec.inject) else {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.egress.allow",
+            format!("AgentCredential {name} lacks the member of inject that its type names; correct it"),
+        );
+        return None;
+    };
+    let scopes = credential.spec.hosts.iter().map(scope).collect();
+    Some((CredentialDocument { name, inject, scopes }, credential.spec.secret_ref.clone()))
+}
+
+fn inject(injection: &Injection) -> Option<InjectDocument> {
+    Some(match injection.kind {
+        InjectionType::Bearer => InjectDocument::Bearer,
+        InjectionType::Header => {
+            let header = injection.header.as_ref()?;
+            InjectDocument::Header { name: header.name.clone(), prefix: header.prefix.clone() }
+        }
+        InjectionType::Basic => {
+            InjectDocument::Basic { username: injection.basic.as_ref()?.username.clone() }
+        }
+        InjectionType::Query => InjectDocument::Query { name: injection.query.as_ref()?.name.clone() },
+    })
+}
+
+fn scope(host: &CredentialHost) -> ScopeDocument {
+    ScopeDocument {
+        host: host.host.clone(),
+        ports: ports(host.ports.as_ref(), HTTPS_PORT),
+        methods: methods(host.methods.as_ref()),
+        paths: host.paths.clone(),
+    }
+}

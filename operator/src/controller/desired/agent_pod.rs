@@ -1,0 +1,235 @@
+//! The agent's pod: the fence first, then the program, with nothing of value in it.
+//!
+//! It can only be described once the walls stand, for it needs [`Sealed`]. There is no credential here, no token, no
+//! resolver but the proxy, and no field that a user's text reaches but image, command, arguments, folder and variables.
+//! Under gVisor only the pod's cgroup limits memory and processor time, so limits are the pod's; disk space is the
+//! container's, for Kubernetes knows no other.
+
+use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
+use agentsandbox_crds::sandbox::ImagePullPolicy;
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, EnvVarSource, HostAlias, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption,
+    PodSpec, ResourceRequirements, Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::environment::{HOME_DIR, TRUST_DIR, variables};
+use super::pods::{
+    container_security, empty_dir, hash_annotation, mount, pod_security, read_only, secret_items, spec_hash,
+};
+use super::{Component, keys};
+use crate::controller::accept::{Accepted, Limits};
+use crate::controller::apply::Sealed;
+use crate::platform::{METADATA_ADDRESSES, Platform};
+
+/// Name of the fence's container, whose report status reads.
+pub const FENCE: &str = "fence";
+/// Name of the agent's container.
+pub const AGENT: &str = "agent";
+/// The agent's user.
+const USER: i64 = 1000;
+const WORKSPACE_DIR: &str = "/workspace";
+const ENROLMENT_DIR: &str = "/var/run/agentsandbox/enrolment";
+/// Where most distributions keep their bundle; ours lies over it.
+const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const TRUST_BYTES: i64 = 4 << 20;
+/// Disk space of the fence: its trust files and its log.
+const FENCE_DISK_BYTES: i64 = 16 << 20;
+const FENCE_DEADLINE_SECS: u32 = 20;
+/// Seconds in which a program may end before it is killed.
+const GRACE_SECS: i64 = 10;
+/// Agents mostly wait for a model: a small share of a limit is reserved, so that many fit on a node.
+const CPU_REQUEST_DIVISOR: i64 = 20;
+const MEMORY_REQUEST_DIVISOR: i64 = 8;
+
+/// The pod.
+#[must_use]
+pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
+    let identity = &accepted.identity;
+    let spec = PodSpec {
+        init_containers: Some(vec![fence(accepted, platform, sealed)]),
+        containers: vec![agent(accepted, sealed)],
+        volumes: Some(volumes(accepted)),
+        runtime_class_name: accepted.class.runtime_class.clone(),
+        service_account_name: Some(Component::Agent.name(identity)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(pod_security(USER)),
+        resources: Some(pod_resources(&accepted.limits)),
+        restart_policy: Some("Always".to_owned()),
+        termination_grace_period_seconds: Some(GRACE_SECS),
+        dns_policy: Some("None".to_owned()),
+        dns_config: Some(PodDNSConfig {
+            nameservers: Some(vec![sealed.proxy_address().to_string()]),
+            searches: None,
+            options: Some(vec![PodDNSConfigOption {
+                name: Some("ndots".to_owned()),
+                value: Some("1".to_owned()),
+            }]),
+        }),
+        // The name under which the base-URL entrance is documented.
+        host_aliases: Some(vec![HostAlias {
+            ip: sealed.proxy_address().to_string(),
+            hostnames: Some(vec!["proxy".to_owned()]),
+        }]),
+        node_selector: Some(accepted.class.scheduling.node_selector.clone())
+            .filter(|labels| !labels.is_empty()),
+        tolerations: Some(accepted.class.scheduling.tolerations.iter().map(toleration).collect())
+            .filter(|all: &Vec<_>| !all.is_empty()),
+        ..PodSpec::default()
+    };
+    let mut metadata = Component::Agent.metadata(identity, Component::Agent.name(identity));
+    metadata.annotations = Some(hash_annotation(spec_hash(&spec)));
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
+    let agent = &accepted.agent;
+    let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
+    Container {
+        name: AGENT.to_owned(),
+        image: Some(agent.image.clone()),
+        image_pull_policy: Some(pull_policy(agent.image_pull_policy).to_owned()),
+        command: some(&agent.command),
+        args: some(&agent.args),
+        working_dir: Some(agent.working_dir.clone().unwrap_or_else(|| WORKSPACE_DIR.to_owned())),
+        env: Some(variables(accepted, sealed)),
+        resources: Some(disk(accepted.limits.ephemeral_bytes + accepted.limits.workspace_bytes)),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![
+            mount("workspace", WORKSPACE_DIR),
+            mount("tmp", "/tmp"),
+            mount("home", HOME_DIR),
+            read_only("trust", TRUST_DIR),
+            VolumeMount { sub_path: Some("ca-bundle.crt".to_owned()), ..read_only("trust", SYSTEM_BUNDLE) },
+        ]),
+        ..Container::default()
+    }
+}
+
+/// Kubernetes expands `$(NAME)` in commands and arguments; `$$` stands for a plain `$`.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+const fn pull_policy(policy: Option<ImagePullPolicy>) -> &'static str {
+    match policy {
+        Some(ImagePullPolicy::Always) => "Always",
+        Some(ImagePullPolicy::Never) => "Never",
+        Some(ImagePullPolicy::IfNotPresent) | None => "IfNotPresent",
+    }
+}
+
+fn fence(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Container {
+    Container {
+        name: FENCE.to_owned(),
+        image: Some(platform.init_image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(fence_args(accepted, platform, sealed)),
+        env: Some(vec![EnvVar {
+            name: "NODE_IP".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "status.hostIP".to_owned(),
+                }),
+                ..EnvVarSource::default()
+            }),
+        }]),
+        resources: Some(disk(FENCE_DISK_BYTES)),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![read_only("enrolment", ENROLMENT_DIR), mount("trust", TRUST_DIR)]),
+        ..Container::default()
+    }
+}
+
+fn fence_args(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Vec<String> {
+    let kernel = match accepted.class.isolation {
+        Isolation::GVisor => "gvisor",
+        Isolation::Kata => "vm",
+        Isolation::Container => "linux",
+    };
+    let limits = &accepted.limits;
+    let mut args = vec!["fence".to_owned()];
+    let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+    flag("proxy", sealed.proxy_address().to_string());
+    flag("api", platform.api_service.to_string());
+    for endpoint in &platform.api_endpoints {
+        flag("api-endpoint", endpoint.to_string());
+    }
+    flag("node", "$(NODE_IP)".to_owned());
+    flag("cluster-dns", platform.cluster_dns.to_string());
+    for address in METADATA_ADDRESSES {
+        flag("metadata", address.to_string());
+    }
+    flag("expect-kernel", kernel.to_owned());
+    flag("token-file", format!("{ENROLMENT_DIR}/{}", keys::ENROLMENT_TOKEN));
+    flag("ca-file", format!("{ENROLMENT_DIR}/{}", keys::CA_CERTIFICATE));
+    flag("trust-dir", TRUST_DIR.to_owned());
+    flag("expect-memory-bytes", limits.memory_bytes.to_string());
+    flag("expect-cpu-millis", limits.cpu_millis.to_string());
+    if let Some(pids) = limits.pids_max {
+        flag("expect-pids", pids.to_string());
+    }
+    flag("deadline-secs", FENCE_DEADLINE_SECS.to_string());
+    flag("termination-log", "/dev/termination-log".to_owned());
+    args
+}
+
+fn pod_resources(limits: &Limits) -> ResourceRequirements {
+    let cpu = |millis: i64| ("cpu".to_owned(), Quantity(format!("{millis}m")));
+    let memory = |bytes: i64| ("memory".to_owned(), Quantity(bytes.to_string()));
+    ResourceRequirements {
+        limits: Some([cpu(limits.cpu_millis), memory(limits.memory_bytes)].into()),
+        requests: Some(
+            [
+                cpu((limits.cpu_millis / CPU_REQUEST_DIVISOR).max(1)),
+                memory(limits.memory_bytes / MEMORY_REQUEST_DIVISOR),
+            ]
+            .into(),
+        ),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn disk(bytes: i64) -> ResourceRequirements {
+    let quantity = |bytes: i64| [("ephemeral-storage".to_owned(), Quantity(bytes.to_string()))];
+    ResourceRequirements {
+        limits: Some(quantity(bytes).into()),
+        requests: Some(quantity((bytes / MEMORY_REQUEST_DIVISOR).max(1)).into()),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn volumes(accepted: &Accepted) -> Vec<Volume> {
+    let limits = &accepted.limits;
+    vec![
+        secret_items(
+            "enrolment",
+            &keys::name(&accepted.identity),
+            &[keys::ENROLMENT_TOKEN, keys::CA_CERTIFICATE],
+        ),
+        empty_dir("trust", TRUST_BYTES),
+        empty_dir("workspace", limits.workspace_bytes),
+        empty_dir("tmp", limits.ephemeral_bytes),
+        empty_dir("home", limits.ephemeral_bytes),
+    ]
+}
+
+fn toleration(own: &ClassToleration) -> Toleration {
+    Toleration {
+        key: Some(own.key.clone()),
+        operator: Some(if own.value.is_some() { "Equal" } else { "Exists" }.to_owned()),
+        value: own.value.clone(),
+        effect: own.effect.map(|effect| {
+            match effect {
+                TaintEffect::NoSchedule => "NoSchedule",
+                TaintEffect::PreferNoSchedule => "PreferNoSchedule",
+                TaintEffect::NoExecute => "NoExecute",
+            }
+            .to_owned()
+        }),
+        toleration_seconds: None,
+    }
+}

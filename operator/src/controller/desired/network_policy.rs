@@ -1,0 +1,147 @@
+//! The walls around one sandbox. They may only narrow; nothing here talks to a cluster, and nothing here can fail.
+//!
+//! Facts a reader lacks: policies of a namespace add up, so nothing here can take away what another policy allows
+//! (`evaluate` reports that). An empty rule list denies everything of its direction. The agent gets no cluster DNS,
+//! because its proxy answers for the names it may use. Ingress is closed as well, since an open port of the agent would
+//! be a way in for instructions and a way out for answers.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::networking::v1::{
+    IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
+    NetworkPolicyPort, NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Component;
+use super::service::DATA_PORTS;
+use crate::controller::accept::{Accepted, Identity};
+use crate::platform::{METADATA_ADDRESSES, Platform, private_ranges};
+
+const PORT_CLUSTER_DNS: u16 = 53;
+/// The label that every namespace carries with its own name (Kubernetes sets it, nobody can change it).
+const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// The agent's wall: no way in, and one way out, to its own proxy's data ports.
+#[must_use]
+pub fn agent(identity: &Identity) -> NetworkPolicy {
+    let egress = NetworkPolicyEgressRule {
+        to: Some(vec![peer(identity, Component::Proxy)]),
+        ports: Some(data_ports()),
+    };
+    policy(identity, Component::Agent, Vec::new(), vec![egress])
+}
+
+/// The proxy's wall: in from its own agent on the data ports; out to cluster DNS, and to the ports that rules name, on
+/// public addresses and on the private ranges that the class allows.
+#[must_use]
+pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
+    let identity = &accepted.identity;
+    let ingress = NetworkPolicyIngressRule {
+        from: Some(vec![peer(identity, Component::Agent)]),
+        ports: Some(data_ports()),
+    };
+    let mut egress = vec![cluster_dns(platform)];
+    let ports: BTreeSet<u16> = accepted.rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
+    // `to` or `ports` left out would mean every address or every port, so without rules there is no such element.
+    if !ports.is_empty() {
+        egress.push(NetworkPolicyEgressRule {
+            to: Some(upstreams(&accepted.class.private_ranges, &platform.cluster_ranges)),
+            ports: Some(ports.into_iter().map(|number| port("TCP", number)).collect()),
+        });
+    }
+    policy(identity, Component::Proxy, vec![ingress], egress)
+}
+
+fn policy(
+    identity: &Identity,
+    component: Component,
+    ingress: Vec<NetworkPolicyIngressRule>,
+    egress: Vec<NetworkPolicyEgressRule>,
+) -> NetworkPolicy {
+    NetworkPolicy {
+        metadata: component.metadata(identity, component.name(identity)),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(component.selector(identity)),
+            // Both spelled out: with types left out, a policy without egress rules would not restrict egress at all.
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(ingress),
+            egress: Some(egress),
+        }),
+    }
+}
+
+/// The pods of a component of this sandbox: both selectors in one element, for two elements would mean "or".
+fn peer(identity: &Identity, component: Component) -> NetworkPolicyPeer {
+    NetworkPolicyPeer {
+        pod_selector: Some(component.selector(identity)),
+        namespace_selector: Some(namespace(&identity.namespace)),
+        ip_block: None,
+    }
+}
+
+fn namespace(name: &str) -> LabelSelector {
+    LabelSelector {
+        match_labels: Some([(LABEL_NAMESPACE_NAME.to_owned(), name.to_owned())].into()),
+        match_expressions: None,
+    }
+}
+
+fn data_ports() -> Vec<NetworkPolicyPort> {
+    DATA_PORTS.iter().map(|data| port(data.protocol, data.number)).collect()
+}
+
+fn port(protocol: &str, number: u16) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        protocol: Some(protocol.to_owned()),
+        port: Some(IntOrString::Int(i32::from(number))),
+        end_port: None,
+    }
+}
+
+/// Cluster DNS by its pods and by its Service's address: engines that judge before address translation see the latter.
+fn cluster_dns(platform: &Platform) -> NetworkPolicyEgressRule {
+    let pods = NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector {
+            match_labels: Some([("k8s-app".to_owned(), "kube-dns".to_owned())].into()),
+            match_expressions: None,
+        }),
+        namespace_selector: Some(namespace("kube-system")),
+        ip_block: None,
+    };
+    let service = block(Ipv4Net::from(platform.cluster_dns), Vec::new());
+    NetworkPolicyEgressRule {
+        to: Some(vec![pods, service]),
+        ports: Some(vec![port("UDP", PORT_CLUSTER_DNS), port("TCP", PORT_CLUSTER_DNS)]),
+    }
+}
+
+/// Public addresses, and the allowed private ranges that are not the cluster's own. An `except` takes away from its own
+/// element only, so what is forbidden everywhere is taken away from each.
+fn upstreams(private: &[Ipv4Net], cluster: &[Ipv4Net]) -> Vec<NetworkPolicyPeer> {
+    let metadata = METADATA_ADDRESSES.map(Ipv4Net::from);
+    let forbidden: Vec<Ipv4Net> = cluster.iter().copied().chain(metadata).collect();
+    let public = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+    let beside_public = private_ranges().into_iter().chain(forbidden.iter().copied()).collect();
+    let mut peers = vec![block(public, beside_public)];
+    let inside_cluster = |range: &Ipv4Net| forbidden.iter().any(|net| net.contains(range));
+    let ranges = Ipv4Net::aggregate(&private.to_vec());
+    peers.extend(
+        ranges.iter().filter(|range| !inside_cluster(range)).map(|range| block(*range, forbidden.clone())),
+    );
+    peers
+}
+
+/// A block, less those of the given ranges that lie in it; ranges within one another are merged.
+fn block(range: Ipv4Net, except: Vec<Ipv4Net>) -> NetworkPolicyPeer {
+    let inside: Vec<Ipv4Net> =
+        except.into_iter().filter(|net| range.contains(net) && *net != range).collect();
+    let except: Vec<String> = Ipv4Net::aggregate(&inside).iter().map(ToString::to_string).collect();
+    NetworkPolicyPeer {
+        ip_block: Some(IPBlock { cidr: range.to_string(), except: (!except.is_empty()).then_some(except) }),
+        ..NetworkPolicyPeer::default()
+    }
+}

@@ -1,0 +1,95 @@
+//! What the two pods have in common: hardening, volumes, and the hash by which a changed pod is recognised.
+
+use std::collections::BTreeMap;
+
+use agentsandbox_crds::names::ANNOTATION_SPEC_HASH;
+use k8s_openapi::api::core::v1::{
+    Capabilities, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, SeccompProfile,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use sha2::{Digest, Sha256};
+
+/// Files of Secrets: readable by owner and group, for the container's user has the volume's group only.
+pub const SECRET_FILE_MODE: i32 = 0o440;
+
+const HASH_BYTES: usize = 8;
+
+/// The hash of a pod's spec.
+#[must_use]
+pub fn spec_hash(spec: &PodSpec) -> String {
+    let bytes = serde_json::to_vec(spec).unwrap_or_default();
+    Sha256::digest(&bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The annotation with a pod's hash.
+#[must_use]
+pub fn hash_annotation(hash: String) -> BTreeMap<String, String> {
+    BTreeMap::from([(ANNOTATION_SPEC_HASH.to_owned(), hash)])
+}
+
+/// Pod-level hardening: not root, and the runtime's seccomp profile.
+#[must_use]
+pub fn pod_security(user: i64) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        fs_group: Some(user),
+        // Without this the kubelet walks each volume on each start.
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// Container-level hardening: no capability, no new privilege, a root filesystem that cannot be written.
+#[must_use]
+pub fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+/// An emptyDir with a size.
+#[must_use]
+pub fn empty_dir(name: &str, bytes: i64) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(bytes.to_string())), medium: None }),
+        ..Volume::default()
+    }
+}
+
+/// Some keys of a Secret that the operator made.
+#[must_use]
+pub fn secret_items(name: &str, secret: &str, items: &[&str]) -> Volume {
+    let items =
+        items.iter().map(|key| KeyToPath { key: (*key).to_owned(), path: (*key).to_owned(), mode: None });
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            items: Some(items.collect()),
+            default_mode: Some(SECRET_FILE_MODE),
+            optional: Some(false),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// A mount that can be written.
+#[must_use]
+pub fn mount(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+/// A mount that cannot.
+#[must_use]
+pub fn read_only(name: &str, path: &str) -> VolumeMount {
+    VolumeMount { read_only: Some(true), ..mount(name, path) }
+}

@@ -1,0 +1,190 @@
+//! The proxy's pod: the node's ordinary runtime, restricted, and the only pod that mounts a credential.
+//!
+//! It can only be described once the walls stand, for it needs [`Sealed`]. It listens on ports below 1024 without a
+//! capability: `net.ipv4.ip_unprivileged_port_start` is a sysctl that Pod Security "restricted" counts as safe.
+
+use std::net::Ipv4Addr;
+
+use agentsandbox_crds::credential::SecretKeyRef;
+use agentsandbox_crds::names::PORT_ADMIN;
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSecurityContext,
+    PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SecretProjection, Sysctl, Volume,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pods::{
+    SECRET_FILE_MODE, container_security, empty_dir, hash_annotation, mount, pod_security, read_only,
+    secret_items, spec_hash,
+};
+use super::service::DATA_PORTS;
+use super::{Component, keys, policy_document};
+use crate::controller::accept::Accepted;
+use crate::controller::apply::Sealed;
+use crate::platform::Platform;
+
+/// Name of the container, which status looks for.
+pub const CONTAINER: &str = "proxy";
+/// The proxy's user.
+const USER: i64 = 65_532;
+const POLICY_DIR: &str = "/etc/agentsandbox/policy";
+const CREDENTIALS_DIR: &str = "/var/run/agentsandbox/credentials";
+const KEYS_DIR: &str = "/var/run/agentsandbox/keys";
+const STATE_DIR: &str = "/var/run/agentsandbox/state";
+const STATE_BYTES: i64 = 1 << 20;
+/// Seconds in which open streams may end.
+const GRACE_SECS: i64 = 5;
+/// A proxy that buffers nothing needs little; the limit leaves room for many streams and minted leaves.
+const LIMITS: [(&str, &str); 3] = [("cpu", "1"), ("memory", "256Mi"), ("ephemeral-storage", "64Mi")];
+const REQUESTS: [(&str, &str); 3] = [("cpu", "10m"), ("memory", "32Mi"), ("ephemeral-storage", "8Mi")];
+
+/// The pod. `enrolled` is the address of an agent that already runs behind a proven fence: a proxy that is recreated
+/// beside it knows it without a second enrolment, and the hash leaves it out, for it is no change of the pod.
+#[must_use]
+pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed, enrolled: Option<Ipv4Addr>) -> Pod {
+    let identity = &accepted.identity;
+    let mut spec = PodSpec {
+        containers: vec![container(platform, sealed)],
+        volumes: Some(volumes(accepted)),
+        service_account_name: Some(Component::Proxy.name(identity)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        security_context: Some(PodSecurityContext {
+            sysctls: Some(vec![Sysctl {
+                name: "net.ipv4.ip_unprivileged_port_start".to_owned(),
+                value: "0".to_owned(),
+            }]),
+            ..pod_security(USER)
+        }),
+        restart_policy: Some("Always".to_owned()),
+        termination_grace_period_seconds: Some(GRACE_SECS),
+        dns_policy: Some("ClusterFirst".to_owned()),
+        ..PodSpec::default()
+    };
+    let mut metadata = Component::Proxy.metadata(identity, Component::Proxy.name(identity));
+    metadata.annotations = Some(hash_annotation(spec_hash(&spec)));
+    if let (Some(address), Some(args)) = (enrolled, spec.containers.iter_mut().find_map(|c| c.args.as_mut()))
+    {
+        args.extend(["--enrolled".to_owned(), address.to_string()]);
+    }
+    Pod { metadata, spec: Some(spec), status: None }
+}
+
+fn container(platform: &Platform, sealed: &Sealed) -> Container {
+    let args = [
+        "serve".to_owned(),
+        "--policy".to_owned(),
+        format!("{POLICY_DIR}/{}", policy_document::KEY),
+        "--secrets".to_owned(),
+        CREDENTIALS_DIR.to_owned(),
+        "--keys".to_owned(),
+        KEYS_DIR.to_owned(),
+        "--state".to_owned(),
+        STATE_DIR.to_owned(),
+        "--advertise".to_owned(),
+        sealed.proxy_address().to_string(),
+        "--termination-log".to_owned(),
+        "/dev/termination-log".to_owned(),
+    ];
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(platform.proxy_image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(args.to_vec()),
+        ports: Some(container_ports()),
+        readiness_probe: Some(readiness()),
+        resources: Some(ResourceRequirements {
+            limits: Some(LIMITS.map(quantity).into()),
+            requests: Some(REQUESTS.map(quantity).into()),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![
+            read_only("policy", POLICY_DIR),
+            read_only("credentials", CREDENTIALS_DIR),
+            read_only("keys", KEYS_DIR),
+            mount("state", STATE_DIR),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn quantity((name, value): (&str, &str)) -> (String, Quantity) {
+    (name.to_owned(), Quantity(value.to_owned()))
+}
+
+fn container_ports() -> Vec<ContainerPort> {
+    let port = |name: &str, number: u16, protocol: &str| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        protocol: Some(protocol.to_owned()),
+        ..ContainerPort::default()
+    };
+    let mut ports: Vec<_> =
+        DATA_PORTS.iter().map(|data| port(data.name, data.number, data.protocol)).collect();
+    ports.push(port("admin", PORT_ADMIN, "TCP"));
+    ports
+}
+
+fn readiness() -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/readyz".to_owned()),
+            port: IntOrString::Int(i32::from(PORT_ADMIN)),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        // The shortest period there is: the agent waits for this.
+        period_seconds: Some(1),
+        failure_threshold: Some(3),
+        timeout_seconds: Some(1),
+        success_threshold: Some(1),
+        ..Probe::default()
+    }
+}
+
+fn volumes(accepted: &Accepted) -> Vec<Volume> {
+    let identity = &accepted.identity;
+    vec![
+        Volume {
+            name: "policy".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: policy_document::name(identity),
+                default_mode: Some(SECRET_FILE_MODE),
+                optional: Some(false),
+                items: None,
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "credentials".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                default_mode: Some(SECRET_FILE_MODE),
+                sources: Some(
+                    accepted.credentials.iter().map(|(doc, key)| credential(&doc.name, key)).collect(),
+                ),
+            }),
+            ..Volume::default()
+        },
+        secret_items(
+            "keys",
+            &keys::name(identity),
+            &[keys::CA_CERTIFICATE, keys::CA_KEY, keys::ENROLMENT_TOKEN],
+        ),
+        empty_dir("state", STATE_BYTES),
+    ]
+}
+
+/// Optional, so that the proxy starts without it and says which credential is missing; a pod that hangs says nothing.
+fn credential(name: &str, key: &SecretKeyRef) -> VolumeProjection {
+    VolumeProjection {
+        secret: Some(SecretProjection {
+            name: key.name.clone(),
+            items: Some(vec![KeyToPath { key: key.key.clone(), path: name.to_owned(), mode: None }]),
+            optional: Some(true),
+        }),
+        ..VolumeProjection::default()
+    }
+}

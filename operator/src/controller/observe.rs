@@ -1,0 +1,270 @@
+//! What exists: the sandbox's children, everything it refers to, and whether its proxy is closed to others.
+//!
+//! Reads come from watches, so a reconcile sends no LIST. A watch is a moment late, and right after a write of our own
+//! that would mean a second creation, so what we wrote is remembered until the watch brings it ([`Recent`]). The one
+//! active read is the probe: the operator's own connection to the proxy's data port, which has to fail.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agentsandbox_crds::names::PORT_HTTP_PROXY;
+use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use tokio::net::TcpStream;
+
+use super::accept::Identity;
+use super::desired::{Child, ChildKind, Component, names};
+use crate::config::WallProbe;
+
+/// A connection that is neither accepted nor refused within this time counts as closed: walls mostly drop.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+/// A watch that has not brought our own write after this time is not merely late.
+const RECENT_MAX_AGE: Duration = Duration::from_secs(3);
+
+/// The watches, as seen by a reader.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Sandboxes.
+    pub sandboxes: Store<AgentSandbox>,
+    /// Credentials.
+    pub credentials: Store<AgentCredential>,
+    /// Classes.
+    pub classes: Store<AgentSandboxClass>,
+    /// RuntimeClasses, of which only the names matter.
+    pub runtime_classes: Store<PartialObjectMeta<RuntimeClass>>,
+    /// All policies, ours and others'.
+    pub network_policies: Store<NetworkPolicy>,
+    /// Our ServiceAccounts.
+    pub service_accounts: Store<ServiceAccount>,
+    /// Our ConfigMaps.
+    pub config_maps: Store<ConfigMap>,
+    /// Our Services.
+    pub services: Store<Service>,
+    /// Our pods.
+    pub pods: Store<Pod>,
+}
+
+/// What a sandbox may refer to.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// All classes.
+    pub classes: Vec<Arc<AgentSandboxClass>>,
+    /// The credentials of the namespace, by name.
+    pub credentials: BTreeMap<String, Arc<AgentCredential>>,
+    /// Names of all RuntimeClasses.
+    pub runtime_classes: BTreeSet<String>,
+}
+
+/// What exists.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// Objects with the names of the sandbox's children, whoever owns them.
+    pub children: BTreeMap<(ChildKind, String), Child>,
+    /// All policies of the namespace.
+    pub policies: Vec<Arc<NetworkPolicy>>,
+}
+
+/// Whether the proxy is closed to everybody but its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closedness {
+    /// The proxy does not serve yet, so a refusal would prove nothing.
+    Untried,
+    /// The operator's connection succeeded: the walls do not hold, or do not hold yet.
+    Open,
+    /// It failed while the proxy served.
+    Proven(ProxyClosed),
+    /// The operator's flags waive the proof.
+    Waived(ProxyClosed),
+}
+
+/// Evidence that the proxy serves and is closed to the operator; only the probe makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyClosed {
+    _only_the_probe_makes_it: (),
+}
+
+/// Kind, namespace and name.
+type RecentKey = (ChildKind, String, String);
+
+/// Our own writes that the watches have not brought yet, and proofs already made.
+#[derive(Debug, Default)]
+pub struct Recent {
+    children: Mutex<HashMap<RecentKey, (Child, Instant)>>,
+    sandboxes: Mutex<HashMap<String, AgentSandbox>>,
+    closed: Mutex<BTreeMap<String, ProxyClosed>>,
+}
+
+impl Observed {
+    /// The object of that kind and name, whoever owns it.
+    #[must_use]
+    pub fn child(&self, kind: ChildKind, name: &str) -> Option<&Child> {
+        self.children.get(&(kind, name.to_owned()))
+    }
+
+    /// The proxy's pod, if it is ours.
+    #[must_use]
+    pub fn proxy_pod(&self, identity: &Identity) -> Option<&Pod> {
+        self.own_pod(identity, Component::Proxy)
+    }
+
+    /// The agent's pod, if it is ours.
+    #[must_use]
+    pub fn agent_pod(&self, identity: &Identity) -> Option<&Pod> {
+        self.own_pod(identity, Component::Agent)
+    }
+
+    fn own_pod(&self, identity: &Identity, component: Component) -> Option<&Pod> {
+        self.child(ChildKind::Pod, &component.name(identity))
+            .and_then(Child::pod)
+            .filter(|pod| super::plan::is_owned(&pod.metadata, identity))
+    }
+}
+
+/// The newest known version of a sandbox: our own last patch, or the watch's.
+#[must_use]
+pub fn newest(sandbox: Arc<AgentSandbox>, recent: &Recent) -> Arc<AgentSandbox> {
+    let version =
+        |s: &AgentSandbox| s.resource_version().and_then(|v| v.parse::<u64>().ok()).unwrap_or_default();
+    let mut all = recent.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = sandbox.uid().unwrap_or_default();
+    match all.get(&key) {
+        Some(own) if version(own) > version(&sandbox) => Arc::new(own.clone()),
+        Some(_) => {
+            all.remove(&key);
+            sandbox
+        }
+        None => sandbox,
+    }
+}
+
+/// Everything a sandbox may refer to.
+#[must_use]
+pub fn references(stores: &Stores, namespace: &str) -> References {
+    let credentials = stores.credentials.state_filter(|c| c.namespace().as_deref() == Some(namespace));
+    References {
+        classes: stores.classes.state(),
+        credentials: credentials.into_iter().map(|c| (c.name_any(), c)).collect(),
+        runtime_classes: stores.runtime_classes.state().iter().map(|c| c.name_any()).collect(),
+    }
+}
+
+/// The objects with the names of the sandbox's children, and the namespace's policies.
+#[must_use]
+pub fn observed(stores: &Stores, recent: &Recent, namespace: &str, sandbox: &str) -> Observed {
+    let children = names(sandbox)
+        .into_iter()
+        .filter_map(|(kind, name)| {
+            let watched = watched(stores, kind, namespace, &name);
+            let child = recent.overlay(kind, namespace, &name, watched)?;
+            Some(((kind, name), child))
+        })
+        .collect();
+    let policies = stores.network_policies.state_filter(|p| p.namespace().as_deref() == Some(namespace));
+    Observed { children, policies }
+}
+
+fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Option<Child> {
+    match kind {
+        ChildKind::ServiceAccount => stores
+            .service_accounts
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::ServiceAccount((*c).clone())),
+        ChildKind::NetworkPolicy => stores
+            .network_policies
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::NetworkPolicy((*c).clone())),
+        ChildKind::ConfigMap => stores
+            .config_maps
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::ConfigMap((*c).clone())),
+        ChildKind::Service => stores
+            .services
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::Service(Box::new((*c).clone()))),
+        ChildKind::Pod => stores
+            .pods
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::Pod(Box::new((*c).clone()))),
+    }
+}
+
+/// Whether the proxy is closed to the operator. A proof is made once for each pod.
+pub async fn closedness(proxy: Option<&Pod>, probe: WallProbe, recent: &Recent) -> Closedness {
+    let Some(pod) = proxy.filter(|pod| ready_since(pod).is_some()) else { return Closedness::Untried };
+    let (Some(uid), Some(address)) = (pod.uid(), address(pod)) else { return Closedness::Untried };
+    if probe == WallProbe::None {
+        return Closedness::Waived(ProxyClosed { _only_the_probe_makes_it: () });
+    }
+    let known = recent.closed.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+    if let Some(closed) = known {
+        return Closedness::Proven(closed);
+    }
+    let connection = TcpStream::connect(SocketAddr::new(address, PORT_HTTP_PROXY));
+    if matches!(tokio::time::timeout(PROBE_TIMEOUT, connection).await, Ok(Ok(_))) {
+        return Closedness::Open;
+    }
+    let closed = ProxyClosed { _only_the_probe_makes_it: () };
+    recent.closed.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, closed.clone());
+    Closedness::Proven(closed)
+}
+
+/// Since when a pod is ready; none if it is not, or on its way out.
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+/// A pod's address.
+#[must_use]
+pub fn address(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+}
+
+impl Recent {
+    /// Remembers an object as the API server answered our write.
+    pub fn wrote(&self, namespace: &str, child: Child) {
+        let key = (child.kind(), namespace.to_owned(), child.name().to_owned());
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (child, Instant::now()));
+    }
+
+    /// Remembers a sandbox as the API server answered our patch.
+    pub fn patched(&self, sandbox: AgentSandbox) {
+        let key = sandbox.uid().unwrap_or_default();
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sandbox);
+    }
+
+    /// Forgets everything about a sandbox that is gone.
+    pub fn forget(&self, sandbox_uid: &str, proxy_uid: Option<&str>) {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
+        if let Some(uid) = proxy_uid {
+            self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        }
+    }
+
+    /// What the watch shows, or what we wrote if the watch is behind.
+    fn overlay(&self, kind: ChildKind, namespace: &str, name: &str, watched: Option<Child>) -> Option<Child> {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        let mut all = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((own, since)) = all.get(&key) else { return watched };
+        let version = |c: &Child| c.metadata().resource_version.as_ref().and_then(|v| v.parse::<u64>().ok());
+        let behind = watched.as_ref().is_none_or(|seen| version(seen) < version(own));
+        if behind && since.elapsed() < RECENT_MAX_AGE {
+            return Some(own.clone());
+        }
+        all.remove(&key);
+        watched
+    }
+}

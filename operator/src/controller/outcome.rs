@@ -1,0 +1,182 @@
+//! What a pass came to: the record that status, Events, metrics and the requeue are drawn from. Never what was hoped for.
+
+use agentsandbox_crds::class::Isolation;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+use super::accept::Rejection;
+use super::apply::{Applied, ApplyError};
+use super::desired::ChildKind;
+use super::evaluate::Widening;
+use super::observe::{Closedness, ready_since};
+
+/// Another object's owner may rename it; nothing tells us when.
+const FOREIGN_RETRY: Duration = Duration::from_secs(300);
+/// A missing permission is granted by a person.
+const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
+/// A quota is raised, or space is freed, by somebody else.
+const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// The watch brings the newer version within milliseconds.
+const CONFLICT_RETRY: Duration = Duration::from_millis(100);
+/// Walls are programmed within about a tenth of a second; the agent waits for this probe.
+const PROBE_RETRY: Duration = Duration::from_millis(50);
+/// A wall that stays open this long is reported, and probed calmly.
+pub const PROBE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
+const PROBE_RETRY_LATER: Duration = Duration::from_secs(2);
+
+/// What a pass came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The class in force, once known.
+    pub class_name: Option<String>,
+    /// How far it got.
+    pub stage: Stage,
+}
+
+/// How far a pass got.
+#[derive(Debug)]
+pub enum Stage {
+    /// The sandbox is not accepted; nothing of it runs.
+    Rejected(Vec<Rejection>),
+    /// A child could not be applied.
+    Blocked(Blocked),
+    /// The walls stand.
+    Standing(Box<Workload>),
+}
+
+/// Why a child could not be applied, as far as status needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// The name belongs to somebody else.
+    Foreign(ChildKind, String),
+    /// An object is on its way out.
+    Pending(ChildKind, String),
+    /// A permission is missing.
+    Forbidden(String),
+    /// The API server refuses this object: a quota, an admission policy.
+    Refused(String),
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// Somebody wrote in between.
+    Conflict,
+    /// The API server could not answer.
+    Transient(String),
+    /// Another replica leads.
+    NotLeader,
+}
+
+/// The pods, and what is known about them.
+#[derive(Debug)]
+pub struct Workload {
+    /// The kernel that was promised.
+    pub isolation: Isolation,
+    /// Credentials that rules name.
+    pub credentials: usize,
+    /// The proxy's pod.
+    pub proxy: Applied,
+    /// Whether the proxy is closed to others.
+    pub closed: Closedness,
+    /// The agent's pod.
+    pub agent: Applied,
+    /// A policy that widens the walls.
+    pub widening: Option<Widening>,
+}
+
+/// When the next pass has to come, if nothing wakes it earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// A watch will wake it.
+    AwaitChange,
+    /// At the latest after this time.
+    After(Duration),
+    /// With a backoff of its own.
+    Backoff,
+}
+
+impl Outcome {
+    /// When the next pass has to come.
+    #[must_use]
+    pub fn requeue(&self, now: Timestamp) -> Requeue {
+        match &self.stage {
+            Stage::Rejected(_) => Requeue::AwaitChange,
+            Stage::Blocked(blocked) => blocked.requeue(),
+            Stage::Standing(workload) => workload.requeue(now),
+        }
+    }
+}
+
+impl Workload {
+    fn requeue(&self, now: Timestamp) -> Requeue {
+        if self.closed == Closedness::Open {
+            return Requeue::After(if self.open_too_long(now) { PROBE_RETRY_LATER } else { PROBE_RETRY });
+        }
+        let held = [&self.proxy, &self.agent].into_iter().filter_map(|applied| match applied {
+            Applied::Held(until) => Some(*until),
+            _ => None,
+        });
+        held.min().map_or(Requeue::AwaitChange, |until| {
+            Requeue::After(Duration::try_from(until.duration_since(now)).unwrap_or_default() + PROBE_RETRY)
+        })
+    }
+
+    /// Whether the proxy has served, open to others, for longer than policies take to be programmed.
+    #[must_use]
+    pub fn open_too_long(&self, now: Timestamp) -> bool {
+        let since = match &self.proxy {
+            Applied::Present(pod) => ready_since(pod),
+            _ => None,
+        };
+        self.closed == Closedness::Open
+            && since.is_some_and(|since| now.duration_since(since) > PROBE_PATIENCE)
+    }
+}
+
+impl Blocked {
+    fn requeue(&self) -> Requeue {
+        match self {
+            Self::Foreign(..) => Requeue::After(FOREIGN_RETRY),
+            Self::Forbidden(_) => Requeue::After(FORBIDDEN_RETRY),
+            Self::Refused(_) => Requeue::After(REFUSED_RETRY),
+            Self::Conflict => Requeue::After(CONFLICT_RETRY),
+            Self::Pending(..) | Self::NamespaceTerminating => Requeue::AwaitChange,
+            Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
+        }
+    }
+}
+
+impl From<&ApplyError> for Blocked {
+    fn from(error: &ApplyError) -> Self {
+        match error {
+            ApplyError::Foreign { kind, name } => Self::Foreign(*kind, name.clone()),
+            ApplyError::Pending { kind, name } => Self::Pending(*kind, name.clone()),
+            ApplyError::NotLeader => Self::NotLeader,
+            ApplyError::Keys(error) => Self::Transient(error.to_string()),
+            ApplyError::Api { verb, what, source } => match source.as_ref() {
+                kube::Error::Api(status) => Self::from_status(status, &format!("{verb} of {what}")),
+                _ => Self::Transient(format!("{verb} of {what} got no answer")),
+            },
+        }
+    }
+}
+
+impl Blocked {
+    /// A 403 has three meanings that the code alone does not tell apart; the API server writes which.
+    fn from_status(status: &kube::core::Status, what: &str) -> Self {
+        let says = |text: &str| status.message.contains(text);
+        match status.code {
+            403 if says("because it is being terminated") => Self::NamespaceTerminating,
+            403 if says("exceeded quota")
+                || says("violates PodSecurity")
+                || says("denied request")
+                || says("ValidatingAdmissionPolicy") =>
+            {
+                Self::Refused(format!("{what} was refused: {}", status.message))
+            }
+            403 if says("cannot ") => Self::Forbidden(format!("{what} is not permitted: {}", status.message)),
+            400 | 403 | 422 => Self::Refused(format!("{what} was refused: {}", status.message)),
+            404 => Self::Transient(format!("{what} found nothing")),
+            409 => Self::Conflict,
+            code => Self::Transient(format!("{what} was answered with {code}")),
+        }
+    }
+}

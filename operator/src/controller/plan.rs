@@ -1,0 +1,205 @@
+//! What has to be done so that what exists is what is wanted. Pure; so specific that apply has nothing left to choose.
+//!
+//! An apply that would change nothing is no step: each write makes a new resourceVersion, which wakes the watch, which
+//! reconciles again, and a controller that always writes never rests. Only what we wrote is compared, and what the API
+//! server adds is left alone; but walls are compared whole, because there an addition is an opening.
+
+use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::accept::Identity;
+use super::desired::{Boundary, Child, ChildKind};
+use super::observe::Observed;
+
+/// Kind of the owner of every child.
+const OWNER_KIND: &str = "AgentSandbox";
+/// A pod that ended (evicted, mostly) is not replaced younger than this: a cause that lasts must not make a hot loop.
+const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// There is none: create it, on the condition that there is none.
+    Create(Child),
+    /// Ours, and not as wanted: apply it.
+    Repair(Child),
+    /// Ours, and can only be replaced: delete exactly this one; its end brings the next pass.
+    Delete(Doomed),
+    /// As wanted; the observed object.
+    Leave(Child),
+    /// It is on its way out; its end brings the next pass.
+    Await(Doomed),
+    /// It ended too soon after it began: nothing before the given time.
+    Hold(Timestamp),
+    /// Somebody else's: never adopted, changed or deleted.
+    Foreign(ChildKind, String),
+}
+
+/// Exactly one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doomed {
+    /// Its kind.
+    pub kind: ChildKind,
+    /// Its name.
+    pub name: String,
+    /// Its UID, which a deletion carries as a precondition.
+    pub uid: String,
+}
+
+/// The steps for everything but the pods.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoundaryPlan {
+    /// ServiceAccounts and NetworkPolicies.
+    pub walls: Vec<Step>,
+    /// The policy document and the Service.
+    pub supplies: Vec<Step>,
+    /// Name of the Secret to create; none where the proxy's pod exists and thus has its keys.
+    pub keys: Option<String>,
+}
+
+/// Plans everything but the pods.
+#[must_use]
+pub fn boundary(wanted: Boundary, observed: &Observed, identity: &Identity, now: Timestamp) -> BoundaryPlan {
+    let proxy = observed.proxy_pod(identity).is_some();
+    let plan =
+        |children: Vec<Child>| children.into_iter().map(|c| step(c, observed, identity, now)).collect();
+    BoundaryPlan {
+        walls: plan(wanted.walls),
+        supplies: plan(wanted.supplies),
+        keys: (!proxy).then_some(wanted.keys),
+    }
+}
+
+/// Plans one child.
+#[must_use]
+pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timestamp) -> Step {
+    let Some(live) = observed.child(wanted.kind(), wanted.name()) else { return Step::Create(wanted) };
+    if !is_owned(live.metadata(), identity) {
+        return Step::Foreign(wanted.kind(), wanted.name().to_owned());
+    }
+    let doomed = || Doomed {
+        kind: wanted.kind(),
+        name: wanted.name().to_owned(),
+        uid: live.metadata().uid.clone().unwrap_or_default(),
+    };
+    if live.metadata().deletion_timestamp.is_some() {
+        return Step::Await(doomed());
+    }
+    if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
+        if has_ended(live_pod) {
+            let since = live_pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+            let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
+            return if now < due { Step::Hold(due) } else { Step::Delete(doomed()) };
+        }
+        if must_be_replaced(wanted_pod, live_pod) {
+            return Step::Delete(doomed());
+        }
+    }
+    if differs(&wanted, live) { Step::Repair(wanted) } else { Step::Leave(live.clone()) }
+}
+
+/// Whether an object is ours: group, kind and UID of its controller. The name is no proof, a name can be taken again.
+#[must_use]
+pub fn is_owned(metadata: &ObjectMeta, identity: &Identity) -> bool {
+    metadata.owner_references.iter().flatten().any(|owner| {
+        owner.controller == Some(true)
+            && owner.uid == identity.uid
+            && owner.kind == OWNER_KIND
+            && owner.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
+    })
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| phase == "Failed" || phase == "Succeeded")
+}
+
+/// A pod is immutable but for its images: another spec, or an image that somebody changed, means another pod.
+fn must_be_replaced(wanted: &Pod, live: &Pod) -> bool {
+    let hash =
+        |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_SPEC_HASH).cloned());
+    hash(wanted) != hash(live) || images(wanted) != images(live)
+}
+
+fn images(pod: &Pod) -> Vec<(&str, Option<&str>)> {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    init.chain(main).map(|c: &Container| (c.name.as_str(), c.image.as_deref())).collect()
+}
+
+/// Whether applying `wanted` would change `live`.
+#[must_use]
+pub fn differs(wanted: &Child, live: &Child) -> bool {
+    let (wanted_value, live_value) = (wanted.value(), live.value());
+    let meta = ["labels", "annotations", "ownerReferences"]
+        .iter()
+        .any(|key| !contains(&live_value["metadata"][*key], &wanted_value["metadata"][*key]));
+    meta || match wanted.kind() {
+        ChildKind::NetworkPolicy => pruned(&wanted_value["spec"]) != pruned(&live_value["spec"]),
+        ChildKind::ConfigMap => {
+            wanted_value["data"] != live_value["data"] || !pruned(&live_value["binaryData"]).is_null()
+        }
+        ChildKind::ServiceAccount => {
+            wanted_value["automountServiceAccountToken"] != live_value["automountServiceAccountToken"]
+        }
+        ChildKind::Service => {
+            wanted_value["spec"]["selector"] != live_value["spec"]["selector"]
+                || !contains(&live_value["spec"], &wanted_value["spec"])
+        }
+        ChildKind::Pod => false,
+    }
+}
+
+/// Whether `live` holds everything that `wanted` says. Lists have the same length and order, save owner references, of
+/// which an object may have more than ours.
+fn contains(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (_, Value::Null) => true,
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, inner)| contains(live.get(key).unwrap_or(&Value::Null), inner))
+        }
+        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(|item| item["uid"].is_string()) => {
+            wanted.iter().all(|item| live.iter().any(|other| contains(other, item)))
+        }
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len() && live.iter().zip(wanted).all(|(one, other)| contains(one, other))
+        }
+        _ => live == wanted,
+    }
+}
+
+/// The value without nulls and empty lists and maps: the API server drops those, and they mean the same.
+fn pruned(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept: serde_json::Map<_, _> =
+                map.iter().map(|(k, v)| (k.clone(), pruned(v))).filter(|(_, v)| !v.is_null()).collect();
+            if kept.is_empty() { Value::Null } else { Value::Object(kept) }
+        }
+        Value::Array(items) if items.is_empty() => Value::Null,
+        // Elements stay even when empty: in a policy an empty element means "everything".
+        Value::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| if item.is_object() { pruned_object(item) } else { pruned(item) })
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+fn pruned_object(item: &Value) -> Value {
+    match pruned(item) {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! The status of a sandbox, from what a pass came to. Pure; none when nothing changed.
+//!
+//! A condition is True only on evidence: a pod that the kubelet calls ready, a connection that failed, a report of the
+//! fence. Silence is Unknown, never True. Time is an argument; it is written only where a status changed, and two
+//! statuses that differ in times only are the same.
+
+use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use super::accept::Rejection;
+use super::outcome::{Blocked, Outcome, Stage, Workload};
+
+pub mod evidence;
+mod pods;
+mod reason;
+
+pub use reason::{ConditionType, Reason};
+
+/// One condition, before it has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which aspect.
+    pub type_: ConditionType,
+    /// Whether it holds.
+    pub holds: Holds,
+    /// For programs.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It does, on evidence.
+    True,
+    /// It does not, on evidence.
+    False,
+    /// There is no evidence.
+    Unknown,
+}
+
+/// The status to write; none when the present one says the same.
+#[must_use]
+pub fn status(sandbox: &AgentSandbox, outcome: &Outcome, now: Timestamp) -> Option<AgentSandboxStatus> {
+    let generation = sandbox.metadata.generation;
+    let verdicts = verdicts(outcome, now)?;
+    let old = sandbox.status.clone().unwrap_or_default();
+    let conditions =
+        verdicts.iter().map(|verdict| condition(verdict, generation, &old.conditions, now)).collect();
+    let new = AgentSandboxStatus {
+        observed_generation: generation,
+        class_name: outcome.class_name.clone(),
+        conditions,
+    };
+    (new != old).then_some(new)
+}
+
+/// The reason a pass ended with: the only source of a metric's label and an Event's reason.
+#[must_use]
+pub fn reason(outcome: &Outcome, now: Timestamp) -> Reason {
+    verdicts(outcome, now)
+        .and_then(|all| all.into_iter().find(|verdict| verdict.type_ == ConditionType::Ready))
+        .map_or(Reason::Retrying, |verdict| verdict.reason)
+}
+
+/// All conditions; none for an outcome that says nothing about the sandbox itself.
+fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
+    let facts = match &outcome.stage {
+        Stage::Rejected(rejections) => rejected(rejections),
+        Stage::Blocked(blocked) => blocked_by(blocked)?,
+        Stage::Standing(workload) => standing(workload, now),
+    };
+    Some(summarised(facts))
+}
+
+fn rejected(rejections: &[Rejection]) -> Vec<Verdict> {
+    let all: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+    let message = match all.as_slice() {
+        [one] => format!("{one}. Nothing runs until it is corrected."),
+        many => format!(
+            "{} things have to be corrected, and nothing runs until then. {}.",
+            many.len(),
+            many.join("; ")
+        ),
+    };
+    let reason = rejections.first().map_or(Reason::InvalidField, |rejection| rejection.reason.into());
+    let mut all = vec![Verdict::new(ConditionType::Accepted, Holds::False, reason, message)];
+    all.extend(unknown(Reason::NotAccepted, "The sandbox is not accepted."));
+    all
+}
+
+fn accepted() -> Verdict {
+    Verdict::new(
+        ConditionType::Accepted,
+        Holds::True,
+        Reason::Accepted,
+        "The sandbox and all that it refers to are valid.",
+    )
+}
+
+/// The conditions that need a workload, all unknown for one reason.
+fn unknown(reason: Reason, message: &str) -> Vec<Verdict> {
+    [
+        ConditionType::CredentialsReady,
+        ConditionType::ProxyReady,
+        ConditionType::NetworkIsolated,
+        ConditionType::RuntimeVerified,
+    ]
+    .map(|type_| Verdict::new(type_, Holds::Unknown, reason, message))
+    .into()
+}
+
+fn blocked_by(blocked: &Blocked) -> Option<Vec<Verdict>> {
+    let (reason, message) = match blocked {
+        Blocked::Foreign(kind, name) => (
+            Reason::NameConflict,
+            format!(
+                "The {} {name} exists and belongs to somebody else, so it is left alone. Delete it, or create the sandbox under another name.",
+                kind.as_str()
+            ),
+        ),
+        Blocked::Pending(kind, name) => (
+            Reason::Replacing,
+            format!(
+                "An earlier {} {name} is on its way out. The sandbox goes on when it is gone.",
+                kind.as_str()
+            ),
+        ),
+        Blocked::Forbidden(what) => (
+            Reason::Forbidden,
+            format!("The operator lacks a permission: {what}. Install its roles again with the chart."),
+        ),
+        Blocked::Refused(what) => (
+            Reason::Refused,
+            format!(
+                "The cluster refuses a part of the sandbox: {what}. Raise the quota or change the policy that it names."
+            ),
+        ),
+        // These pass by themselves, or say nothing about the sandbox.
+        Blocked::NamespaceTerminating | Blocked::Conflict | Blocked::Transient(_) | Blocked::NotLeader => {
+            return None;
+        }
+    };
+    let mut all = vec![accepted()];
+    all.extend(unknown(reason, &message));
+    Some(all)
+}
+
+fn standing(workload: &Workload, now: Timestamp) -> Vec<Verdict> {
+    vec![
+        accepted(),
+        pods::credentials_ready(workload),
+        pods::proxy_ready(workload),
+        evidence::network_isolated(workload, now),
+        evidence::runtime_verified(workload),
+        pods::agent_running(workload),
+    ]
+}
+
+/// Adds Ready, Reconciling and Stalled: the first fact that does not hold says why.
+fn summarised(facts: Vec<Verdict>) -> Vec<Verdict> {
+    let worst = facts
+        .iter()
+        .find(|fact| fact.holds == Holds::False)
+        .or_else(|| facts.iter().find(|fact| fact.holds == Holds::Unknown))
+        .cloned();
+    let (ready, reason, message) = match &worst {
+        None => (Holds::True, Reason::Running, "The agent runs behind a proven fence.".to_owned()),
+        Some(worst) => (Holds::False, worst.reason, worst.message.clone()),
+    };
+    let stalled = worst.is_some() && reason.needs_a_person();
+    let progressing = worst.is_some() && !stalled;
+    let flag = |type_, on: bool| {
+        let (holds, reason, message) = match on {
+            true => (Holds::True, reason, message.clone()),
+            false => (Holds::False, Reason::Settled, "Nothing to report.".to_owned()),
+        };
+        Verdict::new(type_, holds, reason, message)
+    };
+    let mut all: Vec<Verdict> = facts.into_iter().filter(|fact| fact.type_ != ConditionType::Ready).collect();
+    all.push(Verdict::new(ConditionType::Ready, ready, reason, message.clone()));
+    all.push(flag(ConditionType::Reconciling, progressing));
+    all.push(flag(ConditionType::Stalled, stalled));
+    all
+}
+
+fn condition(verdict: &Verdict, generation: Option<i64>, old: &[Condition], now: Timestamp) -> Condition {
+    let status = verdict.holds.as_str();
+    let since = old
+        .iter()
+        .find(|condition| condition.type_ == verdict.type_.as_str() && condition.status == status)
+        .map_or(Time(now), |condition| condition.last_transition_time.clone());
+    Condition {
+        type_: verdict.type_.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: verdict.reason.as_str().to_owned(),
+        message: bounded(&verdict.message),
+        observed_generation: generation,
+        last_transition_time: since,
+    }
+}
+
+/// The schema allows 32768 characters; a message that long would help nobody.
+fn bounded(message: &str) -> String {
+    const CHARACTERS_MAX: usize = 4000;
+    message.chars().take(CHARACTERS_MAX).collect()
+}
+
+impl Verdict {
+    pub(super) fn new(
+        type_: ConditionType,
+        holds: Holds,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { type_, holds, reason, message: message.into() }
+    }
+}
+
+impl Holds {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! What the fence's report proves. A report that is missing, cut short or of another version proves nothing, and a
+//! report of another kernel than the class promises proves that it is another kernel.
+
+use agentsandbox_crds::class::Isolation;
+use agentsandbox_report::{FenceReport, KernelKind, VERSION, Verdict as FenceVerdict};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{ConditionType, Holds, Reason, Verdict};
+use crate::controller::apply::Applied;
+use crate::controller::desired::{Component, agent_pod};
+use crate::controller::evaluate::Direction;
+use crate::controller::observe::Closedness;
+use crate::controller::outcome::Workload;
+
+/// What is known of the fence's last run.
+pub(super) enum Fence {
+    /// Nothing.
+    Silent,
+    /// It said something that cannot be read.
+    Unreadable,
+    /// This.
+    Reported(Box<FenceReport>),
+}
+
+pub(super) fn network_isolated(workload: &Workload, now: Timestamp) -> Verdict {
+    let (holds, reason, message) = network(workload, now);
+    Verdict::new(ConditionType::NetworkIsolated, holds, reason, message)
+}
+
+fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
+    if let Some(widening) = &workload.widening {
+        let whose = match widening.component {
+            Component::Agent => "the agent",
+            Component::Proxy => "the proxy",
+        };
+        let (reason, way) = match widening.direction {
+            Direction::Egress => (Reason::EgressWidened, "out of"),
+            Direction::Ingress => (Reason::IngressWidened, "into"),
+        };
+        return (
+            Holds::False,
+            reason,
+            format!(
+                "NetworkPolicy {} allows traffic {way} {whose} beside the sandbox's own walls. Narrow its podSelector so that it does not select pods labelled agentsandbox.dev/component, or delete it.",
+                widening.policy
+            ),
+        );
+    }
+    if workload.open_too_long(now) {
+        return (Holds::False, Reason::ProxyOpen,
+            "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; the agent is not started.".to_owned());
+    }
+    let report = match fence(&workload.agent) {
+        Fence::Silent => {
+            return (
+                Holds::Unknown,
+                Reason::FencePending,
+                "The fence has not reported yet; the agent is not started before it does.".to_owned(),
+            );
+        }
+        Fence::Unreadable => return unreadable(),
+        Fence::Reported(report) => report,
+    };
+    proven(&report, &workload.closed)
+}
+
+fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) {
+    match report.verdict {
+        FenceVerdict::EgressOpen => (Holds::False, Reason::EgressOpen, format!(
+            "From inside the sandbox these direct routes are open: {}. Make the cluster's network plugin enforce NetworkPolicies for them; the agent is not started.",
+            report.walls.open.join(", ")
+        )),
+        FenceVerdict::ProxyUnreachable => (Holds::Unknown, Reason::ProxyUnreachable,
+            format!("The fence could not enrol with the proxy and tries again: {}", report.message)),
+        FenceVerdict::Failed => (Holds::Unknown, Reason::FenceFailed, format!("The fence failed and tries again: {}", report.message)),
+        FenceVerdict::WrongKernel | FenceVerdict::LimitsMissing => {
+            (Holds::Unknown, Reason::FencePending, "The fence stopped before it had tried the routes.".to_owned())
+        }
+        FenceVerdict::Proven if !report.walls.open.is_empty() || report.walls.closed.is_empty() || !report.walls.enrolled => unreadable(),
+        FenceVerdict::Proven => match closed {
+            Closedness::Proven(_) => (Holds::True, Reason::Proven, format!(
+                "{} direct routes were tried from inside and are closed, and the proxy is closed to others.",
+                report.walls.closed.len()
+            )),
+            Closedness::Waived(_) => (Holds::True, Reason::ProvenWithoutProbe, format!(
+                "{} direct routes were tried from inside and are closed; the operator's own probe of the proxy is switched off by --wall-probe none.",
+                report.walls.closed.len()
+            )),
+            Closedness::Untried | Closedness::Open => (Holds::Unknown, Reason::ProxyStarting,
+                "The agent's routes are closed; the proxy has not been proven closed to others since it was replaced.".to_owned()),
+        },
+    }
+}
+
+fn unreadable() -> (Holds, Reason, String) {
+    (Holds::Unknown, Reason::ReportInvalid,
+        "The fence's report cannot be read, so nothing is proven. Use operator and init images of one version.".to_owned())
+}
+
+pub(super) fn runtime_verified(workload: &Workload) -> Verdict {
+    let (holds, reason, message) = runtime(workload);
+    Verdict::new(ConditionType::RuntimeVerified, holds, reason, message)
+}
+
+fn runtime(workload: &Workload) -> (Holds, Reason, String) {
+    let report = match fence(&workload.agent) {
+        Fence::Silent => {
+            return (
+                Holds::Unknown,
+                Reason::FencePending,
+                "The fence has not reported yet; the agent is not started before it does.".to_owned(),
+            );
+        }
+        Fence::Unreadable => return unreadable(),
+        Fence::Reported(report) => report,
+    };
+    let promised = match workload.isolation {
+        Isolation::GVisor => KernelKind::GVisor,
+        Isolation::Kata => KernelKind::VirtualMachine,
+        Isolation::Container => KernelKind::Linux,
+    };
+    if report.kernel.kind != promised || report.verdict == FenceVerdict::WrongKernel {
+        return (
+            Holds::False,
+            Reason::WrongKernel,
+            format!(
+                "The class promises {promised:?}, but the pod runs on {:?} ({}). Correct the handler of the class's RuntimeClass on the nodes; the agent is not started.",
+                report.kernel.kind, report.kernel.version
+            ),
+        );
+    }
+    if report.verdict == FenceVerdict::LimitsMissing {
+        return (
+            Holds::False,
+            Reason::LimitsMissing,
+            format!(
+                "A limit does not hold inside the pod: {} Set the limit on the node (podPidsLimit, PodLevelResources); the agent is not started.",
+                report.message
+            ),
+        );
+    }
+    if report.verdict != FenceVerdict::Proven {
+        return (
+            Holds::Unknown,
+            Reason::FencePending,
+            format!("The kernel is {}, but the fence has not finished.", report.kernel.version),
+        );
+    }
+    (
+        Holds::True,
+        Reason::KernelVerified,
+        format!("The pod runs on {promised:?} ({}), and its limits hold.", report.kernel.version),
+    )
+}
+
+/// The fence's last report on this pod.
+pub(super) fn fence(agent: &Applied) -> Fence {
+    let Applied::Present(pod) = agent else { return Fence::Silent };
+    let Some(text) = fence_message(pod) else { return Fence::Silent };
+    match serde_json::from_str::<FenceReport>(text) {
+        Ok(report) if report.version == VERSION => Fence::Reported(Box::new(report)),
+        _ => Fence::Unreadable,
+    }
+}
+
+/// Whether the fence of this pod proved everything: what a recreated proxy needs to know before it serves this agent.
+#[must_use]
+pub fn is_proven(pod: &Pod) -> bool {
+    let report = fence_message(pod).and_then(|text| serde_json::from_str::<FenceReport>(text).ok());
+    report.is_some_and(|report| report.version == VERSION && report.verdict == FenceVerdict::Proven)
+}
+
+fn fence_message(pod: &Pod) -> Option<&str> {
+    let status = init_status(pod)?;
+    [status.state.as_ref(), status.last_state.as_ref()]
+        .into_iter()
+        .flatten()
+        .find_map(|state| state.terminated.as_ref()?.message.as_deref())
+}
+
+fn init_status(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status
+        .as_ref()?
+        .init_container_statuses
+        .as_ref()?
+        .iter()
+        .find(|status| status.name == agent_pod::FENCE)
+}

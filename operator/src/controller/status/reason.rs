@@ -1,0 +1,190 @@
+//! Types of conditions and their reasons. Both are names that programs rely on: they are added to, never renamed.
+
+use crate::controller::accept::RejectionReason;
+
+/// Types of conditions, in the order in which they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionType {
+    /// True: spec and references are valid. False: a person has to change something; the message names the fields.
+    Accepted,
+    /// True: the proxy holds every credential that rules name. False: one is missing or malformed.
+    CredentialsReady,
+    /// True: the proxy serves. False: it cannot start.
+    ProxyReady,
+    /// True: every direct route was tried from inside and found closed, the proxy is closed to others, and no policy
+    /// widens the walls. False: a route, the proxy, or a policy is open.
+    NetworkIsolated,
+    /// True: the fence found the promised kernel and limits. False: it found something else.
+    RuntimeVerified,
+    /// True: all of the above, and the agent runs. False: the reason is the first of the above that does not hold.
+    Ready,
+    /// True: the operator expects to get further by itself (kstatus).
+    Reconciling,
+    /// True: somebody has to do something (kstatus).
+    Stalled,
+}
+
+impl ConditionType {
+    /// The type as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::CredentialsReady => "CredentialsReady",
+            Self::ProxyReady => "ProxyReady",
+            Self::NetworkIsolated => "NetworkIsolated",
+            Self::RuntimeVerified => "RuntimeVerified",
+            Self::Ready => "Ready",
+            Self::Reconciling => "Reconciling",
+            Self::Stalled => "Stalled",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Reasons of conditions.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// The reason as it is written.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Spec and references are valid.
+    Accepted,
+    /// The class does not exist, or there is not exactly one default.
+    ClassNotFound,
+    /// The class itself cannot be served.
+    ClassUnsupported,
+    /// The class's RuntimeClass does not exist.
+    RuntimeUnavailable,
+    /// A credential does not exist.
+    CredentialNotFound,
+    /// A rule asks for more than its credential allows.
+    OutsideCredential,
+    /// The sandbox asks for more than its class allows.
+    OutsideClass,
+    /// A field is wrong by itself.
+    InvalidField,
+    /// Nothing more is known, because the sandbox is not accepted.
+    NotAccepted,
+    /// A child's name belongs to somebody else.
+    NameConflict,
+    /// The operator lacks a permission.
+    Forbidden,
+    /// A quota or an admission policy refuses a child.
+    Refused,
+    /// A pod is being replaced.
+    Replacing,
+    /// A pod ended, and is replaced after a pause.
+    Ended,
+    /// No rule names a credential.
+    NoneNeeded,
+    /// The proxy holds every credential.
+    Loaded,
+    /// A credential's Secret or key is missing.
+    CredentialMissing,
+    /// A credential's value cannot be used.
+    CredentialMalformed,
+    /// The proxy is starting.
+    ProxyStarting,
+    /// The proxy ends again and again.
+    ProxyFailing,
+    /// The proxy serves.
+    Serving,
+    /// No node takes the pod.
+    Unschedulable,
+    /// An image cannot be pulled.
+    ImageUnavailable,
+    /// The fence has not reported.
+    FencePending,
+    /// Every route was found closed.
+    Proven,
+    /// Every route was found closed from inside; the operator's own proof is waived by its flags.
+    ProvenWithoutProbe,
+    /// A direct route is open.
+    EgressOpen,
+    /// The proxy can be reached by others than its agent.
+    ProxyOpen,
+    /// Another policy allows what the walls deny, out of a pod.
+    EgressWidened,
+    /// Another policy allows what the walls deny, into a pod.
+    IngressWidened,
+    /// The fence could not reach or enrol with the proxy.
+    ProxyUnreachable,
+    /// The fence could not do its work.
+    FenceFailed,
+    /// The fence's report cannot be read.
+    ReportInvalid,
+    /// The promised kernel was found.
+    KernelVerified,
+    /// Another kernel was found.
+    WrongKernel,
+    /// A limit does not hold.
+    LimitsMissing,
+    /// The agent's container is starting.
+    AgentStarting,
+    /// The agent's program ends again and again.
+    AgentFailing,
+    /// The agent runs.
+    Running,
+    /// Nothing to report.
+    Settled,
+    /// The last pass failed for a reason that passes.
+    Retrying,
+}
+
+impl Reason {
+    /// Whether somebody has to do something before the sandbox gets further.
+    #[must_use]
+    pub const fn needs_a_person(self) -> bool {
+        matches!(
+            self,
+            Self::ClassNotFound
+                | Self::ClassUnsupported
+                | Self::RuntimeUnavailable
+                | Self::CredentialNotFound
+                | Self::OutsideCredential
+                | Self::OutsideClass
+                | Self::InvalidField
+                | Self::NameConflict
+                | Self::Forbidden
+                | Self::Refused
+                | Self::CredentialMissing
+                | Self::CredentialMalformed
+                | Self::EgressWidened
+                | Self::IngressWidened
+                | Self::EgressOpen
+                | Self::ProxyOpen
+                | Self::WrongKernel
+                | Self::LimitsMissing
+                | Self::ImageUnavailable
+        )
+    }
+}
+
+impl From<RejectionReason> for Reason {
+    fn from(reason: RejectionReason) -> Self {
+        match reason {
+            RejectionReason::ClassNotFound => Self::ClassNotFound,
+            RejectionReason::ClassUnsupported => Self::ClassUnsupported,
+            RejectionReason::RuntimeUnavailable => Self::RuntimeUnavailable,
+            RejectionReason::CredentialNotFound => Self::CredentialNotFound,
+            RejectionReason::OutsideCredential => Self::OutsideCredential,
+            RejectionReason::OutsideClass => Self::OutsideClass,
+            RejectionReason::InvalidField => Self::InvalidField,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Who may write: the holder of one Lease, and only until it expires.
+//!
+//! A lease is renewed well before its end. The holder counts its time from *before* the renewal was sent, so it stops
+//! writing before anybody else may begin; [`Tenure::may_write`] is asked before each write, also in the middle of a long
+//! reconcile. On shutdown the lease is released, so that a successor need not wait for its end. Every write carries the
+//! resourceVersion that was read, so of two candidates one wins.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{Api, ObjectMeta, PostParams};
+
+/// Name of the Lease.
+pub const NAME: &str = "agentsandbox-operator";
+/// How long a lease lasts without renewal.
+const DURATION_SECS: i32 = 10;
+/// Write no more when the lease ends within this: a request under way must be answered before a successor starts.
+const MARGIN: Duration = Duration::from_secs(2);
+/// How often it is renewed, and how often others look.
+pub const RETRY: Duration = Duration::from_secs(2);
+/// A request that takes longer than this counts as failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Until when this process may write.
+#[derive(Debug, Default)]
+pub struct Tenure {
+    ends: Mutex<Option<End>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    At(Instant),
+    Never,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The lease is ours.
+    Held,
+    /// It is somebody else's.
+    TheirTurn,
+}
+
+impl Tenure {
+    /// The tenure of the only replica.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self { ends: Mutex::new(Some(End::Never)) }
+    }
+
+    /// Whether this process may write now.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        match *self.ends.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(End::Never) => true,
+            Some(End::At(end)) => Instant::now() < end,
+            None => false,
+        }
+    }
+
+    fn extend(&self, from: Instant) {
+        let lasts = Duration::from_secs(DURATION_SECS.unsigned_abs().into()).saturating_sub(MARGIN);
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(End::At(from + lasts));
+    }
+
+    /// Ends the tenure at once.
+    pub fn end(&self) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Tries once to take or renew the lease.
+///
+/// # Errors
+/// When the API server does not answer in time or refuses; the tenure then runs out by itself.
+pub async fn attempt(api: &Api<Lease>, identity: &str, tenure: &Tenure) -> Result<Attempt, LeaseError> {
+    let started = Instant::now();
+    let result =
+        tokio::time::timeout(REQUEST_TIMEOUT, take(api, identity)).await.map_err(|_| LeaseError::Timeout)?;
+    match result {
+        Ok(Attempt::Held) => {
+            tenure.extend(started);
+            Ok(Attempt::Held)
+        }
+        Ok(Attempt::TheirTurn) => {
+            tenure.end();
+            Ok(Attempt::TheirTurn)
+        }
+        // Somebody was faster.
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+            Ok(Attempt::TheirTurn)
+        }
+        Err(source) => Err(LeaseError::Api(Box::new(source))),
+    }
+}
+
+/// Gives the lease back, if it is ours.
+///
+/// # Errors
+/// When the API server does not answer in time or refuses; the lease then runs out by itself.
+pub async fn release(api: &Api<Lease>, identity: &str, tenure: &Tenure) -> Result<(), LeaseError> {
+    tenure.end();
+    let give_back = async {
+        let Some(mut lease) = api.get_opt(NAME).await? else { return Ok(()) };
+        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(identity))
+        else {
+            return Ok(());
+        };
+        spec.holder_identity = None;
+        spec.lease_duration_seconds = Some(1);
+        api.replace(NAME, &PostParams::default(), &lease).await.map(|_| ())
+    };
+    tokio::time::timeout(REQUEST_TIMEOUT, give_back)
+        .await
+        .map_err(|_| LeaseError::Timeout)?
+        .map_err(|source| LeaseError::Api(Box::new(source)))
+}
+
+/// Why a lease was neither taken nor given back.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The API server did not answer in time.
+    #[error("the API server did not answer in time")]
+    Timeout,
+    /// It refused.
+    #[error("the API server refused")]
+    Api(#[source] Box<kube::Error>),
+}
+
+async fn take(api: &Api<Lease>, identity: &str) -> Result<Attempt, kube::Error> {
+    let now = Timestamp::now();
+    let Some(mut lease) = api.get_opt(NAME).await? else {
+        let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, spec: Some(held(None, identity, now)) };
+        return api.create(&PostParams::default(), &lease).await.map(|_| Attempt::Held);
+    };
+    let old = lease.spec.take().unwrap_or_default();
+    if !may_take(&old, identity, now) {
+        return Ok(Attempt::TheirTurn);
+    }
+    lease.spec = Some(held(Some(old), identity, now));
+    api.replace(NAME, &PostParams::default(), &lease).await.map(|_| Attempt::Held)
+}
+
+/// Whether the lease is ours, free, or run out.
+fn may_take(spec: &LeaseSpec, identity: &str, now: Timestamp) -> bool {
+    let Some(holder) = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
+        return true;
+    };
+    let lasts = SignedDuration::from_secs(i64::from(spec.lease_duration_seconds.unwrap_or(DURATION_SECS)));
+    let ended =
+        spec.renew_time.as_ref().is_none_or(|time| time.0.saturating_add(lasts).is_ok_and(|end| end < now));
+    holder == identity || ended
+}
+
+fn held(old: Option<LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec {
+    let old = old.unwrap_or_default();
+    let ours = old.holder_identity.as_deref() == Some(identity);
+    LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: Some(DURATION_SECS),
+        acquire_time: if ours { old.acquire_time } else { Some(MicroTime(now)) },
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(old.lease_transitions.unwrap_or_default() + i32::from(!ours)),
+        ..LeaseSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_it_is_ours_free_or_run_out() {
+        let held_by_a = held(None, "a", now());
+        let later = |seconds| now() + SignedDuration::from_secs(seconds);
+        assert!(may_take(&LeaseSpec::default(), "b", now()));
+        assert!(may_take(&held_by_a, "a", later(1)));
+        assert!(!may_take(&held_by_a, "b", later(10)));
+        assert!(may_take(&held_by_a, "b", later(11)));
+    }
+
+    #[test]
+    fn o_r14_nothing_is_written_without_or_after_a_tenure() {
+        let tenure = Tenure::default();
+        assert!(!tenure.may_write());
+        tenure.extend(Instant::now());
+        assert!(tenure.may_write());
+        tenure.extend(Instant::now().checked_sub(Duration::from_secs(8)).unwrap());
+        assert!(!tenure.may_write());
+        tenure.extend(Instant::now());
+        tenure.end();
+        assert!(!tenure.may_write());
+    }
+}

@@ -1,0 +1,96 @@
+//! Counters, in the text format that Prometheus reads. Labels are kind, verb, reason and result; never names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+/// Verbs of requests to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// A read.
+    Get,
+    /// A creation.
+    Create,
+    /// A change.
+    Patch,
+    /// A deletion.
+    Delete,
+}
+
+impl std::fmt::Display for Verb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Get => "get",
+            Self::Create => "create",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// All counters of the process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<(Verb, &'static str, bool), u64>>,
+    reconciles: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub fn request(&self, verb: Verb, kind: &'static str, succeeded: bool) {
+        *self
+            .requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry((verb, kind, succeeded))
+            .or_default() += 1;
+    }
+
+    /// Counts a reconcile by the reason it ended with.
+    pub fn reconcile(&self, reason: &'static str) {
+        *self.reconciles.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Everything, as text.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::from(
+            "# HELP agentsandbox_operator_requests_total Requests to the API server.\n\
+             # TYPE agentsandbox_operator_requests_total counter\n",
+        );
+        for ((verb, kind, succeeded), count) in
+            self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            let result = if *succeeded { "ok" } else { "error" };
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "agentsandbox_operator_requests_total{{verb=\"{verb}\",kind=\"{kind}\",result=\"{result}\"}} {count}"
+            );
+        }
+        text.push_str(
+            "# HELP agentsandbox_operator_reconciles_total Reconciles by the reason they ended with.\n\
+             # TYPE agentsandbox_operator_reconciles_total counter\n",
+        );
+        for (reason, count) in self.reconciles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(text, "agentsandbox_operator_reconciles_total{{reason=\"{reason}\"}} {count}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_rendered_with_their_labels() {
+        let metrics = Metrics::default();
+        metrics.request(Verb::Create, "Pod", true);
+        metrics.request(Verb::Create, "Pod", true);
+        metrics.reconcile("Running");
+        let text = metrics.render();
+        assert!(text.contains("requests_total{verb=\"create\",kind=\"Pod\",result=\"ok\"} 2\n"), "{text}");
+        assert!(text.contains("reconciles_total{reason=\"Running\"} 1\n"), "{text}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Quantities, as far as the schema admits them: bytes and cores. Pure.
+
+/// Bytes of `512Mi`, `4Gi`, `1G` or `1024`; none if it is no such quantity or does not fit.
+#[must_use]
+pub fn bytes(text: &str) -> Option<i64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        _ => return None,
+    };
+    digits.parse::<i64>().ok()?.checked_mul(factor).filter(|n| *n > 0)
+}
+
+/// Thousandths of a core of `2`, `0.5` or `500m`; none if it is no such quantity or does not fit.
+#[must_use]
+pub fn cpu_millis(text: &str) -> Option<i64> {
+    if let Some(millis) = text.strip_suffix('m') {
+        return millis.parse::<i64>().ok().filter(|n| *n > 0);
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.len() > 3 || !fraction.chars().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let thousandths = format!("{fraction:0<3}").parse::<i64>().ok()?;
+    whole.parse::<i64>().ok()?.checked_mul(1000)?.checked_add(thousandths).filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_reads_them() {
+        for (text, wanted) in [
+            ("1", Some(1)),
+            ("512Mi", Some(512 << 20)),
+            ("4Gi", Some(4 << 30)),
+            ("1k", Some(1000)),
+            ("0", None),
+            ("-1Gi", None),
+            ("Gi", None),
+            ("1Pi", None),
+            ("9999999999999Ti", None),
+        ] {
+            assert_eq!(bytes(text), wanted, "{text}");
+        }
+        for (text, wanted) in [
+            ("2", Some(2000)),
+            ("0.5", Some(500)),
+            ("1.25", Some(1250)),
+            ("500m", Some(500)),
+            ("0m", None),
+            ("0", None),
+            ("1.2345", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(cpu_millis(text), wanted, "{text}");
+        }
+    }
+}

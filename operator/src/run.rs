@@ -1,0 +1,266 @@
+//! The process: bind, connect, read the cluster's fixed facts, lead, reconcile, and stop under a deadline.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::runtime::events::{Recorder, Reporter};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{Config, LeaderElection};
+use crate::controller::apply::Writer;
+use crate::controller::observe::{Recent, Stores};
+use crate::controller::{Ctx, Failures, chain, reconcile, retry};
+use crate::lease::{self, Attempt, Tenure};
+use crate::metrics::Metrics;
+use crate::platform::Platform;
+use crate::{server, watches};
+
+/// How long passes under way may take to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A request, watches aside, that takes longer is dead.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Watches are long polls that the API server ends within five minutes.
+const READ_TIMEOUT: Duration = Duration::from_secs(310);
+
+/// Why the operator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No runtime, signal or socket.
+    #[error("the process could not be set up")]
+    Process(#[from] std::io::Error),
+    /// No usable kubeconfig or in-cluster configuration.
+    #[error("there is no usable kubeconfig or in-cluster configuration")]
+    Configuration(#[from] kube::config::InferConfigError),
+    /// The API server did not answer a first question.
+    #[error("the API server did not say where it is itself")]
+    Cluster(#[from] kube::Error),
+    /// The API server's own Service has no usable address.
+    #[error("the Service default/kubernetes has no IPv4 address and port")]
+    NoApiService,
+}
+
+/// Runs until told to stop.
+#[must_use]
+pub fn main(config: Config) -> ExitCode {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    // One provider, chosen here; ring is not in the dependency tree.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::error!("a TLS provider was installed before ours");
+        return ExitCode::FAILURE;
+    }
+    let result =
+        tokio::runtime::Runtime::new().map_err(StartError::from).and_then(|rt| rt.block_on(run(config)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = chain(&error), "the operator could not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<(), StartError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = Arc::new(Metrics::default());
+    let (pending, readiness) = watch::channel(Some("the API server"));
+    let listener = server::bind(config.admin_address).await?;
+    tokio::spawn(server::serve(listener, Arc::clone(&metrics), readiness));
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let mut stop = Box::pin(stop);
+    let mut kube_config = kube::Config::infer().await?;
+    kube_config.connect_timeout = Some(CONNECT_TIMEOUT);
+    kube_config.read_timeout = Some(READ_TIMEOUT);
+    let client = Client::try_from(kube_config)?;
+    let platform = platform(&client, &config).await?;
+    // The watches are not filled before this replica leads, but it is ready to lead.
+    pending.send_replace(None);
+    tracing::info!("the operator started");
+    let tenure = match config.leader_election {
+        LeaderElection::Off => Arc::new(Tenure::unlimited()),
+        LeaderElection::Lease => Arc::new(Tenure::default()),
+    };
+    let leases = Api::<Lease>::namespaced(client.clone(), &config.namespace);
+    if config.leader_election == LeaderElection::Lease {
+        tokio::select! {
+            () = wait_for_lease(&leases, &config.identity, &tenure) => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
+    lead(client, &config, platform, &leases, tenure, metrics, stop).await;
+    Ok(())
+}
+
+/// Reconciles until told to stop or until the lease is lost; then drains and gives the lease back.
+async fn lead(
+    client: Client,
+    config: &Config,
+    platform: Platform,
+    leases: &Api<Lease>,
+    tenure: Arc<Tenure>,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) {
+    let (halt, halted) = watch::channel(false);
+    let work = tokio::spawn(work(client, config.clone(), platform, Arc::clone(&tenure), metrics, halted));
+    tokio::select! {
+        () = stop => tracing::info!("the operator was told to stop"),
+        // The process ends; a fresh one has fresh watches and waits for its turn.
+        () = keep_lease(leases, &config.identity, &tenure, config.leader_election) => {
+            tracing::error!("the lease was lost, so this replica stops");
+        }
+    }
+    halt.send_replace(true);
+    if tokio::time::timeout(DRAIN, work).await.is_err() {
+        tracing::warn!("passes under way did not end in time");
+    }
+    if config.leader_election == LeaderElection::Lease
+        && let Err(error) = lease::release(leases, &config.identity, &tenure).await
+    {
+        tracing::warn!(error = chain(&error), "the lease was not given back and runs out by itself");
+    }
+}
+
+async fn work(
+    client: Client,
+    config: Config,
+    platform: Platform,
+    tenure: Arc<Tenure>,
+    metrics: Arc<Metrics>,
+    mut halted: watch::Receiver<bool>,
+) {
+    let (controller, stores) = watches::controller(&client);
+    let recent = Arc::new(Recent::default());
+    let reporter =
+        Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
+    let ctx = Arc::new(Ctx {
+        stores: stores.clone(),
+        recent: Arc::clone(&recent),
+        writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent),
+        recorder: Recorder::new(client, reporter),
+        platform,
+        wall_probe: config.wall_probe,
+        metrics,
+        failures: Failures::default(),
+    });
+    let filled = Arc::new(tokio::sync::OnceCell::new());
+    let halt = async move {
+        // An error means that the sender is gone, which is a halt as well.
+        let _ = halted.wait_for(|halted| *halted).await;
+    };
+    controller
+        .graceful_shutdown_on(halt)
+        .run(
+            move |sandbox, ctx: Arc<Ctx>| {
+                let (filled, stores) = (Arc::clone(&filled), stores.clone());
+                async move {
+                    // An empty watch must not be taken for an empty cluster.
+                    filled.get_or_init(|| wait_until_filled(stores)).await;
+                    reconcile(sandbox, ctx).await
+                }
+            },
+            |sandbox, error, ctx| retry(&sandbox, error, &ctx),
+            ctx,
+        )
+        .for_each(|result| async move {
+            match result {
+                Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
+                // Failed passes were logged by `retry`; what is left are the watches themselves.
+                Err(kube::runtime::controller::Error::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
+            }
+        })
+        .await;
+}
+
+async fn wait_until_filled(stores: Stores) {
+    // Each of these fails only when its watch is dropped, which is the end of the process.
+    let _ = tokio::join!(
+        stores.sandboxes.wait_until_ready(),
+        stores.credentials.wait_until_ready(),
+        stores.classes.wait_until_ready(),
+        stores.runtime_classes.wait_until_ready(),
+        stores.network_policies.wait_until_ready(),
+        stores.service_accounts.wait_until_ready(),
+        stores.config_maps.wait_until_ready(),
+        stores.services.wait_until_ready(),
+        stores.pods.wait_until_ready(),
+    );
+    tracing::info!("the watches are filled");
+}
+
+async fn wait_for_lease(leases: &Api<Lease>, identity: &str, tenure: &Tenure) {
+    loop {
+        match lease::attempt(leases, identity, tenure).await {
+            Ok(Attempt::Held) => break,
+            Ok(Attempt::TheirTurn) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "the lease could not be read"),
+        }
+        tokio::time::sleep(lease::RETRY).await;
+    }
+    tracing::info!("this replica leads");
+}
+
+/// Renews until the tenure is over.
+async fn keep_lease(leases: &Api<Lease>, identity: &str, tenure: &Tenure, election: LeaderElection) {
+    if election == LeaderElection::Off {
+        std::future::pending::<()>().await;
+    }
+    while tenure.may_write() {
+        tokio::time::sleep(lease::RETRY).await;
+        match lease::attempt(leases, identity, tenure).await {
+            Ok(Attempt::Held) => {}
+            Ok(Attempt::TheirTurn) => return,
+            Err(error) => tracing::warn!(error = chain(&error), "the lease could not be renewed"),
+        }
+    }
+}
+
+async fn platform(client: &Client, config: &Config) -> Result<Platform, StartError> {
+    let service = Api::<Service>::namespaced(client.clone(), "default").get("kubernetes").await?;
+    let spec = service.spec.unwrap_or_default();
+    let address = spec.cluster_ip.and_then(|ip| ip.parse::<IpAddr>().ok());
+    let port = spec.ports.iter().flatten().next().and_then(|port| u16::try_from(port.port).ok());
+    let (Some(address), Some(port)) = (address, port) else { return Err(StartError::NoApiService) };
+    let slices = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), "default").list(&slices).await?;
+    let mut api_endpoints: Vec<SocketAddr> = slices.iter().flat_map(endpoints).collect();
+    api_endpoints.sort_unstable();
+    api_endpoints.dedup();
+    Ok(Platform {
+        proxy_image: config.proxy_image.clone(),
+        init_image: config.init_image.clone(),
+        cluster_ranges: config.cluster_ranges.clone(),
+        cluster_dns: config.cluster_dns,
+        api_service: SocketAddr::new(address, port),
+        api_endpoints,
+    })
+}
+
+fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
+    let ports: Vec<u16> =
+        slice.ports.iter().flatten().filter_map(|port| u16::try_from(port.port?).ok()).collect();
+    let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
+    let all = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+    all.flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port))).collect()
+}

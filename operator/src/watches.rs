@@ -1,0 +1,141 @@
+//! What wakes a sandbox: itself, everything it owns, and everything it refers to.
+//!
+//! No predicate filters these streams. A generation predicate swallows deletions and edits of labels, and an edit of
+//! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
+//! Managed fields are dropped on arrival: they are most of an object's size, and nothing here reads them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY};
+use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use futures::stream::{BoxStream, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::controller::{Config, Controller};
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::controller::observe::Stores;
+
+/// Passes at the same time; each mostly waits for the API server.
+const CONCURRENCY: u16 = 64;
+
+type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
+
+/// The controller with all its watches, and what they hold.
+#[must_use]
+pub fn controller(client: &Client) -> (Controller<AgentSandbox>, Stores) {
+    let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
+    let all = watcher::Config::default;
+    let (sandboxes, sandbox_stream) = watch::<AgentSandbox>(client, all());
+    let (credentials, credential_stream) = watch::<AgentCredential>(client, all());
+    let (classes, class_stream) = watch::<AgentSandboxClass>(client, all());
+    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all());
+    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours());
+    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours());
+    let (services, service_stream) = watch::<Service>(client, ours());
+    let (pods, pod_stream) = watch::<Pod>(client, ours());
+    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client);
+
+    let of_credential = sandboxes.clone();
+    let of_class = sandboxes.clone();
+    let of_runtime = sandboxes.clone();
+    let of_policy = sandboxes.clone();
+    let controller = Controller::for_stream(sandbox_stream, sandboxes.clone())
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .watches_stream(account_stream, |child| sandboxes_of(&child))
+        .watches_stream(map_stream, |child| sandboxes_of(&child))
+        .watches_stream(service_stream, |child| sandboxes_of(&child))
+        .watches_stream(pod_stream, |child| sandboxes_of(&child))
+        .watches_stream(policy_stream, move |policy| {
+            let namespace = policy.namespace();
+            select(&of_policy, |sandbox| sandbox.namespace() == namespace)
+        })
+        .watches_stream(credential_stream, move |credential| {
+            let (namespace, name) = (credential.namespace(), credential.name_any());
+            select(&of_credential, |sandbox| {
+                sandbox.namespace() == namespace && names_credential(sandbox, &name)
+            })
+        })
+        .watches_stream(class_stream, move |class| {
+            let name = class.name_any();
+            // A sandbox without a class may have lost its default, so it is woken by every class.
+            select(&of_class, |sandbox| sandbox.spec.class_name.as_ref().is_none_or(|own| *own == name))
+        })
+        .watches_stream(runtime_stream, move |_| select(&of_runtime, |_| true));
+    let stores = Stores {
+        sandboxes,
+        credentials,
+        classes,
+        runtime_classes,
+        network_policies,
+        service_accounts,
+        config_maps,
+        services,
+        pods,
+    };
+    (controller, stores)
+}
+
+fn watch<K>(client: &Client, config: watcher::Config) -> (Store<K>, Touched<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, writer) = store();
+    let stream = watcher(Api::<K>::all(client.clone()), config)
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .boxed();
+    (reader, stream)
+}
+
+fn watch_names<K>(client: &Client) -> (Store<PartialObjectMeta<K>>, Touched<PartialObjectMeta<K>>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, writer) = store();
+    let stream = watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .boxed();
+    (reader, stream)
+}
+
+/// The sandbox of a child, by its label and by its owner: somebody may have taken either away.
+fn sandboxes_of<K: ResourceExt>(child: &K) -> Vec<ObjectRef<AgentSandbox>> {
+    let namespace = child.namespace().unwrap_or_default();
+    let by_label = child.labels().get(LABEL_SANDBOX).map(String::as_str);
+    let by_owner = child
+        .owner_references()
+        .iter()
+        .filter(|owner| owner.controller == Some(true) && owner.api_version.starts_with(GROUP))
+        .map(|owner| owner.name.as_str());
+    let mut names: Vec<&str> = by_label.into_iter().chain(by_owner).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| ObjectRef::new(name).within(&namespace)).collect()
+}
+
+fn select(
+    sandboxes: &Store<AgentSandbox>,
+    wanted: impl Fn(&AgentSandbox) -> bool,
+) -> Vec<ObjectRef<AgentSandbox>> {
+    let all: Vec<Arc<AgentSandbox>> = sandboxes.state_filter(|sandbox| wanted(sandbox));
+    all.iter().map(|sandbox| ObjectRef::from_obj(sandbox.as_ref())).collect()
+}
+
+fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
+    let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
+    rules.into_iter().any(|rule| rule.credential.as_deref() == Some(name))
+}
