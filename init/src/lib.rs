@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The fence: the first container of an agent's pod. It proves the walls from inside, then lets the agent start.
+//!
+//! It owns the whole proof: which kernel this is, that no direct route leads out, that the sandbox's own proxy answers,
+//! that the limits hold, and that the trust bundle is in place. It never configures a wall; it only looks. It trusts
+//! nothing that the agent's image could bring, for it runs from its own image, before that image does.
+//!
+//! Data flows one way: [`args::FenceArgs`] → [`fence::run`] → `FenceReport` → [`termination`]. The judgements
+//! ([`kernel::judge`], [`walls::judge`], [`limits::judge`]) are pure and stand on tables of cases; sockets and files are
+//! read by small functions beside them. Silence is never a pass: what could not be tried counts as not proven.
+
+pub mod args;
+pub mod enrolment;
+pub mod fence;
+pub mod kernel;
+pub mod limits;
+pub mod probe;
+pub mod route;
+pub mod termination;
+pub mod trust;
+pub mod walls;

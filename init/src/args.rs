@@ -1,0 +1,126 @@
+//! The command line of the fence. The operator writes it; every value is parsed before anything is tried.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use agentsandbox_report::KernelKind;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Where the kubelet looks for a container's last words unless told otherwise.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Addresses of the open internet that answer TCP and UDP on 443 and 53, and ICMP, wherever there is a route to them.
+/// Nothing but empty handshakes and one query for the root is sent there, and only while the walls are down.
+const CANARIES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2606, 0x4700, 0x4700, 0, 0, 0, 0, 0x1111)),
+];
+
+/// What runs inside the agent's pod before the agent does.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prove the walls, enrol with the proxy, build the trust bundle, read the limits back, and report.
+    Fence(FenceArgs),
+}
+
+/// What the fence has to prove, and against whom.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FenceArgs {
+    /// Address of the sandbox's own proxy (its Service).
+    #[arg(long)]
+    pub proxy: IpAddr,
+    /// Port of the proxy on which it enrols its agent.
+    #[arg(long, default_value_t = 3129)]
+    pub enrolment_port: u16,
+    /// Port of the proxy's policy DNS.
+    #[arg(long, default_value_t = 53)]
+    pub dns_port: u16,
+    /// The Service `kubernetes`: a route that must be closed, and which is always answered where it is open.
+    #[arg(long)]
+    pub api: SocketAddr,
+    /// An endpoint behind the Service `kubernetes`.
+    #[arg(long)]
+    pub api_endpoint: Vec<SocketAddr>,
+    /// The node's address.
+    #[arg(long)]
+    pub node: IpAddr,
+    /// The cluster's DNS Service.
+    #[arg(long)]
+    pub cluster_dns: Vec<IpAddr>,
+    /// A cloud metadata address.
+    #[arg(long)]
+    pub metadata: Vec<IpAddr>,
+    /// An address outside the cluster that answers wherever there is a route.
+    #[arg(long, default_values_t = CANARIES)]
+    pub canary: Vec<IpAddr>,
+    /// What an answered ICMP echo request means.
+    #[arg(long, value_enum, default_value_t = IcmpRule::Refuse)]
+    pub icmp: IcmpRule,
+    /// The kernel that the class promises.
+    #[arg(long, value_enum)]
+    pub expect_kernel: ExpectedKernel,
+    /// File with the enrolment token.
+    #[arg(long)]
+    pub token_file: PathBuf,
+    /// File with the sandbox's own CA certificate.
+    #[arg(long)]
+    pub ca_file: PathBuf,
+    /// Folder that the trust bundle is written to.
+    #[arg(long)]
+    pub trust_dir: PathBuf,
+    /// Memory limit that the class promises.
+    #[arg(long)]
+    pub expect_memory_bytes: u64,
+    /// CPU limit that the class promises.
+    #[arg(long)]
+    pub expect_cpu_millis: u64,
+    /// The highest limit on processes that is accepted.
+    #[arg(long)]
+    pub expect_pids: Option<u64>,
+    /// Seconds after which the proof is given up.
+    #[arg(long, default_value_t = 20)]
+    pub deadline_secs: u64,
+    /// File that the report goes to.
+    #[arg(long, default_value = TERMINATION_LOG)]
+    pub termination_log: PathBuf,
+}
+
+/// What an answered ICMP echo request means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IcmpRule {
+    /// An open route like any other.
+    Refuse,
+    /// A finding that is reported and does not keep the agent from starting: some policy engines (kube-router is one)
+    /// admit echo requests before any policy, and then only a rule on the node can close them.
+    Report,
+}
+
+/// The kernel that a class promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpectedKernel {
+    /// gVisor's Sentry.
+    Gvisor,
+    /// A Linux kernel shared with the node.
+    Linux,
+    /// A Linux kernel of the pod's own virtual machine.
+    Vm,
+}
+
+impl From<ExpectedKernel> for KernelKind {
+    fn from(expected: ExpectedKernel) -> Self {
+        match expected {
+            ExpectedKernel::Gvisor => Self::GVisor,
+            ExpectedKernel::Linux => Self::Linux,
+            ExpectedKernel::Vm => Self::VirtualMachine,
+        }
+    }
+}

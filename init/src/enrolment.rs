@@ -1,0 +1,157 @@
+//! What the fence asks of the sandbox's own proxy: that it answers, that it takes this pod as its agent, and that its
+//! policy DNS speaks. The token is shown to nobody else, and only after the walls are proven.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hickory_proto::op::{Message, MessageType, Query};
+use hickory_proto::rr::{Name, RecordType};
+use http_body_util::Empty;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue, InvalidHeaderValue};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::probe;
+
+/// How long one request may take; the proxy is a neighbour.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause before the proxy is asked again.
+const PAUSE: Duration = Duration::from_millis(25);
+/// How long one answer of the policy DNS may take.
+const DNS_TIMEOUT: Duration = Duration::from_millis(250);
+/// A name that no rule can allow (RFC 6761 reserves `.invalid`).
+const NAME_UNKNOWN: &str = "fence.agentsandbox.invalid.";
+
+/// The token, ready to be sent. It has no `Debug` of its own text: the header value is marked sensitive.
+pub struct Token(HeaderValue);
+
+/// Why the proxy did not take this pod.
+#[derive(Debug, Error)]
+pub enum EnrolmentError {
+    /// The token could not be read.
+    #[error("cannot read the enrolment token")]
+    ReadToken(#[source] io::Error),
+    /// The token cannot stand in a header.
+    #[error("the enrolment token is empty or malformed")]
+    MalformedToken(#[source] Option<InvalidHeaderValue>),
+    /// No connection, or it broke.
+    #[error("cannot reach the proxy")]
+    Connect(#[source] io::Error),
+    /// The exchange failed.
+    #[error("the proxy's answer broke off")]
+    Http(#[source] hyper::Error),
+    /// The request could not be formed.
+    #[error("the request is malformed")]
+    Request(#[source] hyper::http::Error),
+    /// It took too long.
+    #[error("the proxy did not answer in time")]
+    Timeout,
+    /// The proxy refused.
+    #[error("the proxy refused enrolment with status {0}")]
+    Refused(StatusCode),
+    /// The policy DNS answered with something else than a denial.
+    #[error("the policy DNS did not deny a name that no rule can allow")]
+    DnsInvents,
+    /// The policy DNS answered something that is not DNS.
+    #[error("the policy DNS answered something malformed")]
+    DnsMalformed,
+}
+
+impl Token {
+    /// Reads the token from its file.
+    pub fn read(path: &Path) -> Result<Self, EnrolmentError> {
+        let text = fs::read_to_string(path).map_err(EnrolmentError::ReadToken)?;
+        let token = text.trim();
+        if token.is_empty() {
+            return Err(EnrolmentError::MalformedToken(None));
+        }
+        let value = HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut value = value.map_err(|error| EnrolmentError::MalformedToken(Some(error)))?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
+/// Asks until the proxy has a policy, then says so. Ends with the receivers, or by being dropped.
+pub async fn watch_proxy(proxy: SocketAddr, answered: &watch::Sender<bool>) {
+    while !matches!(request(proxy, Method::GET, None).await, Ok(StatusCode::OK)) {
+        sleep(PAUSE).await;
+    }
+    answered.send_replace(true);
+}
+
+/// Makes this pod's address the agent's. Asks again until the proxy takes or refuses it; the caller holds the deadline.
+pub async fn enrol(proxy: SocketAddr, token: &Token) -> Result<(), EnrolmentError> {
+    loop {
+        match request(proxy, Method::POST, Some(token)).await {
+            Ok(StatusCode::NO_CONTENT) => return Ok(()),
+            Ok(status) if status.is_client_error() => return Err(EnrolmentError::Refused(status)),
+            Ok(_) | Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Asks the policy DNS for a name that it must deny, until it answers.
+pub async fn check_dns(dns: SocketAddr) -> Result<(), EnrolmentError> {
+    let name = Name::from_ascii(NAME_UNKNOWN).map_err(|_| EnrolmentError::DnsMalformed)?;
+    loop {
+        let mut query = Message::query();
+        query.metadata.recursion_desired = true;
+        query.add_query(Query::query(name.clone(), RecordType::A));
+        match timeout(DNS_TIMEOUT, ask(dns, &query)).await {
+            Ok(Ok(answer)) => return judge_answer(&query, &answer),
+            Ok(Err(_)) => sleep(PAUSE).await,
+            Err(_silence) => {}
+        }
+    }
+}
+
+fn judge_answer(query: &Message, answer: &[u8]) -> Result<(), EnrolmentError> {
+    let answer = Message::from_vec(answer).map_err(|_| EnrolmentError::DnsMalformed)?;
+    let ours =
+        answer.metadata.id == query.metadata.id && answer.metadata.message_type == MessageType::Response;
+    match (ours, answer.answers.is_empty()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(EnrolmentError::DnsInvents),
+        (false, _) => Err(EnrolmentError::DnsMalformed),
+    }
+}
+
+async fn ask(dns: SocketAddr, query: &Message) -> io::Result<Vec<u8>> {
+    let socket = probe::connected(dns).await?;
+    socket.send(&query.to_vec().map_err(io::Error::other)?).await?;
+    let mut packet = vec![0; 1024];
+    let length = socket.recv(&mut packet).await?;
+    packet.truncate(length);
+    Ok(packet)
+}
+
+async fn request(
+    proxy: SocketAddr,
+    method: Method,
+    token: Option<&Token>,
+) -> Result<StatusCode, EnrolmentError> {
+    let exchange = async {
+        let stream = TcpStream::connect(proxy).await.map_err(EnrolmentError::Connect)?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(EnrolmentError::Http)?;
+        let mut request = Request::builder().method(method).uri("/enrol").header(HOST, proxy.to_string());
+        if let Some(Token(value)) = token {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(EnrolmentError::Request)?;
+        tokio::select! {
+            response = sender.send_request(request) => Ok(response.map_err(EnrolmentError::Http)?.status()),
+            broken = connection => Err(broken.err().map_or(EnrolmentError::Timeout, EnrolmentError::Http)),
+        }
+    };
+    timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| EnrolmentError::Timeout)?
+}
