@@ -2,9 +2,10 @@
 //!
 //! This room owns shape only. Nothing here decides: a [`PolicyDocument`] becomes a `Policy` through `TryFrom`, which
 //! rejects whatever it does not understand. Every type refuses unknown fields, so that a misspelt key is an error and
-//! never an absent restriction.
+//! never an absent restriction. A key that is written must have a value: `methods: null` is an error too, since it could
+be meant either way.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The only accepted value of [`PolicyDocument::api_version`].
 pub const API_VERSION: &str = "policy.agentsandbox.dev/v1";
@@ -58,16 +59,16 @@ pub struct RuleDocument {
     /// Whether the upstream is reached over TLS. A plaintext rule may not name a credential.
     pub scheme: SchemeDocument,
     /// Allowed methods in upper case. Absent allows each ordinary method; CONNECT and TRACE are never allowed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
     /// Allowed path globs: `*` stays within a segment, `**` crosses segments. Absent allows any path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
     /// Name of the credential to inject.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
     /// Whether a WebSocket upgrade may pass. Absent denies it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub websocket: Option<WebsocketDocument>,
 }
 
@@ -104,14 +105,14 @@ pub struct CredentialDocument {
 
 /// The place of a secret in a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[serde(tag = "type", from = "InjectWire")]
 pub enum InjectDocument {
     /// A header holds the secret, after an optional fixed prefix.
     Header {
         /// Header name, lower case.
         name: String,
         /// Text before the secret, such as `token `.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
         prefix: Option<String>,
     },
     /// `Authorization: Bearer <secret>` (RFC 6750).
@@ -128,6 +129,25 @@ pub enum InjectDocument {
     },
 }
 
+/// [`InjectDocument`] as it is read. In a tagged enum serde lets a variant without braces have any fields, so that
+/// `type: Bearer` would swallow a `prefix`; one with empty braces refuses them.
+#[derive(Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+enum InjectWire {
+    Header {
+        name: String,
+        #[serde(default, deserialize_with = "written")]
+        prefix: Option<String>,
+    },
+    Bearer {},
+    Basic {
+        username: String,
+    },
+    Query {
+        name: String,
+    },
+}
+
 /// One destination a credential may be sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -137,10 +157,10 @@ pub struct ScopeDocument {
     /// TCP ports, at least one.
     pub ports: Vec<u16>,
     /// Allowed methods; absent allows each ordinary method.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
     /// Allowed path globs; absent allows any path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
 }
 
@@ -161,7 +181,7 @@ pub struct AddressesDocument {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamDocument {
     /// PEM certificates of private CAs, trusted beside the public roots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub additional_roots: Option<String>,
 }
 
@@ -175,4 +195,20 @@ impl UpstreamDocument {
     fn is_empty(&self) -> bool {
         self == &Self::default()
     }
+}
+
+impl From<InjectWire> for InjectDocument {
+    fn from(wire: InjectWire) -> Self {
+        match wire {
+            InjectWire::Header { name, prefix } => Self::Header { name, prefix },
+            InjectWire::Bearer {} => Self::Bearer,
+            InjectWire::Basic { username } => Self::Basic { username },
+            InjectWire::Query { name } => Self::Query { name },
+        }
+    }
+}
+
+/// An optional field that is written must have a value.
+fn written<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }

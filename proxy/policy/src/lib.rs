@@ -1,2 +1,28 @@
-//! The pure egress decision. No tokio, no I/O, no clock: given a document and a request, it answers.
+//! The pure egress decision: given a document and a request, it answers.
+//!
+//! Data flows one way. [`document`] is the wire; `policy` turns it into a [`Policy`] or refuses it whole. `host`,
+//! `method` and `target` turn what an agent sent into its one canonical spelling, or call it [`Malformed`]. `decide`
+//! makes a [`Permit`] of a [`Request`], and `address` makes a [`DialPermit`] of a permit and a resolved address. What
+//! was judged is what the permit holds, so it is what gets sent. Everything else is a [`Denial`].
+//!
+//! Deliberately absent: a clock, I/O, tokio, secrets, regular expressions, and any default that allows.
+
+mod address;
+mod decide;
+mod denial;
 pub mod document;
+mod host;
+mod method;
+mod path;
+mod pattern;
+mod policy;
+mod target;
+
+pub use address::DialPermit;
+pub use decide::{CredentialUse, NamePermit, Permit, Request};
+pub use denial::{Denial, DenialReason, Malformed};
+pub use host::{Host, parse_authority};
+pub use method::Method;
+pub use pattern::HostPattern;
+pub use policy::{Fault, Injection, InvalidPolicy, Policy, Scheme};
+pub use target::Target;

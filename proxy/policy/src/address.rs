@@ -1,0 +1,356 @@
+//! Which resolved addresses may be dialled.
+//!
+//! The address judged here is the address dialled: a [`DialPermit`] carries it. Addresses that are not public are
+//! forbidden unless the document re-allows their range; the document's own denials stand above that, and metadata
+//! services stand above everything. An IPv4 address inside an IPv6 one is judged beside it, since a translator on the
+//! way would unwrap it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::{Denial, DenialReason, Host, Permit, Policy, Scheme};
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(address: [u16; 8], prefix: u8) -> Ipv6Net {
+    let [a, b, c, d, e, f, g, h] = address;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
+}
+
+/// IPv4 ranges that are not public (IANA special-purpose registry), with multicast and reserved space.
+const FORBIDDEN_V4: [Ipv4Net; 16] = [
+    v4(0, 0, 0, 0, 8),
+    v4(10, 0, 0, 0, 8),
+    v4(100, 64, 0, 0, 10),
+    v4(127, 0, 0, 0, 8),
+    v4(169, 254, 0, 0, 16),
+    v4(172, 16, 0, 0, 12),
+    v4(192, 0, 0, 0, 24),
+    v4(192, 0, 2, 0, 24),
+    v4(192, 88, 99, 0, 24),
+    v4(192, 168, 0, 0, 16),
+    v4(198, 18, 0, 0, 15),
+    v4(198, 51, 100, 0, 24),
+    v4(203, 0, 113, 0, 24),
+    v4(224, 0, 0, 0, 4),
+    v4(240, 0, 0, 0, 4),
+    v4(255, 255, 255, 255, 32),
+];
+
+/// Public IPv6 is 2000::/3; the first three ranges are all the rest (::, ::1, IPv4 in disguise, NAT64, unique local, link
+/// local, site local, multicast). Then come the parts of 2000::/3 that are no host's own address: Teredo, benchmarking,
+/// ORCHID, documentation and 6to4.
+const FORBIDDEN_V6: [Ipv6Net; 10] = [
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 3),
+    v6([0x4000, 0, 0, 0, 0, 0, 0, 0], 2),
+    v6([0x8000, 0, 0, 0, 0, 0, 0, 0], 1),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48),
+    v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28),
+    v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+];
+
+/// Addresses at which a cloud hands out a machine's credentials.
+const METADATA: [IpAddr; 11] = [
+    // AWS, GCP, Azure, OpenStack, DigitalOcean.
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    // AWS: ECS task credentials, EKS Pod Identity.
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    // Azure's wire server, a public address.
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    // Alibaba Cloud.
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    // Oracle Cloud.
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    // AWS over IPv6: instance metadata, EKS Pod Identity.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    // GCP over IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    // Oracle and Scaleway over IPv6.
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+];
+
+/// The right to open one connection, to one address.
+///
+/// Only [`Permit::dial`] makes one:
+///
+/// ```compile_fail,E0451
+/// use agentsandbox_policy::{DialPermit, Host, Scheme};
+/// fn forge(host: Host, address: std::net::SocketAddr) -> DialPermit {
+///     DialPermit { scheme: Scheme::Https, host, address }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct DialPermit {
+    scheme: Scheme,
+    host: Host,
+    address: SocketAddr,
+}
+
+impl DialPermit {
+    /// The address that was judged, with the port of the request.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The name that the server must prove to be.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Whether the connection must be TLS.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+}
+
+impl Permit {
+    /// Judges an address that the permitted host resolved to.
+    ///
+    /// # Errors
+    /// A [`Denial`] for a [forbidden address](DenialReason::ForbiddenAddress).
+    pub fn dial(&self, policy: &Policy, address: IpAddr) -> Result<DialPermit, Box<Denial>> {
+        let address = address.to_canonical();
+        match policy.addresses().verdict(address) {
+            Verdict::Public => Ok(DialPermit {
+                scheme: self.scheme(),
+                host: self.host().clone(),
+                address: SocketAddr::new(address, self.port()),
+            }),
+            refused => Err(Box::new(
+                Denial::new(DenialReason::ForbiddenAddress)
+                    .with_rule(self.rule())
+                    .with_host(self.host())
+                    .with_port(self.port())
+                    .with_method(self.method())
+                    .with_path(self.target().path())
+                    .with_how_to_allow(refused.advice(self.host(), address)),
+            )),
+        }
+    }
+}
+
+/// The document's address ranges, beside the built-in ones.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Public,
+    Metadata,
+    Denied,
+    NotPublic,
+}
+
+impl Verdict {
+    fn advice(self, host: &Host, address: IpAddr) -> String {
+        match self {
+            Self::Metadata => {
+                format!("{host} resolves to {address}, a cloud's metadata service, which is never allowed.")
+            }
+            Self::Denied => format!(
+                "{host} resolves to {address}, inside addresses.deny of the policy (the cluster's own networks); use a destination outside the cluster."
+            ),
+            Self::Public | Self::NotPublic => format!(
+                "{host} resolves to {address}, which is not a public address; a platform admin can add its range to privateRanges of the AgentSandboxClass (addresses.allow of a standalone policy)."
+            ),
+        }
+    }
+}
+
+impl Addresses {
+    pub(crate) const fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
+        Self { allow, deny }
+    }
+
+    fn verdict(&self, address: IpAddr) -> Verdict {
+        let inner = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => embedded(v6),
+        };
+        let all = || [Some(address), inner.map(IpAddr::V4)].into_iter().flatten();
+        let listed = |list: &[IpNet], address: IpAddr| list.iter().any(|net| net.contains(&address));
+        if all().any(|address| METADATA.contains(&address)) {
+            return Verdict::Metadata;
+        }
+        if all().any(|address| listed(&self.deny, address)) {
+            return Verdict::Denied;
+        }
+        if all().any(|address| !is_public(address) && !listed(&self.allow, address)) {
+            return Verdict::NotPublic;
+        }
+        Verdict::Public
+    }
+}
+
+/// Whether a range holds a forbidden range and more, so that allowing it would allow more than one network.
+pub(crate) fn is_too_wide(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => FORBIDDEN_V4.iter().any(|forbidden| net.contains(forbidden) && net != forbidden),
+        IpNet::V6(net) => net.prefix_len() < 7,
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !FORBIDDEN_V4.iter().any(|net| net.contains(&v4)),
+        IpAddr::V6(v6) => !FORBIDDEN_V6.iter().any(|net| net.contains(&v6)) && !is_isatap(v6),
+    }
+}
+
+/// ISATAP (RFC 5214): the interface identifier is 0000:5efe or 0200:5efe and an IPv4 address, under any prefix.
+const fn is_isatap(address: Ipv6Addr) -> bool {
+    let [_, _, _, _, flag, magic, _, _] = address.segments();
+    matches!(flag, 0 | 0x200) && magic == 0x5efe
+}
+
+/// The IPv4 address that a tunnel or translator would take out of an IPv6 address. Mapped addresses are IPv4 already.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let from = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match address.segments() {
+        // IPv4-compatible, NAT64 (RFC 6052) and IPv4-translated (RFC 2765).
+        [0, 0, 0, 0, 0, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low] => from(high, low),
+        // 6to4.
+        [0x2002, high, low, ..] => from(high, low),
+        // Teredo hides the client's address by inverting it.
+        [0x2001, 0, _, _, _, _, high, low] => from(!high, !low),
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => from(high, low),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(allow: &[&str], deny: &[&str], address: &str) -> Verdict {
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+        let address: IpAddr = address.parse().unwrap();
+        Addresses::new(nets(allow), nets(deny)).verdict(address.to_canonical())
+    }
+
+    #[test]
+    fn p_c2_addresses_that_are_not_public_are_forbidden() {
+        for address in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.255.255.254",
+            "169.254.1.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "239.1.1.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::8.8.8.8",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:0a00:0001::1",
+            "2002:808:808::1",
+            "2600::5efe:8.8.8.8",
+            "2600::200:5efe:10.0.0.1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert_eq!(verdict(&[], &[], address), Verdict::NotPublic, "{address}");
+        }
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "::ffff:8.8.8.8",
+        ] {
+            assert_eq!(verdict(&[], &[], address), Verdict::Public, "{address}");
+        }
+    }
+
+    #[test]
+    fn p_c2_an_allowed_range_is_re_allowed_and_no_other() {
+        assert_eq!(verdict(&["10.20.0.0/16"], &[], "10.20.1.1"), Verdict::Public);
+        assert_eq!(verdict(&["10.20.0.0/16"], &[], "::ffff:10.20.1.1"), Verdict::Public);
+        assert_eq!(verdict(&["10.20.0.0/16"], &[], "10.21.1.1"), Verdict::NotPublic);
+        assert_eq!(verdict(&["127.0.0.0/8"], &[], "127.0.0.1"), Verdict::Public);
+        // The translator's range does not allow the network behind it.
+        assert_eq!(verdict(&["64:ff9b::/96"], &[], "64:ff9b::8.8.8.8"), Verdict::Public);
+        assert_eq!(verdict(&["64:ff9b::/96"], &[], "64:ff9b::10.0.0.1"), Verdict::NotPublic);
+        assert_eq!(verdict(&["64:ff9b::/96", "10.0.0.0/8"], &[], "64:ff9b::10.0.0.1"), Verdict::Public);
+    }
+
+    #[test]
+    fn p_c3_metadata_services_are_forbidden_whatever_is_allowed() {
+        let all = ["0.0.0.0/0", "::/0"];
+        for address in METADATA {
+            assert_eq!(verdict(&all, &[], &address.to_string()), Verdict::Metadata, "{address}");
+        }
+        for address in
+            ["::ffff:169.254.169.254", "64:ff9b::169.254.169.254", "2002:a9fe:a9fe::1", "::169.254.169.254"]
+        {
+            assert_eq!(verdict(&all, &[], address), Verdict::Metadata, "{address}");
+        }
+        assert_eq!(verdict(&all, &[], "169.254.1.1"), Verdict::Public);
+    }
+
+    #[test]
+    fn p_c4_cluster_ranges_are_forbidden_even_where_public_or_allowed() {
+        let deny = ["10.244.0.0/16", "34.118.224.0/20", "2600:1900::/64"];
+        for address in
+            ["10.244.1.1", "34.118.225.1", "2600:1900::1", "::ffff:34.118.225.1", "64:ff9b::34.118.225.1"]
+        {
+            assert_eq!(verdict(&["10.0.0.0/8"], &deny, address), Verdict::Denied, "{address}");
+        }
+        assert_eq!(verdict(&["10.0.0.0/8"], &deny, "10.1.1.1"), Verdict::Public);
+    }
+
+    #[test]
+    fn ranges_that_span_several_networks_are_too_wide_to_allow() {
+        for (net, wide) in [
+            ("0.0.0.0/0", true),
+            ("8.0.0.0/5", true),
+            ("172.0.0.0/8", true),
+            ("::/0", true),
+            ("10.0.0.0/8", false),
+            ("172.16.0.0/12", false),
+            ("10.20.0.0/16", false),
+            ("fc00::/7", false),
+            ("192.168.0.0/24", false),
+        ] {
+            assert_eq!(is_too_wide(&net.parse().unwrap()), wide, "{net}");
+        }
+    }
+}

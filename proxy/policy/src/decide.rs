@@ -1,0 +1,398 @@
+//! The decision, and the evidence it leaves. This is the only room that makes a [`Permit`] or a [`NamePermit`].
+//!
+//! A request is allowed when some rule allows all of it; whatever falls through is a [`Denial`]. Of several rules that
+//! allow it the one with the most specific host speaks, and of equals the first in the document: it names the permit and
+//! the credential. A credential that may not go where the request goes denies the request, which is never sent bare.
+
+use std::cmp::Reverse;
+
+use crate::policy::Rule;
+use crate::{Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
+
+/// Longest path that advice repeats; the CRD takes no longer one.
+const ADVISED_PATH_BYTES_MAX: usize = 256;
+
+/// A request in canonical parts. It has no power.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How the upstream is to be reached.
+    pub scheme: Scheme,
+    /// Destination.
+    pub host: Host,
+    /// Port of the destination.
+    pub port: u16,
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub target: Target,
+    /// Whether the client asks for a WebSocket.
+    pub websocket: bool,
+}
+
+/// The right to send one request: this one, with nothing in it that was not judged.
+///
+/// Only [`Policy::decide`] makes one:
+///
+/// ```compile_fail,E0451
+/// fn forge(request: agentsandbox_policy::Request) -> agentsandbox_policy::Permit {
+///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None }
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn has_default<T: Default>() {}
+/// has_default::<agentsandbox_policy::Permit>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn has_clone<T: Clone>() {}
+/// has_clone::<agentsandbox_policy::Permit>();
+/// ```
+///
+/// The same does compile for what has no power:
+///
+/// ```
+/// fn has_clone<T: Clone>() {}
+/// has_clone::<agentsandbox_policy::Request>();
+/// ```
+#[derive(Debug)]
+pub struct Permit {
+    request: Request,
+    rule: String,
+    credential: Option<CredentialUse>,
+}
+
+/// Which secret to put where. The name and the place, never the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialUse {
+    name: String,
+    injection: Injection,
+}
+
+/// The right to go on with a connection to a name before its first request is known: to resolve the name, to mint a leaf
+/// certificate, to answer CONNECT. It is no right to send anything.
+///
+/// ```compile_fail,E0451
+/// fn forge(host: agentsandbox_policy::Host) -> agentsandbox_policy::NamePermit {
+///     agentsandbox_policy::NamePermit { scheme: agentsandbox_policy::Scheme::Https, host, port: 443 }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct NamePermit {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+}
+
+impl Permit {
+    /// How to reach the upstream.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.request.scheme
+    }
+
+    /// The host to dial, to verify and to name in the request.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.request.host
+    }
+
+    /// The port to dial.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.request.port
+    }
+
+    /// The method to send.
+    #[must_use]
+    pub const fn method(&self) -> &Method {
+        &self.request.method
+    }
+
+    /// The target to send.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.request.target
+    }
+
+    /// Whether this is a WebSocket.
+    #[must_use]
+    pub const fn websocket(&self) -> bool {
+        self.request.websocket
+    }
+
+    /// Name of the rule that allows it.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// The credential that must be injected.
+    #[must_use]
+    pub const fn credential(&self) -> Option<&CredentialUse> {
+        self.credential.as_ref()
+    }
+}
+
+impl CredentialUse {
+    /// Name of the credential.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Place of its secret.
+    #[must_use]
+    pub const fn injection(&self) -> &Injection {
+        &self.injection
+    }
+}
+
+impl NamePermit {
+    /// The scheme that was asked for.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The canonical host.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Policy {
+    /// Decides one request.
+    ///
+    /// # Errors
+    /// A [`Denial`] unless a rule allows all of it, and its credential may go there.
+    pub fn decide(&self, request: Request) -> Result<Permit, Box<Denial>> {
+        let Some(rule) = self.speaker(&request) else { return Err(Box::new(self.denial(&request))) };
+        let credential = match &rule.credential {
+            None => None,
+            Some(name) => Some(self.credential_use(name, rule, &request)?),
+        };
+        Ok(Permit { rule: rule.name.clone(), credential, request })
+    }
+
+    /// Decides whether some request to this host and port, over this scheme, could be allowed.
+    ///
+    /// # Errors
+    /// A [`Denial`] when no rule could allow any.
+    pub fn admit(&self, scheme: Scheme, host: &Host, port: u16) -> Result<NamePermit, Box<Denial>> {
+        if host.is_metadata_name() {
+            return Err(Box::new(metadata(host).with_port(port)));
+        }
+        let mut nearest: Option<(Gap, &Rule)> = None;
+        for rule in self.rules().iter().filter(|rule| rule.scope.host.matches(host)) {
+            match name_gap(rule, scheme, port) {
+                None => return Ok(NamePermit { scheme, host: host.clone(), port }),
+                Some(gap) => nearest = further(nearest, (gap, rule)),
+            }
+        }
+        let place = Place { scheme, host, port, request: None };
+        Err(Box::new(self.advise(&place, nearest)))
+    }
+
+    /// Whether the policy DNS answers for this host.
+    #[must_use]
+    pub fn answers(&self, host: &Host) -> bool {
+        !host.is_metadata_name() && self.rules().iter().any(|rule| rule.scope.host.matches(host))
+    }
+
+    /// Of the rules that allow the request, the one that speaks.
+    fn speaker(&self, request: &Request) -> Option<&Rule> {
+        if request.host.is_metadata_name() {
+            return None;
+        }
+        self.rules()
+            .iter()
+            .filter(|rule| rule.scope.host.matches(&request.host) && request_gap(rule, request).is_none())
+            // min_by_key keeps the first of equals.
+            .min_by_key(|rule| rule.scope.host.specificity())
+    }
+
+    fn credential_use(
+        &self,
+        name: &str,
+        rule: &Rule,
+        request: &Request,
+    ) -> Result<CredentialUse, Box<Denial>> {
+        let Request { host, port, method, target, .. } = request;
+        match self.credential(name) {
+            Some(credential)
+                if request.scheme == Scheme::Https && credential.may_go_to(host, *port, method, target) =>
+            {
+                Ok(CredentialUse { name: name.to_owned(), injection: credential.injection.clone() })
+            }
+            _ => Err(Box::new(
+                described(DenialReason::CredentialScope, request)
+                    .with_rule(&rule.name)
+                    .with_credential(name)
+                    .with_how_to_allow(format!(
+                        "Ask the owner of AgentCredential {name} to allow {method} on this path of {host}:{port} in its hosts, or narrow the rule to what they allow."
+                    )),
+            )),
+        }
+    }
+
+    fn denial(&self, request: &Request) -> Denial {
+        if request.host.is_metadata_name() {
+            return metadata(&request.host).with_port(request.port);
+        }
+        let nearest = self
+            .rules()
+            .iter()
+            .filter(|rule| rule.scope.host.matches(&request.host))
+            .filter_map(|rule| request_gap(rule, request).map(|gap| (gap, rule)))
+            .fold(None, further);
+        let place =
+            Place { scheme: request.scheme, host: &request.host, port: request.port, request: Some(request) };
+        self.advise(&place, nearest)
+    }
+
+    /// The denial that the nearest rule explains, with what to write.
+    fn advise(&self, place: &Place<'_>, nearest: Option<(Gap, &Rule)>) -> Denial {
+        let denial = |reason| match place.request {
+            Some(request) => described(reason, request),
+            None => Denial::new(reason).with_host(place.host).with_port(place.port),
+        };
+        let Some((gap, rule)) = nearest else {
+            let how = format!("Add to {}: `- {}`.", self.allow_list(), self.rule_text(place));
+            return denial(DenialReason::HostNotAllowed).with_how_to_allow(how);
+        };
+        let how = match (gap, place.request) {
+            (Gap::Method, Some(request)) if request.method.is_never_allowed() => {
+                format!("{} is never allowed; use another method.", request.method)
+            }
+            (Gap::Scheme, _) => format!("Use {}, the scheme of rule {}.", rule.scheme, rule.name),
+            (Gap::Websocket, _) => {
+                format!("Write `websocket: Allow` in rule {} of {}.", rule.name, self.allow_list())
+            }
+            (Gap::Port | Gap::Method | Gap::Path, _) => {
+                let (field, value) = addition(gap, place);
+                format!("Add to {field} of rule {} in {}: `{value}`.", rule.name, self.allow_list())
+            }
+        };
+        denial(gap.reason()).with_rule(&rule.name).with_how_to_allow(how)
+    }
+
+    fn allow_list(&self) -> String {
+        let identity = self.sandbox();
+        if identity.uid.is_empty() {
+            return "rules of the policy document".to_owned();
+        }
+        format!("spec.egress.allow of AgentSandbox {}/{}", identity.namespace, identity.name)
+    }
+
+    /// A rule for this place, as the AgentSandbox or the standalone document spells it.
+    fn rule_text(&self, place: &Place<'_>) -> String {
+        let Place { scheme, host, port, .. } = place;
+        if self.sandbox().uid.is_empty() {
+            return format!("{{name: {host}, host: {host}, ports: [{port}], scheme: {scheme}}}");
+        }
+        let scheme_field = if *scheme == Scheme::Http { ", scheme: Http" } else { "" };
+        let ports = if *port == scheme.default_port() { String::new() } else { format!(", ports: [{port}]") };
+        format!("{{host: {host}{ports}{scheme_field}}}")
+    }
+}
+
+/// What a denial is about.
+struct Place<'a> {
+    scheme: Scheme,
+    host: &'a Host,
+    port: u16,
+    request: Option<&'a Request>,
+}
+
+/// The first thing that a rule with the right host does not allow, in the order in which they are asked. A rule whose gap
+/// comes later is nearer to allowing the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Gap {
+    Scheme,
+    Port,
+    Method,
+    Path,
+    Websocket,
+}
+
+impl Gap {
+    const fn reason(self) -> DenialReason {
+        match self {
+            Self::Scheme => DenialReason::SchemeNotAllowed,
+            Self::Port => DenialReason::PortNotAllowed,
+            Self::Method => DenialReason::MethodNotAllowed,
+            Self::Path => DenialReason::PathNotAllowed,
+            Self::Websocket => DenialReason::WebsocketNotAllowed,
+        }
+    }
+}
+
+fn name_gap(rule: &Rule, scheme: Scheme, port: u16) -> Option<Gap> {
+    if rule.scheme != scheme {
+        Some(Gap::Scheme)
+    } else if !rule.scope.ports.contains(&port) {
+        Some(Gap::Port)
+    } else {
+        None
+    }
+}
+
+fn request_gap(rule: &Rule, request: &Request) -> Option<Gap> {
+    name_gap(rule, request.scheme, request.port).or_else(|| {
+        if !rule.scope.allows_method(&request.method) {
+            Some(Gap::Method)
+        } else if !rule.scope.allows_path(&request.target) {
+            Some(Gap::Path)
+        } else if request.websocket && !rule.websocket {
+            Some(Gap::Websocket)
+        } else {
+            None
+        }
+    })
+}
+
+/// The nearer of two rules; of equally near ones the more specific, and then the first.
+fn further<'a>(best: Option<(Gap, &'a Rule)>, next: (Gap, &'a Rule)) -> Option<(Gap, &'a Rule)> {
+    let rank = |(gap, rule): (Gap, &'a Rule)| (Reverse(gap), rule.scope.host.specificity());
+    match best {
+        Some(best) if rank(best) <= rank(next) => Some(best),
+        _ => Some(next),
+    }
+}
+
+/// The list of a rule that lacks something, and what it lacks.
+fn addition(gap: Gap, place: &Place<'_>) -> (&'static str, String) {
+    match (gap, place.request) {
+        (Gap::Method, Some(request)) => ("methods", request.method.to_string()),
+        (Gap::Path, Some(request)) if request.target.path().len() <= ADVISED_PATH_BYTES_MAX => {
+            ("paths", request.target.path().to_owned())
+        }
+        (Gap::Path, _) => ("paths", "/**".to_owned()),
+        _ => ("ports", place.port.to_string()),
+    }
+}
+
+fn described(reason: DenialReason, request: &Request) -> Denial {
+    Denial::new(reason)
+        .with_host(&request.host)
+        .with_port(request.port)
+        .with_method(&request.method)
+        .with_path(request.target.path())
+}
+
+fn metadata(host: &Host) -> Denial {
+    Denial::new(DenialReason::ForbiddenAddress)
+        .with_host(host)
+        .with_how_to_allow("Metadata services hand out a machine's credentials and are never allowed.")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Refusals: what was wrong, where, and what to write to allow it.
+//!
+//! A denial has no power, so anyone may construct one. Its fields are safe to log and to show the agent: no query, no
+//! header, no body and no secret is ever put in it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// What an agent sent cannot be read in exactly one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {part} is malformed: {why}")]
+pub struct Malformed {
+    part: &'static str,
+    why: &'static str,
+}
+
+impl Malformed {
+    pub(crate) const fn host(why: &'static str) -> Self {
+        Self { part: "host", why }
+    }
+
+    pub(crate) const fn port(why: &'static str) -> Self {
+        Self { part: "port", why }
+    }
+
+    pub(crate) const fn method(why: &'static str) -> Self {
+        Self { part: "method", why }
+    }
+
+    pub(crate) const fn target(why: &'static str) -> Self {
+        Self { part: "request target", why }
+    }
+
+    /// What is wrong, as a clause. It never repeats what the agent sent.
+    #[must_use]
+    pub const fn why(&self) -> &'static str {
+        self.why
+    }
+}
+
+/// Declares the reasons once, so that the list, the name and the sentence cannot drift apart.
+macro_rules! denial_reasons {
+    ($($(#[$doc:meta])* $name:ident => $advice:literal,)+) => {
+        /// Why something was refused. The names are stable: metrics, events and clients rely on them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub enum DenialReason {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl DenialReason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The stable name, in CamelCase.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+
+            /// What to do about it when nothing more is known.
+            const fn advice(self) -> &'static str {
+                match self {
+                    $(Self::$name => $advice,)+
+                }
+            }
+        }
+    };
+}
+
+denial_reasons! {
+    /// The connection does not come from the enrolled agent.
+    UnknownPeer => "Only the agent that this proxy belongs to is served.",
+    /// There is no policy yet.
+    NoPolicy => "Wait until the proxy has read its policy.",
+    /// The policy is older than it may become.
+    StalePolicy => "Correct the policy document; the last valid one is too old to be used.",
+    /// No rule names the host.
+    HostNotAllowed => "Add a rule with this host to spec.egress.allow.",
+    /// A rule names the host, none with this port.
+    PortNotAllowed => "Add the port to the ports of the rule.",
+    /// A rule names host and port, none with this method.
+    MethodNotAllowed => "Add the method to the methods of the rule.",
+    /// A rule names host, port and method, none with this path.
+    PathNotAllowed => "Add the path to the paths of the rule.",
+    /// A rule names the host, none with this scheme.
+    SchemeNotAllowed => "Use the scheme of the rule.",
+    /// A rule allows the request, but not as a WebSocket.
+    WebsocketNotAllowed => "Write websocket: Allow in the rule.",
+    /// The name is, or leads to, an address that may not be dialled.
+    ForbiddenAddress => "The address is private, reserved or a metadata service; a platform admin may allow a private range in the AgentSandboxClass.",
+    /// The secret of a credential is missing or unreadable.
+    CredentialUnavailable => "Create the Secret, with the key, that the AgentCredential names.",
+    /// The rule names a credential that may not go there.
+    CredentialScope => "Ask the owner of the AgentCredential to add the destination to its hosts.",
+    /// The agent sent a credential of its own.
+    ForeignCredential => "Send no credential of your own: the proxy adds the one that the rule names.",
+    /// The agent sent a placeholder to a place it does not belong to.
+    PlaceholderMisuse => "Send the placeholder only to the host and in the place its credential is meant for.",
+    /// CONNECT, SNI, Host and :authority do not name the same destination.
+    AuthorityMismatch => "Name the same host and port in CONNECT, in TLS and in the request.",
+    /// The request can be read in more than one way, or not at all.
+    MalformedRequest => "Send a request that can be read in exactly one way.",
+    /// The protocol is not one that the proxy can judge.
+    UnsupportedProtocol => "Use HTTP/1.1 or HTTP/2, over TLS where the rule says https.",
+    /// The upstream cannot be reached.
+    UpstreamUnreachable => "The destination is allowed but does not answer; try again later.",
+    /// The upstream's certificate does not verify.
+    UpstreamUntrusted => "The server's certificate is not valid for this host; a platform admin may add a private CA to the AgentSandboxClass.",
+    /// The name does not exist.
+    NameNotFound => "The host is allowed but has no address; check its spelling.",
+    /// A limit on size, number or time is exceeded.
+    LimitExceeded => "Send less, or fewer at the same time.",
+    /// A bug of the proxy.
+    InternalError => "This is a fault of the proxy; report it with the request id.",
+}
+
+impl fmt::Display for DenialReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One refusal. Fields that are not known, or were not reached, are absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{reason}: {how_to_allow}")]
+#[serde(rename_all = "camelCase")]
+pub struct Denial {
+    /// Why.
+    pub reason: DenialReason,
+    /// The rule that came closest to allowing it.
+    pub rule: Option<String>,
+    /// Canonical host.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Method.
+    pub method: Option<String>,
+    /// Canonical path, without the query.
+    pub path: Option<String>,
+    /// Name of the credential concerned.
+    pub credential: Option<String>,
+    /// One sentence that says what to write or do.
+    pub how_to_allow: String,
+}
+
+impl Denial {
+    /// A denial with the general advice for its reason.
+    #[must_use]
+    pub fn new(reason: DenialReason) -> Self {
+        Self {
+            reason,
+            rule: None,
+            host: None,
+            port: None,
+            method: None,
+            path: None,
+            credential: None,
+            how_to_allow: reason.advice().to_owned(),
+        }
+    }
+
+    /// Names the rule.
+    #[must_use]
+    pub fn with_rule(self, rule: impl fmt::Display) -> Self {
+        Self { rule: Some(rule.to_string()), ..self }
+    }
+
+    /// Names the host.
+    #[must_use]
+    pub fn with_host(self, host: impl fmt::Display) -> Self {
+        Self { host: Some(host.to_string()), ..self }
+    }
+
+    /// Names the port.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> Self {
+        Self { port: Some(port), ..self }
+    }
+
+    /// Names the method.
+    #[must_use]
+    pub fn with_method(self, method: impl fmt::Display) -> Self {
+        Self { method: Some(method.to_string()), ..self }
+    }
+
+    /// Names the path; never pass a query.
+    #[must_use]
+    pub fn with_path(self, path: impl fmt::Display) -> Self {
+        Self { path: Some(path.to_string()), ..self }
+    }
+
+    /// Names the credential.
+    #[must_use]
+    pub fn with_credential(self, name: impl fmt::Display) -> Self {
+        Self { credential: Some(name.to_string()), ..self }
+    }
+
+    /// Replaces the advice.
+    #[must_use]
+    pub fn with_how_to_allow(self, sentence: impl Into<String>) -> Self {
+        Self { how_to_allow: sentence.into(), ..self }
+    }
+}
+
+impl From<Malformed> for Denial {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(DenialReason::MalformedRequest)
+            .with_how_to_allow(format!("Send a request that can be read in exactly one way: {malformed}."))
+    }
+}
+
+impl From<Malformed> for Box<Denial> {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(malformed.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_stable_camel_case_name_and_a_sentence() {
+        for reason in DenialReason::ALL {
+            let name = reason.as_str();
+            assert!(
+                name.starts_with(|c: char| c.is_ascii_uppercase())
+                    && name.chars().all(|c| c.is_ascii_alphabetic())
+            );
+            assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
+        }
+        assert_eq!(DenialReason::ALL.len(), 22);
+    }
+
+    #[test]
+    fn a_malformed_request_is_told_what_is_wrong_and_nothing_it_sent() {
+        let denial = Denial::from(Malformed::host("it has an empty label"));
+        assert_eq!(denial.reason, DenialReason::MalformedRequest);
+        assert_eq!(
+            denial.how_to_allow,
+            "Send a request that can be read in exactly one way: the host is malformed: it has an empty label."
+        );
+    }
+}

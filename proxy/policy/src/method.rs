@@ -1,0 +1,82 @@
+//! Request methods. They are case-sensitive (RFC 9110, 9.1), so `get` is malformed here and never quietly `GET`.
+
+use std::fmt;
+
+use crate::Malformed;
+
+const METHOD_BYTES_MAX: usize = 32;
+/// What a rule without `methods` allows. HEAD stands beside GET here, but a rule that lists GET alone allows GET alone.
+const ORDINARY: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Never allowed, whatever a rule lists: TRACE and TRACK echo the request with the credential in it, CONNECT opens a
+/// tunnel behind the proxy's back, and DEBUG starts a debugger on some servers.
+const NEVER: [&str; 4] = ["CONNECT", "DEBUG", "TRACE", "TRACK"];
+
+/// A method in the one spelling that is judged and sent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Method(String);
+
+impl Method {
+    /// Reads an upper-case method name.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the text is empty, too long, or holds anything but `A-Z`, `0-9`, `-` and `_`.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let token =
+            |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if text.is_empty() || text.len() > METHOD_BYTES_MAX {
+            return Err(Malformed::method("it must have 1 to 32 letters"));
+        }
+        if !text.bytes().all(token) {
+            return Err(Malformed::method("it must be written in upper case"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The method as it stands in a request line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether no rule can ever allow it: CONNECT, DEBUG, TRACE and TRACK.
+    #[must_use]
+    pub fn is_never_allowed(&self) -> bool {
+        NEVER.contains(&self.as_str())
+    }
+
+    /// Whether a rule that lists no methods allows it.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        ORDINARY.contains(&self.as_str())
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_e5_lower_case_methods_are_malformed_and_unknown_ones_are_not_ordinary() {
+        for text in ["get", "Get", "", "GE T", "GET\r\n", "GET\0", "ＧＥＴ", &"A".repeat(33)] {
+            assert!(Method::parse(text).is_err(), "{text:?}");
+        }
+        for (text, ordinary) in [("GET", true), ("HEAD", true), ("PATCH", true), ("PROPFIND", false)] {
+            let method = Method::parse(text).unwrap();
+            assert_eq!((method.as_str(), method.is_ordinary()), (text, ordinary));
+        }
+    }
+
+    #[test]
+    fn p_a19_methods_that_echo_or_tunnel_are_never_allowed() {
+        for text in NEVER {
+            let method = Method::parse(text).unwrap();
+            assert!(method.is_never_allowed() && !method.is_ordinary(), "{text}");
+        }
+        assert!(!Method::parse("POST").unwrap().is_never_allowed());
+    }
+}

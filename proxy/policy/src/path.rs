@@ -1,0 +1,319 @@
+//! Request paths in one spelling, and the globs that match them.
+//!
+//! The result of [`CanonicalPath::parse`] is what is judged and what is sent. One table says what becomes of odd input:
+//! unreserved characters are decoded, all other escapes are kept in upper case, dot segments are resolved; malformed are
+//! `//`, a climb above the root, `..;x`, backslashes, controls, raw non-ASCII, escapes that are not UTF-8, and an escape
+//! of an escape. `%2F` stays data inside its segment (npm writes `/@scope%2fname`); because some servers read it as a
+//! separator, both readings must be allowed. So it is with `;`, behind which some servers see path parameters.
+
+use crate::Malformed;
+
+/// A path in its one canonical spelling; it begins with `/` and has no query.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CanonicalPath(String);
+
+const NO_SLASH: Malformed = Malformed::target("it must begin with /");
+const BYTE: Malformed =
+    Malformed::target("a control character, space, backslash, # or non-ASCII character stands in the path");
+const ESCAPE: Malformed = Malformed::target("an escape in the path is not valid, or is ambiguous");
+const SEGMENT: Malformed = Malformed::target("an empty or ambiguous segment stands in the path");
+
+impl CanonicalPath {
+    /// Reads a path as a client wrote it, without query.
+    pub fn parse(raw: &str) -> Result<Self, Malformed> {
+        let rest = raw.strip_prefix('/').ok_or(NO_SLASH)?;
+        let mut segments: Vec<String> = Vec::new();
+        let mut parts = rest.split('/').peekable();
+        while let Some(part) = parts.next() {
+            let last = parts.peek().is_none();
+            let segment = canonical_segment(part)?;
+            match segment.as_str() {
+                "" if !last => return Err(SEGMENT),
+                "." if last => segments.push(String::new()),
+                "." => {}
+                ".." => {
+                    segments.pop().ok_or(SEGMENT)?;
+                    if last {
+                        segments.push(String::new());
+                    }
+                }
+                _ => segments.push(segment),
+            }
+        }
+        Ok(Self(format!("/{}", segments.join("/"))))
+    }
+
+    /// The ways in which servers read the path: as it stands, with `%2F` as a separator, without path parameters, and
+    /// both. All of them must be allowed, since the proxy cannot know which one the server takes.
+    fn readings(&self) -> Vec<String> {
+        let mut all = vec![self.0.clone()];
+        if self.0.contains(';') {
+            all.push(without_parameters(&self.0));
+        }
+        if self.0.contains("%2F") {
+            let separated: Vec<String> = all.iter().map(|reading| reading.replace("%2F", "/")).collect();
+            all.extend(separated);
+        }
+        all
+    }
+
+    /// The path as it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn without_parameters(path: &str) -> String {
+    let segments: Vec<&str> =
+        path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    segments.join("/")
+}
+
+fn canonical_segment(raw: &str) -> Result<String, Malformed> {
+    let bytes = raw.as_bytes();
+    let mut text = String::with_capacity(raw.len());
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let byte = bytes[i];
+        if byte == b'%' {
+            let value = hex_pair(bytes.get(i + 1), bytes.get(i + 2)).ok_or(ESCAPE)?;
+            let nested = value == b'%' && hex_pair(bytes.get(i + 3), bytes.get(i + 4)).is_some();
+            if value < 0x20 || value == 0x7f || value == b'\\' || nested {
+                return Err(ESCAPE);
+            }
+            push_escaped(&mut text, value);
+            decoded.push(value);
+            i += 3;
+            continue;
+        }
+        if byte <= b' ' || byte >= 0x7f || byte == b'\\' || byte == b'#' || byte == b'?' {
+            return Err(BYTE);
+        }
+        if is_path_literal(byte) {
+            text.push(char::from(byte));
+        } else {
+            push_escaped(&mut text, byte);
+        }
+        decoded.push(byte);
+        i += 1;
+    }
+    let decoded = std::str::from_utf8(&decoded).map_err(|_| ESCAPE)?;
+    if is_ambiguous(decoded) { Err(SEGMENT) } else { Ok(text) }
+}
+
+/// Dot segments that only some servers see: behind a path parameter, or behind an escaped slash.
+fn is_ambiguous(decoded: &str) -> bool {
+    let pieces: Vec<&str> = decoded.split('/').collect();
+    let dotted = |piece: &str| matches!(piece.split(';').next(), Some("." | ".."));
+    let with_parameter = pieces.iter().any(|p| p.contains(';') && dotted(p));
+    let escaped_slash = pieces.len() > 1 && pieces.iter().any(|p| p.is_empty() || dotted(p));
+    with_parameter || escaped_slash
+}
+
+/// Unreserved characters stand for themselves, all others are escaped.
+pub(crate) fn push_escaped(text: &mut String, value: u8) {
+    if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
+        text.push(char::from(value));
+    } else {
+        text.push_str(&format!("%{value:02X}"));
+    }
+}
+
+/// Whether every reading of the path is one that some glob names.
+pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
+    path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
+}
+
+/// Unreserved, sub-delims, `:` and `@` of RFC 3986.
+fn is_path_literal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
+}
+
+/// The value of two hexadecimal digits.
+pub(crate) fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
+    let digit = |b: Option<&u8>| char::from(*b?).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// A path pattern: `*` is any text within one segment, `**` (a whole segment) is one or more segments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathGlob {
+    text: String,
+    segments: Vec<String>,
+}
+
+impl PathGlob {
+    /// Reads a glob. Its literal parts must be written canonically, so that it can match at all.
+    pub fn parse(raw: &str) -> Result<Self, Malformed> {
+        if CanonicalPath::parse(raw)?.as_str() != raw {
+            return Err(ESCAPE);
+        }
+        let segments: Vec<String> = raw[1..].split('/').map(str::to_owned).collect();
+        if segments.iter().any(|s| s.contains("**") && s != "**") {
+            return Err(SEGMENT);
+        }
+        Ok(Self { text: raw.to_owned(), segments })
+    }
+
+    fn matches_text(&self, path: &str) -> bool {
+        let segments: Vec<&str> = path[1..].split('/').collect();
+        let (mut p, mut s) = (0, 0);
+        let mut retry: Option<(usize, usize)> = None;
+        while s < segments.len() {
+            match self.segments.get(p) {
+                Some(glob) if glob == "**" => {
+                    retry = Some((p + 1, s + 1));
+                    (p, s) = (p + 1, s + 1);
+                    continue;
+                }
+                Some(glob) if segment_matches(glob.as_bytes(), segments[s].as_bytes()) => {
+                    (p, s) = (p + 1, s + 1);
+                    continue;
+                }
+                _ => {}
+            }
+            let Some((glob_at, segment_at)) = retry else { return false };
+            retry = Some((glob_at, segment_at + 1));
+            (p, s) = (glob_at, segment_at + 1);
+        }
+        p == self.segments.len()
+    }
+}
+
+/// Linear backtracking over one segment; a lone `*` asks for at least one character.
+fn segment_matches(glob: &[u8], text: &[u8]) -> bool {
+    if glob == b"*" {
+        return !text.is_empty();
+    }
+    let (mut g, mut t) = (0, 0);
+    let mut retry: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if glob.get(g) == Some(&b'*') {
+            retry = Some((g + 1, t));
+            g += 1;
+        } else if glob.get(g) == Some(&text[t]) {
+            (g, t) = (g + 1, t + 1);
+        } else if let Some((glob_at, text_at)) = retry {
+            retry = Some((glob_at, text_at + 1));
+            (g, t) = (glob_at, text_at + 1);
+        } else {
+            return false;
+        }
+    }
+    glob[g..].iter().all(|b| *b == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn canonical(raw: &str) -> Option<String> {
+        CanonicalPath::parse(raw).ok().map(|p| p.0)
+    }
+
+    #[test]
+    fn p_e1_a_hidden_climb_is_resolved_or_malformed() {
+        for (raw, expected) in [
+            ("/v1/../admin", "/admin"),
+            ("/v1/%2e%2e/admin", "/admin"),
+            ("/v1/.%2e/admin", "/admin"),
+            ("/v1/./x/.", "/v1/x/"),
+        ] {
+            assert_eq!(canonical(raw).as_deref(), Some(expected), "{raw}");
+        }
+        for raw in [
+            "/v1/..;/admin",
+            "/v1/..%2fadmin",
+            "/v1/%252e%252e/admin",
+            "/v1/..%5cadmin",
+            "/v1/..%c0%afadmin",
+            "/../x",
+            "/v1/..%3b/admin",
+            "/v1/x%2f..%2fadmin",
+        ] {
+            assert_eq!(canonical(raw), None, "{raw}");
+        }
+    }
+
+    #[test]
+    fn p_e2_each_odd_path_has_one_result() {
+        for raw in [
+            "//v1//x",
+            "/v1/x%00",
+            "/v1/x%0d%0aX:%20y",
+            "/v1/x#f",
+            "/v1\\x",
+            "/v1/ü",
+            "/v1/%zz",
+            "/v1/%ed%a0%80",
+            "*",
+            "",
+            "/a b",
+        ] {
+            assert_eq!(canonical(raw), None, "{raw}");
+        }
+        for (raw, expected) in [
+            ("/v1/x/", "/v1/x/"),
+            ("/V1/x", "/V1/x"),
+            ("/v1/x;jsessionid=1", "/v1/x;jsessionid=1"),
+            ("/%7euser", "/~user"),
+            ("/@scope%2fname", "/@scope%2Fname"),
+            ("/a|b", "/a%7Cb"),
+            ("/a%c3%bc", "/a%C3%BC"),
+            ("/", "/"),
+        ] {
+            assert_eq!(canonical(raw).as_deref(), Some(expected), "{raw}");
+        }
+    }
+
+    #[test]
+    fn p_e3_a_star_never_crosses_a_slash() {
+        let case = |glob: &str, path: &str| {
+            any_matches(&[PathGlob::parse(glob).unwrap()], &CanonicalPath::parse(path).unwrap())
+        };
+        assert!(
+            case("/v1/*", "/v1/a")
+                && case("/v1/**", "/v1/a/b/c")
+                && case("/**", "/")
+                && case("/a/*.git/**", "/a/b.git/info")
+        );
+        assert!(case("/**/x", "/a/b/x") && case("/simple/*/", "/simple/pip/"));
+        for (glob, path) in [
+            ("/v1/*", "/v1"),
+            ("/v1/*", "/v1/a/b"),
+            ("/v1/**", "/v1"),
+            ("/v1/*", "/v1/"),
+            ("/*", "/@scope%2fname"),
+            ("/**/x", "/x"),
+            ("/v1", "/v1/"),
+            ("/v1/*.json", "/v1/key;.json"),
+            ("/v1/a;b/*", "/v1/a;b/c"),
+            ("/v1/**", "/v12/a"),
+        ] {
+            assert!(!case(glob, path), "{glob} {path}");
+        }
+    }
+
+    #[test]
+    fn p_e3_an_escaped_slash_passes_only_where_both_readings_are_allowed() {
+        let globs = ["/@scope%2Fname", "/@scope/name"].map(|glob| PathGlob::parse(glob).unwrap());
+        let path = CanonicalPath::parse("/@scope%2fname").unwrap();
+        assert!(
+            any_matches(&globs, &path)
+                && !any_matches(&globs[..1], &path)
+                && !any_matches(&globs[1..], &path)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn canonicalising_a_path_twice_changes_nothing(raw in "/[a-z./%0-9A-F;@~|]{0,40}") {
+            if let Ok(path) = CanonicalPath::parse(&raw) {
+                prop_assert_eq!(CanonicalPath::parse(path.as_str()), Ok(path));
+            }
+        }
+    }
+}

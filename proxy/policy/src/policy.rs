@@ -1,0 +1,236 @@
+//! A policy that can decide: the document's rules in domain types.
+//!
+//! There is no default and no empty constructor. A [`Policy`] comes out of a document that was understood as a whole
+//! (see `validate`); whoever has none has nothing that could allow.
+
+mod validate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::address::Addresses;
+use crate::document::{PolicyDocument, SandboxIdentity};
+use crate::path::{PathGlob, any_matches};
+use crate::{Host, HostPattern, Method, Target};
+
+/// How an upstream is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scheme {
+    /// Over TLS.
+    Https,
+    /// In plain text; never with a credential.
+    Http,
+}
+
+impl Scheme {
+    /// The scheme as it stands in a URL.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+
+    /// The port that a URL without one means.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The place of a secret in a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Injection {
+    /// A header holds the secret, after a fixed prefix.
+    Header {
+        /// Lower-case header name.
+        name: String,
+        /// Text before the secret; may be empty.
+        prefix: String,
+    },
+    /// `Authorization: Bearer <secret>`.
+    Bearer,
+    /// `Authorization: Basic base64(username:secret)`.
+    Basic {
+        /// The user name, without a colon.
+        username: String,
+    },
+    /// A query parameter holds the secret.
+    Query {
+        /// Parameter name.
+        name: String,
+    },
+}
+
+/// Everything one agent may do on the network.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    sandbox: SandboxIdentity,
+    generation: i64,
+    rules: Vec<Rule>,
+    credentials: BTreeMap<String, Credential>,
+    addresses: Addresses,
+    additional_roots: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) scope: Scope,
+    pub(crate) credential: Option<String>,
+    pub(crate) websocket: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Credential {
+    pub(crate) injection: Injection,
+    scopes: Vec<Scope>,
+}
+
+/// A set of destinations, of a rule or of a credential.
+#[derive(Clone, Debug)]
+pub(crate) struct Scope {
+    pub(crate) host: HostPattern,
+    pub(crate) ports: Vec<u16>,
+    methods: Option<Vec<Method>>,
+    paths: Option<Vec<PathGlob>>,
+}
+
+impl Policy {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`] with every fault, or with the first one when the text is not a document at all.
+    pub fn from_yaml(text: &str) -> Result<Self, InvalidPolicy> {
+        let document: PolicyDocument =
+            serde_yaml::from_str(text).map_err(|error| InvalidPolicy::unreadable(&error))?;
+        Self::try_from(document)
+    }
+
+    /// Whose policy this is.
+    #[must_use]
+    pub const fn sandbox(&self) -> &SandboxIdentity {
+        &self.sandbox
+    }
+
+    /// `metadata.generation` of the AgentSandbox that it was written from.
+    #[must_use]
+    pub const fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    /// Names of the credentials, each with the place of its secret, in alphabetical order.
+    pub fn credentials(&self) -> impl Iterator<Item = (&str, &Injection)> {
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), &credential.injection))
+    }
+
+    /// PEM certificates of private CAs to trust beside the public roots.
+    #[must_use]
+    pub fn additional_roots(&self) -> Option<&str> {
+        self.additional_roots.as_deref()
+    }
+
+    /// Number of rules.
+    #[must_use]
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Where the base-URL entrance of a rule leads: the scheme's own port if the rule lists it, or else its first one.
+    /// Rules with wildcards have none.
+    #[must_use]
+    pub fn base_url(&self, rule_name: &str) -> Option<(Scheme, Host, u16)> {
+        let rule = self.rules.iter().find(|rule| rule.name == rule_name)?;
+        let host = rule.scope.host.exact()?;
+        let own = rule.scheme.default_port();
+        let port = if rule.scope.ports.contains(&own) { own } else { *rule.scope.ports.first()? };
+        Some((rule.scheme, host.clone(), port))
+    }
+
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    pub(crate) fn credential(&self, name: &str) -> Option<&Credential> {
+        self.credentials.get(name)
+    }
+
+    pub(crate) const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
+impl Credential {
+    pub(crate) fn may_go_to(&self, host: &Host, port: u16, method: &Method, target: &Target) -> bool {
+        self.scopes.iter().any(|scope| {
+            scope.host.matches(host)
+                && scope.ports.contains(&port)
+                && scope.allows_method(method)
+                && scope.allows_path(target)
+        })
+    }
+}
+
+impl Scope {
+    pub(crate) fn allows_method(&self, method: &Method) -> bool {
+        let listed = self.methods.as_ref().map_or_else(|| method.is_ordinary(), |list| list.contains(method));
+        listed && !method.is_never_allowed()
+    }
+
+    pub(crate) fn allows_path(&self, target: &Target) -> bool {
+        self.paths.as_ref().is_none_or(|globs| any_matches(globs, target.canonical_path()))
+    }
+}
+
+/// One fault in a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Path of the field, such as `rules[3].host`; empty when the text is not a document.
+    pub field: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+/// Why a document is no policy: every fault in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policy document is not valid: {}", join(.faults))]
+pub struct InvalidPolicy {
+    faults: Vec<Fault>,
+}
+
+impl InvalidPolicy {
+    /// The faults, at least one, in the order of the document.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    fn unreadable(error: &serde_yaml::Error) -> Self {
+        let text = error.without_snippet().to_string();
+        Self { faults: vec![Fault { field: String::new(), message: text }] }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+fn join(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,310 @@
+//! From the wire to the domain. Every fault is found in one pass; each names its field and says what to write instead.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::{Credential, Fault, Injection, InvalidPolicy, Policy, Rule, Scheme, Scope};
+use crate::address::{Addresses, is_too_wide};
+use crate::document::{
+    API_VERSION, CredentialDocument, InjectDocument, PolicyDocument, RuleDocument, SchemeDocument,
+    ScopeDocument, WebsocketDocument,
+};
+use crate::path::PathGlob;
+use crate::{HostPattern, Method};
+
+/// Each request may look at each rule.
+const RULES_MAX: usize = 256;
+/// Each credential is a file in the proxy's pod.
+const CREDENTIALS_MAX: usize = 64;
+const SCOPES_MAX: usize = 64;
+const PORTS_MAX: usize = 64;
+const METHODS_MAX: usize = 32;
+const PATHS_MAX: usize = 64;
+const PATH_GLOB_BYTES_MAX: usize = 1024;
+const RANGES_MAX: usize = 4096;
+/// A rule's name may be a host with a word before it and a number behind it.
+const NAME_BYTES_MAX: usize = 300;
+const HEADER_NAME_BYTES_MAX: usize = 64;
+const INJECTION_TEXT_BYTES_MAX: usize = 256;
+/// Headers that frame a message or name its destination: a secret there would change what is sent or where.
+const RESERVED_HEADERS: [&str; 14] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+impl TryFrom<PolicyDocument> for Policy {
+    type Error = InvalidPolicy;
+
+    fn try_from(document: PolicyDocument) -> Result<Self, InvalidPolicy> {
+        let mut faults = Faults(Vec::new());
+        if document.api_version != API_VERSION {
+            faults.add("apiVersion", format!("write {API_VERSION}"));
+        }
+        if document.generation < 0 {
+            faults.add("generation", "write the generation of the AgentSandbox, or 0 outside Kubernetes");
+        }
+        faults.bound("rules", document.rules.len(), 0, RULES_MAX);
+        faults.bound("credentials", document.credentials.len(), 0, CREDENTIALS_MAX);
+        faults.unique("credentials", document.credentials.iter().map(|credential| credential.name.as_str()));
+        faults.unique("rules", document.rules.iter().map(|rule| rule.name.as_str()));
+        let known: BTreeSet<String> = document.credentials.iter().map(|each| each.name.clone()).collect();
+        let mut credentials = BTreeMap::new();
+        for (index, document) in document.credentials.into_iter().enumerate() {
+            let (name, credential) = credential(&format!("credentials[{index}]"), document, &mut faults);
+            credentials.insert(name, credential);
+        }
+        let mut rules = Vec::new();
+        for (index, document) in document.rules.into_iter().enumerate() {
+            rules.extend(rule(&format!("rules[{index}]"), document, &known, &mut faults));
+        }
+        let allow = ranges("addresses.allow", &document.addresses.allow, &mut faults);
+        for (index, net) in allow.iter().enumerate().filter(|(_, net)| is_too_wide(net)) {
+            let message =
+                format!("{net} spans more than one private network; write each range, such as 10.20.0.0/16");
+            faults.add(format!("addresses.allow[{index}]"), message);
+        }
+        let deny = ranges("addresses.deny", &document.addresses.deny, &mut faults);
+        let additional_roots = document.upstream.additional_roots;
+        if additional_roots.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
+            faults.add(
+                "upstream.additionalRoots",
+                "write PEM certificates, each with its BEGIN CERTIFICATE line",
+            );
+        }
+        faults.none().map(|()| Self {
+            sandbox: document.sandbox,
+            generation: document.generation,
+            rules,
+            credentials,
+            addresses: Addresses::new(allow, deny),
+            additional_roots,
+        })
+    }
+}
+
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Fault { field: field.into(), message: message.into() });
+    }
+
+    fn bound(&mut self, field: &str, length: usize, min: usize, max: usize) {
+        if length < min {
+            self.add(
+                field,
+                "an empty list allows nothing; write at least one entry, or leave an optional field out",
+            );
+        } else if length > max {
+            self.add(field, format!("write at most {max} entries"));
+        }
+    }
+
+    fn unique<'a>(&mut self, list: &str, names: impl Iterator<Item = &'a str>) {
+        let mut seen = BTreeSet::new();
+        for (index, name) in names.enumerate() {
+            if !seen.insert(name) {
+                self.add(format!("{list}[{index}].name"), "the name is used twice; write another one");
+            }
+        }
+    }
+
+    fn none(self) -> Result<(), InvalidPolicy> {
+        if self.0.is_empty() { Ok(()) } else { Err(InvalidPolicy { faults: self.0 }) }
+    }
+}
+
+fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut Faults) -> Option<Rule> {
+    name(&format!("{at}.name"), &document.name, faults);
+    let scheme = match document.scheme {
+        SchemeDocument::Https => Scheme::Https,
+        SchemeDocument::Http => Scheme::Http,
+    };
+    if let Some(credential) = &document.credential {
+        let field = format!("{at}.credential");
+        if scheme == Scheme::Http {
+            faults.add(
+                field.clone(),
+                "a credential is never sent in plain text; write scheme: https, or remove credential",
+            );
+        }
+        if !known.contains(credential) {
+            faults.add(field, "there is no such credential; write the name of one in credentials");
+        }
+    }
+    let scope = ScopeDocument {
+        host: document.host,
+        ports: document.ports,
+        methods: document.methods,
+        paths: document.paths,
+    };
+    Some(Rule {
+        scope: self::scope(at, scope, faults)?,
+        name: document.name,
+        scheme,
+        credential: document.credential,
+        websocket: document.websocket == Some(WebsocketDocument::Allow),
+    })
+}
+
+fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (String, Credential) {
+    name(&format!("{at}.name"), &document.name, faults);
+    let injection = injection(&format!("{at}.inject"), document.inject, faults);
+    faults.bound(&format!("{at}.scopes"), document.scopes.len(), 1, SCOPES_MAX);
+    let mut scopes = Vec::new();
+    for (index, scope) in document.scopes.into_iter().enumerate() {
+        scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
+    }
+    (document.name, Credential { injection, scopes })
+}
+
+fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope> {
+    let field = format!("{at}.host");
+    let host = HostPattern::parse(&document.host)
+        .map_err(|error| {
+            let forms =
+                "write api.example.com, *.example.com (exactly one label) or **.example.com (one or more)";
+            faults.add(field, format!("{}; {forms}", error.why()));
+        })
+        .ok();
+    faults.bound(&format!("{at}.ports"), document.ports.len(), 1, PORTS_MAX);
+    if document.ports.contains(&0) {
+        faults.add(format!("{at}.ports"), "write ports from 1 to 65535");
+    }
+    let methods = document.methods.map(|list| methods(&format!("{at}.methods"), &list, faults));
+    let paths = document.paths.map(|list| paths(&format!("{at}.paths"), &list, faults));
+    Some(Scope { host: host?, ports: document.ports, methods, paths })
+}
+
+fn methods(field: &str, list: &[String], faults: &mut Faults) -> Vec<Method> {
+    faults.bound(field, list.len(), 1, METHODS_MAX);
+    let mut all = Vec::new();
+    for (index, text) in list.iter().enumerate() {
+        match Method::parse(text) {
+            Ok(method) if method.is_never_allowed() => {
+                faults.add(format!("{field}[{index}]"), format!("{method} is never allowed; remove it"));
+            }
+            Ok(method) => all.push(method),
+            Err(error) => {
+                faults.add(format!("{field}[{index}]"), format!("{}; write GET, for example", error.why()))
+            }
+        }
+    }
+    all
+}
+
+fn paths(field: &str, list: &[String], faults: &mut Faults) -> Vec<PathGlob> {
+    faults.bound(field, list.len(), 1, PATHS_MAX);
+    let mut all = Vec::new();
+    for (index, text) in list.iter().enumerate() {
+        match PathGlob::parse(text) {
+            Ok(_) if text.len() > PATH_GLOB_BYTES_MAX => {
+                faults.add(
+                    format!("{field}[{index}]"),
+                    format!("write at most {PATH_GLOB_BYTES_MAX} characters"),
+                );
+            }
+            Ok(glob) => all.push(glob),
+            Err(error) => faults.add(
+                format!("{field}[{index}]"),
+                format!("{}; write /v1/models, /v1/* (one segment) or /v1/** (one or more)", error.why()),
+            ),
+        }
+    }
+    all
+}
+
+fn injection(at: &str, document: InjectDocument, faults: &mut Faults) -> Injection {
+    let printable = |text: &str| {
+        text.len() <= INJECTION_TEXT_BYTES_MAX
+            && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    };
+    match document {
+        InjectDocument::Header { name, prefix } => {
+            let prefix = prefix.unwrap_or_default();
+            let token =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+            let named = !name.is_empty() && name.len() <= HEADER_NAME_BYTES_MAX && name.bytes().all(token);
+            if !named {
+                faults.add(format!("{at}.name"), "write a header name in lower case, such as x-api-key");
+            } else if RESERVED_HEADERS.contains(&name.as_str()) {
+                faults.add(
+                    format!("{at}.name"),
+                    "this header steers the request itself; write another one, such as x-api-key",
+                );
+            }
+            if !printable(&prefix) || prefix.starts_with(' ') {
+                faults.add(
+                    format!("{at}.prefix"),
+                    "write printable ASCII that does not begin with a space, such as token",
+                );
+            }
+            Injection::Header { name, prefix }
+        }
+        InjectDocument::Bearer => Injection::Bearer,
+        InjectDocument::Basic { username } => {
+            if username.contains(':') || !printable(&username) {
+                faults.add(format!("{at}.username"), "write printable ASCII without a colon");
+            }
+            Injection::Basic { username }
+        }
+        InjectDocument::Query { name } => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+            if name.is_empty() || name.len() > INJECTION_TEXT_BYTES_MAX || !name.bytes().all(plain) {
+                faults.add(
+                    format!("{at}.name"),
+                    "write a parameter name of letters, digits, -, ., _ and ~, such as key",
+                );
+            }
+            Injection::Query { name }
+        }
+    }
+}
+
+/// Names become file names and path segments.
+fn name(field: &str, text: &str, faults: &mut Faults) {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_');
+    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let bytes = text.as_bytes();
+    if bytes.len() > NAME_BYTES_MAX
+        || !text.bytes().all(plain)
+        || !edge(bytes.first().copied())
+        || !edge(bytes.last().copied())
+    {
+        faults.add(
+            field,
+            "write lower-case letters, digits, - and ., beginning and ending with a letter or digit",
+        );
+    }
+}
+
+fn ranges(field: &str, list: &[String], faults: &mut Faults) -> Vec<IpNet> {
+    faults.bound(field, list.len(), 0, RANGES_MAX);
+    let mut all = Vec::new();
+    for (index, text) in list.iter().enumerate() {
+        match text.parse::<IpNet>() {
+            Ok(net) => all.push(net.trunc()),
+            Err(_) => {
+                faults.add(format!("{field}[{index}]"), "write a range in CIDR form, such as 10.20.0.0/16")
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;

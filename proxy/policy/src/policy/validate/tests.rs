@@ -1,0 +1,168 @@
+use super::*;
+use crate::Host;
+
+const VALID: &str = r#"
+apiVersion: policy.agentsandbox.dev/v1
+sandbox: {namespace: team, name: demo}
+generation: 0
+rules:
+- {name: api, host: api.good.test, ports: [8443, 443], scheme: https, methods: [GET], paths: ["/v1/*"], credential: key}
+- {name: wild, host: "*.good.test", ports: [8080], scheme: http}
+credentials:
+- {name: key, inject: {type: Header, name: x-api-key, prefix: "token "}, scopes: [{host: api.good.test, ports: [443]}]}
+addresses: {allow: [10.20.3.4/16], deny: [10.244.0.0/16]}
+"#;
+
+/// The faults after one replacement in the valid document.
+fn faults(from: &str, to: &str) -> Vec<String> {
+    assert!(VALID.contains(from), "{from}");
+    let error = Policy::from_yaml(&VALID.replacen(from, to, 1)).expect_err(to);
+    error.faults().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_valid_document_becomes_a_policy() {
+    let policy = Policy::from_yaml(VALID).unwrap();
+    assert_eq!((policy.rule_count(), policy.generation(), policy.sandbox().name.as_str()), (2, 0, "demo"));
+    let injection = Injection::Header { name: "x-api-key".to_owned(), prefix: "token ".to_owned() };
+    assert_eq!(policy.credentials().collect::<Vec<_>>(), [("key", &injection)]);
+    assert_eq!(policy.base_url("api"), Some((Scheme::Https, Host::parse("api.good.test").unwrap(), 443)));
+    assert_eq!((policy.base_url("wild"), policy.base_url("none")), (None, None));
+    assert_eq!(policy.additional_roots(), None);
+}
+
+#[test]
+fn each_fault_names_its_field_and_says_what_to_write() {
+    for (from, to, field) in [
+        (
+            "policy.agentsandbox.dev/v1",
+            "policy.agentsandbox.dev/v2",
+            "apiVersion: write policy.agentsandbox.dev/v1",
+        ),
+        ("generation: 0", "generation: -1", "generation: "),
+        ("name: wild", "name: api", "rules[1].name: the name is used twice"),
+        ("name: wild", "name: ../x", "rules[1].name: write lower-case"),
+        ("name: wild", "name: ''", "rules[1].name: write lower-case"),
+        (
+            "host: api.good.test, ports: [8443, 443]",
+            "host: 127.1, ports: [443]",
+            "rules[0].host: a rule names a DNS name",
+        ),
+        ("[8443, 443]", "[]", "rules[0].ports: an empty list"),
+        ("[8443, 443]", "[0]", "rules[0].ports: write ports from 1"),
+        ("methods: [GET]", "methods: []", "rules[0].methods: an empty list"),
+        (
+            "methods: [GET]",
+            "methods: [get]",
+            "rules[0].methods[0]: it must be written in upper case; write GET",
+        ),
+        ("methods: [GET]", "methods: [GET, TRACE]", "rules[0].methods[1]: TRACE is never allowed"),
+        ("[\"/v1/*\"]", "[]", "rules[0].paths: an empty list"),
+        ("[\"/v1/*\"]", "[\"v1\"]", "rules[0].paths[0]: it must begin with /"),
+        ("[\"/v1/*\"]", "[\"/v1/../x\"]", "rules[0].paths[0]: "),
+        ("[\"/v1/*\"]", "[\"/v1/%7ex\"]", "rules[0].paths[0]: "),
+        ("[\"/v1/*\"]", "[\"/v1/x**\"]", "rules[0].paths[0]: "),
+        ("scheme: https", "scheme: http", "rules[0].credential: a credential is never sent in plain text"),
+        ("credential: key", "credential: other", "rules[0].credential: there is no such credential"),
+        ("- {name: key", "- {name: a/b", "credentials[0].name: "),
+        ("name: x-api-key", "name: X-Api-Key", "credentials[0].inject.name: write a header name"),
+        ("name: x-api-key", "name: host", "credentials[0].inject.name: this header steers"),
+        ("\"token \"", "\"token\\n\"", "credentials[0].inject.prefix: "),
+        (
+            "{type: Header, name: x-api-key, prefix: \"token \"}",
+            "{type: Basic, username: \"a:b\"}",
+            "credentials[0].inject.username: ",
+        ),
+        (
+            "{type: Header, name: x-api-key, prefix: \"token \"}",
+            "{type: Query, name: \"a&b\"}",
+            "credentials[0].inject.name: ",
+        ),
+        ("[{host: api.good.test, ports: [443]}]", "[]", "credentials[0].scopes: an empty list"),
+        (
+            "[{host: api.good.test, ports: [443]}]",
+            "[{host: \"*\", ports: [443]}]",
+            "credentials[0].scopes[0].host: ",
+        ),
+        ("10.20.3.4/16", "10.20.3.4/33", "addresses.allow[0]: write a range"),
+        ("10.20.3.4/16", "0.0.0.0/0", "addresses.allow[0]: 0.0.0.0/0 spans more than one"),
+        ("10.244.0.0/16", "cluster", "addresses.deny[0]: write a range"),
+    ] {
+        let faults = faults(from, to);
+        assert!(faults.iter().any(|fault| fault.starts_with(field)), "{to}: {faults:?}");
+    }
+}
+
+#[test]
+fn all_faults_are_reported_together() {
+    let text = VALID
+        .replace("[8443, 443]", "[]")
+        .replace("\"*.good.test\"", "\"*good.test\"")
+        .replace("10.244.0.0/16", "x");
+    let error = Policy::from_yaml(&text).unwrap_err();
+    let fields: Vec<_> = error.faults().iter().map(|fault| fault.field.as_str()).collect();
+    assert_eq!(fields, ["rules[0].ports", "rules[1].host", "addresses.deny[0]"]);
+    assert!(error.to_string().starts_with("the policy document is not valid: rules[0].ports: "));
+}
+
+#[test]
+fn p_b4_wildcards_over_strangers_are_refused_in_rules_and_scopes() {
+    for host in ["*good.test", "api*", "*.com", "*.github.io", "*.s3.amazonaws.com", "*.workers.dev"] {
+        let text = format!("\"{host}\"");
+        assert!(faults("\"*.good.test\"", &text)[0].starts_with("rules[1].host: "), "{host}");
+        let scope = format!("scopes: [{{host: {text}");
+        assert!(
+            faults("scopes: [{host: api.good.test", &scope)[0].starts_with("credentials[0].scopes[0].host: ")
+        );
+    }
+}
+
+#[test]
+fn p_b6_what_is_missing_null_unknown_or_written_twice_rejects_the_document() {
+    for (from, to) in [
+        ("generation: 0\n", "generation: 0\nrulez: []\n"),
+        ("methods: [GET]", "method: [GET]"),
+        ("ports: [8443, 443], scheme", "scheme"),
+        ("scheme: https, ", ""),
+        ("ports: [8443, 443]", "ports: null"),
+        ("ports: [8443, 443]", "ports: 443"),
+        ("ports: [8443, 443]", "ports: [65536]"),
+        ("scheme: https", "scheme: ftp"),
+        ("host: api.good.test", "host: null"),
+        ("name: api,", "name: api, name: b,"),
+        ("type: Header", "type: header"),
+        ("type: Header", "type: Bearer"),
+        ("methods: [GET]", "websocket: true, methods: [GET]"),
+        ("addresses: {", "addresses: {allowed: [], "),
+    ] {
+        assert_eq!(faults(from, to).len(), 1, "{to}");
+    }
+    let rules = &VALID[VALID.find("rules:").unwrap()..VALID.find("credentials:").unwrap()];
+    for text in ["rules: null\n", "rules:\n", "", "rules: {}\n"] {
+        assert!(Policy::from_yaml(&VALID.replace(rules, text)).is_err(), "{text:?}");
+    }
+    for text in ["", "null", "[]", "{}", "---\n---\n", "rules: []"] {
+        assert!(Policy::from_yaml(text).is_err(), "{text:?}");
+    }
+    assert!(Policy::from_yaml(&format!("{VALID}---\n{VALID}")).is_err(), "two documents");
+}
+
+#[test]
+fn p_b6_a_null_list_of_methods_or_paths_never_widens_a_rule() {
+    for (from, to) in [
+        ("methods: [GET]", "methods: null"),
+        ("paths: [\"/v1/*\"]", "paths: null"),
+        ("methods: [GET]", "methods:"),
+    ] {
+        assert!(Policy::from_yaml(&VALID.replacen(from, to, 1)).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn numbers_of_everything_are_bounded() {
+    let rule = "- {name: wild, host: \"*.good.test\", ports: [8080], scheme: http}\n";
+    let rules: String = (0..256).map(|index| rule.replace("wild", &format!("wild-{index}"))).collect();
+    assert_eq!(faults(rule, &rules), ["rules: write at most 256 entries"]);
+    let ports = (1..=65).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
+    assert_eq!(faults("8443, 443", &ports), ["rules[0].ports: write at most 64 entries"]);
+}
