@@ -1,0 +1,1 @@
+module.exports = { greeting: "hello from shopkit" };
