@@ -6,7 +6,12 @@
 //! Tests share one cluster. Those that stop a component of it ask for [`Rig::alone`]; all others hold
 //! [`Rig::beside`], so that nobody is measured on a broken cluster.
 #![allow(clippy::print_stderr, reason = "a failing test prints its namespace")]
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "this library is test code: a broken expectation ends the test")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "this library is test code: a broken expectation ends the test"
+)]
 
 pub mod exec;
 pub mod namespace;

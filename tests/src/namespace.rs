@@ -1,6 +1,5 @@
 //! A namespace per test: made with Pod Security `restricted`, dumped when the test fails, deleted in the end.
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -32,11 +31,7 @@ pub struct Namespace {
 ///
 /// # Panics
 /// As `test` does, after the namespace was dumped.
-pub async fn with_namespace<F, Fut>(rig: &Rig, claim: &str, test: F)
-where
-    F: FnOnce(Namespace) -> Fut,
-    Fut: Future<Output = ()>,
-{
+pub async fn with_namespace(rig: &Rig, claim: &str, test: impl AsyncFnOnce(Namespace)) {
     let namespace = Namespace::create(rig, claim).await;
     let outcome = AssertUnwindSafe(test(namespace.clone())).catch_unwind().await;
     if outcome.is_err() {

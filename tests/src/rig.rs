@@ -1,8 +1,14 @@
 //! The cluster that the tests share.
 
+use std::net::IpAddr;
+
+use agentsandbox_world::client::Client as World;
+use agentsandbox_world::journal::PacketFilter;
 use k8s_openapi::api::core::v1::Namespace as CoreNamespace;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use xtask::cluster::{Cluster, DEFAULT_NAME};
 
 /// Tests that need every component running hold it shared; a test that stops one holds it alone.
 static WHOLE: RwLock<()> = RwLock::const_new(());
@@ -20,6 +26,10 @@ pub enum Turn {
 pub struct Rig {
     /// A client with the administrator's rights.
     pub client: Client,
+    /// The cluster's processes, files and namespaces.
+    pub cluster: Cluster,
+    /// What the internet saw.
+    pub world: World,
     _turn: Turn,
 }
 
@@ -37,12 +47,28 @@ impl Rig {
     }
 
     async fn attach(turn: Turn) -> Self {
-        let config = Config::infer().await.expect("KUBECONFIG names the cluster: run `cargo xtask test cluster`");
+        let cluster = Cluster::named(DEFAULT_NAME).expect("the default name is a name");
+        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())
+            .expect("the cluster has a kubeconfig: run `cargo xtask test cluster`");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("the kubeconfig is whole");
         let client = Client::try_from(config).expect("the kubeconfig is usable");
         Api::<CoreNamespace>::all(client.clone())
             .get("default")
             .await
             .expect("the cluster answers: run `cargo xtask cluster up`");
-        Self { client, _turn: turn }
+        let world = World::new(&cluster.world_state());
+        Self { client, cluster, world, _turn: turn }
+    }
+
+    /// How many packets the world has seen from an address since the world's journal began.
+    ///
+    /// # Panics
+    /// When the world does not answer.
+    pub async fn packets_from(&self, source: IpAddr) -> u64 {
+        let filter = PacketFilter { source: Some(source), ..PacketFilter::default() };
+        let seen = self.world.packets(filter).await.expect("the world answers");
+        seen.counters.iter().map(|c| c.packets).sum()
     }
 }

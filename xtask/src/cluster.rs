@@ -101,6 +101,11 @@ impl Cluster {
         format!("asbx-{}-world", self.name)
     }
 
+    /// Exists once all mounts of the node are made.
+    fn mounted(&self) -> PathBuf {
+        self.state().join("mounted")
+    }
+
     /// A command that runs on the node: in its network and its mounts.
     ///
     /// # Errors
@@ -127,6 +132,17 @@ impl Cluster {
         }
         let mut command = Command::new(kubectl);
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
+        Ok(command)
+    }
+
+    /// A ctr for the node's containerd, in the namespace of Kubernetes.
+    ///
+    /// # Errors
+    /// When the cluster is not up.
+    pub fn ctr(&self, args: &[&str]) -> Result<Command> {
+        let ctr = paths::cache().join("rig/bin/ctr").display().to_string();
+        let mut command = self.on_node(&ctr, &["--address", &self.containerd_socket(), "-n", "k8s.io"])?;
+        command.args(args);
         Ok(command)
     }
 

@@ -148,6 +148,10 @@ fn compile(workspace: &Path, target: &Path, selection: Selection) -> Result<(), 
     for component in components(selection) {
         cargo.args(["--package", component.package]);
     }
+    if selection == Selection::WithTests {
+        // The world runs beside the cluster, not in it, so it is no image.
+        cargo.args(["--package", "agentsandbox-world"]);
+    }
     let prefixes = prefixes(workspace, target);
     let remapped = prefixes.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
     let flags: Vec<String> =

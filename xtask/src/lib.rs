@@ -6,15 +6,20 @@
 //! - [`parts`]: the programs of the cluster, built once into a cache.
 //! - [`oci`]: container images made without a builder or a registry.
 //! - [`images`]: the project's own images.
+//! - [`install`]: the chart, installed into the cluster.
+//! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
+pub mod borrowed_image;
 pub mod cluster;
 pub mod failure;
 pub mod images;
+pub mod install;
 pub mod oci;
 pub mod parts;
 pub mod paths;
+pub mod quickstart;
 pub mod shell;
 
 pub use failure::{Failure, Result};

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
-use xtask::{Failure, Result};
+use xtask::failure::During;
+use xtask::images::{self, Selection};
+use xtask::{Failure, Result, install, paths, quickstart};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -21,6 +23,19 @@ struct Cli {
 enum Task {
     /// A real Kubernetes with real gVisor on this machine.
     Cluster(ClusterArgs),
+    /// Builds the project's images, byte for byte reproducible.
+    Images {
+        /// Also gives them to the cluster.
+        #[arg(long)]
+        load: bool,
+        /// Also builds everything a second time and compares the digests.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// From a fresh machine to a fenced agent, with the evidence on the screen.
+    Quickstart,
+    /// Installs the chart into the cluster.
+    Install,
     /// Serves the API server's way to the host; started by `cluster up`.
     #[command(hide = true)]
     Relay {
@@ -36,6 +51,9 @@ struct ClusterArgs {
     /// Name of the cluster; clusters of different names live side by side.
     #[arg(long, default_value = cluster::DEFAULT_NAME)]
     name: String,
+    /// Uses the cluster of this context in your own kubeconfig instead; only `kubectl` works with it.
+    #[arg(long, conflicts_with = "name")]
+    context: Option<String>,
     #[command(subcommand)]
     verb: ClusterVerb,
 }
@@ -59,6 +77,12 @@ enum ClusterVerb {
     /// Runs a program on the node.
     Exec {
         program: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Runs containerd's ctr on the node, in the namespace of Kubernetes.
+    #[command(disable_help_flag = true)]
+    Ctr {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -86,9 +110,44 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Cluster(ClusterArgs { context: Some(context), verb, .. }) => on_foreign(&context, verb),
         Task::Cluster(args) => on_cluster(&Cluster::named(&args.name)?, args.verb),
+        Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
+        Task::Quickstart => {
+            quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Install => {
+            install::install(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
+        }
         Task::Relay { port, netns } => relay::serve(port, &netns).map(|()| ExitCode::SUCCESS),
     }
+}
+
+fn make_images(load: bool, verify: bool) -> Result<()> {
+    let workspace = paths::repository();
+    let archives = images::build(&workspace, Selection::WithTests).during("the images are not made")?;
+    for archive in &archives {
+        println!("{} {}", archive.reference, archive.digest);
+    }
+    if verify {
+        images::verify(&workspace, &archives, Selection::WithTests)
+            .during("the images are not reproducible")?;
+    }
+    if load {
+        let files: Vec<PathBuf> = archives.into_iter().map(|a| a.path).collect();
+        Cluster::named(cluster::DEFAULT_NAME)?.load(&files)?;
+    }
+    Ok(())
+}
+
+/// A cluster that is not ours is talked to and never changed from below.
+fn on_foreign(context: &str, verb: ClusterVerb) -> Result<ExitCode> {
+    let ClusterVerb::Kubectl { args } = verb else {
+        return Err(Failure::new(format!(
+            "the cluster of context {context:?} is yours: start, stop and inspect it with your own tools; only `cluster --context {context} kubectl …` works here"
+        )));
+    };
+    pass_on(std::process::Command::new("kubectl").args(["--context", context]).args(args))
 }
 
 fn on_cluster(cluster: &Cluster, verb: ClusterVerb) -> Result<ExitCode> {
@@ -105,10 +164,14 @@ fn on_cluster(cluster: &Cluster, verb: ClusterVerb) -> Result<ExitCode> {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             return pass_on(&mut cluster.on_node(&program, &args)?);
         }
+        ClusterVerb::Ctr { args } => {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            return pass_on(&mut cluster.ctr(&args)?);
+        }
         ClusterVerb::Images { archives } => cluster.load(&archives)?,
-        ClusterVerb::Kill { component } => process::stop(cluster, &component, Duration::ZERO)?,
+        ClusterVerb::Kill { component } => kill(cluster, &component)?,
         ClusterVerb::Restart { component } => {
-            process::stop(cluster, &component, Duration::ZERO)?;
+            kill(cluster, &component)?;
             component::start(cluster, &component)?;
         }
         ClusterVerb::Pause { component } => signal(cluster, &component, Signal::SIGSTOP)?,
@@ -117,7 +180,13 @@ fn on_cluster(cluster: &Cluster, verb: ClusterVerb) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn kill(cluster: &Cluster, component: &str) -> Result<()> {
+    component::check(component)?;
+    process::stop(cluster, component, Duration::ZERO)
+}
+
 fn signal(cluster: &Cluster, component: &str, signal: Signal) -> Result<()> {
+    component::check(component)?;
     if process::signal(cluster, component, signal)? {
         return Ok(());
     }

@@ -41,3 +41,9 @@ pub fn target() -> PathBuf {
 pub fn images() -> PathBuf {
     target().join("images")
 }
+
+/// The program that plays the internet; `images` builds it with the same flags as everything else.
+#[must_use]
+pub fn world_program() -> PathBuf {
+    target().join(format!("{}-unknown-linux-gnu/release/agentsandbox-world", env::consts::ARCH))
+}

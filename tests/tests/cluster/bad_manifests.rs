@@ -56,8 +56,7 @@ async fn refusal(ns: &Namespace, case: &Case) -> Option<String> {
         let object: serde_json::Value = serde_yaml::from_str(d).ok()?;
         (object["kind"] == "AgentSandbox").then(|| object["metadata"]["name"].as_str().map(str::to_owned))?
     })?;
-    let condition =
-        ns.handle(&name).await_condition("Accepted", "False", Duration::from_secs(20)).await;
+    let condition = ns.handle(&name).await_condition("Accepted", "False", Duration::from_secs(20)).await;
     Some(condition.message)
 }
 
@@ -66,7 +65,7 @@ async fn every_wrong_manifest_is_refused_with_the_field_and_the_remedy() {
     let rig = Rig::beside().await;
     let cases = cases();
     assert!(cases.len() >= CASES_MIN, "{} cases", cases.len());
-    with_namespace(&rig, "rejected", |ns| async move {
+    with_namespace(&rig, "rejected", async |ns| {
         let mut wrong = Vec::new();
         for case in &cases {
             match refusal(&ns, case).await {
@@ -85,8 +84,8 @@ async fn every_wrong_manifest_is_refused_with_the_field_and_the_remedy() {
 #[tokio::test]
 async fn a_refused_sandbox_starts_once_it_is_mended() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "mended", |ns| async move {
-        let wrong = fixtures::closed("m").replace("className: gvisor", "className: no-such-class");
+    with_namespace(&rig, "mended", async |ns| {
+        let wrong = fixtures::closed("m").replace("className: world", "className: no-such-class");
         let sandbox = ns.sandbox("m", &wrong).await;
         sandbox.await_condition("Accepted", "False", Duration::from_secs(20)).await;
         ns.apply(&fixtures::closed("m")).await.unwrap();

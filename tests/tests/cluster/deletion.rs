@@ -30,7 +30,7 @@ where
 #[tokio::test]
 async fn nothing_is_left_after_a_sandbox_is_deleted() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "deletion", |ns| async move {
+    with_namespace(&rig, "deletion", async |ns| {
         let sandbox = ns.sandbox("quits", &fixtures::closed("quits")).await;
         sandbox.ready().await;
         sandbox.delete().await;
@@ -52,7 +52,7 @@ async fn nothing_is_left_after_a_sandbox_is_deleted() {
 #[tokio::test]
 async fn the_agent_is_gone_before_its_walls() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "order", |ns| async move {
+    with_namespace(&rig, "order", async |ns| {
         let sandbox = ns.sandbox("orderly", &fixtures::closed("orderly")).await;
         sandbox.ready().await;
         let policies: Api<NetworkPolicy> = Api::namespaced(ns.client.clone(), &ns.name);

@@ -44,7 +44,7 @@ apiVersion: agentsandbox.dev/v1alpha1
 kind: AgentSandbox
 metadata: {{name: {name}}}
 spec:
-  className: gvisor
+  className: world
   agent:
     image: {image}
     command: [sleep, infinity]
@@ -63,7 +63,7 @@ apiVersion: agentsandbox.dev/v1alpha1
 kind: AgentSandbox
 metadata: {{name: {name}}}
 spec:
-  className: gvisor
+  className: world
   agent:
     image: {AGENT_IMAGE}
     command: [sleep, infinity]

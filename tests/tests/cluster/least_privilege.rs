@@ -10,7 +10,7 @@ use crate::fixtures;
 #[tokio::test]
 async fn o_h6_the_agent_has_no_service_account_token() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "token", |ns| async move {
+    with_namespace(&rig, "token", async |ns| {
         let sandbox = ns.sandbox("t", &fixtures::closed("t")).await;
         sandbox.ready().await;
         sandbox.sh("ls /var/run/secrets/kubernetes.io").await.failed();
@@ -23,7 +23,7 @@ async fn o_h6_the_agent_has_no_service_account_token() {
 #[tokio::test]
 async fn o_h33_the_service_accounts_of_agent_and_proxy_have_no_bindings() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "bindings", |ns| async move {
+    with_namespace(&rig, "bindings", async |ns| {
         ns.sandbox("b", &fixtures::closed("b")).await.ready().await;
         let mut subjects = Vec::new();
         let roles: Api<RoleBinding> = Api::all(ns.client.clone());

@@ -1,10 +1,16 @@
 //! What the product promises, tried on a real cluster: real API server, real kubelet, real gVisor, real clients.
 //!
 //! `cargo xtask test cluster` brings the cluster up, installs the chart and runs these.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests state their claims by them")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests state their claims by them"
+)]
 #![allow(clippy::print_stderr, reason = "a test says what it measured")]
 
 mod bad_manifests;
+mod clients;
 mod deletion;
 mod fixtures;
 mod least_privilege;

@@ -45,7 +45,7 @@ async fn ready(ns: &Namespace, name: &str) -> Sandbox {
 #[tokio::test]
 async fn o_t6_a_deleted_wall_is_back_within_a_second() {
     let rig = Rig::alone().await;
-    with_namespace(&rig, "walls-back", |ns| async move {
+    with_namespace(&rig, "walls-back", async |ns| {
         ready(&ns, "w").await;
         is_recreated::<NetworkPolicy>(&ns, "w-agent", WALL_REPAIR).await;
         is_recreated::<NetworkPolicy>(&ns, "w-proxy", WALL_REPAIR).await;
@@ -56,7 +56,7 @@ async fn o_t6_a_deleted_wall_is_back_within_a_second() {
 #[tokio::test]
 async fn o_t6_an_edited_wall_is_repaired_within_a_second() {
     let rig = Rig::alone().await;
-    with_namespace(&rig, "walls-edit", |ns| async move {
+    with_namespace(&rig, "walls-edit", async |ns| {
         ready(&ns, "w").await;
         let api: Api<NetworkPolicy> = Api::namespaced(ns.client.clone(), &ns.name);
         let before = api.get("w-agent").await.unwrap().spec;
@@ -74,7 +74,7 @@ async fn o_t6_an_edited_wall_is_repaired_within_a_second() {
 #[tokio::test]
 async fn every_other_deleted_child_is_recreated_and_the_sandbox_is_ready_again() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "children", |ns| async move {
+    with_namespace(&rig, "children", async |ns| {
         let sandbox = ready(&ns, "c").await;
         is_recreated::<ServiceAccount>(&ns, "c-agent", REPAIR).await;
         is_recreated::<ServiceAccount>(&ns, "c-proxy", REPAIR).await;
@@ -90,7 +90,7 @@ async fn every_other_deleted_child_is_recreated_and_the_sandbox_is_ready_again()
 #[tokio::test]
 async fn o_t7_a_foreign_policy_that_widens_egress_is_named_within_five_seconds() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "widened", |ns| async move {
+    with_namespace(&rig, "widened", async |ns| {
         let sandbox = ready(&ns, "s").await;
         let foreign = "
 apiVersion: networking.k8s.io/v1
@@ -99,7 +99,8 @@ metadata: {name: let-everything-out}
 spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
 ";
         ns.apply(foreign).await.unwrap();
-        let condition = sandbox.await_reason("NetworkIsolated", "EgressWidened", Duration::from_secs(5)).await;
+        let condition =
+            sandbox.await_reason("NetworkIsolated", "EgressWidened", Duration::from_secs(5)).await;
         assert_eq!(condition.status, "False");
         assert!(condition.message.contains("let-everything-out"), "{}", condition.message);
         let api: Api<NetworkPolicy> = Api::namespaced(ns.client.clone(), &ns.name);
@@ -112,7 +113,7 @@ spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
 #[tokio::test]
 async fn o_g1_a_runtime_class_that_is_really_runc_is_found_out_and_the_agent_does_not_start() {
     let rig = Rig::beside().await;
-    with_namespace(&rig, "impostor", |ns| async move {
+    with_namespace(&rig, "impostor", async |ns| {
         let class = "
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
@@ -125,7 +126,7 @@ metadata: {name: impostor}
 spec: {isolation: GVisor, runtimeClassName: impostor}
 ";
         ns.apply(class).await.unwrap();
-        let manifest = fixtures::closed("liar").replace("className: gvisor", "className: impostor");
+        let manifest = fixtures::closed("liar").replace("className: world", "className: impostor");
         let sandbox = ns.sandbox("liar", &manifest).await;
         let condition = sandbox.await_condition("RuntimeVerified", "False", Duration::from_secs(60)).await;
         assert_eq!(condition.reason, "WrongKernel", "{condition:?}");

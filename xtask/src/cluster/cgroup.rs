@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::Cluster;
 use crate::failure::{During, Result};
@@ -13,6 +16,11 @@ const V1: [&str; 9] =
     ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"];
 /// Controllers of version 2 that the kubelet expects.
 const V2: &str = "+cpu +cpuset +memory +pids +io";
+
+/// Longest wait for a cgroup whose processes are dead.
+const BUSY_WITHIN: Duration = Duration::from_secs(5);
+/// Pause between two tries.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Name of the node's root in every hierarchy.
 #[must_use]
@@ -32,6 +40,20 @@ fn roots(cluster: &Cluster) -> Vec<PathBuf> {
         return vec![Path::new(ROOT).join(name)];
     }
     V1.iter().map(|h| Path::new(ROOT).join(h)).filter(|h| h.is_dir()).map(|h| h.join(&name)).collect()
+}
+
+/// The roots that are there, in whatever hierarchy: runtimes also make theirs in `unified`, where a host has both
+/// versions, although nothing asked for it.
+fn existing_roots(cluster: &Cluster) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|e| e.path());
+    let name = root_name(cluster);
+    hierarchies
+        .chain([PathBuf::from(ROOT)])
+        // `cpu` and `cpu,cpuacct` may be one hierarchy under two names.
+        .filter(|h| !h.is_symlink())
+        .map(|h| h.join(&name))
+        .filter(|r| r.is_dir())
+        .collect()
 }
 
 /// Makes the roots.
@@ -65,7 +87,7 @@ pub fn create(cluster: &Cluster) -> Result<()> {
 #[must_use]
 pub fn processes(cluster: &Cluster) -> BTreeSet<i32> {
     let mut found = BTreeSet::new();
-    for root in roots(cluster) {
+    for root in existing_roots(cluster) {
         for folder in deepest_first(&root) {
             let list = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
             found.extend(list.lines().filter_map(|l| l.parse::<i32>().ok()));
@@ -79,12 +101,24 @@ pub fn processes(cluster: &Cluster) -> BTreeSet<i32> {
 /// # Errors
 /// When one stays.
 pub fn remove(cluster: &Cluster) -> Result<()> {
-    for root in roots(cluster) {
+    for root in existing_roots(cluster) {
         for folder in deepest_first(&root) {
-            fs::remove_dir(&folder).during(format!("the cgroup {} cannot be removed", folder.display()))?;
+            remove_empty(&folder)?;
         }
     }
     Ok(())
+}
+
+/// A cgroup stays busy for a moment after its last process has been killed.
+fn remove_empty(folder: &Path) -> Result<()> {
+    let deadline = Instant::now() + BUSY_WITHIN;
+    loop {
+        match fs::remove_dir(folder) {
+            Err(e) if e.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => sleep(LOOK),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            done => return done.during(format!("the cgroup {} cannot be removed", folder.display())),
+        }
+    }
 }
 
 fn deepest_first(root: &Path) -> Vec<PathBuf> {
@@ -98,4 +132,21 @@ fn deepest_first(root: &Path) -> Vec<PathBuf> {
     }
     all.reverse();
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_comes_after_all_that_it_holds() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("kubepods/burstable/pod1/c")).unwrap();
+        fs::create_dir_all(root.path().join("kubepods/besteffort")).unwrap();
+        let order = deepest_first(root.path());
+        for folder in &order {
+            fs::remove_dir(folder).unwrap();
+        }
+        assert!(!root.path().exists());
+    }
 }

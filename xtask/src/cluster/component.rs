@@ -39,6 +39,18 @@ pub const STOP_ORDER: [&str; 11] = [
     MOUNTS,
 ];
 
+/// Whether there is a component of this name that can be killed, restarted or paused.
+///
+/// # Errors
+/// When there is none; also for the keeper of the mounts, without which nothing else can go on.
+pub fn check(name: &str) -> Result<()> {
+    if name != MOUNTS && ALL.contains(&name) {
+        return Ok(());
+    }
+    let names: Vec<&str> = ALL.into_iter().filter(|c| *c != MOUNTS).collect();
+    Err(Failure::new(format!("{name:?} is no component: write one of {}", names.join(", "))))
+}
+
 /// Starts a component.
 ///
 /// # Errors
@@ -56,16 +68,22 @@ fn command(cluster: &Cluster, name: &str) -> Result<Command> {
     }
 }
 
+/// Folders that the node's programs use whatever they are told: each cluster has its own.
+const FIXED_FOLDERS: [&str; 4] =
+    ["/var/lib/cni", "/var/lib/kubelet", "/var/log/containers", "/usr/libexec/kubernetes"];
+
 /// A private mount namespace with shared propagation, as the kubelet needs; its /run is its own, so that runtimes'
 /// sockets and roots of two clusters do not meet.
 fn mounts(cluster: &Cluster) -> Command {
-    let cni = cluster.state().join("cni-results");
-    let script = format!(
-        "mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/containerd /run/lock /run/netns && \
-         mkdir -p /var/lib/cni {cni} && mount --bind {cni} /var/lib/cni && touch {state}/mounted && exec sleep infinity",
-        cni = cni.display(),
-        state = cluster.state().display()
-    );
+    let own = cluster.state().join("own");
+    let mut script = "set -e; mount --make-rshared /; mount -t tmpfs -o mode=755 tmpfs /run; \
+                      mkdir -p /run/containerd /run/lock /run/netns"
+        .to_owned();
+    for fixed in FIXED_FOLDERS {
+        let own = format!("{}{fixed}", own.display());
+        script += &format!("; mkdir -p {own} {fixed}; mount --bind {own} {fixed}");
+    }
+    script += &format!("; touch {}; exec sleep infinity", cluster.mounted().display());
     shell::command(
         "nsenter",
         &[
@@ -82,7 +100,7 @@ fn mounts(cluster: &Cluster) -> Command {
 }
 
 fn world(cluster: &Cluster) -> Result<Command> {
-    let program = paths::target().join("release/agentsandbox-world");
+    let program = paths::world_program();
     if !program.exists() {
         return Err(Failure::new(format!("{} is not built", program.display())));
     }
@@ -163,4 +181,25 @@ fn apiserver(state: &str, pki: &str, config: &str) -> String {
         node = network::NODE,
         services = network::SERVICES
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_started_is_also_stopped() {
+        let (mut started, mut stopped) = (ALL, STOP_ORDER);
+        started.sort_unstable();
+        stopped.sort_unstable();
+        assert_eq!(started, stopped);
+    }
+
+    #[test]
+    fn an_unknown_component_is_refused_with_the_names_that_exist() {
+        let refusal = check("coredns").unwrap_err().to_string();
+        assert!(refusal.contains("etcd") && !refusal.contains(MOUNTS), "{refusal}");
+        assert!(check(MOUNTS).is_err());
+        assert!(check("kube-router").is_ok());
+    }
 }

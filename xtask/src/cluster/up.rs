@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use super::{Cluster, bootstrap, cgroup, component, config, down, network, pki, process, relay};
 use crate::failure::{During, Failure, Result};
-use crate::{parts, shell};
+use crate::{parts, paths, shell};
 
 /// Debian packages of the node, each with a program that shows whether it is there.
 const PACKAGES: [(&str, &str); 6] = [
@@ -32,8 +33,12 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 /// When something is missing; the sentence says what to do, and nothing is left half started.
 pub fn up(cluster: &Cluster) -> Result<()> {
     check_host()?;
+    let _one_at_a_time = lock()?;
     parts::built()?;
     if is_up(cluster) {
+        if process::running(cluster, "world")?.is_none() && paths::world_program().exists() {
+            component::start(cluster, "world")?;
+        }
         println!(
             "cluster {} is up already: export KUBECONFIG={}",
             cluster.name(),
@@ -56,6 +61,20 @@ pub fn up(cluster: &Cluster) -> Result<()> {
         cluster.kubeconfig().display()
     );
     Ok(())
+}
+
+/// Two at once would build into the same files and choose the same port. The kernel lets go of it with the process.
+fn lock() -> Result<Flock<fs::File>> {
+    let folder = paths::clusters();
+    fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
+    let file = fs::File::open(&folder).during(format!("{} cannot be opened", folder.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(held) => Ok(held),
+        Err((file, _busy)) => {
+            println!("waiting for another `cluster up` of this machine");
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).during("another run cannot be awaited")
+        }
+    }
 }
 
 /// Whether every component runs and the API server answers.
@@ -117,8 +136,7 @@ fn start(cluster: &Cluster) -> Result<()> {
     cgroup::create(cluster)?;
     network::create(cluster)?;
     component::start(cluster, component::MOUNTS)?;
-    let mounted = cluster.state().join("mounted");
-    wait_for("the node's mounts", || mounted.exists())?;
+    wait_for("the node's mounts", || cluster.mounted().exists())?;
     for name in ["etcd", "containerd", "apiserver", relay::NAME] {
         component::start(cluster, name)?;
     }
@@ -126,7 +144,7 @@ fn start(cluster: &Cluster) -> Result<()> {
         println!("  without a world: {absent}");
     }
     wait_for("the API server", || api_ready(cluster))?;
-    for name in ["controller-manager", "scheduler", "kube-proxy", "kube-router"] {
+    for name in ["controller-manager", "scheduler", "kube-proxy"] {
         component::start(cluster, name)?;
     }
     let socket = cluster.containerd_socket();
@@ -134,6 +152,9 @@ fn start(cluster: &Cluster) -> Result<()> {
     component::start(cluster, "kubelet")?;
     bootstrap::images(cluster)?;
     bootstrap::objects(cluster)?;
+    // The policy engine ends at once, and for good, when it does not find its node.
+    wait_for("the kubelet", || kubectl_says(cluster, &["get", "node", "node", "-o", "name"], "node/node"))?;
+    component::start(cluster, "kube-router")?;
     wait_for("the node", || kubectl_says(cluster, &["get", "node", "node", "-o", NODE_READY], "True"))?;
     wait_for("the cluster's DNS", || {
         kubectl_says(
@@ -141,7 +162,17 @@ fn start(cluster: &Cluster) -> Result<()> {
             &["-n", "kube-system", "get", "deployment", "coredns", "-o", "jsonpath={.status.readyReplicas}"],
             "1",
         )
-    })
+    })?;
+    check_all_run(cluster)
+}
+
+/// A component that ended while the others started would be missed much later, in a test of something else.
+fn check_all_run(cluster: &Cluster) -> Result<()> {
+    for name in component::ALL.iter().filter(|c| **c != "world") {
+        process::running(cluster, name)?
+            .during(format!("{name} ended by itself: see its log {}", cluster.log(name).display()))?;
+    }
+    Ok(())
 }
 
 const NODE_READY: &str = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";

@@ -1,0 +1,93 @@
+//! The agent starts only behind a fence that was seen to hold, however slowly the policy engine works.
+
+use std::time::Duration;
+
+use agentsandbox_tests::{Rig, Sandbox, eventually, with_namespace};
+use k8s_openapi::api::core::v1::Pod;
+use nix::sys::signal::Signal;
+use xtask::cluster::process;
+
+use crate::fixtures;
+
+/// How many sandboxes start at once.
+const AT_ONCE: usize = 20;
+
+async fn agent_pod(sandbox: &Sandbox) -> Option<Pod> {
+    sandbox.pods().get_opt(&sandbox.agent_pod()).await.expect("pods are readable")
+}
+
+fn agent_started(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    statuses.into_iter().any(|c| c.name == "agent" && (c.started == Some(true) || c.restart_count > 0))
+}
+
+#[tokio::test]
+async fn o_n15_with_the_policy_engine_stopped_no_agent_starts_and_it_starts_when_the_engine_resumes() {
+    let rig = Rig::alone().await;
+    process::signal(&rig.cluster, "kube-router", Signal::SIGSTOP).unwrap();
+    with_namespace(&rig, "paused", async |ns| {
+        let sandbox = ns.sandbox("p", &fixtures::closed("p")).await;
+        let seen = sandbox.await_condition("NetworkIsolated", "False", Duration::from_secs(60)).await;
+        assert!(!seen.message.is_empty());
+        if let Some(pod) = agent_pod(&sandbox).await {
+            assert!(!agent_started(&pod), "the agent started without walls");
+        }
+        process::signal(&rig.cluster, "kube-router", Signal::SIGCONT).unwrap();
+        sandbox.ready().await;
+    })
+    .await;
+    process::signal(&rig.cluster, "kube-router", Signal::SIGCONT).unwrap();
+}
+
+#[tokio::test]
+async fn o_n7_no_packet_leaves_any_of_twenty_agents_that_start_at_once() {
+    let rig = Rig::alone().await;
+    with_namespace(&rig, "twenty", async |ns| {
+        let names: Vec<String> = (0..AT_ONCE).map(|n| format!("a{n}")).collect();
+        for name in &names {
+            ns.apply(&fixtures::closed(name)).await.unwrap();
+        }
+        for name in &names {
+            ns.handle(name).await_condition("Ready", "True", Duration::from_secs(240)).await;
+        }
+        for name in &names {
+            let pod = agent_pod(&ns.handle(name)).await.expect("the agent's pod exists");
+            let address = pod.status.and_then(|s| s.pod_ip).expect("it has an address").parse().unwrap();
+            // The fence itself probes; what counts is that nothing arrives once it has reported.
+            let before = rig.packets_from(address).await;
+            ns.handle(name).sh("curl -s -m 1 --noproxy '*' http://93.184.215.14/ ; true").await;
+            assert_eq!(rig.packets_from(address).await, before, "{name} reached the world");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_control_a_plain_pod_under_the_same_kind_of_policy_reaches_the_world_first() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "control", async |ns| {
+        let manifest = "
+apiVersion: v1
+kind: Pod
+metadata: {name: plain}
+spec:
+  runtimeClassName: gvisor
+  automountServiceAccountToken: false
+  securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}
+  containers:
+  - name: c
+    image: agentsandbox.test/agent:1
+    command: [sh, -c, 'curl -s -m 5 --noproxy \"*\" http://93.184.215.14/; sleep infinity']
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+";
+        ns.apply(manifest).await.unwrap();
+        let pod = ns.pod_ready("plain", Duration::from_secs(60)).await;
+        let address = pod.status.and_then(|s| s.pod_ip).expect("it has an address").parse().unwrap();
+        eventually("a packet of the plain pod", Duration::from_secs(20), || async {
+            let seen = rig.packets_from(address).await;
+            if seen > 0 { Ok(()) } else { Err("none".to_owned()) }
+        })
+        .await;
+    })
+    .await;
+}

@@ -1,0 +1,73 @@
+//! Installing the chart into the cluster, with the values that this cluster needs, and the world's CA as a class.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, bootstrap, network};
+use crate::failure::{During, Result};
+use crate::{paths, shell};
+
+/// Namespace of the operator.
+pub const NAMESPACE: &str = "agentsandbox-system";
+/// Name of the release.
+pub const RELEASE: &str = "agentsandbox";
+/// The class whose proxies trust the world's CA beside the public roots.
+pub const WORLD_CLASS: &str = "world";
+
+/// Time in which the operator must be ready.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// A helm for this cluster.
+#[must_use]
+pub fn helm(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut helm = shell::command(paths::cache().join("rig/bin/helm"), args);
+    helm.arg("--kubeconfig").arg(cluster.kubeconfig());
+    helm
+}
+
+/// Installs or upgrades the chart, waits for the operator, and makes the class [`WORLD_CLASS`].
+///
+/// # Errors
+/// When the chart is refused or the operator is not ready in time.
+pub fn install(cluster: &Cluster) -> Result<()> {
+    let namespace = format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n"
+    );
+    bootstrap::apply(cluster, &namespace)?;
+    let chart = paths::repository().join("charts/agentsandbox").display().to_string();
+    let timeout = format!("{}s", READY_WITHIN.as_secs());
+    let mut upgrade = helm(cluster, &["upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE]);
+    upgrade.args(["--wait", "--timeout", &timeout]);
+    for value in values() {
+        upgrade.args(["--set", &value]);
+    }
+    shell::output(&mut upgrade)?;
+    bootstrap::apply(cluster, &world_class(cluster)?)
+}
+
+/// What the chart asks every cluster to say about itself.
+fn values() -> Vec<String> {
+    vec![
+        format!("clusterRanges.podCIDRs={{{}}}", network::PODS),
+        format!("clusterRanges.serviceCIDRs={{{}}}", network::SERVICES),
+        "clusterRanges.nodeCIDRs={10.200.0.0/24}".to_owned(),
+        format!("clusterRanges.clusterDNS={}", network::CLUSTER_DNS),
+        format!("apiServer.cidrs={{{}/32,{}/32}}", network::NODE, network::API_SERVICE),
+    ]
+}
+
+fn world_class(cluster: &Cluster) -> Result<String> {
+    let ca = cluster.world_state().join("ca.crt");
+    let roots =
+        fs::read_to_string(&ca).during(format!("{} cannot be read: is the world running?", ca.display()))?;
+    let class = serde_json::json!({
+        "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandboxClass",
+        "metadata": {"name": WORLD_CLASS},
+        "spec": {
+            "isolation": "GVisor", "runtimeClassName": "gvisor",
+            "egress": {"additionalRoots": roots},
+        },
+    });
+    Ok(class.to_string())
+}
