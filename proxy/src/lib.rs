@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The egress proxy beside one agent. It answers nobody else, lets through what the policy allows, adds the keys that
+//! the agent never holds, and writes every decision down.
+//!
+//! A request flows: [`serve`] accepts and checks the peer → [`entrance`] finds out what it speaks → `destination`
+//! canonicalises and cross-checks → `agentsandbox_policy` decides → [`pipeline`] resolves, dials, injects, streams and
+//! audits. Deliberately absent: a Kubernetes client, redirects, a cache of answers, a way around TLS verification, and
+//! any path to an upstream socket that does not start from a `Permit`.
+
+pub mod admin;
+pub mod audit;
+pub mod authority;
+pub mod cli;
+pub mod config;
+mod destination;
+mod dial;
+pub mod enrolment;
+pub mod entrance;
+mod headers;
+pub mod limits;
+pub mod metrics;
+pub mod pipeline;
+pub mod reload;
+pub mod resolve;
+pub mod respond;
+pub mod secrets;
+pub mod serve;
+mod stream;
+pub mod upgrade;
+mod upstream;

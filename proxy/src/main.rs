@@ -1,2 +1,182 @@
-//! Entry point.
-fn main() {}
+//! Entry point: arguments to configuration, configuration to a serving proxy, faults to exit codes and, in a pod, to
+//! the termination message. 64 means that the call must be corrected, 1 that something it names is not there.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use agentsandbox_policy::{Method, Policy, Request, Target, parse_authority};
+use agentsandbox_proxy::cli::{Cli, Command, ServeArgs};
+use agentsandbox_proxy::config::{Config, StartError, chain};
+use agentsandbox_proxy::{reload, serve};
+use clap::Parser;
+use clap::error::ErrorKind;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// `EX_USAGE` of sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked_for { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => run(&args),
+        Command::Check { policy } => check(&policy),
+        Command::Explain { policy, request } => explain(&policy, &request),
+    }
+}
+
+fn run(args: &ServeArgs) -> ExitCode {
+    log_to_stderr();
+    seal_memory();
+    let config = match Config::parse(args) {
+        Ok(config) => config,
+        Err(error) => return not_started(args, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime cannot start: {error}"), 1),
+    };
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        match serve::bind(config, Box::new(std::io::stdout()), shutdown.clone()).await {
+            Ok(bound) => {
+                for (port, address) in bound.addresses() {
+                    tracing::info!(port = ?port, address = %address, "listening");
+                }
+                tokio::spawn(wait_for_signal(shutdown));
+                bound.run().await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&chain(&error), 1),
+        }
+    })
+}
+
+async fn wait_for_signal(shutdown: CancellationToken) {
+    if let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        shutdown.cancel();
+    }
+}
+
+fn not_started(args: &ServeArgs, error: &StartError) -> ExitCode {
+    match error {
+        StartError::Faults(faults) => {
+            let text = faults.join("\n");
+            terminate(args, &json!({"reason": "ConfigurationInvalid", "message": text}));
+            fail(&text, EXIT_USAGE)
+        }
+        StartError::Credential { name, error } => {
+            let message = format!("The secret of AgentCredential {name} cannot be used: {error}.");
+            terminate(args, &json!({"reason": error, "credential": name, "message": message}));
+            fail(&message, 1)
+        }
+    }
+}
+
+fn terminate(args: &ServeArgs, message: &serde_json::Value) {
+    if let Some(file) = &args.termination_log
+        && let Err(error) = std::fs::write(file, message.to_string())
+    {
+        tracing::warn!(error = %error, "the termination message cannot be written");
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match reload::read(file).map_err(|error| chain(&error)).and_then(|text| parse(&text)) {
+        Ok(policy) => {
+            let credentials: Vec<&str> = policy.credentials().map(|(name, _)| name).collect();
+            say(&format!("valid: {} rules, credentials: {}", policy.rule_count(), credentials.join(", ")))
+        }
+        Err(faults) => fail(&faults, EXIT_USAGE),
+    }
+}
+
+fn explain(file: &Path, request: &str) -> ExitCode {
+    let decided = reload::read(file)
+        .map_err(|error| chain(&error))
+        .and_then(|text| parse(&text))
+        .and_then(|policy| Ok((read_request(request)?, policy)));
+    let (asked, policy) = match decided {
+        Ok(decided) => decided,
+        Err(fault) => return fail(&fault, EXIT_USAGE),
+    };
+    match policy.decide(asked) {
+        Ok(permit) => say(&format!(
+            "{:#}",
+            json!({"decision": "allow", "rule": permit.rule(), "host": permit.host().as_str(), "port": permit.port(),
+                "method": permit.method().as_str(), "path": permit.target().path(),
+                "credential": permit.credential().map(|credential| credential.name())})
+        )),
+        Err(denial) => {
+            say(&format!("{:#}", json!({"decision": "deny", "denial": denial})));
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Policy, String> {
+    Policy::from_yaml(text)
+        .map_err(|error| error.faults().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn read_request(text: &str) -> Result<Request, String> {
+    let usage = || "write a method and a URL, such as \"GET https://api.example.com/v1/models\"".to_owned();
+    let (method, url) = text.split_once(' ').ok_or_else(usage)?;
+    let (scheme, rest) = url.split_once("://").ok_or_else(usage)?;
+    let scheme = match scheme {
+        "https" => agentsandbox_policy::Scheme::Https,
+        "http" => agentsandbox_policy::Scheme::Http,
+        _ => return Err(usage()),
+    };
+    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let read = || {
+        let (host, port) = parse_authority(authority, Some(scheme.default_port()))?;
+        let (method, target) = (Method::parse(method)?, Target::parse(&target)?);
+        Ok(Request { scheme, host, port, method, target, websocket: false })
+    };
+    read().map_err(|error: agentsandbox_policy::Malformed| error.to_string())
+}
+
+/// Logs go to stderr: stdout is the audit trail.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).init();
+}
+
+/// No core file may hold a secret, and no process of the same user may read our memory.
+fn seal_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let sealed = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .and_then(|()| setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }));
+    if let Err(error) = sealed {
+        tracing::warn!(error = %error, "core files are not switched off");
+    }
+}
+
+fn say(text: &str) -> ExitCode {
+    let written = writeln!(std::io::stdout(), "{text}");
+    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(code)
+}

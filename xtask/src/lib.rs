@@ -8,9 +8,12 @@
 //! - [`images`]: the project's own images.
 //! - [`install`]: the chart, installed into the cluster.
 //! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
+//! - [`agent_images`]: the agents of the cluster tests.
+//! - [`test`]: everything that must hold, in parts.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
+pub mod agent_images;
 pub mod borrowed_image;
 pub mod cluster;
 pub mod failure;
@@ -21,5 +24,6 @@ pub mod parts;
 pub mod paths;
 pub mod quickstart;
 pub mod shell;
+pub mod test;
 
 pub use failure::{Failure, Result};

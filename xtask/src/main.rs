@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
-use xtask::{Failure, Result, install, paths, quickstart};
+use xtask::{Failure, Result, agent_images, install, paths, quickstart, test};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -32,8 +32,18 @@ enum Task {
         #[arg(long)]
         verify: bool,
     },
+    /// Runs everything that must hold, or one part of it.
+    Test {
+        /// The part; absent means all.
+        part: Option<test::Part>,
+        /// Only tests whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
+    /// Builds the image of the test agent and gives it to the cluster.
+    AgentImages,
     /// Installs the chart into the cluster.
     Install,
     /// Serves the API server's way to the host; started by `cluster up`.
@@ -113,8 +123,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(ClusterArgs { context: Some(context), verb, .. }) => on_foreign(&context, verb),
         Task::Cluster(args) => on_cluster(&Cluster::named(&args.name)?, args.verb),
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
+        Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
+        }
+        Task::AgentImages => {
+            agent_images::load(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }
         Task::Install => {
             install::install(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)

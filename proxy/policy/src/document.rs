@@ -3,7 +3,7 @@
 //! This room owns shape only. Nothing here decides: a [`PolicyDocument`] becomes a `Policy` through `TryFrom`, which
 //! rejects whatever it does not understand. Every type refuses unknown fields, so that a misspelt key is an error and
 //! never an absent restriction. A key that is written must have a value: `methods: null` is an error too, since it could
-be meant either way.
+//! be meant either way.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -112,7 +112,7 @@ pub enum InjectDocument {
         /// Header name, lower case.
         name: String,
         /// Text before the secret, such as `token `.
-        #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         prefix: Option<String>,
     },
     /// `Authorization: Bearer <secret>` (RFC 6750).

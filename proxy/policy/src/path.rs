@@ -44,16 +44,16 @@ impl CanonicalPath {
     }
 
     /// The ways in which servers read the path: as it stands, with `%2F` as a separator, without path parameters, and
-    /// both. All of them must be allowed, since the proxy cannot know which one the server takes.
+    /// both in either order. All of them must be allowed, since the proxy cannot know which one the server takes.
     fn readings(&self) -> Vec<String> {
-        let mut all = vec![self.0.clone()];
+        let separated = |path: &str| path.replace("%2F", "/");
+        let mut all = vec![self.0.clone(), separated(&self.0)];
         if self.0.contains(';') {
-            all.push(without_parameters(&self.0));
+            let bare = without_parameters(&self.0);
+            all.extend([separated(&bare), without_parameters(&all[1]), bare]);
         }
-        if self.0.contains("%2F") {
-            let separated: Vec<String> = all.iter().map(|reading| reading.replace("%2F", "/")).collect();
-            all.extend(separated);
-        }
+        all.sort_unstable();
+        all.dedup();
         all
     }
 
@@ -139,7 +139,6 @@ pub(crate) fn hex_pair(high: Option<&u8>, low: Option<&u8>) -> Option<u8> {
 /// A path pattern: `*` is any text within one segment, `**` (a whole segment) is one or more segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathGlob {
-    text: String,
     segments: Vec<String>,
 }
 
@@ -153,7 +152,7 @@ impl PathGlob {
         if segments.iter().any(|s| s.contains("**") && s != "**") {
             return Err(SEGMENT);
         }
-        Ok(Self { text: raw.to_owned(), segments })
+        Ok(Self { segments })
     }
 
     fn matches_text(&self, path: &str) -> bool {
@@ -290,6 +289,7 @@ mod tests {
             ("/**/x", "/x"),
             ("/v1", "/v1/"),
             ("/v1/*.json", "/v1/key;.json"),
+            ("/a/*", "/a;x%2Fb/c"),
             ("/v1/a;b/*", "/v1/a;b/c"),
             ("/v1/**", "/v12/a"),
         ] {

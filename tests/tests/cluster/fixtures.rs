@@ -4,7 +4,7 @@
 pub const AGENT_IMAGE: &str = "agentsandbox.test/agent:1";
 
 /// Image of the test agent with Claude Code.
-pub const CLAUDE_IMAGE: &str = "agentsandbox.test/claude:1";
+pub const CLAUDE_IMAGE: &str = AGENT_IMAGE;
 
 /// The key that the stand-in for api.anthropic.com asks for. It is in one Secret and nowhere else.
 pub const ANTHROPIC_KEY: &str = "sk-ant-real-4f1c9e70b2a84d6c8e35";

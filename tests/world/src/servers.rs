@@ -122,8 +122,8 @@ struct Inner {
 struct Slot {
     state: State,
     port: Option<u16>,
-    /// Kept only so that they live as long as the world does.
-    children: Vec<Child>,
+    /// Kept so that they live as long as the world does: dropping a child kills it.
+    _children: Vec<Child>,
 }
 
 /// A started server, not yet seen to answer.
@@ -225,7 +225,7 @@ impl Servers {
             .slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(kind, Slot { state, port, children });
+            .insert(kind, Slot { state, port, _children: children });
     }
 }
 

@@ -143,6 +143,8 @@ spec:
       serviceAccountName: coredns
       priorityClassName: system-cluster-critical
       dnsPolicy: Default
+      # It starts before the node is declared ready.
+      tolerations: [{{operator: Exists}}]
       securityContext:
         sysctls: [{{name: net.ipv4.ip_unprivileged_port_start, value: \"0\"}}]
       containers:

@@ -176,7 +176,7 @@ fn apiserver(state: &str, pki: &str, config: &str) -> String {
          --service-account-issuer=https://kubernetes.default.svc --service-account-key-file={pki}/sa.pub
          --service-account-signing-key-file={pki}/sa.key --service-cluster-ip-range={services}
          --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement
-         --audit-policy-file={config}/audit.yaml --audit-log-path={state}/audit.log --audit-log-format=json
+         --audit-policy-file={config}/audit.yaml --audit-log-path={state}/audit.log --audit-log-format=json --audit-log-maxsize=4096
          --allow-privileged=true --profiling=false --goaway-chance=0",
         node = network::NODE,
         services = network::SERVICES

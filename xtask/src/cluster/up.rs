@@ -72,7 +72,9 @@ fn lock() -> Result<Flock<fs::File>> {
         Ok(held) => Ok(held),
         Err((file, _busy)) => {
             println!("waiting for another `cluster up` of this machine");
-            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).during("another run cannot be awaited")
+            Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, e)| e)
+                .during("another run cannot be awaited")
         }
     }
 }

@@ -300,8 +300,7 @@ fn a_denial_says_what_to_write() {
         let denial = decide(line).unwrap_err();
         assert_eq!((denial.rule.as_deref(), denial.how_to_allow.as_str()), (rule, sentence), "{line}");
     }
-    let standalone =
-        Policy::from_yaml(&POLICY.replace(", uid: 1b2c", "")).unwrap();
+    let standalone = Policy::from_yaml(&POLICY.replace(", uid: 1b2c", "")).unwrap();
     let denial = standalone.decide(request("GET https://evil.test/")).unwrap_err();
     assert_eq!(
         denial.how_to_allow,

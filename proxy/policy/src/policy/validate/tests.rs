@@ -166,3 +166,42 @@ fn numbers_of_everything_are_bounded() {
     let ports = (1..=65).map(|port| port.to_string()).collect::<Vec<_>>().join(", ");
     assert_eq!(faults("8443, 443", &ports), ["rules[0].ports: write at most 64 entries"]);
 }
+
+#[test]
+fn the_largest_document_survives_the_way_it_is_written_in() {
+    let mut document: PolicyDocument = serde_yaml::from_str(VALID).unwrap();
+    let rule = document.rules[0].clone();
+    document.rules = (0..RULES_MAX)
+        .map(|index| RuleDocument {
+            name: format!("api-{index}"),
+            paths: Some((0..16).map(|path| format!("/{path}/{}", "x".repeat(250))).collect()),
+            ..rule.clone()
+        })
+        .collect();
+    document.addresses.deny =
+        (0..RANGES_MAX).map(|index| format!("100.{}.{}.0/24", 64 + index / 256, index % 256)).collect();
+    document.upstream.additional_roots =
+        Some(format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", "TUlJ\n".repeat(13_000)));
+    // The operator writes JSON, which is YAML.
+    let text = serde_json::to_string_pretty(&document).unwrap();
+    assert_eq!(serde_yaml::from_str::<PolicyDocument>(&text).unwrap(), document);
+    let policy = Policy::from_yaml(&text).unwrap();
+    assert_eq!(
+        (policy.rule_count(), policy.additional_roots()),
+        (RULES_MAX, document.upstream.additional_roots.as_deref())
+    );
+}
+
+#[test]
+fn each_kind_of_injection_is_read_as_it_is_written() {
+    for inject in [
+        InjectDocument::Header { name: "x-api-key".to_owned(), prefix: None },
+        InjectDocument::Header { name: "authorization".to_owned(), prefix: Some("token ".to_owned()) },
+        InjectDocument::Bearer,
+        InjectDocument::Basic { username: "x-access-token".to_owned() },
+        InjectDocument::Query { name: "key".to_owned() },
+    ] {
+        let text = serde_json::to_string(&inject).unwrap();
+        assert_eq!(serde_yaml::from_str::<InjectDocument>(&text).unwrap(), inject, "{text}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Two small servers that are no entrances: health and metrics for kubelet and Prometheus, and enrolment for the fence.
+//! Neither reaches the pipeline. The admin port is not part of the Service, and the agent's wall does not open it.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason};
+use http::header::AUTHORIZATION;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use crate::enrolment::EnrolmentError;
+use crate::entrance::{Entrance, refuse_connection};
+use crate::limits::HEADER_READ_TIMEOUT;
+use crate::pipeline::Proxy;
+use crate::respond::{self, Body};
+
+/// Serves health and metrics on one connection.
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: TcpStream, _: IpAddr) {
+    answer(io, move |request| health(&proxy, request)).await;
+}
+
+/// Serves enrolment on one connection.
+pub(crate) async fn serve_enrolment(proxy: Arc<Proxy>, io: TcpStream, peer: IpAddr) {
+    answer(io, move |request| enrol(&proxy, request, peer)).await;
+}
+
+async fn answer(io: TcpStream, respond: impl Fn(&Request<Incoming>) -> Response<Body>) {
+    let service = service_fn(|request| {
+        let response = respond(&request);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        // One request, one connection: nothing here lasts, so draining need not wait for it.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(error = %error, "an admin connection ended");
+    }
+}
+
+fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
+        (&Method::GET, "/readyz") => match pending(proxy) {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
+        },
+        (&Method::GET, "/metrics") => text(StatusCode::OK, proxy.metrics.render()),
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+    }
+}
+
+/// What the proxy still waits for. Enrolment is not among it: the agent pod exists only once the proxy is ready.
+fn pending(proxy: &Proxy) -> Option<&'static str> {
+    if proxy.shutdown.is_cancelled() {
+        return Some("draining\n");
+    }
+    proxy.policy.current(Instant::now()).err().map(|_| "waiting for a valid policy document\n")
+}
+
+fn enrol(proxy: &Proxy, request: &Request<Incoming>, peer: IpAddr) -> Response<Body> {
+    if request.uri().path() != "/enrol" {
+        return text(StatusCode::NOT_FOUND, "there is /enrol\n");
+    }
+    match *request.method() {
+        Method::GET if pending(proxy).is_none() => text(StatusCode::OK, "ready\n"),
+        Method::GET => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        Method::POST => {
+            let field = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+            let token = field.and_then(|field| field.strip_prefix(b"Bearer ")).unwrap_or_default();
+            match proxy.enrolment.enrol(peer, token) {
+                Ok(()) => {
+                    tracing::info!(peer = %peer, "an agent is enrolled");
+                    text(StatusCode::NO_CONTENT, "")
+                }
+                Err(error) => refuse(proxy, peer, &error),
+            }
+        }
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "GET or POST\n"),
+    }
+}
+
+fn refuse(proxy: &Proxy, peer: IpAddr, error: &EnrolmentError) -> Response<Body> {
+    tracing::warn!(peer = %peer, error = %error, "an enrolment is refused");
+    refuse_connection(proxy, Entrance::Enrolment, &Denial::new(DenialReason::UnknownPeer));
+    match error {
+        EnrolmentError::WrongToken => text(StatusCode::UNAUTHORIZED, "wrong token\n"),
+        EnrolmentError::NotUsed => text(StatusCode::NOT_FOUND, "enrolment is not used here\n"),
+        EnrolmentError::Unwritable(_) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the address cannot be kept\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(respond::full(text));
+    *response.status_mut() = status;
+    response
+}

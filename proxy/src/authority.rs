@@ -1,0 +1,221 @@
+//! The sandbox's own certificate authority. A leaf is minted only from a [`NamePermit`], so a name that no rule allows
+//! never gets one, and asking for it tells nothing.
+//!
+//! All leaves share one key, which is not the CA's and lives only in memory. Sessions are not resumed: a ticket of one
+//! name could otherwise be shown under another. The server's side of TLS offers HTTP/2 and HTTP/1.1, nothing else.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use agentsandbox_policy::{Host, NamePermit};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use crate::limits::{LEAF_AGE_MAX, LEAF_BACKDATE, LEAF_VALIDITY, LEAVES_MAX};
+use crate::metrics::Metrics;
+
+const CERTIFICATE: &str = "ca.crt";
+const KEY: &str = "ca.key";
+/// HTTP/2 first: a client that speaks both prefers it.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// A standalone CA lives for ten years; it serves one machine's loopback.
+const STANDALONE_VALIDITY_DAYS: i64 = 3650;
+
+/// Why there is no CA, or no leaf.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file of the CA.
+    #[error("{file} cannot be read or written")]
+    File {
+        /// Which.
+        file: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Certificate or key do not parse, or signing failed.
+    #[error("the certificate authority is not usable")]
+    Unusable(#[from] rcgen::Error),
+    /// The TLS library refuses it.
+    #[error("the leaf key is not usable")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The CA, and the leaves it has made.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    leaf_key: KeyPair,
+    provider: Arc<CryptoProvider>,
+    leaves: Mutex<HashMap<Host, Leaf>>,
+    refusing: Arc<ServerConfig>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Clone)]
+struct Leaf {
+    minted: Instant,
+    config: Arc<ServerConfig>,
+}
+
+impl Authority {
+    /// The CA in a folder with `ca.crt` and `ca.key`.
+    pub fn open(
+        folder: &Path,
+        provider: Arc<CryptoProvider>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, AuthorityError> {
+        let read = |file| {
+            std::fs::read_to_string(folder.join(file)).map_err(|source| AuthorityError::File { file, source })
+        };
+        let certificate = pem_certificate(&read(CERTIFICATE)?)?;
+        let key = KeyPair::from_pem(&Zeroizing::new(read(KEY)?))?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        let refusing = configuration(&provider, Arc::new(NoCertificate))?;
+        Ok(Self {
+            issuer,
+            certificate,
+            leaf_key: KeyPair::generate()?,
+            provider,
+            leaves: Mutex::default(),
+            refusing: Arc::new(refusing),
+            metrics,
+        })
+    }
+
+    /// As [`Authority::open`], after making a CA there if there is none.
+    pub fn open_or_create(
+        folder: &Path,
+        provider: Arc<CryptoProvider>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, AuthorityError> {
+        if !folder.join(KEY).exists() {
+            create(folder)?;
+        }
+        Self::open(folder, provider, metrics)
+    }
+
+    /// TLS as the permitted name.
+    pub fn impersonate(&self, name: &NamePermit, now: Instant) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(leaf) = leaves.get(name.host())
+            && now.saturating_duration_since(leaf.minted) < LEAF_AGE_MAX
+        {
+            return Ok(Arc::clone(&leaf.config));
+        }
+        if leaves.len() >= LEAVES_MAX
+            && let Some(oldest) =
+                leaves.iter().min_by_key(|(_, leaf)| leaf.minted).map(|(host, _)| host.clone())
+        {
+            leaves.remove(&oldest);
+        }
+        let config = Arc::new(self.mint(name)?);
+        leaves.insert(name.host().clone(), Leaf { minted: now, config: Arc::clone(&config) });
+        self.metrics.leaf_minted();
+        Ok(config)
+    }
+
+    /// TLS that ends in an `access_denied` alert: no name, no certificate.
+    #[must_use]
+    pub fn refuse(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.refusing)
+    }
+
+    fn mint(&self, name: &NamePermit) -> Result<ServerConfig, AuthorityError> {
+        let host = name.host();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match host.address() {
+            Some(address) => SanType::IpAddress(address),
+            None => SanType::DnsName(host.as_str().try_into()?),
+        }];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let now = OffsetDateTime::from(SystemTime::now());
+        params.not_before = now - LEAF_BACKDATE;
+        // One hour short, so that backdating does not push the whole life over a day.
+        params.not_after = now + LEAF_VALIDITY - LEAF_BACKDATE * 2;
+        params.serial_number = Some(serial()?);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let leaf = params.signed_by(&self.leaf_key, &self.issuer)?;
+        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())
+            .map_err(|why| rustls::Error::General(why.to_owned()))?;
+        let key = self.provider.key_provider.load_private_key(key)?;
+        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        configuration(&self.provider, Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+    }
+}
+
+fn configuration(
+    provider: &Arc<CryptoProvider>,
+    certificates: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, AuthorityError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+/// 128 random bits: a serial may not be guessed (CA/B Forum asks for 64).
+fn serial() -> Result<SerialNumber, rcgen::Error> {
+    let mut bytes = [0_u8; 16];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| rcgen::Error::RemoteKeyError)?;
+    // Serial numbers are positive.
+    bytes[0] = (bytes[0] & 0x7f) | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn pem_certificate(pem: &str) -> Result<CertificateDer<'static>, AuthorityError> {
+    use rustls::pki_types::pem::PemObject;
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| AuthorityError::Unusable(rcgen::Error::CouldNotParseCertificate))
+}
+
+fn create(folder: &Path) -> Result<(), AuthorityError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "AgentSandbox standalone CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let now = OffsetDateTime::from(SystemTime::now());
+    params.not_before = now - LEAF_BACKDATE;
+    params.not_after = now + time::Duration::days(STANDALONE_VALIDITY_DAYS);
+    params.serial_number = Some(serial()?);
+    let certificate = params.self_signed(&key)?;
+    let write = |file: &'static str, text: &str, mode| {
+        use std::io::Write;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(mode);
+        let written = options.open(folder.join(file)).and_then(|mut out| out.write_all(text.as_bytes()));
+        written.map_err(|source| AuthorityError::File { file, source })
+    };
+    write(CERTIFICATE, &certificate.pem(), 0o644)?;
+    // The key last: its presence says that the pair is complete.
+    write(KEY, &Zeroizing::new(key.serialize_pem()), 0o600)
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}

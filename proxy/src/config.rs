@@ -1,0 +1,150 @@
+//! The configuration, parsed whole before anything is bound: every fault is found, not only the first. What comes out
+//! is ready for use; nothing later can find a missing file or a bad address.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentsandbox_policy::Host;
+use rustls::crypto::CryptoProvider;
+use zeroize::Zeroizing;
+
+use crate::authority::Authority;
+use crate::cli::{Ports, ServeArgs};
+use crate::enrolment::Enrolment;
+use crate::metrics::Metrics;
+use crate::reload::{self, Loaded};
+use crate::secrets::{SecretError, Secrets};
+
+const TOKEN: &str = "enrolment-token";
+/// Shorter tokens could be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// Everything `serve` needs.
+pub struct Config {
+    /// Where to listen.
+    pub bind: IpAddr,
+    /// On which ports.
+    pub ports: Ports,
+    /// The policy file, its text and its content.
+    pub policy: (PathBuf, String, Loaded),
+    /// The secrets.
+    pub secrets: Secrets,
+    /// The CA.
+    pub authority: Authority,
+    /// Who is served.
+    pub enrolment: Enrolment,
+    /// What the policy DNS answers with.
+    pub advertise: Option<IpAddr>,
+    /// Names with addresses given by hand.
+    pub resolve: Vec<(Host, IpAddr)>,
+    /// TLS's cryptography.
+    pub provider: Arc<CryptoProvider>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why the proxy does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration; each fault is a sentence.
+    Faults(Vec<String>),
+    /// A credential of the policy.
+    Credential {
+        /// Its name.
+        name: String,
+        /// What is wrong with its secret.
+        error: SecretError,
+    },
+}
+
+impl Config {
+    /// Reads and checks everything.
+    pub fn parse(args: &ServeArgs) -> Result<Self, StartError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let metrics = Arc::new(Metrics::default());
+        let mut faults = Vec::new();
+        let bind = bind(args, &mut faults);
+        let policy = keep(&mut faults, policy(&args.policy, &provider, &metrics));
+        let authority = match &args.keys {
+            Some(keys) => Authority::open(keys, Arc::clone(&provider), Arc::clone(&metrics)),
+            None => Authority::open_or_create(&args.state, Arc::clone(&provider), Arc::clone(&metrics)),
+        };
+        let authority = keep(&mut faults, authority.map_err(|error| chain(&error)));
+        let enrolment = keep(&mut faults, enrolment(args));
+        if !args.state.is_dir() {
+            faults.push(format!("--state {} is not a folder; create it.", args.state.display()));
+        }
+        let (Some(policy), Some(authority), Some(enrolment), true) =
+            (policy, authority, enrolment, faults.is_empty())
+        else {
+            return Err(StartError::Faults(faults));
+        };
+        let secrets = Secrets::new(args.secrets.clone());
+        for (name, _) in policy.2.policy.credentials() {
+            if let Err(error) = secrets.get(name, std::time::Instant::now()) {
+                return Err(StartError::Credential { name: name.to_owned(), error });
+            }
+        }
+        let advertise = args.advertise.or_else(|| bind.is_loopback().then_some(bind));
+        let resolve = args.resolve.clone();
+        let ports = args.ports.or_defaults(args.keys.is_some());
+        Ok(Self { bind, ports, policy, secrets, authority, enrolment, advertise, resolve, provider, metrics })
+    }
+}
+
+fn bind(args: &ServeArgs, faults: &mut Vec<String>) -> IpAddr {
+    let usual = if args.keys.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let bind = args.bind.unwrap_or(IpAddr::V4(usual));
+    if args.keys.is_none() && !bind.is_loopback() {
+        faults.push(format!(
+            "--bind {bind} needs --keys: without an enrolment token only loopback peers are served."
+        ));
+    }
+    bind
+}
+
+fn policy(
+    file: &Path,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Arc<Metrics>,
+) -> Result<(PathBuf, String, Loaded), String> {
+    let load = || {
+        let text = reload::read(file)?;
+        let loaded = reload::load(&text, provider, metrics)?;
+        Ok((file.to_owned(), text, loaded))
+    };
+    load().map_err(|error: reload::LoadError| format!("--policy {}: {}", file.display(), chain(&error)))
+}
+
+fn enrolment(args: &ServeArgs) -> Result<Enrolment, String> {
+    let Some(keys) = &args.keys else { return Ok(Enrolment::Loopback) };
+    let file = keys.join(TOKEN);
+    let mut token = std::fs::read(&file)
+        .map(Zeroizing::new)
+        .map_err(|error| format!("--keys: {TOKEN} cannot be read: {error}."))?;
+    if token.ends_with(b"\n") {
+        token.pop();
+    }
+    if token.len() < TOKEN_BYTES_MIN {
+        return Err(format!("--keys: {TOKEN} is shorter than {TOKEN_BYTES_MIN} bytes."));
+    }
+    Ok(Enrolment::with_token(token, &args.state, args.enrolled))
+}
+
+fn keep<T>(faults: &mut Vec<String>, result: Result<T, String>) -> Option<T> {
+    result.map_err(|fault| faults.push(fault)).ok()
+}
+
+/// An error with its causes, rendered once, at the edge.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,118 @@
+//! Who is served: one agent, known by its address, which nothing but the fence's token can set.
+//!
+//! Until an agent is enrolled nobody is served. A new enrolment replaces the address and ends the connections of the
+//! old one. The address survives a restart of the container in the state folder; the token is never written anywhere.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+const FILE: &str = "enrolled";
+
+/// The rule by which peers are told apart.
+pub enum Enrolment {
+    /// Only the enrolled address. In a pod.
+    Token(TokenEnrolment),
+    /// Only loopback peers. Outside Kubernetes.
+    Loopback,
+}
+
+/// Enrolment by token.
+pub struct TokenEnrolment {
+    token: Zeroizing<Vec<u8>>,
+    file: PathBuf,
+    agent: watch::Sender<Option<IpAddr>>,
+}
+
+/// Why an enrolment was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolmentError {
+    /// The token is not ours.
+    #[error("the token is not this proxy's")]
+    WrongToken,
+    /// There is no token in this mode.
+    #[error("this proxy serves loopback peers and enrols nobody")]
+    NotUsed,
+    /// The address could not be kept.
+    #[error("the enrolled address cannot be written")]
+    Unwritable(#[from] std::io::Error),
+}
+
+impl Enrolment {
+    /// Enrolment by `token`; the address given, or else the one kept in `state`, is enrolled from the start.
+    #[must_use]
+    pub fn with_token(token: Zeroizing<Vec<u8>>, state: &std::path::Path, enrolled: Option<IpAddr>) -> Self {
+        let file = state.join(FILE);
+        let kept = || std::fs::read_to_string(&file).ok()?.trim().parse().ok();
+        let agent = watch::Sender::new(enrolled.or_else(kept).map(|ip: IpAddr| ip.to_canonical()));
+        Self::Token(TokenEnrolment { token, file, agent })
+    }
+
+    /// Whether this peer is the agent.
+    #[must_use]
+    pub fn admits(&self, peer: IpAddr) -> bool {
+        match self {
+            Self::Token(enrolment) => *enrolment.agent.borrow() == Some(peer.to_canonical()),
+            Self::Loopback => peer.to_canonical().is_loopback(),
+        }
+    }
+
+    /// Completes when this peer is no longer the agent.
+    pub async fn replaced(&self, peer: IpAddr) {
+        match self {
+            Self::Token(enrolment) => {
+                let mut agent = enrolment.agent.subscribe();
+                // The sender lives as long as this borrow, so the wait cannot fail.
+                let _ = agent.wait_for(|agent| *agent != Some(peer.to_canonical())).await;
+            }
+            Self::Loopback => std::future::pending().await,
+        }
+    }
+
+    /// Makes `peer` the agent if `token` is right.
+    pub fn enrol(&self, peer: IpAddr, token: &[u8]) -> Result<(), EnrolmentError> {
+        let Self::Token(enrolment) = self else { return Err(EnrolmentError::NotUsed) };
+        verify_slices_are_equal(&enrolment.token, token).map_err(|_| EnrolmentError::WrongToken)?;
+        let peer = peer.to_canonical();
+        let fresh = enrolment.file.with_extension("new");
+        std::fs::write(&fresh, peer.to_string())?;
+        std::fs::rename(&fresh, &enrolment.file)?;
+        enrolment.agent.send_replace(Some(peer));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh(state: &std::path::Path) -> Enrolment {
+        Enrolment::with_token(Zeroizing::new(b"right".to_vec()), state, None)
+    }
+
+    #[test]
+    fn nobody_is_served_before_the_token_was_shown_and_only_its_bearer_after() {
+        let state = tempfile::tempdir().unwrap();
+        let (agent, stranger) = ("10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap());
+        let enrolment = fresh(state.path());
+        assert!(!enrolment.admits(agent));
+        assert!(matches!(enrolment.enrol(stranger, b"wrong"), Err(EnrolmentError::WrongToken)));
+        assert!(!enrolment.admits(stranger));
+        enrolment.enrol(agent, b"right").unwrap();
+        assert!(enrolment.admits(agent) && !enrolment.admits(stranger));
+        assert!(
+            enrolment.admits("::ffff:10.0.0.7".parse().unwrap()),
+            "the same address in its other spelling"
+        );
+    }
+
+    #[test]
+    fn the_enrolled_address_survives_a_restart() {
+        let state = tempfile::tempdir().unwrap();
+        fresh(state.path()).enrol("10.0.0.7".parse().unwrap(), b"right").unwrap();
+        assert!(fresh(state.path()).admits("10.0.0.7".parse().unwrap()));
+    }
+}

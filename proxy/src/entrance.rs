@@ -1,0 +1,212 @@
+//! The ways in. An entrance finds out what a connection speaks and which destination its bytes are bound to; then each
+//! request goes through the one [`handle`](crate::pipeline::handle). No entrance decides anything about a request, and
+//! none opens a connection.
+
+pub mod base_url;
+pub mod dns;
+pub mod http_proxy;
+pub mod socks5;
+pub mod tls;
+pub mod transparent;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agentsandbox_policy::{Denial, DenialReason, Host, Scheme};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::timeout;
+
+use crate::limits::{
+    HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
+};
+use crate::pipeline::Proxy;
+use crate::respond::{self, Body};
+
+/// Where a request came in; it appears in audit lines and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entrance {
+    /// Absolute-form requests and CONNECT.
+    HttpProxy,
+    /// SOCKS5.
+    Socks5,
+    /// `/<rule>/…`.
+    BaseUrl,
+    /// TLS by its SNI.
+    TransparentTls,
+    /// HTTP by its Host.
+    TransparentHttp,
+    /// Policy DNS.
+    Dns,
+    /// Enrolment.
+    Enrolment,
+}
+
+impl Entrance {
+    /// The stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HttpProxy => "http-proxy",
+            Self::Socks5 => "socks5",
+            Self::BaseUrl => "base-url",
+            Self::TransparentTls => "transparent-tls",
+            Self::TransparentHttp => "transparent-http",
+            Self::Dns => "dns",
+            Self::Enrolment => "enrolment",
+        }
+    }
+}
+
+/// What the bytes before a request already said about its destination.
+#[derive(Clone, Debug)]
+pub enum Binding {
+    /// Nothing: the request names it in absolute form.
+    AbsoluteForm,
+    /// Everything: CONNECT, SOCKS5 or SNI named it, and the request must agree.
+    Bound {
+        /// Over TLS or not.
+        scheme: Scheme,
+        /// The host.
+        host: Host,
+        /// The port.
+        port: u16,
+    },
+    /// Nothing: the first path segment names a rule.
+    BaseUrl,
+    /// Nothing: `Host` names it, on the plain HTTP port.
+    HostHeader,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub struct EntranceContext {
+    /// The way in.
+    pub entrance: Entrance,
+    /// The agent.
+    pub peer: IpAddr,
+    /// What is known of the destination.
+    pub binding: Binding,
+}
+
+/// What a tunnel turns out to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Tls,
+    Http,
+    Other,
+}
+
+/// A tunnel to a named destination: finds out whether TLS or HTTP is inside, and serves that. Anything else is closed.
+pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, entrance: Entrance, peer: IpAddr, to: (Host, u16))
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut first = [0_u8; 1];
+    let protocol = match timeout(HANDSHAKE_TIMEOUT, io.read_exact(&mut first)).await {
+        Ok(Ok(_)) => match first[0] {
+            0x16 => Protocol::Tls,
+            b'A'..=b'Z' => Protocol::Http,
+            _ => Protocol::Other,
+        },
+        // The client opened a tunnel and never used it.
+        _ => return,
+    };
+    let (read, write) = tokio::io::split(io);
+    let io = tokio::io::join(std::io::Cursor::new(first).chain(read), write);
+    let (host, port) = to;
+    match protocol {
+        Protocol::Tls => tls::intercept(proxy, io, entrance, peer, Some((host, port)), port).await,
+        Protocol::Http => {
+            let binding = Binding::Bound { scheme: Scheme::Http, host, port };
+            serve_http1(proxy, io, EntranceContext { entrance, peer, binding }).await;
+        }
+        Protocol::Other => {
+            let denial = Denial::new(DenialReason::UnsupportedProtocol).with_host(&host).with_port(port);
+            refuse_connection(&proxy, entrance, &denial);
+        }
+    }
+}
+
+/// Writes down that a connection is closed without an answer.
+pub(crate) fn refuse_connection(proxy: &Proxy, entrance: Entrance, denial: &Denial) {
+    let loaded = proxy.policy.current(std::time::Instant::now()).ok();
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+    entry.refuses(denial, respond::status(denial.reason).as_u16());
+}
+
+/// Serves HTTP/1.1 until the client or the proxy has had enough.
+pub(crate) async fn serve_http1<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shutdown = proxy.shutdown.clone();
+    let service = service(proxy, context);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_headers(HEADER_FIELDS_MAX)
+        .max_buf_size(usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX))
+        .serve_connection(TokioIo::new(io), service_fn(service))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %error, "a client connection ended");
+    }
+}
+
+/// Serves HTTP/2 until the client or the proxy has had enough.
+pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shutdown = proxy.shutdown.clone();
+    let service = service(proxy, context);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(io), service_fn(service));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %error, "a client connection ended");
+    }
+}
+
+type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+fn service(proxy: Arc<Proxy>, context: EntranceContext) -> impl Fn(Request<Incoming>) -> Answer {
+    let context = Arc::new(context);
+    move |request| {
+        let (proxy, context) = (Arc::clone(&proxy), Arc::clone(&context));
+        Box::pin(async move {
+            let is_connect = request.method() == http::Method::CONNECT;
+            // Only a proxy is asked to CONNECT; inside a tunnel the policy refuses the method.
+            if is_connect && matches!(context.binding, Binding::AbsoluteForm) {
+                return Ok(http_proxy::connect(proxy, request, &context));
+            }
+            Ok(crate::pipeline::handle(proxy, request, &context).await)
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! The HTTP proxy entrance: absolute-form requests, and CONNECT, whose tunnel is opened only to a name that some rule
+//! allows and is then read like any other connection.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason, Host, NamePermit, Policy, Scheme, parse_authority};
+use http::header::HOST;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use super::{Binding, Entrance, EntranceContext, serve_http1, tunnel};
+use crate::destination::host_field;
+use crate::pipeline::Proxy;
+use crate::respond::{self, Body};
+
+/// Serves one connection.
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, peer: std::net::IpAddr) {
+    let context = EntranceContext { entrance: Entrance::HttpProxy, peer, binding: Binding::AbsoluteForm };
+    serve_http1(proxy, io, context).await;
+}
+
+/// Answers CONNECT. What the tunnel carries is audited request by request; the CONNECT itself only when refused.
+pub(super) fn connect(
+    proxy: Arc<Proxy>,
+    request: Request<Incoming>,
+    context: &EntranceContext,
+) -> Response<Body> {
+    let loaded = proxy.policy.current(Instant::now());
+    let asked = loaded
+        .map_err(|reason| Box::new(Denial::new(reason)))
+        .and_then(|loaded| {
+            let (host, port) = authority(&request)?;
+            admit(&loaded.policy, &host, port).map(|_| (host, port))
+        })
+        .map_err(|denial| Box::new(denial.with_method("CONNECT")));
+    match asked {
+        Ok(to) => {
+            let (entrance, peer) = (context.entrance, context.peer);
+            let tracker = proxy.connections.clone();
+            tracker.spawn(async move {
+                let replaced = Arc::clone(&proxy);
+                let work = async {
+                    if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                        tunnel(proxy, TokioIo::new(upgraded), entrance, peer, to).await;
+                    }
+                };
+                tokio::select! {
+                    () = work => {}
+                    () = replaced.enrolment.replaced(peer) => {}
+                }
+            });
+            Response::new(respond::empty())
+        }
+        Err(denial) => proxy.refuse(context.entrance, &denial, request.headers()),
+    }
+}
+
+/// Leave to open a tunnel: what it carries is not known yet, so either scheme will do.
+pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<NamePermit, Box<Denial>> {
+    policy
+        .admit(Scheme::Https, host, port)
+        .or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial))
+}
+
+fn authority(request: &Request<Incoming>) -> Result<(Host, u16), Box<Denial>> {
+    let malformed = || Box::new(Denial::new(DenialReason::MalformedRequest));
+    let authority = request.uri().authority().ok_or_else(malformed)?;
+    let (host, port) = parse_authority(authority.as_str(), None)?;
+    if request.headers().contains_key(HOST) {
+        let field = host_field(request.headers())?.ok_or_else(malformed)?;
+        if parse_authority(field, Some(port))?.0 != host {
+            return Err(Box::new(
+                Denial::new(DenialReason::AuthorityMismatch).with_host(&host).with_port(port),
+            ));
+        }
+    }
+    Ok((host, port))
+}

@@ -1,0 +1,122 @@
+//! The SOCKS5 entrance (RFC 1928): no authentication, CONNECT only. Whoever is connected is known already, so user
+//! names say nothing. The tunnel is opened only to a name that some rule allows, and then read like any other.
+//!
+//! A client that resolves names itself got this proxy's own address from the policy DNS; it is served as if it had
+//! come to the transparent entrance.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason, Host, Malformed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{Entrance, refuse_connection, tls, tunnel};
+use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::pipeline::Proxy;
+
+const VERSION: u8 = 5;
+const NO_AUTHENTICATION: u8 = 0;
+const NO_ACCEPTABLE_METHOD: u8 = 0xff;
+const COMMAND_CONNECT: u8 = 1;
+
+/// The reply codes we use.
+#[derive(Clone, Copy)]
+enum Reply {
+    Succeeded = 0,
+    NotAllowed = 2,
+    CommandNotSupported = 7,
+    AddressNotSupported = 8,
+}
+
+enum Fault {
+    Gone,
+    Malformed(Reply),
+}
+
+impl From<std::io::Error> for Fault {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed(Reply::AddressNotSupported)
+    }
+}
+
+/// Serves one connection.
+pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, peer: IpAddr) {
+    let (host, port) = match timeout(HANDSHAKE_TIMEOUT, greet(&mut io)).await {
+        Ok(Ok(to)) => to,
+        Ok(Err(Fault::Malformed(code))) => {
+            refuse_connection(&proxy, Entrance::Socks5, &Denial::new(DenialReason::MalformedRequest));
+            return reply(&mut io, code).await;
+        }
+        Ok(Err(Fault::Gone)) | Err(_) => return,
+    };
+    if proxy.advertise.is_some() && host.address() == proxy.advertise {
+        reply(&mut io, Reply::Succeeded).await;
+        return tls::intercept(proxy, io, Entrance::Socks5, peer, None, port).await;
+    }
+    let loaded = proxy.policy.current(Instant::now()).map_err(|reason| Box::new(Denial::new(reason)));
+    match loaded.and_then(|loaded| super::http_proxy::admit(&loaded.policy, &host, port)) {
+        Ok(_) => {
+            reply(&mut io, Reply::Succeeded).await;
+            tunnel(proxy, io, Entrance::Socks5, peer, (host, port)).await;
+        }
+        Err(denial) => {
+            refuse_connection(&proxy, Entrance::Socks5, &denial);
+            reply(&mut io, Reply::NotAllowed).await;
+        }
+    }
+}
+
+async fn greet(io: &mut TcpStream) -> Result<(Host, u16), Fault> {
+    if io.read_u8().await? != VERSION {
+        return Err(Fault::Gone);
+    }
+    let mut methods = vec![0; usize::from(io.read_u8().await?)];
+    io.read_exact(&mut methods).await?;
+    if !methods.contains(&NO_AUTHENTICATION) {
+        io.write_all(&[VERSION, NO_ACCEPTABLE_METHOD]).await?;
+        return Err(Fault::Gone);
+    }
+    io.write_all(&[VERSION, NO_AUTHENTICATION]).await?;
+    let mut head = [0; 4];
+    io.read_exact(&mut head).await?;
+    let [version, command, _, kind] = head;
+    if version != VERSION {
+        return Err(Fault::Gone);
+    }
+    let host = match kind {
+        1 => Host::from(IpAddr::V4(Ipv4Addr::from_bits(io.read_u32().await?))),
+        3 => named(io).await?,
+        4 => Host::from(IpAddr::V6(Ipv6Addr::from_bits(io.read_u128().await?))),
+        _ => return Err(Fault::Malformed(Reply::AddressNotSupported)),
+    };
+    let port = io.read_u16().await?;
+    if command != COMMAND_CONNECT {
+        return Err(Fault::Malformed(Reply::CommandNotSupported));
+    }
+    if port == 0 {
+        return Err(Fault::Malformed(Reply::AddressNotSupported));
+    }
+    Ok((host, port))
+}
+
+async fn named(io: &mut TcpStream) -> Result<Host, Fault> {
+    let mut name = vec![0; usize::from(io.read_u8().await?)];
+    io.read_exact(&mut name).await?;
+    let name = String::from_utf8(name).map_err(|_| Fault::Malformed(Reply::AddressNotSupported))?;
+    // Brackets are for authorities; here an address has a type of its own.
+    Ok(Host::parse(&name)?)
+}
+
+/// The bound address is of no use to a client and would tell where the proxy is.
+async fn reply(io: &mut TcpStream, code: Reply) {
+    let _ = io.write_all(&[VERSION, code as u8, 0, 1, 0, 0, 0, 0, 0, 0]).await;
+}

@@ -1,0 +1,219 @@
+//! What is taken out of a request and of an answer, and where the secret is put in.
+//!
+//! The order matters and is fixed by the one caller: first everything the agent sent in a place that can authenticate
+//! is removed, in each spelling an upstream might read, then the secret is added once, marked sensitive, so that
+//! neither HPACK's table nor a debug print ever holds it. Nothing here logs.
+
+use agentsandbox_policy::{Injection, Target};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE};
+use zeroize::Zeroizing;
+
+use crate::secrets::Secret;
+
+/// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own.
+const AUTH_SLOTS: [&str; 5] =
+    ["authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"];
+/// RFC 9110, 7.6.1, and what older clients send in its place.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "expect",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "trailer",
+    "upgrade",
+];
+/// Fields by which a client could make an upstream judge another host, path, method or client than we judged.
+const FORWARDING: [&str; 18] = [
+    "cf-connecting-ip",
+    "client-ip",
+    "forwarded",
+    "front-end-https",
+    "true-client-ip",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-url-scheme",
+];
+const FORWARDING_PREFIX: &str = "x-forwarded-";
+/// Answers that would move the agent off this proxy, or are about this hop only.
+const ANSWER_ONLY: [&str; 2] = ["alt-svc", "proxy-authentication-info"];
+const REPLACEMENT: &[u8] = b"[redacted]";
+
+/// Removes from a request what is not for the upstream, and every place that could authenticate.
+pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
+    let own = match injection {
+        Some(Injection::Header { name, .. }) => Some(spelling(name.as_ref())),
+        _ => None,
+    };
+    let named = named_by_connection(headers);
+    let accepts_trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let plain = spelling(name.as_str());
+            AUTH_SLOTS.contains(&plain.as_str())
+                || own.as_deref() == Some(plain.as_str())
+                || HOP_BY_HOP.contains(&plain.as_str())
+                || FORWARDING.contains(&plain.as_str())
+                || plain.starts_with(FORWARDING_PREFIX)
+                || named.contains(&plain)
+        })
+        .cloned()
+        .collect();
+    remove_all(headers, unwanted);
+    if accepts_trailers {
+        // gRPC servers insist on it; it says nothing but that trailers are read, and we do read them.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    join_cookies(headers);
+}
+
+/// Removes from an answer what is only for this hop.
+pub fn strip_response(headers: &mut HeaderMap) {
+    let named = named_by_connection(headers);
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            // Which trailers follow is for the agent to know.
+            (HOP_BY_HOP.contains(&name) && name != "trailer")
+                || ANSWER_ONLY.contains(&name)
+                || named.iter().any(|n| n == name)
+        })
+        .cloned()
+        .collect();
+    remove_all(headers, unwanted);
+}
+
+/// Puts the secret where the credential says; the target to send is given back.
+pub fn inject(
+    headers: &mut HeaderMap,
+    target: &Target,
+    injection: &Injection,
+    secret: &Secret,
+) -> Result<Target, Unfit> {
+    let (name, value) = match injection {
+        Injection::Header { name, prefix } => {
+            (HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unfit)?, joined(prefix, secret.expose()))
+        }
+        Injection::Bearer => (AUTHORIZATION, joined("Bearer ", secret.expose())),
+        Injection::Basic { username } => {
+            (AUTHORIZATION, joined("Basic ", basic(username, secret).as_bytes()))
+        }
+        Injection::Query { name } => {
+            let text = std::str::from_utf8(secret.expose()).map_err(|_| Unfit)?;
+            return Ok(target.with_query_parameter(name, text));
+        }
+    };
+    let mut value = HeaderValue::from_bytes(&value).map_err(|_| Unfit)?;
+    value.set_sensitive(true);
+    headers.insert(name, value);
+    Ok(target.clone())
+}
+
+/// The secret cannot stand where the credential puts it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the secret does not fit where its credential puts it")]
+pub struct Unfit;
+
+/// Finds the secret in what comes back, in the renderings we sent it in.
+#[derive(Clone)]
+pub struct Scrubber(Vec<Zeroizing<Vec<u8>>>);
+
+impl Scrubber {
+    /// A scrubber for the secret of one exchange.
+    #[must_use]
+    pub fn new(injection: &Injection, secret: &Secret) -> Self {
+        let mut needles = vec![Zeroizing::new(secret.expose().to_vec())];
+        if let Injection::Basic { username } = injection {
+            needles.push(Zeroizing::new(basic(username, secret).as_bytes().to_vec()));
+        }
+        Self(needles)
+    }
+
+    /// Replaces the secret in each value.
+    pub fn scrub(&self, headers: &mut HeaderMap) {
+        for value in headers.values_mut() {
+            for needle in &self.0 {
+                if let Some(clean) = replaced(value.as_bytes(), needle) {
+                    *value =
+                        HeaderValue::from_bytes(&clean).unwrap_or(HeaderValue::from_static("[redacted]"));
+                }
+            }
+        }
+    }
+}
+
+fn replaced(text: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
+    let find = |text: &[u8]| text.windows(needle.len()).position(|window| window == needle);
+    let mut at = find(text)?;
+    let (mut rest, mut clean) = (text, Vec::with_capacity(text.len()));
+    loop {
+        clean.extend_from_slice(&rest[..at]);
+        clean.extend_from_slice(REPLACEMENT);
+        rest = &rest[at + needle.len()..];
+        match find(rest) {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    clean.extend_from_slice(rest);
+    Some(clean)
+}
+
+fn basic(username: &str, secret: &Secret) -> Zeroizing<String> {
+    let pair = joined(username, &joined(":", secret.expose()));
+    Zeroizing::new(STANDARD.encode(&*pair))
+}
+
+fn joined(prefix: &str, secret: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(prefix.len() + secret.len()));
+    bytes.extend_from_slice(prefix.as_bytes());
+    bytes.extend_from_slice(secret);
+    bytes
+}
+
+/// CGI-like upstreams read `X_Api_Key` and `X-Api-Key` as one.
+fn spelling(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(|name| spelling(name.trim()))
+        .filter(|n| n != "host")
+        .collect()
+}
+
+fn remove_all(headers: &mut HeaderMap, names: Vec<HeaderName>) {
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may split a cookie into several fields; HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
+}

@@ -1,0 +1,64 @@
+//! Every bound of the proxy, with its reason. A bound that is not here does not exist.
+
+use std::time::Duration;
+
+/// One agent opens tens of connections at a time; a flood beyond this is dropped at accept.
+pub const CONNECTIONS_MAX: usize = 512;
+/// The kernel's queue of connections not yet accepted.
+pub const ACCEPT_BACKLOG: u32 = 1024;
+/// Streams of one HTTP/2 connection; browsers and SDKs use at most 100.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// Fields of one head.
+pub const HEADER_FIELDS_MAX: usize = 100;
+/// All fields of one head together.
+pub const HEADER_BYTES_MAX: u32 = 64 * 1024;
+/// Request target; servers commonly refuse longer ones.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// A head that takes longer is a slow-loris.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the first byte of a tunnel, and for a SOCKS5 or TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to resolve, connect and shake hands with an upstream, for each address.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to resolve a name, all attempts together.
+pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Addresses tried for one request; more would only hide an upstream that is down.
+pub const ADDRESSES_PER_REQUEST_MAX: usize = 4;
+/// Longest time an upstream's address is remembered.
+pub const RESOLVED_TTL_MAX: Duration = Duration::from_secs(300);
+/// An upstream may think before its first byte: models take minutes.
+pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
+/// Idle upstream connections kept for each (scheme, host, port).
+pub const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 8;
+/// Servers commonly close idle connections after a minute; ours go first.
+pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
+/// Leaves kept; beyond this the oldest go.
+pub const LEAVES_MAX: usize = 256;
+/// A leaf lives a day, so a leaked one is soon worthless.
+pub const LEAF_VALIDITY: Duration = Duration::from_secs(24 * 3600);
+/// A leaf is minted again after half its life.
+pub const LEAF_AGE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// The agent's clock may be behind ours.
+pub const LEAF_BACKDATE: Duration = Duration::from_secs(300);
+/// How often the policy file is read. Kubelet swaps a symlink, which inotify on the file would miss.
+pub const POLICY_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the last good policy is obeyed once the file is missing or invalid.
+pub const POLICY_STALE_MAX: Duration = Duration::from_secs(600);
+/// A policy document of 256 rules is far below this.
+pub const POLICY_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// How often a secret's file is looked at again; well below the five seconds promised for a rotation.
+pub const SECRET_STAT_INTERVAL: Duration = Duration::from_secs(1);
+/// Larger than any key or token; an agent's request line must also hold it.
+pub const SECRET_BYTES_MAX: u64 = 8 * 1024;
+/// Queries for one second; beyond it they are dropped, and the client's resolver asks again.
+pub const DNS_QUERIES_PER_SECOND_MAX: u32 = 500;
+/// Short enough for a revoked name to vanish soon, long enough not to be asked for each request.
+pub const DNS_TTL_SECS: u32 = 30;
+/// Time a DNS client may hold a TCP connection without asking.
+pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Audit lines about unknown peers or denied queries are at most one in this time, with a count.
+pub const AUDIT_FLOOD_INTERVAL: Duration = Duration::from_secs(1);
+/// Longer paths are cut in the audit line.
+pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
+/// Kubernetes kills 30 s after SIGTERM; what is left is closed before that.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);

@@ -1,0 +1,129 @@
+//! Counters for the admin port, in Prometheus' text format. Labels are closed sets: entrances, decisions, reasons;
+//! never a host, a path, a name or an error's text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use agentsandbox_policy::DenialReason;
+
+use crate::audit::Decision;
+use crate::entrance::Entrance;
+
+type Labels = (Entrance, &'static str, &'static str);
+
+/// All counters of one proxy.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    decisions: Mutex<BTreeMap<Labels, u64>>,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    unknown_peers: AtomicU64,
+    connections_refused: AtomicU64,
+    audit_lost: AtomicU64,
+    upstream_connections: AtomicU64,
+    policy_rejected: AtomicU64,
+    leaves_minted: AtomicU64,
+}
+
+impl Metrics {
+    /// A decision was written down.
+    pub fn decided(&self, entrance: Entrance, decision: Decision, reason: Option<DenialReason>, count: u64) {
+        let decision = match decision {
+            Decision::Allow => "allow",
+            Decision::Deny => "deny",
+        };
+        let labels = (entrance, decision, reason.map_or("", DenialReason::as_str));
+        let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        *decisions.entry(labels).or_default() += count;
+    }
+
+    /// Bytes of a finished exchange.
+    pub fn carried(&self, up: u64, down: u64) {
+        self.bytes_up.fetch_add(up, Ordering::Relaxed);
+        self.bytes_down.fetch_add(down, Ordering::Relaxed);
+    }
+
+    /// A connection or datagram of someone who is not the agent.
+    pub fn unknown_peer(&self) {
+        self.unknown_peers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection beyond the limit.
+    pub fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An audit line that could not be written.
+    pub fn audit_lost(&self) {
+        self.audit_lost.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection to an upstream was opened.
+    pub fn upstream_connected(&self) {
+        self.upstream_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A policy document was refused.
+    pub fn policy_rejected(&self) {
+        self.policy_rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A leaf certificate was minted.
+    pub fn leaf_minted(&self) {
+        self.leaves_minted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The exposition.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::from(
+            "# HELP agentsandbox_proxy_decisions_total Decisions, by entrance, outcome and reason.\n\
+             # TYPE agentsandbox_proxy_decisions_total counter\n",
+        );
+        let decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((entrance, decision, reason), count) in decisions.iter() {
+            let entrance = entrance.as_str();
+            let _ = writeln!(
+                text,
+                "agentsandbox_proxy_decisions_total{{entrance=\"{entrance}\",decision=\"{decision}\",reason=\"{reason}\"}} {count}"
+            );
+        }
+        drop(decisions);
+        for (name, help, counter) in self.plain() {
+            let value = counter.load(Ordering::Relaxed);
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
+        }
+        text
+    }
+
+    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 8] {
+        [
+            ("agentsandbox_proxy_bytes_up_total", "Body bytes from the agent.", &self.bytes_up),
+            ("agentsandbox_proxy_bytes_down_total", "Body bytes to the agent.", &self.bytes_down),
+            (
+                "agentsandbox_proxy_unknown_peers_total",
+                "Connections and datagrams of strangers.",
+                &self.unknown_peers,
+            ),
+            (
+                "agentsandbox_proxy_connections_refused_total",
+                "Connections over the limit.",
+                &self.connections_refused,
+            ),
+            (
+                "agentsandbox_proxy_audit_lost_total",
+                "Audit lines that could not be written.",
+                &self.audit_lost,
+            ),
+            (
+                "agentsandbox_proxy_upstream_connections_total",
+                "Upstream connections.",
+                &self.upstream_connections,
+            ),
+            ("agentsandbox_proxy_policy_rejected_total", "Policy documents refused.", &self.policy_rejected),
+            ("agentsandbox_proxy_leaves_minted_total", "Leaf certificates minted.", &self.leaves_minted),
+        ]
+    }
+}

@@ -1,0 +1,291 @@
+//! The one way of a request through the proxy: canonicalise → decide → secret → resolve → judge and dial → strip →
+//! inject → stream → scrub → audit. All entrances end here, and what was judged is what is sent.
+//!
+//! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
+//! denial too: no step has a success to fall back on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit, Request as Asked};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::audit::{Audit, Entry};
+use crate::authority::Authority;
+use crate::destination;
+use crate::enrolment::Enrolment;
+use crate::entrance::dns::Fold;
+use crate::entrance::{Entrance, EntranceContext};
+use crate::headers::{self, Scrubber};
+use crate::limits::ADDRESSES_PER_REQUEST_MAX;
+use crate::metrics::Metrics;
+use crate::reload::{ActivePolicy, Loaded};
+use crate::resolve::Resolver;
+use crate::respond::{self, Body};
+use crate::secrets::{Secret, Secrets};
+use crate::stream::{Downward, Upward};
+use crate::upgrade;
+use crate::upstream::{ExchangeError, Lease, Purpose};
+
+/// Everything a connection needs. One for each process, shared by all entrances.
+pub struct Proxy {
+    /// The policy in force.
+    pub policy: ActivePolicy,
+    /// The secrets.
+    pub secrets: Secrets,
+    /// The CA.
+    pub authority: Authority,
+    /// Names to addresses.
+    pub resolver: Resolver,
+    /// Who is served.
+    pub enrolment: Enrolment,
+    /// The audit trail.
+    pub audit: Arc<Audit>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The address that the policy DNS answers with.
+    pub advertise: Option<IpAddr>,
+    /// Cancelled when the proxy is to end.
+    pub shutdown: CancellationToken,
+    /// Connections and tunnels, awaited while draining.
+    pub connections: TaskTracker,
+    /// Denied names, folded.
+    pub refused_names: Fold,
+    /// Strangers, folded.
+    pub strangers: Fold,
+}
+
+impl Proxy {
+    /// Whether the peer is the agent; if not, that is counted and written down.
+    pub fn knows(&self, entrance: Entrance, peer: IpAddr) -> bool {
+        if self.enrolment.admits(peer) {
+            return true;
+        }
+        self.metrics.unknown_peer();
+        if let Some(count) = self.strangers.admit(Instant::now()) {
+            let loaded = self.policy.current(Instant::now()).ok();
+            let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+            entry.refuses(&Denial::new(DenialReason::UnknownPeer), 0);
+            entry.folds(count);
+        }
+        false
+    }
+
+    /// Refuses a request, and writes that down.
+    pub(crate) fn refuse(
+        &self,
+        entrance: Entrance,
+        denial: &Denial,
+        asked_with: &HeaderMap,
+    ) -> Response<Body> {
+        let loaded = self.policy.current(Instant::now()).ok();
+        let entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+        refuse(entry, denial, asked_with)
+    }
+}
+
+/// Answers one request.
+pub async fn handle(
+    proxy: Arc<Proxy>,
+    request: Request<Incoming>,
+    context: &EntranceContext,
+) -> Response<Body> {
+    let loaded = match proxy.policy.current(Instant::now()) {
+        Ok(loaded) => loaded,
+        Err(reason) => return proxy.refuse(context.entrance, &Denial::new(reason), request.headers()),
+    };
+    let mut entry = proxy.audit.open(context.entrance, Some(&loaded.policy));
+    let asked_with = agent_only(request.headers());
+    match exchange(&proxy, &loaded, request, context, &mut entry).await {
+        Ok(answered) => deliver(&proxy, context, answered, entry),
+        Err(denial) => refuse(entry, &denial, &asked_with),
+    }
+}
+
+/// An upstream's answer, and what its delivery needs.
+struct Answered {
+    response: Response<Incoming>,
+    scrubber: Option<Scrubber>,
+    tunnel: Option<Tunnel>,
+}
+
+struct Tunnel {
+    agent: OnUpgrade,
+    accept: String,
+}
+
+async fn exchange(
+    proxy: &Proxy,
+    loaded: &Loaded,
+    mut request: Request<Incoming>,
+    context: &EntranceContext,
+    entry: &mut Entry,
+) -> Result<Answered, Box<Denial>> {
+    let agent = hyper::upgrade::on(&mut request);
+    let (head, body) = request.into_parts();
+    let asked = destination::read(&head, &context.binding, &loaded.policy)?;
+    entry.asks(asked.host.as_str(), asked.port);
+    entry.asks_for(asked.method.as_str(), asked.target.path());
+    let permit = loaded.policy.decide(Asked {
+        scheme: asked.scheme,
+        host: asked.host,
+        port: asked.port,
+        method: asked.method,
+        target: asked.target,
+        websocket: asked.websocket,
+    })?;
+    let secret = secret(proxy, &permit)?;
+    entry.permits(&permit);
+    let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
+    let body = Upward::new(body, entry.traffic()).boxed_unsync();
+    let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
+    let response = send(proxy, loaded, &permit, request, &target, entry).await?;
+    Ok(Answered { response, scrubber, tunnel })
+}
+
+/// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
+fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
+    let Some(credential) = permit.credential() else { return Ok(None) };
+    proxy.secrets.get(credential.name(), Instant::now()).map(Some).map_err(|error| {
+        let advice = format!("The secret of credential {} is not usable: {error}.", credential.name());
+        let denial = denial(permit, DenialReason::CredentialUnavailable);
+        Box::new(denial.with_credential(credential.name()).with_how_to_allow(advice))
+    })
+}
+
+fn outgoing(
+    permit: &Permit,
+    mut fields: HeaderMap,
+    body: Body,
+    secret: Option<&Secret>,
+) -> Result<(Request<Body>, String, Option<Scrubber>), Box<Denial>> {
+    let injection = permit.credential().map(|credential| credential.injection());
+    // Sent on only as part of a handshake that the rule allows; see below.
+    headers::strip_request(&mut fields, injection);
+    let mut target = permit.target().clone();
+    let mut scrubber = None;
+    if let (Some(injection), Some(secret)) = (injection, secret) {
+        target = headers::inject(&mut fields, &target, injection, secret)
+            .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
+        scrubber = Some(Scrubber::new(injection, secret));
+    }
+    if permit.websocket() {
+        upgrade::ask(&mut fields);
+    }
+    let method = http::Method::from_bytes(permit.method().as_str().as_bytes())
+        .map_err(|_| Box::new(denial(permit, DenialReason::MalformedRequest)))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.headers_mut() = fields;
+    Ok((request, target.as_str().to_owned(), scrubber))
+}
+
+/// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again.
+async fn send(
+    proxy: &Proxy,
+    loaded: &Loaded,
+    permit: &Permit,
+    mut request: Request<Body>,
+    target: &str,
+    entry: &mut Entry,
+) -> Result<Response<Incoming>, Box<Denial>> {
+    let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
+    let failed = |reason| Box::new(denial(permit, reason));
+    if purpose == Purpose::Exchange {
+        while let Some(lease) = loaded.upstream.reuse(permit) {
+            entry.dials(lease.address());
+            match loaded.upstream.exchange(lease, request, target, purpose).await {
+                Ok(response) => return Ok(response),
+                Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
+                Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
+            }
+        }
+    }
+    let lease = connect(proxy, loaded, permit, purpose).await?;
+    entry.dials(lease.address());
+    match loaded.upstream.exchange(lease, request, target, purpose).await {
+        Ok(response) => Ok(response),
+        Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
+        Err(ExchangeError::Failed(reason)) => Err(failed(reason)),
+    }
+}
+
+/// Resolves once, judges each address, and dials the judged ones in turn.
+async fn connect(
+    proxy: &Proxy,
+    loaded: &Loaded,
+    permit: &Permit,
+    purpose: Purpose,
+) -> Result<Lease, Box<Denial>> {
+    let addresses =
+        proxy.resolver.resolve(permit.host()).await.map_err(|reason| Box::new(denial(permit, reason)))?;
+    let mut refused = None;
+    let mut dials: Vec<DialPermit> = Vec::new();
+    for address in addresses {
+        match permit.dial(&loaded.policy, address) {
+            Ok(dial) => dials.push(dial),
+            Err(denial) => refused = Some(denial),
+        }
+    }
+    if dials.is_empty() {
+        return Err(refused.unwrap_or_else(|| Box::new(denial(permit, DenialReason::NameNotFound))));
+    }
+    let mut failure = DenialReason::UpstreamUnreachable;
+    for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
+        match loaded.upstream.connect(dial, purpose).await {
+            Ok(lease) => return Ok(lease),
+            Err(reason) => failure = reason,
+        }
+    }
+    Err(Box::new(denial(permit, failure)))
+}
+
+fn deliver(
+    proxy: &Arc<Proxy>,
+    context: &EntranceContext,
+    answered: Answered,
+    mut entry: Entry,
+) -> Response<Body> {
+    let Answered { mut response, scrubber, tunnel } = answered;
+    if let Some(scrubber) = &scrubber {
+        scrubber.scrub(response.headers_mut());
+    }
+    entry.answers(response.status().as_u16());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        headers::strip_response(response.headers_mut());
+        return response.map(|body| Downward::new(body, scrubber, entry).boxed_unsync());
+    }
+    match tunnel {
+        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept) => {
+            upgrade::join(proxy, context, tunnel.agent, response, entry)
+        }
+        // Nobody asked for it, or it is not the protocol that was asked for.
+        _ => refuse(entry, &Denial::new(DenialReason::UpstreamUnreachable), &HeaderMap::new()),
+    }
+}
+
+fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) -> Response<Body> {
+    let response = respond::refusal(denial, entry.request_id(), asked_with);
+    entry.refuses(denial, response.status().as_u16());
+    response
+}
+
+fn denial(permit: &Permit, reason: DenialReason) -> Denial {
+    Denial::new(reason)
+        .with_rule(permit.rule())
+        .with_host(permit.host())
+        .with_port(permit.port())
+        .with_method(permit.method())
+        .with_path(permit.target().path())
+}
+
+fn agent_only(headers: &HeaderMap) -> HeaderMap {
+    let agent = headers.get(http::header::USER_AGENT).cloned();
+    agent.map(|agent| (http::header::USER_AGENT, agent)).into_iter().collect()
+}

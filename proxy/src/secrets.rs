@@ -1,0 +1,154 @@
+//! The secrets: files that kubelet mounts, read again when they change. A value leaves this room only towards
+//! [`crate::headers`], inside a [`Secret`], which cannot be printed and is wiped when dropped.
+//!
+//! A file that is missing, empty or not usable as a header value yields no secret, and without one the request is
+//! denied. The old value is not used a moment longer than the new one is known.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::limits::{SECRET_BYTES_MAX, SECRET_STAT_INTERVAL};
+
+/// One secret's bytes: visible ASCII, at least one.
+#[derive(Clone)]
+pub struct Secret(Arc<Zeroizing<Vec<u8>>>);
+
+impl Secret {
+    /// The bytes, for the one who puts them into a request or finds them in an answer.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Why there is no secret. The names are what the operator reads in the termination message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub enum SecretError {
+    /// No file, or not readable.
+    #[error(
+        "its file is missing or unreadable; create the Secret, with the key, that the AgentCredential names"
+    )]
+    #[serde(rename = "CredentialMissing")]
+    Missing,
+    /// Not usable as a secret.
+    #[error(
+        "it is empty, too long, or holds a byte that is not visible ASCII; store the bare value in the Secret"
+    )]
+    #[serde(rename = "CredentialMalformed")]
+    Malformed,
+}
+
+/// The secrets folder.
+pub struct Secrets {
+    folder: PathBuf,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+struct Known {
+    looked: Instant,
+    stamp: Option<Stamp>,
+    secret: Result<Secret, SecretError>,
+}
+
+/// Changes whenever kubelet swaps a file, and whenever someone writes to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    bytes: u64,
+}
+
+impl From<Metadata> for Stamp {
+    fn from(m: Metadata) -> Self {
+        let (modified, changed) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
+        Self { inode: m.ino(), modified, changed, bytes: m.size() }
+    }
+}
+
+impl Secrets {
+    /// The secrets in `folder`, one file for each credential.
+    #[must_use]
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, known: Mutex::default() }
+    }
+
+    /// The current secret of a credential.
+    pub fn get(&self, credential: &str, now: Instant) -> Result<Secret, SecretError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = known.get(credential)
+            && now.saturating_duration_since(entry.looked) < SECRET_STAT_INTERVAL
+        {
+            return entry.secret.clone();
+        }
+        let path = self.folder.join(credential);
+        let stamp = std::fs::metadata(&path).ok().map(Stamp::from);
+        let secret = match known.get(credential) {
+            Some(entry) if stamp.is_some() && entry.stamp == stamp => entry.secret.clone(),
+            _ => read(&path),
+        };
+        known.insert(credential.to_owned(), Known { looked: now, stamp, secret: secret.clone() });
+        secret
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Secret, SecretError> {
+    let file = File::open(path).map_err(|_| SecretError::Missing)?;
+    // Room for the largest secret from the start: a buffer that grew would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(SECRET_BYTES_MAX + 2).unwrap_or(0)));
+    file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|_| SecretError::Missing)?;
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    let fits = u64::try_from(bytes.len()).is_ok_and(|len| len <= SECRET_BYTES_MAX);
+    if bytes.is_empty() || !fits || !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(SecretError::Malformed);
+    }
+    Ok(Secret(Arc::new(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_f16_what_is_no_header_value_is_no_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |bytes: &[u8]| {
+            std::fs::write(folder.path().join("c"), bytes).unwrap();
+            Secrets::new(folder.path().to_owned())
+                .get("c", Instant::now())
+                .map(|secret| secret.expose().to_vec())
+        };
+        assert_eq!(read(b"key-1\n").unwrap(), b"key-1");
+        assert_eq!(read(b"key-1\r\n").unwrap(), b"key-1");
+        for bad in [&b""[..], b"\n", b"a\nb", b"a\rb", b"a\0b", b"a b", "schlüssel".as_bytes(), b"a\n\n"] {
+            assert_eq!(read(bad).unwrap_err(), SecretError::Malformed, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn p_f17_a_changed_file_is_seen_and_a_deleted_one_fails_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c");
+        std::fs::write(&file, "old").unwrap();
+        let secrets = Secrets::new(folder.path().to_owned());
+        let start = Instant::now();
+        assert_eq!(secrets.get("c", start).unwrap().expose(), b"old");
+        std::fs::write(&file, "newer").unwrap();
+        assert_eq!(secrets.get("c", start + SECRET_STAT_INTERVAL).unwrap().expose(), b"newer");
+        std::fs::remove_file(&file).unwrap();
+        assert!(secrets.get("c", start + SECRET_STAT_INTERVAL * 2).is_err());
+    }
+}

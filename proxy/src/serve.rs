@@ -1,0 +1,197 @@
+//! Listening and ending. Every entrance is bound before any is served, so the proxy is whole or absent. A peer is
+//! judged at accept, before a byte is read. On SIGTERM listening stops, what runs may end, and a deadline ends the rest.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::audit::Audit;
+use crate::config::Config;
+use crate::entrance::dns::{self, Fold};
+use crate::entrance::{Entrance, base_url, http_proxy, socks5, transparent};
+use crate::limits::{ACCEPT_BACKLOG, CONNECTIONS_MAX, DRAIN_TIMEOUT};
+use crate::pipeline::Proxy;
+use crate::reload::ActivePolicy;
+use crate::resolve::Resolver;
+
+/// Why a port could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} cannot be bound")]
+pub struct BindError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// What listens on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// An entrance.
+    Entrance(Entrance),
+    /// Health and metrics.
+    Admin,
+}
+
+/// A proxy with all its ports bound, not yet serving.
+pub struct Bound {
+    proxy: Arc<Proxy>,
+    listeners: Vec<(Port, TcpListener)>,
+    dns: Option<UdpSocket>,
+}
+
+/// Binds every port.
+pub async fn bind(
+    config: Config,
+    audit: Box<dyn std::io::Write + Send>,
+    shutdown: CancellationToken,
+) -> Result<Bound, BindError> {
+    let ports = [
+        (Port::Entrance(Entrance::HttpProxy), config.ports.http),
+        (Port::Entrance(Entrance::Socks5), config.ports.socks),
+        (Port::Entrance(Entrance::BaseUrl), config.ports.base_url),
+        (Port::Entrance(Entrance::TransparentTls), config.ports.tls),
+        (Port::Entrance(Entrance::TransparentHttp), config.ports.plain),
+        (Port::Entrance(Entrance::Dns), config.ports.dns),
+        (Port::Entrance(Entrance::Enrolment), config.ports.enrolment),
+        (Port::Admin, config.ports.admin),
+    ];
+    let mut listeners = Vec::new();
+    let mut dns = None;
+    for (port, number) in ports {
+        let Some(number) = number else { continue };
+        let address = SocketAddr::new(config.bind, number);
+        let listener = listen(address).map_err(|source| BindError { address, source })?;
+        if port == Port::Entrance(Entrance::Dns) {
+            let address = listener.local_addr().unwrap_or(address);
+            dns = Some(UdpSocket::bind(address).await.map_err(|source| BindError { address, source })?);
+        }
+        listeners.push((port, listener));
+    }
+    Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns })
+}
+
+fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: CancellationToken) -> Proxy {
+    let (file, text, loaded) = config.policy;
+    Proxy {
+        policy: ActivePolicy::new(file, text, loaded, config.provider, Arc::clone(&config.metrics)),
+        secrets: config.secrets,
+        authority: config.authority,
+        resolver: Resolver::new(&config.resolve),
+        enrolment: config.enrolment,
+        audit: Audit::new(audit, Arc::clone(&config.metrics)),
+        metrics: config.metrics,
+        advertise: config.advertise,
+        shutdown,
+        connections: TaskTracker::new(),
+        refused_names: Fold::default(),
+        strangers: Fold::default(),
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted container must not wait for the old one's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
+}
+
+impl Bound {
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> impl Iterator<Item = (Port, SocketAddr)> {
+        self.listeners.iter().filter_map(|(port, listener)| Some((*port, listener.local_addr().ok()?)))
+    }
+
+    /// Serves until shutdown, then drains.
+    pub async fn run(self) {
+        let Self { proxy, listeners, dns } = self;
+        let background = TaskTracker::new();
+        let follower = Arc::clone(&proxy);
+        background.spawn(async move { follower.policy.follow(follower.shutdown.clone()).await });
+        if let Some(socket) = dns {
+            background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
+        }
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        for (port, listener) in listeners {
+            background.spawn(accept(Arc::clone(&proxy), port, listener, Arc::clone(&slots)));
+        }
+        background.close();
+        background.wait().await;
+        proxy.connections.close();
+        if timeout(DRAIN_TIMEOUT, proxy.connections.wait()).await.is_err() {
+            tracing::warn!(left = proxy.connections.len(), "connections are cut off at the drain deadline");
+        }
+    }
+}
+
+async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc<Semaphore>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = proxy.shutdown.cancelled() => return,
+        };
+        let (io, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(error = %error, "accept failed");
+                // Out of descriptors, most likely: give others the time to close theirs.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let peer = peer.ip();
+        if let Port::Entrance(entrance) = port
+            && entrance != Entrance::Enrolment
+            && !proxy.knows(entrance, peer)
+        {
+            continue;
+        }
+        // The agent cannot take the admin port's connections: a probe must get through a flood.
+        let slot = match port {
+            Port::Admin => None,
+            Port::Entrance(_) => match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => Some(slot),
+                Err(_) => {
+                    proxy.metrics.connection_refused();
+                    continue;
+                }
+            },
+        };
+        let _ = io.set_nodelay(true);
+        let work = serve(Arc::clone(&proxy), port, io, peer);
+        let owner = Arc::clone(&proxy);
+        proxy.connections.spawn(async move {
+            let _slot = slot;
+            if matches!(port, Port::Admin | Port::Entrance(Entrance::Enrolment)) {
+                return work.await;
+            }
+            tokio::select! {
+                () = work => {}
+                () = owner.enrolment.replaced(peer) => {}
+            }
+        });
+    }
+}
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn serve(proxy: Arc<Proxy>, port: Port, io: TcpStream, peer: IpAddr) -> Work {
+    match port {
+        Port::Admin => Box::pin(admin::serve(proxy, io, peer)),
+        Port::Entrance(entrance) => match entrance {
+            Entrance::HttpProxy => Box::pin(http_proxy::serve(proxy, io, peer)),
+            Entrance::Socks5 => Box::pin(socks5::serve(proxy, io, peer)),
+            Entrance::BaseUrl => Box::pin(base_url::serve(proxy, io, peer)),
+            Entrance::TransparentTls => Box::pin(transparent::serve_tls(proxy, io, peer)),
+            Entrance::TransparentHttp => Box::pin(transparent::serve_http(proxy, io, peer)),
+            Entrance::Dns => Box::pin(dns::serve_tcp(proxy, io, peer)),
+            Entrance::Enrolment => Box::pin(admin::serve_enrolment(proxy, io, peer)),
+        },
+    }
+}

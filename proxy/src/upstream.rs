@@ -1,0 +1,325 @@
+//! Connections to upstreams: verified, pooled, and bound to one policy.
+//!
+//! Each policy generation has its own pool, so revoking a host or a range ends the idle connections made under the old
+//! one. The key is (scheme, host, port): HTTP/2 connections are never shared between names, whatever a certificate
+//! says. No byte of a request is written before the server has proven its name.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use agentsandbox_policy::{DenialReason, DialPermit, Host, Permit, Scheme};
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::dial;
+use crate::limits::{
+    CONNECT_TIMEOUT, HEADER_BYTES_MAX, IDLE_CONNECTION_AGE_MAX, IDLE_CONNECTIONS_PER_HOST_MAX,
+    RESPONSE_HEAD_TIMEOUT,
+};
+use crate::metrics::Metrics;
+use crate::respond::Body;
+
+type Key = (Scheme, Host, u16);
+
+/// What the agent wants of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// One request and its answer; the connection may be shared and kept.
+    Exchange,
+    /// A WebSocket: HTTP/1.1, and the connection is its own.
+    Upgrade,
+}
+
+/// The connections made under one policy.
+pub struct Upstream {
+    any: TlsConnector,
+    http1: TlsConnector,
+    idle: Arc<Mutex<HashMap<Key, Vec<Idle>>>>,
+    metrics: Arc<Metrics>,
+}
+
+struct Idle {
+    since: Instant,
+    lease: Lease,
+}
+
+/// A connection on which one request may be sent.
+pub struct Lease {
+    sender: Sender,
+    key: Key,
+    address: SocketAddr,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// The request was not sent, and is given back.
+pub struct Unsent(pub Request<Body>);
+
+/// Why an exchange failed.
+pub enum ExchangeError {
+    /// The connection was already gone; another may be tried.
+    Unsent(Box<Unsent>),
+    /// It failed, and may not be repeated.
+    Failed(DenialReason),
+}
+
+/// The roots could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// Not PEM, or not certificates.
+    #[error("upstream.additionalRoots holds no usable PEM certificate")]
+    Pem,
+    /// TLS refuses the configuration.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Upstream {
+    /// Connections verified against the public roots and `additional`.
+    pub fn new(
+        additional: Option<&str>,
+        provider: &Arc<CryptoProvider>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, RootsError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+        if let Some(pem) = additional {
+            let mut found = 0;
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(certificate.map_err(|_| RootsError::Pem)?).map_err(|_| RootsError::Pem)?;
+                found += 1;
+            }
+            if found == 0 {
+                return Err(RootsError::Pem);
+            }
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.enable_early_data = false;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = TlsConnector::from(Arc::new(config.clone()));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let any = TlsConnector::from(Arc::new(config));
+        Ok(Self { any, http1, idle: Arc::default(), metrics })
+    }
+
+    /// A connection that is open and free, made for this destination under this policy.
+    #[must_use]
+    pub fn reuse(&self, permit: &Permit) -> Option<Lease> {
+        let key = (permit.scheme(), permit.host().clone(), permit.port());
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = idle.get_mut(&key)?;
+        known.retain(|idle| idle.since.elapsed() < IDLE_CONNECTION_AGE_MAX && idle.lease.is_open());
+        // An HTTP/2 connection stays for others, an HTTP/1.1 connection is taken.
+        match known.last()?.lease.shared() {
+            Some(shared) => Some(shared),
+            None => known.pop().map(|idle| idle.lease),
+        }
+    }
+
+    /// A new connection to a judged address.
+    pub async fn connect(&self, permit: &DialPermit, purpose: Purpose) -> Result<Lease, DenialReason> {
+        let address = permit.address();
+        let stream = dial::connect(permit).await.map_err(|error| {
+            tracing::info!(address = %address, error = %error, "the upstream does not answer");
+            DenialReason::UpstreamUnreachable
+        })?;
+        self.metrics.upstream_connected();
+        let key = (permit.scheme(), permit.host().clone(), address.port());
+        let sender = match permit.scheme() {
+            Scheme::Http => over_http1(stream).await?,
+            Scheme::Https => self.over_tls(stream, permit, purpose).await?,
+        };
+        let lease = Lease { sender, key, address };
+        if let Some(shared) = lease.shared() {
+            self.keep(shared);
+        }
+        Ok(lease)
+    }
+
+    async fn over_tls(
+        &self,
+        stream: tokio::net::TcpStream,
+        permit: &DialPermit,
+        purpose: Purpose,
+    ) -> Result<Sender, DenialReason> {
+        let name = server_name(permit.host()).ok_or(DenialReason::UpstreamUntrusted)?;
+        let connector = match purpose {
+            Purpose::Exchange => &self.any,
+            Purpose::Upgrade => &self.http1,
+        };
+        let handshake = timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
+        let tls = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?.map_err(|error| {
+            tracing::info!(address = %permit.address(), error = %error, "the TLS handshake failed");
+            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            if is_tls { DenialReason::UpstreamUntrusted } else { DenialReason::UpstreamUnreachable }
+        })?;
+        match tls.get_ref().1.alpn_protocol() {
+            Some(b"h2") => over_http2(tls).await,
+            _ => over_http1(tls).await,
+        }
+    }
+
+    /// Sends the request and waits for the answer's head. A lease that can be used again goes back by itself.
+    pub async fn exchange(
+        &self,
+        lease: Lease,
+        mut request: Request<Body>,
+        target: &str,
+        purpose: Purpose,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
+        let Lease { sender, key, address } = lease;
+        match sender {
+            Sender::Http1(mut sender) => {
+                let response = head(sender.try_send_request(request)).await?;
+                if purpose == Purpose::Exchange {
+                    let idle = Arc::clone(&self.idle);
+                    tokio::spawn(async move {
+                        // Ready again means that the answer was read to its end.
+                        if sender.ready().await.is_ok() {
+                            put(&idle, Lease { sender: Sender::Http1(sender), key, address });
+                        }
+                    });
+                }
+                Ok(response)
+            }
+            Sender::Http2(mut sender) => head(sender.try_send_request(request)).await,
+        }
+    }
+
+    fn keep(&self, lease: Lease) {
+        put(&self.idle, lease);
+    }
+}
+
+impl Lease {
+    /// The address at the other end.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    fn shared(&self) -> Option<Self> {
+        match &self.sender {
+            Sender::Http1(_) => None,
+            Sender::Http2(sender) => Some(Self {
+                sender: Sender::Http2(sender.clone()),
+                key: self.key.clone(),
+                address: self.address,
+            }),
+        }
+    }
+}
+
+fn put(idle: &Mutex<HashMap<Key, Vec<Idle>>>, lease: Lease) {
+    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = idle.entry(lease.key.clone()).or_default();
+    known.retain(|idle| idle.since.elapsed() < IDLE_CONNECTION_AGE_MAX && idle.lease.is_open());
+    if known.len() < IDLE_CONNECTIONS_PER_HOST_MAX {
+        known.push(Idle { since: Instant::now(), lease });
+    }
+}
+
+async fn head(
+    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+) -> Result<Response<Incoming>, ExchangeError> {
+    match timeout(RESPONSE_HEAD_TIMEOUT, sent).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(mut error)) => match error.take_message() {
+            Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(request)))),
+            None => {
+                tracing::info!(error = %error.error(), "the upstream broke off");
+                Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable))
+            }
+        },
+        Err(_) => Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable)),
+    }
+}
+
+/// Gives the request the form of the connection's protocol: origin form with Host, or pseudo-header fields.
+fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(), DenialReason> {
+    let (scheme, host, port) = &lease.key;
+    let (scheme, default_port) = match scheme {
+        Scheme::Https => ("https", 443),
+        Scheme::Http => ("http", 80),
+    };
+    let authority = if *port == default_port { host.to_string() } else { format!("{host}:{port}") };
+    let target = PathAndQuery::try_from(target).map_err(|_| DenialReason::MalformedRequest)?;
+    request.headers_mut().remove(HOST);
+    match lease.sender {
+        Sender::Http1(_) => {
+            let value = HeaderValue::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
+            request.headers_mut().insert(HOST, value);
+            *request.uri_mut() = Uri::from(target);
+            *request.version_mut() = Version::HTTP_11;
+        }
+        Sender::Http2(_) => {
+            let authority = Authority::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();
+            *request.uri_mut() = uri.map_err(|_| DenialReason::MalformedRequest)?;
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+    Ok(())
+}
+
+async fn over_http1(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Sender, DenialReason> {
+    let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(error = %error, "an upstream connection ended");
+        }
+    });
+    Ok(Sender::Http1(sender))
+}
+
+async fn over_http2(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<Sender, DenialReason> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES_MAX);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %error, "an upstream connection ended");
+        }
+    });
+    Ok(Sender::Http2(sender))
+}
+
+fn server_name(host: &Host) -> Option<ServerName<'static>> {
+    match host.address() {
+        Some(address) => Some(ServerName::from(address)),
+        None => ServerName::try_from(host.to_string()).ok(),
+    }
+}

@@ -1,0 +1,163 @@
+//! The house's rules that no compiler and no lint holds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests state their claims by them"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Lines of a file, its tests not counted.
+const FILE_LINES_MAX: usize = 500;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository is there")
+}
+
+/// Every file of the repository with one of these endings, and its text.
+fn files(endings: &[&str]) -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, endings: &[&str], found: &mut Vec<(PathBuf, String)>) {
+        let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        entries.sort();
+        for path in entries {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && name != ".git" {
+                    walk(&path, endings, found);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending))
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                found.push((path, text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), endings, &mut found);
+    assert!(!found.is_empty(), "no {endings:?} was found, so nothing would be checked");
+    found
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked", "--no-deps"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("cargo speaks JSON")
+}
+
+/// What each package of the workspace depends on, tests not counted.
+fn edges() -> BTreeMap<String, BTreeSet<String>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let packages = metadata()["packages"].as_array().expect("there are packages").clone();
+    let edge = |package: &Value| {
+        let all = package["dependencies"].as_array().cloned().unwrap_or_default();
+        let normal = all.iter().filter(|dependency| dependency["kind"].is_null());
+        (text(&package["name"]), normal.map(|dependency| text(&dependency["name"])).collect())
+    };
+    packages.iter().map(edge).collect()
+}
+
+#[test]
+fn dependencies_point_the_allowed_way() {
+    let forbidden: [(&str, &[&str]); 7] = [
+        ("agentsandbox-crds", &["agentsandbox-operator", "agentsandbox-proxy", "agentsandbox-policy"]),
+        ("agentsandbox-operator", &["agentsandbox-proxy", "agentsandbox-init"]),
+        ("agentsandbox-proxy", &["agentsandbox-operator", "agentsandbox-crds", "kube", "k8s-openapi"]),
+        ("agentsandbox-policy", &["agentsandbox-crds", "kube", "k8s-openapi", "tokio", "hyper", "reqwest"]),
+        ("agentsandbox-init", &["agentsandbox-operator", "agentsandbox-crds", "kube", "k8s-openapi"]),
+        ("agentsandbox-report", &["agentsandbox-init", "agentsandbox-crds", "kube", "tokio"]),
+        ("agentsandbox-operator", &["ring", "openssl"]),
+    ];
+    let edges = edges();
+    for (package, others) in forbidden {
+        let found = edges.get(package).unwrap_or_else(|| panic!("there is no package {package}"));
+        for other in others {
+            assert!(!found.contains(*other), "{package} must not depend on {other}");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_a_reader_bears() {
+    for (path, text) in files(&[".rs"]) {
+        let own = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        assert!(own <= FILE_LINES_MAX, "{} has {own} lines", path.display());
+    }
+}
+
+#[test]
+fn only_thin_steps_of_the_operator_hold_a_client() {
+    // The steps, and the wiring of the process: run connects, lease leads, watches listens.
+    let allowed = ["observe.rs", "apply.rs", "teardown.rs", "events.rs", "run.rs", "lease.rs", "watches.rs"];
+    let source = root().join("operator/src");
+    for (path, text) in files(&[".rs"]).into_iter().filter(|(path, _)| path.starts_with(&source)) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let is_test = name == "tests.rs" || path.components().any(|part| part.as_os_str() == "tests");
+        let own = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let holds = own
+            .filter(|line| line.starts_with("use kube"))
+            .any(|line| line.contains("Client") || line.contains("kube::api::"));
+        assert!(!holds || is_test || allowed.contains(&name.as_str()), "{} holds a client", path.display());
+    }
+}
+
+#[test]
+fn every_invariant_names_tests_that_exist() {
+    let document = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let section = document.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
+    let code: String = files(&[".rs"]).into_iter().map(|(_, text)| text).collect();
+    let mut current = 0;
+    let mut claims = BTreeMap::<usize, usize>::new();
+    for line in section.lines() {
+        if let Some(number) = line.split(". **").next().and_then(|number| number.parse().ok()) {
+            current = number;
+        }
+        let names = line.split('`').skip(1).step_by(2).filter(|name| current > 0 && name.contains('_'));
+        for name in names {
+            assert!(
+                code.contains(&format!("fn {name}(")),
+                "invariant {current} names {name}, which is no test"
+            );
+            *claims.entry(current).or_default() += 1;
+        }
+    }
+    assert_eq!(
+        claims.keys().copied().collect::<Vec<_>>(),
+        (1..=8).collect::<Vec<_>>(),
+        "each invariant has a test"
+    );
+}
+
+#[test]
+fn nothing_names_the_machine_it_was_written_on() {
+    // Put together here, so that this file does not name them itself.
+    let words = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/us")];
+    for (path, text) in files(&[".rs", ".md", ".toml", ".yaml", ".tpl", ".txt", ".sh", "run", "Dockerfile"]) {
+        for word in words {
+            assert!(!text.contains(word), "{} names {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn links_of_documents_resolve() {
+    for (path, text) in files(&[".md"]) {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            let file = path.parent().unwrap().join(target);
+            assert!(file.exists(), "{} links to {target}, which is not there", path.display());
+        }
+    }
+}

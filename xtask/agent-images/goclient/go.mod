@@ -1,0 +1,3 @@
+module agentsandbox.dev/goclient
+
+go 1.24

@@ -1,0 +1,146 @@
+//! `cargo xtask test`: everything that must hold, in named parts that can be run alone.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::cluster::{Cluster, DEFAULT_NAME, down};
+use crate::failure::{During, Failure, Result};
+use crate::images::{self, Selection};
+use crate::{agent_images, parts, paths, quickstart, shell};
+
+/// A part of the tests, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Formatting.
+    Fmt,
+    /// Lints.
+    Clippy,
+    /// Unit, property and socket tests, dependency policy and the house's rules.
+    Unit,
+    /// The chart renders, and refuses what it should.
+    Chart,
+    /// The product on a real cluster.
+    Cluster,
+}
+
+const ALL: [Part; 5] = [Part::Fmt, Part::Clippy, Part::Unit, Part::Chart, Part::Cluster];
+
+/// Runs the parts, or one of them, and prints a line that counts them.
+///
+/// # Errors
+/// When a part fails; those after it are not run.
+pub fn test(only_part: Option<Part>, only_test: Option<&str>) -> Result<()> {
+    let selected: Vec<Part> = ALL.into_iter().filter(|p| only_part.is_none_or(|o| o == *p)).collect();
+    let mut passed = 0;
+    for part in selected {
+        let begin = Instant::now();
+        println!("==> {part:?}");
+        let outcome = part.run(only_test);
+        let took = begin.elapsed().as_secs();
+        if let Err(failure) = outcome {
+            eprintln!("==> {part:?} failed after {took} s: {failure}");
+            println!("{passed} passed, 1 failed");
+            return Err(Failure::new(format!(
+                "run it alone with `cargo xtask test {}`",
+                format!("{part:?}").to_lowercase()
+            )));
+        }
+        passed += 1;
+        println!("==> {part:?} passed in {took} s");
+    }
+    println!("{passed} passed, 0 failed");
+    Ok(())
+}
+
+impl Part {
+    fn run(self, only_test: Option<&str>) -> Result<()> {
+        match self {
+            Self::Fmt => cargo(&["fmt", "--all", "--check"]),
+            Self::Clippy => {
+                cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+            }
+            Self::Unit => {
+                let mut args = vec!["test", "--locked"];
+                args.extend(only_test);
+                cargo(&args)
+            }
+            Self::Chart => chart(),
+            Self::Cluster => cluster(only_test),
+        }
+    }
+}
+
+/// Runs cargo in the repository with its output shown.
+fn cargo(args: &[&str]) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    visible(cargo.args(args).current_dir(paths::repository()))
+}
+
+fn visible(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::new(format!("{program} ended with {status}"))),
+        Err(error) => Err(Failure::new(format!("{program} cannot be started: {error}"))),
+    }
+}
+
+/// What the chart must be told; without them it renders nothing.
+const VALUES: [&str; 5] = [
+    "clusterRanges.podCIDRs={10.244.0.0/16}",
+    "clusterRanges.serviceCIDRs={10.96.0.0/16}",
+    "clusterRanges.nodeCIDRs={10.0.0.0/24}",
+    "clusterRanges.clusterDNS=10.96.0.10",
+    "apiServer.cidrs={10.96.0.1/32}",
+];
+
+fn chart() -> Result<()> {
+    let helm = parts::built()?.join("helm");
+    let folder = paths::repository().join("charts/agentsandbox");
+    let with_values = |verb: &[&str]| {
+        let mut command = shell::command(&helm, verb);
+        command.arg(&folder);
+        for value in VALUES {
+            command.args(["--set", value]);
+        }
+        command
+    };
+    shell::output(&mut with_values(&["lint", "--strict"]))?;
+    shell::output(&mut with_values(&["template", "test"]))?;
+    // The schema is closed: each of these is refused.
+    let refused: [&[&str]; 3] = [
+        &["--set", "noSuchValue=1"],
+        &["--set", "operator.replicas=-1"],
+        &["--set", "clusterRanges.clusterDNS=name"],
+    ];
+    for values in refused {
+        if shell::output(with_values(&["template", "test"]).args(values)).is_ok() {
+            return Err(Failure::new(format!("the chart takes {values:?}, which its schema should refuse")));
+        }
+    }
+    if shell::output(shell::command(&helm, &["template", "test"]).arg(&folder)).is_ok() {
+        return Err(Failure::new("the chart renders without the cluster's ranges"));
+    }
+    Ok(())
+}
+
+/// Tests share the machine's two cores with the cluster; two at a time keep waits for conditions short.
+const TEST_THREADS: &str = "--test-threads=2";
+
+fn cluster(only_test: Option<&str>) -> Result<()> {
+    let cluster = Cluster::named(DEFAULT_NAME)?;
+    images::build(&paths::repository(), Selection::WithTests).during("the images are not made")?;
+    // The world's real git, pip and npm servers are put into its cache before it starts.
+    visible(shell::command(paths::world_program(), &["prepare"]).stdin(Stdio::null()))?;
+    quickstart::prepare(&cluster)?;
+    agent_images::load(&cluster)?;
+    let mut args = vec!["test", "--locked", "--package", "agentsandbox-tests", "--", TEST_THREADS];
+    args.extend(only_test);
+    let outcome = cargo(&args);
+    if outcome.is_ok() && only_test.is_none() {
+        down::down(&cluster)?;
+    }
+    outcome
+}
