@@ -46,7 +46,7 @@ fn none() -> Vec<String> {
 
 #[test]
 fn the_charts_copies_are_current() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/files/crds");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/crds");
     for crd in rendered() {
         let file = folder.join(format!("{}.yaml", crd.name));
         let wanted = crd.yaml().expect("a CRD is YAML");

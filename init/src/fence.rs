@@ -140,10 +140,8 @@ fn check_walls(walls: &Walls, answered: bool) -> Result<(), Failure> {
         (Judgement::Unknown, _) => {
             let untried: Vec<String> =
                 walls.last.untried.iter().map(|(route, reason)| format!("{route} ({reason})")).collect();
-            failure(
-                Verdict::Failed,
-                format!("Not every direct route could be tried: {}.", untried.join(", ")),
-            )
+            let untried = if untried.is_empty() { "time ran out".to_owned() } else { untried.join(", ") };
+            failure(Verdict::Failed, format!("Not every direct route could be tried: {untried}."))
         }
     }
 }

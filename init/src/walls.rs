@@ -15,10 +15,12 @@ use crate::args::IcmpRule;
 use crate::probe::{self, Sighting};
 use crate::route::Route;
 
-/// Once one route is open the round has failed; it goes on this long, so that the report names the others too.
+/// Once one route is open the round has failed; it goes on this long, for others that answer as quickly.
 const GATHER: Duration = Duration::from_millis(20);
+/// A round that takes longer than this is given up, whatever keeps it.
+const ROUND_MAX: Duration = Duration::from_secs(5);
 /// Pause between rounds while rules are likely to appear any moment.
-const PAUSE_YOUNG: Duration = Duration::from_millis(2);
+const PAUSE_YOUNG: Duration = Duration::from_millis(10);
 /// Pause between rounds later on: by now something is wrong, and the API server need not be knocked on all the time.
 const PAUSE_OLD: Duration = Duration::from_millis(200);
 /// Age at which rounds slow down; engines take 50 to 100 ms, and seconds under load.
@@ -95,10 +97,12 @@ pub async fn prove(
     let mut walls = Walls::none();
     loop {
         let answered_before = *answered.borrow();
-        walls.last = round(routes, icmp).await;
+        // The last round is not cut short, so that the report of a failure names every route.
+        let last = Instant::now() + PAUSE_OLD + probe::WINDOW * 2 >= deadline;
+        let gather = if last { probe::WINDOW * 2 } else { GATHER };
+        walls.last = round(routes, icmp, gather).await;
         walls.rounds += 1;
         walls.judgement = judge(&walls.last, routes.len(), icmp);
-        let late = Instant::now() >= deadline;
         if walls.judgement == Judgement::Closed {
             walls.closed_after.get_or_insert_with(|| started.elapsed());
             let waited = async { answered.wait_for(|answered| *answered).await.is_ok() };
@@ -108,23 +112,26 @@ pub async fn prove(
             continue;
         }
         walls.closed_after = None;
-        if late {
+        if last || Instant::now() >= deadline {
             return walls;
         }
         sleep(if started.elapsed() < YOUNG { PAUSE_YOUNG } else { PAUSE_OLD }).await;
     }
 }
 
-/// Tries every route at once.
-async fn round(routes: &[Route], icmp: IcmpRule) -> Round {
+/// Tries every route at once, and goes on for `gather` once one is open.
+async fn round(routes: &[Route], icmp: IcmpRule, gather: Duration) -> Round {
     let mut attempts: FuturesUnordered<_> =
         routes.iter().map(|route| async move { (*route, probe::attempt(*route).await) }).collect();
     let mut round = Round::default();
-    let give_up = sleep_until((Instant::now() + probe::WINDOW * 2).into());
+    // Attempts bound themselves. A pod with little CPU is throttled, and then they end late; a bound of the round's own
+    // would turn that into a round that proves nothing, for ever.
+    let give_up = sleep_until((Instant::now() + ROUND_MAX).into());
     tokio::pin!(give_up);
     let mut failed = false;
     loop {
         let (route, sighting) = tokio::select! {
+            biased;
             next = attempts.next() => match next {
                 Some(concluded) => concluded,
                 None => break,
@@ -138,7 +145,7 @@ async fn round(routes: &[Route], icmp: IcmpRule) -> Round {
         }
         if !failed && round.open.last().is_some_and(|route| disqualifies(route, icmp)) {
             failed = true;
-            give_up.as_mut().reset((Instant::now() + GATHER).into());
+            give_up.as_mut().reset((Instant::now() + gather).into());
         }
     }
     round.open.sort_unstable();

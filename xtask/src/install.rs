@@ -35,6 +35,9 @@ pub fn install(cluster: &Cluster) -> Result<()> {
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels: {{pod-security.kubernetes.io/enforce: restricted}}\n"
     );
     bootstrap::apply(cluster, &namespace)?;
+    // Helm installs CRDs and never upgrades them.
+    let crds = paths::repository().join("charts/agentsandbox/crds").display().to_string();
+    shell::output(&mut cluster.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &crds])?)?;
     let chart = paths::repository().join("charts/agentsandbox").display().to_string();
     let timeout = format!("{}s", READY_WITHIN.as_secs());
     let mut upgrade = helm(cluster, &["upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE]);
