@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test -p agentsandbox-crds --test schema` refreshes the copies.
 
+#![allow(clippy::expect_used, reason = "helpers of tests state their claims by expect")]
+
 use std::path::PathBuf;
 
 use agentsandbox_crds::schema::{Rendered, all};

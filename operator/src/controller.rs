@@ -318,6 +318,3 @@ impl Failures {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -10,6 +10,8 @@
 pub mod ca;
 pub mod config;
 pub mod controller;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod lease;
 pub mod metrics;
 pub mod platform;

@@ -192,10 +192,10 @@ impl Entry {
     }
 
     /// It is refused, or failed upstream.
-    pub fn refuses(&mut self, denial: &Denial, status: u16) {
+    pub fn refuses(&mut self, denial: &Denial, status: Option<u16>) {
         let record = &mut self.record;
         record.reason = Some(denial.reason);
-        record.status = Some(status);
+        record.status = status;
         if !is_upstream_failure(denial.reason) {
             record.decision = Decision::Deny;
         }

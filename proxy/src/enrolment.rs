@@ -42,12 +42,13 @@ pub enum EnrolmentError {
 }
 
 impl Enrolment {
-    /// Enrolment by `token`; the address given, or else the one kept in `state`, is enrolled from the start.
+    /// Enrolment by `token`; the address kept in `state`, or else the one given, is enrolled from the start. What was kept
+    /// was shown a token, and later than the flag was written.
     #[must_use]
     pub fn with_token(token: Zeroizing<Vec<u8>>, state: &std::path::Path, enrolled: Option<IpAddr>) -> Self {
         let file = state.join(FILE);
         let kept = || std::fs::read_to_string(&file).ok()?.trim().parse().ok();
-        let agent = watch::Sender::new(enrolled.or_else(kept).map(|ip: IpAddr| ip.to_canonical()));
+        let agent = watch::Sender::new(kept().or(enrolled).map(|ip: IpAddr| ip.to_canonical()));
         Self::Token(TokenEnrolment { token, file, agent })
     }
 
@@ -75,6 +76,10 @@ impl Enrolment {
     /// Makes `peer` the agent if `token` is right.
     pub fn enrol(&self, peer: IpAddr, token: &[u8]) -> Result<(), EnrolmentError> {
         let Self::Token(enrolment) = self else { return Err(EnrolmentError::NotUsed) };
+        // An empty token would be shown by anybody.
+        if enrolment.token.is_empty() {
+            return Err(EnrolmentError::WrongToken);
+        }
         verify_slices_are_equal(&enrolment.token, token).map_err(|_| EnrolmentError::WrongToken)?;
         let peer = peer.to_canonical();
         let fresh = enrolment.file.with_extension("new");
@@ -107,6 +112,24 @@ mod tests {
             enrolment.admits("::ffff:10.0.0.7".parse().unwrap()),
             "the same address in its other spelling"
         );
+    }
+
+    #[test]
+    fn an_empty_token_enrols_nobody() {
+        let state = tempfile::tempdir().unwrap();
+        let enrolment = Enrolment::with_token(Zeroizing::new(Vec::new()), state.path(), None);
+        let peer = "10.0.0.7".parse().unwrap();
+        assert!(matches!(enrolment.enrol(peer, b""), Err(EnrolmentError::WrongToken)));
+        assert!(!enrolment.admits(peer));
+    }
+
+    #[test]
+    fn what_a_token_enrolled_later_beats_the_flag_after_a_restart() {
+        let state = tempfile::tempdir().unwrap();
+        let (old, new) = ("10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap());
+        let start = || Enrolment::with_token(Zeroizing::new(b"right".to_vec()), state.path(), Some(old));
+        start().enrol(new, b"right").unwrap();
+        assert!(start().admits(new) && !start().admits(old));
     }
 
     #[test]

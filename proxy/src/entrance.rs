@@ -27,7 +27,7 @@ use crate::limits::{
     HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
 };
 use crate::pipeline::Proxy;
-use crate::respond::{self, Body};
+use crate::respond::Body;
 
 /// Where a request came in; it appears in audit lines and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -139,7 +139,7 @@ where
 pub(crate) fn refuse_connection(proxy: &Proxy, entrance: Entrance, denial: &Denial) {
     let loaded = proxy.policy.current(std::time::Instant::now()).ok();
     let mut entry = proxy.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-    entry.refuses(denial, respond::status(denial.reason).as_u16());
+    entry.refuses(denial, None);
 }
 
 /// Serves HTTP/1.1 until the client or the proxy has had enough.

@@ -71,7 +71,7 @@ impl Proxy {
         if let Some(count) = self.strangers.admit(Instant::now()) {
             let loaded = self.policy.current(Instant::now()).ok();
             let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-            entry.refuses(&Denial::new(DenialReason::UnknownPeer), 0);
+            entry.refuses(&Denial::new(DenialReason::UnknownPeer), None);
             entry.folds(count);
         }
         false
@@ -272,7 +272,7 @@ fn deliver(
 
 fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) -> Response<Body> {
     let response = respond::refusal(denial, entry.request_id(), asked_with);
-    entry.refuses(denial, response.status().as_u16());
+    entry.refuses(denial, Some(response.status().as_u16()));
     response
 }
 

@@ -113,7 +113,11 @@ impl ActivePolicy {
         let text = read(&self.file);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match text {
-            Ok(text) if text == state.text => state.bad_since = None,
+            Ok(text) if text == state.text => {
+                // The same bad text may come back, and its ten minutes begin anew then.
+                state.bad_since = None;
+                state.refused = None;
+            }
             Ok(text) if state.refused.as_ref() == Some(&text) => {}
             Ok(text) => match load(&text, &self.provider, &self.metrics) {
                 Ok(loaded) => {

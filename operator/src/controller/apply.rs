@@ -96,6 +96,14 @@ pub enum Applied {
     Absent,
 }
 
+#[cfg(test)]
+impl Sealed {
+    /// Walls that stand in a test, where there is no cluster to put them up in.
+    pub(crate) const fn for_tests() -> Self {
+        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7) }
+    }
+}
+
 impl Sealed {
     /// Address of the proxy's Service.
     #[must_use]

@@ -200,6 +200,3 @@ fn pruned_object(item: &Value) -> Value {
         other => other,
     }
 }
-
-#[cfg(test)]
-mod tests;

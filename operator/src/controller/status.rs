@@ -228,6 +228,3 @@ impl Holds {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,228 @@
+//! One mutation for each rejection; the rest is accepted.
 
+use agentsandbox_crds::class::SidecarPlacement;
+use agentsandbox_crds::credential::AgentCredential;
+use agentsandbox_crds::sandbox::EgressRule;
+use serde_json::json;
+
+use super::*;
+use crate::fixtures::{class, credential, from, identity, ordinary, references, sandbox};
+
+/// What was rejected, as (reason, field).
+fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {
+    let faults = accept(&identity(), sandbox, references).expect_err("the sandbox is rejected");
+    for fault in &faults {
+        assert!(fault.message.len() > 30, "no help: {fault}");
+    }
+    faults.into_iter().map(|fault| (fault.reason, fault.field)).collect()
+}
+
+#[track_caller]
+fn only(found: Vec<(RejectionReason, String)>, reason: RejectionReason, field: &str) {
+    assert_eq!(found, [(reason, field.to_owned())]);
+}
+
+fn rule(change: impl FnOnce(&mut EgressRule)) -> AgentSandbox {
+    sandbox(|s| change(&mut s.spec.egress.as_mut().unwrap().allow[0]))
+}
+
+fn with_class(change: impl FnOnce(&mut AgentSandboxClass)) -> References {
+    references(vec![class(change)], vec![credential(|_| ())])
+}
+
+fn with_credential(change: impl FnOnce(&mut AgentCredential)) -> References {
+    references(vec![class(|_| ())], vec![credential(change)])
+}
+
+#[test]
+fn the_ordinary_sandbox_is_accepted_whole() {
+    let accepted = accept(&identity(), &sandbox(|_| ()), &ordinary()).unwrap();
+    assert_eq!(accepted.rules.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["anthropic", "pypi.org"]);
+    assert_eq!(accepted.rules[0].ports, [443]);
+    assert_eq!(accepted.limits.workspace_bytes, 2 << 30);
+    assert_eq!(accepted.limits.memory_bytes, 1 << 30);
+    assert_eq!(accepted.placeholders["ANTHROPIC_API_KEY"], "placeholder");
+}
+
+#[test]
+fn a_sandbox_without_a_class_gets_the_default_one() {
+    let nameless = sandbox(|s| s.spec.class_name = None);
+    assert_eq!(accept(&identity(), &nameless, &ordinary()).unwrap().class.name, "gvisor");
+    let none = with_class(|c| c.metadata.annotations = None);
+    only(rejected(&nameless, &none), RejectionReason::ClassNotFound, "spec.className");
+    let two = references(
+        vec![class(|_| ()), class(|c| c.metadata.name = Some("other".to_owned()))],
+        vec![credential(|_| ())],
+    );
+    only(rejected(&nameless, &two), RejectionReason::ClassNotFound, "spec.className");
+}
+
+#[test]
+fn o_g2_a_missing_class_or_runtime_is_refused_and_never_replaced() {
+    let unknown = sandbox(|s| s.spec.class_name = Some("kata".to_owned()));
+    only(rejected(&unknown, &ordinary()), RejectionReason::ClassNotFound, "spec.className");
+    let mut without = ordinary();
+    without.runtime_classes.clear();
+    only(rejected(&sandbox(|_| ()), &without), RejectionReason::RuntimeUnavailable, "spec.className");
+    let unnamed = with_class(|c| c.spec.runtime_class_name = None);
+    only(rejected(&sandbox(|_| ()), &unnamed), RejectionReason::ClassUnsupported, "spec.className");
+}
+
+#[test]
+fn a_sidecar_in_the_agents_pod_is_refused_until_it_is_served() {
+    let inside = with_class(|c| c.spec.sidecar_placement = SidecarPlacement::Container);
+    only(rejected(&sandbox(|_| ()), &inside), RejectionReason::ClassUnsupported, "spec.className");
+}
+
+#[test]
+fn o_r37_a_reserved_variable_cannot_be_shadowed() {
+    for name in RESERVED_ENV {
+        let shadow = sandbox(|s| s.spec.agent.env[0].name = name.to_owned());
+        only(rejected(&shadow, &ordinary()), RejectionReason::InvalidField, "spec.agent.env[0].name");
+    }
+    let placeholder = sandbox(|s| s.spec.agent.env[0].name = "ANTHROPIC_API_KEY".to_owned());
+    only(rejected(&placeholder, &ordinary()), RejectionReason::InvalidField, "spec.agent.env[0].name");
+    let through = with_credential(|c| c.spec.placeholder_env[0].name = "HTTPS_PROXY".to_owned());
+    only(rejected(&sandbox(|_| ()), &through), RejectionReason::InvalidField, "spec.egress.allow");
+}
+
+#[test]
+fn every_variable_that_the_operator_sets_is_reserved() {
+    let accepted = crate::fixtures::accepted(|s| s.spec.agent.env.clear());
+    let sealed = crate::controller::apply::Sealed::for_tests();
+    for variable in crate::controller::desired::environment::variables(&accepted, &sealed) {
+        let reserved = RESERVED_ENV.contains(&variable.name.as_str());
+        assert!(reserved || accepted.placeholders.contains_key(&variable.name), "{}", variable.name);
+    }
+}
+
+#[test]
+fn o_r35_labels_with_our_prefix_are_refused() {
+    let labelled = sandbox(|s| {
+        s.metadata.labels = Some([("agentsandbox.dev/component".to_owned(), "proxy".to_owned())].into())
+    });
+    only(
+        rejected(&labelled, &ordinary()),
+        RejectionReason::InvalidField,
+        "metadata.labels[agentsandbox.dev/component]",
+    );
+}
+
+#[test]
+fn o_h12_an_image_needs_a_tag_or_a_digest() {
+    for image in ["ghcr.io/acme/agent", "ghcr.io/acme/agent:latest", "reg.test:5000/agent"] {
+        let untagged = sandbox(|s| s.spec.agent.image = image.to_owned());
+        only(rejected(&untagged, &ordinary()), RejectionReason::InvalidField, "spec.agent.image");
+    }
+}
+
+#[test]
+fn images_come_from_the_classes_registries_only() {
+    let ceiling =
+        |registry: &str| with_class(|c| c.spec.images = Some(from(json!({"allowedRegistries": [registry]}))));
+    for (registry, allowed) in
+        [("ghcr.io/acme", true), ("ghcr.io/acme/agent", true), ("ghcr.io/ac", false), ("quay.io", false)]
+    {
+        let result = accept(&identity(), &sandbox(|_| ()), &ceiling(registry));
+        assert_eq!(result.is_ok(), allowed, "{registry}");
+    }
+    only(rejected(&sandbox(|_| ()), &ceiling("quay.io")), RejectionReason::OutsideClass, "spec.agent.image");
+}
+
+#[test]
+fn limits_stay_within_the_class() {
+    let asks = |limits| sandbox(|s| s.spec.resources = Some(from(json!({"limits": limits}))));
+    let ceiling = with_class(|c| {
+        c.spec.resources = Some(from(
+            json!({"default": {"cpu": "2"}, "max": {"cpu": "2", "memory": "512Mi"}, "pidsMax": 1024}),
+        ));
+    });
+    only(
+        rejected(&asks(json!({"cpu": "3"})), &ceiling),
+        RejectionReason::OutsideClass,
+        "spec.resources.limits.cpu",
+    );
+    only(
+        rejected(&asks(json!({"memory": "1Gi"})), &ceiling),
+        RejectionReason::OutsideClass,
+        "spec.resources.limits.memory",
+    );
+    only(
+        rejected(&asks(json!({"cpu": "1m"})), &ceiling),
+        RejectionReason::InvalidField,
+        "spec.resources.limits.cpu",
+    );
+    let limits = accept(&identity(), &sandbox(|_| ()), &ceiling).unwrap().limits;
+    assert_eq!((limits.cpu_millis, limits.memory_bytes, limits.pids_max), (2000, 512 << 20, Some(1024)));
+}
+
+#[test]
+fn hosts_stay_within_the_class() {
+    let ceiling = with_class(|c| c.spec.egress = Some(from(json!({"allowedHosts": ["**.anthropic.com"]}))));
+    only(rejected(&sandbox(|_| ()), &ceiling), RejectionReason::OutsideClass, "spec.egress.allow[1].host");
+}
+
+#[test]
+fn o_h22_no_class_can_allow_a_metadata_address() {
+    let metadata =
+        with_class(|c| c.spec.egress = Some(from(json!({"allowedPrivateRanges": ["169.254.169.254/32"]}))));
+    only(rejected(&sandbox(|_| ()), &metadata), RejectionReason::ClassUnsupported, "spec.className");
+}
+
+#[test]
+fn o_t3_a_rule_can_narrow_a_credential_and_never_widen_it() {
+    for host in ["api.anthropic.com.evil.test", "*.anthropic.com", "anthropic.com"] {
+        only(
+            rejected(&rule(|r| r.host = host.to_owned()), &ordinary()),
+            RejectionReason::OutsideCredential,
+            "spec.egress.allow[0].host",
+        );
+    }
+    only(
+        rejected(&rule(|r| r.ports = Some(vec![443, 8443])), &ordinary()),
+        RejectionReason::OutsideCredential,
+        "spec.egress.allow[0].host",
+    );
+    let wide = with_credential(|c| c.spec.hosts[0].host = "**.anthropic.com".to_owned());
+    assert!(accept(&identity(), &sandbox(|_| ()), &wide).is_ok());
+}
+
+#[test]
+fn a_credential_needs_to_exist_and_to_travel_encrypted() {
+    let unknown = rule(|r| r.credential = Some("openai".to_owned()));
+    only(
+        rejected(&unknown, &ordinary()),
+        RejectionReason::CredentialNotFound,
+        "spec.egress.allow[0].credential",
+    );
+    let plain = rule(|r| {
+        r.scheme = Some(agentsandbox_crds::sandbox::Scheme::Http);
+        r.ports = Some(vec![443]);
+    });
+    only(rejected(&plain, &ordinary()), RejectionReason::InvalidField, "spec.egress.allow[0].credential");
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let wrong = sandbox(|s| {
+        s.spec.agent.image = "agent".to_owned();
+        s.spec.agent.env[0].name = "HOME".to_owned();
+        s.spec.egress.as_mut().unwrap().allow[0].credential = Some("openai".to_owned());
+    });
+    assert_eq!(rejected(&wrong, &ordinary()).len(), 3);
+}
+
+#[test]
+fn unnamed_rules_get_names_of_their_own() {
+    let same = sandbox(|s| {
+        s.spec.egress = Some(from(json!({"allow": [
+            {"host": "api.anthropic.com", "credential": "anthropic", "paths": ["/v1/a"]},
+            {"host": "api.anthropic.com", "credential": "anthropic", "paths": ["/v1/b"]},
+            {"host": "**.example.com"},
+            {"name": "anthropic-2", "host": "x.example.com"},
+        ]})));
+    });
+    let accepted = accept(&identity(), &same, &ordinary()).unwrap();
+    let names: Vec<_> = accepted.rules.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, ["anthropic", "anthropic-3", "any.example.com", "anthropic-2"]);
+}

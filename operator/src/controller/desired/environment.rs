@@ -64,7 +64,8 @@ fn proxy(sealed: &Sealed) -> Vec<EnvVar> {
             .iter()
             .map(|name| variable(name, &url))
             .collect();
-    all.extend(["NO_PROXY", "no_proxy"].iter().map(|name| variable(name, "localhost,127.0.0.1")));
+    // `proxy` is the base-URL entrance: a request to it is no request to be proxied.
+    all.extend(["NO_PROXY", "no_proxy"].iter().map(|name| variable(name, "localhost,127.0.0.1,proxy")));
     // Node 24 reads the proxy variables in fetch only when told to.
     all.push(variable("NODE_USE_ENV_PROXY", "1"));
     all

@@ -1,1 +1,225 @@
+//! A YAML snapshot of each child, and the claims that must hold for all of them.
 
+use k8s_openapi::api::core::v1::Container;
+use serde::Serialize;
+use serde_json::json;
+
+use super::*;
+use crate::controller::accept::accept;
+use crate::controller::apply::Sealed;
+use crate::controller::evaluate::selects;
+use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
+
+fn sealed() -> Sealed {
+    Sealed::for_tests()
+}
+
+fn yaml(name: &str, value: &impl Serialize) {
+    insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
+        insta::assert_yaml_snapshot!(name, value);
+    });
+}
+
+fn agent() -> Pod {
+    agent_pod::pod(&accepted(|_| ()), &platform(), &sealed())
+}
+
+fn proxy() -> Pod {
+    proxy_pod::pod(&accepted(|_| ()), &platform(), &sealed(), None)
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.as_ref().unwrap();
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+#[test]
+fn each_child_is_as_reviewed() {
+    let accepted = accepted(|_| ());
+    yaml("service_account_agent", &service_account::service_account(&identity(), Component::Agent));
+    yaml("network_policy_agent", &network_policy::agent(&identity()));
+    yaml("network_policy_proxy", &network_policy::proxy(&accepted, &platform()));
+    yaml("policy_config_map", &policy_document::config_map(&accepted, &platform()));
+    yaml("service", &service::service(&identity()));
+    yaml("proxy_pod", &proxy());
+    yaml("agent_pod", &agent());
+}
+
+#[test]
+fn o_n1_the_agents_policy_closes_both_directions() {
+    let spec = network_policy::agent(&identity()).spec.unwrap();
+    assert_eq!(spec.policy_types.unwrap(), ["Ingress", "Egress"]);
+    assert_eq!(spec.ingress.unwrap(), []);
+}
+
+#[test]
+fn o_n2_the_agents_egress_is_one_peer_and_the_proxys_ports() {
+    let spec = network_policy::agent(&identity()).spec.unwrap();
+    let [rule] = <[_; 1]>::try_from(spec.egress.unwrap()).unwrap();
+    let [peer] = <[_; 1]>::try_from(rule.to.unwrap()).unwrap();
+    assert!(peer.pod_selector.is_some() && peer.namespace_selector.is_some() && peer.ip_block.is_none());
+    assert_eq!(rule.ports.unwrap().len(), service::DATA_PORTS.len());
+}
+
+#[test]
+fn o_n3_each_policy_selects_the_pod_it_guards() {
+    let policies =
+        [network_policy::agent(&identity()), network_policy::proxy(&accepted(|_| ()), &platform())];
+    for (policy, pod) in policies.into_iter().zip([agent(), proxy()]) {
+        let selector = policy.spec.unwrap().pod_selector.unwrap();
+        assert!(selects(&selector, &pod.metadata.labels.unwrap()));
+    }
+    let service = service::service(&identity()).spec.unwrap().selector.unwrap();
+    let labels = proxy().metadata.labels.unwrap();
+    assert!(service.iter().all(|(key, value)| labels.get(key) == Some(value)));
+}
+
+#[test]
+fn o_n13_every_policy_port_is_a_number() {
+    for policy in [network_policy::agent(&identity()), network_policy::proxy(&accepted(|_| ()), &platform())]
+    {
+        let spec = policy.spec.unwrap();
+        let ingress = spec.ingress.into_iter().flatten().map(|rule| rule.ports);
+        for ports in ingress.chain(spec.egress.into_iter().flatten().map(|rule| rule.ports)) {
+            for port in ports.expect("ports absent would mean all ports") {
+                assert!(matches!(
+                    port.port,
+                    Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(_))
+                ));
+                assert!(port.protocol.is_some() && port.end_port.is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn o_n17_a_proxy_without_rules_reaches_cluster_dns_only() {
+    let silent = accepted(|s| s.spec.egress = None);
+    let egress = network_policy::proxy(&silent, &platform()).spec.unwrap().egress.unwrap();
+    assert_eq!(egress.len(), 1);
+}
+
+#[test]
+fn o_n17_allowed_private_ranges_leave_out_metadata_and_the_cluster() {
+    let ranges =
+        json!({"allowedPrivateRanges": ["10.96.8.0/24", "10.0.0.0/8", "100.64.0.0/10", "192.168.7.0/24"]});
+    let wide = references(vec![class(|c| c.spec.egress = Some(from(ranges)))], vec![credential(|_| ())]);
+    let accepted = accept(&identity(), &sandbox(|_| ()), &wide).unwrap();
+    let egress = network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap();
+    yaml("network_policy_private_ranges", &egress[1].to);
+}
+
+#[test]
+fn o_n25_the_agent_is_never_allowed_to_cluster_dns() {
+    let text = serde_json::to_string(&network_policy::agent(&identity())).unwrap();
+    assert!(!text.contains("kube-dns") && !text.contains("ipBlock"), "{text}");
+}
+
+#[test]
+fn o_g10_the_agents_pod_has_no_proxy_and_no_credential() {
+    let pod = agent();
+    assert!(containers(&pod).all(|c| c.image.as_deref() != Some("ghcr.io/agentsandbox/proxy:test")));
+    let text = serde_json::to_string(&pod).unwrap();
+    for absent in ["anthropic-key", "ca.key", "serviceAccountToken", "hostPath"] {
+        assert!(!text.contains(absent), "{absent}");
+    }
+    let program = pod.spec.as_ref().unwrap().containers[0].volume_mounts.as_ref().unwrap();
+    assert!(program.iter().all(|mount| mount.name != "enrolment"), "the token is the fence's alone");
+}
+
+#[test]
+fn o_h6_no_pod_and_no_account_gets_a_token() {
+    for component in [Component::Agent, Component::Proxy] {
+        let account = service_account::service_account(&identity(), component);
+        assert_eq!(account.automount_service_account_token, Some(false));
+    }
+    for pod in [agent(), proxy()] {
+        assert_eq!(pod.spec.unwrap().automount_service_account_token, Some(false));
+    }
+}
+
+#[test]
+fn o_h2_every_container_is_restricted() {
+    for pod in [agent(), proxy()] {
+        let spec = pod.spec.as_ref().unwrap();
+        let security = spec.security_context.as_ref().unwrap();
+        assert_eq!(security.run_as_non_root, Some(true));
+        assert_eq!(security.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault");
+        assert!(spec.host_network.is_none() && spec.host_pid.is_none() && spec.host_ipc.is_none());
+        for container in containers(&pod) {
+            let security = container.security_context.as_ref().unwrap();
+            assert_eq!(security.allow_privilege_escalation, Some(false));
+            assert_eq!(security.read_only_root_filesystem, Some(true));
+            assert_eq!(
+                security.capabilities.as_ref().unwrap().drop.as_deref(),
+                Some(["ALL".to_owned()].as_slice())
+            );
+            assert!(security.capabilities.as_ref().unwrap().add.is_none());
+        }
+    }
+}
+
+#[test]
+fn o_h9_every_limit_is_set_and_every_volume_is_bounded() {
+    for pod in [agent(), proxy()] {
+        let spec = pod.spec.as_ref().unwrap();
+        for volume in spec.volumes.iter().flatten() {
+            assert!(volume.empty_dir.as_ref().is_none_or(|dir| dir.size_limit.is_some()), "{}", volume.name);
+        }
+        let pod_level = spec.resources.as_ref().and_then(|r| r.limits.clone()).unwrap_or_default();
+        for container in containers(&pod) {
+            let own = container.resources.as_ref().and_then(|r| r.limits.clone()).unwrap_or_default();
+            for resource in ["cpu", "memory", "ephemeral-storage"] {
+                assert!(
+                    own.contains_key(resource) || pod_level.contains_key(resource),
+                    "{} {resource}",
+                    container.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn o_r36_pods_carry_our_labels_and_one_annotation_only() {
+    for pod in [agent(), proxy()] {
+        let annotations: Vec<_> = pod.metadata.annotations.unwrap().into_keys().collect();
+        assert_eq!(annotations, ["agentsandbox.dev/spec-hash"]);
+        assert_eq!(pod.metadata.labels.unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn o_r26_a_policy_change_restarts_nothing() {
+    let other = accepted(|s| s.spec.egress.as_mut().unwrap().allow[1].host = "crates.io".to_owned());
+    assert_eq!(proxy_pod::pod(&other, &platform(), &sealed(), None), proxy());
+    assert_eq!(agent_pod::pod(&other, &platform(), &sealed()), agent());
+}
+
+#[test]
+fn a_recreated_proxy_knows_its_agent_and_keeps_its_hash() {
+    let beside =
+        proxy_pod::pod(&accepted(|_| ()), &platform(), &sealed(), Some("10.244.0.9".parse().unwrap()));
+    assert_eq!(beside.metadata, proxy().metadata);
+    let args = beside.spec.unwrap().containers[0].args.clone().unwrap();
+    assert_eq!(args[args.len() - 2..], ["--enrolled", "10.244.0.9"]);
+}
+
+#[test]
+fn unset_leaves_the_proxy_variables_out() {
+    let bare =
+        accepted(|s| s.spec.agent.proxy_environment = agentsandbox_crds::sandbox::ProxyEnvironment::Unset);
+    let variables = environment::variables(&bare, &sealed());
+    assert!(variables.iter().all(|v| !v.name.to_lowercase().ends_with("_proxy")));
+    assert!(variables.iter().any(|v| v.name == "SSL_CERT_FILE"));
+}
+
+#[test]
+fn names_of_children_match_what_is_described() {
+    let accepted = accepted(|_| ());
+    let boundary = boundary(&accepted, &platform());
+    let mut described: Vec<_> =
+        boundary.walls.iter().chain(&boundary.supplies).map(|c| (c.kind(), c.name().to_owned())).collect();
+    described.extend([proxy(), agent()].map(|pod| (ChildKind::Pod, pod.metadata.name.unwrap())));
+    assert_eq!(described, names("fix-login"));
+}

@@ -75,7 +75,10 @@ pub(super) fn proxy_ready(workload: &Workload) -> Verdict {
         Applied::Present(pod) => pod,
         Applied::Replacing => return starting(Reason::Replacing, "The proxy is being replaced.".to_owned()),
         Applied::Held(_) => {
-            return starting(Reason::Ended, "The proxy's pod ended and is replaced after a pause.".to_owned());
+            return starting(
+                Reason::Ended,
+                "The proxy's pod ended and is replaced after a pause.".to_owned(),
+            );
         }
         Applied::Absent => {
             return starting(Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
