@@ -19,7 +19,7 @@ use crate::common::{HOST_MESSAGE, ResourceLimits};
     shortname = "asbxclass",
     derive = "PartialEq",
     doc = "An AgentSandboxClass says what an isolation technology means in this cluster: its RuntimeClass, the place of the sidecar, scheduling, and ceilings for resources, images and egress. The class annotated agentsandbox.dev/is-default-class: \"true\" serves sandboxes that name none.",
-    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name"),
     printcolumn(name = "ISOLATION", type_ = "string", json_path = ".spec.isolation", description = "The isolation technology."),
     printcolumn(name = "RUNTIMECLASS", type_ = "string", json_path = ".spec.runtimeClassName", description = "The RuntimeClass of agent pods."),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created.")

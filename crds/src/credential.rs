@@ -18,7 +18,7 @@ use crate::common::{HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE};
     shortname = "acred",
     derive = "PartialEq",
     doc = "An AgentCredential says how one secret may be used by the proxies of this namespace: which key of which Secret, put where in a request, to which hosts, methods and paths. A sandbox refers to it by name and can only narrow it.",
-    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name").field_path(".metadata.name"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name"),
     printcolumn(name = "SECRET", type_ = "string", json_path = ".spec.secretRef.name", description = "The Secret that holds the value."),
     printcolumn(name = "INJECT", type_ = "string", json_path = ".spec.inject.type", description = "Where in a request the secret is put."),
     printcolumn(name = "HOSTS", type_ = "string", json_path = ".spec.hosts[*].host", description = "Where the secret may go."),
