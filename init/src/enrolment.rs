@@ -143,15 +143,15 @@ async fn request(
         let stream = TcpStream::connect(proxy).await.map_err(EnrolmentError::Connect)?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(EnrolmentError::Http)?;
+        // Not raced against the answer: a server that closes after it ends the connection at the same moment. An error of
+        // the connection is the sender's error too.
+        tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri("/enrol").header(HOST, proxy.to_string());
         if let Some(Token(value)) = token {
             request = request.header(AUTHORIZATION, value.clone());
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(EnrolmentError::Request)?;
-        tokio::select! {
-            response = sender.send_request(request) => Ok(response.map_err(EnrolmentError::Http)?.status()),
-            broken = connection => Err(broken.err().map_or(EnrolmentError::Timeout, EnrolmentError::Http)),
-        }
+        Ok(sender.send_request(request).await.map_err(EnrolmentError::Http)?.status())
     };
     timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| EnrolmentError::Timeout)?
 }
