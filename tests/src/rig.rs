@@ -7,8 +7,9 @@ use agentsandbox_world::journal::PacketFilter;
 use k8s_openapi::api::core::v1::Namespace as CoreNamespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use nix::sys::signal::Signal;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use xtask::cluster::{Cluster, DEFAULT_NAME};
+use xtask::cluster::{Cluster, DEFAULT_NAME, process};
 
 /// Tests that need every component running hold it shared; a test that stops one holds it alone.
 static WHOLE: RwLock<()> = RwLock::const_new(());
@@ -70,5 +71,29 @@ impl Rig {
         let filter = PacketFilter { source: Some(source), ..PacketFilter::default() };
         let seen = self.world.packets(filter).await.expect("the world answers");
         seen.counters.iter().map(|c| c.packets).sum()
+    }
+}
+
+/// A component whose clock stands still until this is dropped, also when the test fails.
+pub struct Paused<'rig> {
+    rig: &'rig Rig,
+    component: &'static str,
+}
+
+impl Rig {
+    /// Stops a component's clock.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self, component: &'static str) -> Paused<'_> {
+        let paused = process::signal(&self.cluster, component, Signal::SIGSTOP).expect("it can be signalled");
+        assert!(paused, "{component} does not run");
+        Paused { rig: self, component }
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let _ended = process::signal(&self.rig.cluster, self.component, Signal::SIGCONT);
     }
 }

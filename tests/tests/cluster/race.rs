@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use agentsandbox_tests::{Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
-use nix::sys::signal::Signal;
-use xtask::cluster::process;
 
 use crate::fixtures;
 
@@ -24,19 +22,18 @@ fn agent_started(pod: &Pod) -> bool {
 #[tokio::test]
 async fn o_n15_with_the_policy_engine_stopped_no_agent_starts_and_it_starts_when_the_engine_resumes() {
     let rig = Rig::alone().await;
-    process::signal(&rig.cluster, "kube-router", Signal::SIGSTOP).unwrap();
     with_namespace(&rig, "paused", async |ns| {
+        let engine = rig.pause("kube-router");
         let sandbox = ns.sandbox("p", &fixtures::closed("p")).await;
         let seen = sandbox.await_condition("NetworkIsolated", "False", Duration::from_secs(60)).await;
         assert!(!seen.message.is_empty());
         if let Some(pod) = agent_pod(&sandbox).await {
             assert!(!agent_started(&pod), "the agent started without walls");
         }
-        process::signal(&rig.cluster, "kube-router", Signal::SIGCONT).unwrap();
+        drop(engine);
         sandbox.ready().await;
     })
     .await;
-    process::signal(&rig.cluster, "kube-router", Signal::SIGCONT).unwrap();
 }
 
 #[tokio::test]
