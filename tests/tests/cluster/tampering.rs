@@ -16,7 +16,7 @@ use crate::fixtures;
 const WALL_REPAIR: Duration = Duration::from_secs(1);
 
 /// Other children are repaired within this time.
-const REPAIR: Duration = Duration::from_secs(30);
+const REPAIR: Duration = Duration::from_secs(60);
 
 /// Deletes a child and waits until another with a new UID stands in its place.
 async fn is_recreated<K>(ns: &Namespace, name: &str, within: Duration)

@@ -22,6 +22,11 @@ const BUSY_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two tries.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// The node's pods together weigh as much as eight processes beside them: a build that runs at the same time would
+/// otherwise starve probes and make healthy pods look dead. The default is 1024 in version 1 and 100 in version 2.
+const WEIGHT_V1: (&str, &str) = ("cpu.shares", "8192");
+const WEIGHT_V2: (&str, &str) = ("cpu.weight", "800");
+
 /// Name of the node's root in every hierarchy.
 #[must_use]
 pub fn root_name(cluster: &Cluster) -> String {
@@ -77,6 +82,11 @@ pub fn create(cluster: &Cluster) -> Result<()> {
                 && !is_v2()
             {
                 fs::write(root.join(file), value).during(format!("{file} cannot be written"))?;
+            }
+        }
+        for (file, weight) in [WEIGHT_V1, WEIGHT_V2] {
+            if root.join(file).exists() {
+                fs::write(root.join(file), weight).during(format!("{file} cannot be written"))?;
             }
         }
     }
