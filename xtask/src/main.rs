@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
-use xtask::{Failure, Result, agent_images, install, paths, quickstart, test};
+use xtask::{Failure, Result, agent_images, bench, install, paths, quickstart, test};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -39,6 +39,11 @@ enum Task {
         /// Only tests whose name contains this.
         #[arg(long)]
         only: Option<String>,
+    },
+    /// Measures on the running cluster and prints a table.
+    Bench {
+        /// What is measured.
+        what: bench::Subject,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -123,6 +128,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(ClusterArgs { context: Some(context), verb, .. }) => on_foreign(&context, verb),
         Task::Cluster(args) => on_cluster(&Cluster::named(&args.name)?, args.verb),
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what } => bench::run(what).map(|()| ExitCode::SUCCESS),
         Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)

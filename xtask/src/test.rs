@@ -73,7 +73,7 @@ impl Part {
 }
 
 /// Runs cargo in the repository with its output shown.
-fn cargo(args: &[&str]) -> Result<()> {
+pub(crate) fn cargo(args: &[&str]) -> Result<()> {
     let mut cargo = Command::new("cargo");
     visible(cargo.args(args).current_dir(paths::repository()))
 }

@@ -137,6 +137,39 @@ fn every_invariant_names_tests_that_exist() {
     );
 }
 
+/// Names of tests that begin with a catalogue id, such as `p_a1_…` or `o_n7_…`.
+fn catalogue_tests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, text) in files(&[".rs"]) {
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next()) else {
+                continue;
+            };
+            let mut words = name.split('_');
+            let part = words.next().is_some_and(|word| word == "p" || word == "o");
+            let entry = words.next().is_some_and(|word| word.ends_with(|last: char| last.is_ascii_digit()));
+            if part && entry && words.next().is_some() {
+                found.insert(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_of_tested_threats_is_current() {
+    let document = fs::read_to_string(root().join("docs/threats.md")).unwrap();
+    let table = document.lines().filter(|line| line.starts_with("| P-") || line.starts_with("| O-"));
+    let listed: BTreeSet<String> =
+        table.flat_map(|row| row.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+    let tests = catalogue_tests();
+    assert!(tests.len() > 60, "only {} catalogue tests were found", tests.len());
+    let (missing, stale): (Vec<_>, Vec<_>) =
+        (tests.difference(&listed).collect(), listed.difference(&tests).collect());
+    assert!(missing.is_empty() && stale.is_empty(), "docs/threats.md lacks {missing:?} and lists {stale:?}");
+}
+
 #[test]
 fn nothing_names_the_machine_it_was_written_on() {
     // Put together here, so that this file does not name them itself.
