@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -25,7 +26,7 @@ async fn o_n15_with_the_policy_engine_stopped_no_agent_starts_and_it_starts_when
     with_namespace(&rig, "paused", async |ns| {
         let engine = rig.pause("kube-router");
         let sandbox = ns.sandbox("p", &fixtures::closed("p")).await;
-        let seen = sandbox.await_condition("NetworkIsolated", "False", Duration::from_secs(60)).await;
+        let seen = sandbox.await_condition("NetworkIsolated", "False", READY_WITHIN).await;
         assert!(!seen.message.is_empty());
         if let Some(pod) = agent_pod(&sandbox).await {
             assert!(!agent_started(&pod), "the agent started without walls");

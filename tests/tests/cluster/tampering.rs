@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -128,7 +129,7 @@ spec: {isolation: GVisor, runtimeClassName: impostor}
         ns.apply(class).await.unwrap();
         let manifest = fixtures::closed("liar").replace("className: world", "className: impostor");
         let sandbox = ns.sandbox("liar", &manifest).await;
-        let condition = sandbox.await_condition("RuntimeVerified", "False", Duration::from_secs(60)).await;
+        let condition = sandbox.await_condition("RuntimeVerified", "False", READY_WITHIN).await;
         assert_eq!(condition.reason, "WrongKernel", "{condition:?}");
         let pod = ns.pods().get("liar-agent").await.unwrap();
         let started = pod
