@@ -34,9 +34,13 @@ async fn git_clones_and_pushes_a_private_repository_and_shows_why_another_is_ref
         ns.apply(GIT_CREDENTIAL).await.unwrap();
         let dev = agent(&ns, "Set", &["{host: github.com, paths: [\"/acme/shop.git/**\"], credential: git}"]).await;
         dev.sh("cd /workspace && git clone https://github.com/acme/shop.git").await.ok();
-        let push = "cd /workspace/shop && git config user.email a@b.test && git config user.name agent && \
-                    git checkout -q -b $HOSTNAME-$$ && echo change >> CHANGED && git add . && git commit -qm change && git push origin HEAD";
-        dev.sh(push).await.ok();
+        // The world keeps what was pushed, so each run has a branch of its own.
+        let push = format!(
+            "cd /workspace/shop && git config user.email a@b.test && git config user.name agent && git checkout -q -b {} && \
+             echo change >> CHANGED && git add . && git commit -qm change && git push origin HEAD",
+            ns.name
+        );
+        dev.sh(&push).await.ok();
         let refused = dev.sh("cd /workspace && git clone https://github.com/acme/other.git").await.failed();
         assert!(refused.text().contains("403"), "{refused:?}");
         assert!(refused.text().contains("PathNotAllowed") || refused.text().contains("paths"), "git shows no reason: {refused:?}");
