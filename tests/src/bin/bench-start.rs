@@ -85,7 +85,7 @@ kind: AgentSandbox
 metadata: {{name: {name}}}
 spec:
   className: gvisor
-  agent: {{image: \"{IMAGE}\"}}
+  agent: {{image: \"{IMAGE}\", command: [sh, -c, \"trap 'exit 0' TERM; sleep infinity & wait\"]}}
   egress: {{allow: [{{host: echo.world.test}}]}}
 "
     )

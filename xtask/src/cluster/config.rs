@@ -151,10 +151,13 @@ fn cni(cluster: &Cluster, range: &str) -> String {
     format!(
         r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {{"type": "bridge", "bridge": "pods0", "isGateway": true, "forceAddress": false, "ipMasq": false, "hairpinMode": true,
-    "ipam": {{"type": "host-local", "dataDir": "{state}/cni", "ranges": [[{{"subnet": "{pods}", "rangeStart": "{start}", "rangeEnd": "{end}", "gateway": "10.244.0.1"}}]],
+    "ipam": {{"type": "host-local", "dataDir": "{state}/cni/{kind}", "ranges": [[{{"subnet": "{pods}", "rangeStart": "{start}", "rangeEnd": "{end}", "gateway": "10.244.0.1"}}]],
              "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
   {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
         state = cluster.state().display(),
+        // Each range remembers its own last address: with one memory for both, each would begin anew at its first free
+        // address, and a pod that gets the address of one just deleted is deaf while neighbours remember the old one.
+        kind = if range == network::PODS_RUNC { "runc" } else { "gvisor" },
         pods = network::PODS,
         start = if range == network::PODS_RUNC { "10.244.0.10" } else { "10.244.128.10" },
         end = if range == network::PODS_RUNC { "10.244.127.250" } else { "10.244.255.250" },
