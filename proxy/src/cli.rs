@@ -43,7 +43,7 @@ pub struct ServeArgs {
     /// The policy document; it is followed while serving.
     #[arg(long)]
     pub policy: PathBuf,
-    /// Folder with one file for each credential, named after it.
+    /// Folder with one file for each credential, named after it or as the policy says.
     #[arg(long)]
     pub secrets: PathBuf,
     /// Folder with ca.crt, ca.key and enrolment-token. Without it, a CA is made in the state folder and only loopback

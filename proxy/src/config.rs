@@ -81,8 +81,8 @@ impl Config {
             return Err(StartError::Faults(faults));
         };
         let secrets = Secrets::new(args.secrets.clone());
-        for (name, _) in policy.2.policy.credentials() {
-            if let Err(error) = secrets.get(name, std::time::Instant::now()) {
+        for (name, file) in policy.2.policy.secret_files() {
+            if let Err(error) = secrets.get(file, std::time::Instant::now()) {
                 return Err(StartError::Credential { name: name.to_owned(), error });
             }
         }

@@ -152,7 +152,7 @@ async fn exchange(
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
 fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
-    proxy.secrets.get(credential.name(), Instant::now()).map(Some).map_err(|error| {
+    proxy.secrets.get(credential.file(), Instant::now()).map(Some).map_err(|error| {
         let advice = format!("The secret of credential {} is not usable: {error}.", credential.name());
         let denial = denial(permit, DenialReason::CredentialUnavailable);
         Box::new(denial.with_credential(credential.name()).with_how_to_allow(advice))

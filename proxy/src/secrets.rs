@@ -75,27 +75,28 @@ impl From<Metadata> for Stamp {
 }
 
 impl Secrets {
-    /// The secrets in `folder`, one file for each credential.
+    /// The secrets in `folder`, one in each file.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
         Self { folder, known: Mutex::default() }
     }
 
-    /// The current secret of a credential.
-    pub fn get(&self, credential: &str, now: Instant) -> Result<Secret, SecretError> {
+    /// The current secret in a file of the folder. What is remembered is remembered by file, so a credential that is
+    /// pointed at another file never gets what the first one held. The policy admits bare file names only.
+    pub fn get(&self, file: &str, now: Instant) -> Result<Secret, SecretError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = known.get(credential)
+        if let Some(entry) = known.get(file)
             && now.saturating_duration_since(entry.looked) < SECRET_STAT_INTERVAL
         {
             return entry.secret.clone();
         }
-        let path = self.folder.join(credential);
+        let path = self.folder.join(file);
         let stamp = std::fs::metadata(&path).ok().map(Stamp::from);
-        let secret = match known.get(credential) {
+        let secret = match known.get(file) {
             Some(entry) if stamp.is_some() && entry.stamp == stamp => entry.secret.clone(),
             _ => read(&path),
         };
-        known.insert(credential.to_owned(), Known { looked: now, stamp, secret: secret.clone() });
+        known.insert(file.to_owned(), Known { looked: now, stamp, secret: secret.clone() });
         secret
     }
 }
@@ -150,5 +151,17 @@ mod tests {
         assert_eq!(secrets.get("c", start + SECRET_STAT_INTERVAL).unwrap().expose(), b"newer");
         std::fs::remove_file(&file).unwrap();
         assert!(secrets.get("c", start + SECRET_STAT_INTERVAL * 2).is_err());
+    }
+
+    #[test]
+    fn p_f16_a_credential_pointed_at_a_file_that_is_not_there_yet_gets_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("old"), "old-key").unwrap();
+        let secrets = Secrets::new(folder.path().to_owned());
+        let now = Instant::now();
+        assert_eq!(secrets.get("old", now).unwrap().expose(), b"old-key");
+        assert_eq!(secrets.get("new", now).map(|_| ()), Err(SecretError::Missing));
+        std::fs::write(folder.path().join("new"), "new-key").unwrap();
+        assert_eq!(secrets.get("new", now + SECRET_STAT_INTERVAL).unwrap().expose(), b"new-key");
     }
 }

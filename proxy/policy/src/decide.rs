@@ -62,10 +62,11 @@ pub struct Permit {
     credential: Option<CredentialUse>,
 }
 
-/// Which secret to put where. The name and the place, never the value.
+/// Which secret to put where. The names and the place, never the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialUse {
     name: String,
+    file: String,
     injection: Injection,
 }
 
@@ -139,6 +140,13 @@ impl CredentialUse {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Name of the file that holds its secret. It comes from the same document as the decision, so a secret is read
+    /// under the policy that says where it may go.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
     }
 
     /// Place of its secret.
@@ -230,7 +238,11 @@ impl Policy {
             Some(credential)
                 if request.scheme == Scheme::Https && credential.may_go_to(host, *port, method, target) =>
             {
-                Ok(CredentialUse { name: name.to_owned(), injection: credential.injection.clone() })
+                Ok(CredentialUse {
+                    name: name.to_owned(),
+                    file: credential.file.clone(),
+                    injection: credential.injection.clone(),
+                })
             }
             _ => Err(Box::new(
                 described(DenialReason::CredentialScope, request)

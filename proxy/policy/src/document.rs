@@ -95,8 +95,13 @@ pub enum WebsocketDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialDocument {
-    /// Unique name; the secret is the file of this name in the proxy's secrets folder.
+    /// Unique name, by which rules and audit lines call it.
     pub name: String,
+    /// Name of the file in the proxy's secrets folder that holds the value: a bare file name, at most 253 bytes. Absent
+    /// means the credential's own name. Whoever points a credential at another secret gives it another file, so that a
+    /// proxy that still has the old folder finds nothing, and never sends an old secret to a new host.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Where in the request the secret is put.
     pub inject: InjectDocument,
     /// Where the secret may go. A rule can only narrow these.

@@ -94,6 +94,7 @@ pub(crate) struct Rule {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Credential {
+    pub(crate) file: String,
     pub(crate) injection: Injection,
     scopes: Vec<Scope>,
 }
@@ -133,6 +134,11 @@ impl Policy {
     /// Names of the credentials, each with the place of its secret, in alphabetical order.
     pub fn credentials(&self) -> impl Iterator<Item = (&str, &Injection)> {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), &credential.injection))
+    }
+
+    /// Names of the credentials, each with the name of the file that holds its secret, in alphabetical order.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.file.as_str()))
     }
 
     /// PEM certificates of private CAs to trust beside the public roots.

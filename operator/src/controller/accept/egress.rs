@@ -178,7 +178,7 @@ fn credential_document(
         return None;
     };
     let scopes = credential.spec.hosts.iter().map(scope).collect();
-    Some((CredentialDocument { name, inject, scopes }, credential.spec.secret_ref.clone()))
+    Some((CredentialDocument { name, file: None, inject, scopes }, credential.spec.secret_ref.clone()))
 }
 
 fn inject(injection: &Injection) -> Option<InjectDocument> {

@@ -243,6 +243,17 @@ fn p_f9_a_plaintext_request_never_carries_a_credential() {
 }
 
 #[test]
+fn a_permit_carries_the_file_that_its_document_names() {
+    let file = |policy: &Policy| {
+        let permit = policy.decide(request("GET https://narrow.test/")).unwrap();
+        permit.credential().unwrap().file().to_owned()
+    };
+    assert_eq!(file(policy()), "key");
+    let pointed = POLICY.replacen("- name: key\n", "- name: key\n  file: key-2\n", 1);
+    assert_eq!(file(&Policy::from_yaml(&pointed).unwrap()), "key-2");
+}
+
+#[test]
 fn a_permit_holds_what_was_judged() {
     let permit = decide("POST https://API.good.test/v1/%6dessages?q=1").unwrap();
     assert_eq!(permit.target().as_str(), "/v1/messages?q=1");

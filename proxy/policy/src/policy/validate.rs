@@ -23,6 +23,8 @@ const METHODS_MAX: usize = 32;
 const PATHS_MAX: usize = 64;
 const PATH_GLOB_BYTES_MAX: usize = 1024;
 const RANGES_MAX: usize = 4096;
+/// Longest name of a Secret's key, and of a file on every file system that matters.
+const FILE_NAME_BYTES_MAX: usize = 253;
 /// A rule's name may be a host with a word before it and a number behind it.
 const NAME_BYTES_MAX: usize = 300;
 const HEADER_NAME_BYTES_MAX: usize = 64;
@@ -162,13 +164,15 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
 
 fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (String, Credential) {
     name(&format!("{at}.name"), &document.name, faults);
+    let file = document.file.unwrap_or_else(|| document.name.clone());
+    file_name(&format!("{at}.file"), &file, faults);
     let injection = injection(&format!("{at}.inject"), document.inject, faults);
     faults.bound(&format!("{at}.scopes"), document.scopes.len(), 1, SCOPES_MAX);
     let mut scopes = Vec::new();
     for (index, scope) in document.scopes.into_iter().enumerate() {
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
-    (document.name, Credential { injection, scopes })
+    (document.name, Credential { file, injection, scopes })
 }
 
 fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope> {
@@ -288,6 +292,22 @@ fn name(field: &str, text: &str, faults: &mut Faults) {
         faults.add(
             field,
             "write lower-case letters, digits, - and ., beginning and ending with a letter or digit",
+        );
+    }
+}
+
+/// A bare file name: it can neither leave the secrets folder nor name what kubelet keeps beside the files, which begins
+/// with a dot.
+fn file_name(field: &str, text: &str, faults: &mut Faults) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if text.is_empty()
+        || text.len() > FILE_NAME_BYTES_MAX
+        || text.starts_with('.')
+        || !text.bytes().all(plain)
+    {
+        faults.add(
+            field,
+            format!("write a bare file name of at most {FILE_NAME_BYTES_MAX} letters, digits, -, . and _ that does not begin with a dot"),
         );
     }
 }

@@ -94,6 +94,35 @@ fn each_fault_names_its_field_and_says_what_to_write() {
 }
 
 #[test]
+fn a_credentials_file_is_a_bare_name_and_by_default_the_credentials_own() {
+    let policy = Policy::from_yaml(VALID).unwrap();
+    assert_eq!(policy.secret_files().collect::<Vec<_>>(), [("key", "key")]);
+    let longest = "f".repeat(253);
+    for file in ["key-1f3a", "Key_2.v1", "data", &longest] {
+        let text = VALID.replacen("{name: key,", &format!("{{name: key, file: {file},"), 1);
+        let policy = Policy::from_yaml(&text).unwrap();
+        assert_eq!(policy.secret_files().collect::<Vec<_>>(), [("key", file)]);
+    }
+    for file in [
+        "''",
+        "'..'",
+        ".",
+        "..data",
+        ".hidden",
+        "a/b",
+        "/etc/passwd",
+        "../key",
+        "'a b'",
+        "schlüssel",
+        &format!("{longest}f"),
+    ] {
+        let faults = faults("{name: key,", &format!("{{name: key, file: {file},"));
+        assert!(faults[0].starts_with("credentials[0].file: write a bare file name"), "{file}: {faults:?}");
+    }
+    assert_eq!(faults("{name: key,", "{name: key, file: null,").len(), 1, "written, so it must have a value");
+}
+
+#[test]
 fn all_faults_are_reported_together() {
     let text = VALID
         .replace("[8443, 443]", "[]")
