@@ -1,0 +1,75 @@
+//! Each CEL rule of the CRDs has a case that passes it and one that fails it, evaluated here by kube-cel. The cluster's
+//! tests send the same cases to a real API server.
+
+#![allow(clippy::expect_used, reason = "helpers of tests state their claims by expect")]
+
+use agentsandbox_crds::schema::all;
+use kube_cel::Validator;
+use serde_json::Value;
+
+mod cases;
+
+/// The rules of a schema: where each stands, and its message.
+fn rules(schema: &Value, at: &str, found: &mut Vec<(String, String)>) {
+    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        found.push((at.to_owned(), rule["message"].as_str().expect("each rule has a message").to_owned()));
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        rules(inner, &at, found);
+    }
+    if schema["items"].is_object() {
+        rules(&schema["items"], &format!("{at}[]"), found);
+    }
+}
+
+/// The schema of each kind.
+fn schema(kind: &str) -> Value {
+    let crds = all().expect("the types can be rendered");
+    let crd = crds.into_iter().find(|crd| crd.manifest["spec"]["names"]["kind"] == kind);
+    crd.expect("the kind exists").manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+fn messages(schema: &Value, object: &Value) -> Vec<String> {
+    let refusals = Validator::new().validate(schema, object, None).err();
+    refusals.into_iter().flat_map(|all| all.into_vec()).map(|error| error.message).collect()
+}
+
+#[test]
+fn every_rule_has_a_case() {
+    for kind in cases::all() {
+        let mut found = Vec::new();
+        rules(&schema(&kind.kind), "", &mut found);
+        assert!(found.len() >= kind.cases.len(), "{} has cases for rules that do not exist", kind.kind);
+        for (at, message) in found {
+            let cases = kind.cases.iter().filter(|case| case.at == at && message.starts_with(&case.message));
+            assert_eq!(cases.count(), 1, "cases of {} {at}: {message}", kind.kind);
+        }
+    }
+}
+
+#[test]
+fn every_rule_lets_its_accepted_case_pass() {
+    for kind in cases::all() {
+        let schema = schema(&kind.kind);
+        assert_eq!(messages(&schema, &kind.base), Vec::<String>::new(), "base of {}", kind.kind);
+        for case in &kind.cases {
+            let object = case.accepted(&kind.base);
+            assert_eq!(messages(&schema, &object), Vec::<String>::new(), "{} {}", kind.kind, case.at);
+        }
+    }
+}
+
+#[test]
+fn every_rule_refuses_its_rejected_case_and_no_other_rule_does() {
+    for kind in cases::all() {
+        let schema = schema(&kind.kind);
+        for case in &kind.cases {
+            let messages = messages(&schema, &case.rejected(&kind.base));
+            let [message] = messages.as_slice() else {
+                panic!("{} {} {}: {messages:?}", kind.kind, case.at, case.message);
+            };
+            assert!(message.starts_with(&case.message), "{} {}: {message}", kind.kind, case.at);
+        }
+    }
+}
