@@ -1,5 +1,5 @@
-//! What the fence asks of the sandbox's own proxy: that it answers, that it takes this pod as its agent, and that its
-//! policy DNS speaks. The token is shown to nobody else, and only after the walls are proven.
+//! What the fence asks of the sandbox's own proxy: that it takes this pod as its agent, and that its policy DNS denies.
+//! One after the other, for the DNS serves only an enrolled agent. The token is shown to nobody else, and only after the walls are proven.
 
 use std::fs;
 use std::io;
@@ -16,13 +16,14 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::probe;
 
 /// How long one request may take; the proxy is a neighbour.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a handshake may take. A lost first packet would be repeated only after a second, so asking anew is quicker.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 /// Pause before the proxy is asked again.
 const PAUSE: Duration = Duration::from_millis(25);
 /// How long one answer of the policy DNS may take.
@@ -80,18 +81,10 @@ impl Token {
     }
 }
 
-/// Asks until the proxy has a policy, then says so. Ends with the receivers, or by being dropped.
-pub async fn watch_proxy(proxy: SocketAddr, answered: &watch::Sender<bool>) {
-    while !matches!(request(proxy, Method::GET, None).await, Ok(StatusCode::OK)) {
-        sleep(PAUSE).await;
-    }
-    answered.send_replace(true);
-}
-
 /// Makes this pod's address the agent's. Asks again until the proxy takes or refuses it; the caller holds the deadline.
 pub async fn enrol(proxy: SocketAddr, token: &Token) -> Result<(), EnrolmentError> {
     loop {
-        match request(proxy, Method::POST, Some(token)).await {
+        match show(proxy, token).await {
             Ok(StatusCode::NO_CONTENT) => return Ok(()),
             Ok(status) if status.is_client_error() => return Err(EnrolmentError::Refused(status)),
             Ok(_) | Err(_) => sleep(PAUSE).await,
@@ -134,24 +127,27 @@ async fn ask(dns: SocketAddr, query: &Message) -> io::Result<Vec<u8>> {
     Ok(packet)
 }
 
-async fn request(
-    proxy: SocketAddr,
-    method: Method,
-    token: Option<&Token>,
-) -> Result<StatusCode, EnrolmentError> {
+/// Shows the token once.
+async fn show(proxy: SocketAddr, Token(token): &Token) -> Result<StatusCode, EnrolmentError> {
     let exchange = async {
-        let stream = TcpStream::connect(proxy).await.map_err(EnrolmentError::Connect)?;
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(proxy)).await;
+        let stream = connected.map_err(|_| EnrolmentError::Timeout)?.map_err(EnrolmentError::Connect)?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(EnrolmentError::Http)?;
         // Not raced against the answer: a server that closes after it ends the connection at the same moment. An error of
         // the connection is the sender's error too.
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri("/enrol").header(HOST, proxy.to_string());
-        if let Some(Token(value)) = token {
-            request = request.header(AUTHORIZATION, value.clone());
-        }
-        let request = request.body(Empty::<Bytes>::new()).map_err(EnrolmentError::Request)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/enrol")
+            .header(HOST, proxy.to_string())
+            .header(AUTHORIZATION, token.clone())
+            .body(Empty::<Bytes>::new())
+            .map_err(EnrolmentError::Request)?;
         Ok(sender.send_request(request).await.map_err(EnrolmentError::Http)?.status())
     };
     timeout(REQUEST_TIMEOUT, exchange).await.map_err(|_| EnrolmentError::Timeout)?
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,15 @@
 //! | step | proves | fails as |
 //! |---|---|---|
 //! | kernel | the pod runs on the kernel that its class promises | `WrongKernel`, at once |
-//! | walls | a whole round of direct routes is closed, on a network over which the proxy answers | `EgressOpen`, `ProxyUnreachable` |
+//! | walls | a whole round of direct routes is closed, and the proxy answers in that same round | `EgressOpen`, `ProxyUnreachable` |
 //! | enrolment | the proxy takes this pod as its agent, and its DNS denies | `ProxyUnreachable` |
-//! | trust | the bundle is in place (built beside the walls, on a thread of its own) | `Failed` |
-//! | limits | memory, CPU and processes are bounded as promised | `LimitsMissing` |
+//! | trust | the bundle is in place | `Failed` |
+//! | limits | memory, CPU and processes are bounded as promised, as far as this kernel shows it | `LimitsMissing` |
 //!
-//! Each step takes the evidence of the one before it. Whatever happens there is a report; only `Proven` ends with exit
-//! code 0, and then the agent starts.
+//! Each step takes the evidence of the one before it. Trust and limits need no network, so their files are written and
+//! read on a thread of their own beside the walls, and judged after them. The token waits for the walls: until they are
+//! proven it is shown to nobody. Whatever happens there is a report, with the time of each step; only `Proven` ends with
+//! exit code 0, and then the agent starts.
 
 use std::error::Error;
 use std::io;
@@ -18,16 +20,17 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use agentsandbox_report::{FenceReport, KernelKind, KernelReport, VERSION, Verdict, WallsReport};
-use tokio::sync::watch;
+use agentsandbox_report::{
+    FenceReport, KernelKind, KernelReport, PhasesReport, VERSION, Verdict, WallsReport,
+};
 use tokio::time::timeout_at;
 
 use crate::args::FenceArgs;
 use crate::enrolment::{self, EnrolmentError, Token};
-use crate::limits::{self, Expected, Unseen};
+use crate::limits::{self, Expected, Held, Readings};
 use crate::route;
-use crate::termination;
-use crate::trust;
+use crate::termination::millis;
+use crate::trust::{self, TrustError};
 use crate::walls::{self, Judgement, Walls};
 
 /// Why the proof was not finished: verdict and message, born together.
@@ -52,30 +55,51 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
         kernel,
         walls: WallsReport::default(),
         limits: None,
+        phases: PhasesReport { kernel_millis: Some(millis(started)), ..PhasesReport::default() },
         duration_millis: 0,
     };
     let outcome = prove(args, started, &mut report);
     (report.verdict, report.message) = match outcome {
-        Ok(unseen) => (Verdict::Proven, proven(&report, &unseen)),
+        Ok(held) => (Verdict::Proven, proven(&report.walls, &held)),
         Err(failure) => (failure.verdict, failure.message),
     };
-    report.duration_millis = termination::millis(started);
+    report.duration_millis = millis(started);
     report
 }
 
-fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result<Unseen, Failure> {
+/// What the thread beside the walls came to.
+struct Beside {
+    trust: Result<(), TrustError>,
+    trust_millis: u64,
+    readings: Readings,
+    limits_millis: u64,
+}
+
+fn beside(args: &FenceArgs, kernel: KernelKind) -> Beside {
+    let started = Instant::now();
+    let trust = trust::build(&args.ca_file, &args.trust_dir, SystemTime::now());
+    let trust_millis = millis(started);
+    let started = Instant::now();
+    let readings = limits::read(Path::new("/"), kernel);
+    Beside { trust, trust_millis, readings, limits_millis: millis(started) }
+}
+
+fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result<Held, Failure> {
     check_kernel(&report.kernel)?;
-    let trust = {
-        let (ca, folder) = (args.ca_file.clone(), args.trust_dir.clone());
-        thread::spawn(move || trust::build(&ca, &folder, SystemTime::now()))
+    let thread = {
+        let (args, kernel) = (args.clone(), report.kernel.kind);
+        thread::spawn(move || beside(&args, kernel))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(own("start"))?;
-    runtime.block_on(prove_network(args, started, &mut report.walls))?;
-    match trust.join() {
-        Ok(built) => built.map_err(|error| failed(&error))?,
-        Err(_panic) => return Err(failed(&io::Error::other("building the trust bundle panicked"))),
-    }
-    check_limits(args, report)
+    runtime.block_on(prove_network(args, started, report))?;
+    let Ok(beside) = thread.join() else {
+        return Err(failed(&io::Error::other("building the trust bundle or reading the limits panicked")));
+    };
+    report.phases.trust_millis = Some(beside.trust_millis);
+    report.phases.limits_millis = Some(beside.limits_millis);
+    report.limits = Some(limits::report(&beside.readings));
+    beside.trust.map_err(|error| failed(&error))?;
+    check_limits(args, &beside.readings)
 }
 
 fn check_kernel(kernel: &KernelReport) -> Result<(), Failure> {
@@ -90,87 +114,96 @@ fn check_kernel(kernel: &KernelReport) -> Result<(), Failure> {
     Err(Failure { verdict: Verdict::WrongKernel, message })
 }
 
-async fn prove_network(args: &FenceArgs, started: Instant, report: &mut WallsReport) -> Result<(), Failure> {
+async fn prove_network(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result<(), Failure> {
     let deadline = started + Duration::from_secs(args.deadline_secs);
     let token = Token::read(&args.token_file).map_err(|error| failed(&error))?;
     let proxy = SocketAddr::new(args.proxy, args.enrolment_port);
     let routes = route::all(args);
-    let (answered, answers) = watch::channel(false);
-    let proof = walls::prove(&routes, args.icmp, answers.clone(), started, deadline);
-    let asking = async {
-        enrolment::watch_proxy(proxy, &answered).await;
-        std::future::pending::<()>().await;
-    };
-    let walls = tokio::select! {
-        walls = proof => walls,
-        () = asking => Walls::none(),
-    };
-    describe(&walls, report);
-    check_walls(&walls, *answers.borrow())?;
+    let began = Instant::now();
+    let walls = walls::prove(&routes, proxy, args.icmp, started, deadline).await;
+    report.phases.walls_millis = Some(millis(began));
+    describe(&walls, &mut report.walls);
+    check_walls(&walls)?;
+    let phases = &mut report.phases;
     let enrolment = async {
+        let began = Instant::now();
         enrolment::enrol(proxy, &token).await?;
-        enrolment::check_dns(SocketAddr::new(args.proxy, args.dns_port)).await
+        phases.enrolment_millis = Some(millis(began));
+        let began = Instant::now();
+        enrolment::check_dns(SocketAddr::new(args.proxy, args.dns_port)).await?;
+        phases.dns_millis = Some(millis(began));
+        Ok(())
     };
     let enrolled = timeout_at(deadline.into(), enrolment).await.unwrap_or(Err(EnrolmentError::Timeout));
-    report.enrolled = enrolled.is_ok();
+    report.walls.enrolled = enrolled.is_ok();
     enrolled.map_err(|error| Failure { verdict: Verdict::ProxyUnreachable, message: sentence(&error) })
 }
 
 fn describe(walls: &Walls, report: &mut WallsReport) {
+    let whole = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     report.rounds = walls.rounds;
-    report.closed_after_millis =
-        walls.closed_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    report.closed_after_millis = walls.closed_after.map(whole);
+    report.proxy_answered_millis = walls.last.proxy.map(whole);
     report.closed = walls.last.closed.iter().map(ToString::to_string).collect();
     report.open = walls.last.open.iter().map(ToString::to_string).collect();
 }
 
-fn check_walls(walls: &Walls, answered: bool) -> Result<(), Failure> {
+fn check_walls(walls: &Walls) -> Result<(), Failure> {
     let failure = |verdict, message: String| Err(Failure { verdict, message });
-    match (walls.judgement, answered) {
-        (Judgement::Closed, true) => Ok(()),
-        (Judgement::Closed, false) => failure(
-            Verdict::ProxyUnreachable,
-            "Every direct route is closed, but the sandbox's own proxy did not answer.".to_owned(),
-        ),
-        (Judgement::Open, _) => failure(
+    let untried: Vec<String> =
+        walls.last.untried.iter().map(|(route, reason)| format!("{route} ({reason})")).collect();
+    match walls.judgement {
+        Judgement::Closed => Ok(()),
+        Judgement::Open => failure(
             Verdict::EgressOpen,
             "A direct route stayed open: check that the cluster's network plugin enforces NetworkPolicy."
                 .to_owned(),
         ),
-        (Judgement::Unknown, _) => {
-            let untried: Vec<String> =
-                walls.last.untried.iter().map(|(route, reason)| format!("{route} ({reason})")).collect();
-            let untried = if untried.is_empty() { "time ran out".to_owned() } else { untried.join(", ") };
-            failure(Verdict::Failed, format!("Not every direct route could be tried: {untried}."))
-        }
+        Judgement::Unknown if !untried.is_empty() => failure(
+            Verdict::Failed,
+            format!("Not every direct route could be tried: {}.", untried.join(", ")),
+        ),
+        Judgement::Unknown if walls.last.proxy.is_none() => failure(
+            Verdict::ProxyUnreachable,
+            "No direct route was found open, but the sandbox's own proxy did not answer beside them, so nothing shows \
+             that a wall closes them and not a network that is down."
+                .to_owned(),
+        ),
+        Judgement::Unknown => failure(
+            Verdict::Failed,
+            "Not every direct route could be tried: time ran out.".to_owned(),
+        ),
     }
 }
 
-fn check_limits(args: &FenceArgs, report: &mut FenceReport) -> Result<Unseen, Failure> {
-    let readings = limits::read(Path::new("/"), report.kernel.kind);
-    report.limits = Some(limits::report(&readings));
+fn check_limits(args: &FenceArgs, readings: &Readings) -> Result<Held, Failure> {
     let expected = Expected {
         memory_bytes: args.expect_memory_bytes,
         cpu_millis: args.expect_cpu_millis,
         pids: args.expect_pids,
     };
-    limits::judge(&readings, &expected)
+    limits::judge(readings, &expected)
         .map_err(|breach| Failure { verdict: Verdict::LimitsMissing, message: sentence(&breach) })
 }
 
-fn proven(report: &FenceReport, unseen: &[&str]) -> String {
-    let mut message =
-        "Every direct route is closed, the proxy has enrolled this pod, and the kernel and the limits \
-                       are as promised."
-            .to_owned();
+/// Says what was proven, and of the limits only those that were seen.
+fn proven(walls: &WallsReport, held: &Held) -> String {
     // Only ICMP can be open here, and only where the command line said to report it.
-    if !report.walls.open.is_empty() {
-        message = "ICMP echo requests leave this pod and are answered; every other direct route is closed, the proxy \
-                   has enrolled this pod, and the kernel and the limits are as promised."
-            .to_owned();
-    }
-    if !unseen.is_empty() {
-        message.push_str(&format!(" This kernel does not show the {} limit.", unseen.join(" and the ")));
+    let routes = if walls.open.is_empty() {
+        "Every direct route is closed"
+    } else {
+        "ICMP echo requests leave this pod and are answered; every other direct route is closed"
+    };
+    let seen = held.seen.join(" and ");
+    let noun = if held.seen.len() == 1 { "limit is" } else { "limits are" };
+    let mut message = format!(
+        "{routes}, the proxy has enrolled this pod, the kernel is as promised, and the {seen} {noun} at most as promised."
+    );
+    if !held.unseen.is_empty() {
+        message.push_str(&format!(
+            " Not proven, because this kernel does not show it: the {} limit.",
+            held.unseen.join(" and the ")
+        ));
     }
     message
 }
@@ -205,5 +238,55 @@ const fn name(kind: KernelKind) -> &'static str {
         KernelKind::Linux => "the node's Linux kernel",
         KernelKind::VirtualMachine => "a virtual machine's kernel",
         KernelKind::Unknown => "a kernel of unknown kind",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::walls::Round;
+
+    #[test]
+    fn the_message_claims_only_limits_that_were_seen() {
+        let held = |seen: &[&'static str], unseen: &[&'static str]| Held {
+            seen: seen.to_vec(),
+            unseen: unseen.to_vec(),
+        };
+        let walls = WallsReport::default();
+        let all = proven(&walls, &held(&["memory", "CPU", "process"], &[]));
+        assert!(
+            all.contains("the memory and CPU and process limits are at most") && !all.contains("Not proven")
+        );
+        let some = proven(&walls, &held(&["memory"], &["CPU", "process"]));
+        let (claim, rest) = some.split_once("Not proven").unwrap();
+        assert!(claim.contains("the memory limit is at most as promised"), "{some}");
+        assert!(!claim.contains("CPU") && !claim.contains("process"), "{some}");
+        assert!(rest.contains("the CPU and the process limit"), "{some}");
+    }
+
+    #[test]
+    fn each_failure_of_the_walls_has_its_verdict() {
+        let route = route::Route { protocol: route::Protocol::Tcp, target: "192.0.2.1:443".parse().unwrap() };
+        let answered = Some(Duration::from_millis(1));
+        let round = |proxy, untried: bool| Round {
+            proxy,
+            untried: if untried { vec![(route, "no descriptors".to_owned())] } else { vec![] },
+            ..Round::default()
+        };
+        let cases = [
+            (Judgement::Open, round(answered, false), Verdict::EgressOpen),
+            (Judgement::Open, round(None, true), Verdict::EgressOpen),
+            (Judgement::Unknown, round(None, false), Verdict::ProxyUnreachable),
+            (Judgement::Unknown, round(None, true), Verdict::Failed),
+            (Judgement::Unknown, round(answered, true), Verdict::Failed),
+            (Judgement::Unknown, round(answered, false), Verdict::Failed),
+        ];
+        for (judgement, last, expected) in cases {
+            let walls = Walls { judgement, last, ..Walls::none() };
+            assert_eq!(check_walls(&walls).err().map(|failure| failure.verdict), Some(expected), "{walls:?}");
+        }
+        let closed = Walls { judgement: Judgement::Closed, last: round(answered, false), ..Walls::none() };
+        assert!(check_walls(&closed).is_ok());
+        assert!(check_walls(&Walls::none()).is_err(), "no round is no proof");
     }
 }

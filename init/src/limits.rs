@@ -1,17 +1,20 @@
 //! The limits that hold for this pod, read back inside it.
 //!
 //! Under gVisor only the pod's cgroup limits anything, and the Sentry passes on what it was started with: `MemTotal` is
-//! the memory limit where one applies, and its cgroup files hold the host's quota. On Linux the container's own cgroup is
+//! the memory limit where one applies, and its CPU files hold the quota of the pod's cgroup on the host, or -1 where that
+//! has none (`runsc/boot/vfs.go`, `cgroupfsCPUDefaults`). Its `pids.max` is no such echo: it bounds the Sentry's own count,
+//! is `max` in every container, and says nothing of the node's podPidsLimit. On Linux the container's own cgroup is
 //! mounted at `/sys/fs/cgroup`, version 2 or 1, and the kubelet gives a container without limits those of its pod.
 //!
-//! Memory must be read and be at most what was promised. CPU and processes must not exceed it where they can be read;
-//! where a kernel shows nothing, the report says so and the operator's own pod specification is the only evidence: the
-//! fence does not call a limit proven that it could not see, nor missing.
+//! Memory must be read and be at most what was promised. CPU and processes must not exceed it where they can be read, and
+//! a kernel that says "no limit" where one was promised is a breach. Where a kernel shows nothing, the report says so and
+//! the operator's own pod specification is the only evidence: the fence does not call a limit proven that it could not
+//! see, nor missing.
 
 use std::fs;
 use std::path::Path;
 
-use agentsandbox_report::{KernelKind, LimitsReport};
+use agentsandbox_report::{KernelKind, LimitReport, LimitsReport};
 use thiserror::Error;
 
 /// cgroup v1 writes "no limit" as the largest multiple of a page; anything near it is none.
@@ -78,48 +81,66 @@ pub enum Breach {
     },
 }
 
-/// Limits that the kernel does not show, for the report's message.
-pub type Unseen = Vec<&'static str>;
+/// What became of the promised limits, by the names the report's message uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Read, and at most what was promised.
+    pub seen: Vec<&'static str>,
+    /// Promised, and not shown by this kernel.
+    pub unseen: Vec<&'static str>,
+}
 
 /// Compares what was read with what was promised.
-pub fn judge(readings: &Readings, expected: &Expected) -> Result<Unseen, Breach> {
+pub fn judge(readings: &Readings, expected: &Expected) -> Result<Held, Breach> {
     const MEMORY: &str = "memory (bytes)";
+    const CPU: &str = "CPU (millicores)";
+    const PIDS: &str = "process";
+    let missing = |axis, expected| Err(Breach::Missing { axis, expected });
+    let mut held = Held::default();
     match readings.memory_bytes {
         Reading::Limit(found) => at_most(MEMORY, found, expected.memory_bytes, MEMORY_SLACK_BYTES)?,
-        Reading::Absent | Reading::Unlimited => {
-            return Err(Breach::Missing { axis: MEMORY, expected: expected.memory_bytes });
-        }
+        Reading::Absent | Reading::Unlimited => return missing(MEMORY, expected.memory_bytes),
     }
-    let mut unseen = Vec::new();
+    held.seen.push("memory");
     match readings.cpu_millis {
-        Reading::Limit(found) => at_most("CPU (millicores)", found, expected.cpu_millis, CPU_SLACK_MILLIS)?,
-        Reading::Absent | Reading::Unlimited => unseen.push("CPU"),
+        Reading::Limit(found) => {
+            at_most(CPU, found, expected.cpu_millis, CPU_SLACK_MILLIS)?;
+            held.seen.push("CPU");
+        }
+        Reading::Unlimited => return missing(CPU, expected.cpu_millis),
+        Reading::Absent => held.unseen.push("CPU"),
     }
-    match (readings.pids, expected.pids) {
-        (Reading::Limit(found), Some(expected)) => at_most("process", found, expected, 0)?,
-        (Reading::Limit(_), None) => {}
-        (Reading::Absent | Reading::Unlimited, _) => unseen.push("process"),
+    // Where nothing was promised about processes there is nothing to hold and nothing to miss.
+    let Some(promised) = expected.pids else { return Ok(held) };
+    match readings.pids {
+        Reading::Limit(found) => {
+            at_most(PIDS, found, promised, 0)?;
+            held.seen.push("process");
+        }
+        Reading::Unlimited => return missing(PIDS, promised),
+        Reading::Absent => held.unseen.push("process"),
     }
-    Ok(unseen)
+    Ok(held)
 }
 
 const fn at_most(axis: &'static str, found: u64, expected: u64, slack: u64) -> Result<(), Breach> {
     if found > expected.saturating_add(slack) { Err(Breach::Wider { axis, found, expected }) } else { Ok(()) }
 }
 
-/// The readings as reported: 0 where no limit was found.
+/// The readings as reported.
 #[must_use]
 pub const fn report(readings: &Readings) -> LimitsReport {
-    const fn number(reading: Reading) -> u64 {
+    const fn limit(reading: Reading) -> LimitReport {
         match reading {
-            Reading::Limit(limit) => limit,
-            Reading::Absent | Reading::Unlimited => 0,
+            Reading::Limit(limit) => LimitReport::At(limit),
+            Reading::Unlimited => LimitReport::Unlimited,
+            Reading::Absent => LimitReport::Unseen,
         }
     }
     LimitsReport {
-        memory_bytes: number(readings.memory_bytes),
-        cpu_millis: number(readings.cpu_millis),
-        pids: number(readings.pids),
+        memory_bytes: limit(readings.memory_bytes),
+        cpu_millis: limit(readings.cpu_millis),
+        pids: limit(readings.pids),
     }
 }
 
@@ -141,7 +162,7 @@ pub fn read(root: &Path, kernel: KernelKind) -> Readings {
             .map(|(quota, period)| cpu_max(&format!("{} {}", quota.trim(), period.trim()))),
     ];
     let pids = [text("sys/fs/cgroup/pids.max"), text("sys/fs/cgroup/pids/pids.max")]
-        .map(|text| text.map(|text| count(&text)));
+        .map(|text| text.map(|text| pids_max(&text, kernel)));
     Readings { memory_bytes: tightest(memory), cpu_millis: tightest(cpu), pids: tightest(pids) }
 }
 
@@ -155,11 +176,22 @@ fn tightest(readings: impl IntoIterator<Item = Option<Reading>>) -> Reading {
     })
 }
 
-/// A number, or `max`, or a negative number for "none"; anything else shows nothing.
+/// A number, or `max`, or -1 for "none"; anything else shows nothing. Nor does zero: nothing could run under it.
 fn count(text: &str) -> Reading {
     match text.trim() {
         "max" | "-1" => Reading::Unlimited,
-        number => number.parse().map_or(Reading::Absent, Reading::Limit),
+        number => match number.parse() {
+            Ok(0) | Err(_) => Reading::Absent,
+            Ok(limit) => Reading::Limit(limit),
+        },
+    }
+}
+
+/// The Sentry's `max` is about its own count; the limit on the node it does not show.
+fn pids_max(text: &str, kernel: KernelKind) -> Reading {
+    match (count(text), kernel) {
+        (Reading::Unlimited, KernelKind::GVisor) => Reading::Absent,
+        (reading, _) => reading,
     }
 }
 
@@ -179,7 +211,9 @@ fn hierarchical(stat: &str) -> Reading {
 fn mem_total(meminfo: &str) -> Reading {
     let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
     let kib: Option<u64> = kib.and_then(|kib| kib.trim().parse().ok());
-    kib.and_then(|kib| kib.checked_mul(1024)).map_or(Reading::Absent, Reading::Limit)
+    kib.and_then(|kib| kib.checked_mul(1024))
+        .filter(|bytes| *bytes > 0)
+        .map_or(Reading::Absent, Reading::Limit)
 }
 
 /// `<quota> <period>` in microseconds, the quota `max` or -1 for none.
@@ -204,22 +238,33 @@ mod tests {
         Readings { memory_bytes: memory, cpu_millis: cpu, pids }
     }
 
+    fn held(seen: &[&'static str], unseen: &[&'static str]) -> Result<Held, Breach> {
+        Ok(Held { seen: seen.to_vec(), unseen: unseen.to_vec() })
+    }
+
+    fn wider(axis: &'static str, found: u64, expected: u64) -> Result<Held, Breach> {
+        Err(Breach::Wider { axis, found, expected })
+    }
+
+    fn missing(axis: &'static str, expected: u64) -> Result<Held, Breach> {
+        Err(Breach::Missing { axis, expected })
+    }
+
     #[test]
     fn limits_hold_where_they_are_read_and_are_admitted_unseen_where_not() {
         let (memory, cpu, pids) = (Reading::Limit(512 << 20), Reading::Limit(500), Reading::Limit(1000));
-        let none = Reading::Absent;
-        let wider = |axis, found, expected| Err(Breach::Wider { axis, found, expected });
-        let missing = Err(Breach::Missing { axis: "memory (bytes)", expected: 512 << 20 });
+        let (none, low) = (Reading::Absent, Reading::Limit(1));
+        let all = &["memory", "CPU", "process"];
         let cases = [
-            ("all as promised", readings(memory, cpu, pids), Ok(vec![])),
+            ("all as promised", readings(memory, cpu, pids), held(all, &[])),
+            ("lower than promised", readings(low, low, low), held(all, &[])),
             (
-                "lower than promised",
-                readings(Reading::Limit(1), Reading::Limit(1), Reading::Limit(1)),
-                Ok(vec![]),
+                "CPU and processes unseen",
+                readings(memory, none, none),
+                held(&["memory"], &["CPU", "process"]),
             ),
-            ("CPU and processes unseen", readings(memory, none, none), Ok(vec!["CPU", "process"])),
-            ("no memory limit", readings(Reading::Unlimited, cpu, pids), missing.clone()),
-            ("memory unseen", readings(none, cpu, pids), missing),
+            ("processes unseen", readings(memory, cpu, none), held(&["memory", "CPU"], &["process"])),
+            ("memory unseen", readings(none, cpu, pids), missing("memory (bytes)", 512 << 20)),
             (
                 "wider memory",
                 readings(Reading::Limit(1 << 30), cpu, pids),
@@ -231,6 +276,59 @@ mod tests {
         for (case, readings, expected) in cases {
             assert_eq!(judge(&readings, &PROMISED), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_kernel_that_says_no_limit_breaks_every_promise_of_one() {
+        let (memory, cpu, pids) = (Reading::Limit(512 << 20), Reading::Limit(500), Reading::Limit(1000));
+        let free = Reading::Unlimited;
+        let cases = [
+            (readings(free, cpu, pids), missing("memory (bytes)", 512 << 20)),
+            (readings(memory, free, pids), missing("CPU (millicores)", 500)),
+            (readings(memory, cpu, free), missing("process", 1024)),
+        ];
+        for (readings, expected) in cases {
+            assert_eq!(judge(&readings, &PROMISED), expected, "{readings:?}");
+        }
+        assert!(judge(&readings(memory, cpu, pids), &PROMISED).is_ok(), "limits that are there hold");
+    }
+
+    #[test]
+    fn what_was_not_promised_is_neither_held_nor_missed() {
+        let nothing_of_pids = Expected { pids: None, ..PROMISED };
+        for pids in [Reading::Absent, Reading::Unlimited, Reading::Limit(1 << 22)] {
+            let read = readings(Reading::Limit(512 << 20), Reading::Limit(500), pids);
+            assert_eq!(judge(&read, &nothing_of_pids), held(&["memory", "CPU"], &[]), "{pids:?}");
+        }
+    }
+
+    #[test]
+    fn the_report_tells_a_number_from_no_limit_and_from_nothing_seen() {
+        let found = report(&readings(Reading::Limit(7), Reading::Unlimited, Reading::Absent));
+        let all = (found.memory_bytes, found.cpu_millis, found.pids);
+        assert_eq!(all, (LimitReport::At(7), LimitReport::Unlimited, LimitReport::Unseen));
+    }
+
+    #[test]
+    fn the_sentry_in_a_limited_pod_shows_memory_and_cpu_and_keeps_silent_about_processes() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/meminfo", "MemTotal:         524288 kB\n");
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n");
+        write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+        write("sys/fs/cgroup/pids/pids.max", "max\n");
+        let sentry = read(root.path(), KernelKind::GVisor);
+        assert_eq!(judge(&sentry, &PROMISED), held(&["memory", "CPU"], &["process"]));
+        // The same files on Linux are the container's own, and there `max` is an answer.
+        assert_eq!(read(root.path(), KernelKind::Linux).pids, Reading::Unlimited);
+        write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n");
+        let unlimited = read(root.path(), KernelKind::GVisor);
+        assert_eq!(judge(&unlimited, &PROMISED), missing("CPU (millicores)", 500));
     }
 
     #[test]
@@ -266,11 +364,17 @@ mod tests {
 
     #[test]
     fn nonsense_shows_nothing() {
-        for text in ["", "x", "1 2 3", "100000 0", "max", "-5 100000"] {
+        for text in ["", "x", "1 2 3", "100000 0", "0 100000", "max", "-5 100000"] {
             assert_eq!(cpu_max(text), Reading::Absent, "{text:?}");
         }
         assert_eq!(cpu_max("max 100000"), Reading::Unlimited);
         assert_eq!(cpu_max("-1 100000"), Reading::Unlimited);
         assert_eq!(mem_total("MemTotal: 18446744073709551615 kB"), Reading::Absent);
+        assert_eq!(mem_total("MemTotal: 0 kB"), Reading::Absent);
+        assert_eq!(
+            (count("0"), bytes("0")),
+            (Reading::Absent, Reading::Absent),
+            "nothing runs under a limit of zero"
+        );
     }
 }

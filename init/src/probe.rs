@@ -1,31 +1,41 @@
 //! One attempt to leave by one route. Opens sockets; judges nothing but its own answer.
 //!
-//! Every attempt is made twice within the window, from two sockets: the first packet to a fresh neighbour may be lost
+//! Every attempt is made twice within its window, from two sockets: the first packet to a fresh neighbour may be lost
 //! to address resolution, and the kernel would repeat it only after a second, long after the window's end.
+//!
+//! The proxy is tried by the same attempt, beside the routes and in the same window: [`control`]. That it answers shows
+//! that packets leave this pod and answers come back in time; without it silence is not evidence of anything.
 //!
 //! What could not be tried is never "closed": an error that does not come from a wall (no descriptors, no memory, no
 //! free port) is [`Sighting::Untried`], and keeps the round from being a proof.
 
 mod icmp;
+mod sctp;
 mod udp;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::future::{Either, select};
 use rustix::io::Errno;
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::route::{Protocol, Route};
 
 pub use udp::connected;
 
-/// How long one round waits for answers. Inside a cluster and to a public resolver an answer takes a few milliseconds,
-/// across an ocean about 100; and each start of an agent waits this long where walls drop silently.
-pub const WINDOW: Duration = Duration::from_millis(150);
+/// How long an attempt waits for an answer, at least. An open route answers within its round trip: to anything in a
+/// cluster a few milliseconds, to a public resolver, of which every continent has one, some 10 to 50. Each start of an
+/// agent waits this long where walls drop silently. [`window`] widens it where the network is seen to be slow.
+pub const WINDOW: Duration = Duration::from_millis(100);
+/// The window of rounds that come late: something is slow or wrong, and then patience costs nobody a start.
+pub const WINDOW_PATIENT: Duration = Duration::from_millis(500);
+/// Silence counts as a wall only after this many times the time that the proxy took to answer in the same round.
+const ANSWERS_PER_WINDOW: u32 = 2;
 /// When the second attempt starts: late enough for a neighbour to be resolved, early enough for its answer to come.
-const SECOND_ATTEMPT_AFTER: Duration = Duration::from_millis(40);
+const SECOND_ATTEMPT_AFTER: Duration = Duration::from_millis(30);
 
 /// What an attempt saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,16 +48,45 @@ pub enum Sighting {
     Untried(Errno),
 }
 
-/// Tries one route for at most [`WINDOW`].
-pub async fn attempt(route: Route) -> Sighting {
-    let mut first = Box::pin(once(route));
-    if let Ok(sighting) = timeout(SECOND_ATTEMPT_AFTER, &mut first).await {
-        return sighting;
-    }
-    let second = Box::pin(once(route));
-    match timeout(WINDOW.saturating_sub(SECOND_ATTEMPT_AFTER), select(first, second)).await {
-        Ok(Either::Left((sighting, _)) | Either::Right((sighting, _))) => sighting,
-        Err(_silence) => Sighting::Closed,
+/// The window of a round in which the proxy took `answered`: never below `least`.
+#[must_use]
+pub fn window(least: Duration, answered: Duration) -> Duration {
+    least.max(answered.saturating_mul(ANSWERS_PER_WINDOW))
+}
+
+/// Tries the proxy as a route is tried, and says how long it took to answer; `None` if it did not within `least`.
+pub async fn control(proxy: SocketAddr, least: Duration) -> Option<Duration> {
+    let started = Instant::now();
+    let route = Route { protocol: Protocol::Tcp, target: proxy };
+    let sighting = attempt(route, sleep_until(started + least)).await;
+    let took = started.elapsed();
+    (sighting == Sighting::Open && took <= least).then_some(took)
+}
+
+/// Completes when silence since the call is evidence: after `least`, or later where the proxy answered late. A proxy that
+/// did not answer makes the round worthless, so nobody waits longer for it.
+pub async fn silence(least: Duration, control: impl Future<Output = Option<Duration>>) {
+    let started = Instant::now();
+    let answered = control.await.unwrap_or_default();
+    sleep_until(started + window(least, answered)).await;
+}
+
+/// Tries one route until `silence`.
+pub async fn attempt(route: Route, silence: impl Future<Output = ()>) -> Sighting {
+    let answer = async {
+        let mut first = Box::pin(once(route));
+        if let Ok(sighting) = timeout(SECOND_ATTEMPT_AFTER, &mut first).await {
+            return sighting;
+        }
+        match select(first, Box::pin(once(route))).await {
+            Either::Left((sighting, _)) | Either::Right((sighting, _)) => sighting,
+        }
+    };
+    // An answer that is there counts, however late this process came to look.
+    tokio::select! {
+        biased;
+        sighting = answer => sighting,
+        () = silence => Sighting::Closed,
     }
 }
 
@@ -58,6 +97,7 @@ async fn once(route: Route) -> Sighting {
         Protocol::Quic => udp::quic(route.target).await,
         Protocol::Icmp => icmp::echo(route.address(), socket2::Type::DGRAM).await,
         Protocol::IcmpRaw => icmp::echo(route.address(), socket2::Type::RAW).await,
+        Protocol::Sctp => sctp::connect(route.target).await,
     };
     match answered {
         Ok(()) => Sighting::Open,
@@ -95,11 +135,16 @@ fn refusal(route: Route, error: &io::Error) -> Sighting {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr};
 
     use tokio::net::{TcpListener, UdpSocket};
+    use tokio::time::sleep;
 
     use super::*;
+
+    async fn tried(route: Route) -> Sighting {
+        attempt(route, sleep(WINDOW)).await
+    }
 
     fn loopback(protocol: Protocol, port: u16) -> Route {
         Route { protocol, target: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port) }
@@ -109,7 +154,7 @@ mod tests {
     async fn a_listening_port_is_found_open() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(attempt(loopback(Protocol::Tcp, port)).await, Sighting::Open);
+        assert_eq!(tried(loopback(Protocol::Tcp, port)).await, Sighting::Open);
     }
 
     #[tokio::test]
@@ -118,7 +163,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let before = std::time::Instant::now();
-        assert_eq!(attempt(loopback(Protocol::Tcp, port)).await, Sighting::Closed);
+        assert_eq!(tried(loopback(Protocol::Tcp, port)).await, Sighting::Closed);
         assert!(before.elapsed() < SECOND_ATTEMPT_AFTER);
     }
 
@@ -132,7 +177,7 @@ mod tests {
                 let (length, peer) = echo.recv_from(&mut packet).await.unwrap();
                 echo.send_to(&packet[..length], peer).await.unwrap();
             };
-            let (sighting, ()) = tokio::join!(attempt(loopback(protocol, port)), answer);
+            let (sighting, ()) = tokio::join!(tried(loopback(protocol, port)), answer);
             assert_eq!(sighting, Sighting::Open, "{protocol:?}");
         }
     }
@@ -141,11 +186,50 @@ mod tests {
     async fn silence_is_closed_and_is_asked_twice() {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = silent.local_addr().unwrap().port();
-        assert_eq!(attempt(loopback(Protocol::Dns, port)).await, Sighting::Closed);
+        assert_eq!(tried(loopback(Protocol::Dns, port)).await, Sighting::Closed);
         let mut packet = [0; 2048];
         for _ in 0..2 {
             timeout(WINDOW, silent.recv_from(&mut packet)).await.expect("two attempts").unwrap();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_evidence_only_after_twice_the_time_the_proxy_took() {
+        for (answered, expected) in [
+            (Some(Duration::from_millis(1)), WINDOW),
+            (Some(WINDOW / 2), WINDOW),
+            (Some(WINDOW * 8 / 10), WINDOW * 16 / 10),
+            (None, WINDOW),
+        ] {
+            let started = Instant::now();
+            silence(WINDOW, async {
+                sleep(answered.unwrap_or(WINDOW)).await;
+                answered
+            })
+            .await;
+            assert_eq!(started.elapsed(), expected, "{answered:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_there_beats_a_window_that_is_over() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let open = loopback(Protocol::Tcp, listener.local_addr().unwrap().port());
+        for _ in 0..20 {
+            // The clock jumps while the process is held up, so that answer and end are found together.
+            let held_up = tokio::time::advance(WINDOW * 4);
+            let (sighting, ()) = tokio::join!(attempt(open, sleep(WINDOW)), held_up);
+            assert_eq!(sighting, Sighting::Open);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_control_is_the_proxys_answer_and_nothing_else() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = listener.local_addr().unwrap();
+        assert!(control(proxy, WINDOW).await.is_some_and(|took| took <= WINDOW));
+        drop(listener);
+        assert_eq!(control(proxy, WINDOW).await, None);
     }
 
     #[tokio::test]
@@ -153,7 +237,7 @@ mod tests {
         let gone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = gone.local_addr().unwrap().port();
         drop(gone);
-        assert_eq!(attempt(loopback(Protocol::Quic, port)).await, Sighting::Closed);
+        assert_eq!(tried(loopback(Protocol::Quic, port)).await, Sighting::Closed);
     }
 
     #[tokio::test]
@@ -164,7 +248,7 @@ mod tests {
             let permitted =
                 socket2::Socket::new(socket2::Domain::IPV4, kind, Some(socket2::Protocol::ICMPV4)).is_ok();
             let expected = if permitted { Sighting::Open } else { Sighting::Closed };
-            assert_eq!(attempt(loopback(protocol, 0)).await, expected, "{protocol:?}");
+            assert_eq!(tried(loopback(protocol, 0)).await, expected, "{protocol:?}");
         }
     }
 

@@ -12,21 +12,39 @@
 //! | cluster DNS | UDP 53 by a query, TCP 53 | the cluster's resolver |
 //! | node | TCP 10250 | the kubelet that started this container |
 //! | node, API endpoints, canaries | ICMP echo, by ping socket and raw | the host's kernel |
-//! | metadata addresses | TCP 80, UDP 53 by a query | the cloud's metadata server (Google's is the resolver too); elsewhere nobody |
+//! | metadata addresses, of both families | TCP 80, UDP 53 by a query | the cloud's metadata server (Google's is the resolver too); elsewhere nobody |
 //! | canaries | TCP 443 and 53, UDP 53 by a query, UDP 443 by a QUIC packet of an unknown version | a public resolver on the open internet |
 //!
-//! Not tried, because refusal and absence look alike there: UDP on the node, NodePorts, etcd, other pods. The policy that
+//! | node, IPv4 canaries | SCTP, under a kernel of the pod's own | mostly nobody: what is proven is that the kernel has no SCTP |
+//!
+//! The cluster's DNS stands for other pods: policies see its pods behind the Service. IPv6 routes are tried in every pod;
+//! one without an IPv6 address answers "no route" at once. SCTP is not tried on the node's own kernel, where asking for a
+//! socket would load a module into the node.
+//!
+//! Not tried, because refusal and absence look alike there: UDP on the node, NodePorts, etcd, single pods. The policy that
 //! closes the routes above names one peer, so whatever closes them closes these; the cluster tests try them all.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::args::FenceArgs;
+use crate::args::{ExpectedKernel, FenceArgs};
 
 const PORT_KUBELET: u16 = 10250;
 const PORT_METADATA: u16 = 80;
 const PORT_DNS: u16 = 53;
 const PORT_HTTPS: u16 = 443;
+/// Metadata addresses of IPv6, tried beside those of the command line: they cost nothing where there is no IPv6.
+const METADATA_IPV6: [Ipv6Addr; 5] = [
+    // AWS: instance metadata, EKS Pod Identity.
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    // Google Cloud.
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    // Oracle Cloud.
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    // Scaleway.
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
 
 /// How a route is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +59,8 @@ pub enum Protocol {
     Icmp,
     /// An ICMP echo request by a raw socket.
     IcmpRaw,
+    /// An SCTP association.
+    Sctp,
 }
 
 /// One direct route.
@@ -72,9 +92,9 @@ pub fn all(args: &FenceArgs) -> Vec<Route> {
     add(Protocol::Tcp, args.node, PORT_KUBELET);
     add(Protocol::Icmp, args.node, 0);
     add(Protocol::IcmpRaw, args.node, 0);
-    for metadata in &args.metadata {
-        add(Protocol::Tcp, *metadata, PORT_METADATA);
-        add(Protocol::Dns, *metadata, PORT_DNS);
+    for metadata in args.metadata.iter().copied().chain(METADATA_IPV6.map(IpAddr::V6)) {
+        add(Protocol::Tcp, metadata, PORT_METADATA);
+        add(Protocol::Dns, metadata, PORT_DNS);
     }
     for canary in &args.canary {
         add(Protocol::Tcp, *canary, PORT_HTTPS);
@@ -83,6 +103,12 @@ pub fn all(args: &FenceArgs) -> Vec<Route> {
         add(Protocol::Quic, *canary, PORT_HTTPS);
         add(Protocol::Icmp, *canary, 0);
         add(Protocol::IcmpRaw, *canary, 0);
+    }
+    if args.expect_kernel != ExpectedKernel::Linux {
+        add(Protocol::Sctp, args.node, PORT_KUBELET);
+        for canary in args.canary.iter().filter(|canary| canary.is_ipv4()) {
+            add(Protocol::Sctp, *canary, PORT_HTTPS);
+        }
     }
     routes.sort_unstable();
     routes.dedup();
@@ -98,6 +124,7 @@ impl Protocol {
             Self::Dns | Self::Quic => "udp",
             Self::Icmp => "icmp",
             Self::IcmpRaw => "icmp-raw",
+            Self::Sctp => "sctp",
         }
     }
 
@@ -135,7 +162,9 @@ mod tests {
     use crate::args::{Args, Command};
 
     fn fence_args(line: &str) -> FenceArgs {
-        let required = "x fence --proxy 10.0.0.9 --api 10.96.0.1:443 --node 192.0.2.1 --expect-kernel gvisor \
+        let kernel = if line.contains("--expect-kernel") { "" } else { "--expect-kernel gvisor" };
+        let line = format!("{kernel} {line}");
+        let required = "x fence --proxy 10.0.0.9 --api 10.96.0.1:443 --node 192.0.2.1 \
                         --token-file t --ca-file c --trust-dir d --expect-memory-bytes 1 --expect-cpu-millis 1";
         let words = required.split_whitespace().chain(line.split_whitespace());
         let Command::Fence(args) = Args::try_parse_from(words).unwrap().command;
@@ -146,7 +175,7 @@ mod tests {
     fn every_target_is_tried_by_every_protocol_it_answers() {
         let args = fence_args(
             "--api-endpoint 192.0.2.1:6443 --cluster-dns 10.96.0.10 --metadata 169.254.169.254 \
-             --metadata fd00:ec2::254 --canary 198.51.100.1",
+             --metadata 100.100.100.200 --canary 198.51.100.1 --canary 2001:db8::1",
         );
         let names: Vec<String> = all(&args).iter().map(ToString::to_string).collect();
         for expected in [
@@ -159,10 +188,21 @@ mod tests {
             "icmp-raw 192.0.2.1",
             "tcp 169.254.169.254:80",
             "udp 169.254.169.254:53",
+            "tcp 100.100.100.200:80",
             "tcp [fd00:ec2::254]:80",
+            "tcp [fd20:ce::254]:80",
+            "udp [fd00:ec2::254]:53",
             "tcp 198.51.100.1:443",
+            "tcp 198.51.100.1:53",
+            "udp 198.51.100.1:53",
             "udp 198.51.100.1:443",
             "icmp 198.51.100.1",
+            "icmp-raw 198.51.100.1",
+            "tcp [2001:db8::1]:443",
+            "udp [2001:db8::1]:53",
+            "icmp 2001:db8::1",
+            "sctp 192.0.2.1:10250",
+            "sctp 198.51.100.1:443",
         ] {
             assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
         }
@@ -174,6 +214,13 @@ mod tests {
         let routes = all(&args);
         let pings = routes.iter().filter(|route| route.protocol == Protocol::Icmp).count();
         assert_eq!(pings, 1, "node, endpoint and canary are one host here: {routes:?}");
+    }
+
+    #[test]
+    fn sctp_is_left_alone_where_asking_would_load_a_module_into_the_node() {
+        let tried = |line| all(&fence_args(line)).iter().any(|route| route.protocol == Protocol::Sctp);
+        assert!(!tried("--expect-kernel linux"));
+        assert!(tried("--expect-kernel gvisor") && tried("--expect-kernel vm"));
     }
 
     #[test]

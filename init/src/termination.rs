@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use agentsandbox_report::{
-    FenceReport, KernelKind, KernelReport, REPORT_BYTES_MAX, VERSION, Verdict, WallsReport,
+    FenceReport, KernelKind, KernelReport, PhasesReport, REPORT_BYTES_MAX, VERSION, Verdict, WallsReport,
 };
 
 /// Bytes of the message that are kept.
@@ -28,6 +28,7 @@ pub fn failed(expected: KernelKind, message: &str, started: Instant) -> FenceRep
         kernel: KernelReport { kind: KernelKind::Unknown, expected, version: String::new() },
         walls: WallsReport::default(),
         limits: None,
+        phases: PhasesReport::default(),
         duration_millis: millis(started),
     }
 }

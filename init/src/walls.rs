@@ -1,26 +1,25 @@
 //! Rounds of attempts until one whole round is closed.
 //!
 //! Policy engines program a pod's rules after it starts, so the first rounds usually find routes open; the fence then
-//! tries again at once. A closed round counts only if the proxy had answered before that round began: otherwise a
-//! network that is not up yet would look exactly like a wall. [`judge`] is pure; [`prove`] runs the rounds.
+//! tries again at once. A closed round counts only if the proxy answered in that same round, tried as the routes are and
+//! in the same window: otherwise a network that is not up yet, or is too slow, would look exactly like a wall. [`judge`]
+//! is pure; [`prove`] runs the rounds.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until, timeout_at};
+use futures::{FutureExt, StreamExt};
+use tokio::time::{sleep, sleep_until};
 
 use crate::args::IcmpRule;
 use crate::probe::{self, Sighting};
 use crate::route::Route;
 
-/// Once one route is open the round has failed; it goes on this long, for others that answer as quickly.
-const GATHER: Duration = Duration::from_millis(20);
 /// A round that takes longer than this is given up, whatever keeps it.
 const ROUND_MAX: Duration = Duration::from_secs(5);
 /// Pause between rounds while rules are likely to appear any moment.
-const PAUSE_YOUNG: Duration = Duration::from_millis(10);
+const PAUSE_YOUNG: Duration = Duration::from_millis(15);
 /// Pause between rounds later on: by now something is wrong, and the API server need not be knocked on all the time.
 const PAUSE_OLD: Duration = Duration::from_millis(200);
 /// Age at which rounds slow down; engines take 50 to 100 ms, and seconds under load.
@@ -29,6 +28,8 @@ const YOUNG: Duration = Duration::from_secs(3);
 /// What one round saw. Routes that had not concluded when the round was given up are in none of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Round {
+    /// How long the proxy took to answer; `None` if it did not within the window.
+    pub proxy: Option<Duration>,
     /// Somebody answered.
     pub open: Vec<Route>,
     /// Refused or silent.
@@ -40,11 +41,11 @@ pub struct Round {
 /// What a round is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// Every route was tried and is closed.
+    /// Every route was tried and is closed, while the proxy answered.
     Closed,
     /// A route is open.
     Open,
-    /// No route is known to be open, but some were not tried.
+    /// No route is known to be open, but some were not tried, or the proxy did not answer.
     Unknown,
 }
 
@@ -53,7 +54,7 @@ pub enum Judgement {
 pub struct Walls {
     /// Rounds made.
     pub rounds: u32,
-    /// When a whole round was first closed.
+    /// When a round was a proof.
     pub closed_after: Option<Duration>,
     /// The last round.
     pub last: Round,
@@ -76,7 +77,11 @@ pub fn judge(round: &Round, routes: usize, icmp: IcmpRule) -> Judgement {
         return Judgement::Open;
     }
     let concluded = round.open.len() + round.closed.len();
-    if routes == 0 || concluded < routes { Judgement::Unknown } else { Judgement::Closed }
+    if round.proxy.is_none() || routes == 0 || concluded < routes {
+        Judgement::Unknown
+    } else {
+        Judgement::Closed
+    }
 }
 
 fn disqualifies(route: &Route, icmp: IcmpRule) -> bool {
@@ -86,64 +91,76 @@ fn disqualifies(route: &Route, icmp: IcmpRule) -> bool {
     }
 }
 
-/// Makes rounds until one is closed that began after the proxy had answered, or until the deadline.
+/// Makes rounds until one is a proof, or until the deadline.
 pub async fn prove(
     routes: &[Route],
+    proxy: SocketAddr,
     icmp: IcmpRule,
-    mut answered: watch::Receiver<bool>,
     started: Instant,
     deadline: Instant,
 ) -> Walls {
     let mut walls = Walls::none();
     loop {
-        let answered_before = *answered.borrow();
+        let (window, pause) = if started.elapsed() < YOUNG {
+            (probe::WINDOW, PAUSE_YOUNG)
+        } else {
+            (probe::WINDOW_PATIENT, PAUSE_OLD)
+        };
         // The last round is not cut short, so that the report of a failure names every route.
-        let last = Instant::now() + PAUSE_OLD + probe::WINDOW * 2 >= deadline;
-        let gather = if last { probe::WINDOW * 2 } else { GATHER };
-        walls.last = round(routes, icmp, gather).await;
+        let last = Instant::now() + pause + window * 2 >= deadline;
+        let gather = if last { window * 2 } else { Duration::ZERO };
+        walls.last = round(routes, proxy, icmp, window, gather).await;
         walls.rounds += 1;
         walls.judgement = judge(&walls.last, routes.len(), icmp);
         if walls.judgement == Judgement::Closed {
-            walls.closed_after.get_or_insert_with(|| started.elapsed());
-            let waited = async { answered.wait_for(|answered| *answered).await.is_ok() };
-            if answered_before || !timeout_at(deadline.into(), waited).await.unwrap_or(false) {
-                return walls;
-            }
-            continue;
+            walls.closed_after = Some(started.elapsed());
+            return walls;
         }
-        walls.closed_after = None;
         if last || Instant::now() >= deadline {
             return walls;
         }
-        sleep(if started.elapsed() < YOUNG { PAUSE_YOUNG } else { PAUSE_OLD }).await;
+        sleep(pause).await;
     }
 }
 
-/// Tries every route at once, and goes on for `gather` once one is open.
-async fn round(routes: &[Route], icmp: IcmpRule, gather: Duration) -> Round {
-    let mut attempts: FuturesUnordered<_> =
-        routes.iter().map(|route| async move { (*route, probe::attempt(*route).await) }).collect();
+/// Tries the proxy and every route at once. Once the round can be no proof any more it goes on for `gather`.
+async fn round(
+    routes: &[Route],
+    proxy: SocketAddr,
+    icmp: IcmpRule,
+    window: Duration,
+    gather: Duration,
+) -> Round {
+    let control = probe::control(proxy, window).shared();
+    let mut attempts: FuturesUnordered<_> = routes
+        .iter()
+        .map(|route| {
+            let silence = probe::silence(window, control.clone());
+            async move { (*route, probe::attempt(*route, silence).await) }
+        })
+        .collect();
     let mut round = Round::default();
     // Attempts bound themselves. A pod with little CPU is throttled, and then they end late; a bound of the round's own
     // would turn that into a round that proves nothing, for ever.
     let give_up = sleep_until((Instant::now() + ROUND_MAX).into());
     tokio::pin!(give_up);
-    let mut failed = false;
-    loop {
-        let (route, sighting) = tokio::select! {
+    let mut control = control.fuse();
+    let (mut asked, mut failed) = (false, false);
+    while !(asked && attempts.is_empty()) {
+        let spoiled = tokio::select! {
             biased;
-            next = attempts.next() => match next {
-                Some(concluded) => concluded,
-                None => break,
-            },
+            answered = &mut control, if !asked => {
+                asked = true;
+                round.proxy = answered;
+                answered.is_none()
+            }
+            Some((route, sighting)) = attempts.next(), if !attempts.is_empty() => {
+                record(&mut round, route, sighting);
+                round.open.last().is_some_and(|route| disqualifies(route, icmp))
+            }
             () = &mut give_up => break,
         };
-        match sighting {
-            Sighting::Open => round.open.push(route),
-            Sighting::Closed => round.closed.push(route),
-            Sighting::Untried(errno) => round.untried.push((route, errno.to_string())),
-        }
-        if !failed && round.open.last().is_some_and(|route| disqualifies(route, icmp)) {
+        if spoiled && !failed {
             failed = true;
             give_up.as_mut().reset((Instant::now() + gather).into());
         }
@@ -153,14 +170,22 @@ async fn round(routes: &[Route], icmp: IcmpRule, gather: Duration) -> Round {
     round
 }
 
+fn record(round: &mut Round, route: Route, sighting: Sighting) {
+    match sighting {
+        Sighting::Open => round.open.push(route),
+        Sighting::Closed => round.closed.push(route),
+        Sighting::Untried(errno) => round.untried.push((route, errno.to_string())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::route::Protocol;
+
+    const ANSWERED: Option<Duration> = Some(Duration::from_millis(1));
 
     fn route(protocol: Protocol, target: &str) -> Route {
         Route { protocol, target: target.parse().unwrap() }
@@ -183,13 +208,18 @@ mod tests {
             ("icmp and tcp open", vec![icmp, tcp], vec![], vec![], IcmpRule::Report, Judgement::Open),
         ];
         for (case, open, closed, untried, rule, expected) in cases {
-            assert_eq!(judge(&Round { open, closed, untried }, 2, rule), expected, "{case}");
+            let round = Round { proxy: ANSWERED, open, closed, untried };
+            assert_eq!(judge(&round, 2, rule), expected, "{case}");
+            let expected = if expected == Judgement::Closed { Judgement::Unknown } else { expected };
+            let mute = Round { proxy: None, ..round };
+            assert_eq!(judge(&mute, 2, rule), expected, "{case}, and the proxy did not answer");
         }
     }
 
     #[test]
     fn no_routes_are_no_proof() {
-        assert_eq!(judge(&Round::default(), 0, IcmpRule::Report), Judgement::Unknown);
+        let round = Round { proxy: ANSWERED, ..Round::default() };
+        assert_eq!(judge(&round, 0, IcmpRule::Report), Judgement::Unknown);
     }
 
     fn seconds(count: u64) -> (Instant, Instant) {
@@ -197,49 +227,68 @@ mod tests {
         (started, started + Duration::from_secs(count))
     }
 
-    async fn listener() -> (TcpListener, Vec<Route>) {
+    async fn listener() -> (TcpListener, SocketAddr, Vec<Route>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target: SocketAddr = listener.local_addr().unwrap();
-        (listener, vec![Route { protocol: Protocol::Tcp, target }])
+        let target = listener.local_addr().unwrap();
+        (listener, target, vec![Route { protocol: Protocol::Tcp, target }])
+    }
+
+    /// Completes once `count` connections have come, then closes the listener.
+    async fn closes_after(listener: TcpListener, count: usize) {
+        for _ in 0..count {
+            drop(listener.accept().await.unwrap());
+        }
     }
 
     #[tokio::test]
     async fn rounds_go_on_until_the_wall_is_up() {
-        let (listener, routes) = listener().await;
-        let (_proxy, answered) = watch::channel(true);
+        let (_proxy, proxy, _) = listener().await;
+        let (wall, _, routes) = listener().await;
         let (started, deadline) = seconds(10);
-        let wall = async {
-            sleep(Duration::from_millis(100)).await;
-            drop(listener);
-        };
-        let (walls, ()) = tokio::join!(prove(&routes, IcmpRule::Refuse, answered, started, deadline), wall);
+        let proof = prove(&routes, proxy, IcmpRule::Refuse, started, deadline);
+        let (walls, ()) = tokio::join!(proof, closes_after(wall, 3));
         assert_eq!(walls.judgement, Judgement::Closed);
-        assert!(walls.rounds > 1 && walls.last.closed == routes, "{walls:?}");
-        assert!(walls.closed_after.is_some_and(|after| after >= Duration::from_millis(100)));
+        assert!(walls.rounds > 3 && walls.last.closed == routes, "{walls:?}");
+        assert!(walls.closed_after.is_some() && walls.last.proxy.is_some());
     }
 
     #[tokio::test]
     async fn a_route_that_stays_open_is_named_at_the_deadline() {
-        let (_listener, routes) = listener().await;
-        let (_proxy, answered) = watch::channel(true);
+        let (_proxy, proxy, _) = listener().await;
+        let (_open, _, routes) = listener().await;
         let started = Instant::now();
-        let walls =
-            prove(&routes, IcmpRule::Refuse, answered, started, started + Duration::from_millis(150)).await;
+        let deadline = started + Duration::from_millis(150);
+        let walls = prove(&routes, proxy, IcmpRule::Refuse, started, deadline).await;
         assert_eq!((walls.judgement, walls.closed_after), (Judgement::Open, None));
         assert_eq!(walls.last.open, routes);
     }
 
     #[tokio::test]
-    async fn a_closed_round_before_the_proxy_answered_does_not_count() {
-        let (listener, routes) = listener().await;
-        drop(listener);
-        let (proxy, answered) = watch::channel(false);
-        let (started, deadline) = seconds(10);
-        let answer = async {
-            sleep(Duration::from_millis(60)).await;
-            proxy.send(true).unwrap();
+    async fn closed_routes_beside_a_proxy_that_does_not_answer_are_no_proof() {
+        let (gone, proxy, routes) = listener().await;
+        drop(gone);
+        let started = Instant::now();
+        let deadline = started + Duration::from_millis(400);
+        let walls = prove(&routes, proxy, IcmpRule::Refuse, started, deadline).await;
+        assert_eq!((walls.judgement, walls.closed_after), (Judgement::Unknown, None));
+        assert_eq!((walls.last.closed, walls.last.proxy), (routes, None), "the last round is a whole one");
+        assert!(walls.rounds > 1, "a refusal of the proxy ends a round at once");
+    }
+
+    #[tokio::test]
+    async fn the_proxys_answer_in_an_earlier_round_vouches_for_no_later_one() {
+        let (answering, proxy, _) = listener().await;
+        let (wall, _, routes) = listener().await;
+        let started = Instant::now();
+        let deadline = started + Duration::from_secs(1);
+        let proof = prove(&routes, proxy, IcmpRule::Refuse, started, deadline);
+        // Both go away together: from then on everything is closed, and nothing shows that the network is up.
+        let both = async {
+            answering.accept().await.unwrap();
+            wall.accept().await.unwrap();
+            drop((answering, wall));
         };
-        let (walls, ()) = tokio::join!(prove(&routes, IcmpRule::Refuse, answered, started, deadline), answer);
-        assert_eq!((walls.judgement, walls.rounds), (Judgement::Closed, 2));
+        let (walls, ()) = tokio::join!(proof, both);
+        assert_eq!((walls.judgement, walls.closed_after), (Judgement::Unknown, None), "{walls:?}");
     }
 }

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the document. A reader rejects any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of a termination message that the kubelet keeps (`MaxContainerTerminationMessageLength`).
 pub const REPORT_BYTES_MAX: usize = 4096;
@@ -26,9 +26,11 @@ pub struct FenceReport {
     pub kernel: KernelReport,
     /// Routes that were tried.
     pub walls: WallsReport,
-    /// Limits that hold for this pod, as read inside; absent where they were not read.
+    /// Limits of this pod, as read inside; absent where they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsReport>,
+    /// How long each step took.
+    pub phases: PhasesReport,
     /// Milliseconds from the fence's start to its verdict.
     pub duration_millis: u64,
 }
@@ -81,9 +83,13 @@ pub enum KernelKind {
 pub struct WallsReport {
     /// Rounds until the verdict.
     pub rounds: u32,
-    /// Milliseconds after which a whole round was closed; absent if none was.
+    /// Milliseconds from the fence's start until a round was a proof: closed, while the proxy answered in that same
+    /// round. Absent if none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_after_millis: Option<u64>,
+    /// Milliseconds that the proxy took to answer a TCP handshake in the last round; absent if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_answered_millis: Option<u64>,
     /// Every route of the last round that was found closed, as `protocol target`, such as `tcp 10.96.0.1:443`.
     #[serde(default)]
     pub closed: Vec<String>,
@@ -94,14 +100,94 @@ pub struct WallsReport {
     pub enrolled: bool,
 }
 
-/// Limits read inside the pod. Zero means that no limit was found.
+/// Limits read inside the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsReport {
     /// Memory in bytes.
-    pub memory_bytes: u64,
+    pub memory_bytes: LimitReport,
     /// CPU in thousandths of a core.
-    pub cpu_millis: u64,
+    pub cpu_millis: LimitReport,
     /// Processes.
-    pub pids: u64,
+    pub pids: LimitReport,
+}
+
+impl LimitsReport {
+    /// The limits that the kernel did not show: nothing is known of them, so nobody may say that they hold.
+    #[must_use]
+    pub fn unseen(&self) -> Vec<&'static str> {
+        let all = [("memory", self.memory_bytes), ("CPU", self.cpu_millis), ("process", self.pids)];
+        all.into_iter().filter(|(_, limit)| *limit == LimitReport::Unseen).map(|(name, _)| name).collect()
+    }
+}
+
+/// One limit: a number, `"unlimited"` or `"unseen"`. No number stands for the absence of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LimitReport {
+    /// The kernel does not show it.
+    #[default]
+    Unseen,
+    /// The kernel says that there is none.
+    Unlimited,
+    /// This, in the unit of its field.
+    #[serde(untagged)]
+    At(u64),
+}
+
+/// Milliseconds that each step took; absent where it was not reached. Trust and limits run beside the walls, so the steps
+/// add up to more than the whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PhasesReport {
+    /// Reading the kernel's identity, from the fence's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_millis: Option<u64>,
+    /// All rounds of direct routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub walls_millis: Option<u64>,
+    /// Showing the token to the proxy, until it took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment_millis: Option<u64>,
+    /// The policy DNS, until it denied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_millis: Option<u64>,
+    /// Building the trust bundle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_millis: Option<u64>,
+    /// Reading the limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_millis: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_was_not_seen_is_no_number() {
+        let limits = LimitsReport {
+            memory_bytes: LimitReport::At(0),
+            cpu_millis: LimitReport::Unlimited,
+            pids: LimitReport::Unseen,
+        };
+        let text = serde_json::to_string(&limits).unwrap();
+        assert_eq!(text, r#"{"memoryBytes":0,"cpuMillis":"unlimited","pids":"unseen"}"#);
+        assert_eq!(serde_json::from_str::<LimitsReport>(&text).unwrap(), limits);
+        assert_eq!(limits.unseen(), ["process"]);
+    }
+
+    #[test]
+    fn a_limit_that_is_missing_or_unknown_rejects_the_report() {
+        for text in [
+            r#"{"memoryBytes":1,"cpuMillis":1}"#,
+            r#"{"memoryBytes":1,"cpuMillis":1,"pids":null}"#,
+            r#"{"memoryBytes":1,"cpuMillis":1,"pids":"none"}"#,
+            r#"{"memoryBytes":1,"cpuMillis":1,"pids":-1}"#,
+        ] {
+            assert!(serde_json::from_str::<LimitsReport>(text).is_err(), "{text}");
+        }
+        let whole = r#"{"memoryBytes":1,"cpuMillis":1,"pids":1}"#;
+        assert!(serde_json::from_str::<LimitsReport>(whole).is_ok(), "a whole one is read");
+    }
 }
