@@ -16,19 +16,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::enrolment::EnrolmentError;
-use crate::entrance::{Entrance, refuse_connection};
+use crate::entrance::{Entrance, Origin, refuse_connection};
 use crate::limits::HEADER_READ_TIMEOUT;
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
 
 /// Serves health and metrics on one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, io: TcpStream, _: IpAddr) {
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: TcpStream) {
     answer(io, move |request| health(&proxy, request)).await;
 }
 
 /// Serves enrolment on one connection.
-pub(crate) async fn serve_enrolment(proxy: Arc<Proxy>, io: TcpStream, peer: IpAddr) {
-    answer(io, move |request| enrol(&proxy, request, peer)).await;
+pub(crate) async fn serve_enrolment(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) {
+    answer(io, move |request| enrol(&proxy, request, origin.peer)).await;
 }
 
 async fn answer(io: TcpStream, respond: impl Fn(&Request<Incoming>) -> Response<Body>) {

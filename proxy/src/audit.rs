@@ -1,9 +1,17 @@
 //! The audit trail: one JSON object on one line for each decision, on every path.
 //!
+//! An allowed request has two lines that share a `requestId`: `begin`, written before its first byte leaves, so that no
+//! death of the process can hide what was sent; and `end`, with what came of it. Leave to go on with a name (a tunnel, a
+//! TLS handshake, a DNS answer) is one line, `admit`; a refusal is one line, `deny`. What repeats is counted in
+//! [`folds`], and its count is a line too.
+//!
 //! An [`Entry`] is opened before anything is decided and writes itself when it is dropped, so that no path can forget
-//! it: neither an early return nor a client that goes away. Its fields are typed; there is none for a query, a header
+//! it: neither an early return nor a client that goes away. What is allowed needs a [`Recorded`], which only a written
+//! line makes: where nothing can be written, nothing is allowed. Fields are typed; there is none for a query, a header
 //! or a body, and none that could hold a secret. The sink is written under a lock, so sequence numbers have no gap; a
 //! sink that blocks blocks requests, because an unwritten decision is worse than a slow one.
+
+pub mod folds;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Permit, Policy};
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -30,6 +39,35 @@ pub enum Decision {
     Deny,
 }
 
+/// What a line says about its decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// A request is allowed and about to be sent; an [`Event::End`] with the same request id follows.
+    Begin,
+    /// A request that began has ended.
+    End,
+    /// A name may be gone on with; no request was judged.
+    Admit,
+    /// Something is refused.
+    Deny,
+}
+
+/// The proof that a decision to allow was written down. Only a line that is out makes one.
+#[derive(Debug)]
+pub struct Recorded(());
+
+/// The decision could not be written down, so nothing is allowed.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the audit line cannot be written")]
+pub struct Unrecorded;
+
+impl From<Unrecorded> for Denial {
+    fn from(_: Unrecorded) -> Self {
+        Self::new(DenialReason::AuditUnavailable)
+    }
+}
+
 /// One line.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,6 +76,7 @@ pub struct Record {
     seq: u64,
     sandbox: Sandbox,
     entrance: Entrance,
+    event: Event,
     request_id: String,
     host: Option<String>,
     port: Option<u16>,
@@ -53,7 +92,7 @@ pub struct Record {
     bytes_down: u64,
     millis: u64,
     generation: i64,
-    /// How many like this one were folded into this line.
+    /// How many more like the line before them this line stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     folded: Option<u64>,
 }
@@ -74,14 +113,40 @@ pub struct Audit {
 
 struct Sink {
     seq: u64,
+    /// Part of a line is out and the rest failed: the next line needs a line of its own.
+    torn: bool,
     out: Box<dyn Write + Send>,
+}
+
+impl Sink {
+    fn write_line(&mut self, line: &[u8]) -> std::io::Result<()> {
+        if self.torn {
+            self.out.write_all(b"\n")?;
+            self.torn = false;
+        }
+        let mut rest = line;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            self.torn = !rest.is_empty();
+        }
+        self.out.flush()
+    }
 }
 
 impl Audit {
     /// An audit trail into `out`.
     #[must_use]
     pub fn new(out: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { sink: Mutex::new(Sink { seq: 0, out }), requests: AtomicU64::new(0), metrics })
+        Arc::new(Self {
+            sink: Mutex::new(Sink { seq: 0, torn: false, out }),
+            requests: AtomicU64::new(0),
+            metrics,
+        })
     }
 
     /// Opens the entry of one exchange.
@@ -92,6 +157,7 @@ impl Audit {
         Entry {
             audit: Arc::clone(self),
             started: Instant::now(),
+            stage: Stage::Open,
             traffic: Arc::new(Traffic::default()),
             record: Record {
                 time: String::new(),
@@ -102,6 +168,7 @@ impl Audit {
                     uid: s.uid.clone(),
                 }),
                 entrance,
+                event: Event::Deny,
                 request_id: format!("{:08x}-{number:06x}", std::process::id()),
                 host: None,
                 port: None,
@@ -123,16 +190,24 @@ impl Audit {
         }
     }
 
-    fn write(&self, record: &mut Record) {
+    fn write(&self, record: &mut Record) -> Result<Recorded, Unrecorded> {
         record.time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         record.seq = sink.seq;
-        let Ok(mut line) = serde_json::to_vec(record) else { return };
-        line.push(b'\n');
-        if sink.out.write_all(&line).and_then(|()| sink.out.flush()).is_ok() {
-            sink.seq += 1;
-        } else {
-            self.metrics.audit_lost();
+        let written = serde_json::to_vec(record).map_err(std::io::Error::other).and_then(|mut line| {
+            line.push(b'\n');
+            sink.write_line(&line)
+        });
+        match written {
+            Ok(()) => {
+                sink.seq += 1;
+                Ok(Recorded(()))
+            }
+            Err(error) => {
+                self.metrics.audit_lost();
+                tracing::error!(error = %error, "an audit line cannot be written; nothing is allowed until one can");
+                Err(Unrecorded)
+            }
         }
     }
 }
@@ -146,10 +221,19 @@ pub struct Traffic {
     pub down: AtomicU64,
 }
 
+/// What is out of an entry already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Begun,
+    Whole,
+}
+
 /// The entry of one exchange; it writes itself when dropped.
 pub struct Entry {
     audit: Arc<Audit>,
     started: Instant,
+    stage: Stage,
     traffic: Arc<Traffic>,
     record: Record,
 }
@@ -173,22 +257,53 @@ impl Entry {
         self.record.port = Some(port);
     }
 
+    /// The name asked for, where there is no port.
+    pub fn asks_name(&mut self, host: &str) {
+        self.record.host = Some(host.to_owned());
+    }
+
     /// The method and path asked for; never pass a query.
     pub fn asks_for(&mut self, method: &str, path: &str) {
         self.record.method = Some(method.to_owned());
         self.record.path = Some(shortened(path));
     }
 
-    /// The policy allows it.
-    pub fn permits(&mut self, permit: &Permit) {
-        self.record.decision = Decision::Allow;
-        self.record.rule = Some(permit.rule().to_owned());
-        self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
+    /// What the agent wants to be connected to.
+    pub fn asks_to_connect(&mut self, host: &str, port: u16) {
+        self.asks(host, port);
+        self.record.method = Some("CONNECT".to_owned());
     }
 
-    /// The policy allows the name, and no more than that.
-    pub fn permits_name(&mut self) {
+    /// The policy allows the request: writes that down, before anything of it leaves.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn begins(&mut self, permit: &Permit) -> Result<Recorded, Unrecorded> {
+        self.record.rule = Some(permit.rule().to_owned());
+        self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
+        let recorded = self.allows(Event::Begin)?;
+        self.stage = Stage::Begun;
+        Ok(recorded)
+    }
+
+    /// The policy allows the name, and no more than that: writes that down, and nothing is left to be written.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn admits(&mut self) -> Result<Recorded, Unrecorded> {
+        let recorded = self.allows(Event::Admit)?;
+        self.stage = Stage::Whole;
+        self.count();
+        Ok(recorded)
+    }
+
+    fn allows(&mut self, event: Event) -> Result<Recorded, Unrecorded> {
+        self.record.event = event;
         self.record.decision = Decision::Allow;
+        self.audit.write(&mut self.record).inspect_err(|_| {
+            self.record.decision = Decision::Deny;
+            self.record.reason = Some(DenialReason::AuditUnavailable);
+        })
     }
 
     /// It is refused, or failed upstream.
@@ -217,26 +332,31 @@ impl Entry {
         self.record.status = Some(status);
     }
 
-    /// This line stands for so many.
+    /// This line stands for so many more.
     pub fn folds(&mut self, count: u64) {
         self.record.folded = Some(count);
+    }
+
+    fn count(&self) {
+        let Record { entrance, decision, reason, folded, .. } = &self.record;
+        self.audit.metrics.decided(*entrance, *decision, *reason, folded.unwrap_or(1));
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.record.event = match self.stage {
+            Stage::Open => Event::Deny,
+            Stage::Begun => Event::End,
+            Stage::Whole => return,
+        };
         self.record.bytes_up = self.traffic.up.load(Ordering::Relaxed);
         self.record.bytes_down = self.traffic.down.load(Ordering::Relaxed);
         self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let record = &mut self.record;
-        self.audit.metrics.decided(
-            record.entrance,
-            record.decision,
-            record.reason,
-            record.folded.unwrap_or(1),
-        );
-        self.audit.metrics.carried(record.bytes_up, record.bytes_down);
-        self.audit.write(record);
+        self.count();
+        self.audit.metrics.carried(self.record.bytes_up, self.record.bytes_down);
+        // What is over cannot be undone; the loss is counted, and the next request finds out by itself.
+        let _ = self.audit.write(&mut self.record);
     }
 }
 
@@ -248,10 +368,16 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
     )
 }
 
+/// Long paths are cut; the digest still tells them apart.
 fn shortened(path: &str) -> String {
     if path.len() <= AUDIT_PATH_BYTES_MAX {
         return path.to_owned();
     }
     let end = (0..=AUDIT_PATH_BYTES_MAX).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}… ({} bytes)", &path[..end], path.len())
+    let sum = digest(&SHA256, path.as_bytes());
+    let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}… ({} bytes, sha256 {hex})", path.get(..end).unwrap_or_default(), path.len())
 }
+
+#[cfg(test)]
+mod tests;

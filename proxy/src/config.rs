@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::authority::Authority;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
+use crate::limits::CONNECTIONS_MAX;
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets};
@@ -34,6 +35,8 @@ pub struct Config {
     pub authority: Authority,
     /// Who is served.
     pub enrolment: Enrolment,
+    /// How many connections are served at a time.
+    pub connections_max: usize,
     /// What the policy DNS answers with.
     pub advertise: Option<IpAddr>,
     /// Names with addresses given by hand.
@@ -89,7 +92,20 @@ impl Config {
         let advertise = args.advertise.or_else(|| bind.is_loopback().then_some(bind));
         let resolve = args.resolve.clone();
         let ports = args.ports.or_defaults(args.keys.is_some());
-        Ok(Self { bind, ports, policy, secrets, authority, enrolment, advertise, resolve, provider, metrics })
+        let connections_max = CONNECTIONS_MAX;
+        Ok(Self {
+            bind,
+            ports,
+            policy,
+            secrets,
+            authority,
+            enrolment,
+            connections_max,
+            advertise,
+            resolve,
+            provider,
+            metrics,
+        })
     }
 }
 

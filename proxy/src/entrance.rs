@@ -12,6 +12,7 @@ pub mod transparent;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentsandbox_policy::{Denial, DenialReason, Host, Scheme};
 use http::{Request, Response};
@@ -21,8 +22,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::audit::Recorded;
 use crate::limits::{
     HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
 };
@@ -85,13 +88,37 @@ pub enum Binding {
     HostHeader,
 }
 
-/// Where a request comes from.
+/// A place among the connections that are served at a time. It is free again when its last copy is gone, so whatever
+/// outlives a connection, as a tunnel outlives its CONNECT, holds a copy.
 #[derive(Clone, Debug)]
-pub struct EntranceContext {
+pub struct Slot {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    /// The place that a permit stands for.
+    #[must_use]
+    pub fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { _permit: Arc::new(permit) }
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
     /// The way in.
     pub entrance: Entrance,
     /// The agent.
     pub peer: IpAddr,
+    /// Its place.
+    pub slot: Slot,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub struct EntranceContext {
+    /// The connection.
+    pub origin: Origin,
     /// What is known of the destination.
     pub binding: Binding,
 }
@@ -105,15 +132,16 @@ enum Protocol {
 }
 
 /// A tunnel to a named destination: finds out whether TLS or HTTP is inside, and serves that. Anything else is closed.
-pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, entrance: Entrance, peer: IpAddr, to: (Host, u16))
+/// It is opened only once that was written down.
+pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, origin: Origin, to: (Host, u16), _: Recorded)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut first = [0_u8; 1];
     let protocol = match timeout(HANDSHAKE_TIMEOUT, io.read_exact(&mut first)).await {
-        Ok(Ok(_)) => match first[0] {
-            0x16 => Protocol::Tls,
-            b'A'..=b'Z' => Protocol::Http,
+        Ok(Ok(_)) => match first {
+            [0x16] => Protocol::Tls,
+            [b'A'..=b'Z'] => Protocol::Http,
             _ => Protocol::Other,
         },
         // The client opened a tunnel and never used it.
@@ -123,14 +151,14 @@ where
     let io = tokio::io::join(std::io::Cursor::new(first).chain(read), write);
     let (host, port) = to;
     match protocol {
-        Protocol::Tls => tls::intercept(proxy, io, entrance, peer, Some((host, port)), port).await,
+        Protocol::Tls => tls::intercept(proxy, io, origin, Some((host, port)), port).await,
         Protocol::Http => {
             let binding = Binding::Bound { scheme: Scheme::Http, host, port };
-            serve_http1(proxy, io, EntranceContext { entrance, peer, binding }).await;
+            serve_http1(proxy, io, EntranceContext { origin, binding }).await;
         }
         Protocol::Other => {
             let denial = Denial::new(DenialReason::UnsupportedProtocol).with_host(&host).with_port(port);
-            refuse_connection(&proxy, entrance, &denial);
+            refuse_connection(&proxy, origin.entrance, &denial);
         }
     }
 }
@@ -147,8 +175,9 @@ pub(crate) async fn serve_http1<S>(proxy: Arc<Proxy>, io: S, context: EntranceCo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shutdown = proxy.shutdown.clone();
-    let service = service(proxy, context);
+    let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = service(Arc::clone(&proxy), context, Arc::clone(&asked));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
@@ -166,6 +195,9 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a client connection ended");
+        if let Some(reason) = refused_head(&error, asked.load(Ordering::Relaxed)) {
+            refuse_connection(&proxy, entrance, &Denial::new(reason));
+        }
     }
 }
 
@@ -174,8 +206,8 @@ pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceCo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shutdown = proxy.shutdown.clone();
-    let service = service(proxy, context);
+    let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
+    let service = service(Arc::clone(&proxy), context, Arc::default());
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -191,14 +223,42 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a client connection ended");
+        if broke_the_protocol(&error) {
+            refuse_connection(&proxy, entrance, &Denial::new(DenialReason::MalformedRequest));
+        }
     }
+}
+
+/// hyper answers a head that it cannot read by itself, so no request ever comes of it: that refusal is written down
+/// here. Silence between two requests is none.
+fn refused_head(error: &hyper::Error, asked: bool) -> Option<DenialReason> {
+    if error.is_parse_version_h2() {
+        Some(DenialReason::UnsupportedProtocol)
+    } else if error.is_parse_too_large() || (error.is_timeout() && !asked) {
+        Some(DenialReason::LimitExceeded)
+    } else if error.is_parse() {
+        Some(DenialReason::MalformedRequest)
+    } else {
+        None
+    }
+}
+
+/// Whether an HTTP/2 connection ended by its frames, and not because it was closed.
+fn broke_the_protocol(error: &hyper::Error) -> bool {
+    use std::error::Error as _;
+    error.source().is_some_and(|cause| !cause.is::<std::io::Error>())
 }
 
 type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-fn service(proxy: Arc<Proxy>, context: EntranceContext) -> impl Fn(Request<Incoming>) -> Answer {
+fn service(
+    proxy: Arc<Proxy>,
+    context: EntranceContext,
+    asked: Arc<AtomicBool>,
+) -> impl Fn(Request<Incoming>) -> Answer {
     let context = Arc::new(context);
     move |request| {
+        asked.store(true, Ordering::Relaxed);
         let (proxy, context) = (Arc::clone(&proxy), Arc::clone(&context));
         Box::pin(async move {
             let is_connect = request.method() == http::Method::CONNECT;

@@ -56,9 +56,12 @@ pub const DNS_QUERIES_PER_SECOND_MAX: u32 = 500;
 pub const DNS_TTL_SECS: u32 = 30;
 /// Time a DNS client may hold a TCP connection without asking.
 pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Audit lines about unknown peers or denied queries are at most one in this time, with a count.
-pub const AUDIT_FLOOD_INTERVAL: Duration = Duration::from_secs(1);
+/// Decisions that repeat are counted for this long, and then their number is written down.
+pub const AUDIT_FOLD_WINDOW: Duration = Duration::from_secs(10);
+/// Kinds of repeated decisions with a line of their own in one window; an agent can make up any number of names.
+pub const AUDIT_NAMES_PER_WINDOW_MAX: usize = 64;
 /// Longer paths are cut in the audit line.
 pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
-/// Kubernetes kills 30 s after SIGTERM; what is left is closed before that.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// The proxy's pod has five seconds between SIGTERM and SIGKILL (`GRACE_SECS` of the operator's proxy pod), and the last
+/// audit lines must be out before that. Nothing worth a longer wait remains: an agent is gone before its proxy.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);

@@ -47,7 +47,11 @@ fn run(args: &ServeArgs) -> ExitCode {
     };
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        match serve::bind(config, Box::new(std::io::stdout()), shutdown.clone()).await {
+        let audit = match unbuffered_stdout() {
+            Ok(audit) => audit,
+            Err(error) => return fail(&format!("stdout, the audit trail, cannot be written: {error}"), 1),
+        };
+        match serve::bind(config, Box::new(audit), shutdown.clone()).await {
             Ok(bound) => {
                 for (port, address) in bound.addresses() {
                     tracing::info!(port = ?port, address = %address, "listening");
@@ -152,6 +156,13 @@ fn read_request(text: &str) -> Result<Request, String> {
         Ok(Request { scheme, host, port, method, target, websocket: false })
     };
     read().map_err(|error: agentsandbox_policy::Malformed| error.to_string())
+}
+
+/// The audit trail without the standard library's buffer: a line that failed must not appear later, and each is one
+/// write.
+fn unbuffered_stdout() -> std::io::Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(std::io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 /// Logs go to stderr: stdout is the audit trail.

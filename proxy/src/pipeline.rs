@@ -1,4 +1,4 @@
-//! The one way of a request through the proxy: canonicalise → decide → secret → resolve → judge and dial → strip →
+//! The one way of a request through the proxy: canonicalise → decide → secret → write down → resolve → judge and dial → strip →
 //! inject → stream → scrub → audit. All entrances end here, and what was judged is what is sent.
 //!
 //! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit, Request as Asked};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Request as Asked};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,11 +16,11 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{Audit, Entry};
+use crate::audit::folds::{Folds, Kind};
+use crate::audit::{Audit, Entry, Recorded, Unrecorded};
 use crate::authority::Authority;
 use crate::destination;
 use crate::enrolment::Enrolment;
-use crate::entrance::dns::Fold;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::headers::{self, Scrubber};
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
@@ -55,10 +55,10 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
-    /// Denied names, folded.
-    pub refused_names: Fold,
-    /// Strangers, folded.
-    pub strangers: Fold,
+    /// Decisions that repeat.
+    pub folds: Folds,
+    /// Queries that the policy DNS may still answer in this second.
+    pub dns_budget: crate::entrance::dns::Budget,
 }
 
 impl Proxy {
@@ -68,13 +68,50 @@ impl Proxy {
             return true;
         }
         self.metrics.unknown_peer();
-        if let Some(count) = self.strangers.admit(Instant::now()) {
-            let loaded = self.policy.current(Instant::now()).ok();
-            let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-            entry.refuses(&Denial::new(DenialReason::UnknownPeer), None);
-            entry.folds(count);
-        }
+        self.refuse_often(entrance, None, DenialReason::UnknownPeer);
         false
+    }
+
+    /// Writes down a refusal that may come often: the first of its kind at once, the number of the others later.
+    pub(crate) fn refuse_often(&self, entrance: Entrance, host: Option<&Host>, reason: DenialReason) {
+        if let Some(kind) = self.folds.note(entrance, host, Some(reason)) {
+            self.write_kind(entrance, &kind, None);
+        }
+    }
+
+    /// Writes down that a name is answered for; the first time at once, the number of the other times later.
+    pub(crate) fn admit_often(&self, entrance: Entrance, host: &Host) -> Result<(), Unrecorded> {
+        let Some(kind) = self.folds.note(entrance, Some(host), None) else { return Ok(()) };
+        let mut entry = self.open_kind(entrance, &kind);
+        entry.admits().map(drop).inspect_err(|_| self.folds.forget(&kind))
+    }
+
+    /// Writes down how often each decision was repeated since this was last done.
+    pub(crate) fn write_folds(&self) {
+        for folded in self.folds.take() {
+            self.write_kind(folded.entrance, &folded.kind, Some(folded.count));
+        }
+    }
+
+    fn open_kind(&self, entrance: Entrance, kind: &Kind) -> Entry {
+        let loaded = self.policy.current(Instant::now()).ok();
+        let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+        if let Some(host) = &kind.host {
+            entry.asks_name(host.as_str());
+        }
+        entry
+    }
+
+    fn write_kind(&self, entrance: Entrance, kind: &Kind, more: Option<u64>) {
+        let mut entry = self.open_kind(entrance, kind);
+        if let Some(more) = more {
+            entry.folds(more);
+        }
+        match kind.reason {
+            Some(reason) => entry.refuses(&Denial::new(reason), None),
+            // These were allowed by the line before them; a failure is counted, and the next name finds out.
+            None => drop(entry.admits()),
+        }
     }
 
     /// Refuses a request, and writes that down.
@@ -98,9 +135,9 @@ pub async fn handle(
 ) -> Response<Body> {
     let loaded = match proxy.policy.current(Instant::now()) {
         Ok(loaded) => loaded,
-        Err(reason) => return proxy.refuse(context.entrance, &Denial::new(reason), request.headers()),
+        Err(reason) => return proxy.refuse(context.origin.entrance, &Denial::new(reason), request.headers()),
     };
-    let mut entry = proxy.audit.open(context.entrance, Some(&loaded.policy));
+    let mut entry = proxy.audit.open(context.origin.entrance, Some(&loaded.policy));
     let asked_with = agent_only(request.headers());
     match exchange(&proxy, &loaded, request, context, &mut entry).await {
         Ok(answered) => deliver(&proxy, context, answered, entry),
@@ -141,11 +178,11 @@ async fn exchange(
         websocket: asked.websocket,
     })?;
     let secret = secret(proxy, &permit)?;
-    entry.permits(&permit);
+    let recorded = entry.begins(&permit).map_err(Denial::from)?;
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let body = Upward::new(body, entry.traffic()).boxed_unsync();
     let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
-    let response = send(proxy, loaded, &permit, request, &target, entry).await?;
+    let response = send(proxy, loaded, &permit, (request, &target), entry, &recorded).await?;
     Ok(Answered { response, scrubber, tunnel })
 }
 
@@ -186,14 +223,15 @@ fn outgoing(
     Ok((request, target.as_str().to_owned(), scrubber))
 }
 
-/// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again.
+/// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
+/// about to be sent is written down already.
 async fn send(
     proxy: &Proxy,
     loaded: &Loaded,
     permit: &Permit,
-    mut request: Request<Body>,
-    target: &str,
+    (mut request, target): (Request<Body>, &str),
     entry: &mut Entry,
+    _: &Recorded,
 ) -> Result<Response<Incoming>, Box<Denial>> {
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
@@ -270,7 +308,8 @@ fn deliver(
     }
 }
 
-fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) -> Response<Body> {
+/// Refuses a request in its own entry.
+pub(crate) fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) -> Response<Body> {
     let response = respond::refusal(denial, entry.request_id(), asked_with);
     entry.refuses(denial, Some(response.status().as_u16()));
     response

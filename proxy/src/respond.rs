@@ -18,7 +18,9 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 #[must_use]
 pub const fn status(reason: DenialReason) -> StatusCode {
     match reason {
-        DenialReason::NoPolicy | DenialReason::StalePolicy => StatusCode::SERVICE_UNAVAILABLE,
+        DenialReason::NoPolicy | DenialReason::StalePolicy | DenialReason::AuditUnavailable => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         DenialReason::MalformedRequest => StatusCode::BAD_REQUEST,
         DenialReason::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
         DenialReason::UpstreamUnreachable | DenialReason::UpstreamUntrusted | DenialReason::NameNotFound => {

@@ -1,10 +1,11 @@
 //! Listening and ending. Every entrance is bound before any is served, so the proxy is whole or absent. A peer is
 //! judged at accept, before a byte is read. On SIGTERM listening stops, what runs may end, and a deadline ends the rest.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use agentsandbox_policy::DenialReason;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -13,10 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::audit::Audit;
+use crate::audit::folds::Folds;
 use crate::config::Config;
-use crate::entrance::dns::{self, Fold};
-use crate::entrance::{Entrance, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, CONNECTIONS_MAX, DRAIN_TIMEOUT};
+use crate::entrance::dns::{self, Budget};
+use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
+use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -43,6 +45,7 @@ pub struct Bound {
     proxy: Arc<Proxy>,
     listeners: Vec<(Port, TcpListener)>,
     dns: Option<UdpSocket>,
+    slots: Arc<Semaphore>,
 }
 
 /// Binds every port.
@@ -73,7 +76,8 @@ pub async fn bind(
         }
         listeners.push((port, listener));
     }
-    Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns })
+    let slots = Arc::new(Semaphore::new(config.connections_max));
+    Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns, slots })
 }
 
 fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: CancellationToken) -> Proxy {
@@ -89,8 +93,8 @@ fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: Can
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
-        refused_names: Fold::default(),
-        strangers: Fold::default(),
+        folds: Folds::default(),
+        dns_budget: Budget::default(),
     }
 }
 
@@ -110,14 +114,14 @@ impl Bound {
 
     /// Serves until shutdown, then drains.
     pub async fn run(self) {
-        let Self { proxy, listeners, dns } = self;
+        let Self { proxy, listeners, dns, slots } = self;
         let background = TaskTracker::new();
         let follower = Arc::clone(&proxy);
         background.spawn(async move { follower.policy.follow(follower.shutdown.clone()).await });
+        background.spawn(write_folds(Arc::clone(&proxy)));
         if let Some(socket) = dns {
             background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
         }
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         for (port, listener) in listeners {
             background.spawn(accept(Arc::clone(&proxy), port, listener, Arc::clone(&slots)));
         }
@@ -126,6 +130,16 @@ impl Bound {
         proxy.connections.close();
         if timeout(DRAIN_TIMEOUT, proxy.connections.wait()).await.is_err() {
             tracing::warn!(left = proxy.connections.len(), "connections are cut off at the drain deadline");
+        }
+        proxy.write_folds();
+    }
+}
+
+async fn write_folds(proxy: Arc<Proxy>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(AUDIT_FOLD_WINDOW) => proxy.write_folds(),
+            () = proxy.shutdown.cancelled() => return,
         }
     }
 }
@@ -152,22 +166,21 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc
         {
             continue;
         }
-        // The agent cannot take the admin port's connections: a probe must get through a flood.
-        let slot = match port {
-            Port::Admin => None,
-            Port::Entrance(_) => match Arc::clone(&slots).try_acquire_owned() {
-                Ok(slot) => Some(slot),
-                Err(_) => {
-                    proxy.metrics.connection_refused();
-                    continue;
-                }
-            },
-        };
         let _ = io.set_nodelay(true);
-        let work = serve(Arc::clone(&proxy), port, io, peer);
+        let work: Work = match port {
+            // No slot: a probe must get through a flood.
+            Port::Admin => Box::pin(admin::serve(Arc::clone(&proxy), io)),
+            Port::Entrance(entrance) => {
+                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                    proxy.metrics.connection_refused();
+                    proxy.refuse_often(entrance, None, DenialReason::LimitExceeded);
+                    continue;
+                };
+                serve(Arc::clone(&proxy), io, Origin { entrance, peer, slot: Slot::new(slot) })
+            }
+        };
         let owner = Arc::clone(&proxy);
         proxy.connections.spawn(async move {
-            let _slot = slot;
             if matches!(port, Port::Admin | Port::Entrance(Entrance::Enrolment)) {
                 return work.await;
             }
@@ -181,17 +194,14 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-fn serve(proxy: Arc<Proxy>, port: Port, io: TcpStream, peer: IpAddr) -> Work {
-    match port {
-        Port::Admin => Box::pin(admin::serve(proxy, io, peer)),
-        Port::Entrance(entrance) => match entrance {
-            Entrance::HttpProxy => Box::pin(http_proxy::serve(proxy, io, peer)),
-            Entrance::Socks5 => Box::pin(socks5::serve(proxy, io, peer)),
-            Entrance::BaseUrl => Box::pin(base_url::serve(proxy, io, peer)),
-            Entrance::TransparentTls => Box::pin(transparent::serve_tls(proxy, io, peer)),
-            Entrance::TransparentHttp => Box::pin(transparent::serve_http(proxy, io, peer)),
-            Entrance::Dns => Box::pin(dns::serve_tcp(proxy, io, peer)),
-            Entrance::Enrolment => Box::pin(admin::serve_enrolment(proxy, io, peer)),
-        },
+fn serve(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) -> Work {
+    match origin.entrance {
+        Entrance::HttpProxy => Box::pin(http_proxy::serve(proxy, io, origin)),
+        Entrance::Socks5 => Box::pin(socks5::serve(proxy, io, origin)),
+        Entrance::BaseUrl => Box::pin(base_url::serve(proxy, io, origin)),
+        Entrance::TransparentTls => Box::pin(transparent::serve_tls(proxy, io, origin)),
+        Entrance::TransparentHttp => Box::pin(transparent::serve_http(proxy, io, origin)),
+        Entrance::Dns => Box::pin(dns::serve_tcp(proxy, io, origin)),
+        Entrance::Enrolment => Box::pin(admin::serve_enrolment(proxy, io, origin)),
     }
 }

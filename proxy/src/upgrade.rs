@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::audit::Entry;
-use crate::entrance::EntranceContext;
+use crate::entrance::{EntranceContext, Origin};
 use crate::headers;
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
@@ -55,9 +55,11 @@ pub(crate) fn join(
     entry: Entry,
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
-    let peer = context.peer;
+    let origin = context.origin.clone();
     let owner = Arc::clone(proxy);
     proxy.connections.spawn(async move {
+        // Named here, or the block would capture the peer alone and let the slot go.
+        let Origin { peer, slot: _slot, .. } = origin;
         let work = async {
             if let Ok((agent, upstream)) = tokio::try_join!(agent, upstream) {
                 relay(TokioIo::new(agent), TokioIo::new(upstream), &entry).await;
@@ -95,7 +97,7 @@ async fn copy(
         if read == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..read]).await?;
+        to.write_all(buffer.get(..read).unwrap_or_default()).await?;
         to.flush().await?;
         counter.fetch_add(u64::try_from(read).unwrap_or(0), Ordering::Relaxed);
     }

@@ -153,7 +153,7 @@ fn evidence(cluster: &Cluster) -> Result<()> {
         NAMESPACE,
         "logs",
         &format!("{SANDBOX}-proxy"),
-        "--tail=3",
+        "--tail=7",
     ])?)?;
     audit.lines().for_each(|line| row("audit", line));
     let found = in_agent(

@@ -113,6 +113,8 @@ denial_reasons! {
     NameNotFound => "The host is allowed but has no address; check its spelling.",
     /// A limit on size, number or time is exceeded.
     LimitExceeded => "Send less, or fewer at the same time.",
+    /// The decision could not be written down.
+    AuditUnavailable => "The proxy cannot write its audit trail, so it allows nothing; a platform admin must make room for its output.",
     /// A bug of the proxy.
     InternalError => "This is a fault of the proxy; report it with the request id.",
 }
@@ -232,7 +234,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 22);
+        assert_eq!(DenialReason::ALL.len(), 23);
     }
 
     #[test]

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{Binding, Entrance, EntranceContext, serve_http1};
+use super::{Binding, EntranceContext, Origin, serve_http1};
 use crate::pipeline::Proxy;
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, peer: std::net::IpAddr) {
-    let context = EntranceContext { entrance: Entrance::BaseUrl, peer, binding: Binding::BaseUrl };
-    serve_http1(proxy, io, context).await;
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+    serve_http1(proxy, io, EntranceContext { origin, binding: Binding::BaseUrl }).await;
 }

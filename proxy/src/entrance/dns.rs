@@ -2,11 +2,10 @@
 //! Nothing is ever asked upstream on the agent's behalf, so a query carries no byte out.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentsandbox_policy::{Denial, DenialReason, Host};
+use agentsandbox_policy::{DenialReason, Host};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
@@ -14,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::{Entrance, refuse_connection};
-use crate::limits::{AUDIT_FLOOD_INTERVAL, DNS_QUERIES_PER_SECOND_MAX, DNS_TCP_IDLE_TIMEOUT, DNS_TTL_SECS};
+use super::{Entrance, Origin};
+use crate::limits::{DNS_QUERIES_PER_SECOND_MAX, DNS_TCP_IDLE_TIMEOUT, DNS_TTL_SECS};
 use crate::pipeline::Proxy;
 
 /// A query fits into this, or it is none that we answer.
@@ -25,7 +24,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Answers datagrams until the proxy ends.
 pub(crate) async fn serve_udp(proxy: Arc<Proxy>, socket: UdpSocket) {
     let mut buffer = [0; QUERY_BYTES_MAX];
-    let (mut window, mut asked) = (Instant::now(), 0_u32);
     loop {
         let received = tokio::select! {
             received = socket.recv_from(&mut buffer) => received,
@@ -35,13 +33,7 @@ pub(crate) async fn serve_udp(proxy: Arc<Proxy>, socket: UdpSocket) {
         if !proxy.knows(Entrance::Dns, from.ip()) {
             continue;
         }
-        if window.elapsed() > SECOND {
-            (window, asked) = (Instant::now(), 0);
-        }
-        asked += 1;
-        if asked <= DNS_QUERIES_PER_SECOND_MAX
-            && let Some(answer) = answer(&proxy, &buffer[..length])
-        {
+        if let Some(answer) = buffer.get(..length).and_then(|query| answer(&proxy, query)) {
             send(&socket, &answer, from).await;
         }
     }
@@ -54,7 +46,7 @@ async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
 }
 
 /// Answers the queries of one TCP connection.
-pub(crate) async fn serve_tcp(proxy: Arc<Proxy>, mut io: TcpStream, _: IpAddr) {
+pub(crate) async fn serve_tcp(proxy: Arc<Proxy>, mut io: TcpStream, _origin: Origin) {
     while let Ok(Some(query)) = timeout(DNS_TCP_IDLE_TIMEOUT, read(&mut io)).await {
         let Some(answer) = answer(&proxy, &query) else { return };
         let Ok(length) = u16::try_from(answer.len()) else { return };
@@ -75,12 +67,17 @@ async fn read(io: &mut TcpStream) -> Option<Vec<u8>> {
     Some(query)
 }
 
-/// The answer to one query; none to what is not a query.
+/// The answer to one query; none to what is not a query, and none beyond the limit: a client's resolver asks again.
 fn answer(proxy: &Proxy, query: &[u8]) -> Option<Vec<u8>> {
-    let query = Message::from_vec(query).ok()?;
-    if query.metadata.message_type != MessageType::Query {
+    if !proxy.dns_budget.spend(Instant::now()) {
+        proxy.refuse_often(Entrance::Dns, None, DenialReason::LimitExceeded);
         return None;
     }
+    let read = Message::from_vec(query).ok();
+    let Some(query) = read.filter(|query| query.metadata.message_type == MessageType::Query) else {
+        proxy.refuse_often(Entrance::Dns, None, DenialReason::MalformedRequest);
+        return None;
+    };
     let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
     answer.metadata.recursion_desired = query.metadata.recursion_desired;
     // Clients of a resolver that offers no recursion look for another one.
@@ -92,19 +89,32 @@ fn answer(proxy: &Proxy, query: &[u8]) -> Option<Vec<u8>> {
             answer.add_answers(record);
             code
         }
-        (OpCode::Query, _) => ResponseCode::Refused,
-        _ => ResponseCode::NotImp,
+        (op_code, _) => {
+            proxy.refuse_often(Entrance::Dns, None, DenialReason::UnsupportedProtocol);
+            if op_code == OpCode::Query { ResponseCode::Refused } else { ResponseCode::NotImp }
+        }
     };
     answer.to_vec().ok()
 }
 
 fn resolve(proxy: &Proxy, question: &hickory_proto::op::Query) -> (ResponseCode, Option<Record>) {
-    let Ok(loaded) = proxy.policy.current(Instant::now()) else { return (ResponseCode::ServFail, None) };
+    let loaded = match proxy.policy.current(Instant::now()) {
+        Ok(loaded) => loaded,
+        Err(reason) => {
+            proxy.refuse_often(Entrance::Dns, None, reason);
+            return (ResponseCode::ServFail, None);
+        }
+    };
     let name = question.name().to_ascii();
     let host = Host::parse(name.trim_end_matches('.')).ok().filter(|host| host.address().is_none());
-    if !host.as_ref().is_some_and(|host| loaded.policy.answers(host)) {
-        refuse_name(proxy, host.as_ref());
+    let Some(host) = host.as_ref().filter(|host| loaded.policy.answers(host)) else {
+        let reason =
+            if host.is_some() { DenialReason::HostNotAllowed } else { DenialReason::MalformedRequest };
+        proxy.refuse_often(Entrance::Dns, host.as_ref(), reason);
         return (ResponseCode::NXDomain, None);
+    };
+    if proxy.admit_often(Entrance::Dns, host).is_err() {
+        return (ResponseCode::ServFail, None);
     }
     let data = match (question.query_type(), proxy.advertise) {
         (RecordType::A, Some(IpAddr::V4(address))) => RData::A(A(address)),
@@ -114,31 +124,32 @@ fn resolve(proxy: &Proxy, question: &hickory_proto::op::Query) -> (ResponseCode,
     (ResponseCode::NoError, Some(Record::from_rdata(question.name().clone(), DNS_TTL_SECS, data)))
 }
 
-/// A resolver tries search domains, so one mistake makes many queries: they are folded into one line a second.
-fn refuse_name(proxy: &Proxy, host: Option<&Host>) {
-    let denial = match host {
-        Some(host) => Denial::new(DenialReason::HostNotAllowed).with_host(host),
-        None => Denial::new(DenialReason::MalformedRequest),
-    };
-    if proxy.refused_names.admit(Instant::now()).is_some() {
-        refuse_connection(proxy, Entrance::Dns, &denial);
+/// How many queries are answered in one second, over UDP and TCP together.
+#[derive(Debug, Default)]
+pub struct Budget(Mutex<Option<(Instant, u32)>>);
+
+impl Budget {
+    /// Takes one query's share, if there is one left.
+    pub fn spend(&self, now: Instant) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, spent) = match *state {
+            Some((since, spent)) if now.saturating_duration_since(since) < SECOND => (since, spent),
+            _ => (now, 0),
+        };
+        *state = Some((since, spent.saturating_add(1)));
+        spent < DNS_QUERIES_PER_SECOND_MAX
     }
 }
 
-/// Lets one pass in each interval, and tells how many it stands for.
-#[derive(Debug, Default)]
-pub struct Fold(Mutex<(Option<Instant>, u64)>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Fold {
-    /// The number of calls since the last that passed, this one included; nothing if this one is folded.
-    pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (last, count) = &mut *state;
-        *count += 1;
-        if last.is_some_and(|last| now.saturating_duration_since(last) < AUDIT_FLOOD_INTERVAL) {
-            return None;
-        }
-        *last = Some(now);
-        Some(std::mem::take(count))
+    #[test]
+    fn p_i4_queries_beyond_the_limit_wait_for_the_next_second() {
+        let (budget, start) = (Budget::default(), Instant::now());
+        let spent = (0..2 * DNS_QUERIES_PER_SECOND_MAX).filter(|_| budget.spend(start)).count();
+        assert_eq!(spent, DNS_QUERIES_PER_SECOND_MAX as usize);
+        assert!(!budget.spend(start + SECOND / 2) && budget.spend(start + SECOND));
     }
 }

@@ -10,50 +10,54 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-use super::{Binding, Entrance, EntranceContext, serve_http1, tunnel};
+use super::{Binding, EntranceContext, Origin, serve_http1, tunnel};
 use crate::destination::host_field;
-use crate::pipeline::Proxy;
+use crate::pipeline::{Proxy, refuse};
 use crate::respond::{self, Body};
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, peer: std::net::IpAddr) {
-    let context = EntranceContext { entrance: Entrance::HttpProxy, peer, binding: Binding::AbsoluteForm };
-    serve_http1(proxy, io, context).await;
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+    serve_http1(proxy, io, EntranceContext { origin, binding: Binding::AbsoluteForm }).await;
 }
 
-/// Answers CONNECT. What the tunnel carries is audited request by request; the CONNECT itself only when refused.
+/// Answers CONNECT. The tunnel is written down before it is opened, and what it carries request by request.
 pub(super) fn connect(
     proxy: Arc<Proxy>,
     request: Request<Incoming>,
     context: &EntranceContext,
 ) -> Response<Body> {
     let loaded = proxy.policy.current(Instant::now());
-    let asked = loaded
+    let mut entry =
+        proxy.audit.open(context.origin.entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))
         .and_then(|loaded| {
             let (host, port) = authority(&request)?;
-            admit(&loaded.policy, &host, port).map(|_| (host, port))
+            entry.asks_to_connect(host.as_str(), port);
+            admit(&loaded.policy, &host, port)?;
+            let recorded = entry.admits().map_err(Denial::from)?;
+            Ok(((host, port), recorded))
         })
         .map_err(|denial| Box::new(denial.with_method("CONNECT")));
-    match asked {
-        Ok(to) => {
-            let (entrance, peer) = (context.entrance, context.peer);
+    match admitted {
+        Ok((to, recorded)) => {
+            let origin = context.origin.clone();
             let tracker = proxy.connections.clone();
             tracker.spawn(async move {
-                let replaced = Arc::clone(&proxy);
+                let (owner, peer) = (Arc::clone(&proxy), origin.peer);
                 let work = async {
                     if let Ok(upgraded) = hyper::upgrade::on(request).await {
-                        tunnel(proxy, TokioIo::new(upgraded), entrance, peer, to).await;
+                        tunnel(proxy, TokioIo::new(upgraded), origin, to, recorded).await;
                     }
                 };
                 tokio::select! {
                     () = work => {}
-                    () = replaced.enrolment.replaced(peer) => {}
+                    () = owner.enrolment.replaced(peer) => {}
                 }
             });
             Response::new(respond::empty())
         }
-        Err(denial) => proxy.refuse(context.entrance, &denial, request.headers()),
+        Err(denial) => refuse(entry, &denial, request.headers()),
     }
 }
 

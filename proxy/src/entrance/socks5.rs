@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Entrance, refuse_connection, tls, tunnel};
+use super::{Entrance, Origin, refuse_connection, tls, tunnel};
+use crate::audit::Recorded;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
 
@@ -26,14 +27,17 @@ const COMMAND_CONNECT: u8 = 1;
 #[derive(Clone, Copy)]
 enum Reply {
     Succeeded = 0,
+    Failed = 1,
     NotAllowed = 2,
     CommandNotSupported = 7,
     AddressNotSupported = 8,
 }
 
 enum Fault {
+    /// The client went away.
     Gone,
-    Malformed(Reply),
+    /// It asked for something that is not answered, or only with a code.
+    Malformed(Option<Reply>),
 }
 
 impl From<std::io::Error> for Fault {
@@ -44,66 +48,84 @@ impl From<std::io::Error> for Fault {
 
 impl From<Malformed> for Fault {
     fn from(_: Malformed) -> Self {
-        Self::Malformed(Reply::AddressNotSupported)
+        Self::Malformed(Some(Reply::AddressNotSupported))
     }
 }
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, peer: IpAddr) {
+pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) {
     let (host, port) = match timeout(HANDSHAKE_TIMEOUT, greet(&mut io)).await {
         Ok(Ok(to)) => to,
         Ok(Err(Fault::Malformed(code))) => {
-            refuse_connection(&proxy, Entrance::Socks5, &Denial::new(DenialReason::MalformedRequest));
-            return reply(&mut io, code).await;
+            refuse_connection(&proxy, origin.entrance, &Denial::new(DenialReason::MalformedRequest));
+            if let Some(code) = code {
+                reply(&mut io, code).await;
+            }
+            return;
         }
-        Ok(Err(Fault::Gone)) | Err(_) => return,
+        Ok(Err(Fault::Gone)) => return,
+        Err(_) => {
+            return refuse_connection(&proxy, origin.entrance, &Denial::new(DenialReason::LimitExceeded));
+        }
     };
     if proxy.advertise.is_some() && host.address() == proxy.advertise {
         reply(&mut io, Reply::Succeeded).await;
-        return tls::intercept(proxy, io, Entrance::Socks5, peer, None, port).await;
+        return tls::intercept(proxy, io, origin, None, port).await;
     }
-    let loaded = proxy.policy.current(Instant::now()).map_err(|reason| Box::new(Denial::new(reason)));
-    match loaded.and_then(|loaded| super::http_proxy::admit(&loaded.policy, &host, port)) {
-        Ok(_) => {
+    match admit(&proxy, origin.entrance, &host, port) {
+        Ok(recorded) => {
             reply(&mut io, Reply::Succeeded).await;
-            tunnel(proxy, io, Entrance::Socks5, peer, (host, port)).await;
+            tunnel(proxy, io, origin, (host, port), recorded).await;
         }
-        Err(denial) => {
-            refuse_connection(&proxy, Entrance::Socks5, &denial);
-            reply(&mut io, Reply::NotAllowed).await;
-        }
+        Err(DenialReason::AuditUnavailable) => reply(&mut io, Reply::Failed).await,
+        Err(_) => reply(&mut io, Reply::NotAllowed).await,
     }
+}
+
+/// Leave to open the tunnel, written down; or the reason why not, written down as well.
+fn admit(proxy: &Proxy, entrance: Entrance, host: &Host, port: u16) -> Result<Recorded, DenialReason> {
+    let loaded = proxy.policy.current(Instant::now());
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    entry.asks_to_connect(host.as_str(), port);
+    let admitted = loaded
+        .map_err(|reason| Box::new(Denial::new(reason)))
+        .and_then(|loaded| super::http_proxy::admit(&loaded.policy, host, port))
+        .and_then(|_| entry.admits().map_err(|error| Box::new(error.into())));
+    admitted.map_err(|denial| {
+        entry.refuses(&denial, None);
+        denial.reason
+    })
 }
 
 async fn greet(io: &mut TcpStream) -> Result<(Host, u16), Fault> {
     if io.read_u8().await? != VERSION {
-        return Err(Fault::Gone);
+        return Err(Fault::Malformed(None));
     }
     let mut methods = vec![0; usize::from(io.read_u8().await?)];
     io.read_exact(&mut methods).await?;
     if !methods.contains(&NO_AUTHENTICATION) {
         io.write_all(&[VERSION, NO_ACCEPTABLE_METHOD]).await?;
-        return Err(Fault::Gone);
+        return Err(Fault::Malformed(None));
     }
     io.write_all(&[VERSION, NO_AUTHENTICATION]).await?;
     let mut head = [0; 4];
     io.read_exact(&mut head).await?;
     let [version, command, _, kind] = head;
     if version != VERSION {
-        return Err(Fault::Gone);
+        return Err(Fault::Malformed(None));
     }
     let host = match kind {
         1 => Host::from(IpAddr::V4(Ipv4Addr::from_bits(io.read_u32().await?))),
         3 => named(io).await?,
         4 => Host::from(IpAddr::V6(Ipv6Addr::from_bits(io.read_u128().await?))),
-        _ => return Err(Fault::Malformed(Reply::AddressNotSupported)),
+        _ => return Err(Fault::Malformed(Some(Reply::AddressNotSupported))),
     };
     let port = io.read_u16().await?;
     if command != COMMAND_CONNECT {
-        return Err(Fault::Malformed(Reply::CommandNotSupported));
+        return Err(Fault::Malformed(Some(Reply::CommandNotSupported)));
     }
     if port == 0 {
-        return Err(Fault::Malformed(Reply::AddressNotSupported));
+        return Err(Fault::Malformed(Some(Reply::AddressNotSupported)));
     }
     Ok((host, port))
 }
@@ -111,7 +133,7 @@ async fn greet(io: &mut TcpStream) -> Result<(Host, u16), Fault> {
 async fn named(io: &mut TcpStream) -> Result<Host, Fault> {
     let mut name = vec![0; usize::from(io.read_u8().await?)];
     io.read_exact(&mut name).await?;
-    let name = String::from_utf8(name).map_err(|_| Fault::Malformed(Reply::AddressNotSupported))?;
+    let name = String::from_utf8(name).map_err(|_| Fault::Malformed(Some(Reply::AddressNotSupported)))?;
     // Brackets are for authorities; here an address has a type of its own.
     Ok(Host::parse(&name)?)
 }

@@ -3,18 +3,17 @@
 
 use std::sync::Arc;
 
-use super::{Binding, Entrance, EntranceContext, serve_http1, tls};
+use super::{Binding, EntranceContext, Origin, serve_http1, tls};
 use crate::pipeline::Proxy;
 
 const HTTPS_PORT: u16 = 443;
 
 /// Serves one TLS connection.
-pub(crate) async fn serve_tls(proxy: Arc<Proxy>, io: tokio::net::TcpStream, peer: std::net::IpAddr) {
-    tls::intercept(proxy, io, Entrance::TransparentTls, peer, None, HTTPS_PORT).await;
+pub(crate) async fn serve_tls(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+    tls::intercept(proxy, io, origin, None, HTTPS_PORT).await;
 }
 
 /// Serves one HTTP connection.
-pub(crate) async fn serve_http(proxy: Arc<Proxy>, io: tokio::net::TcpStream, peer: std::net::IpAddr) {
-    let context = EntranceContext { entrance: Entrance::TransparentHttp, peer, binding: Binding::HostHeader };
-    serve_http1(proxy, io, context).await;
+pub(crate) async fn serve_http(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+    serve_http1(proxy, io, EntranceContext { origin, binding: Binding::HostHeader }).await;
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use crate::world::{Answer, HOST, KEY, World, get, over_http1, standalone};
 
 /// The upstream saw the key once, and nothing that the agent sent in a place that authenticates.
-fn injected(answer: &Answer) {
+pub fn injected(answer: &Answer) {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
     assert_eq!(answer.body.matches(KEY).count(), 1, "{}", answer.body);
     for own in ["mine", "x_api_key", "x-forwarded-for", "proxy-authorization"] {
@@ -19,7 +19,7 @@ fn injected(answer: &Answer) {
     assert!(!answer.headers.contains_key("alt-svc"));
 }
 
-fn denied(answer: &Answer, status: StatusCode, reason: &str) {
+pub fn denied(answer: &Answer, status: StatusCode, reason: &str) {
     assert_eq!(answer.status, status, "{}", answer.body);
     let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(told["reason"], reason);
@@ -38,7 +38,7 @@ fn with_own_auth(uri: &str, host: &str) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-async fn to(world: &World, entrance: Entrance) -> TcpStream {
+pub async fn to(world: &World, entrance: Entrance) -> TcpStream {
     TcpStream::connect(world.at(entrance)).await.unwrap()
 }
 
@@ -47,7 +47,7 @@ async fn absolute_form_is_answered_with_the_key_and_without_the_agents_own() {
     let world = standalone(&["h2", "http/1.1"]).await;
     let request = with_own_auth(&world.url("/v1/x?q=secret-query"), &world.authority());
     injected(&over_http1(to(&world, Entrance::HttpProxy).await, request).await);
-    let line = &world.audit(1).await[0];
+    let line = world.line(&[("event", "end")]).await;
     assert_eq!(line["decision"], "allow");
     assert_eq!(line["path"], "/v1/x");
     assert_eq!(
@@ -103,7 +103,7 @@ async fn socks5_refuses_a_name_that_no_rule_allows() {
     assert_eq!(world.upstream_connections(), 0);
 }
 
-async fn socks(world: &World, host: &str, port: u16) -> Result<TcpStream, u8> {
+pub async fn socks(world: &World, host: &str, port: u16) -> Result<TcpStream, u8> {
     let mut io = to(world, Entrance::Socks5).await;
     io.write_all(&[5, 1, 0]).await.unwrap();
     let mut chosen = [0; 2];
@@ -135,8 +135,8 @@ async fn transparent_tls_goes_where_its_sni_says() {
     drop(io);
     let refused = world.tls(to(&world, Entrance::TransparentTls).await, "evil.test", "h2").await;
     assert!(refused.unwrap_err().to_string().contains("AccessDenied"));
-    let line = &world.audit(1).await[0];
-    assert_eq!((&line["entrance"], &line["reason"]), (&"transparent-tls".into(), &"HostNotAllowed".into()));
+    world.line(&[("entrance", "transparent-tls"), ("event", "admit"), ("host", "tls.good.test")]).await;
+    world.line(&[("entrance", "transparent-tls"), ("reason", "HostNotAllowed"), ("host", "evil.test")]).await;
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn p_c3_transparent_http_never_dials_a_metadata_address() {
     let world = standalone(&["h2"]).await;
     let answer = over_http1(to(&world, Entrance::TransparentHttp).await, get("/", "meta.good.test")).await;
     denied(&answer, StatusCode::FORBIDDEN, "ForbiddenAddress");
-    assert!(world.audit(1).await[0]["address"].is_null());
+    assert!(world.line(&[("event", "end"), ("reason", "ForbiddenAddress")]).await["address"].is_null());
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn p_c8_policy_dns_answers_allowed_names_with_the_proxy_and_denies_all_oth
     assert_eq!(query(&world, "x.api.good.test", 1).await, (3, None));
 }
 
-async fn query(world: &World, name: &str, kind: u16) -> (u8, Option<Vec<u8>>) {
+pub async fn query(world: &World, name: &str, kind: u16) -> (u8, Option<Vec<u8>>) {
     let mut packet = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         packet.push(u8::try_from(label.len()).unwrap());
@@ -224,7 +224,7 @@ async fn websocket_passes_bytes_both_ways_after_an_accepted_handshake() {
     io.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"ping");
     drop(io);
-    assert_eq!(world.audit(1).await[0]["status"], 101);
+    assert_eq!(world.line(&[("event", "end")]).await["status"], 101);
 }
 
 #[tokio::test]

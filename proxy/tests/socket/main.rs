@@ -7,8 +7,10 @@
     reason = "a test states its claims by them, and so do its helpers"
 )]
 
+mod audit;
 mod authority;
 mod entrances;
 mod peers;
 mod streams;
+mod upstream;
 mod world;

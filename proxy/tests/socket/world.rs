@@ -1,6 +1,5 @@
-//! One upstream, one proxy, one client. The upstream echoes the head it received as its body, and counts connections.
+//! One upstream, one proxy, one client.
 
-use std::convert::Infallible;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,21 +13,20 @@ use agentsandbox_proxy::entrance::Entrance;
 use agentsandbox_proxy::serve::{self, Port};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
+
+use crate::upstream;
 
 pub const HOST: &str = "api.good.test";
 pub const KEY: &str = "sk-real-0123456789";
@@ -37,12 +35,14 @@ pub const TOKEN: &str = "a-token-of-enough-bytes";
 pub struct World {
     pub ports: Vec<(Port, SocketAddr)>,
     pub upstream: SocketAddr,
-    pub connections: Arc<AtomicUsize>,
     /// Lets the upstream's event stream end.
     pub finish: Arc<Notify>,
     pub folder: tempfile::TempDir,
-    audit: Arc<Mutex<Vec<u8>>>,
+    /// What a scripted upstream was sent.
+    received: Arc<Mutex<Vec<u8>>>,
+    log: Sink,
     shutdown: CancellationToken,
+    running: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Drop for World {
@@ -51,12 +51,28 @@ impl Drop for World {
     }
 }
 
-#[derive(Clone)]
-struct Sink(Arc<Mutex<Vec<u8>>>);
+/// The audit trail, as a disk that can be full. Beside each line stands how many upstream connections there were then.
+#[derive(Clone, Default)]
+struct Sink {
+    state: Arc<Mutex<Written>>,
+    connections: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    connections: Vec<usize>,
+    full: bool,
+}
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        let mut state = self.state.lock().unwrap();
+        if state.full {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        state.bytes.extend_from_slice(bytes);
+        state.connections.push(self.connections.load(Ordering::SeqCst));
         Ok(bytes.len())
     }
 
@@ -72,27 +88,65 @@ pub struct Answer {
     pub body: String,
 }
 
+/// What may differ from one world to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Protocols that the upstream offers.
+    pub protocols: Vec<&'static str>,
+    /// A token makes it a world as in a pod.
+    pub token: Option<&'static str>,
+    /// What the upstream answers each head with, in place of an echo.
+    pub script: Option<Vec<u8>>,
+    /// Replacements in the policy document.
+    pub policy: Vec<(&'static str, &'static str)>,
+    /// Connections at a time.
+    pub connections_max: Option<usize>,
+}
+
 /// A world outside a pod: loopback peers are served. The upstream offers `protocols`.
-pub async fn standalone(protocols: &[&str]) -> World {
-    build(protocols, None).await
+pub async fn standalone(protocols: &[&'static str]) -> World {
+    build(Setup { protocols: protocols.to_vec(), ..Setup::default() }).await
 }
 
 /// A world as in a pod: nobody is served before the token was shown.
 pub async fn in_pod() -> World {
-    build(&["h2", "http/1.1"], Some(TOKEN)).await
+    build(Setup { protocols: vec!["h2", "http/1.1"], token: Some(TOKEN), ..Setup::default() }).await
 }
 
-async fn build(protocols: &[&str], token: Option<&str>) -> World {
+/// A world outside a pod whose upstream answers each head with these bytes.
+pub async fn scripted(answer: impl Into<Vec<u8>>) -> World {
+    build(Setup { protocols: vec!["http/1.1"], script: Some(answer.into()), ..Setup::default() }).await
+}
+
+pub async fn build(setup: Setup) -> World {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for name in ["secrets", "state"] {
         std::fs::create_dir(at(name)).unwrap();
     }
     std::fs::write(at("secrets").join("good"), format!("{KEY}\n")).unwrap();
-    let (connections, finish) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let (upstream, roots) = upstream(protocols, Arc::clone(&connections), Arc::clone(&finish)).await;
-    std::fs::write(at("policy.yaml"), policy(upstream.port(), &roots)).unwrap();
-    let keys = token.map(|token| {
+    let (log, finish, received) = (Sink::default(), Arc::new(Notify::new()), Arc::default());
+    let (listener, upstream) = upstream::listen().await;
+    let (acceptor, roots) = upstream::identity(&setup.protocols);
+    match setup.script {
+        None => upstream::echoing(listener, acceptor, Arc::clone(&log.connections), Arc::clone(&finish)),
+        Some(answer) => {
+            upstream::following(
+                listener,
+                acceptor,
+                Arc::clone(&log.connections),
+                answer,
+                Arc::clone(&received),
+            );
+        }
+    }
+    let mut text = policy(upstream.port(), &roots);
+    for (from, to) in setup.policy {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(at("policy.yaml"), text).unwrap();
+    let keys = setup.token.map(|token| {
         // A CA in the shape that the operator makes; the standalone mode knows how.
         drop(Config::parse(&args(folder.path().to_owned(), None)));
         for file in ["ca.crt", "ca.key"] {
@@ -101,12 +155,13 @@ async fn build(protocols: &[&str], token: Option<&str>) -> World {
         std::fs::write(at("secrets").join("enrolment-token"), token).unwrap();
         at("secrets")
     });
-    let config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
-    let (audit, shutdown) = (Sink(Arc::default()), CancellationToken::new());
-    let bound = serve::bind(config, Box::new(audit.clone()), shutdown.clone()).await.unwrap();
+    let mut config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
+    config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
+    let shutdown = CancellationToken::new();
+    let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();
     let ports = bound.addresses().collect();
-    tokio::spawn(bound.run());
-    World { ports, upstream, connections, finish, folder, audit: audit.0, shutdown }
+    let running = Some(tokio::spawn(bound.run()));
+    World { ports, upstream, finish, folder, received, log, shutdown, running }
 }
 
 fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
@@ -177,22 +232,58 @@ impl World {
     }
 
     pub fn upstream_connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+        self.log.connections.load(Ordering::SeqCst)
     }
 
-    /// The audit lines so far. The last one of an exchange is written when its body has gone, so wait for a number.
+    /// What a scripted upstream was sent so far.
+    pub fn received(&self) -> String {
+        String::from_utf8_lossy(&self.received.lock().unwrap()).into_owned()
+    }
+
+    /// Fills the disk that the audit trail is on, or makes room.
+    pub fn disk_is_full(&self, full: bool) {
+        self.log.state.lock().unwrap().full = full;
+    }
+
+    /// Ends the proxy, and waits until it has drained.
+    pub async fn end(&mut self) {
+        self.shutdown.cancel();
+        self.running.take().unwrap().await.unwrap();
+    }
+
+    /// The audit lines so far.
+    pub fn lines(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.log.state.lock().unwrap().bytes.clone()).unwrap();
+        assert!(!text.contains(KEY), "the secret is in the audit trail");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// How many upstream connections there were when each line was written.
+    pub fn connections_at_lines(&self) -> Vec<usize> {
+        self.log.state.lock().unwrap().connections.clone()
+    }
+
+    /// The audit lines, once there are so many.
     pub async fn audit(&self, lines: usize) -> Vec<serde_json::Value> {
+        self.until(|all| (all.len() >= lines).then(|| all.to_vec())).await
+    }
+
+    /// The first audit line with these values, once it is there.
+    pub async fn line(&self, wanted: &[(&str, &str)]) -> serde_json::Value {
+        let is_wanted = |line: &serde_json::Value| {
+            wanted.iter().all(|(field, value)| line[*field].as_str() == Some(*value))
+        };
+        self.until(|all| all.iter().find(|line| is_wanted(line)).cloned()).await
+    }
+
+    async fn until<T>(&self, found: impl Fn(&[serde_json::Value]) -> Option<T>) -> T {
         for _ in 0..500 {
-            let text = String::from_utf8(self.audit.lock().unwrap().clone()).unwrap();
-            let read: Vec<serde_json::Value> =
-                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-            if read.len() >= lines {
-                assert!(!text.contains(KEY), "the secret is in the audit trail");
-                return read;
+            if let Some(found) = found(&self.lines()) {
+                return found;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        panic!("no {lines} audit lines")
+        panic!("not among the audit lines: {:#?}", self.lines())
     }
 
     /// Opens a tunnel by CONNECT and gives back the stream, or the refusal.
@@ -271,98 +362,4 @@ async fn whole(response: Response<Incoming>) -> Answer {
 /// A GET in origin form.
 pub fn get(path: &str, host: &str) -> Request<Full<Bytes>> {
     Request::get(path).header("host", host).body(Full::default()).unwrap()
-}
-
-type Echo = Response<UnsyncBoxBody<Bytes, Infallible>>;
-
-async fn upstream(
-    protocols: &[&str],
-    connections: Arc<AtomicUsize>,
-    finish: Arc<Notify>,
-) -> (SocketAddr, String) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::default();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = ca.self_signed(&ca_key).unwrap().pem();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-        .unwrap();
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((io, _)) = listener.accept().await {
-            connections.fetch_add(1, Ordering::SeqCst);
-            let (acceptor, finish) = (acceptor.clone(), Arc::clone(&finish));
-            tokio::spawn(async move {
-                let Ok(io) = acceptor.accept(io).await else { return };
-                let service = service_fn(move |request| echo(request, Arc::clone(&finish)));
-                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = builder.serve_connection_with_upgrades(TokioIo::new(io), service).await;
-            });
-        }
-    });
-    (address, root)
-}
-
-async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Echo, Infallible> {
-    let path = request.uri().path().to_owned();
-    if path == "/v1/events" {
-        let events = futures_of(finish);
-        let body = StreamBody::new(events).boxed_unsync();
-        return Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap());
-    }
-    if path == "/v1/socket" {
-        let accept = agentsandbox_proxy::upgrade::accept_for(request.headers());
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut io = TokioIo::new(upgraded.await.unwrap());
-            let mut bytes = [0; 4];
-            io.read_exact(&mut bytes).await.unwrap();
-            io.write_all(&bytes).await.unwrap();
-        });
-        let response = Response::builder().status(101).header("connection", "upgrade");
-        let response = response.header("upgrade", "websocket").header("sec-websocket-accept", accept);
-        return Ok(response.body(Full::default().boxed_unsync()).unwrap());
-    }
-    let mut text = format!("{:?} {} {}\n", request.version(), request.method(), request.uri());
-    for (name, value) in request.headers() {
-        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
-    }
-    let key = request.headers().get("x-api-key").cloned();
-    let sent = request.into_body().collect().await.unwrap().to_bytes();
-    text.push_str(&format!("body: {} bytes\n", sent.len()));
-    let mut response = Response::new(Full::from(text).boxed_unsync());
-    response.headers_mut().insert("alt-svc", "h3=\":443\"".parse().unwrap());
-    if let Some(key) = key {
-        response.headers_mut().insert("x-echo", key);
-    }
-    Ok(response)
-}
-
-type Event = Result<Frame<Bytes>, Infallible>;
-
-/// The first event at once, the second when told.
-fn futures_of(finish: Arc<Notify>) -> impl futures::Stream<Item = Event> {
-    futures::stream::unfold(0, move |sent| {
-        let finish = Arc::clone(&finish);
-        async move {
-            match sent {
-                0 => Some((Ok(Frame::data(Bytes::from("data: first\n\n"))), 1)),
-                1 => {
-                    finish.notified().await;
-                    Some((Ok(Frame::data(Bytes::from("data: last\n\n"))), 2))
-                }
-                _ => None,
-            }
-        }
-    })
 }

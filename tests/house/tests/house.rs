@@ -137,6 +137,22 @@ fn every_invariant_names_tests_that_exist() {
     );
 }
 
+/// The number behind `before` in a file, up to the next character that is no digit.
+fn number_in(file: &str, before: &str) -> u64 {
+    let text = fs::read_to_string(root().join(file)).unwrap();
+    let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("{file} has no {before}"));
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+#[test]
+fn the_proxy_has_drained_before_its_pod_is_killed() {
+    // The proxy may know nothing of pods, and the operator nothing of the proxy: here both numbers are seen.
+    let drain = number_in("proxy/src/limits.rs", "DRAIN_TIMEOUT: Duration = Duration::from_secs(");
+    let grace = number_in("operator/src/controller/desired/proxy_pod.rs", "const GRACE_SECS: i64 = ");
+    assert!(drain > 0 && drain < grace, "the proxy drains for {drain} s and is killed after {grace} s");
+}
+
 /// Names of tests that begin with a catalogue id, such as `p_a1_…` or `o_n7_…`.
 fn catalogue_tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();

@@ -1,0 +1,202 @@
+//! Every decision has a line: what is allowed before it happens, what is refused whoever refuses it.
+
+use agentsandbox_proxy::entrance::Entrance;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::entrances::{denied, query, socks, to};
+use crate::world::{HOST, Setup, World, build, get, over_http1, standalone};
+
+/// NXDOMAIN and SERVFAIL (RFC 1035, 4.1.1).
+const NO_SUCH_NAME: u8 = 3;
+const SERVER_FAILURE: u8 = 2;
+
+#[tokio::test]
+async fn a_request_is_written_down_before_a_connection_is_opened_for_it() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(get(&world.url("/v1/events"), &world.authority())).await.unwrap();
+    // The exchange is under way: a proxy that died now would have left its record.
+    let begun = world.lines();
+    assert_eq!(
+        (begun.len(), &begun[0]["event"], &begun[0]["decision"]),
+        (1, &"begin".into(), &"allow".into())
+    );
+    assert_eq!((&begun[0]["path"], &begun[0]["credential"]), (&"/v1/events".into(), &"good".into()));
+    assert_eq!(world.connections_at_lines(), [0], "no connection when it was written");
+    assert_eq!(world.upstream_connections(), 1);
+    world.finish.notify_one();
+    response.into_body().collect().await.unwrap();
+    let ended = world.line(&[("event", "end")]).await;
+    assert_eq!((&ended["requestId"], &ended["status"]), (&begun[0]["requestId"], &200.into()));
+    assert!(ended["bytesDown"].as_u64() > Some(0) && ended["seq"] == 1);
+}
+
+#[tokio::test]
+async fn tunnels_are_written_down_before_they_are_opened() {
+    let world = standalone(&["h2"]).await;
+    let _tunnel = world.connect(&world.authority()).await.unwrap();
+    let line = &world.lines()[0];
+    assert_eq!(
+        (&line["event"], &line["method"], &line["host"]),
+        (&"admit".into(), &"CONNECT".into(), &HOST.into())
+    );
+    assert_eq!(line["entrance"], "http-proxy");
+    let _tunnel = socks(&world, HOST, world.upstream.port()).await.unwrap();
+    let line = &world.lines()[1];
+    assert_eq!(
+        (&line["event"], &line["method"], &line["host"]),
+        (&"admit".into(), &"CONNECT".into(), &HOST.into())
+    );
+    assert_eq!(line["entrance"], "socks5");
+    let tls = world.tls(to(&world, Entrance::TransparentTls).await, "tls.good.test", "h2").await.unwrap();
+    let line = &world.lines()[2];
+    assert_eq!((&line["event"], &line["host"]), (&"admit".into(), &"tls.good.test".into()));
+    drop(tls);
+}
+
+#[tokio::test]
+async fn p_i5_with_a_full_disk_no_entrance_allows_anything_and_nothing_is_sent() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let allowed = || get(&world.url("/v1/x"), &world.authority());
+    world.disk_is_full(true);
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, allowed()).await;
+    denied(&answer, StatusCode::SERVICE_UNAVAILABLE, "AuditUnavailable");
+    let answer = over_http1(to(&world, Entrance::BaseUrl).await, get("/good/v1/x", "proxy:8080")).await;
+    denied(&answer, StatusCode::SERVICE_UNAVAILABLE, "AuditUnavailable");
+    let answer = over_http1(to(&world, Entrance::TransparentHttp).await, get("/", "meta.good.test")).await;
+    denied(&answer, StatusCode::SERVICE_UNAVAILABLE, "AuditUnavailable");
+    assert!(world.connect(&world.authority()).await.unwrap_err().starts_with("HTTP/1.1 503"));
+    assert_eq!(socks(&world, HOST, world.upstream.port()).await.unwrap_err(), 1);
+    let tls = world.tls(to(&world, Entrance::TransparentTls).await, "tls.good.test", "h2").await;
+    assert!(tls.unwrap_err().to_string().contains("AccessDenied"));
+    assert_eq!(query(&world, HOST, 1).await, (SERVER_FAILURE, None));
+    assert_eq!((world.upstream_connections(), world.lines().len()), (0, 0));
+
+    world.disk_is_full(false);
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, allowed()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert_eq!(query(&world, HOST, 1).await.0, 0, "a name whose line failed is written at its next query");
+    world.line(&[("entrance", "dns"), ("event", "admit")]).await;
+}
+
+async fn raw(world: &World, entrance: Entrance, bytes: &[u8]) -> Vec<u8> {
+    let mut io = TcpStream::connect(world.at(entrance)).await.unwrap();
+    io.write_all(bytes).await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = io.read_to_end(&mut answer).await;
+    answer
+}
+
+#[tokio::test]
+async fn a_head_that_cannot_be_read_is_refused_with_a_line() {
+    for (head, status, reason) in [
+        (&b"GET / HTTP/1.1\r\nHost : x\r\n\r\n"[..], "400", "MalformedRequest"),
+        (b"nonsense\r\n\r\n", "400", "MalformedRequest"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "", "UnsupportedProtocol"),
+    ] {
+        for entrance in [Entrance::HttpProxy, Entrance::BaseUrl, Entrance::TransparentHttp] {
+            let world = standalone(&["h2"]).await;
+            let answer = String::from_utf8(raw(&world, entrance, head).await).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) || status.is_empty(), "{answer}");
+            let line = world.line(&[("event", "deny"), ("reason", reason)]).await;
+            assert_eq!(line["entrance"], entrance.as_str());
+        }
+    }
+    let world = standalone(&["h2"]).await;
+    let fields = "x: y\r\n".repeat(101);
+    let head = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");
+    assert!(raw(&world, Entrance::HttpProxy, head.as_bytes()).await.starts_with(b"HTTP/1.1 431"));
+    world.line(&[("event", "deny"), ("reason", "LimitExceeded")]).await;
+}
+
+#[tokio::test]
+async fn a_socks_greeting_that_is_none_is_refused_with_a_line() {
+    for (greeting, answer) in [
+        (&b"\x04\x01\x00\x50\x7f\0\0\x01\0"[..], &b""[..]),
+        (b"\x05\x01\x02", b"\x05\xff"),
+        (b"\x05\x01\x00\x04\x01\x00\x01\x01\x02\x03\x04\x01\xbb", b"\x05\x00"),
+        (b"\x05\x01\x00\x05\x02\x00\x01\x01\x02\x03\x04\x01\xbb", b"\x05\x00\x05\x07\0\x01\0\0\0\0\0\0"),
+        (b"\x05\x01\x00\x05\x01\x00\x09", b"\x05\x00\x05\x08\0\x01\0\0\0\0\0\0"),
+    ] {
+        let world = standalone(&["h2"]).await;
+        assert_eq!(raw(&world, Entrance::Socks5, greeting).await, answer, "{greeting:?}");
+        let line = world.line(&[("event", "deny"), ("reason", "MalformedRequest")]).await;
+        assert_eq!(line["entrance"], "socks5");
+    }
+}
+
+#[tokio::test]
+async fn names_that_are_asked_for_again_and_again_are_counted_and_written_at_the_end() {
+    let mut world = standalone(&["h2"]).await;
+    for _ in 0..5 {
+        assert_eq!(query(&world, HOST, 1).await.0, 0);
+        assert_eq!(query(&world, "c2VjcmV0.evil.test", 1).await.0, NO_SUCH_NAME);
+    }
+    let lines = world.lines();
+    assert_eq!(lines.len(), 2, "one for each name: {lines:?}");
+    assert_eq!((&lines[0]["host"], &lines[0]["event"]), (&HOST.into(), &"admit".into()));
+    assert_eq!((&lines[1]["reason"], &lines[1]["event"]), (&"HostNotAllowed".into(), &"deny".into()));
+    world.end().await;
+    let folded: Vec<_> =
+        world.lines()[2..].iter().map(|line| (line["host"].clone(), line["folded"].clone())).collect();
+    assert_eq!(folded, [(HOST.into(), 4.into()), ("c2vjcmv0.evil.test".into(), 4.into())]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_query_is_counted_as_well() {
+    let world = standalone(&["h2"]).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(b"no dns", world.at(Entrance::Dns)).await.unwrap();
+    let line = world.line(&[("event", "deny"), ("reason", "MalformedRequest")]).await;
+    assert_eq!(line["entrance"], "dns");
+}
+
+/// Whether a connection is closed at once, long before it would be for its silence.
+async fn is_turned_away(world: &World) -> bool {
+    let mut io = to(world, Entrance::HttpProxy).await;
+    let read = tokio::time::timeout(std::time::Duration::from_secs(3), io.read_u8()).await;
+    read.is_ok_and(|read| read.is_err())
+}
+
+/// Connects again until the proxy has room, for as long as is bearable.
+async fn has_room(world: &World) -> bool {
+    for _ in 0..1000 {
+        if world.connect(&world.authority()).await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    false
+}
+
+#[tokio::test]
+async fn p_d11_a_tunnel_takes_a_place_for_as_long_as_it_lives() {
+    let setup = Setup { protocols: vec!["h2", "http/1.1"], connections_max: Some(1), ..Setup::default() };
+    let world = build(setup.clone()).await;
+    let tunnel = world.connect(&world.authority()).await.unwrap();
+    assert!(is_turned_away(&world).await, "the tunnel has the only place");
+    world.line(&[("event", "deny"), ("reason", "LimitExceeded")]).await;
+    drop(tunnel);
+    assert!(has_room(&world).await, "and gives it back");
+
+    let world = build(setup).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(world.url("/v1/socket")).header("host", world.authority());
+    let request = request.header("connection", "Upgrade").header("upgrade", "websocket");
+    let request = request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let response = sender.send_request(request.body(Full::<bytes::Bytes>::default()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let socket = hyper::upgrade::on(response).await.unwrap();
+    assert!(is_turned_away(&world).await, "the WebSocket has the only place");
+    drop(socket);
+    assert!(has_room(&world).await, "and gives it back");
+}

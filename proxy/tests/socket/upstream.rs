@@ -1,0 +1,155 @@
+//! The other end: an upstream that echoes the head it received as its body, and one that follows a script and keeps the
+//! raw bytes it was sent. Both count connections, so "was not sent" is observed.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use crate::world::HOST;
+
+type Echo = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+pub async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// TLS as the good host, and the root that vouches for it.
+pub fn identity(protocols: &[&str]) -> (TlsAcceptor, String) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = ca.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    (TlsAcceptor::from(Arc::new(config)), root)
+}
+
+pub fn echoing(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    connections: Arc<AtomicUsize>,
+    finish: Arc<Notify>,
+) {
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let (acceptor, finish) = (acceptor.clone(), Arc::clone(&finish));
+            tokio::spawn(async move {
+                let Ok(io) = acceptor.accept(io).await else { return };
+                let service = service_fn(move |request| echo(request, Arc::clone(&finish)));
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection_with_upgrades(TokioIo::new(io), service).await;
+            });
+        }
+    });
+}
+
+/// Answers each head with `answer`, whatever it is, and keeps every byte.
+pub fn following(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    connections: Arc<AtomicUsize>,
+    answer: Vec<u8>,
+    received: Arc<Mutex<Vec<u8>>>,
+) {
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let (acceptor, answer, received) = (acceptor.clone(), answer.clone(), Arc::clone(&received));
+            tokio::spawn(async move {
+                let Ok(mut io) = acceptor.accept(io).await else { return };
+                let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
+                while let Ok(read @ 1..) = io.read(&mut buffer).await {
+                    received.lock().unwrap().extend_from_slice(&buffer[..read]);
+                    head.extend_from_slice(&buffer[..read]);
+                    if head.windows(4).any(|end| end == b"\r\n\r\n") {
+                        head.clear();
+                        if io.write_all(&answer).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+}
+
+async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Echo, Infallible> {
+    let path = request.uri().path().to_owned();
+    if path == "/v1/events" {
+        let events = futures_of(finish);
+        let body = StreamBody::new(events).boxed_unsync();
+        return Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap());
+    }
+    if path == "/v1/socket" {
+        let accept = agentsandbox_proxy::upgrade::accept_for(request.headers());
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgraded.await.unwrap());
+            let mut bytes = [0; 4];
+            io.read_exact(&mut bytes).await.unwrap();
+            io.write_all(&bytes).await.unwrap();
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade");
+        let response = response.header("upgrade", "websocket").header("sec-websocket-accept", accept);
+        return Ok(response.body(Full::default().boxed_unsync()).unwrap());
+    }
+    let mut text = format!("{:?} {} {}\n", request.version(), request.method(), request.uri());
+    for (name, value) in request.headers() {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    let key = request.headers().get("x-api-key").cloned();
+    let sent = request.into_body().collect().await.unwrap().to_bytes();
+    text.push_str(&format!("body: {} bytes\n", sent.len()));
+    let mut response = Response::new(Full::from(text).boxed_unsync());
+    response.headers_mut().insert("alt-svc", "h3=\":443\"".parse().unwrap());
+    if let Some(key) = key {
+        response.headers_mut().insert("x-echo", key);
+    }
+    Ok(response)
+}
+
+type Event = Result<Frame<Bytes>, Infallible>;
+
+/// The first event at once, the second when told.
+fn futures_of(finish: Arc<Notify>) -> impl futures::Stream<Item = Event> {
+    futures::stream::unfold(0, move |sent| {
+        let finish = Arc::clone(&finish);
+        async move {
+            match sent {
+                0 => Some((Ok(Frame::data(Bytes::from("data: first\n\n"))), 1)),
+                1 => {
+                    finish.notified().await;
+                    Some((Ok(Frame::data(Bytes::from("data: last\n\n"))), 2))
+                }
+                _ => None,
+            }
+        }
+    })
+}
