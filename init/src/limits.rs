@@ -2,7 +2,8 @@
 //!
 //! Under gVisor only the pod's cgroup limits anything, and the Sentry passes on what it was started with: `MemTotal` is
 //! the memory limit where one applies, and its CPU files hold the quota of the pod's cgroup on the host, or -1 where that
-//! has none (`runsc/boot/vfs.go`, `cgroupfsCPUDefaults`). Its `pids.max` is no such echo: it bounds the Sentry's own count,
+//! has none (google/gvisor#12924; before it, in April 2026, they always held -1, and such a gVisor is refused: it may have
+//! no limit). Its `pids.max` is no such echo: it bounds the Sentry's own count,
 //! is `max` in every container, and says nothing of the node's podPidsLimit. On Linux the container's own cgroup is
 //! mounted at `/sys/fs/cgroup`, version 2 or 1, and the kubelet gives a container without limits those of its pod.
 //!

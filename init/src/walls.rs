@@ -180,7 +180,7 @@ fn record(round: &mut Round, route: Route, sighting: Sighting) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UdpSocket};
 
     use super::*;
     use crate::route::Protocol;
@@ -272,7 +272,27 @@ mod tests {
         let walls = prove(&routes, proxy, IcmpRule::Refuse, started, deadline).await;
         assert_eq!((walls.judgement, walls.closed_after), (Judgement::Unknown, None));
         assert_eq!((walls.last.closed, walls.last.proxy), (routes, None), "the last round is a whole one");
-        assert!(walls.rounds > 1, "a refusal of the proxy ends a round at once");
+        assert!(walls.rounds > 1, "the fence goes on until the deadline");
+    }
+
+    #[tokio::test]
+    async fn a_round_that_a_refusal_of_the_proxy_spoils_is_not_waited_for() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let routes = vec![Route { protocol: Protocol::Dns, target: silent.local_addr().unwrap() }];
+        let (gone, proxy, _) = listener().await;
+        drop(gone);
+        let began = Instant::now();
+        let spoiled = round(&routes, proxy, IcmpRule::Refuse, probe::WINDOW_PATIENT, Duration::ZERO).await;
+        assert!(began.elapsed() < probe::WINDOW_PATIENT);
+        assert_eq!(spoiled, Round::default(), "nothing concluded");
+        let (_proxy, proxy, _) = listener().await;
+        let began = Instant::now();
+        let whole = round(&routes, proxy, IcmpRule::Refuse, probe::WINDOW_PATIENT, Duration::ZERO).await;
+        assert!(
+            began.elapsed() >= probe::WINDOW_PATIENT,
+            "beside a proxy that answers, silence is heard out"
+        );
+        assert_eq!((whole.closed, whole.proxy.is_some()), (routes, true));
     }
 
     #[tokio::test]

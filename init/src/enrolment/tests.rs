@@ -21,6 +21,11 @@ fn token() -> Token {
     token_of(b"s3cret\n").unwrap()
 }
 
+/// What the functions under test come to; without the guard under test some would ask for ever.
+async fn within<T>(outcome: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(10), outcome).await.expect("it comes to an end")
+}
+
 /// What a peer does with one connection after it has read the request.
 #[derive(Clone, Copy)]
 enum Peer {
@@ -76,7 +81,7 @@ fn a_token_that_is_missing_empty_or_malformed_is_refused_before_anything_is_sent
 #[tokio::test]
 async fn the_token_enrols_though_the_server_closes_after_its_answer() {
     let (proxy, count, heard) = peer(&[TAKEN]).await;
-    enrol(proxy, &token()).await.unwrap();
+    within(enrol(proxy, &token())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 1);
     let heard = heard.lock().unwrap().to_ascii_lowercase();
     assert!(heard.starts_with("post /enrol http/1.1\r\n"), "{heard}");
@@ -90,7 +95,7 @@ async fn a_refusal_is_final_and_named() {
         (&[Peer::Says("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")], StatusCode::NOT_FOUND),
     ] {
         let (proxy, count, _) = peer(behaviour).await;
-        let refused = enrol(proxy, &token()).await;
+        let refused = within(enrol(proxy, &token())).await;
         assert!(matches!(refused, Err(EnrolmentError::Refused(found)) if found == status), "{refused:?}");
         assert_eq!(count.load(Ordering::SeqCst), 1, "asked once");
     }
@@ -107,7 +112,7 @@ async fn what_is_neither_taken_nor_refused_is_asked_again() {
         TAKEN,
     ])
     .await;
-    enrol(proxy, &token()).await.unwrap();
+    within(enrol(proxy, &token())).await.unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 6, "only 204 means that the pod is enrolled");
 }
 
@@ -115,7 +120,7 @@ async fn what_is_neither_taken_nor_refused_is_asked_again() {
 async fn a_proxy_that_keeps_silent_is_left_after_a_second_and_asked_again() {
     let (proxy, count, _) = peer(&[Peer::Keeps, TAKEN]).await;
     let started = tokio::time::Instant::now();
-    enrol(proxy, &token()).await.unwrap();
+    within(enrol(proxy, &token())).await.unwrap();
     assert!(started.elapsed() >= REQUEST_TIMEOUT, "{:?}", started.elapsed());
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
@@ -159,7 +164,7 @@ fn response(query: &Message, code: ResponseCode) -> Message {
 #[tokio::test]
 async fn a_policy_dns_that_denies_is_what_it_should_be() {
     let dns = name_server(|query| response(query, ResponseCode::NXDomain).to_vec().unwrap()).await;
-    check_dns(dns).await.unwrap();
+    within(check_dns(dns)).await.unwrap();
 }
 
 #[tokio::test]
@@ -171,7 +176,7 @@ async fn a_dns_that_answers_a_name_no_rule_allows_is_found_out() {
         answer.to_vec().unwrap()
     })
     .await;
-    assert!(matches!(check_dns(dns).await, Err(EnrolmentError::DnsInvents)));
+    assert!(matches!(within(check_dns(dns)).await, Err(EnrolmentError::DnsInvents)));
 }
 
 #[tokio::test]
@@ -186,7 +191,7 @@ async fn what_is_no_answer_to_the_question_is_malformed() {
     })
     .await;
     for (case, dns) in [("garbage", garbage), ("echo", echo), ("empty", empty), ("another id", another)] {
-        assert!(matches!(check_dns(dns).await, Err(EnrolmentError::DnsMalformed)), "{case}");
+        assert!(matches!(within(check_dns(dns)).await, Err(EnrolmentError::DnsMalformed)), "{case}");
     }
 }
 
