@@ -1,12 +1,13 @@
 //! Installing the chart into the cluster, with the values that this cluster needs, and the world's CA as a class.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, bootstrap, network};
 use crate::failure::{During, Result};
-use crate::{paths, shell};
+use crate::{parts, paths, shell};
 
 /// Namespace of the operator.
 pub const NAMESPACE: &str = "agentsandbox-system";
@@ -47,6 +48,31 @@ pub fn install(cluster: &Cluster) -> Result<()> {
     }
     shell::output(&mut upgrade)?;
     bootstrap::apply(cluster, &world_class(cluster)?)
+}
+
+/// Installs or upgrades the chart in the reader's own cluster, with the reader's own values, and waits for the operator.
+/// The images come from the registry that the values name.
+///
+/// # Errors
+/// When the values are not readable, the chart is refused, or the operator is not ready in time.
+pub fn install_in_context(context: &str, values: &Path) -> Result<()> {
+    let values = fs::canonicalize(values).during(format!("{} cannot be read", values.display()))?;
+    let bin = parts::built()?;
+    let repository = paths::repository();
+    let kubectl = |args: &[&str]| {
+        let mut command = shell::command(bin.join("kubectl"), &["--context", context]);
+        shell::output(command.args(args).current_dir(&repository))
+    };
+    kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "charts/agentsandbox/crds"])?;
+    let timeout = format!("{}s", READY_WITHIN.as_secs());
+    let mut upgrade =
+        shell::command(bin.join("helm"), &["upgrade", "--install", RELEASE, "charts/agentsandbox"]);
+    upgrade.args(["--kube-context", context, "--namespace", NAMESPACE, "--create-namespace"]);
+    upgrade.args(["--wait", "--timeout", &timeout, "--values"]).arg(values).current_dir(&repository);
+    shell::output(&mut upgrade)?;
+    // Helm makes namespaces without labels.
+    let label = "pod-security.kubernetes.io/enforce=restricted";
+    kubectl(&["label", "--overwrite", "namespace", NAMESPACE, label]).map(drop)
 }
 
 /// What the chart asks every cluster to say about itself.

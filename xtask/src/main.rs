@@ -49,8 +49,15 @@ enum Task {
     Quickstart,
     /// Builds the image of the test agent and gives it to the cluster.
     AgentImages,
-    /// Installs the chart into the cluster.
-    Install,
+    /// Installs the chart into the cluster, or into your own.
+    Install {
+        /// The context of your own cluster in your kubeconfig.
+        #[arg(long, requires = "values")]
+        context: Option<String>,
+        /// The chart's values for your own cluster; docs/install.md says what must be in it.
+        #[arg(long, requires = "context")]
+        values: Option<PathBuf>,
+    },
     /// Serves the API server's way to the host; started by `cluster up`.
     #[command(hide = true)]
     Relay {
@@ -66,7 +73,7 @@ struct ClusterArgs {
     /// Name of the cluster; clusters of different names live side by side.
     #[arg(long, default_value = cluster::DEFAULT_NAME)]
     name: String,
-    /// Uses the cluster of this context in your own kubeconfig instead; only `kubectl` works with it.
+    /// Uses the cluster of this context in your own kubeconfig instead: `status` and `kubectl` work with it.
     #[arg(long, conflicts_with = "name")]
     context: Option<String>,
     #[command(subcommand)]
@@ -136,7 +143,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::AgentImages => {
             agent_images::load(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }
-        Task::Install => {
+        Task::Install { context: Some(context), values: Some(values) } => {
+            install::install_in_context(&context, &values).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Install { .. } => {
             install::install(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }
         Task::Relay { port, netns } => relay::serve(port, &netns).map(|()| ExitCode::SUCCESS),
@@ -162,12 +172,20 @@ fn make_images(load: bool, verify: bool) -> Result<()> {
 
 /// A cluster that is not ours is talked to and never changed from below.
 fn on_foreign(context: &str, verb: ClusterVerb) -> Result<ExitCode> {
-    let ClusterVerb::Kubectl { args } = verb else {
-        return Err(Failure::new(format!(
-            "the cluster of context {context:?} is yours: start, stop and inspect it with your own tools; only `cluster --context {context} kubectl …` works here"
-        )));
+    let args = match verb {
+        ClusterVerb::Kubectl { args } => args,
+        ClusterVerb::Status => {
+            ["get", "nodes,runtimeclasses,agentsandboxclasses"].map(str::to_owned).to_vec()
+        }
+        _ => {
+            return Err(Failure::new(format!(
+                "the cluster of context {context:?} is yours: start, stop and inspect it with your own tools. `cluster --context {context} status` and `… kubectl …` work here, and `cargo xtask install --context {context} --values FILE` installs the chart"
+            )));
+        }
     };
-    pass_on(std::process::Command::new("kubectl").args(["--context", context]).args(args))
+    let built = paths::cache().join("rig/bin/kubectl");
+    let kubectl = if built.exists() { built } else { PathBuf::from("kubectl") };
+    pass_on(std::process::Command::new(kubectl).args(["--context", context]).args(args))
 }
 
 fn on_cluster(cluster: &Cluster, verb: ClusterVerb) -> Result<ExitCode> {

@@ -17,7 +17,9 @@ pub enum Part {
     Fmt,
     /// Lints.
     Clippy,
-    /// Unit, property and socket tests, dependency policy and the house's rules.
+    /// Dependency policy: banned crates, licenses, sources.
+    Deny,
+    /// Unit, property and socket tests, and the house's rules.
     Unit,
     /// The chart renders, and refuses what it should.
     Chart,
@@ -25,7 +27,7 @@ pub enum Part {
     Cluster,
 }
 
-const ALL: [Part; 5] = [Part::Fmt, Part::Clippy, Part::Unit, Part::Chart, Part::Cluster];
+const ALL: [Part; 6] = [Part::Fmt, Part::Clippy, Part::Deny, Part::Unit, Part::Chart, Part::Cluster];
 
 /// Runs the parts, or one of them, and prints a line that counts them.
 ///
@@ -61,6 +63,7 @@ impl Part {
             Self::Clippy => {
                 cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
             }
+            Self::Deny => deny(),
             Self::Unit => {
                 let mut args = vec!["test", "--locked"];
                 args.extend(only_test);
@@ -85,6 +88,29 @@ fn visible(command: &mut Command) -> Result<()> {
         Ok(status) => Err(Failure::new(format!("{program} ended with {status}"))),
         Err(error) => Err(Failure::new(format!("{program} cannot be started: {error}"))),
     }
+}
+
+/// The version of cargo-deny whose verdict counts.
+const DENY_VERSION: &str = "0.20.2";
+
+/// Checks `deny.toml` with a cargo-deny of its own, which is built once. Advisories need a database from the internet,
+/// so they are not part of it.
+fn deny() -> Result<()> {
+    let root = paths::cache().join(format!("rig/cargo-deny-{DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.is_file() {
+        println!("building cargo-deny {DENY_VERSION}; this is done once");
+        let mut install =
+            shell::command("cargo", &["install", "--locked", "--debug", "--version", DENY_VERSION]);
+        // Its own output folder goes with the build; the workspace's flags are not its flags.
+        install.args(["--root"]).arg(&root).arg("cargo-deny").current_dir(paths::cache());
+        shell::logged(&mut install, &root.join("install.log"))?;
+    }
+    let mut check = shell::command(
+        &program,
+        &["--locked", "--workspace", "--log-level", "error", "check", "bans", "licenses", "sources"],
+    );
+    visible(check.current_dir(paths::repository()))
 }
 
 /// What the chart must be told; without them it renders nothing.
@@ -134,9 +160,18 @@ fn cluster(only_test: Option<&str>) -> Result<()> {
     images::build(&paths::repository(), Selection::WithTests).during("the images are not made")?;
     // The world's real git, pip and npm servers are put into its cache before it starts.
     visible(shell::command(paths::world_program(), &["prepare"]).stdin(Stdio::null()))?;
-    quickstart::prepare(&cluster)?;
+    match only_test {
+        Some(_) => quickstart::prepare(&cluster)?,
+        // The README's other command, whole.
+        None => quickstart::quickstart(&cluster)?,
+    }
     agent_images::load(&cluster)?;
-    let mut args = vec!["test", "--locked", "--package", "agentsandbox-tests", "--", TEST_THREADS];
+    let mut args = vec!["test", "--locked", "--package", "agentsandbox-tests"];
+    if only_test.is_none() {
+        // Every failure of a long run is worth knowing.
+        args.push("--no-fail-fast");
+    }
+    args.extend(["--", TEST_THREADS]);
     args.extend(only_test);
     let outcome = cargo(&args);
     if outcome.is_ok() && only_test.is_none() {

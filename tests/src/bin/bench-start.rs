@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use agentsandbox_tests::{Namespace, Rig, with_namespace};
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, WatchParams};
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use kube::api::{DeleteParams, ListParams, WatchParams};
 use kube::core::WatchEvent;
 use serde_json::Value;
 
@@ -22,28 +22,49 @@ const OPERATOR: &str = "system:serviceaccount:agentsandbox-system:agentsandbox-o
 /// How long a settled sandbox is watched for writes.
 const STEADY: Duration = Duration::from_secs(120);
 
+/// Whether a pod shows that a stage is reached.
+type Stage = fn(&Pod) -> bool;
+
+/// What happens on the way, each seen by a watch of the pods.
+const STAGES: [(&str, Stage); 6] = [
+    ("the proxy's pod exists", |pod| is(pod, "-proxy")),
+    ("the proxy is ready", |pod| is(pod, "-proxy") && condition(pod, "Ready")),
+    ("the agent's pod exists", |pod| is(pod, "-agent")),
+    ("the fence runs", |pod| {
+        is(pod, "-agent") && fence(pod).is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+    }),
+    ("the fence has proven the walls", |pod| {
+        is(pod, "-agent") && fence(pod).is_some_and(|s| s.terminated.is_some())
+    }),
+    ("the agent runs", |pod| is(pod, "-agent") && runs(pod)),
+];
+
 #[tokio::main]
 async fn main() {
     let rig = Rig::alone().await;
     with_namespace(&rig, "bench-start", async |ns| {
-        let mut bare = Vec::new();
-        let mut fenced = Vec::new();
+        let (mut bare, mut stages) = (Vec::new(), Vec::new());
         for run in 0..RUNS {
             // In turn, so that both meet the same machine.
             bare.push(bare_pod(&ns, &format!("bare{run}")).await);
-            fenced.push(sandbox(&ns, &format!("s{run}")).await);
+            stages.push(sandbox(&ns, &format!("s{run}")).await);
         }
-        report("bare gVisor pod", &mut bare);
-        report("AgentSandbox", &mut fenced);
+        println!("From `create` until the container is reported running, {RUNS} times each, in turn:\n");
+        println!("| | p50 | p90 |\n|---|---|---|");
+        row("a bare gVisor pod", &mut bare);
+        for (index, (name, _)) in STAGES.iter().enumerate() {
+            let mut times: Vec<_> = stages.iter().filter_map(|run| run.get(index).copied()).collect();
+            row(&format!("AgentSandbox: {name}"), &mut times);
+        }
         writes(&rig, &ns).await;
     })
     .await;
 }
 
-fn report(what: &str, times: &mut [Duration]) {
+fn row(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_millis();
-    println!("| {what} | {} | {} ms | {} ms |", times.len(), at(50), at(90));
+    println!("| {what} | {} ms | {} ms |", at(50), at(90));
 }
 
 async fn bare_pod(ns: &Namespace, name: &str) -> Duration {
@@ -63,18 +84,28 @@ spec:
     securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
     );
-    let time = until_running(ns, name, &manifest).await;
+    let time = reached(ns, &manifest, &[|pod| runs(pod)]).await[0];
     ns.pods().delete(name, &DeleteParams::default()).await.unwrap();
+    gone(ns, name).await;
     time
 }
 
-async fn sandbox(ns: &Namespace, name: &str) -> Duration {
-    let manifest = sandbox_manifest(name);
-    let time = until_running(ns, &format!("{name}-agent"), &manifest).await;
+async fn sandbox(ns: &Namespace, name: &str) -> Vec<Duration> {
+    let times = reached(ns, &sandbox_manifest(name), &STAGES.map(|(_, reached)| reached)).await;
     let handle = ns.handle(name);
     handle.delete().await;
     handle.gone(Duration::from_secs(60)).await;
-    time
+    times
+}
+
+async fn gone(ns: &Namespace, pod: &str) {
+    agentsandbox_tests::eventually("the pod is gone", Duration::from_secs(60), || async {
+        match ns.pods().get_opt(pod).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 fn sandbox_manifest(name: &str) -> String {
@@ -91,21 +122,41 @@ spec:
     )
 }
 
-/// Applies the manifest and waits until the pod's container `agent` is reported running.
-async fn until_running(ns: &Namespace, pod: &str, manifest: &str) -> Duration {
-    let params = WatchParams::default().fields(&format!("metadata.name={pod}")).timeout(120);
+/// Applies the manifest, and says when each stage was first seen; the last one ends the wait.
+async fn reached(ns: &Namespace, manifest: &str, stages: &[Stage]) -> Vec<Duration> {
     let pods = ns.pods();
-    let mut events = pods.watch(&params, "0").await.unwrap().boxed();
+    let since = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut events = pods.watch(&WatchParams::default().timeout(120), &since).await.unwrap().boxed();
     let begin = Instant::now();
     ns.apply(manifest).await.unwrap();
+    let mut times: Vec<Option<Duration>> = vec![None; stages.len()];
     while let Some(event) = events.try_next().await.unwrap() {
-        if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
-            && runs(&pod)
-        {
-            return begin.elapsed();
+        if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event {
+            for (time, stage) in times.iter_mut().zip(stages) {
+                if time.is_none() && stage(&pod) {
+                    *time = Some(begin.elapsed());
+                }
+            }
+        }
+        if times.last().is_some_and(Option::is_some) {
+            return times.into_iter().map(|time| time.unwrap_or_else(|| begin.elapsed())).collect();
         }
     }
-    unreachable!("the watch ended before {pod} ran")
+    unreachable!("the watch ended before the last stage")
+}
+
+fn is(pod: &Pod, suffix: &str) -> bool {
+    pod.metadata.name.as_deref().is_some_and(|name| name.ends_with(suffix))
+}
+
+fn condition(pod: &Pod, kind: &str) -> bool {
+    let mut all = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    all.any(|c| c.type_ == kind && c.status == "True")
+}
+
+fn fence(pod: &Pod) -> Option<&ContainerState> {
+    let mut all = pod.status.iter().flat_map(|s| s.init_container_statuses.iter().flatten());
+    all.find(|c| c.name == "fence").and_then(|c| c.state.as_ref())
 }
 
 fn runs(pod: &Pod) -> bool {
@@ -124,9 +175,13 @@ async fn writes(rig: &Rig, ns: &Namespace) {
     let steady = count();
     handle.delete().await;
     handle.gone(Duration::from_secs(60)).await;
-    println!("| API writes, cold | {} |", cold - before);
-    println!("| API writes, {} s steady | {} |", STEADY.as_secs(), steady - cold);
-    println!("| API writes, delete | {} |", count() - steady);
+    println!(
+        "\nWrites of the operator for one sandbox, Events and its Lease not counted, from the API server's audit log:\n"
+    );
+    println!("| | writes |\n|---|---|");
+    println!("| from `create` until it is ready | {} |", cold - before);
+    println!("| in {} quiet seconds | {} |", STEADY.as_secs(), steady - cold);
+    println!("| from `delete` until it is gone | {} |", count() - steady);
 }
 
 /// Writes of the operator in a namespace, from the API server's audit log; Events and its Lease are not counted.
