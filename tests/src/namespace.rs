@@ -7,7 +7,9 @@ use std::time::Duration;
 use agentsandbox_crds::AgentSandbox;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Event, Namespace as CoreNamespace, Pod};
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Api, Client, Error};
 use serde_json::{Value, json};
 
@@ -83,6 +85,17 @@ impl Namespace {
         api.patch(&name, &params, &Patch::Apply(&object)).await.map(drop)
     }
 
+    /// Asks the API server whether it would create this object, and leaves none.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub async fn try_create(&self, object: Value) -> Result<(), Error> {
+        let api = self.api_of(&object);
+        let object: DynamicObject = serde_json::from_value(object).expect("the object has a kind");
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        api.create(&params, &object).await.map(drop)
+    }
+
     /// Access to objects of the kind of `object`.
     fn api_of(&self, object: &Value) -> Api<DynamicObject> {
         let version = object["apiVersion"].as_str().expect("the object has an apiVersion");
@@ -92,6 +105,7 @@ impl Namespace {
         let resource = match kind {
             "AgentSandbox" => ApiResource::from_gvk_with_plural(&gvk, "agentsandboxes"),
             "AgentSandboxClass" => ApiResource::from_gvk_with_plural(&gvk, "agentsandboxclasses"),
+            "AgentCredential" => ApiResource::from_gvk_with_plural(&gvk, "agentcredentials"),
             _ => ApiResource::from_gvk(&gvk),
         };
         match kind {

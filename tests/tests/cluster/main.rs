@@ -10,12 +10,15 @@
 #![allow(clippy::print_stderr, reason = "a test says what it measured")]
 
 mod bad_manifests;
+mod cel;
 mod clients;
 mod deletion;
+mod enrolment;
 mod fixtures;
 mod least_privilege;
 mod main_job;
 mod race;
+mod readme;
 mod secret;
 mod tampering;
 mod walls;

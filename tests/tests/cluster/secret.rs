@@ -1,24 +1,45 @@
 //! The key is in its Secret and in the proxy, and nowhere else.
 
+use agentsandbox_crds::names;
 use agentsandbox_tests::{Rig, Sandbox, with_namespace};
+use base64::Engine;
 use xtask::shell;
 
 use crate::fixtures;
 
 const KEY: &str = "canary-2f9c4b61d0a7458e93c1";
 
-/// Files of etcd's store in which the canary is.
-fn etcd_files_with_canary(rig: &Rig) -> Vec<String> {
-    let data = rig.cluster.state().join("etcd/member");
-    let found = shell::run("grep", &["-r", "-l", "-a", KEY, &data.display().to_string()]).unwrap_or_default();
-    found.lines().map(str::to_owned).collect()
+/// Keys of etcd whose values hold the canary, of all keys there are.
+fn etcd_keys_with_canary(rig: &Rig) -> Vec<String> {
+    // The range from \0 to \0 is everything (etcd's gRPC gateway).
+    let all = r#"{"key":"AA==","range_end":"AA=="}"#;
+    let args = ["-sS", "-d", all, "http://127.0.0.1:2379/v3/kv/range"];
+    let answer = shell::output(&mut rig.cluster.on_node("curl", &args).unwrap()).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("etcd speaks JSON");
+    let pairs = answer["kvs"].as_array().expect("etcd has keys");
+    let bytes = |value: &serde_json::Value| {
+        base64::engine::general_purpose::STANDARD
+            .decode(value.as_str().unwrap_or_default())
+            .expect("values are base64")
+    };
+    let holds = |value: &[u8]| value.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+    let found = pairs.iter().filter(|pair| holds(&bytes(&pair["value"])));
+    found.map(|pair| String::from_utf8_lossy(&bytes(&pair["key"])).into_owned()).collect()
 }
 
 async fn agent_sees_nothing(sandbox: &Sandbox) {
-    let visible = sandbox
-        .sh(&format!("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; grep -r -l -a '{}' / --exclude-dir=proc --exclude-dir=sys 2>/dev/null", &KEY[..12]))
-        .await;
-    assert!(!visible.stdout.contains(KEY), "the agent sees the key: {}", visible.stdout);
+    let shown = sandbox.sh("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'").await;
+    assert!(
+        shown.stdout.contains("HTTPS_PROXY"),
+        "no environment is seen, so this proves nothing: {shown:?}"
+    );
+    assert!(!shown.stdout.contains(KEY), "the agent sees the key: {}", shown.stdout);
+    // In two halves, so that the command itself is not what is found. The planted file is the positive control.
+    let (left, right) = KEY.split_at(KEY.len() / 2);
+    let search = format!(
+        "k=\"$(printf %s%s '{left}' '{right}')\"; echo \"$k\" > /tmp/planted; grep -rlsa \"$k\" / --exclude-dir=proc --exclude-dir=sys"
+    );
+    assert_eq!(sandbox.sh(&search).await.stdout.trim(), "/tmp/planted", "files that hold the key");
 }
 
 #[tokio::test]
@@ -42,6 +63,9 @@ async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_eve
         assert!(arrived, "the key never arrived, so this test proves nothing");
         agent_sees_nothing(&sandbox).await;
         assert!(!sandbox.log("c-proxy", "proxy").await.contains(KEY), "the key is in the audit log");
+        let raw = format!("/api/v1/namespaces/{}/pods/c-proxy:{}/proxy/metrics", ns.name, names::PORT_ADMIN);
+        let metrics = shell::output(&mut rig.cluster.kubectl(&["get", "--raw", &raw]).unwrap()).unwrap();
+        assert!(metrics.contains("# TYPE") && !metrics.contains(KEY), "{metrics}");
 
         let get = [
             "get",
@@ -53,10 +77,8 @@ async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_eve
         ];
         let objects = shell::output(&mut rig.cluster.kubectl(&get).unwrap()).unwrap();
         assert!(!objects.contains(KEY), "the key is in an object beside its Secret");
-        assert!(
-            !etcd_files_with_canary(&rig).is_empty(),
-            "the Secret itself is not found, so the search proves nothing"
-        );
+        // Finding the Secret itself is the positive control.
+        assert_eq!(etcd_keys_with_canary(&rig), [format!("/registry/secrets/{}/echo", ns.name)]);
         let logs = rig.cluster.state().join("logs").display().to_string();
         let found = shell::run(
             "grep",

@@ -1,4 +1,4 @@
-//! Whoever changes a child sees it repaired, and whoever widens the walls from outside is named.
+//! Whoever changes a child sees it repaired, and whoever widens the walls from outside is named and stops the agent.
 
 use std::time::Duration;
 
@@ -104,6 +104,14 @@ spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
             sandbox.await_reason("NetworkIsolated", "EgressWidened", Duration::from_secs(5)).await;
         assert_eq!(condition.status, "False");
         assert!(condition.message.contains("let-everything-out"), "{}", condition.message);
+        eventually("the agent is stopped", REPAIR, || async {
+            match ns.pods().get_opt("s-agent").await {
+                Ok(None) => Ok(()),
+                other => Err(format!("{:?}", other.map(|pod| pod.map(|pod| pod.metadata)))),
+            }
+        })
+        .await;
+        assert!(ns.pods().get_opt("s-proxy").await.unwrap().is_some(), "the proxy stays");
         let api: Api<NetworkPolicy> = Api::namespaced(ns.client.clone(), &ns.name);
         api.delete("let-everything-out", &DeleteParams::default()).await.unwrap();
         sandbox.ready().await;

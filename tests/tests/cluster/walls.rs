@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use agentsandbox_tests::{Namespace, Rig, Sandbox, with_namespace};
+use agentsandbox_crds::names;
+use agentsandbox_tests::{Namespace, Rig, with_namespace};
+use agentsandbox_world::journal::PacketFilter;
 
 use crate::fixtures;
 
@@ -22,34 +24,74 @@ const PLACES: [(&str, u16); 11] = [
     ("1.1.1.1", 53),
 ];
 
-/// Tries TCP, UDP and ICMP (ping socket and raw) to a place, and prints what was open.
+/// Every port that a proxy listens on.
+const PROXY_PORTS: [u16; 8] = [
+    names::PORT_HTTP_PROXY,
+    names::PORT_ENROLMENT,
+    names::PORT_SOCKS,
+    names::PORT_BASE_URL,
+    names::PORT_TLS,
+    names::PORT_HTTP,
+    names::PORT_DNS,
+    names::PORT_ADMIN,
+];
+
+/// Places of the other family: a metadata service, a public resolver, every neighbour on the link, and the bridge's own
+/// address, which a node with IPv6 has on each link whether the cluster uses it or not.
+const PLACES_V6: [(&str, u16); 4] =
+    [("fd00:ec2::254", 80), ("2606:4700:4700::1111", 443), ("ff02::1%eth0", 10250), ("fe80::1%eth0", 10250)];
+
+/// Tries TCP, UDP, SCTP and ICMP (ping socket and raw) to each place at once, and prints what was open.
 const PROBE: &str = r#"
-import socket, struct, sys
-host, port, wait = sys.argv[1], int(sys.argv[2]), 0.4
-def attempt(name, f):
+import socket, struct, sys, threading
+wait = 0.5
+def attempt(name, host, port, f):
     try:
         if f(): print(name, host, port, flush=True)
+    except (OSError, ValueError): pass
+def probes(host, port):
+    family, _, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    v6 = family == socket.AF_INET6
+    def opened(kind, protocol=0):
+        s = socket.socket(family, kind, protocol); s.settimeout(wait); return s
+    def tcp(): opened(socket.SOCK_STREAM).connect(to); return True
+    def sctp(): opened(socket.SOCK_STREAM, 132).connect(to); return True
+    def udp():
+        s = opened(socket.SOCK_DGRAM)
+        s.sendto(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04echo\x05world\x04test\x00\x00\x01\x00\x01", to)
+        return bool(s.recvfrom(512))
+    def icmp(kind):
+        s = opened(kind, socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP)
+        def packet(check): return struct.pack("!BBHHH", 128 if v6 else 8, 0, check, 1, 1) + b"x" * 8
+        t = sum(struct.unpack("!8H", packet(0))); t = (t >> 16) + (t & 0xffff); t += t >> 16
+        s.sendto(packet(0 if v6 else ~t & 0xffff), to[:1] + (0,) + to[2:]); return bool(s.recvfrom(512))
+    each = [("tcp", tcp), ("udp", udp), ("sctp", sctp),
+            ("ping", lambda: icmp(socket.SOCK_DGRAM)), ("raw", lambda: icmp(socket.SOCK_RAW))]
+    return [threading.Thread(target=attempt, args=(name, host, port, f)) for name, f in each]
+threads = []
+for place in sys.argv[1:]:
+    host, port = place.rsplit("/", 1)
+    try: threads += probes(host, int(port))
     except OSError: pass
-def tcp():
-    with socket.create_connection((host, port), wait): return True
-def udp():
-    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(wait); s.connect((host, port))
-    s.send(b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04echo\x05world\x04test\x00\x00\x01\x00\x01"); return bool(s.recv(512))
-def icmp(kind):
-    s = socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP); s.settimeout(wait); s.connect((host, 0))
-    body = struct.pack("!BBHHH", 8, 0, 0, 1, 1) + b"x" * 8
-    t = sum(struct.unpack("!8H", body)); t = (t >> 16) + (t & 0xffff); t += t >> 16
-    s.send(struct.pack("!BBHHH", 8, 0, ~t & 0xffff, 1, 1) + b"x" * 8); return bool(s.recv(512))
-attempt("tcp", tcp); attempt("udp", udp)
-attempt("ping", lambda: icmp(socket.SOCK_DGRAM)); attempt("raw", lambda: icmp(socket.SOCK_RAW))
+for t in threads: t.start()
+for t in threads: t.join()
 "#;
 
-/// What answered when each place was probed from the agent.
-async fn open_places(sandbox: &Sandbox, more: &[(IpAddr, u16)]) -> String {
-    let mut places: Vec<(String, u16)> = PLACES.iter().map(|(h, p)| ((*h).to_owned(), *p)).collect();
-    places.extend(more.iter().map(|(h, p)| (h.to_string(), *p)));
-    let each: String = places.iter().map(|(h, p)| format!("python3 -c \"$P\" {h} {p} & ")).collect();
-    sandbox.sh(&format!("P='{}'; {each} wait", PROBE.replace('\'', "\""))).await.stdout
+/// What answered when each place was probed from a pod's container `agent`.
+async fn open_places(ns: &Namespace, pod: &str, more: &[(IpAddr, u16)]) -> String {
+    let fixed = PLACES.iter().chain(&PLACES_V6).map(|(h, p)| format!("{h}/{p}"));
+    let places: Vec<String> = fixed.chain(more.iter().map(|(h, p)| format!("{h}/{p}"))).collect();
+    let mut command = vec!["python3", "-c", PROBE];
+    command.extend(places.iter().map(String::as_str));
+    agentsandbox_tests::exec::exec(&ns.pods(), pod, "agent", &command).await.ok().stdout
+}
+
+/// How many packets the world has seen from one address for another.
+async fn packets(rig: &Rig, source: IpAddr, destination: IpAddr) -> u64 {
+    let filter =
+        PacketFilter { source: Some(source), destination: Some(destination), ..PacketFilter::default() };
+    let seen = rig.world.packets(filter).await.expect("the world answers");
+    seen.counters.iter().map(|c| c.packets).sum()
 }
 
 async fn address(ns: &Namespace, pod: &str) -> IpAddr {
@@ -80,6 +122,28 @@ spec:
     address(ns, "unfenced").await
 }
 
+/// The same probes from a pod without walls: without their success, the agent's failure would prove nothing.
+async fn control(rig: &Rig, ns: &Namespace, more: &[(IpAddr, u16)]) {
+    let unfenced = unfenced(ns).await;
+    let open = open_places(ns, "unfenced", more).await;
+    for expected in [
+        "tcp 10.96.0.1 443",
+        "tcp 10.200.0.2 6443",
+        "tcp 10.200.0.2 10250",
+        "tcp 10.96.0.10 53",
+        "udp 10.96.0.10 53",
+        "tcp 93.184.215.14 443",
+        "ping 93.184.215.14 443",
+        "ping ff02::1%eth0 10250",
+    ] {
+        assert!(open.contains(expected), "the probe {expected} fails without walls too: {open}");
+    }
+    for (place, _) in PLACES.iter().skip_while(|(place, _)| *place != "169.254.169.254") {
+        let arrived = packets(rig, unfenced, place.parse().unwrap()).await;
+        assert!(arrived > 0, "the sink of {place} sees nothing of the pod without walls");
+    }
+}
+
 #[tokio::test]
 async fn o_g13_nothing_but_the_own_proxy_is_reachable_before_and_after_the_proxy_is_killed() {
     let rig = Rig::beside().await;
@@ -88,28 +152,20 @@ async fn o_g13_nothing_but_the_own_proxy_is_reachable_before_and_after_the_proxy
         let agent = ns.sandbox("fenced", &fixtures::closed("fenced")).await;
         other.ready().await;
         agent.ready().await;
-        let unfenced = unfenced(&ns).await;
-        let more = [(address(&ns, "other-proxy").await, 3128), (address(&ns, "other-agent").await, 8000)];
+        let (proxy, neighbour) = (address(&ns, "other-proxy").await, address(&ns, "other-agent").await);
+        let mut more: Vec<_> = PROXY_PORTS.iter().map(|port| (proxy, *port)).collect();
+        more.extend([(neighbour, 8000), (neighbour, 22)]);
+        control(&rig, &ns, &more).await;
 
         let own = address(&ns, "fenced-agent").await;
         let before = rig.packets_from(own).await;
-        assert_eq!(open_places(&agent, &more).await, "", "open while the proxy runs");
+        assert_eq!(open_places(&ns, "fenced-agent", &more).await, "", "open while the proxy runs");
         assert_eq!(rig.packets_from(own).await, before, "a packet of the agent arrived in the world");
-
-        agentsandbox_tests::exec::exec(
-            &ns.pods(),
-            "unfenced",
-            "agent",
-            &["python3", "-c", PROBE, "93.184.215.14", "443"],
-        )
-        .await
-        .ok();
-        assert!(rig.packets_from(unfenced).await > 0, "the sink sees nothing, so this test proves nothing");
 
         let zero =
             kube::api::DeleteParams { grace_period_seconds: Some(0), ..kube::api::DeleteParams::default() };
         ns.pods().delete("fenced-proxy", &zero).await.unwrap();
-        assert_eq!(open_places(&agent, &more).await, "", "open after the proxy was killed");
+        assert_eq!(open_places(&ns, "fenced-agent", &more).await, "", "open after the proxy was killed");
         assert_eq!(rig.packets_from(own).await, before, "a packet of the agent arrived in the world");
     })
     .await;

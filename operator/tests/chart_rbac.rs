@@ -1,0 +1,83 @@
+//! The chart grants what the operator's table says, sentence by sentence, and nothing else.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests state their claims by them")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use agentsandbox_operator::rbac::{PERMISSIONS, Scope};
+use serde_json::Value;
+
+/// One granted verb: where, group, resource, verb, and the sentence that justifies it.
+type Grant = (&'static str, String, String, String, String);
+
+const fn place(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Cluster => "cluster",
+        Scope::OwnNamespace => "own namespace",
+        Scope::DefaultNamespace => "namespace default",
+    }
+}
+
+fn table() -> BTreeSet<Grant> {
+    let grant = |p: &agentsandbox_operator::rbac::Permission, verb: &str| {
+        (place(p.scope), p.group.to_owned(), p.resource.to_owned(), verb.to_owned(), p.why.to_owned())
+    };
+    PERMISSIONS.iter().flat_map(|p| p.verbs.iter().map(move |verb| grant(p, verb))).collect()
+}
+
+/// The rules of the chart's roles, each with the comment above it.
+fn chart() -> BTreeSet<Grant> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates/rbac.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut grants = BTreeSet::new();
+    for document in text.split("\n---\n") {
+        // Templates fill in labels and the release's namespace, and no rule.
+        let own = document.contains("namespace: {{ .Release.Namespace }}\n  labels");
+        let plain: String = document
+            .lines()
+            .filter(|line| !line.contains("{{") && !line.contains("}}"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let plain =
+            plain.split_once("apiVersion:").map_or(String::new(), |(_, rest)| format!("apiVersion:{rest}"));
+        let object: Value = serde_yaml::from_str(&plain).expect("a document is YAML");
+        let scope = match (object["kind"].as_str().unwrap_or_default(), own) {
+            ("ClusterRole", _) => "cluster",
+            ("Role", true) => "own namespace",
+            ("Role", false) => "namespace default",
+            _ => continue,
+        };
+        let whys =
+            document.lines().skip_while(|line| *line != "rules:").filter_map(|line| line.strip_prefix("# "));
+        let rules = object["rules"].as_array().expect("a role has rules");
+        let whys: Vec<&str> = whys.collect();
+        assert_eq!(whys.len(), rules.len(), "each rule has its sentence");
+        for (rule, why) in rules.iter().zip(whys) {
+            let strings = |key: &str| {
+                rule[key]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|v| v.as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
+            for group in strings("apiGroups") {
+                for resource in strings("resources") {
+                    for verb in strings("verbs") {
+                        grants.insert((scope, group.clone(), resource.clone(), verb, why.to_owned()));
+                    }
+                }
+            }
+        }
+    }
+    grants
+}
+
+#[test]
+fn the_chart_grants_exactly_what_the_table_says() {
+    let (table, chart) = (table(), chart());
+    let missing: Vec<_> = table.difference(&chart).collect();
+    let extra: Vec<_> = chart.difference(&table).collect();
+    assert!(missing.is_empty() && extra.is_empty(), "the chart lacks {missing:#?} and adds {extra:#?}");
+}

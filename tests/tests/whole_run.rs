@@ -1,0 +1,137 @@
+//! What only the end of a whole run shows: which rights were used, and that uninstalling leaves nothing.
+//!
+//! Cargo runs this binary after `cluster`, and the tests of this file in turn: the audit log is read while the operator
+//! is still there, and then the operator goes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test states its claims by them"
+)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use agentsandbox_tests::{Rig, eventually};
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
+use kube::Api;
+use serde_json::Value;
+use xtask::{install, shell};
+
+/// The operator's user name in the audit log.
+const OPERATOR: &str = "system:serviceaccount:agentsandbox-system:agentsandbox-operator";
+/// Name of its roles.
+const ROLE: &str = "agentsandbox-operator";
+/// Granted for admission's sake: no request carries this verb (OwnerReferencesPermissionEnforcement asks for it).
+const NEVER_REQUESTED: &str = "agentsandbox.dev/agentsandboxes/finalizers update in all namespaces";
+
+/// A right in words, such as `/pods delete in all namespaces`.
+fn right(group: &str, resource: &str, verb: &str, place: &str) -> String {
+    format!("{group}/{resource} {verb} in {place}")
+}
+
+fn rights(rules: Vec<PolicyRule>, place: &str, found: &mut BTreeSet<String>) {
+    for rule in rules {
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                found.extend(rule.verbs.iter().map(|verb| right(group, resource, verb, place)));
+            }
+        }
+    }
+}
+
+/// What the installed chart grants the operator.
+async fn granted(rig: &Rig) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let cluster: Api<ClusterRole> = Api::all(rig.client.clone());
+    rights(cluster.get(ROLE).await.unwrap().rules.unwrap_or_default(), "all namespaces", &mut found);
+    for namespace in [install::NAMESPACE, "default"] {
+        let roles: Api<Role> = Api::namespaced(rig.client.clone(), namespace);
+        rights(roles.get(ROLE).await.unwrap().rules.unwrap_or_default(), namespace, &mut found);
+    }
+    found
+}
+
+/// The operator's requests since the cluster began.
+fn requests(rig: &Rig) -> Vec<Value> {
+    let log = std::fs::read_to_string(rig.cluster.audit_log()).expect("the API server writes an audit log");
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|e| e["user"]["username"] == OPERATOR && e["objectRef"]["resource"].is_string()).collect()
+}
+
+/// The right that a request used: the narrowest granted one that covers it.
+fn used(request: &Value, granted: &BTreeSet<String>) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let reference = &request["objectRef"];
+    let resource = match text(&reference["subresource"]).as_str() {
+        "" => text(&reference["resource"]),
+        subresource => format!("{}/{subresource}", text(&reference["resource"])),
+    };
+    let (group, verb) = (text(&reference["apiGroup"]), text(&request["verb"]));
+    let narrow = right(&group, &resource, &verb, &text(&reference["namespace"]));
+    if granted.contains(&narrow) { narrow } else { right(&group, &resource, &verb, "all namespaces") }
+}
+
+async fn o_h30_the_operator_uses_exactly_the_verbs_it_is_granted(rig: &Rig) {
+    let granted = granted(rig).await;
+    let requests = requests(rig);
+    let used: BTreeSet<String> = requests.iter().map(|request| used(request, &granted)).collect();
+    let beyond: Vec<_> = used.difference(&granted).collect();
+    assert!(beyond.is_empty(), "the operator asked for what it may not: {beyond:?}");
+    let refused: Vec<_> = requests
+        .iter()
+        .filter(|e| e["annotations"]["authorization.k8s.io/decision"] == "forbid")
+        .map(|e| e["requestURI"].clone())
+        .collect();
+    assert!(refused.is_empty(), "refused by authorization: {refused:?}");
+    let idle: Vec<_> = granted.difference(&used).filter(|right| *right != NEVER_REQUESTED).collect();
+    assert!(idle.is_empty(), "granted and not used in this run of {} requests: {idle:?}", requests.len());
+}
+
+/// Everything that carries the chart's label or name, CRDs aside.
+fn left(rig: &Rig) -> String {
+    let cluster_kinds = "clusterroles,clusterrolebindings,runtimeclasses,agentsandboxclasses,validatingadmissionpolicies,validatingadmissionpolicybindings,validatingwebhookconfigurations,mutatingwebhookconfigurations,priorityclasses";
+    let kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,leases,poddisruptionbudgets,endpointslices";
+    let label = ["-l", "app.kubernetes.io/name=agentsandbox", "-o", "name"];
+    let get = |args: &[&str]| shell::output(&mut rig.cluster.kubectl(args).unwrap()).unwrap();
+    let labelled = [
+        get(&[&["get", cluster_kinds], &label[..]].concat()),
+        get(&[&["get", "-A", kinds], &label[..]].concat()),
+    ];
+    // Whatever its labels: what Kubernetes itself puts into each namespace is not ours.
+    let own = get(&["-n", install::NAMESPACE, "get", kinds, "-o", "name"]);
+    let own =
+        own.lines().filter(|line| !["configmap/kube-root-ca.crt", "serviceaccount/default"].contains(line));
+    labelled.join("") + &own.map(|line| format!("{line}\n")).collect::<String>()
+}
+
+async fn nothing_but_the_kinds_is_left_after_the_chart_is_uninstalled(rig: &Rig) {
+    assert!(
+        left(rig).contains("deployment.apps/agentsandbox-operator"),
+        "the search finds nothing that is there"
+    );
+    let get = |args: &[&str]| shell::output(&mut rig.cluster.kubectl(args).unwrap()).unwrap();
+    // As docs/install.md says: sandboxes first, because their finalizer is the operator's work.
+    get(&["delete", "asbx", "--all", "--all-namespaces"]);
+    get(&["delete", "agentsandboxclass", install::WORLD_CLASS]);
+    let uninstall = ["uninstall", install::RELEASE, "--namespace", install::NAMESPACE, "--wait"];
+    shell::output(&mut install::helm(&rig.cluster, &uninstall)).unwrap();
+    eventually("nothing left", Duration::from_secs(30), || async {
+        // The Lease is the operator's own; it expires and is not the chart's.
+        let left = left(rig);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let kinds = get(&["get", "crd", "-o", "name"]);
+    for kind in ["agentsandboxes", "agentcredentials", "agentsandboxclasses"] {
+        assert!(kinds.contains(&format!("{kind}.agentsandbox.dev")), "the CRD {kind} did not stay: {kinds}");
+    }
+    install::install(&rig.cluster).expect("the chart can be installed again");
+}
+
+#[tokio::test]
+async fn the_whole_run_used_every_right_and_uninstalling_leaves_nothing() {
+    let rig = Rig::alone().await;
+    o_h30_the_operator_uses_exactly_the_verbs_it_is_granted(&rig).await;
+    nothing_but_the_kinds_is_left_after_the_chart_is_uninstalled(&rig).await;
+}
