@@ -26,6 +26,9 @@ pub const COMPONENT_AGENT: &str = "agent";
 pub const COMPONENT_PROXY: &str = "proxy";
 /// Annotation with the hash of a pod's desired spec; pods are immutable, so another hash means another pod.
 pub const ANNOTATION_SPEC_HASH: &str = "agentsandbox.dev/spec-hash";
+/// Annotation with the hash of the policy document, on the proxy's pod: a pod that changes makes its kubelet bring mounted
+/// ConfigMaps up to date at once instead of within a minute.
+pub const ANNOTATION_POLICY_HASH: &str = "agentsandbox.dev/policy-hash";
 /// Annotation that marks the class of sandboxes which name none.
 pub const ANNOTATION_DEFAULT_CLASS: &str = "agentsandbox.dev/is-default-class";
 

@@ -44,7 +44,7 @@ pub mod teardown;
 use accept::{Accepted, Identity, Rejection};
 use apply::{Applied, ApplyError, Sealed, Writer};
 use desired::{Child, ChildKind, Component};
-use observe::{Closedness, Observed, Recent, References, Stores};
+use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Outcome, Requeue, Stage, Workload};
 use plan::Doomed;
 
@@ -103,7 +103,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
         return end(&ctx, &identity, &sandbox, &observed).await;
     }
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
-    let accepted = accept::accept(&identity, &sandbox, &references); // pure, may reject
+    let accepted = accept::accept(&identity, &sandbox, &references, &ctx.platform); // pure, may reject
     let (sandbox, result) = match accepted {
         Ok(accepted) => {
             let sandbox = hold(&ctx, sandbox).await?; // client, may fail
@@ -111,7 +111,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
             (sandbox, result.map_err(|error| (Some(accepted.class.name), error)))
         }
         Err(rejections) => {
-            let class = class_name(&sandbox, &references);
+            let class = accept::class_to_keep(&sandbox, &references);
             let result = refuse(&ctx, &identity, &observed, class.clone(), rejections).await; // client, may fail
             (sandbox, result.map_err(|error| (class, error)))
         }
@@ -195,13 +195,6 @@ async fn refuse(
     });
     apply::stop(&ctx.writer, &identity.namespace, doomed.collect()).await?;
     Ok(Outcome { class_name, stage: Stage::Rejected(rejections) })
-}
-
-fn class_name(sandbox: &AgentSandbox, references: &References) -> Option<String> {
-    let named = sandbox.spec.class_name.clone();
-    named.or_else(|| {
-        references.classes.iter().find(|class| accept::is_default(class)).map(|class| class.name_any())
-    })
 }
 
 /// Puts the finalizer on before the first child exists.

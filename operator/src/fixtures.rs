@@ -87,7 +87,7 @@ pub fn identity() -> Identity {
 
 /// The sandbox of every test, changed by `change`, accepted.
 pub fn accepted(change: impl FnOnce(&mut AgentSandbox)) -> Accepted {
-    accept(&identity(), &sandbox(change), &ordinary()).unwrap()
+    accept(&identity(), &sandbox(change), &ordinary(), &platform()).unwrap()
 }
 
 /// The cluster of every test.

@@ -4,24 +4,29 @@
 //! change, it is never retried. `Accepted` is a promise: nothing built from it should be refused by the API server or by
 //! the proxy. It can only be made here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling, SidecarPlacement};
+use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
-use agentsandbox_crds::names::{ANNOTATION_DEFAULT_CLASS, GROUP, SANDBOX_NAME_BYTES_MAX};
+use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
 use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
 use agentsandbox_policy::document::{CredentialDocument, RuleDocument};
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
+use super::desired::policy_document;
 use super::observe::References;
-use crate::platform::METADATA_ADDRESSES;
+use crate::platform::Platform;
 
+mod class;
 mod egress;
 pub mod hosts;
 mod limits;
+mod policy;
 
+pub use class::class_to_keep;
+pub use egress::credential_file;
 pub use limits::Limits;
 
 /// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
@@ -188,16 +193,19 @@ pub fn accept(
     identity: &Identity,
     sandbox: &AgentSandbox,
     references: &References,
+    platform: &Platform,
 ) -> Result<Accepted, Vec<Rejection>> {
     let mut faults = Vec::new();
     own_metadata(sandbox, &mut faults);
-    let Some(class) = class(sandbox, references, &mut faults) else { return Err(faults) };
-    let in_force = in_force(class, references, &mut faults);
+    let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
+    let in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let egress = egress::egress(sandbox, class, references, &mut faults);
     let placeholders = placeholders(references, &egress.credentials, &mut faults);
     environment(sandbox, &placeholders, &mut faults);
+    let policy = policy_document::document(identity, &in_force, &egress.rules, &egress.credentials, platform);
+    policy::judge(sandbox, &in_force.name, policy, &mut faults);
     match limits {
         Some(limits) if faults.is_empty() => Ok(Accepted {
             identity: identity.clone(),
@@ -245,107 +253,6 @@ fn own_metadata(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
                 format!("keys that begin with {prefix} are the operator's own; remove {key}"),
             );
         }
-    }
-}
-
-fn class<'a>(
-    sandbox: &AgentSandbox,
-    references: &'a References,
-    faults: &mut Vec<Rejection>,
-) -> Option<&'a AgentSandboxClass> {
-    let known = references.classes.iter().map(|c| c.name_any()).collect::<BTreeSet<_>>();
-    let known = if known.is_empty() { "none".to_owned() } else { Vec::from_iter(known).join(", ") };
-    if let Some(name) = &sandbox.spec.class_name {
-        let found = references.classes.iter().find(|class| class.name_any() == *name);
-        if found.is_none() {
-            reject(
-                faults,
-                RejectionReason::ClassNotFound,
-                "spec.className",
-                format!(
-                    "there is no AgentSandboxClass {name}; write one that exists ({known}), or ask the platform's administrator for it"
-                ),
-            );
-        }
-        return found.map(AsRef::as_ref);
-    }
-    let defaults: Vec<_> = references.classes.iter().filter(|class| is_default(class)).collect();
-    if let [only] = defaults.as_slice() {
-        return Some(only);
-    }
-    reject(
-        faults,
-        RejectionReason::ClassNotFound,
-        "spec.className",
-        format!(
-            "{} AgentSandboxClasses are annotated {ANNOTATION_DEFAULT_CLASS}: \"true\", so there is no default; write className ({known})",
-            defaults.len()
-        ),
-    );
-    None
-}
-
-/// Whether a class serves sandboxes that name none.
-#[must_use]
-pub fn is_default(class: &AgentSandboxClass) -> bool {
-    class.annotations().get(ANNOTATION_DEFAULT_CLASS).is_some_and(|value| value == "true")
-}
-
-fn in_force(class: &AgentSandboxClass, references: &References, faults: &mut Vec<Rejection>) -> ClassInForce {
-    let name = class.name_any();
-    if class.spec.sidecar_placement == SidecarPlacement::Container {
-        reject(
-            faults,
-            RejectionReason::ClassUnsupported,
-            "spec.className",
-            format!(
-                "class {name} places the sidecar in the agent's pod (sidecarPlacement: Container), which is not served yet; use a class with sidecarPlacement: Pod"
-            ),
-        );
-    }
-    match (&class.spec.runtime_class_name, class.spec.isolation) {
-        (None, Isolation::GVisor | Isolation::Kata) => reject(
-            faults,
-            RejectionReason::ClassUnsupported,
-            "spec.className",
-            format!("class {name} names no RuntimeClass; its administrator must write runtimeClassName"),
-        ),
-        (Some(runtime), _) if !references.runtime_classes.contains(runtime) => {
-            reject(
-                faults,
-                RejectionReason::RuntimeUnavailable,
-                "spec.className",
-                format!(
-                    "class {name} needs the RuntimeClass {runtime}, which does not exist; install that runtime on the nodes and create its RuntimeClass, or use another class"
-                ),
-            );
-        }
-        _ => {}
-    }
-    let egress = class.spec.egress.clone().unwrap_or_default();
-    let mut private_ranges = Vec::new();
-    for range in &egress.allowed_private_ranges {
-        match range.parse::<Ipv4Net>() {
-            Ok(net) if !METADATA_ADDRESSES.iter().any(|address| net == Ipv4Net::from(*address)) => {
-                private_ranges.push(net.trunc());
-            }
-            _ => reject(
-                faults,
-                RejectionReason::ClassUnsupported,
-                "spec.className",
-                format!(
-                    "class {name} allows the private range {range}, which is no IPv4 CIDR or a metadata address; its administrator must correct egress.allowedPrivateRanges"
-                ),
-            ),
-        }
-    }
-    ClassInForce {
-        name,
-        isolation: class.spec.isolation,
-        runtime_class: class.spec.runtime_class_name.clone(),
-        scheduling: class.spec.scheduling.clone().unwrap_or_default(),
-        private_ranges,
-        additional_roots: egress.additional_roots,
     }
 }
 

@@ -12,12 +12,15 @@ use agentsandbox_policy::document::{
     CredentialDocument, InjectDocument, RuleDocument, SchemeDocument, ScopeDocument, WebsocketDocument,
 };
 use kube::ResourceExt;
+use sha2::{Digest, Sha256};
 
 use super::hosts::covers;
 use super::{References, Rejection, RejectionReason, reject};
 
 const HTTPS_PORT: u16 = 443;
 const HTTP_PORT: u16 = 80;
+/// Bytes of the hash in a credential's file name; 64 bits, which nobody finds a second Secret for by chance.
+const FILE_HASH_BYTES: usize = 8;
 
 /// What a sandbox may reach.
 pub(super) struct Egress {
@@ -178,7 +181,23 @@ fn credential_document(
         return None;
     };
     let scopes = credential.spec.hosts.iter().map(scope).collect();
-    Some((CredentialDocument { name, file: None, inject, scopes }, credential.spec.secret_ref.clone()))
+    let file = Some(credential_file(&name, &credential.spec.secret_ref));
+    Some((CredentialDocument { name, file, inject, scopes }, credential.spec.secret_ref.clone()))
+}
+
+/// The file that holds a credential's value in the proxy's pod. It stands for one key of one Secret: a policy that points
+/// the credential at another Secret asks for another file, which a proxy of before does not have, so that the old value
+/// never goes to a new host. At most 80 bytes, within the 253 that the proxy takes, for a credential's name has at most 63.
+#[must_use]
+pub fn credential_file(credential: &str, key: &SecretKeyRef) -> String {
+    let mut hash = Sha256::new();
+    hash.update(&key.name);
+    // Neither name can hold a NUL, so no two pairs are hashed alike.
+    hash.update([0]);
+    hash.update(&key.key);
+    let hex: String =
+        hash.finalize().iter().take(FILE_HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    format!("{credential}-{hex}")
 }
 
 fn inject(injection: &Injection) -> Option<InjectDocument> {

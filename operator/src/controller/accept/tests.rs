@@ -6,11 +6,11 @@ use agentsandbox_crds::sandbox::EgressRule;
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{class, credential, from, identity, ordinary, references, sandbox};
+use crate::fixtures::{class, credential, from, identity, ordinary, platform, references, sandbox};
 
 /// What was rejected, as (reason, field).
 fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {
-    let faults = accept(&identity(), sandbox, references).expect_err("the sandbox is rejected");
+    let faults = accept(&identity(), sandbox, references, &platform()).expect_err("the sandbox is rejected");
     for fault in &faults {
         assert!(fault.message.len() > 30, "no help: {fault}");
     }
@@ -36,7 +36,7 @@ fn with_credential(change: impl FnOnce(&mut AgentCredential)) -> References {
 
 #[test]
 fn the_ordinary_sandbox_is_accepted_whole() {
-    let accepted = accept(&identity(), &sandbox(|_| ()), &ordinary()).unwrap();
+    let accepted = accept(&identity(), &sandbox(|_| ()), &ordinary(), &platform()).unwrap();
     assert_eq!(accepted.rules.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["anthropic", "pypi.org"]);
     assert_eq!(accepted.rules[0].ports, [443]);
     assert_eq!(accepted.limits.workspace_bytes, 2 << 30);
@@ -47,7 +47,7 @@ fn the_ordinary_sandbox_is_accepted_whole() {
 #[test]
 fn a_sandbox_without_a_class_gets_the_default_one() {
     let nameless = sandbox(|s| s.spec.class_name = None);
-    assert_eq!(accept(&identity(), &nameless, &ordinary()).unwrap().class.name, "gvisor");
+    assert_eq!(accept(&identity(), &nameless, &ordinary(), &platform()).unwrap().class.name, "gvisor");
     let none = with_class(|c| c.metadata.annotations = None);
     only(rejected(&nameless, &none), RejectionReason::ClassNotFound, "spec.className");
     let two = references(
@@ -123,7 +123,7 @@ fn images_come_from_the_classes_registries_only() {
     for (registry, allowed) in
         [("ghcr.io/acme", true), ("ghcr.io/acme/agent", true), ("ghcr.io/ac", false), ("quay.io", false)]
     {
-        let result = accept(&identity(), &sandbox(|_| ()), &ceiling(registry));
+        let result = accept(&identity(), &sandbox(|_| ()), &ceiling(registry), &platform());
         assert_eq!(result.is_ok(), allowed, "{registry}");
     }
     only(rejected(&sandbox(|_| ()), &ceiling("quay.io")), RejectionReason::OutsideClass, "spec.agent.image");
@@ -152,7 +152,7 @@ fn limits_stay_within_the_class() {
         RejectionReason::InvalidField,
         "spec.resources.limits.cpu",
     );
-    let limits = accept(&identity(), &sandbox(|_| ()), &ceiling).unwrap().limits;
+    let limits = accept(&identity(), &sandbox(|_| ()), &ceiling, &platform()).unwrap().limits;
     assert_eq!((limits.cpu_millis, limits.memory_bytes, limits.pids_max), (2000, 512 << 20, Some(1024)));
 }
 
@@ -184,7 +184,7 @@ fn o_t3_a_rule_can_narrow_a_credential_and_never_widen_it() {
         "spec.egress.allow[0].host",
     );
     let wide = with_credential(|c| c.spec.hosts[0].host = "**.anthropic.com".to_owned());
-    assert!(accept(&identity(), &sandbox(|_| ()), &wide).is_ok());
+    assert!(accept(&identity(), &sandbox(|_| ()), &wide, &platform()).is_ok());
 }
 
 #[test]
@@ -222,7 +222,103 @@ fn unnamed_rules_get_names_of_their_own() {
             {"name": "anthropic-2", "host": "x.example.com"},
         ]})));
     });
-    let accepted = accept(&identity(), &same, &ordinary()).unwrap();
+    let accepted = accept(&identity(), &same, &ordinary(), &platform()).unwrap();
     let names: Vec<_> = accepted.rules.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(names, ["anthropic", "anthropic-3", "any.example.com", "anthropic-2"]);
+}
+
+fn had_class(name: &str) -> AgentSandbox {
+    sandbox(|s| {
+        s.spec.class_name = None;
+        s.status = Some(from(json!({"className": name})));
+    })
+}
+
+fn runc(change: impl FnOnce(&mut AgentSandboxClass)) -> AgentSandboxClass {
+    class(|c| {
+        c.metadata.name = Some("runc".to_owned());
+        c.spec = from(json!({"isolation": "Container"}));
+        change(c);
+    })
+}
+
+#[test]
+fn a_sandbox_keeps_its_class_when_another_becomes_the_default() {
+    let moved =
+        references(vec![class(|c| c.metadata.annotations = None), runc(|_| ())], vec![credential(|_| ())]);
+    let fresh = sandbox(|s| s.spec.class_name = None);
+    assert_eq!(accept(&identity(), &fresh, &moved, &platform()).unwrap().class.name, "runc");
+    let running = had_class("gvisor");
+    assert_eq!(accept(&identity(), &running, &moved, &platform()).unwrap().class.name, "gvisor");
+    let two = references(vec![class(|_| ()), runc(|_| ())], vec![credential(|_| ())]);
+    assert_eq!(accept(&identity(), &running, &two, &platform()).unwrap().class.name, "gvisor");
+    let asks = sandbox(|s| s.status = Some(from(json!({"className": "runc"}))));
+    assert_eq!(accept(&identity(), &asks, &two, &platform()).unwrap().class.name, "gvisor", "the spec wins");
+}
+
+#[test]
+fn a_sandbox_whose_class_is_gone_is_refused_and_never_moved_to_the_default() {
+    let running = had_class("gvisor");
+    let gone = references(vec![runc(|_| ())], vec![credential(|_| ())]);
+    for _ in 0..2 {
+        let faults = accept(&identity(), &running, &gone, &platform()).unwrap_err();
+        assert_eq!(
+            (faults[0].reason, faults[0].field.as_str()),
+            (RejectionReason::ClassNotFound, "spec.className")
+        );
+        assert!(faults[0].message.contains("has run under AgentSandboxClass gvisor"), "{}", faults[0]);
+    }
+    assert_eq!(class_to_keep(&running, &gone).as_deref(), Some("gvisor"), "the next pass must know it too");
+}
+
+#[test]
+fn a_class_is_kept_only_once_it_is_the_sandboxs() {
+    let nameless = sandbox(|s| s.spec.class_name = None);
+    assert_eq!(class_to_keep(&nameless, &ordinary()).as_deref(), Some("gvisor"));
+    let two = references(vec![class(|_| ()), runc(|_| ())], vec![credential(|_| ())]);
+    assert_eq!(class_to_keep(&nameless, &two), None, "there is no default, so none is made up");
+    let unknown = sandbox(|s| s.spec.class_name = Some("misspelt".to_owned()));
+    assert_eq!(class_to_keep(&unknown, &ordinary()), None, "it would stick once className is removed");
+}
+
+#[test]
+fn p_b4_a_wildcard_over_a_shared_suffix_is_refused_at_the_rule_that_holds_it() {
+    let wildcard = |host: &str| sandbox(|s| s.spec.egress.as_mut().unwrap().allow[1].host = host.to_owned());
+    for host in ["*.github.io", "**.workers.dev", "*.s3.amazonaws.com"] {
+        only(
+            rejected(&wildcard(host), &ordinary()),
+            RejectionReason::InvalidField,
+            "spec.egress.allow[1].host",
+        );
+    }
+    assert!(accept(&identity(), &wildcard("*.acme.github.io"), &ordinary(), &platform()).is_ok());
+}
+
+#[test]
+fn what_the_proxy_would_refuse_of_a_credential_names_the_credential_and_its_field() {
+    let wide = with_credential(|c| {
+        c.spec.hosts.push(from(json!({"host": "**.vercel.app"})));
+    });
+    let faults = accept(&identity(), &sandbox(|_| ()), &wide, &platform()).unwrap_err();
+    let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+    assert_eq!(fault.field, "spec.egress.allow[0].credential");
+    assert!(
+        fault.message.contains("AgentCredential anthropic") && fault.message.contains("spec.hosts[1].host")
+    );
+    let routing = with_credential(|c| c.spec.inject.header.as_mut().unwrap().name = "via".to_owned());
+    only(
+        rejected(&sandbox(|_| ()), &routing),
+        RejectionReason::InvalidField,
+        "spec.egress.allow[0].credential",
+    );
+}
+
+#[test]
+fn what_the_proxy_would_refuse_of_a_class_is_the_classes_fault() {
+    for egress in
+        [json!({"allowedPrivateRanges": ["0.0.0.0/0"]}), json!({"additionalRoots": "no certificate"})]
+    {
+        let wrong = with_class(|c| c.spec.egress = Some(from(egress)));
+        only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::SUFFIX_POLICY;
 use agentsandbox_policy::document::{
-    API_VERSION, AddressesDocument, PolicyDocument, SandboxIdentity, UpstreamDocument,
+    API_VERSION, AddressesDocument, CredentialDocument, PolicyDocument, RuleDocument, SandboxIdentity,
+    UpstreamDocument,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
+use sha2::{Digest, Sha256};
 
 use super::Component;
-use crate::controller::accept::{Accepted, Identity};
+use crate::controller::accept::{Accepted, ClassInForce, Identity};
 use crate::platform::Platform;
 
 /// Key of the document.
 pub const KEY: &str = "policy.yaml";
+
+const HASH_BYTES: usize = 8;
 
 /// Name of the ConfigMap.
 #[must_use]
@@ -24,20 +29,37 @@ pub fn name(identity: &Identity) -> String {
 /// The ConfigMap.
 #[must_use]
 pub fn config_map(accepted: &Accepted, platform: &Platform) -> ConfigMap {
-    // JSON is YAML; it has one way to write each document, so an unchanged policy is never written again. An empty
-    // document, should serialization ever fail, is one that the proxy rejects: it keeps denying.
-    let document = serde_json::to_string_pretty(&document(accepted, platform)).unwrap_or_default();
     ConfigMap {
         metadata: Component::Proxy.metadata(&accepted.identity, name(&accepted.identity)),
-        data: Some(BTreeMap::from([(KEY.to_owned(), document + "\n")])),
+        data: Some(BTreeMap::from([(KEY.to_owned(), text(accepted, platform))])),
         ..ConfigMap::default()
     }
 }
 
+/// The hash of the document, as it stands in the ConfigMap.
+#[must_use]
+pub fn hash(accepted: &Accepted, platform: &Platform) -> String {
+    let digest = Sha256::digest(text(accepted, platform));
+    digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text(accepted: &Accepted, platform: &Platform) -> String {
+    let Accepted { identity, class, rules, credentials, .. } = accepted;
+    // JSON is YAML; it has one way to write each document, so an unchanged policy is never written again. An empty
+    // document, should serialization ever fail, is one that the proxy rejects: it keeps denying.
+    let document = document(identity, class, rules, credentials, platform);
+    serde_json::to_string_pretty(&document).unwrap_or_default() + "\n"
+}
+
 /// The document.
 #[must_use]
-pub fn document(accepted: &Accepted, platform: &Platform) -> PolicyDocument {
-    let identity = &accepted.identity;
+pub fn document(
+    identity: &Identity,
+    class: &ClassInForce,
+    rules: &[RuleDocument],
+    credentials: &[(CredentialDocument, SecretKeyRef)],
+    platform: &Platform,
+) -> PolicyDocument {
     PolicyDocument {
         api_version: API_VERSION.to_owned(),
         sandbox: SandboxIdentity {
@@ -46,12 +68,12 @@ pub fn document(accepted: &Accepted, platform: &Platform) -> PolicyDocument {
             uid: identity.uid.clone(),
         },
         generation: identity.generation,
-        rules: accepted.rules.clone(),
-        credentials: accepted.credentials.iter().map(|(document, _)| document.clone()).collect(),
+        rules: rules.to_vec(),
+        credentials: credentials.iter().map(|(document, _)| document.clone()).collect(),
         addresses: AddressesDocument {
-            allow: accepted.class.private_ranges.iter().map(ToString::to_string).collect(),
+            allow: class.private_ranges.iter().map(ToString::to_string).collect(),
             deny: platform.cluster_ranges.iter().map(ToString::to_string).collect(),
         },
-        upstream: UpstreamDocument { additional_roots: accepted.class.additional_roots.clone() },
+        upstream: UpstreamDocument { additional_roots: class.additional_roots.clone() },
     }
 }

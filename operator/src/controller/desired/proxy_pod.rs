@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 
 use agentsandbox_crds::credential::SecretKeyRef;
-use agentsandbox_crds::names::PORT_ADMIN;
+use agentsandbox_crds::names::{ANNOTATION_POLICY_HASH, PORT_ADMIN};
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSecurityContext,
     PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SecretProjection, Sysctl, Volume,
@@ -21,7 +21,7 @@ use super::pods::{
 };
 use super::service::DATA_PORTS;
 use super::{Component, keys, policy_document};
-use crate::controller::accept::Accepted;
+use crate::controller::accept::{Accepted, credential_file};
 use crate::controller::apply::Sealed;
 use crate::platform::Platform;
 
@@ -64,7 +64,10 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed, enrolled: 
         ..PodSpec::default()
     };
     let mut metadata = Component::Proxy.metadata(identity, Component::Proxy.name(identity));
-    metadata.annotations = Some(hash_annotation(spec_hash(&spec)));
+    let mut annotations = hash_annotation(spec_hash(&spec));
+    // No part of the spec: another policy changes this pod, and the kubelet looks at once, but never replaces it.
+    annotations.insert(ANNOTATION_POLICY_HASH.to_owned(), policy_document::hash(accepted, platform));
+    metadata.annotations = Some(annotations);
     if let (Some(address), Some(args)) = (enrolled, spec.containers.iter_mut().find_map(|c| c.args.as_mut()))
     {
         args.extend(["--enrolled".to_owned(), address.to_string()]);
@@ -182,7 +185,11 @@ fn credential(name: &str, key: &SecretKeyRef) -> VolumeProjection {
     VolumeProjection {
         secret: Some(SecretProjection {
             name: key.name.clone(),
-            items: Some(vec![KeyToPath { key: key.key.clone(), path: name.to_owned(), mode: None }]),
+            items: Some(vec![KeyToPath {
+                key: key.key.clone(),
+                path: credential_file(name, key),
+                mode: None,
+            }]),
             optional: Some(true),
         }),
         ..VolumeProjection::default()

@@ -1,5 +1,6 @@
 //! A YAML snapshot of each child, and the claims that must hold for all of them.
 
+use agentsandbox_crds::names::{ANNOTATION_POLICY_HASH, ANNOTATION_SPEC_HASH};
 use k8s_openapi::api::core::v1::Container;
 use serde::Serialize;
 use serde_json::json;
@@ -104,7 +105,7 @@ fn o_n17_allowed_private_ranges_leave_out_metadata_and_the_cluster() {
     let ranges =
         json!({"allowedPrivateRanges": ["10.96.8.0/24", "10.0.0.0/8", "100.64.0.0/10", "192.168.7.0/24"]});
     let wide = references(vec![class(|c| c.spec.egress = Some(from(ranges)))], vec![credential(|_| ())]);
-    let accepted = accept(&identity(), &sandbox(|_| ()), &wide).unwrap();
+    let accepted = accept(&identity(), &sandbox(|_| ()), &wide, &platform()).unwrap();
     let egress = network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap();
     yaml("network_policy_private_ranges", &egress[1].to);
 }
@@ -181,10 +182,11 @@ fn o_h9_every_limit_is_set_and_every_volume_is_bounded() {
 }
 
 #[test]
-fn o_r36_pods_carry_our_labels_and_one_annotation_only() {
-    for pod in [agent(), proxy()] {
+fn o_r36_pods_carry_our_labels_and_our_annotations_only() {
+    let hashes = ["agentsandbox.dev/policy-hash", "agentsandbox.dev/spec-hash"];
+    for (pod, wanted) in [(agent(), &hashes[1..]), (proxy(), &hashes[..])] {
         let annotations: Vec<_> = pod.metadata.annotations.unwrap().into_keys().collect();
-        assert_eq!(annotations, ["agentsandbox.dev/spec-hash"]);
+        assert_eq!(annotations, wanted);
         assert_eq!(pod.metadata.labels.unwrap().len(), 4);
     }
 }
@@ -192,7 +194,11 @@ fn o_r36_pods_carry_our_labels_and_one_annotation_only() {
 #[test]
 fn o_r26_a_policy_change_restarts_nothing() {
     let other = accepted(|s| s.spec.egress.as_mut().unwrap().allow[1].host = "crates.io".to_owned());
-    assert_eq!(proxy_pod::pod(&other, &platform(), &sealed(), None), proxy());
+    let edited = proxy_pod::pod(&other, &platform(), &sealed(), None);
+    assert_eq!(edited.spec, proxy().spec);
+    let annotation = |pod: &Pod, key: &str| pod.metadata.annotations.as_ref().unwrap()[key].clone();
+    assert_eq!(annotation(&edited, ANNOTATION_SPEC_HASH), annotation(&proxy(), ANNOTATION_SPEC_HASH));
+    assert_ne!(annotation(&edited, ANNOTATION_POLICY_HASH), annotation(&proxy(), ANNOTATION_POLICY_HASH));
     assert_eq!(agent_pod::pod(&other, &platform(), &sealed()), agent());
 }
 
@@ -222,4 +228,28 @@ fn names_of_children_match_what_is_described() {
         boundary.walls.iter().chain(&boundary.supplies).map(|c| (c.kind(), c.name().to_owned())).collect();
     described.extend([proxy(), agent()].map(|pod| (ChildKind::Pod, pod.metadata.name.unwrap())));
     assert_eq!(described, names("fix-login"));
+}
+
+#[test]
+fn a_credential_of_another_secret_is_another_file_in_document_and_pod() {
+    let pointed = |secret: &str, key: &str| {
+        let reference = json!({"name": secret, "key": key});
+        let credentials = vec![credential(|c| c.spec.secret_ref = from(reference))];
+        let known = references(vec![class(|_| ())], credentials);
+        let accepted = accept(&identity(), &sandbox(|_| ()), &known, &platform()).unwrap();
+        let file = accepted.credentials[0].0.file.clone().unwrap();
+        let mounted = serde_json::to_value(proxy_pod::pod(&accepted, &platform(), &sealed(), None)).unwrap();
+        let volumes = mounted["spec"]["volumes"].as_array().unwrap();
+        let projected = volumes.iter().find(|volume| volume["name"] == "credentials").unwrap();
+        assert_eq!(projected["projected"]["sources"][0]["secret"]["items"][0]["path"], json!(file));
+        file
+    };
+    let own = pointed("anthropic-key", "api-key");
+    assert_eq!(own, pointed("anthropic-key", "api-key"));
+    for (secret, key) in [("another", "api-key"), ("anthropic-key", "another"), ("anthropic-keya", "pi-key")]
+    {
+        assert_ne!(own, pointed(secret, key), "{secret} {key}");
+    }
+    // sha256sum of the two names with a NUL between them.
+    assert_eq!(own, "anthropic-cc130715802c1c15");
 }

@@ -1,0 +1,134 @@
+//! The class of a sandbox. A sandbox keeps the class it has: another default, or none, never moves a running agent to
+//! another isolation.
+
+use std::collections::BTreeSet;
+
+use agentsandbox_crds::class::{AgentSandboxClass, Isolation, SidecarPlacement};
+use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
+use agentsandbox_crds::sandbox::AgentSandbox;
+use ipnet::Ipv4Net;
+use kube::ResourceExt;
+
+use super::{ClassInForce, References, Rejection, RejectionReason, reject};
+use crate::platform::METADATA_ADDRESSES;
+
+/// The class that the spec names; else the one that the sandbox has had so far; else the default.
+pub(super) fn class<'a>(
+    sandbox: &AgentSandbox,
+    references: &'a References,
+    faults: &mut Vec<Rejection>,
+) -> Option<&'a AgentSandboxClass> {
+    let known = references.classes.iter().map(|c| c.name_any()).collect::<BTreeSet<_>>();
+    let known = if known.is_empty() { "none".to_owned() } else { Vec::from_iter(known).join(", ") };
+    let mut not_found = |message| reject(faults, RejectionReason::ClassNotFound, "spec.className", message);
+    if let Some(name) = &sandbox.spec.class_name {
+        let found = find(references, name);
+        if found.is_none() {
+            not_found(format!(
+                "there is no AgentSandboxClass {name}; write one that exists ({known}), or ask the platform's administrator for it"
+            ));
+        }
+        return found;
+    }
+    if let Some(name) = so_far(sandbox) {
+        let found = find(references, name);
+        if found.is_none() {
+            not_found(format!(
+                "the sandbox has run under AgentSandboxClass {name}, which does not exist any more, and is not moved to another isolation unasked; write className with one that exists ({known})"
+            ));
+        }
+        return found;
+    }
+    let defaults: Vec<_> = references.classes.iter().filter(|class| is_default(class)).collect();
+    if let [only] = defaults.as_slice() {
+        return Some(only);
+    }
+    not_found(format!(
+        "{} AgentSandboxClasses are annotated {ANNOTATION_DEFAULT_CLASS}: \"true\", so there is no default; write className ({known})",
+        defaults.len()
+    ));
+    None
+}
+
+/// What status says of the class while the sandbox is not accepted: the class that it would have, or else the one that it
+/// has had, which must not be forgotten.
+#[must_use]
+pub fn class_to_keep(sandbox: &AgentSandbox, references: &References) -> Option<String> {
+    let found = class(sandbox, references, &mut Vec::new()).map(ResourceExt::name_any);
+    found.or_else(|| so_far(sandbox).map(str::to_owned))
+}
+
+fn so_far(sandbox: &AgentSandbox) -> Option<&str> {
+    sandbox.status.as_ref()?.class_name.as_deref()
+}
+
+fn find<'a>(references: &'a References, name: &str) -> Option<&'a AgentSandboxClass> {
+    references.classes.iter().find(|class| class.name_any() == name).map(AsRef::as_ref)
+}
+
+/// Whether a class serves sandboxes that name none.
+fn is_default(class: &AgentSandboxClass) -> bool {
+    class.annotations().get(ANNOTATION_DEFAULT_CLASS).is_some_and(|value| value == "true")
+}
+
+pub(super) fn in_force(
+    class: &AgentSandboxClass,
+    references: &References,
+    faults: &mut Vec<Rejection>,
+) -> ClassInForce {
+    let name = class.name_any();
+    if class.spec.sidecar_placement == SidecarPlacement::Container {
+        reject(
+            faults,
+            RejectionReason::ClassUnsupported,
+            "spec.className",
+            format!(
+                "class {name} places the sidecar in the agent's pod (sidecarPlacement: Container), which is not served yet; use a class with sidecarPlacement: Pod"
+            ),
+        );
+    }
+    match (&class.spec.runtime_class_name, class.spec.isolation) {
+        (None, Isolation::GVisor | Isolation::Kata) => reject(
+            faults,
+            RejectionReason::ClassUnsupported,
+            "spec.className",
+            format!("class {name} names no RuntimeClass; its administrator must write runtimeClassName"),
+        ),
+        (Some(runtime), _) if !references.runtime_classes.contains(runtime) => {
+            reject(
+                faults,
+                RejectionReason::RuntimeUnavailable,
+                "spec.className",
+                format!(
+                    "class {name} needs the RuntimeClass {runtime}, which does not exist; install that runtime on the nodes and create its RuntimeClass, or use another class"
+                ),
+            );
+        }
+        _ => {}
+    }
+    let egress = class.spec.egress.clone().unwrap_or_default();
+    let mut private_ranges = Vec::new();
+    for range in &egress.allowed_private_ranges {
+        match range.parse::<Ipv4Net>() {
+            Ok(net) if !METADATA_ADDRESSES.iter().any(|address| net == Ipv4Net::from(*address)) => {
+                private_ranges.push(net.trunc());
+            }
+            _ => reject(
+                faults,
+                RejectionReason::ClassUnsupported,
+                "spec.className",
+                format!(
+                    "class {name} allows the private range {range}, which is no IPv4 CIDR or a metadata address; its administrator must correct egress.allowedPrivateRanges"
+                ),
+            ),
+        }
+    }
+    ClassInForce {
+        name,
+        isolation: class.spec.isolation,
+        runtime_class: class.spec.runtime_class_name.clone(),
+        scheduling: class.spec.scheduling.clone().unwrap_or_default(),
+        private_ranges,
+        additional_roots: egress.additional_roots,
+    }
+}
