@@ -42,12 +42,19 @@ pub mod status;
 pub mod teardown;
 
 use accept::{Accepted, Identity, Rejection};
-use apply::{Applied, ApplyError, Sealed, Writer};
+use apply::{Applied, ApplyError, Sealed, Unsealed, Walls, Writer};
 use desired::{Child, ChildKind, Component};
-use observe::{Closedness, Observed, Recent, Stores};
-use outcome::{Blocked, Outcome, Requeue, Stage, Workload};
+use evaluate::Unwidened;
+use observe::{Closedness, Observed, ProxyClosed, Recent, Stores};
+use outcome::{Blocked, Breach, Halted, Outcome, Requeue, Stage, Workload};
 use plan::Doomed;
+use teardown::Teardown;
 
+/// A wall that cannot be put back is tried this often, as long as the failure is one that passes; then the agent stops.
+/// With the growing pauses between tries that is a second and a half.
+const BREACH_TRIES: u32 = 3;
+/// A pod's end wakes the next pass of a teardown, unless its labels were taken off: no watch shows it then.
+const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// An object that the API server itself would not produce; nothing can be expected to change soon.
@@ -91,6 +98,14 @@ pub enum ReconcileError {
     NoIdentity,
 }
 
+/// Why a pass got no further.
+#[derive(Debug)]
+struct Failure {
+    error: ApplyError,
+    /// What became of the agent, if it is a wall that failed.
+    breach: Option<Halted>,
+}
+
 /// One pass.
 ///
 /// # Errors
@@ -108,36 +123,57 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
         Ok(accepted) => {
             let sandbox = hold(&ctx, sandbox).await?; // client, may fail
             let result = raise(&ctx, &accepted, &observed).await; // client, may fail
-            (sandbox, result.map_err(|error| (Some(accepted.class.name), error)))
+            (sandbox, result.map_err(|failure| (Some(accepted.class.name), failure)))
         }
         Err(rejections) => {
             let class = accept::class_to_keep(&sandbox, &references);
             let result = refuse(&ctx, &identity, &observed, class.clone(), rejections).await; // client, may fail
-            (sandbox, result.map_err(|error| (class, error)))
+            (sandbox, result.map_err(|error| (class, Failure::from(error))))
         }
     };
     report(&ctx, &sandbox, result).await // client, may fail
 }
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, agent.
-async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, ApplyError> {
+async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, Failure> {
     let (identity, now) = (&accepted.identity, Timestamp::now());
     let wanted = desired::boundary(accepted, &ctx.platform);
+    let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
-    let sealed = apply::boundary(&ctx.writer, identity, planned).await?;
+    let sealed = match apply::boundary(&ctx.writer, identity, planned).await {
+        Ok(sealed) => sealed,
+        Err(Unsealed { error, walls: Walls::Breached }) => return Err(breached(ctx, identity, error).await),
+        Err(Unsealed { error, walls: Walls::Whole(standing) }) => {
+            if evaluate::unwidened(identity, &walls, &standing, observed).is_err() {
+                halt(ctx, identity).await?;
+            }
+            return Err(error.into());
+        }
+    };
+    let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
 
     let wanted = desired::proxy_pod::pod(accepted, &ctx.platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
     let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
 
     let serving = present(&proxy);
-    let closed = observe::closedness(serving, ctx.wall_probe, &ctx.recent).await;
-    let agent = agent(ctx, accepted, observed, &sealed, &closed).await?;
-
+    let closed = observe::closedness(&identity.uid, serving, ctx.wall_probe, &ctx.recent).await;
+    let agent = match (&unwidened, &closed) {
+        (Err(_), _) | (_, Closedness::Reopened) => halt(ctx, identity).await?,
+        (_, Closedness::Open) if outcome::open_too_long(&proxy, &closed, now) => halt(ctx, identity).await?,
+        (
+            Ok(unwidened),
+            Closedness::Seen(proof, _) | Closedness::Proven(proof) | Closedness::Waived(proof),
+        ) => agent(ctx, accepted, observed, &sealed, (proof, unwidened)).await?,
+        // One that already runs stays while its proxy is being replaced: it reaches nothing.
+        (Ok(_), Closedness::Untried | Closedness::Unclear(_) | Closedness::Open) => observed
+            .agent_pod(identity)
+            .map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone()))),
+    };
     let workload = Workload {
         isolation: accepted.class.isolation,
         credentials: accepted.credentials.len(),
-        widening: evaluate::widening(identity, observed.policies.iter().map(AsRef::as_ref)),
+        widening: unwidened.err(),
         proxy,
         closed,
         agent,
@@ -145,22 +181,47 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     Ok(Outcome { class_name: Some(accepted.class.name.clone()), stage: Stage::Standing(Box::new(workload)) })
 }
 
-/// The agent's pod needs the proof. One that already runs stays while its proxy is being replaced: it reaches nothing.
+/// The agent's pod needs both proofs. Its walls select it by labels: one that cannot be given them back is stopped.
 async fn agent(
     ctx: &Ctx,
     accepted: &Accepted,
     observed: &Observed,
     sealed: &Sealed,
-    closed: &Closedness,
-) -> Result<Applied, ApplyError> {
+    (closed, unwidened): (&ProxyClosed, &Unwidened),
+) -> Result<Applied, Failure> {
     let identity = &accepted.identity;
-    let (Closedness::Proven(proof) | Closedness::Waived(proof)) = closed else {
-        let running = observed.agent_pod(identity);
-        return Ok(running.map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone()))));
-    };
     let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, Timestamp::now());
-    apply::agent(&ctx.writer, identity, sealed, proof, planned).await
+    match apply::agent(&ctx.writer, identity, sealed, closed, unwidened, planned).await {
+        Ok(applied) => Ok(applied),
+        Err(error) => match apply::is_outside_its_walls(&ctx.writer, identity).await {
+            Ok(false) => Err(error.into()),
+            Ok(true) | Err(_) => Err(breached(ctx, identity, error).await),
+        },
+    }
+}
+
+/// Stops an agent whose walls turned out to be open.
+async fn halt(ctx: &Ctx, identity: &Identity) -> Result<Applied, ApplyError> {
+    apply::halt(&ctx.writer, identity).await.map(|()| Applied::Absent)
+}
+
+/// A wall is missing or not as wanted and could not be put back, and no agent runs without its walls: it is stopped,
+/// at once if the failure lasts. The proxy stays, for alone it does nothing.
+async fn breached(ctx: &Ctx, identity: &Identity, error: ApplyError) -> Failure {
+    let why = Blocked::from(&error);
+    if why == Blocked::NotLeader {
+        return error.into();
+    }
+    let halted = if why.lasts() || ctx.failures.count(&identity.uid).saturating_add(1) >= BREACH_TRIES {
+        match apply::halt(&ctx.writer, identity).await {
+            Ok(()) => Halted::Stopped,
+            Err(error) => Halted::Unstopped(chain(&error)),
+        }
+    } else {
+        Halted::Spared
+    };
+    Failure { error, breach: Some(halted) }
 }
 
 /// Address of an agent that already runs behind a proven fence.
@@ -214,28 +275,40 @@ async fn end(
     sandbox: &AgentSandbox,
     observed: &Observed,
 ) -> Result<Action, ReconcileError> {
-    if !sandbox.finalizers().iter().any(|one| one == FINALIZER) {
-        ctx.recent
-            .forget(&identity.uid, observed.proxy_pod(identity).and_then(|pod| pod.metadata.uid.as_deref()));
+    // The watch may still show a finalizer that our own patch took off.
+    if !sandbox.finalizers().iter().any(|one| one == FINALIZER) || ctx.recent.is_gone(&identity.uid) {
+        ctx.recent.forget(&identity.uid);
         ctx.failures.clear(&identity.uid);
         return Ok(Action::await_change());
     }
-    teardown::teardown(&ctx.writer, identity, sandbox, observed).await.map_err(ReconcileError::Apply)?;
+    let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
+    let action = match step.map_err(ReconcileError::Apply)? {
+        Teardown::Waiting(_) => Action::requeue(TEARDOWN_RETRY),
+        Teardown::Done => {
+            ctx.recent.forget(&identity.uid);
+            Action::await_change()
+        }
+    };
     ctx.failures.clear(&identity.uid);
-    Ok(Action::await_change())
+    Ok(action)
 }
 
 /// Writes the status and tells Events, whatever the pass came to; then says when the next one comes.
 async fn report(
     ctx: &Ctx,
     sandbox: &AgentSandbox,
-    result: Result<Outcome, (Option<String>, ApplyError)>,
+    result: Result<Outcome, (Option<String>, Failure)>,
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
-        Err((class_name, error)) => {
-            (Outcome { class_name, stage: Stage::Blocked(Blocked::from(&error)) }, Some(error))
+        Err((class_name, Failure { error, breach })) => {
+            let why = Blocked::from(&error);
+            let stage = match breach {
+                None => Stage::Blocked(why),
+                Some(agent) => Stage::Breached(Breach { why, agent }),
+            };
+            (Outcome { class_name, stage }, Some(error))
         }
     };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
@@ -256,14 +329,17 @@ async fn report(
     }
 }
 
-/// When a failed pass is tried again: soon after a conflict, else with a growing pause of this object's own.
+/// When a failed pass is tried again: with a growing pause of this object's own.
 #[must_use]
 pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Action {
     let requeue = match error {
         ReconcileError::NoIdentity => Requeue::After(BUG_RETRY),
+        // It went while the pass was under way, and needs no status any more.
+        ReconcileError::Apply(source) | ReconcileError::Status(source) if source.is_gone_sandbox() => {
+            tracing::debug!(sandbox.name = sandbox.name_any(), "the sandbox is gone");
+            return Action::await_change();
+        }
         ReconcileError::Apply(source) | ReconcileError::Status(source) => match Blocked::from(source) {
-            // A sandbox that is gone needs no status.
-            Blocked::Conflict => Requeue::After(BACKOFF_MIN),
             Blocked::NamespaceTerminating => Requeue::AwaitChange,
             _ => Requeue::Backoff,
         },
@@ -297,6 +373,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        Self { error, breach: None }
+    }
+}
+
 impl Failures {
     /// Counts a failure, and says how long to pause.
     fn pause(&self, uid: &str) -> Duration {
@@ -306,8 +388,16 @@ impl Failures {
         BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(BACKOFF_MAX)
     }
 
+    /// Failures in a row so far.
+    fn count(&self, uid: &str) -> u32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied().unwrap_or_default()
+    }
+
     /// Forgets an object's failures.
     fn clear(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,26 @@ use agentsandbox_crds::class::{AgentSandboxClass, AgentSandboxClassSpec};
 use agentsandbox_crds::credential::{AgentCredential, AgentCredentialSpec};
 use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
 use agentsandbox_crds::sandbox::{AgentSandbox, AgentSandboxSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Resource;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{Store, store};
+use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::config::WallProbe;
 use crate::controller::accept::{Accepted, Identity, accept};
-use crate::controller::observe::References;
+use crate::controller::apply::{Sealed, Writer};
+use crate::controller::desired::{self, Boundary, Child, ChildKind};
+use crate::controller::observe::{Observed, Recent, References, Stores};
+use crate::controller::{Ctx, Failures};
+use crate::lease::Tenure;
+use crate::metrics::Metrics;
 use crate::platform::Platform;
+
+pub mod api;
 
 /// UID of the sandbox of every test.
 pub const UID: &str = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
@@ -102,4 +116,149 @@ pub fn platform() -> Platform {
         api_service: "10.96.0.1:443".parse().unwrap(),
         api_endpoints: vec!["10.0.0.1:6443".parse().unwrap()],
     }
+}
+
+/// A NetworkPolicy of somebody else.
+pub fn foreign_policy(name: &str, spec: Value) -> NetworkPolicy {
+    from(json!({
+        "metadata": {"name": name, "namespace": "team", "uid": format!("uid-of-{name}"), "resourceVersion": "7"},
+        "spec": spec,
+    }))
+}
+
+/// A child as the API server stores it.
+pub fn live(child: Child) -> Child {
+    let mut value = child.value();
+    value["metadata"]["uid"] = json!(format!("uid-of-{}", child.name()));
+    value["metadata"]["resourceVersion"] = json!("50");
+    value["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+    match child {
+        Child::ServiceAccount(_) => Child::ServiceAccount(from(value)),
+        Child::NetworkPolicy(_) => Child::NetworkPolicy(from(value)),
+        Child::ConfigMap(_) => Child::ConfigMap(from(value)),
+        Child::Service(_) => {
+            value["spec"]["clusterIP"] = json!("10.96.7.7");
+            Child::Service(Box::new(from(value)))
+        }
+        Child::Pod(_) => Child::Pod(Box::new(from(value))),
+    }
+}
+
+/// A pod that has been ready since 2026, with this address.
+pub fn ready(pod: Pod, container: &str, address: &str) -> Pod {
+    let Child::Pod(mut pod) = live(Child::Pod(Box::new(pod))) else { unreachable!() };
+    pod.status = Some(from(json!({
+        "phase": "Running",
+        "podIP": address,
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        "containerStatuses": [{
+            "name": container, "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }],
+    })));
+    *pod
+}
+
+/// The agent's pod after its fence wrote `report`.
+pub fn reported(mut pod: Pod, report: &str) -> Pod {
+    let status = json!([{
+        "name": "fence", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+        "state": {"terminated": {"exitCode": 0, "message": report}},
+    }]);
+    pod.status.get_or_insert_default().init_container_statuses = Some(from(status));
+    pod
+}
+
+/// A report of the fence in which everything is proven, changed by `change`.
+pub fn report(change: impl FnOnce(&mut Value)) -> String {
+    let mut report = json!({
+        "version": agentsandbox_report::VERSION,
+        "verdict": "Proven",
+        "message": "Everything is proven.",
+        "kernel": {"kind": "GVisor", "expected": "GVisor", "version": "Linux version 4.4.0"},
+        "walls": {"rounds": 1, "closedAfterMillis": 3, "closed": ["tcp 10.96.0.1:443"], "open": [], "enrolled": true},
+        "limits": {"memoryBytes": 1073741824, "cpuMillis": 1000, "pids": 1024},
+        "phases": {},
+        "durationMillis": 9,
+    });
+    change(&mut report);
+    report.to_string()
+}
+
+/// The proxy's pod, ready, with this address.
+pub fn proxy_pod(address: &str) -> Pod {
+    let pod = desired::proxy_pod::pod(&accepted(|_| ()), &platform(), &Sealed::for_tests(), None);
+    ready(pod, desired::proxy_pod::CONTAINER, address)
+}
+
+/// The agent's pod, running behind a proven fence.
+pub fn agent_pod() -> Pod {
+    let pod = desired::agent_pod::pod(&accepted(|_| ()), &platform(), &Sealed::for_tests());
+    reported(ready(pod, desired::agent_pod::AGENT, "10.244.0.9"), &report(|_| ()))
+}
+
+/// Everything but the pods, as it stands in the cluster.
+pub fn boundary() -> Vec<Child> {
+    let Boundary { walls, supplies, .. } = desired::boundary(&accepted(|_| ()), &platform());
+    walls.into_iter().chain(supplies).map(live).collect()
+}
+
+/// What is observed when these exist, policies of others among them.
+pub fn observed(children: Vec<Child>, others: Vec<NetworkPolicy>) -> Observed {
+    let own = children.iter().filter_map(|child| match child {
+        Child::NetworkPolicy(policy) => Some(policy.clone()),
+        _ => None,
+    });
+    let policies = own.chain(others).map(Arc::new).collect();
+    let keyed = children.into_iter().map(|child| ((child.kind(), child.name().to_owned()), child));
+    Observed { children: keyed.collect(), policies }
+}
+
+/// What every pass is given, when the watches show this sandbox and these children and policies.
+pub fn ctx(
+    client: kube::Client,
+    sandbox: &AgentSandbox,
+    children: &[Child],
+    others: &[NetworkPolicy],
+) -> Arc<Ctx> {
+    let (metrics, recent) = (Arc::new(Metrics::default()), Arc::new(Recent::default()));
+    let pick = |kind: ChildKind| children.iter().filter(move |child| child.kind() == kind).map(Child::value);
+    let policies =
+        pick(ChildKind::NetworkPolicy).chain(others.iter().map(|p| serde_json::to_value(p).unwrap()));
+    let stores = Stores {
+        sandboxes: filled(std::iter::once(serde_json::to_value(sandbox).unwrap())),
+        credentials: filled(std::iter::once(serde_json::to_value(credential(|_| ())).unwrap())),
+        classes: filled(std::iter::once(serde_json::to_value(class(|_| ())).unwrap())),
+        runtime_classes: filled(std::iter::once(json!({"metadata": {"name": "gvisor"}}))),
+        network_policies: filled(policies),
+        service_accounts: filled(pick(ChildKind::ServiceAccount)),
+        config_maps: filled(pick(ChildKind::ConfigMap)),
+        services: filled(pick(ChildKind::Service)),
+        pods: filled(pick(ChildKind::Pod)),
+    };
+    let reporter = Reporter { controller: "test".to_owned(), instance: None };
+    let tenure = Arc::new(Tenure::unlimited());
+    Arc::new(Ctx {
+        stores,
+        recent: Arc::clone(&recent),
+        writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent),
+        recorder: Recorder::new(client, reporter),
+        platform: platform(),
+        wall_probe: WallProbe::None,
+        metrics,
+        failures: Failures::default(),
+    })
+}
+
+fn filled<K>(objects: impl Iterator<Item = Value>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + Sync + 'static,
+{
+    let (reader, mut writer) = store();
+    writer.apply_watcher_event(&Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&Event::InitApply(from(object)));
+    }
+    writer.apply_watcher_event(&Event::InitDone);
+    reader
 }

@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 /// Verbs of requests to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
-    /// A read.
+    /// A read of one object.
     Get,
+    /// A read of many.
+    List,
     /// A creation.
     Create,
     /// A change.
@@ -21,6 +23,7 @@ impl std::fmt::Display for Verb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Get => "get",
+            Self::List => "list",
             Self::Create => "create",
             Self::Patch => "patch",
             Self::Delete => "delete",

@@ -94,7 +94,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "",
         "pods",
         CHILD,
-        "apply, teardown: the proxy and the agent are pods; get tells whose an existing one is.",
+        "apply, teardown: the proxy and the agent are pods; get tells whose an existing one is, and list whether any is left before the walls of a deleted sandbox go.",
     ),
     cluster(
         "networking.k8s.io",

@@ -91,6 +91,8 @@ async fn run(config: Config) -> Result<(), StartError> {
     let mut kube_config = kube::Config::infer().await?;
     kube_config.connect_timeout = Some(CONNECT_TIMEOUT);
     kube_config.read_timeout = Some(READ_TIMEOUT);
+    // The client would try again by itself, for minutes; a pass has to tell what fails, and stop an agent without walls.
+    kube_config.default_retry = false;
     let client = Client::try_from(kube_config)?;
     let platform = platform(&client, &config).await?;
     // The watches are not filled before this replica leads, but it is ready to lead.
@@ -187,6 +189,10 @@ async fn work(
                 Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
                 // Failed passes were logged by `retry`; what is left are the watches themselves.
                 Err(kube::runtime::controller::Error::ReconcilerFailed(..)) => {}
+                // The last child's end wakes a sandbox that has gone before it.
+                Err(kube::runtime::controller::Error::ObjectNotFound(sandbox)) => {
+                    tracing::debug!(sandbox.name = sandbox.name, "the sandbox is gone");
+                }
                 Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
             }
         })

@@ -4,30 +4,46 @@
 //! stranger's object. What is ours already is repaired by server-side apply under one field manager. A deletion names
 //! the UID it means. Every write asks first whether this process may still write ([`Tenure`]).
 
-use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use agentsandbox_crds::names::FIELD_MANAGER;
+use agentsandbox_crds::names::{FIELD_MANAGER, LABEL_SANDBOX_UID};
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
-use futures::future::{join_all, try_join, try_join_all};
-use k8s_openapi::NamespaceResourceScope;
+use futures::future::{join_all, join3, try_join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::accept::Identity;
-use super::desired::{Child, ChildKind, keys};
+use super::desired::{Child, ChildKind, Component, keys};
+use super::evaluate::Unwidened;
 use super::observe::{ProxyClosed, Recent};
 use super::plan::{BoundaryPlan, Doomed, Step, is_owned};
-use crate::ca::{self, KeyError};
+use crate::ca;
 use crate::lease::Tenure;
 use crate::metrics::{Metrics, Verb};
+
+mod child;
+mod error;
+mod pods;
+
+pub use error::{ApplyError, Unsealed, Walls};
+pub use pods::LivePod;
+
+use child::{NamedChild, applied, is_already_exists, is_not_found};
+use pods::{is_inside_its_walls, is_of, live};
+
+/// Pods of one sandbox that are listed at once; more are found in the next pass, once these are gone.
+const PODS_LISTED_MAX: u32 = 100;
+/// A request that takes longer counts as failed: one that never ends must not keep a pass from telling so. Admission
+/// webhooks are given 10 s unless their owner says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Seconds that an agent without walls is given to end: the least that still lets the kubelet say that it is gone.
+const HALT_GRACE_SECS: u32 = 1;
 
 /// The hand that writes.
 #[derive(Clone)]
@@ -42,44 +58,16 @@ pub struct Writer {
 #[derive(Clone, Debug)]
 pub struct Sealed {
     proxy_address: Ipv4Addr,
+    walls: Vec<NetworkPolicy>,
 }
 
-/// Why there is no [`Sealed`], or a pod was not applied.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The API server refused, or did not answer.
-    #[error("{verb} of {what} failed")]
-    Api {
-        /// What was tried.
-        verb: Verb,
-        /// On which object, as `Kind name`.
-        what: String,
-        /// Why it failed.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The name belongs to somebody else.
-    #[error("{} {name} exists and belongs to somebody else", .kind.as_str())]
-    Foreign {
-        /// Kind of the object.
-        kind: ChildKind,
-        /// Its name.
-        name: String,
-    },
-    /// An object is on its way out, or not there yet.
-    #[error("waiting for {} {name}", .kind.as_str())]
-    Pending {
-        /// Kind of the object.
-        kind: ChildKind,
-        /// Its name.
-        name: String,
-    },
-    /// No keys could be made.
-    #[error("the sandbox's keys could not be made")]
-    Keys(#[from] KeyError),
-    /// Another replica leads.
-    #[error("this replica may not write")]
-    NotLeader,
+/// How long a pod may take to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grace {
+    /// As its own spec says.
+    Own,
+    /// [`HALT_GRACE_SECS`].
+    Least,
 }
 
 /// What became of a pod.
@@ -100,7 +88,7 @@ pub enum Applied {
 impl Sealed {
     /// Walls that stand in a test, where there is no cluster to put them up in.
     pub(crate) const fn for_tests() -> Self {
-        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7) }
+        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7), walls: Vec::new() }
     }
 }
 
@@ -110,27 +98,54 @@ impl Sealed {
     pub const fn proxy_address(&self) -> Ipv4Addr {
         self.proxy_address
     }
+
+    /// The two NetworkPolicies, as the API server answered.
+    #[must_use]
+    pub fn walls(&self) -> &[NetworkPolicy] {
+        &self.walls
+    }
 }
 
-/// Puts up the walls and what stands beside them, all at once: none of them holds power without a pod.
+/// Puts up the walls and what stands beside them, all at once: none of them holds power without a pod. Whatever fails
+/// ends nothing else: a wall is put up even where the rest cannot be.
 ///
 /// # Errors
-/// The first wall or supply that could not be put up; then there is no pod.
-pub async fn boundary(
-    writer: &Writer,
-    identity: &Identity,
-    plan: BoundaryPlan,
-) -> Result<Sealed, ApplyError> {
-    let walls = join_all(plan.walls.into_iter().chain(plan.supplies).map(|step| writer.step(identity, step)));
-    let (results, ()) = try_join(async { Ok(walls.await) }, writer.keys(identity, plan.keys)).await?;
-    let children = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let address = children.iter().find_map(|child| match child {
+/// What could not be put up, a wall before all else; then no pod is applied.
+pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) -> Result<Sealed, Unsealed> {
+    let named = |step: Step| async move {
+        let kind = step.kind();
+        writer.step(identity, step).await.map_err(|error| (kind, error))
+    };
+    let walls = join_all(plan.walls.into_iter().map(named));
+    let supplies = join_all(plan.supplies.into_iter().map(named));
+    let (walls, supplies, keys) = join3(walls, supplies, writer.keys(identity, plan.keys)).await;
+    let (mut standing, mut failed) = (Vec::new(), Vec::new());
+    for result in walls.into_iter().chain(supplies) {
+        match result {
+            Ok(child) => standing.push(child),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    // A wall that is on its way out is as wanted until it is gone.
+    let breach = |(kind, error): &(ChildKind, ApplyError)| {
+        *kind == ChildKind::NetworkPolicy && !matches!(error, ApplyError::Pending { .. })
+    };
+    if let Some(position) = failed.iter().position(breach) {
+        return Err(Unsealed { error: failed.swap_remove(position).1, walls: Walls::Breached });
+    }
+    let address = standing.iter().find_map(|child| match child {
         Child::Service(service) => service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok(),
         _ => None,
     });
-    match address {
-        Some(proxy_address) => Ok(Sealed { proxy_address }),
-        None => Err(ApplyError::Pending { kind: ChildKind::Service, name: identity.name.clone() }),
+    let walls = standing.into_iter().filter_map(|child| match child {
+        Child::NetworkPolicy(policy) => Some(policy),
+        _ => None,
+    });
+    let (walls, failed) = (walls.collect(), failed.into_iter().next().map(|(_, error)| error));
+    let pending = || ApplyError::Pending { kind: ChildKind::Service, name: Component::Proxy.name(identity) };
+    match failed.map_or(keys, Err).and_then(|()| address.ok_or_else(pending)) {
+        Ok(proxy_address) => Ok(Sealed { proxy_address, walls }),
+        Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls) }),
     }
 }
 
@@ -147,7 +162,8 @@ pub async fn proxy(
     writer.pod(identity, step).await
 }
 
-/// Starts the agent; it asks for the walls and for the proof that the proxy is closed to others.
+/// Starts the agent; it asks for the walls, for the proof that the proxy is closed to others, and for the proof that no
+/// other policy widens them.
 ///
 /// # Errors
 /// When the pod could not be applied.
@@ -156,6 +172,7 @@ pub async fn agent(
     identity: &Identity,
     _walls: &Sealed,
     _closed: &ProxyClosed,
+    _unwidened: &Unwidened,
     step: Step,
 ) -> Result<Applied, ApplyError> {
     writer.pod(identity, step).await
@@ -167,6 +184,32 @@ pub async fn agent(
 /// When a pod could not be deleted.
 pub async fn stop(writer: &Writer, namespace: &str, pods: Vec<Doomed>) -> Result<(), ApplyError> {
     try_join_all(pods.iter().map(|pod| writer.delete(namespace, pod))).await.map(|_| ())
+}
+
+/// Stops the agent without its own grace period, which it could use where a wall is missing. It asks the API server
+/// itself, so that an agent whose labels were taken off, which no watch shows, is found too.
+///
+/// # Errors
+/// When the API server refuses or does not answer: the agent may still run.
+pub async fn halt(writer: &Writer, identity: &Identity) -> Result<(), ApplyError> {
+    let name = Component::Agent.name(identity);
+    let Some(pod) = writer.live_pod(&identity.namespace, &name).await? else { return Ok(()) };
+    let hurried =
+        pod.metadata.deletion_grace_period_seconds.is_some_and(|secs| secs <= HALT_GRACE_SECS.into());
+    if !is_of(&pod, identity) || (pod.metadata.deletion_timestamp.is_some() && hurried) {
+        return Ok(());
+    }
+    let doomed = Doomed { kind: ChildKind::Pod, name, uid: pod.uid().unwrap_or_default() };
+    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await
+}
+
+/// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn is_outside_its_walls(writer: &Writer, identity: &Identity) -> Result<bool, ApplyError> {
+    let pod = writer.live_pod(&identity.namespace, &Component::Agent.name(identity)).await?;
+    Ok(pod.is_some_and(|pod| is_of(&pod, identity) && !is_inside_its_walls(&pod, identity)))
 }
 
 impl Writer {
@@ -223,12 +266,13 @@ impl Writer {
     /// # Errors
     /// When the API server refuses.
     pub async fn delete(&self, namespace: &str, doomed: &Doomed) -> Result<(), ApplyError> {
+        let grace = Grace::Own;
         match doomed.kind {
-            ChildKind::ServiceAccount => self.delete_one::<ServiceAccount>(namespace, doomed).await,
-            ChildKind::NetworkPolicy => self.delete_one::<NetworkPolicy>(namespace, doomed).await,
-            ChildKind::ConfigMap => self.delete_one::<ConfigMap>(namespace, doomed).await,
-            ChildKind::Service => self.delete_one::<Service>(namespace, doomed).await,
-            ChildKind::Pod => self.delete_one::<Pod>(namespace, doomed).await,
+            ChildKind::ServiceAccount => self.delete_one::<ServiceAccount>(namespace, doomed, grace).await,
+            ChildKind::NetworkPolicy => self.delete_one::<NetworkPolicy>(namespace, doomed, grace).await,
+            ChildKind::ConfigMap => self.delete_one::<ConfigMap>(namespace, doomed, grace).await,
+            ChildKind::Service => self.delete_one::<Service>(namespace, doomed, grace).await,
+            ChildKind::Pod => self.delete_one::<Pod>(namespace, doomed, grace).await,
         }
     }
 
@@ -239,6 +283,29 @@ impl Writer {
     pub async fn live_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ApplyError> {
         let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
         self.call(Verb::Get, "Pod", name, api.get_opt(name)).await
+    }
+
+    /// The pods of a sandbox, from the API server itself: every pod with its UID as a label, whoever owns it, and every
+    /// pod of one of its two names that it owns, whatever its labels.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn live_pods(&self, identity: &Identity) -> Result<Vec<LivePod>, ApplyError> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &identity.namespace);
+        let labelled = format!("{LABEL_SANDBOX_UID}={}", identity.uid);
+        let params = ListParams::default().labels(&labelled).limit(PODS_LISTED_MAX);
+        let list = self.call(Verb::List, "Pod", &labelled, api.list_metadata(&params)).await?;
+        let mut pods: Vec<LivePod> = list.iter().map(live).collect();
+        for component in [Component::Agent, Component::Proxy] {
+            let name = component.name(identity);
+            if pods.iter().any(|pod| pod.doomed.name == name) {
+                continue;
+            }
+            let unlabelled = self.live_pod(&identity.namespace, &name).await?;
+            let owned = unlabelled.filter(|pod| is_owned(&pod.metadata, identity));
+            pods.extend(owned.map(|pod| LivePod { component, ..live(&pod) }));
+        }
+        Ok(pods)
     }
 
     async fn pod(&self, identity: &Identity, step: Step) -> Result<Applied, ApplyError> {
@@ -360,10 +427,18 @@ impl Writer {
         self.call(Verb::Patch, K::KIND.as_str(), name, api.patch(name, &params, &patch)).await
     }
 
-    async fn delete_one<K: NamedChild>(&self, namespace: &str, doomed: &Doomed) -> Result<(), ApplyError> {
+    async fn delete_one<K: NamedChild>(
+        &self,
+        namespace: &str,
+        doomed: &Doomed,
+        grace: Grace,
+    ) -> Result<(), ApplyError> {
         let api = self.api::<K>(namespace);
         let exactly = Preconditions { uid: Some(doomed.uid.clone()), resource_version: None };
-        let params = DeleteParams::background().preconditions(exactly);
+        let params = DeleteParams {
+            grace_period_seconds: (grace == Grace::Least).then_some(HALT_GRACE_SECS),
+            ..DeleteParams::background().preconditions(exactly)
+        };
         match self.call(Verb::Delete, K::KIND.as_str(), &doomed.name, api.delete(&doomed.name, &params)).await
         {
             Err(ApplyError::Api { source, .. }) if is_not_found(&source) => Ok(()),
@@ -387,54 +462,17 @@ impl Writer {
         name: &str,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ApplyError> {
-        if verb != Verb::Get && !self.tenure.may_write() {
+        if !matches!(verb, Verb::Get | Verb::List) && !self.tenure.may_write() {
             return Err(ApplyError::NotLeader);
         }
-        let result = request.await;
-        self.metrics.request(verb, kind, result.is_ok());
-        result.map_err(|source| ApplyError::Api {
-            verb,
-            what: format!("{kind} {name}"),
-            source: Box::new(source),
-        })
+        let what = format!("{kind} {name}");
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, request).await;
+        self.metrics.request(verb, kind, matches!(answer, Ok(Ok(_))));
+        match answer {
+            Ok(result) => result.map_err(|source| ApplyError::Api { verb, what, source: Box::new(source) }),
+            Err(_) => Err(ApplyError::Unanswered { verb, what }),
+        }
     }
-}
-
-/// A namespaced child that has a kind of ours.
-trait NamedChild:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Serialize
-    + DeserializeOwned
-    + Clone
-    + Debug
-    + Send
-    + Sync
-{
-    const KIND: ChildKind;
-}
-
-impl NamedChild for ServiceAccount {
-    const KIND: ChildKind = ChildKind::ServiceAccount;
-}
-impl NamedChild for NetworkPolicy {
-    const KIND: ChildKind = ChildKind::NetworkPolicy;
-}
-impl NamedChild for ConfigMap {
-    const KIND: ChildKind = ChildKind::ConfigMap;
-}
-impl NamedChild for Service {
-    const KIND: ChildKind = ChildKind::Service;
-}
-impl NamedChild for Pod {
-    const KIND: ChildKind = ChildKind::Pod;
-}
-
-/// The body of a server-side apply. Lists that are empty on purpose stay: they take away what somebody added.
-fn applied<K: NamedChild>(wanted: &K) -> Value {
-    let mut body = serde_json::to_value(wanted).unwrap_or_default();
-    body["apiVersion"] = Value::from(K::api_version(&()).into_owned());
-    body["kind"] = Value::from(K::kind(&()).into_owned());
-    body
 }
 
 fn post() -> PostParams {
@@ -443,12 +481,4 @@ fn post() -> PostParams {
 
 fn merge() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
-}
-
-fn is_already_exists(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_already_exists())
-}
-
-fn is_not_found(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_not_found())
 }

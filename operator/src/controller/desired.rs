@@ -80,6 +80,18 @@ pub struct Boundary {
     pub keys: String,
 }
 
+impl Boundary {
+    /// The two NetworkPolicies.
+    #[must_use]
+    pub fn policies(&self) -> Vec<NetworkPolicy> {
+        let policies = self.walls.iter().filter_map(|wall| match wall {
+            Child::NetworkPolicy(policy) => Some(policy.clone()),
+            _ => None,
+        });
+        policies.collect()
+    }
+}
+
 /// Describes everything but the pods.
 #[must_use]
 pub fn boundary(accepted: &Accepted, platform: &Platform) -> Boundary {

@@ -1,18 +1,24 @@
 //! Do other policies widen a sandbox's walls? Pure.
 //!
-//! Policies of a namespace add up: what one allows, no other can take away. So every policy that is not ours, selects
-//! one of our pods and allows anything widens it, however harmless it looks; whoever wrote it has to narrow its
-//! selector. A policy that selects our pods and allows nothing is welcome.
+//! Policies of a namespace add up: what one allows, no other can take away. So every policy that is not one of the two
+//! walls, selects one of our pods and allows anything widens it, however harmless it looks; whoever wrote it has to narrow
+//! its selector. A policy that selects our pods and allows nothing is welcome.
+//!
+//! Whether a policy is a wall is judged by name, owner and content together: anybody may write an owner reference, and a
+//! webhook may change what we wrote. A pod is selected by the labels that it has, which can be more than it was given, as
+//! well as by those that it will be given.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
 use super::accept::Identity;
-use super::desired::Component;
-use super::plan::is_owned;
+use super::desired::{Child, Component};
+use super::observe::Observed;
+use super::plan::{differs, is_owned};
 
 /// A policy that allows what the sandbox's own walls deny.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,36 +40,64 @@ pub enum Direction {
     Egress,
 }
 
+/// Evidence that no policy of the namespace widens the walls; only [`unwidened`] makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwidened {
+    _only_the_evaluation_makes_it: (),
+}
+
+/// Looks for policies that widen the walls. `wanted` are the two walls as described, `standing` as the API server
+/// answered when they were applied.
+///
+/// # Errors
 /// The first widening policy of the namespace, by name; egress of the agent counts before all else.
-#[must_use]
-pub fn widening<'a>(
+pub fn unwidened(
     identity: &Identity,
-    policies: impl Iterator<Item = &'a NetworkPolicy> + Clone,
-) -> Option<Widening> {
+    wanted: &[NetworkPolicy],
+    standing: &[NetworkPolicy],
+    observed: &Observed,
+) -> Result<Unwidened, Widening> {
+    let is_standing =
+        |policy: &NetworkPolicy| standing.iter().any(|wall| wall.metadata.name == policy.metadata.name);
+    // A watch is a moment late: of the walls themselves, what was answered is newer.
+    let others = observed.policies.iter().map(AsRef::as_ref).filter(|policy| !is_standing(policy));
+    let foreign: Vec<&NetworkPolicy> =
+        others.chain(standing).filter(|policy| !is_wall(policy, wanted, identity)).collect();
     for (component, direction) in [
         (Component::Agent, Direction::Egress),
         (Component::Agent, Direction::Ingress),
         (Component::Proxy, Direction::Egress),
         (Component::Proxy, Direction::Ingress),
     ] {
-        let labels = component.labels(identity);
-        let mut widening: Vec<String> = policies
-            .clone()
-            .filter(|policy| !is_owned(&policy.metadata, identity))
-            .filter(|policy| {
-                policy
-                    .spec
-                    .as_ref()
-                    .is_some_and(|spec| allows(spec, direction) && selects_spec(spec, &labels))
-            })
-            .map(ResourceExt::name_any)
-            .collect();
-        widening.sort_unstable();
-        if let Some(policy) = widening.into_iter().next() {
-            return Some(Widening { policy, component, direction });
+        let labels = labels(component, identity, observed);
+        let widens = |policy: &&&NetworkPolicy| {
+            let selects = |spec: &NetworkPolicySpec| labels.iter().any(|labels| selects_spec(spec, labels));
+            policy.spec.as_ref().is_some_and(|spec| allows(spec, direction) && selects(spec))
+        };
+        if let Some(policy) = foreign.iter().filter(widens).map(|policy| policy.name_any()).min() {
+            return Err(Widening { policy, component, direction });
         }
     }
-    None
+    Ok(Unwidened { _only_the_evaluation_makes_it: () })
+}
+
+fn is_wall(policy: &NetworkPolicy, wanted: &[NetworkPolicy], identity: &Identity) -> bool {
+    is_owned(&policy.metadata, identity)
+        && wanted.iter().any(|wall| {
+            wall.metadata.name == policy.metadata.name
+                && !differs(&Child::NetworkPolicy(wall.clone()), &Child::NetworkPolicy(policy.clone()))
+        })
+}
+
+/// The labels that a component's pod is given, and those that the live one has.
+fn labels(component: Component, identity: &Identity, observed: &Observed) -> Vec<BTreeMap<String, String>> {
+    let live: Option<&Pod> = match component {
+        Component::Agent => observed.agent_pod(identity),
+        Component::Proxy => observed.proxy_pod(identity),
+    };
+    let mut all = vec![component.labels(identity)];
+    all.extend(live.map(|pod| pod.labels().clone()));
+    all
 }
 
 fn allows(spec: &NetworkPolicySpec, direction: Direction) -> bool {
@@ -97,3 +131,6 @@ pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> b
     });
     equal && expressions
 }
+
+#[cfg(test)]
+mod tests;

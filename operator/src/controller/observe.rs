@@ -2,14 +2,13 @@
 //!
 //! Reads come from watches, so a reconcile sends no LIST. A watch is a moment late, and right after a write of our own
 //! that would mean a second creation, so what we wrote is remembered until the watch brings it ([`Recent`]). The one
-//! active read is the probe: the operator's own connection to the proxy's data port, which has to fail.
+//! active read is the [`probe`]: the operator's own connection to the proxy's data port, which has to fail.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentsandbox_crds::names::PORT_HTTP_PROXY;
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -18,16 +17,21 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::net::TcpStream;
 
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, names};
-use crate::config::WallProbe;
 
-/// A connection that is neither accepted nor refused within this time counts as closed: walls mostly drop.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+mod probe;
+
+pub use probe::{Closedness, ProxyClosed, closedness};
+
+use probe::Sightings;
+
 /// A watch that has not brought our own write after this time is not merely late.
 const RECENT_MAX_AGE: Duration = Duration::from_secs(3);
+
+/// A watch that still shows a sandbox after this time is not behind: the sandbox is there.
+const GONE_MAX_AGE: Duration = Duration::from_secs(60);
 
 /// The watches, as seen by a reader.
 #[derive(Clone, Debug)]
@@ -72,34 +76,16 @@ pub struct Observed {
     pub policies: Vec<Arc<NetworkPolicy>>,
 }
 
-/// Whether the proxy is closed to everybody but its agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closedness {
-    /// The proxy does not serve yet, so a refusal would prove nothing.
-    Untried,
-    /// The operator's connection succeeded: the walls do not hold, or do not hold yet.
-    Open,
-    /// It failed while the proxy served.
-    Proven(ProxyClosed),
-    /// The operator's flags waive the proof.
-    Waived(ProxyClosed),
-}
-
-/// Evidence that the proxy serves and is closed to the operator; only the probe makes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyClosed {
-    _only_the_probe_makes_it: (),
-}
-
 /// Kind, namespace and name.
 type RecentKey = (ChildKind, String, String);
 
-/// Our own writes that the watches have not brought yet, and proofs already made.
+/// Our own writes that the watches have not brought yet, and what probes have seen.
 #[derive(Debug, Default)]
 pub struct Recent {
     children: Mutex<HashMap<RecentKey, (Child, Instant)>>,
     sandboxes: Mutex<HashMap<String, AgentSandbox>>,
-    closed: Mutex<BTreeMap<String, ProxyClosed>>,
+    sightings: Sightings,
+    gone: Mutex<HashMap<String, Instant>>,
 }
 
 impl Observed {
@@ -196,26 +182,6 @@ fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Opt
     }
 }
 
-/// Whether the proxy is closed to the operator. A proof is made once for each pod.
-pub async fn closedness(proxy: Option<&Pod>, probe: WallProbe, recent: &Recent) -> Closedness {
-    let Some(pod) = proxy.filter(|pod| ready_since(pod).is_some()) else { return Closedness::Untried };
-    let (Some(uid), Some(address)) = (pod.uid(), address(pod)) else { return Closedness::Untried };
-    if probe == WallProbe::None {
-        return Closedness::Waived(ProxyClosed { _only_the_probe_makes_it: () });
-    }
-    let known = recent.closed.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
-    if let Some(closed) = known {
-        return Closedness::Proven(closed);
-    }
-    let connection = TcpStream::connect(SocketAddr::new(address, PORT_HTTP_PROXY));
-    if matches!(tokio::time::timeout(PROBE_TIMEOUT, connection).await, Ok(Ok(_))) {
-        return Closedness::Open;
-    }
-    let closed = ProxyClosed { _only_the_probe_makes_it: () };
-    recent.closed.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, closed.clone());
-    Closedness::Proven(closed)
-}
-
 /// Since when a pod is ready; none if it is not, or on its way out.
 #[must_use]
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
@@ -246,12 +212,21 @@ impl Recent {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sandbox);
     }
 
-    /// Forgets everything about a sandbox that is gone.
-    pub fn forget(&self, sandbox_uid: &str, proxy_uid: Option<&str>) {
+    /// Forgets everything about a sandbox that is gone, but that it is.
+    pub fn forget(&self, sandbox_uid: &str) {
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.retain(|_, since| since.elapsed() < GONE_MAX_AGE);
+        gone.insert(sandbox_uid.to_owned(), Instant::now());
+        drop(gone);
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
-        if let Some(uid) = proxy_uid {
-            self.closed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        }
+        self.sightings.forget(sandbox_uid);
+    }
+
+    /// Whether a sandbox is gone, though a watch that is behind may still show it.
+    #[must_use]
+    pub fn is_gone(&self, sandbox_uid: &str) -> bool {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.get(sandbox_uid).is_some_and(|since| since.elapsed() < GONE_MAX_AGE)
     }
 
     /// What the watch shows, or what we wrote if the watch is behind.

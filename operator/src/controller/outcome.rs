@@ -18,6 +18,8 @@ const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// The watch brings the newer version within milliseconds.
 const CONFLICT_RETRY: Duration = Duration::from_millis(100);
+/// A probe that failed for reasons of the operator's own: they mostly pass.
+const PROBE_UNCLEAR_RETRY: Duration = Duration::from_secs(1);
 /// Walls are programmed within about a tenth of a second; the agent waits for this probe.
 const PROBE_RETRY: Duration = Duration::from_millis(50);
 /// A wall that stays open this long is reported, and probed calmly.
@@ -40,6 +42,8 @@ pub enum Stage {
     Rejected(Vec<Rejection>),
     /// A child could not be applied.
     Blocked(Blocked),
+    /// A wall is missing or not as wanted, and could not be put back.
+    Breached(Breach),
     /// The walls stand.
     Standing(Box<Workload>),
 }
@@ -63,6 +67,26 @@ pub enum Blocked {
     Transient(String),
     /// Another replica leads.
     NotLeader,
+}
+
+/// A wall that could not be put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// Why.
+    pub why: Blocked,
+    /// What became of the agent.
+    pub agent: Halted,
+}
+
+/// What became of an agent whose walls are breached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halted {
+    /// It runs no more, or never did.
+    Stopped,
+    /// It was left alone: the failure may pass, and the wall is tried again at once.
+    Spared,
+    /// It could not be stopped; why.
+    Unstopped(String),
 }
 
 /// The pods, and what is known about them.
@@ -100,6 +124,8 @@ impl Outcome {
         match &self.stage {
             Stage::Rejected(_) => Requeue::AwaitChange,
             Stage::Blocked(blocked) => blocked.requeue(),
+            Stage::Breached(Breach { why, agent: Halted::Stopped }) => why.requeue(),
+            Stage::Breached(Breach { agent: Halted::Spared | Halted::Unstopped(_), .. }) => Requeue::Backoff,
             Stage::Standing(workload) => workload.requeue(now),
         }
     }
@@ -107,31 +133,50 @@ impl Outcome {
 
 impl Workload {
     fn requeue(&self, now: Timestamp) -> Requeue {
-        if self.closed == Closedness::Open {
-            return Requeue::After(if self.open_too_long(now) { PROBE_RETRY_LATER } else { PROBE_RETRY });
-        }
+        let probe = match &self.closed {
+            Closedness::Open | Closedness::Reopened if self.open_too_long(now) => Some(PROBE_RETRY_LATER),
+            Closedness::Open | Closedness::Reopened => Some(PROBE_RETRY),
+            Closedness::Unclear(_) => Some(PROBE_UNCLEAR_RETRY),
+            Closedness::Seen(_, confirm_in) => Some(*confirm_in),
+            Closedness::Untried | Closedness::Proven(_) | Closedness::Waived(_) => None,
+        };
         let held = [&self.proxy, &self.agent].into_iter().filter_map(|applied| match applied {
-            Applied::Held(until) => Some(*until),
+            Applied::Held(until) => {
+                Some(Duration::try_from(until.duration_since(now)).unwrap_or_default() + PROBE_RETRY)
+            }
             _ => None,
         });
-        held.min().map_or(Requeue::AwaitChange, |until| {
-            Requeue::After(Duration::try_from(until.duration_since(now)).unwrap_or_default() + PROBE_RETRY)
-        })
+        held.chain(probe).min().map_or(Requeue::AwaitChange, Requeue::After)
     }
 
     /// Whether the proxy has served, open to others, for longer than policies take to be programmed.
     #[must_use]
     pub fn open_too_long(&self, now: Timestamp) -> bool {
-        let since = match &self.proxy {
-            Applied::Present(pod) => ready_since(pod),
-            _ => None,
-        };
-        self.closed == Closedness::Open
-            && since.is_some_and(|since| now.duration_since(since) > PROBE_PATIENCE)
+        open_too_long(&self.proxy, &self.closed, now)
     }
 }
 
+/// Whether a proxy has served, open to others, for longer than policies take to be programmed.
+#[must_use]
+pub fn open_too_long(proxy: &Applied, closed: &Closedness, now: Timestamp) -> bool {
+    let since = match proxy {
+        Applied::Present(pod) => ready_since(pod),
+        _ => None,
+    };
+    matches!(closed, Closedness::Open | Closedness::Reopened)
+        && since.is_some_and(|since| now.duration_since(since) > PROBE_PATIENCE)
+}
+
 impl Blocked {
+    /// Whether trying again is of no use before something else changes.
+    #[must_use]
+    pub const fn lasts(&self) -> bool {
+        match self {
+            Self::Foreign(..) | Self::Forbidden(_) | Self::Refused(_) | Self::NamespaceTerminating => true,
+            Self::Pending(..) | Self::Conflict | Self::Transient(_) | Self::NotLeader => false,
+        }
+    }
+
     fn requeue(&self) -> Requeue {
         match self {
             Self::Foreign(..) => Requeue::After(FOREIGN_RETRY),
@@ -150,6 +195,9 @@ impl From<&ApplyError> for Blocked {
             ApplyError::Foreign { kind, name } => Self::Foreign(*kind, name.clone()),
             ApplyError::Pending { kind, name } => Self::Pending(*kind, name.clone()),
             ApplyError::NotLeader => Self::NotLeader,
+            ApplyError::Unanswered { verb, what } => {
+                Self::Transient(format!("{verb} of {what} got no answer"))
+            }
             ApplyError::Keys(error) => Self::Transient(error.to_string()),
             ApplyError::Api { verb, what, source } => match source.as_ref() {
                 kube::Error::Api(status) => Self::from_status(status, &format!("{verb} of {what}")),
@@ -165,6 +213,10 @@ impl Blocked {
         let says = |text: &str| status.message.contains(text);
         match status.code {
             403 if says("because it is being terminated") => Self::NamespaceTerminating,
+            // OwnerReferencesPermissionEnforcement learns of a new kind only when it next asks what there is (about 30 s).
+            403 if says("cannot find RESTMapping") => Self::Transient(format!(
+                "{what} was refused while the API server does not know our kinds yet"
+            )),
             403 if says("exceeded quota")
                 || says("violates PodSecurity")
                 || says("denied request")
@@ -180,3 +232,6 @@ impl Blocked {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,6 +49,19 @@ pub struct Doomed {
     pub uid: String,
 }
 
+impl Step {
+    /// The kind of the object that the step is about.
+    #[must_use]
+    pub const fn kind(&self) -> ChildKind {
+        match self {
+            Self::Create(child) | Self::Repair(child) | Self::Leave(child) => child.kind(),
+            Self::Delete(doomed) | Self::Await(doomed) => doomed.kind,
+            Self::Hold(_) => ChildKind::Pod,
+            Self::Foreign(kind, _) => *kind,
+        }
+    }
+}
+
 /// The steps for everything but the pods.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BoundaryPlan {
@@ -86,7 +99,9 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
         uid: live.metadata().uid.clone().unwrap_or_default(),
     };
     if live.metadata().deletion_timestamp.is_some() {
-        return Step::Await(doomed());
+        // A finalizer can hold a wall that is being deleted for ever, so a wider one is narrowed even then.
+        let widened = wanted.kind() == ChildKind::NetworkPolicy && differs(&wanted, live);
+        return if widened { Step::Repair(wanted) } else { Step::Await(doomed()) };
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
@@ -200,3 +215,6 @@ fn pruned_object(item: &Value) -> Value {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::accept::Rejection;
-use super::outcome::{Blocked, Outcome, Stage, Workload};
+use super::outcome::{Blocked, Breach, Halted, Outcome, Stage, Workload};
 
 pub mod evidence;
 mod pods;
@@ -70,6 +70,7 @@ fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
     let facts = match &outcome.stage {
         Stage::Rejected(rejections) => rejected(rejections),
         Stage::Blocked(blocked) => blocked_by(blocked)?,
+        Stage::Breached(breach) => breached(breach)?,
         Stage::Standing(workload) => standing(workload, now),
     };
     Some(summarised(facts))
@@ -112,8 +113,16 @@ fn unknown(reason: Reason, message: &str) -> Vec<Verdict> {
     .into()
 }
 
+/// None where it passes by itself, or says nothing about the sandbox.
 fn blocked_by(blocked: &Blocked) -> Option<Vec<Verdict>> {
-    let (reason, message) = match blocked {
+    let (reason, message) = why(blocked)?;
+    let mut all = vec![accepted()];
+    all.extend(unknown(reason, &message));
+    Some(all)
+}
+
+fn why(blocked: &Blocked) -> Option<(Reason, String)> {
+    Some(match blocked {
         Blocked::Foreign(kind, name) => (
             Reason::NameConflict,
             format!(
@@ -138,13 +147,43 @@ fn blocked_by(blocked: &Blocked) -> Option<Vec<Verdict>> {
                 "The cluster refuses a part of the sandbox: {what}. Raise the quota or change the policy that it names."
             ),
         ),
-        // These pass by themselves, or say nothing about the sandbox.
-        Blocked::NamespaceTerminating | Blocked::Conflict | Blocked::Transient(_) | Blocked::NotLeader => {
-            return None;
+        Blocked::NamespaceTerminating => (
+            Reason::NamespaceTerminating,
+            "The namespace is being deleted, and the sandbox with it. Create the sandbox in another one."
+                .to_owned(),
+        ),
+        Blocked::Transient(what) => (
+            Reason::Retrying,
+            format!("The last pass failed, so what holds now is not known: {what}. It is tried again."),
+        ),
+        Blocked::Conflict | Blocked::NotLeader => return None,
+    })
+}
+
+/// The fact is the missing wall; why it is missing gives the reason where that is more than a failure that may pass.
+fn breached(breach: &Breach) -> Option<Vec<Verdict>> {
+    let (reason, message) = match (why(&breach.why), &breach.agent) {
+        (told, Halted::Spared) => {
+            let why = told.map_or_else(|| "somebody wrote in between".to_owned(), |(_, message)| message);
+            let message = format!("A wall is missing or was changed, and is put back: {why}");
+            let mut all = vec![accepted()];
+            all.extend(unknown(Reason::Retrying, &message));
+            return Some(all);
         }
+        (Some((Reason::Retrying, message)), _) => (Reason::WallsMissing, message),
+        (Some(told), _) => told,
+        (None, _) => (Reason::WallsMissing, "Somebody writes it again and again.".to_owned()),
+    };
+    let agent = match &breach.agent {
+        Halted::Unstopped(why) => format!("The agent could not be stopped ({why}); that is tried again."),
+        Halted::Stopped | Halted::Spared => "No agent runs until it stands.".to_owned(),
     };
     let mut all = vec![accepted()];
-    all.extend(unknown(reason, &message));
+    let message = format!("A wall is missing or was changed, and could not be put back. {message} {agent}");
+    all.extend(unknown(reason, &message).into_iter().map(|verdict| match verdict.type_ {
+        ConditionType::NetworkIsolated => Verdict { holds: Holds::False, ..verdict },
+        _ => verdict,
+    }));
     Some(all)
 }
 
@@ -168,6 +207,10 @@ fn summarised(facts: Vec<Verdict>) -> Vec<Verdict> {
         .cloned();
     let (ready, reason, message) = match &worst {
         None => (Holds::True, Reason::Running, "The agent runs behind a proven fence.".to_owned()),
+        // A pass that failed has seen nothing, not even that the agent does not run.
+        Some(Verdict { reason: Reason::Retrying, message, .. }) => {
+            (Holds::Unknown, Reason::Retrying, message.clone())
+        }
         Some(worst) => (Holds::False, worst.reason, worst.message.clone()),
     };
     let stalled = worst.is_some() && reason.needs_a_person();
@@ -228,3 +271,6 @@ impl Holds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

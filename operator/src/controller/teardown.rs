@@ -1,16 +1,22 @@
 //! The end of a sandbox, in order: the agent first, and seen gone; then the proxy; then walls and supplies; the
 //! finalizer last. Power goes before the evidence for it, so a wall never falls while something runs behind it.
 //!
+//! "Gone" is a fact about pods, not about owner references: `kubectl delete --cascade=orphan` takes the references off,
+//! and anybody who may patch pods can take off labels. So the API server itself is asked for every pod that carries the
+//! sandbox's UID or is owned by it, in the very pass that takes the walls, and any answer but "none" keeps them.
+//!
 //! It works when apply never ran, and it needs no accepted spec. The Secret with the keys cannot be deleted by the
-//! operator, which has no such verb: its owner reference lets the garbage collector do it.
+//! operator, which has no such verb: its owner reference lets the garbage collector do it, and a Secret that was
+//! orphaned stays, with keys that nothing trusts any more.
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::names::FINALIZER;
+use agentsandbox_crds::names::{FINALIZER, LABEL_SANDBOX_UID};
 use futures::future::try_join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::accept::Identity;
-use super::apply::{ApplyError, Writer};
+use super::apply::{ApplyError, LivePod, Writer};
 use super::desired::{ChildKind, Component, names};
 use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
@@ -18,7 +24,7 @@ use super::plan::{Doomed, is_owned};
 /// How far a teardown got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teardown {
-    /// A pod is on its way out; its end brings the next pass.
+    /// Pods of this half are on their way out.
     Waiting(Component),
     /// The finalizer is off.
     Done,
@@ -34,10 +40,11 @@ pub async fn teardown(
     sandbox: &AgentSandbox,
     observed: &Observed,
 ) -> Result<Teardown, ApplyError> {
-    for component in [Component::Agent, Component::Proxy] {
-        if !gone(writer, identity, component).await? {
-            return Ok(Teardown::Waiting(component));
-        }
+    let pods = writer.live_pods(identity).await?;
+    if let Some(first) = pods.iter().map(|pod| pod.component).min() {
+        let turn = pods.iter().filter(|pod| pod.component == first && !pod.ending);
+        try_join_all(turn.map(|LivePod { doomed, .. }| writer.delete(&identity.namespace, doomed))).await?;
+        return Ok(Teardown::Waiting(first));
     }
     let rest = names(&identity.name)
         .into_iter()
@@ -46,24 +53,28 @@ pub async fn teardown(
     let rest: Vec<Doomed> = rest.collect();
     try_join_all(rest.iter().map(|one| writer.delete(&identity.namespace, one))).await?;
     let finalizers = sandbox.finalizers().iter().filter(|one| *one != FINALIZER).cloned().collect();
-    writer.finalizers(sandbox, finalizers).await?;
-    Ok(Teardown::Done)
-}
-
-/// Asks the API server itself: a cache that is behind would let a wall fall before its pod.
-async fn gone(writer: &Writer, identity: &Identity, component: Component) -> Result<bool, ApplyError> {
-    let name = component.name(identity);
-    let pod = writer.live_pod(&identity.namespace, &name).await?;
-    let Some(pod) = pod.filter(|pod| is_owned(&pod.metadata, identity)) else { return Ok(true) };
-    if pod.metadata.deletion_timestamp.is_none() {
-        let doomed = Doomed { kind: ChildKind::Pod, name, uid: pod.uid().unwrap_or_default() };
-        writer.delete(&identity.namespace, &doomed).await?;
+    match writer.finalizers(sandbox, finalizers).await {
+        // It went with an earlier pass's patch, which the watch has not brought yet.
+        Err(error) if error.is_not_found() => Ok(Teardown::Done),
+        other => other.map(|_| Teardown::Done),
     }
-    Ok(false)
 }
 
 fn doomed(observed: &Observed, identity: &Identity, kind: ChildKind, name: String) -> Option<Doomed> {
     let live = observed.child(kind, &name)?.metadata();
-    let ours = is_owned(live, identity) && live.deletion_timestamp.is_none();
-    ours.then(|| Doomed { kind, name, uid: live.uid.clone().unwrap_or_default() })
+    let ours = is_owned(live, identity) || is_orphan(live, identity);
+    (ours && live.deletion_timestamp.is_none()).then(|| Doomed {
+        kind,
+        name,
+        uid: live.uid.clone().unwrap_or_default(),
+    })
 }
+
+/// A child whose owner reference was taken off: it carries the sandbox's UID, and nobody else controls it.
+fn is_orphan(live: &ObjectMeta, identity: &Identity) -> bool {
+    let labelled = live.labels.iter().flatten().any(|(k, v)| k == LABEL_SANDBOX_UID && *v == identity.uid);
+    labelled && live.owner_references.iter().flatten().all(|owner| owner.controller != Some(true))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,9 @@
 //! report of another kernel than the class promises proves that it is another kernel.
 
 use agentsandbox_crds::class::Isolation;
-use agentsandbox_report::{FenceReport, KernelKind, VERSION, Verdict as FenceVerdict};
+use agentsandbox_report::{
+    FenceReport, KernelKind, LimitReport, LimitsReport, VERSION, Verdict as FenceVerdict,
+};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
@@ -42,23 +44,17 @@ fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
             Holds::False,
             reason,
             format!(
-                "NetworkPolicy {} allows traffic {way} {whose} beside the sandbox's own walls. Narrow its podSelector so that it does not select pods labelled agentsandbox.dev/component, or delete it.",
+                "NetworkPolicy {} allows traffic {way} {whose} beside the sandbox's own walls. Narrow its podSelector so that it does not select pods labelled agentsandbox.dev/component, or delete it; no agent runs until then.",
                 widening.policy
             ),
         );
     }
-    if workload.open_too_long(now) {
+    if workload.open_too_long(now) || workload.closed == Closedness::Reopened {
         return (Holds::False, Reason::ProxyOpen,
-            "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; the agent is not started.".to_owned());
+            "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.".to_owned());
     }
     let report = match fence(&workload.agent) {
-        Fence::Silent => {
-            return (
-                Holds::Unknown,
-                Reason::FencePending,
-                "The fence has not reported yet; the agent is not started before it does.".to_owned(),
-            );
-        }
+        Fence::Silent => return unprobed(&workload.closed).unwrap_or_else(silent),
         Fence::Unreadable => return unreadable(),
         Fence::Reported(report) => report,
     };
@@ -77,7 +73,7 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
         FenceVerdict::WrongKernel | FenceVerdict::LimitsMissing => {
             (Holds::Unknown, Reason::FencePending, "The fence stopped before it had tried the routes.".to_owned())
         }
-        FenceVerdict::Proven if !report.walls.open.is_empty() || report.walls.closed.is_empty() || !report.walls.enrolled => unreadable(),
+        FenceVerdict::Proven if !is_whole(report) => unreadable(),
         FenceVerdict::Proven => match closed {
             Closedness::Proven(_) => (Holds::True, Reason::Proven, format!(
                 "{} direct routes were tried from inside and are closed, and the proxy is closed to others.",
@@ -87,10 +83,25 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
                 "{} direct routes were tried from inside and are closed; the operator's own probe of the proxy is switched off by --wall-probe none.",
                 report.walls.closed.len()
             )),
-            Closedness::Untried | Closedness::Open => (Holds::Unknown, Reason::ProxyStarting,
+            Closedness::Seen(..) => (Holds::Unknown, Reason::ProbePending,
+                "The agent's routes are closed; the proxy was found closed to others once, and is tried once more.".to_owned()),
+            Closedness::Unclear(_) => unprobed(closed).unwrap_or_else(silent),
+            Closedness::Untried | Closedness::Open | Closedness::Reopened => (Holds::Unknown, Reason::ProxyStarting,
                 "The agent's routes are closed; the proxy has not been proven closed to others since it was replaced.".to_owned()),
         },
     }
+}
+
+fn silent() -> (Holds, Reason, String) {
+    let message = "The fence has not reported yet; the agent is not started before it does.";
+    (Holds::Unknown, Reason::FencePending, message.to_owned())
+}
+
+fn unprobed(closed: &Closedness) -> Option<(Holds, Reason, String)> {
+    let Closedness::Unclear(why) = closed else { return None };
+    let message =
+        format!("The operator could not try whether the proxy is closed to others ({why}); it tries again.");
+    Some((Holds::Unknown, Reason::ProbeFailed, message))
 }
 
 fn unreadable() -> (Holds, Reason, String) {
@@ -105,13 +116,7 @@ pub(super) fn runtime_verified(workload: &Workload) -> Verdict {
 
 fn runtime(workload: &Workload) -> (Holds, Reason, String) {
     let report = match fence(&workload.agent) {
-        Fence::Silent => {
-            return (
-                Holds::Unknown,
-                Reason::FencePending,
-                "The fence has not reported yet; the agent is not started before it does.".to_owned(),
-            );
-        }
+        Fence::Silent => return silent(),
         Fence::Unreadable => return unreadable(),
         Fence::Reported(report) => report,
     };
@@ -150,8 +155,47 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
     (
         Holds::True,
         Reason::KernelVerified,
-        format!("The pod runs on {promised:?} ({}), and its limits hold.", report.kernel.version),
+        format!(
+            "The pod runs on {promised:?} ({}). {}",
+            report.kernel.version,
+            limits(report.limits.as_ref())
+        ),
     )
+}
+
+/// What was seen of the limits, and no more: a limit that the kernel does not show is not said to hold.
+fn limits(report: Option<&LimitsReport>) -> String {
+    let Some(report) = report else { return "Its limits were not read.".to_owned() };
+    let named = [("memory", report.memory_bytes), ("CPU", report.cpu_millis), ("process", report.pids)];
+    let those = |wanted: fn(&LimitReport) -> bool| {
+        let names = named.iter().filter(|(_, limit)| wanted(limit)).map(|(name, _)| *name);
+        names.collect::<Vec<_>>().join(" and ")
+    };
+    let unseen = those(|limit| *limit == LimitReport::Unseen);
+    let unlimited = those(|limit| *limit == LimitReport::Unlimited);
+    let held = those(|limit| matches!(limit, LimitReport::At(_)));
+    if unseen.is_empty() && unlimited.is_empty() {
+        return "Its limits hold.".to_owned();
+    }
+    let told = [
+        (held, "limits seen to hold inside"),
+        (unlimited, "limits that do not exist"),
+        (unseen, "limits that the kernel does not show, so that nothing is known of them"),
+    ];
+    let told =
+        told.iter().filter(|(names, _)| !names.is_empty()).map(|(names, what)| format!("{what}: {names}"));
+    let text = told.collect::<Vec<_>>().join("; ");
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().collect::<String>() + letters.as_str() + ".")
+        .unwrap_or_default()
+}
+
+/// Whether a report that says "proven" says all that makes a proof.
+fn is_whole(report: &FenceReport) -> bool {
+    let walls = &report.walls;
+    walls.open.is_empty() && !walls.closed.is_empty() && walls.closed_after_millis.is_some() && walls.enrolled
 }
 
 /// The fence's last report on this pod.
@@ -168,7 +212,9 @@ pub(super) fn fence(agent: &Applied) -> Fence {
 #[must_use]
 pub fn is_proven(pod: &Pod) -> bool {
     let report = fence_message(pod).and_then(|text| serde_json::from_str::<FenceReport>(text).ok());
-    report.is_some_and(|report| report.version == VERSION && report.verdict == FenceVerdict::Proven)
+    report.is_some_and(|report| {
+        report.version == VERSION && report.verdict == FenceVerdict::Proven && is_whole(&report)
+    })
 }
 
 fn fence_message(pod: &Pod) -> Option<&str> {

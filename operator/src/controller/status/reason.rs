@@ -86,6 +86,10 @@ reasons! {
     Forbidden,
     /// A quota or an admission policy refuses a child.
     Refused,
+    /// The namespace is being deleted.
+    NamespaceTerminating,
+    /// A wall is missing or was changed, and could not be put back; the agent is stopped.
+    WallsMissing,
     /// A pod is being replaced.
     Replacing,
     /// A pod ended, and is replaced after a pause.
@@ -118,6 +122,10 @@ reasons! {
     EgressOpen,
     /// The proxy can be reached by others than its agent.
     ProxyOpen,
+    /// The proxy was found closed to others once, and is tried once more.
+    ProbePending,
+    /// The operator could not try whether the proxy is closed to others.
+    ProbeFailed,
     /// Another policy allows what the walls deny, out of a pod.
     EgressWidened,
     /// Another policy allows what the walls deny, into a pod.

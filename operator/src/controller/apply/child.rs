@@ -1,0 +1,58 @@
+//! What the requests for children of all kinds have in common: their bodies, and how an answer is read.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Resource;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::controller::desired::ChildKind;
+
+/// A namespaced child that has a kind of ours.
+pub(super) trait NamedChild:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Serialize
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+{
+    const KIND: ChildKind;
+}
+
+impl NamedChild for ServiceAccount {
+    const KIND: ChildKind = ChildKind::ServiceAccount;
+}
+impl NamedChild for NetworkPolicy {
+    const KIND: ChildKind = ChildKind::NetworkPolicy;
+}
+impl NamedChild for ConfigMap {
+    const KIND: ChildKind = ChildKind::ConfigMap;
+}
+impl NamedChild for Service {
+    const KIND: ChildKind = ChildKind::Service;
+}
+impl NamedChild for Pod {
+    const KIND: ChildKind = ChildKind::Pod;
+}
+
+/// The body of a server-side apply. Lists that are empty on purpose stay: they take away what somebody added.
+pub(super) fn applied<K: NamedChild>(wanted: &K) -> Value {
+    let mut body = serde_json::to_value(wanted).unwrap_or_default();
+    body["apiVersion"] = Value::from(K::api_version(&()).into_owned());
+    body["kind"] = Value::from(K::kind(&()).into_owned());
+    body
+}
+
+pub(super) fn is_already_exists(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}
+
+pub(super) fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}

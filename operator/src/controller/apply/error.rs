@@ -1,0 +1,86 @@
+//! Why a write did not happen.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+
+use super::child::is_not_found;
+use crate::ca::KeyError;
+use crate::controller::desired::ChildKind;
+use crate::metrics::Verb;
+
+/// Why there is no [`Sealed`](super::Sealed), or a pod was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused, or did not answer.
+    #[error("{verb} of {what} failed")]
+    Api {
+        /// What was tried.
+        verb: Verb,
+        /// On which object, as `Kind name`.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// The API server did not answer in time.
+    #[error("{verb} of {what} was not answered in time")]
+    Unanswered {
+        /// What was tried.
+        verb: Verb,
+        /// On which object, as `Kind name`.
+        what: String,
+    },
+    /// The name belongs to somebody else.
+    #[error("{} {name} exists and belongs to somebody else", .kind.as_str())]
+    Foreign {
+        /// Kind of the object.
+        kind: ChildKind,
+        /// Its name.
+        name: String,
+    },
+    /// An object is on its way out, or not there yet.
+    #[error("waiting for {} {name}", .kind.as_str())]
+    Pending {
+        /// Kind of the object.
+        kind: ChildKind,
+        /// Its name.
+        name: String,
+    },
+    /// No keys could be made.
+    #[error("the sandbox's keys could not be made")]
+    Keys(#[from] KeyError),
+    /// Another replica leads.
+    #[error("this replica may not write")]
+    NotLeader,
+}
+
+/// Why the walls do not stand, or what stands beside them.
+#[derive(Debug)]
+pub struct Unsealed {
+    /// What failed: a wall before all else.
+    pub error: ApplyError,
+    /// Whether the NetworkPolicies are as wanted all the same.
+    pub walls: Walls,
+}
+
+/// The state of a sandbox's two NetworkPolicies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Walls {
+    /// Both are as wanted; those that are not on their way out, as the API server answered.
+    Whole(Vec<NetworkPolicy>),
+    /// One is missing, or is not as wanted, and could not be put back.
+    Breached,
+}
+
+impl ApplyError {
+    /// Whether it is the sandbox itself that does not exist any more.
+    #[must_use]
+    pub fn is_gone_sandbox(&self) -> bool {
+        matches!(self, Self::Api { what, .. } if what.starts_with("AgentSandbox ")) && self.is_not_found()
+    }
+
+    /// Whether the object that was written to does not exist any more.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_not_found(source))
+    }
+}

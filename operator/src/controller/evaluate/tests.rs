@@ -1,0 +1,132 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::{self, agent_pod, foreign_policy, identity, observed, proxy_pod};
+
+fn walls() -> Vec<NetworkPolicy> {
+    let children = fixtures::boundary().into_iter();
+    children
+        .filter_map(|child| if let Child::NetworkPolicy(policy) = child { Some(policy) } else { None })
+        .collect()
+}
+
+/// What a foreign policy with this spec widens, beside both walls and both pods.
+fn widened_by(spec: Value) -> Option<(Component, Direction)> {
+    judged(vec![foreign_policy("other", spec)], |_| ()).err().map(|w| {
+        assert_eq!(w.policy, "other");
+        (w.component, w.direction)
+    })
+}
+
+fn judged(others: Vec<NetworkPolicy>, change: impl FnOnce(&mut Pod)) -> Result<Unwidened, Widening> {
+    let mut agent = agent_pod();
+    change(&mut agent);
+    let mut children = fixtures::boundary();
+    children.extend([agent, proxy_pod("10.244.0.8")].map(|pod| Child::Pod(Box::new(pod))));
+    unwidened(&identity(), &walls(), &walls(), &observed(children, others))
+}
+
+#[test]
+fn a_policy_widens_what_it_selects_and_allows() {
+    use Component::{Agent, Proxy};
+    use Direction::{Egress, Ingress};
+    let component = |name: &str| json!({"matchLabels": {"agentsandbox.dev/component": name}});
+    let apart = json!({"matchLabels": {"app": "shop"}});
+    for (spec, wanted) in [
+        (json!({"podSelector": {}, "egress": [{}]}), Some((Agent, Egress))),
+        (
+            json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}),
+            Some((Agent, Egress)),
+        ),
+        (json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{}]}), Some((Agent, Ingress))),
+        (json!({"podSelector": component("proxy"), "egress": [{}]}), Some((Proxy, Egress))),
+        (json!({"podSelector": component("proxy"), "ingress": [{}]}), Some((Proxy, Ingress))),
+        (json!({"ingress": [{}]}), Some((Agent, Ingress))),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["shop"]}]}, "egress": [{}]}),
+            Some((Agent, Egress)),
+        ),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, "egress": [{}]}),
+            Some((Agent, Egress)),
+        ),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Unheard"}]}, "egress": [{}]}),
+            Some((Agent, Egress)),
+        ),
+        (json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}), None),
+        (json!({"podSelector": {}, "policyTypes": ["Ingress"], "egress": [{}]}), None),
+        (json!({"podSelector": apart, "egress": [{}], "ingress": [{}]}), None),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "egress": [{}]}),
+            None,
+        ),
+        (
+            json!({"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["shop"]}]}, "egress": [{}]}),
+            None,
+        ),
+    ] {
+        assert_eq!(widened_by(spec.clone()), wanted, "{spec}");
+    }
+}
+
+#[test]
+fn the_two_walls_widen_nothing() {
+    assert!(judged(Vec::new(), |_| ()).is_ok());
+}
+
+#[test]
+fn o_t9_a_forged_owner_reference_hides_no_policy() {
+    let mut forged = foreign_policy("forged", json!({"podSelector": {}, "egress": [{}]}));
+    forged.metadata.owner_references = Some(vec![identity().owner]);
+    assert!(is_owned(&forged.metadata, &identity()), "it looks like ours");
+    assert_eq!(judged(vec![forged], |_| ()).unwrap_err().policy, "forged");
+}
+
+#[test]
+fn a_wall_that_was_answered_otherwise_than_asked_is_no_wall() {
+    let mut standing = walls();
+    standing[0].spec.as_mut().unwrap().egress.as_mut().unwrap().push(Default::default());
+    let result = unwidened(&identity(), &walls(), &standing, &observed_policies(standing.clone()));
+    assert_eq!(result.unwrap_err().policy, "fix-login-agent");
+}
+
+#[test]
+fn what_a_late_watch_shows_of_the_walls_themselves_does_not_count() {
+    let mut late = walls();
+    late[0].spec.as_mut().unwrap().egress.as_mut().unwrap().push(Default::default());
+    assert!(unwidened(&identity(), &walls(), &walls(), &observed_policies(late)).is_ok());
+}
+
+fn observed_policies(policies: Vec<NetworkPolicy>) -> Observed {
+    Observed { policies: policies.into_iter().map(std::sync::Arc::new).collect(), ..Observed::default() }
+}
+
+#[test]
+fn a_label_that_the_live_pod_was_given_is_selected_too() {
+    let by_label = || {
+        vec![foreign_policy("shop", json!({"podSelector": {"matchLabels": {"app": "shop"}}, "egress": [{}]}))]
+    };
+    assert!(judged(by_label(), |_| ()).is_ok());
+    let labelled = judged(by_label(), |pod| {
+        pod.metadata.labels.as_mut().unwrap().insert("app".to_owned(), "shop".to_owned());
+    });
+    assert_eq!(labelled.unwrap_err().policy, "shop");
+}
+
+#[test]
+fn a_pod_that_is_not_there_yet_is_selected_by_the_labels_it_will_have() {
+    let by_uid = json!({"podSelector": {"matchLabels": {"agentsandbox.dev/sandbox-uid": fixtures::UID}}, "egress": [{}]});
+    let nothing_yet = observed_policies(vec![foreign_policy("early", by_uid)]);
+    assert_eq!(unwidened(&identity(), &walls(), &walls(), &nothing_yet).unwrap_err().policy, "early");
+}
+
+#[test]
+fn the_first_by_name_is_told_and_the_agents_egress_before_all_else() {
+    let all = vec![
+        foreign_policy("a-ingress", json!({"podSelector": {}, "ingress": [{}]})),
+        foreign_policy("c-egress", json!({"podSelector": {}, "egress": [{}]})),
+        foreign_policy("b-egress", json!({"podSelector": {}, "egress": [{}]})),
+    ];
+    assert_eq!(judged(all, |_| ()).unwrap_err().policy, "b-egress");
+}

@@ -1,0 +1,149 @@
+use agentsandbox_crds::class::Isolation;
+use kube::core::Status;
+use serde_json::json;
+
+use super::*;
+use crate::controller::observe::ProxyClosed;
+use crate::fixtures::{agent_pod, from, proxy_pod};
+use crate::metrics::Verb;
+
+fn now() -> Timestamp {
+    "2026-06-01T00:00:00Z".parse().unwrap()
+}
+
+fn refused(code: u16, message: &str) -> Blocked {
+    let status: Status = from(json!({"status": "Failure", "code": code, "message": message, "reason": "x"}));
+    let source = Box::new(kube::Error::Api(Box::new(status)));
+    Blocked::from(&ApplyError::Api { verb: Verb::Create, what: "Pod p".to_owned(), source })
+}
+
+/// The kind of a blockage, without its words.
+fn kind(blocked: &Blocked) -> &'static str {
+    match blocked {
+        Blocked::Foreign(..) => "Foreign",
+        Blocked::Pending(..) => "Pending",
+        Blocked::Forbidden(_) => "Forbidden",
+        Blocked::Refused(_) => "Refused",
+        Blocked::NamespaceTerminating => "NamespaceTerminating",
+        Blocked::Conflict => "Conflict",
+        Blocked::Transient(_) => "Transient",
+        Blocked::NotLeader => "NotLeader",
+    }
+}
+
+#[test]
+fn an_answer_of_the_api_server_is_understood() {
+    for (code, message, wanted) in [
+        (
+            403,
+            "forbidden: unable to create new content because it is being terminated",
+            "NamespaceTerminating",
+        ),
+        (403, "pods \"p\" is forbidden: exceeded quota: q", "Refused"),
+        (403, "pods \"p\" is forbidden: violates PodSecurity \"restricted:latest\"", "Refused"),
+        (403, "admission webhook \"w\" denied request: no", "Refused"),
+        (403, "ValidatingAdmissionPolicy 'p' denied", "Refused"),
+        (403, "User \"o\" cannot create resource \"pods\"", "Forbidden"),
+        (403, "something that nobody has heard of", "Refused"),
+        (400, "bad", "Refused"),
+        (422, "invalid", "Refused"),
+        (404, "not found", "Transient"),
+        (409, "conflict", "Conflict"),
+        (429, "slow down", "Transient"),
+        (500, "failed calling webhook", "Transient"),
+        (503, "away", "Transient"),
+    ] {
+        assert_eq!(kind(&refused(code, message)), wanted, "{code} {message}");
+    }
+}
+
+#[test]
+fn only_what_trying_again_cannot_mend_lasts() {
+    let foreign = Blocked::Foreign(ChildKind::NetworkPolicy, "n".to_owned());
+    let pending = Blocked::Pending(ChildKind::NetworkPolicy, "n".to_owned());
+    let text = String::new;
+    for lasting in
+        [foreign, Blocked::Forbidden(text()), Blocked::Refused(text()), Blocked::NamespaceTerminating]
+    {
+        assert!(lasting.lasts(), "{lasting:?}");
+    }
+    for passing in [pending, Blocked::Conflict, Blocked::Transient(text()), Blocked::NotLeader] {
+        assert!(!passing.lasts(), "{passing:?}");
+    }
+}
+
+fn requeue(stage: Stage) -> Requeue {
+    Outcome { class_name: None, stage }.requeue(now())
+}
+
+#[test]
+fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
+    let text = String::new;
+    let name = || (ChildKind::Pod, "p".to_owned());
+    for (blocked, wanted) in [
+        (Blocked::Foreign(name().0, name().1), Requeue::After(FOREIGN_RETRY)),
+        (Blocked::Forbidden(text()), Requeue::After(FORBIDDEN_RETRY)),
+        (Blocked::Refused(text()), Requeue::After(REFUSED_RETRY)),
+        (Blocked::Conflict, Requeue::After(CONFLICT_RETRY)),
+        (Blocked::Pending(name().0, name().1), Requeue::AwaitChange),
+        (Blocked::NamespaceTerminating, Requeue::AwaitChange),
+        (Blocked::Transient(text()), Requeue::Backoff),
+        (Blocked::NotLeader, Requeue::Backoff),
+    ] {
+        assert_eq!(requeue(Stage::Blocked(blocked.clone())), wanted, "{blocked:?}");
+        let breach = |agent| Stage::Breached(Breach { why: blocked.clone(), agent });
+        assert_eq!(requeue(breach(Halted::Stopped)), wanted, "{blocked:?}");
+        assert_eq!(requeue(breach(Halted::Spared)), Requeue::Backoff, "{blocked:?}");
+        assert_eq!(requeue(breach(Halted::Unstopped(text()))), Requeue::Backoff, "{blocked:?}");
+    }
+    assert_eq!(requeue(Stage::Rejected(Vec::new())), Requeue::AwaitChange);
+}
+
+fn workload(closed: Closedness) -> Workload {
+    Workload {
+        isolation: Isolation::GVisor,
+        credentials: 1,
+        proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
+        closed,
+        agent: Applied::Present(Box::new(agent_pod())),
+        widening: None,
+    }
+}
+
+#[test]
+fn a_probe_is_repeated_until_it_has_proven_something() {
+    let proof = ProxyClosed::for_tests;
+    let standing = |closed| requeue(Stage::Standing(Box::new(workload(closed))));
+    let soon = Duration::from_millis(700);
+    for (closed, wanted) in [
+        (Closedness::Untried, Requeue::AwaitChange),
+        (Closedness::Proven(proof()), Requeue::AwaitChange),
+        (Closedness::Waived(proof()), Requeue::AwaitChange),
+        (Closedness::Seen(proof(), soon), Requeue::After(soon)),
+        (Closedness::Unclear("x".to_owned()), Requeue::After(PROBE_UNCLEAR_RETRY)),
+        (Closedness::Open, Requeue::After(PROBE_RETRY_LATER)),
+        (Closedness::Reopened, Requeue::After(PROBE_RETRY_LATER)),
+    ] {
+        assert_eq!(standing(closed.clone()), wanted, "{closed:?}");
+    }
+}
+
+#[test]
+fn an_open_proxy_is_given_the_time_that_policies_take() {
+    let since: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+    let late = since + PROBE_PATIENCE + SignedDuration::from_millis(1);
+    let of = |closed| workload(closed);
+    assert!(!of(Closedness::Open).open_too_long(since + PROBE_PATIENCE));
+    assert!(of(Closedness::Open).open_too_long(late));
+    assert!(!of(Closedness::Untried).open_too_long(late));
+    assert_eq!(of(Closedness::Open).requeue(since), Requeue::After(PROBE_RETRY));
+}
+
+#[test]
+fn a_pod_that_ended_too_soon_is_replaced_when_its_pause_is_over() {
+    let until = now() + SignedDuration::from_secs(7);
+    let held = Workload { agent: Applied::Held(until), ..workload(Closedness::Untried) };
+    assert_eq!(held.requeue(now()), Requeue::After(Duration::from_secs(7) + PROBE_RETRY));
+    let both = Workload { agent: Applied::Held(until), ..workload(Closedness::Unclear("x".to_owned())) };
+    assert_eq!(both.requeue(now()), Requeue::After(PROBE_UNCLEAR_RETRY), "the earlier of the two");
+}

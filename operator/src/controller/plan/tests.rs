@@ -1,0 +1,181 @@
+use agentsandbox_crds::names::ANNOTATION_POLICY_HASH;
+use serde_json::json;
+
+use super::*;
+use crate::controller::apply::Sealed;
+use crate::controller::desired;
+use crate::fixtures::{self, accepted, agent_pod, from, identity, live, observed, platform, proxy_pod};
+
+fn now() -> Timestamp {
+    "2026-01-01T00:00:20Z".parse().unwrap()
+}
+
+/// The step for this child when `change` was done to the one that stands.
+fn planned(wanted: &Child, change: impl FnOnce(&mut Value)) -> Step {
+    let mut value = live(wanted.clone()).value();
+    change(&mut value);
+    let standing = match wanted {
+        Child::ServiceAccount(_) => Child::ServiceAccount(from(value)),
+        Child::NetworkPolicy(_) => Child::NetworkPolicy(from(value)),
+        Child::ConfigMap(_) => Child::ConfigMap(from(value)),
+        Child::Service(_) => Child::Service(Box::new(from(value))),
+        Child::Pod(_) => Child::Pod(Box::new(from(value))),
+    };
+    step(wanted.clone(), &observed(vec![standing], Vec::new()), &identity(), now())
+}
+
+fn all() -> Vec<Child> {
+    let accepted = accepted(|_| ());
+    let boundary = desired::boundary(&accepted, &platform());
+    let pods = [
+        desired::proxy_pod::pod(&accepted, &platform(), &Sealed::for_tests(), None),
+        desired::agent_pod::pod(&accepted, &platform(), &Sealed::for_tests()),
+    ];
+    let pods = pods.map(|pod| Child::Pod(Box::new(pod)));
+    boundary.walls.into_iter().chain(boundary.supplies).chain(pods).collect()
+}
+
+fn wall() -> Child {
+    all().into_iter().find(|child| child.kind() == ChildKind::NetworkPolicy).unwrap()
+}
+
+fn pod() -> Child {
+    all().pop().unwrap()
+}
+
+/// A step's name.
+fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Create(_) => "Create",
+        Step::Repair(_) => "Repair",
+        Step::Delete(_) => "Delete",
+        Step::Leave(_) => "Leave",
+        Step::Await(_) => "Await",
+        Step::Hold(_) => "Hold",
+        Step::Foreign(..) => "Foreign",
+    }
+}
+
+#[test]
+fn what_is_missing_is_created_and_what_is_as_wanted_is_left() {
+    for child in all() {
+        let absent = step(child.clone(), &Observed::default(), &identity(), now());
+        assert_eq!(absent, Step::Create(child.clone()));
+        assert_eq!(name(&planned(&child, |_| ())), "Leave", "{} {}", child.kind().as_str(), child.name());
+    }
+}
+
+#[test]
+fn what_the_api_server_adds_is_no_difference() {
+    for child in all() {
+        let added = planned(&child, |value| {
+            value["metadata"]["annotations"]["acme.test/note"] = json!("x");
+            value["metadata"]["labels"]["acme.test/team"] = json!("x");
+            value["metadata"]["finalizers"] = json!(["acme.test/backup"]);
+        });
+        assert_eq!(name(&added), "Leave", "{}", child.kind().as_str());
+    }
+}
+
+#[test]
+fn o_r33_an_owner_is_ours_by_group_kind_uid_and_control_together() {
+    for child in all() {
+        for (key, other) in [
+            ("uid", json!("another")),
+            ("kind", json!("AgentCredential")),
+            ("apiVersion", json!("acme.test/v1")),
+            ("controller", json!(false)),
+        ] {
+            let step = planned(&child, |value| value["metadata"]["ownerReferences"][0][key] = other);
+            assert_eq!(step, Step::Foreign(child.kind(), child.name().to_owned()), "{key}");
+        }
+        let unowned = planned(&child, |value| value["metadata"]["ownerReferences"] = json!([]));
+        assert_eq!(name(&unowned), "Foreign");
+    }
+}
+
+#[test]
+fn labels_that_were_taken_off_are_put_back() {
+    for child in all() {
+        let step = planned(&child, |value| value["metadata"]["labels"] = json!({}));
+        assert_eq!(name(&step), "Repair", "{}", child.kind().as_str());
+    }
+}
+
+#[test]
+fn a_wall_is_compared_whole_for_there_an_addition_is_an_opening() {
+    for (what, change) in [
+        ("another peer", json!({"egress": [{}]})),
+        ("no types", json!({"policyTypes": null})),
+        ("ingress", json!({"ingress": [{}]})),
+        ("another selector", json!({"podSelector": {"matchLabels": {"app": "x"}}})),
+    ] {
+        let step = planned(&wall(), |value| {
+            for (key, inner) in change.as_object().unwrap() {
+                value["spec"][key] = inner.clone();
+            }
+        });
+        assert_eq!(name(&step), "Repair", "{what}");
+    }
+}
+
+#[test]
+fn what_is_on_its_way_out_is_awaited_and_a_wall_is_narrowed_even_then() {
+    for child in all() {
+        let ending =
+            planned(&child, |value| value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        assert_eq!(name(&ending), "Await", "{}", child.kind().as_str());
+    }
+    let widened = planned(&wall(), |value| {
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["spec"]["egress"] = json!([{}]);
+    });
+    assert_eq!(name(&widened), "Repair");
+}
+
+#[test]
+fn a_pod_of_another_spec_or_image_is_replaced() {
+    let hash = planned(&pod(), |value| value["metadata"]["annotations"][ANNOTATION_SPEC_HASH] = json!("0"));
+    assert!(matches!(hash, Step::Delete(Doomed { uid, .. }) if uid == "uid-of-fix-login-agent"));
+    let image = planned(&pod(), |value| value["spec"]["containers"][0]["image"] = json!("evil.test/agent:1"));
+    assert_eq!(name(&image), "Delete");
+}
+
+#[test]
+fn o_r26_another_policy_changes_the_proxys_pod_and_never_replaces_it() {
+    let proxy = Child::Pod(Box::new(proxy_pod("10.244.0.8")));
+    let step = planned(&proxy, |value| value["metadata"]["annotations"][ANNOTATION_POLICY_HASH] = json!("0"));
+    assert_eq!(name(&step), "Repair");
+}
+
+#[test]
+fn a_pod_that_ended_is_replaced_after_a_pause() {
+    for phase in ["Failed", "Succeeded"] {
+        let created = |at: &'static str| {
+            planned(&pod(), |value| {
+                value["status"] = json!({"phase": phase});
+                value["metadata"]["creationTimestamp"] = json!(at);
+            })
+        };
+        assert_eq!(created("2026-01-01T00:00:00Z"), Step::Hold("2026-01-01T00:00:30Z".parse().unwrap()));
+        assert_eq!(name(&created("2025-12-31T23:59:50Z")), "Delete");
+    }
+}
+
+#[test]
+fn keys_are_made_for_a_proxy_that_has_none() {
+    let wanted = || desired::boundary(&accepted(|_| ()), &platform());
+    let none = boundary(wanted(), &Observed::default(), &identity(), now());
+    assert!(none.keys.is_some_and(|name| name.starts_with("fix-login-keys-")));
+    let proxy = Child::Pod(Box::new(proxy_pod("10.244.0.8")));
+    assert_eq!(boundary(wanted(), &observed(vec![proxy], Vec::new()), &identity(), now()).keys, None);
+}
+
+#[test]
+fn a_step_knows_its_kind() {
+    let whole = fixtures::boundary().into_iter().chain([Child::Pod(Box::new(agent_pod()))]);
+    for child in whole {
+        assert_eq!(Step::Create(child.clone()).kind(), child.kind());
+        assert_eq!(Step::Foreign(child.kind(), "x".to_owned()).kind(), child.kind());
+    }
+}

@@ -1,0 +1,144 @@
+//! Each test says which pods the API server shows, and sees what one step of a teardown does.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::api::{Api, Asked, refusal};
+use crate::fixtures::{self, UID, agent_pod, identity, observed, sandbox};
+
+/// A pod in a list by label.
+fn listed(name: &str, component: &str) -> Value {
+    json!({"metadata": {"name": name, "uid": format!("uid-of-{name}"), "labels": {
+        "agentsandbox.dev/sandbox-uid": UID, "agentsandbox.dev/component": component,
+    }}})
+}
+
+fn ending(mut pod: Value) -> Value {
+    pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    pod
+}
+
+/// One step while the API server lists these pods, and finds `named` by name.
+async fn step(pods: Vec<Value>, named: Vec<(&str, Value)>) -> (Result<Teardown, ApplyError>, Api) {
+    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": pods});
+    let own = sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+    let mut found: Vec<(String, Value)> =
+        named.into_iter().map(|(name, pod)| (format!("pods/{name}"), pod)).collect();
+    found.push(("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap()));
+    let says = move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone()));
+    let api = Api::start(found, Box::new(says)).await;
+    let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+    let result = teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+    (result, api)
+}
+
+fn deleted(api: &Api) -> Vec<String> {
+    api.writes().into_iter().filter_map(|line| line.strip_prefix("DELETE ").map(str::to_owned)).collect()
+}
+
+#[tokio::test]
+async fn walls_go_and_the_finalizer_last_when_no_pod_is_left() {
+    let (result, api) = step(Vec::new(), Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Done);
+    assert_eq!(deleted(&api).len(), 6, "{:?}", api.writes());
+    assert_eq!(api.writes().last().unwrap(), "PATCH agentsandboxes/fix-login");
+    let list = api.asked().into_iter().find(|asked| asked.line == "GET pods").unwrap();
+    assert!(list.query.contains(&format!("sandbox-uid%3D{UID}")), "{}", list.query);
+}
+
+#[tokio::test]
+async fn the_agent_goes_before_the_proxy_and_no_wall_goes_with_either() {
+    let (result, api) =
+        step(vec![listed("fix-login-proxy", "proxy"), listed("fix-login-agent", "agent")], Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(deleted(&api), ["pods/fix-login-agent"]);
+    let (result, api) = step(vec![listed("fix-login-proxy", "proxy")], Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Proxy));
+    assert_eq!(deleted(&api), ["pods/fix-login-proxy"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_is_on_its_way_out_keeps_the_walls_up() {
+    let (result, api) = step(vec![ending(listed("fix-login-agent", "agent"))], Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_pod_without_an_owner_is_found_by_its_label_as_after_a_deletion_that_orphans() {
+    let (result, api) = step(vec![listed("fix-login-agent", "agent")], Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(api.body("DELETE pods/fix-login-agent")["preconditions"]["uid"], "uid-of-fix-login-agent");
+}
+
+#[tokio::test]
+async fn an_agent_whose_labels_were_taken_off_is_found_by_its_owner() {
+    let mut bare = agent_pod();
+    bare.metadata.labels = None;
+    let bare = serde_json::to_value(bare).unwrap();
+    let (result, api) = step(vec![listed("fix-login-proxy", "proxy")], vec![("fix-login-agent", bare)]).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(deleted(&api), ["pods/fix-login-agent"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_says_not_which_half_it_is_goes_with_the_agent() {
+    let (result, api) = step(vec![listed("x", "proxy"), listed("y", "something")], Vec::new()).await;
+    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(deleted(&api), ["pods/y"]);
+}
+
+#[tokio::test]
+async fn o_r34_a_strangers_pod_of_our_name_is_left_alone() {
+    let stranger = json!({"metadata": {"name": "fix-login-agent", "uid": "another"}});
+    let (result, api) = step(Vec::new(), vec![("fix-login-agent", stranger)]).await;
+    assert_eq!(result.unwrap(), Teardown::Done);
+    assert!(!api.was_asked("DELETE pods/fix-login-agent"));
+}
+
+#[tokio::test]
+async fn walls_stay_when_nobody_can_say_whether_a_pod_is_left() {
+    for line in ["GET pods", "GET pods/fix-login-agent"] {
+        let own = sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+        let says =
+            move |asked: &Asked| (asked.line == line).then(|| refusal(500, "InternalError", "etcd is away"));
+        let api = Api::start(Vec::new(), Box::new(says)).await;
+        let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+        let result =
+            teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+        assert!(matches!(result, Err(ApplyError::Api { .. })), "{line}");
+        assert_eq!(api.writes(), Vec::<String>::new(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_orphaned_wall_goes_too_and_a_strangers_does_not() {
+    let own = Arc::new(sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()])));
+    let mut children = fixtures::boundary();
+    for child in &mut children {
+        if let crate::controller::desired::Child::NetworkPolicy(policy) = child {
+            policy.metadata.owner_references = None;
+            if policy.metadata.name.as_deref() == Some("fix-login-proxy") {
+                policy.metadata.labels = None;
+            }
+        }
+    }
+    let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(own.as_ref()).unwrap())];
+    let api = Api::start(found, Box::new(|_| None)).await;
+    let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+    teardown(&ctx.writer, &identity(), &own, &observed(children, Vec::new())).await.unwrap();
+    assert!(api.was_asked("DELETE networkpolicies/fix-login-agent"), "{:?}", api.writes());
+    assert!(!api.was_asked("DELETE networkpolicies/fix-login-proxy"), "{:?}", api.writes());
+}
+
+#[tokio::test]
+async fn a_sandbox_that_went_with_an_earlier_patch_is_done() {
+    let own = sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+    let says = |asked: &Asked| asked.line.starts_with("PATCH ").then(|| refusal(404, "NotFound", "gone"));
+    let api = Api::start(Vec::new(), Box::new(says)).await;
+    let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+    let result = teardown(&ctx.writer, &identity(), &own, &Observed::default()).await;
+    assert_eq!(result.unwrap(), Teardown::Done);
+}

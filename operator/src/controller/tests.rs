@@ -1,0 +1,324 @@
+//! Whole passes against an API server that refuses one thing.
+
+use std::collections::BTreeMap;
+
+use agentsandbox_crds::AgentSandboxStatus;
+use agentsandbox_crds::names::LABEL_SANDBOX_UID;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::fixtures::api::{Api, Asked, Says, refusal};
+use crate::fixtures::{self, foreign_policy, from};
+
+const AGENT_IS_STOPPED: &str = "DELETE pods/fix-login-agent";
+const STATUS: &str = "PATCH agentsandboxes/fix-login/status";
+
+/// One sandbox, running whole, and what came of a pass over it.
+struct Scene {
+    children: Vec<Child>,
+    others: Vec<NetworkPolicy>,
+    sandbox: AgentSandbox,
+    probe: WallProbe,
+}
+
+struct After {
+    api: Api,
+    ctx: Arc<Ctx>,
+    result: Result<Action, ReconcileError>,
+}
+
+impl Scene {
+    fn running() -> Self {
+        let mut children = fixtures::boundary();
+        children.push(Child::Pod(Box::new(fixtures::proxy_pod("127.0.0.1"))));
+        children.push(Child::Pod(Box::new(fixtures::agent_pod())));
+        let sandbox = fixtures::sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+        Self { children, others: Vec::new(), sandbox, probe: WallProbe::None }
+    }
+
+    fn without(mut self, kind: ChildKind, name: &str) -> Self {
+        self.children.retain(|child| child.kind() != kind || child.name() != name);
+        self
+    }
+
+    fn beside(mut self, policy: NetworkPolicy) -> Self {
+        self.others.push(policy);
+        self
+    }
+
+    async fn api(&self, says: Says) -> Api {
+        let mut found: Vec<(String, Value)> =
+            vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&self.sandbox).unwrap())];
+        for child in self.children.iter().filter(|child| child.kind() == ChildKind::Pod) {
+            found.push((format!("pods/{}", child.name()), child.value()));
+        }
+        Api::start(found, says).await
+    }
+
+    async fn pass(self, says: Says) -> After {
+        self.passes(1, says).await
+    }
+
+    async fn passes(self, count: usize, says: Says) -> After {
+        let api = self.api(says).await;
+        let ctx = fixtures::ctx(api.client.clone(), &self.sandbox, &self.children, &self.others);
+        let mut ctx = Arc::into_inner(ctx).unwrap();
+        ctx.wall_probe = self.probe;
+        let ctx = Arc::new(ctx);
+        let sandbox = Arc::new(self.sandbox);
+        let mut result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
+        for _ in 1..count {
+            let _ = retry(&sandbox, result.as_ref().unwrap_err(), &ctx);
+            result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
+        }
+        After { api, ctx, result }
+    }
+}
+
+impl After {
+    /// The last status that was written, as (type, (status, reason)).
+    fn conditions(&self) -> BTreeMap<String, (String, String)> {
+        let status: AgentSandboxStatus = from(self.api.body(STATUS)["status"].clone());
+        status.conditions.into_iter().map(|c| (c.type_, (c.status, c.reason))).collect()
+    }
+
+    #[track_caller]
+    fn says(&self, type_: &str, status: &str, reason: &str) {
+        assert_eq!(
+            self.conditions()[type_],
+            (status.to_owned(), reason.to_owned()),
+            "{:?}",
+            self.conditions()
+        );
+    }
+}
+
+fn takes_all() -> Says {
+    Box::new(|_| None)
+}
+
+fn refuses(line: &'static str, answer: (u16, Value)) -> Says {
+    Box::new(move |asked: &Asked| (asked.line == line).then(|| answer.clone()))
+}
+
+const WALL_IS_MADE: &str = "POST networkpolicies";
+
+fn wallless() -> Scene {
+    Scene::running().without(ChildKind::NetworkPolicy, "fix-login-agent")
+}
+
+#[tokio::test]
+async fn o_t6_an_agent_whose_wall_is_put_back_goes_on() {
+    let after = wallless().pass(takes_all()).await;
+    assert!(after.result.is_ok() && after.api.was_asked(WALL_IS_MADE));
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "True", "ProvenWithoutProbe");
+    after.says("Ready", "True", "Running");
+}
+
+#[tokio::test]
+async fn o_t6_an_agent_whose_wall_cannot_be_put_back_is_stopped_and_its_proxy_stays() {
+    let quota = refusal(403, "Forbidden", "networkpolicies is forbidden: exceeded quota: walls");
+    let webhook = refusal(400, "BadRequest", "admission webhook \"deny.acme.test\" denied request");
+    let rights = refusal(403, "Forbidden", "User \"operator\" cannot create resource \"networkpolicies\"");
+    let ending = refusal(
+        403,
+        "Forbidden",
+        "unable to create new content in namespace team because it is being terminated",
+    );
+    for (answer, reason) in
+        [(quota, "Refused"), (webhook, "Refused"), (rights, "Forbidden"), (ending, "NamespaceTerminating")]
+    {
+        let after = wallless().pass(refuses(WALL_IS_MADE, answer)).await;
+        let body = after.api.body(AGENT_IS_STOPPED);
+        assert_eq!(body["gracePeriodSeconds"], 1, "it may not use its grace period without walls");
+        assert_eq!(body["preconditions"]["uid"], "uid-of-fix-login-agent");
+        assert!(!after.api.was_asked("DELETE pods/fix-login-proxy"), "{:?}", after.api.writes());
+        after.says("NetworkIsolated", "False", reason);
+        after.says("Ready", "False", reason);
+    }
+}
+
+#[tokio::test]
+async fn o_t6_an_agent_whose_walls_name_was_taken_is_stopped() {
+    let stranger = foreign_policy("fix-login-agent", json!({"podSelector": {}, "policyTypes": ["Egress"]}));
+    let after = wallless().beside(stranger).pass(takes_all()).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED) && !after.api.was_asked(WALL_IS_MADE));
+    after.says("NetworkIsolated", "False", "NameConflict");
+}
+
+#[tokio::test]
+async fn an_agent_whose_labels_hide_it_from_the_watches_is_stopped_too() {
+    let scene = wallless();
+    let api = scene.api(refuses(WALL_IS_MADE, refusal(403, "Forbidden", "exceeded quota: walls"))).await;
+    let shown: Vec<Child> =
+        scene.children.into_iter().filter(|child| child.name() != "fix-login-agent").collect();
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &shown, &[]);
+    reconcile(Arc::new(scene.sandbox), ctx).await.unwrap();
+    assert!(api.was_asked(AGENT_IS_STOPPED), "{:?}", api.writes());
+}
+
+#[tokio::test]
+async fn a_wall_that_fails_in_passing_leaves_nothing_known_and_stops_the_agent_at_the_third_try() {
+    let busy = || refuses(WALL_IS_MADE, refusal(500, "InternalError", "failed calling webhook"));
+    for tries in [1, 2] {
+        let after = wallless().passes(tries, busy()).await;
+        assert!(matches!(after.result, Err(ReconcileError::Apply(_))));
+        assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{tries}");
+        after.says("NetworkIsolated", "Unknown", "Retrying");
+        after.says("Ready", "Unknown", "Retrying");
+    }
+    let after = wallless().passes(3, busy()).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED));
+    after.says("NetworkIsolated", "False", "WallsMissing");
+    assert_eq!(after.ctx.failures.count(fixtures::UID), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_could_not_be_stopped_is_told_and_tried_again() {
+    let says: Says = Box::new(|asked| match asked.line.as_str() {
+        WALL_IS_MADE => Some(refusal(403, "Forbidden", "exceeded quota: walls")),
+        AGENT_IS_STOPPED => Some(refusal(500, "InternalError", "etcd is away")),
+        _ => None,
+    });
+    let after = wallless().pass(says).await;
+    assert!(matches!(after.result, Err(ReconcileError::Apply(_))));
+    let text = after.api.body(STATUS).to_string();
+    assert!(text.contains("The agent could not be stopped"), "{text}");
+}
+
+#[tokio::test]
+async fn a_supply_that_cannot_be_made_stops_nothing() {
+    let scene = || Scene::running().without(ChildKind::ConfigMap, "fix-login-policy");
+    let quota = refusal(403, "Forbidden", "configmaps is forbidden: exceeded quota");
+    let after = scene().pass(refuses("POST configmaps", quota)).await;
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "Unknown", "Refused");
+    let busy = refusal(503, "ServiceUnavailable", "try later");
+    let after = scene().pass(refuses("POST configmaps", busy)).await;
+    after.says("NetworkIsolated", "Unknown", "Retrying");
+    after.says("Ready", "Unknown", "Retrying");
+}
+
+#[tokio::test]
+async fn a_wall_is_put_up_even_where_the_keys_cannot_be_made() {
+    let scene = wallless().without(ChildKind::Pod, "fix-login-proxy");
+    let quota = refusal(403, "Forbidden", "secrets is forbidden: exceeded quota");
+    let after = scene.pass(refuses("POST secrets", quota)).await;
+    assert!(
+        after.api.was_asked(WALL_IS_MADE) && !after.api.was_asked("POST pods"),
+        "{:?}",
+        after.api.writes()
+    );
+}
+
+#[tokio::test]
+async fn an_agent_whose_labels_cannot_be_given_back_is_stopped() {
+    let stripped = |changes: fn(&mut Pod)| {
+        let mut scene = Scene::running().without(ChildKind::Pod, "fix-login-agent");
+        let mut pod = fixtures::agent_pod();
+        changes(&mut pod);
+        scene.children.push(Child::Pod(Box::new(pod)));
+        scene
+    };
+    let webhook =
+        || refuses("PATCH pods/fix-login-agent", refusal(403, "Forbidden", "a webhook denied request"));
+    let unlabelled = stripped(|pod| {
+        pod.metadata.labels.as_mut().unwrap().remove(LABEL_SANDBOX_UID);
+    });
+    assert!(unlabelled.pass(webhook()).await.api.was_asked(AGENT_IS_STOPPED));
+    let inside_its_walls = stripped(|pod| {
+        pod.metadata.labels.as_mut().unwrap().remove("agentsandbox.dev/sandbox");
+    });
+    assert!(!inside_its_walls.pass(webhook()).await.api.was_asked(AGENT_IS_STOPPED));
+}
+
+fn opens_everything(name: &str) -> NetworkPolicy {
+    foreign_policy(name, json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}))
+}
+
+#[tokio::test]
+async fn o_t7_a_widened_sandbox_has_its_agent_stopped_and_the_policy_named() {
+    let after = Scene::running().beside(opens_everything("let-all-out")).pass(takes_all()).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED) && !after.api.was_asked("DELETE pods/fix-login-proxy"));
+    after.says("NetworkIsolated", "False", "EgressWidened");
+    assert!(after.api.body(STATUS).to_string().contains("let-all-out"));
+}
+
+#[tokio::test]
+async fn o_t7_no_agent_is_started_while_another_policy_widens_its_walls() {
+    let waiting = || Scene::running().without(ChildKind::Pod, "fix-login-agent");
+    assert!(waiting().pass(takes_all()).await.api.was_asked("POST pods"), "the control starts it");
+    let after = waiting().beside(opens_everything("let-all-out")).pass(takes_all()).await;
+    assert!(!after.api.was_asked("POST pods"), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "False", "EgressWidened");
+}
+
+#[tokio::test]
+async fn o_t7_a_widened_agent_is_stopped_though_a_supply_fails() {
+    let scene = Scene::running().without(ChildKind::ConfigMap, "fix-login-policy");
+    let quota = refusal(403, "Forbidden", "configmaps is forbidden: exceeded quota");
+    let after = scene.beside(opens_everything("let-all-out")).pass(refuses("POST configmaps", quota)).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+}
+
+#[tokio::test]
+async fn an_agent_beside_a_proxy_that_stays_open_is_stopped() {
+    let _open = TcpListener::bind("127.0.77.1:3128").await.unwrap();
+    let beside = |address: &str| {
+        let mut scene = Scene::running().without(ChildKind::Pod, "fix-login-proxy");
+        scene.children.push(Child::Pod(Box::new(fixtures::proxy_pod(address))));
+        scene.probe = WallProbe::Connect;
+        scene
+    };
+    let after = beside("127.0.77.1").pass(takes_all()).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "False", "ProxyOpen");
+    let after = beside("127.0.77.2").pass(takes_all()).await;
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "Unknown", "ProbePending");
+}
+
+#[tokio::test]
+async fn a_policy_edit_writes_the_document_and_nudges_the_proxys_pod_and_nothing_else() {
+    let mut scene = Scene::running();
+    scene.sandbox.spec.egress.as_mut().unwrap().allow[1].host = "crates.io".to_owned();
+    let mut writes = scene.pass(takes_all()).await.api.writes();
+    writes.retain(|line| line != STATUS);
+    assert_eq!(writes, ["PATCH configmaps/fix-login-policy", "PATCH pods/fix-login-proxy"]);
+}
+
+#[tokio::test]
+async fn o_r6_a_pass_over_a_settled_sandbox_writes_nothing() {
+    let after = Scene::running().pass(takes_all()).await;
+    assert_eq!(after.api.writes(), [STATUS], "the first pass has a status to write");
+    let mut scene = Scene::running();
+    scene.sandbox.status = Some(from(after.api.body(STATUS)["status"].clone()));
+    assert_eq!(scene.pass(takes_all()).await.api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_sandbox_that_went_meanwhile_is_no_failure() {
+    let gone = refusal(404, "NotFound", "agentsandboxes \"fix-login\" not found");
+    let after = Scene::running().pass(refuses(STATUS, gone)).await;
+    let (error, sandbox) = (after.result.unwrap_err(), fixtures::sandbox(|_| ()));
+    assert_eq!(retry(&sandbox, &error, &after.ctx), Action::await_change());
+    let other = ReconcileError::NoIdentity;
+    assert_ne!(retry(&sandbox, &other, &after.ctx), Action::await_change());
+}
+
+#[tokio::test]
+async fn a_finalizer_that_is_off_is_not_taken_off_again_though_the_watch_still_shows_it() {
+    let mut scene = Scene::running();
+    scene.children.clear();
+    scene.sandbox.metadata.deletion_timestamp = Some(from(json!("2026-01-01T00:00:00Z")));
+    let api = scene.api(takes_all()).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &[], &[]);
+    let sandbox = Arc::new(scene.sandbox);
+    for _ in 0..2 {
+        reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap();
+    }
+    assert_eq!(api.writes(), ["PATCH agentsandboxes/fix-login"]);
+}
