@@ -47,7 +47,7 @@ use desired::{Child, ChildKind, Component};
 use evaluate::Unwidened;
 use observe::{Closedness, Observed, ProxyClosed, Recent, Stores};
 use outcome::{Blocked, Breach, Halted, Outcome, Requeue, Stage, Workload};
-use plan::Doomed;
+use plan::{Doomed, Step};
 use teardown::Teardown;
 
 /// A wall that cannot be put back is tried this often, as long as the failure is one that passes; then the agent stops.
@@ -164,11 +164,11 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
         (
             Ok(unwidened),
             Closedness::Seen(proof, _) | Closedness::Proven(proof) | Closedness::Waived(proof),
-        ) => agent(ctx, accepted, observed, &sealed, (proof, unwidened)).await?,
+        ) => agent(ctx, accepted, observed, &sealed, Some((proof, unwidened))).await?,
         // One that already runs stays while its proxy is being replaced: it reaches nothing.
-        (Ok(_), Closedness::Untried | Closedness::Unclear(_) | Closedness::Open) => observed
-            .agent_pod(identity)
-            .map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone()))),
+        (Ok(_), Closedness::Untried | Closedness::Unclear(_) | Closedness::Open) => {
+            agent(ctx, accepted, observed, &sealed, None).await?
+        }
     };
     let workload = Workload {
         isolation: accepted.class.isolation,
@@ -181,18 +181,28 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     Ok(Outcome { class_name: Some(accepted.class.name.clone()), stage: Stage::Standing(Box::new(workload)) })
 }
 
-/// The agent's pod needs both proofs. Its walls select it by labels: one that cannot be given them back is stopped.
+/// The agent's pod is made with both proofs only; without them, one that is there is given back what names it. Its walls
+/// select it by labels: one that cannot be given these back is stopped.
 async fn agent(
     ctx: &Ctx,
     accepted: &Accepted,
     observed: &Observed,
     sealed: &Sealed,
-    (closed, unwidened): (&ProxyClosed, &Unwidened),
+    proofs: Option<(&ProxyClosed, &Unwidened)>,
 ) -> Result<Applied, Failure> {
     let identity = &accepted.identity;
     let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, Timestamp::now());
-    match apply::agent(&ctx.writer, identity, sealed, closed, unwidened, planned).await {
+    let applied = match proofs {
+        Some((closed, unwidened)) => {
+            apply::agent(&ctx.writer, identity, sealed, closed, unwidened, planned).await
+        }
+        None if matches!(planned, Step::Repair(_)) => apply::rename(&ctx.writer, identity, planned).await,
+        None => Ok(observed
+            .agent_pod(identity)
+            .map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone())))),
+    };
+    match applied {
         Ok(applied) => Ok(applied),
         Err(error) => match apply::is_outside_its_walls(&ctx.writer, identity).await {
             Ok(false) => Err(error.into()),

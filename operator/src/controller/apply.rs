@@ -178,6 +178,17 @@ pub async fn agent(
     writer.pod(identity, step).await
 }
 
+/// Gives a pod that is there back what names it, and its walls select it by; it makes none, so it asks for no proof.
+///
+/// # Errors
+/// When the pod could not be applied.
+pub async fn rename(writer: &Writer, identity: &Identity, step: Step) -> Result<Applied, ApplyError> {
+    match step {
+        Step::Repair(_) => writer.pod(identity, step).await,
+        _ => Ok(Applied::Absent),
+    }
+}
+
 /// Stops the given pods: power can always be taken away, without evidence.
 ///
 /// # Errors

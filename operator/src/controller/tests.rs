@@ -235,6 +235,25 @@ async fn an_agent_whose_labels_cannot_be_given_back_is_stopped() {
     assert!(!inside_its_walls.pass(webhook()).await.api.was_asked(AGENT_IS_STOPPED));
 }
 
+#[tokio::test]
+async fn an_agents_labels_are_given_back_while_its_proxy_is_being_replaced_and_no_agent_is_made() {
+    let without_proxy = || Scene::running().without(ChildKind::Pod, "fix-login-proxy");
+    let mut scene = without_proxy().without(ChildKind::Pod, "fix-login-agent");
+    let mut pod = fixtures::agent_pod();
+    pod.metadata.labels.as_mut().unwrap().remove(LABEL_SANDBOX_UID);
+    scene.children.push(Child::Pod(Box::new(pod)));
+    let after = scene.pass(takes_all()).await;
+    assert!(after.api.was_asked("PATCH pods/fix-login-agent"), "{:?}", after.api.writes());
+    let labels = &after.api.body("PATCH pods/fix-login-agent")["metadata"]["labels"];
+    assert_eq!(labels[LABEL_SANDBOX_UID], fixtures::UID);
+
+    let after = without_proxy().without(ChildKind::Pod, "fix-login-agent").pass(takes_all()).await;
+    let pods: Vec<Value> =
+        after.api.asked().into_iter().filter(|a| a.line == "POST pods").map(|a| a.body).collect();
+    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["fix-login-proxy"]);
+}
+
 fn opens_everything(name: &str) -> NetworkPolicy {
     foreign_policy(name, json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}))
 }
@@ -321,4 +340,56 @@ async fn a_finalizer_that_is_off_is_not_taken_off_again_though_the_watch_still_s
         reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap();
     }
     assert_eq!(api.writes(), ["PATCH agentsandboxes/fix-login"]);
+}
+
+#[tokio::test]
+async fn a_confirmation_that_finds_the_proxy_open_stops_the_agent_without_patience() {
+    let _open = TcpListener::bind("127.0.77.3:3128").await.unwrap();
+    let mut proxy = fixtures::proxy_pod("127.0.77.3");
+    let just_now =
+        json!([{"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()}]);
+    proxy.status.as_mut().unwrap().conditions = Some(from(just_now));
+    for seen_before in [true, false] {
+        let mut scene = Scene::running().without(ChildKind::Pod, "fix-login-proxy");
+        scene.children.push(Child::Pod(Box::new(proxy.clone())));
+        let api = scene.api(takes_all()).await;
+        let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+        let mut ctx = Arc::into_inner(ctx).unwrap();
+        ctx.wall_probe = WallProbe::Connect;
+        if seen_before {
+            ctx.recent.saw_closed(fixtures::UID, &proxy);
+        }
+        reconcile(Arc::new(scene.sandbox), Arc::new(ctx)).await.unwrap();
+        assert_eq!(api.was_asked(AGENT_IS_STOPPED), seen_before, "walls that are not up yet are waited for");
+    }
+}
+
+/// Three passes: nothing is there, the proxy serves, the agent runs.
+#[tokio::test]
+async fn a_cold_start_writes_each_child_once_and_a_status_for_each_stage() {
+    let bare = || {
+        let mut scene = Scene::running();
+        scene.children.clear();
+        scene.sandbox.metadata.finalizers = None;
+        scene
+    };
+    let mut first = bare().pass(takes_all()).await.api.writes();
+    first.sort_unstable();
+    let wanted = [
+        "PATCH agentsandboxes/fix-login",
+        STATUS,
+        "POST configmaps",
+        "POST networkpolicies",
+        "POST networkpolicies",
+        "POST pods",
+        "POST secrets",
+        "POST serviceaccounts",
+        "POST serviceaccounts",
+        "POST services",
+    ];
+    assert_eq!(first, wanted);
+    let serving = Scene::running().without(ChildKind::Pod, "fix-login-agent").pass(takes_all()).await;
+    assert_eq!(serving.api.writes(), ["POST pods", STATUS]);
+    let running = Scene::running().pass(takes_all()).await;
+    assert_eq!(running.api.writes(), [STATUS], "the fence has reported, the agent runs");
 }

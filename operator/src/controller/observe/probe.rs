@@ -194,4 +194,13 @@ impl ProxyClosed {
 }
 
 #[cfg(test)]
+impl Recent {
+    /// As if this pod had been seen closed when its confirmation came due just now.
+    pub(crate) fn saw_closed(&self, sandbox_uid: &str, pod: &Pod) {
+        let first = Instant::now().checked_sub(CONFIRM_AFTER).unwrap();
+        self.sightings.judge(sandbox_uid, run(pod).unwrap(), Sight::Closed, first);
+    }
+}
+
+#[cfg(test)]
 mod tests;
