@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
+use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -187,16 +188,22 @@ async fn work(
         .for_each(|result| async move {
             match result {
                 Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
-                // Failed passes were logged by `retry`; what is left are the watches themselves.
-                Err(kube::runtime::controller::Error::ReconcilerFailed(..)) => {}
-                // The last child's end wakes a sandbox that has gone before it.
-                Err(kube::runtime::controller::Error::ObjectNotFound(sandbox)) => {
-                    tracing::debug!(sandbox.name = sandbox.name, "the sandbox is gone");
+                Err(error) if is_expected(&error) => {
+                    tracing::debug!(
+                        error = chain(&error),
+                        "a pass did not take place or has told why it failed"
+                    );
                 }
                 Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
             }
         })
         .await;
+}
+
+/// Whether an error is no news: failed passes were logged by [`retry`], and the end of its last child wakes a sandbox that
+/// has gone before it. What is left are the watches themselves.
+fn is_expected<E: std::error::Error, Q: std::error::Error>(error: &controller::Error<E, Q>) -> bool {
+    matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
 }
 
 async fn wait_until_filled(stores: Stores) {
@@ -269,4 +276,21 @@ fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
     let addresses = slice.endpoints.iter().flatten().flat_map(|endpoint| &endpoint.addresses);
     let all = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
     all.flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use agentsandbox_crds::AgentSandbox;
+    use kube::runtime::reflector::ObjectRef;
+
+    use super::*;
+
+    type WorkError = controller::Error<std::io::Error, std::io::Error>;
+
+    #[test]
+    fn a_sandbox_that_is_gone_is_no_warning_and_a_failed_watch_is() {
+        let gone = ObjectRef::<AgentSandbox>::new("fix-login").within("team").erase();
+        assert!(is_expected(&WorkError::ObjectNotFound(Box::new(gone))));
+        assert!(!is_expected(&WorkError::QueueError(std::io::Error::other("the watch ended"))));
+    }
 }
