@@ -31,7 +31,8 @@ use crate::common::{
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSandboxSpec {
-    /// Name of the AgentSandboxClass; absent means the default class.
+    /// Name of the AgentSandboxClass; absent means the default class, which the sandbox keeps when another becomes the
+    /// default.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("className must be the name of an AgentSandboxClass, such as gvisor; list them with kubectl get agentsandboxclasses"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -217,7 +218,8 @@ pub struct AgentSandboxStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// The class in force: the one that the spec names, or the default class.
+    /// The class in force: the one that the spec names, or else the default class when the sandbox was first seen, which
+    /// it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub class_name: Option<String>,
