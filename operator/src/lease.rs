@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, PostParams};
 
-/// Name of the Lease.
+/// Name of the Lease, which the chart makes: the operator may not create one.
 pub const NAME: &str = "agentsandbox-operator";
 /// How long a lease lasts without renewal.
 const DURATION_SECS: i32 = 10;
@@ -91,9 +91,8 @@ pub async fn attempt(api: &Api<Lease>, identity: &str, tenure: &Tenure) -> Resul
             Ok(Attempt::TheirTurn)
         }
         // Somebody was faster.
-        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
-            Ok(Attempt::TheirTurn)
-        }
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Attempt::TheirTurn),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Err(LeaseError::Missing),
         Err(source) => Err(LeaseError::Api(Box::new(source))),
     }
 }
@@ -126,6 +125,9 @@ pub enum LeaseError {
     /// The API server did not answer in time.
     #[error("the API server did not answer in time")]
     Timeout,
+    /// Nobody made it.
+    #[error("there is no Lease {NAME} in this namespace: install the chart again")]
+    Missing,
     /// It refused.
     #[error("the API server refused")]
     Api(#[source] Box<kube::Error>),
@@ -133,11 +135,7 @@ pub enum LeaseError {
 
 async fn take(api: &Api<Lease>, identity: &str) -> Result<Attempt, kube::Error> {
     let now = Timestamp::now();
-    let Some(mut lease) = api.get_opt(NAME).await? else {
-        let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-        let lease = Lease { metadata, spec: Some(held(None, identity, now)) };
-        return api.create(&PostParams::default(), &lease).await.map(|_| Attempt::Held);
-    };
+    let mut lease = api.get(NAME).await?;
     let old = lease.spec.take().unwrap_or_default();
     if !may_take(&old, identity, now) {
         return Ok(Attempt::TheirTurn);

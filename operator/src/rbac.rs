@@ -14,6 +14,8 @@ pub struct Permission {
     pub group: &'static str,
     /// Resource, with its subresource.
     pub resource: &'static str,
+    /// The only object that it holds for, by name; absent means each object of the kind.
+    pub name: Option<&'static str>,
     /// Verbs.
     pub verbs: &'static [&'static str],
     /// Which code needs it, and for what.
@@ -118,13 +120,15 @@ pub const PERMISSIONS: &[Permission] = &[
         scope: Scope::OwnNamespace,
         group: "coordination.k8s.io",
         resource: "leases",
-        verbs: &["create", "get", "update"],
-        why: "lease: one replica writes at a time; update carries the resourceVersion that was read.",
+        name: Some(crate::lease::NAME),
+        verbs: &["get", "update"],
+        why: "lease: one replica writes at a time; update carries the resourceVersion that was read. The chart makes the Lease.",
     },
     Permission {
         scope: Scope::DefaultNamespace,
         group: "discovery.k8s.io",
         resource: "endpointslices",
+        name: None,
         verbs: &["list"],
         why: "run: the fence proves that the API server's endpoints are out of reach, so it has to know them.",
     },
@@ -132,6 +136,7 @@ pub const PERMISSIONS: &[Permission] = &[
         scope: Scope::DefaultNamespace,
         group: "",
         resource: "services",
+        name: Some("kubernetes"),
         verbs: &["get"],
         why: "run: the fence proves that the Service kubernetes is out of reach, so it has to know its address.",
     },
@@ -143,7 +148,7 @@ const fn cluster(
     verbs: &'static [&'static str],
     why: &'static str,
 ) -> Permission {
-    Permission { scope: Scope::Cluster, group, resource, verbs, why }
+    Permission { scope: Scope::Cluster, group, resource, name: None, verbs, why }
 }
 
 /// The table as JSON, for comparison with rendered roles.

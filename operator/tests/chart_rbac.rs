@@ -8,8 +8,8 @@ use std::path::Path;
 use agentsandbox_operator::rbac::{PERMISSIONS, Scope};
 use serde_json::Value;
 
-/// One granted verb: where, group, resource, verb, and the sentence that justifies it.
-type Grant = (&'static str, String, String, String, String);
+/// One granted verb: where, group, resource, object, verb, and the sentence that justifies it.
+type Grant = (&'static str, String, String, Option<String>, String, String);
 
 const fn place(scope: Scope) -> &'static str {
     match scope {
@@ -21,7 +21,14 @@ const fn place(scope: Scope) -> &'static str {
 
 fn table() -> BTreeSet<Grant> {
     let grant = |p: &agentsandbox_operator::rbac::Permission, verb: &str| {
-        (place(p.scope), p.group.to_owned(), p.resource.to_owned(), verb.to_owned(), p.why.to_owned())
+        (
+            place(p.scope),
+            p.group.to_owned(),
+            p.resource.to_owned(),
+            p.name.map(str::to_owned),
+            verb.to_owned(),
+            p.why.to_owned(),
+        )
     };
     PERMISSIONS.iter().flat_map(|p| p.verbs.iter().map(move |verb| grant(p, verb))).collect()
 }
@@ -62,10 +69,15 @@ fn chart() -> BTreeSet<Grant> {
                     .map(|v| v.as_str().unwrap().to_owned())
                     .collect::<Vec<_>>()
             };
+            let name = rule["resourceNames"].as_array().map(|names| {
+                assert_eq!(names.len(), 1, "a rule names one object or none");
+                names[0].as_str().unwrap().to_owned()
+            });
             for group in strings("apiGroups") {
                 for resource in strings("resources") {
                     for verb in strings("verbs") {
-                        grants.insert((scope, group.clone(), resource.clone(), verb, why.to_owned()));
+                        let why = why.to_owned();
+                        grants.insert((scope, group.clone(), resource.clone(), name.clone(), verb, why));
                     }
                 }
             }
