@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, Uri};
 
 use crate::entrance::Binding;
+use crate::limits::TARGET_BYTES_MAX;
 
 /// The canonical destination of one request.
 #[derive(Debug)]
@@ -25,6 +26,9 @@ pub struct Destination {
 pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destination, Box<Denial>> {
     let method = Method::parse(head.method.as_str())?;
     let websocket = asks_for_websocket(head)?;
+    if head.uri.path().len() > TARGET_BYTES_MAX {
+        return Err(Box::new(Denial::new(DenialReason::LimitExceeded)));
+    }
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let (scheme, host, port, target) = match binding {
         Binding::AbsoluteForm => absolute(head, path)?,

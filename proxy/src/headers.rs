@@ -1,4 +1,5 @@
-//! What is taken out of a request and of an answer, and where the secret is put in.
+//! What is taken out of a request and of an answer, and where the secret is put in. What an answer echoes of it is found
+//! in [`crate::scrub`].
 //!
 //! The order matters and is fixed by the one caller: first everything the agent sent in a place that can authenticate
 //! is removed, in each spelling an upstream might read, then the secret is added once, marked sensitive, so that
@@ -7,14 +8,36 @@
 use agentsandbox_policy::{Injection, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING,
+};
 use zeroize::Zeroizing;
 
 use crate::secrets::Secret;
 
-/// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own.
-const AUTH_SLOTS: [&str; 5] =
-    ["authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key"];
+/// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
+/// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
+const AUTH_SLOTS: [&str; 18] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "dd-api-key",
+    "dd-application-key",
+    "job-token",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-key",
+    "x-auth-token",
+    "x-functions-key",
+    "x-goog-api-key",
+    "x-subscription-token",
+    "x-vault-token",
+];
 /// RFC 9110, 7.6.1, and what older clients send in its place.
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
@@ -52,7 +75,6 @@ const FORWARDING: [&str; 18] = [
 const FORWARDING_PREFIX: &str = "x-forwarded-";
 /// Answers that would move the agent off this proxy, or are about this hop only.
 const ANSWER_ONLY: [&str; 2] = ["alt-svc", "proxy-authentication-info"];
-const REPLACEMENT: &[u8] = b"[redacted]";
 
 /// Removes from a request what is not for the upstream, and every place that could authenticate.
 pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
@@ -67,6 +89,8 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
         .filter(|name| {
             let plain = spelling(name.as_str());
             AUTH_SLOTS.contains(&plain.as_str())
+                // A session of the agent's own could speak in place of the key. Without a key there is none to replace.
+                || (injection.is_some() && plain == "cookie")
                 || own.as_deref() == Some(plain.as_str())
                 || HOP_BY_HOP.contains(&plain.as_str())
                 || FORWARDING.contains(&plain.as_str())
@@ -85,6 +109,10 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
 
 /// Removes from an answer what is only for this hop.
 pub fn strip_response(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // The coding overrides the length (RFC 9112, 6.3), and alone the length would be wrong.
+        headers.remove(CONTENT_LENGTH);
+    }
     let named = named_by_connection(headers);
     let unwanted: Vec<HeaderName> = headers
         .keys()
@@ -131,54 +159,13 @@ pub fn inject(
 #[error("the secret does not fit where its credential puts it")]
 pub struct Unfit;
 
-/// Finds the secret in what comes back, in the renderings we sent it in.
-#[derive(Clone)]
-pub struct Scrubber(Vec<Zeroizing<Vec<u8>>>);
-
-impl Scrubber {
-    /// A scrubber for the secret of one exchange.
-    #[must_use]
-    pub fn new(injection: &Injection, secret: &Secret) -> Self {
-        let mut needles = vec![Zeroizing::new(secret.expose().to_vec())];
-        if let Injection::Basic { username } = injection {
-            needles.push(Zeroizing::new(basic(username, secret).as_bytes().to_vec()));
-        }
-        Self(needles)
-    }
-
-    /// Replaces the secret in each value.
-    pub fn scrub(&self, headers: &mut HeaderMap) {
-        for value in headers.values_mut() {
-            for needle in &self.0 {
-                if let Some(clean) = replaced(value.as_bytes(), needle) {
-                    *value =
-                        HeaderValue::from_bytes(&clean).unwrap_or(HeaderValue::from_static("[redacted]"));
-                }
-            }
-        }
-    }
-}
-
-fn replaced(text: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
-    let find = |text: &[u8]| text.windows(needle.len()).position(|window| window == needle);
-    let mut at = find(text)?;
-    let (mut rest, mut clean) = (text, Vec::with_capacity(text.len()));
-    loop {
-        clean.extend_from_slice(&rest[..at]);
-        clean.extend_from_slice(REPLACEMENT);
-        rest = &rest[at + needle.len()..];
-        match find(rest) {
-            Some(next) => at = next,
-            None => break,
-        }
-    }
-    clean.extend_from_slice(rest);
-    Some(clean)
-}
-
 fn basic(username: &str, secret: &Secret) -> Zeroizing<String> {
-    let pair = joined(username, &joined(":", secret.expose()));
-    Zeroizing::new(STANDARD.encode(&*pair))
+    Zeroizing::new(STANDARD.encode(&*pair(username, secret)))
+}
+
+/// User name and secret as Basic authentication joins them (RFC 7617, 2).
+pub fn pair(username: &str, secret: &Secret) -> Zeroizing<Vec<u8>> {
+    joined(username, &joined(":", secret.expose()))
 }
 
 fn joined(prefix: &str, secret: &[u8]) -> Zeroizing<Vec<u8>> {

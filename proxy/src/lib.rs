@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod reload;
 pub mod resolve;
 pub mod respond;
+mod scrub;
 pub mod secrets;
 pub mod serve;
 mod stream;

@@ -22,12 +22,13 @@ use crate::authority::Authority;
 use crate::destination;
 use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
-use crate::headers::{self, Scrubber};
+use crate::headers;
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
 use crate::metrics::Metrics;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body};
+use crate::scrub::Scrubber;
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Downward, Upward};
 use crate::upgrade;
@@ -291,6 +292,8 @@ fn deliver(
     mut entry: Entry,
 ) -> Response<Body> {
     let Answered { mut response, scrubber, tunnel } = answered;
+    // The words behind a status code are the upstream's own, and would be passed on.
+    response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
     if let Some(scrubber) = &scrubber {
         scrubber.scrub(response.headers_mut());
     }

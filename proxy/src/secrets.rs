@@ -29,6 +29,14 @@ impl Secret {
     }
 }
 
+#[cfg(test)]
+impl Secret {
+    /// A secret as a file would give it.
+    pub fn of(text: &str) -> Self {
+        Self(Arc::new(Zeroizing::new(text.as_bytes().to_vec())))
+    }
+}
+
 /// Why there is no secret. The names are what the operator reads in the termination message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub enum SecretError {

@@ -11,8 +11,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::audit::{Entry, Traffic};
-use crate::headers::Scrubber;
 use crate::respond::BoxError;
+use crate::scrub::Scrubber;
 
 /// The agent's body on its way up.
 pub struct Upward {

@@ -6,16 +6,8 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{HOST, World, get, over_http1, standalone};
-
-async fn raw(world: &World, entrance: Entrance, bytes: &str) -> String {
-    let mut io = TcpStream::connect(world.at(entrance)).await.unwrap();
-    io.write_all(bytes.as_bytes()).await.unwrap();
-    io.shutdown().await.unwrap();
-    let mut answer = Vec::new();
-    let _ = io.read_to_end(&mut answer).await;
-    String::from_utf8(answer).unwrap()
-}
+use crate::entrances::to;
+use crate::world::{HOST, KEY, Setup, build, get, over_http1, raw, scripted, speak, standalone};
 
 #[tokio::test]
 async fn p_a1_connect_good_sni_evil() {
@@ -47,10 +39,10 @@ async fn p_a7_two_host_fields() {
     let world = standalone(&["http/1.1"]).await;
     for pair in [["meta.good.test", "evil.test"], ["evil.test", "meta.good.test"], ["meta.good.test"; 2]] {
         let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nHost: {}\r\n\r\n", pair[0], pair[1]);
-        let answer = raw(&world, Entrance::TransparentHttp, &head).await;
+        let answer = raw(&world, Entrance::TransparentHttp, head.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{pair:?}: {answer}");
     }
-    let answer = raw(&world, Entrance::TransparentHttp, "GET / HTTP/1.1\r\n\r\n").await;
+    let answer = raw(&world, Entrance::TransparentHttp, b"GET / HTTP/1.1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
 }
 
@@ -89,7 +81,7 @@ async fn p_a12_connect_authorities_that_are_none() {
     let world = standalone(&["h2"]).await;
     for authority in ["good", "good:", "good:443:80", "good:0", "good:65536", "good:+443", "good:0443"] {
         let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-        let answer = raw(&world, Entrance::HttpProxy, &head).await;
+        let answer = raw(&world, Entrance::HttpProxy, head.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{authority}: {answer}");
     }
 }
@@ -143,4 +135,311 @@ async fn p_h6_only_http_urls_can_be_requested() {
         let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
         assert_eq!(over_http1(io, request).await.status, StatusCode::BAD_REQUEST, "{url}");
     }
+}
+
+#[tokio::test]
+async fn p_a3_a_tunnel_without_a_server_name_is_refused() {
+    let world = standalone(&["h2"]).await;
+    let mut config = world.trusting("h2");
+    config.enable_sni = false;
+    let io = world.connect(&world.authority()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from(HOST).unwrap();
+    let connected = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, io).await;
+    assert!(connected.unwrap_err().to_string().contains("AccessDenied"));
+    world.line(&[("event", "deny"), ("reason", "AuthorityMismatch")]).await;
+    let io = world.connect(&world.authority()).await.unwrap();
+    assert!(world.tls(io, HOST, "h2").await.is_ok(), "with its name it is served");
+}
+
+#[tokio::test]
+async fn p_a8_a_host_field_that_can_be_read_in_two_ways_is_malformed() {
+    let world = standalone(&["http/1.1"]).await;
+    let url = world.url("/v1/x");
+    for field in [
+        "Host : api.good.test",
+        "Host: api.good.test, evil.test",
+        "Host: api.good.test\tevil.test",
+        "Host: api.good.test\0",
+        "Host: api.good.test\r\n evil.test",
+        "Host: user@api.good.test",
+        "Host: api.good.test/x",
+        "Host:",
+    ] {
+        for (entrance, target) in [(Entrance::HttpProxy, url.as_str()), (Entrance::TransparentHttp, "/")] {
+            let head = format!("GET {target} HTTP/1.1\r\n{field}\r\n\r\n");
+            let answer = raw(&world, entrance, head.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{entrance:?} {field:?}: {answer}");
+        }
+    }
+    assert_eq!(world.upstream_connections(), 0);
+    let head = format!("GET {url} HTTP/1.1\r\nHost: {}\r\nconnection: close\r\n\r\n", world.authority());
+    assert!(speak(&world, Entrance::HttpProxy, head.as_bytes()).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn p_a15_the_proxy_is_no_destination_for_itself() {
+    let world = standalone(&["http/1.1"]).await;
+    for entrance in [Entrance::HttpProxy, Entrance::BaseUrl, Entrance::Dns] {
+        let own = world.at(entrance).to_string();
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get(&format!("http://{own}/"), &own)).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert!(world.connect(&own).await.unwrap_err().starts_with("HTTP/1.1 403"));
+        assert_eq!(
+            crate::entrances::socks(&world, "127.0.0.1", world.at(entrance).port()).await.unwrap_err(),
+            2
+        );
+    }
+    let answer =
+        over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// A request with these fields, beside one that must pass, through each entrance that reaches the upstream.
+async fn passed_on(world: &crate::world::World, fields: &[(&str, &str)]) -> Vec<String> {
+    let request = |uri: &str, host: &str| {
+        let all = fields.iter().chain(&[("x-plain", "stays")]);
+        let request = all.fold(Request::get(uri).header("host", host), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        request.body(Full::default()).unwrap()
+    };
+    let authority = world.authority();
+    let absolute =
+        over_http1(to(world, Entrance::HttpProxy).await, request(&world.url("/v1/x"), &authority)).await;
+    let base_url = over_http1(to(world, Entrance::BaseUrl).await, request("/good/v1/x", "proxy:8080")).await;
+    let http1 = world.through_connect("http/1.1", request("/v1/x", &authority)).await;
+    let http2 = world.through_connect("h2", request(&world.url("/v1/x"), &authority)).await;
+    let io = crate::entrances::socks(world, HOST, world.upstream.port()).await.unwrap();
+    let socks =
+        over_http1(world.tls(io, HOST, "http/1.1").await.unwrap(), request("/v1/x", &authority)).await;
+    let all = [absolute, base_url, http1, http2, socks].map(|answer| {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        assert!(answer.body.contains("x-plain: stays"));
+        answer.body
+    });
+    all.to_vec()
+}
+
+#[tokio::test]
+async fn p_a17_fields_that_name_another_client_or_host_are_removed() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let fields = [
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-forwarded-anything",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-host-override",
+        "x_forwarded_host",
+        "via",
+        "x-real-ip",
+    ];
+    let sent: Vec<_> = fields.iter().map(|name| (*name, "forged")).collect();
+    for body in passed_on(&world, &sent).await {
+        assert!(!body.contains("forged"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn p_a18_a_method_cannot_be_overridden() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let names = ["x-http-method-override", "x-method-override", "x-http-method", "X_HTTP_Method_Override"];
+    let sent: Vec<_> = names.iter().map(|name| (*name, "DELETE")).collect();
+    for body in passed_on(&world, &sent).await {
+        assert!(!body.contains("DELETE"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn p_d14_every_spelling_of_an_authenticating_field_is_replaced_by_the_one_key() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let sent = [
+        ("authorization", "Bearer own"),
+        ("Authorization", "Basic own"),
+        ("x-api-key", "own"),
+        ("X_Api_Key", "own"),
+        ("x-api_key", "own"),
+        ("proxy_authorization", "own"),
+        ("private-token", "own"),
+        ("x-goog-api-key", "own"),
+        ("cookie", "session=own"),
+    ];
+    for body in passed_on(&world, &sent).await {
+        assert!(!body.contains("own"), "{body}");
+        assert_eq!(body.matches(KEY).count(), 1, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn p_f1_what_the_agent_sent_in_the_place_of_the_key_is_replaced() {
+    for (inject, expected) in [
+        ("{type: Header, name: x-api-key}", format!("x-api-key: {KEY}\n")),
+        ("{type: Bearer}", format!("authorization: Bearer {KEY}\n")),
+        ("{type: Basic, username: u}", "authorization: Basic dTpzay1yZWFsLTAxMjM0NTY3ODk=\n".to_owned()),
+        ("{type: Query, name: key}", format!("/v1/x?a=1&key={KEY}\n")),
+    ] {
+        let policy = vec![("{type: Header, name: x-api-key}", inject)];
+        let world = build(Setup { protocols: vec!["http/1.1"], policy, ..Setup::default() }).await;
+        let request = Request::get(world.url("/v1/x?a=1&KEY=own")).header("host", world.authority());
+        let request = request
+            .header("authorization", "Bearer own")
+            .header("x-api-key", "own")
+            .header("cookie", "s=own");
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, request.body(Full::default()).unwrap()).await;
+        assert!(answer.body.contains(&expected), "{inject}: {}", answer.body);
+        let own = if inject.contains("Query") { 0 } else { 1 };
+        assert_eq!(answer.body.matches("own").count(), own, "only an unrelated query stays: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn p_a21_the_agent_is_never_sent_to_another_protocol() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    for protocol in ["h2", "http/1.1"] {
+        let uri = if protocol == "h2" { world.url("/v1/x") } else { "/v1/x".to_owned() };
+        let answer = world.through_connect(protocol, get(&uri, &world.authority())).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(!answer.headers.contains_key("alt-svc"), "the upstream sends one: see its echo");
+    }
+    let (code, data) = crate::entrances::query(&world, HOST, 65).await;
+    assert_eq!((code, data), (0, None), "an HTTPS record would carry ech and alpn=h3");
+}
+
+#[tokio::test]
+async fn p_a23_sessions_are_never_resumed() {
+    let world = standalone(&["http/1.1"]).await;
+    let config = std::sync::Arc::new(world.trusting("http/1.1"));
+    for _ in 0..2 {
+        let io = world.connect(&world.authority()).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from(HOST).unwrap();
+        let mut tls =
+            tokio_rustls::TlsConnector::from(std::sync::Arc::clone(&config)).connect(name, io).await.unwrap();
+        // A ticket would come with the first bytes of the answer.
+        tls.write_all(
+            format!("GET /v1/x HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", world.authority())
+                .as_bytes(),
+        )
+        .await
+        .unwrap();
+        let mut answer = Vec::new();
+        let _ = tls.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        let connection = tls.get_ref().1;
+        assert_eq!(connection.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        assert_eq!(connection.tls13_tickets_received(), 0);
+    }
+}
+
+#[tokio::test]
+async fn p_a24_dns_over_https_is_a_request_like_any_other() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let answer = world.through_connect("http/1.1", get("/dns-query?dns=AAAA", &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(world.connect("dns.google:443").await.unwrap_err().starts_with("HTTP/1.1 403"));
+    let answer = world.through_connect("http/1.1", get("/v1/dns-query", &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK, "where a rule allows the path");
+}
+
+#[tokio::test]
+async fn p_f19_the_ca_of_one_sandbox_is_worth_nothing_in_another() {
+    let (one, other) = (standalone(&["h2"]).await, standalone(&["h2"]).await);
+    let io = other.connect(&other.authority()).await.unwrap();
+    assert!(one.tls(io, HOST, "h2").await.unwrap_err().to_string().contains("certificate"));
+    let io = other.connect(&other.authority()).await.unwrap();
+    assert!(other.tls(io, HOST, "h2").await.is_ok());
+}
+
+#[tokio::test]
+async fn p_f20_a_client_that_does_not_trust_the_ca_gets_no_tunnel() {
+    let (world, stranger) = (standalone(&["h2"]).await, standalone(&["h2"]).await);
+    let io = world.connect(&world.authority()).await.unwrap();
+    assert!(stranger.tls(io, HOST, "h2").await.is_err());
+    world.line(&[("event", "deny"), ("reason", "UnsupportedProtocol")]).await;
+    assert_eq!(world.upstream_connections(), 0);
+}
+
+#[tokio::test]
+async fn p_h5_a_preamble_or_field_does_not_change_who_the_agent_is() {
+    let world = standalone(&["http/1.1"]).await;
+    let head = format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nconnection: close\r\n\r\n",
+        world.url("/v1/x"),
+        world.authority()
+    );
+    let preamble = format!("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n{head}");
+    assert!(speak(&world, Entrance::HttpProxy, preamble.as_bytes()).await.starts_with("HTTP/1.1 400"));
+    assert!(speak(&world, Entrance::HttpProxy, head.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    assert!(world.lines().iter().all(|line| !line.to_string().contains("10.0.0.1")));
+}
+
+#[tokio::test]
+async fn p_c6_a_redirect_is_never_followed() {
+    for target in ["http://169.254.169.254/latest/", "https://evil.test/", "http://api.good.test/v1/x"] {
+        let world =
+            scripted(format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n")).await;
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority()))
+                .await;
+        assert_eq!(
+            (answer.status, answer.headers["location"].to_str().unwrap()),
+            (StatusCode::FOUND, target)
+        );
+        assert_eq!((world.upstream_connections(), world.received().matches("HTTP/1.1\r\n").count()), (1, 1));
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get("https://evil.test/", "evil.test")).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "what the agent does with it is judged afresh");
+    }
+}
+
+#[tokio::test]
+async fn p_f9_an_upstream_that_cannot_prove_its_name_is_sent_nothing() {
+    let setup = Setup {
+        protocols: vec!["http/1.1"],
+        script: Some(Vec::new()),
+        certificate: Some("evil.test"),
+        ..Setup::default()
+    };
+    let world = build(setup).await;
+    let answer =
+        over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert!(answer.body.contains("UpstreamUntrusted"));
+    assert_eq!((world.upstream_connections(), world.received().as_str()), (1, ""));
+    let world = scripted("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let answer =
+        over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(world.received().contains(KEY));
+}
+
+#[tokio::test]
+async fn p_i14_a_denial_asks_for_no_retry() {
+    let world = standalone(&["http/1.1"]).await;
+    for path in ["/admin", "/v1/x"] {
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url(path), &world.authority()))
+                .await;
+        let refused = answer.status == StatusCode::FORBIDDEN;
+        assert_eq!(refused, path == "/admin", "403 is in no client's list of what to try again");
+        assert_eq!(answer.headers.get("x-should-retry").is_some_and(|told| told == "false"), refused);
+    }
+}
+
+#[tokio::test]
+async fn p_g6_nothing_is_answered_from_a_cache() {
+    let world =
+        scripted("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\netag: \"e\"\r\ncontent-length: 0\r\n\r\n")
+            .await;
+    for sent in 1..=2 {
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority()))
+                .await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(world.received().matches("GET /v1/x HTTP/1.1").count(), sent);
+    }
+    assert!(!world.received().contains("if-none-match"));
 }

@@ -10,6 +10,7 @@
 mod audit;
 mod authority;
 mod entrances;
+mod framing;
 mod peers;
 mod streams;
 mod upstream;

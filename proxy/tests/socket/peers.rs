@@ -58,7 +58,7 @@ async fn the_fence_sees_that_the_proxy_answers_and_then_enrols() {
 }
 
 #[tokio::test]
-async fn another_address_gets_nothing_after_enrolment() {
+async fn p_f23_another_address_gets_nothing_after_enrolment() {
     let world = in_pod().await;
     assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT);
     let socket = TcpSocket::new_v4().unwrap();

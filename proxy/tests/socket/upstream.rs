@@ -20,8 +20,6 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use crate::world::HOST;
-
 type Echo = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub async fn listen() -> (TcpListener, SocketAddr) {
@@ -30,14 +28,14 @@ pub async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// TLS as the good host, and the root that vouches for it.
-pub fn identity(protocols: &[&str]) -> (TlsAcceptor, String) {
+/// TLS with a certificate for this name, and the root that vouches for it.
+pub fn identity(protocols: &[&str], name: &str) -> (TlsAcceptor, String) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let root = ca.self_signed(&ca_key).unwrap().pem();
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -106,6 +104,14 @@ async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Ech
         let events = futures_of(finish);
         let body = StreamBody::new(events).boxed_unsync();
         return Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap());
+    }
+    if path == "/v1/grpc" {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        trailers.insert("x-echo", request.headers()["x-api-key"].clone());
+        let frames = [Ok(Frame::data(Bytes::from("message"))), Ok(Frame::trailers(trailers))];
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+        return Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap());
     }
     if path == "/v1/socket" {
         let accept = agentsandbox_proxy::upgrade::accept_for(request.headers());

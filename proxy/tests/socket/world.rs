@@ -99,6 +99,8 @@ pub struct Setup {
     pub script: Option<Vec<u8>>,
     /// Replacements in the policy document.
     pub policy: Vec<(&'static str, &'static str)>,
+    /// Whom the upstream's certificate names; the good host if nothing is said.
+    pub certificate: Option<&'static str>,
     /// Connections at a time.
     pub connections_max: Option<usize>,
 }
@@ -127,7 +129,7 @@ pub async fn build(setup: Setup) -> World {
     std::fs::write(at("secrets").join("good"), format!("{KEY}\n")).unwrap();
     let (log, finish, received) = (Sink::default(), Arc::new(Notify::new()), Arc::default());
     let (listener, upstream) = upstream::listen().await;
-    let (acceptor, roots) = upstream::identity(&setup.protocols);
+    let (acceptor, roots) = upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST));
     match setup.script {
         None => upstream::echoing(listener, acceptor, Arc::clone(&log.connections), Arc::clone(&finish)),
         Some(answer) => {
@@ -308,6 +310,12 @@ impl World {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let config = Arc::new(self.trusting(protocol));
+        TlsConnector::from(config).connect(ServerName::try_from(name.to_owned()).unwrap(), io).await
+    }
+
+    /// The configuration of a client that trusts the sandbox's CA.
+    pub fn trusting(&self, protocol: &str) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(self.folder.path().join("state/ca.crt")).unwrap();
         roots.add(ca).unwrap();
@@ -318,7 +326,7 @@ impl World {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned()).unwrap(), io).await
+        config
     }
 
     /// A request through CONNECT and TLS, in the protocol asked for.
@@ -357,6 +365,25 @@ async fn whole(response: Response<Incoming>) -> Answer {
     }
     let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     Answer { status: head.status, version: head.version, headers: head.headers, body }
+}
+
+/// Sends a head that asks for the end of the connection, and gives back all that is answered until then.
+pub async fn speak(world: &World, entrance: Entrance, bytes: &[u8]) -> String {
+    let mut io = TcpStream::connect(world.at(entrance)).await.unwrap();
+    io.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = io.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends these bytes and no more, and gives back all that is answered until the end.
+pub async fn raw(world: &World, entrance: Entrance, bytes: &[u8]) -> String {
+    let mut io = TcpStream::connect(world.at(entrance)).await.unwrap();
+    io.write_all(bytes).await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = io.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// A GET in origin form.

@@ -1,0 +1,262 @@
+//! HTTP framing, byte by byte. The upstream keeps what it was sent, so a second request cannot hide in a first.
+
+use std::fmt::Write as _;
+
+use agentsandbox_proxy::entrance::Entrance;
+use http::StatusCode;
+
+use crate::entrances::to;
+use crate::world::{KEY, Setup, World, build, get, over_http1, scripted, speak};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+fn requests(world: &World) -> usize {
+    world.received().matches(" HTTP/1.1\r\n").count()
+}
+
+/// The status of the answer to a POST with these lines behind its Host, and what the upstream was sent.
+async fn post(world: &World, lines: &str) -> (u16, usize) {
+    let before = requests(world);
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{lines}",
+        world.url("/v1/x"),
+        world.authority()
+    );
+    let answer = speak(world, Entrance::HttpProxy, head.as_bytes()).await;
+    let status = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, requests(world) - before)
+}
+
+#[tokio::test]
+async fn p_d1_a_body_has_one_length_or_the_request_is_none() {
+    let world = scripted(OK).await;
+    let smuggled = "0\r\n\r\nGET /v1/smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
+    for field in [
+        "transfer-encoding: chunked, identity",
+        "transfer-encoding: xchunked",
+        "transfer-encoding: chunked\x0b",
+        "transfer-encoding: identity",
+        "transfer-encoding: identity\r\ntransfer-encoding: gzip",
+        "transfer-encoding : chunked",
+        "transfer-encoding: chunked\r\n gzip",
+    ] {
+        let (status, sent) = post(&world, &format!("{field}\r\ncontent-length: 5\r\n\r\n{smuggled}")).await;
+        assert_eq!((status, sent), (400, 0), "{field:?}");
+    }
+    // RFC 9112, 6.3: the coding overrides the length; the upstream gets one of the two, and one request.
+    for field in [
+        "content-length: 99\r\ntransfer-encoding: chunked",
+        "transfer-encoding: chunked\r\ncontent-length: 3",
+    ] {
+        let before = world.received().len();
+        assert_eq!(post(&world, &format!("{field}\r\n\r\n{smuggled}")).await, (200, 1), "{field:?}");
+        let sent = &world.received()[before..];
+        assert!(!sent.contains("content-length") && !sent.contains("smuggled"), "{sent}");
+    }
+    assert_eq!(post(&world, "transfer-encoding: chunked\r\n\r\n0\r\n\r\n").await, (200, 1));
+}
+
+#[tokio::test]
+async fn p_d2_a_length_is_one_plain_number() {
+    let world = scripted(OK).await;
+    for field in [
+        "content-length: 5\r\ncontent-length: 6",
+        "content-length: +5",
+        "content-length: 5,6",
+        "content-length: 0x5",
+        "content-length: 5 6",
+        "content-length: -5",
+        "content-length: 18446744073709551616",
+        "content-length:",
+    ] {
+        assert_eq!(post(&world, &format!("{field}\r\n\r\nhello")).await, (400, 0), "{field:?}");
+    }
+    // The same length twice is one length; the upstream is told it once.
+    let before = world.received().len();
+    assert_eq!(post(&world, "content-length: 5\r\ncontent-length: 5\r\n\r\nhello").await, (200, 1));
+    assert_eq!(world.received()[before..].matches("content-length").count(), 1);
+}
+
+#[tokio::test]
+async fn p_d3_a_head_is_lines_of_name_colon_value() {
+    let world = scripted(OK).await;
+    for lines in [
+        "x: a\r\n b\r\n\r\n",
+        "x : a\r\n\r\n",
+        "x\0y: a\r\n\r\n",
+        "x\u{e9}: a\r\n\r\n",
+        ": a\r\n\r\n",
+        "nocolon\r\n\r\n",
+        "x: a\rb: c\r\n\r\n",
+        "x: a\0\r\n\r\n",
+    ] {
+        assert_eq!(post(&world, lines).await, (400, 0), "{lines:?}");
+    }
+    assert_eq!(post(&world, "x: a\r\n\r\n").await, (200, 1));
+}
+
+#[tokio::test]
+async fn p_d4_a_request_line_is_method_target_and_version_with_one_space_between() {
+    let world = scripted(OK).await;
+    let url = world.url("/v1/x");
+    let long = "G".repeat(10_000);
+    for (line, statuses) in [
+        (format!("GET  {url} HTTP/1.1"), [400, 400]),
+        (format!("GET\t{url} HTTP/1.1"), [400, 400]),
+        (format!("GET {url} HTTP/1.1 "), [400, 400]),
+        (format!("GET {url} HTTP/1.2"), [400, 400]),
+        (format!("GET {url} HTTP/0.9"), [400, 400]),
+        (format!("GET {url}"), [400, 400]),
+        (format!("get {url} HTTP/1.1"), [400, 400]),
+        (format!("{long} {url} HTTP/1.1"), [400, 431]),
+        (format!("GET {url}\\..\\x HTTP/1.1"), [400, 400]),
+        (format!("GET {url} x HTTP/1.1"), [400, 400]),
+    ] {
+        let head = format!("{line}\r\nhost: {}\r\nconnection: close\r\n\r\n", world.authority());
+        let answer = speak(&world, Entrance::HttpProxy, head.as_bytes()).await;
+        let status: u16 = answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);
+        assert!(statuses.contains(&status), "{line:.60}: {answer}");
+    }
+    assert_eq!(requests(&world), 0);
+    assert_eq!(post(&world, "\r\n").await, (200, 1));
+}
+
+#[tokio::test]
+async fn p_d5_an_upgrade_that_nobody_asked_for_is_a_bad_gateway() {
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\nraw bytes",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n",
+    ] {
+        let world = scripted(answer).await;
+        let (status, _) = post(&world, "content-length: 0\r\n\r\n").await;
+        assert_eq!(status, 502, "{answer}");
+    }
+    let world = scripted(OK).await;
+    assert_eq!(
+        post(&world, "connection: upgrade\r\nupgrade: foo\r\ncontent-length: 0\r\n\r\n").await,
+        (403, 0)
+    );
+    assert_eq!(post(&world, "content-length: 0\r\n\r\n").await, (200, 1));
+}
+
+#[tokio::test]
+async fn p_d6_a_body_stays_a_body_whatever_the_method() {
+    let policy = vec![("methods: [GET, POST]", "methods: [GET, DELETE, POST]")];
+    let world =
+        build(Setup { protocols: vec!["http/1.1"], script: Some(OK.into()), policy, ..Setup::default() })
+            .await;
+    let inner = "POST /v1/smuggled HTTP/1.1 \r\nhost: x\r\n\r\n";
+    for method in ["GET", "DELETE", "POST"] {
+        let before = world.received().len();
+        let head = format!(
+            "{method} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{inner}",
+            world.url("/v1/x"),
+            world.authority(),
+            inner.len()
+        );
+        assert!(
+            speak(&world, Entrance::HttpProxy, head.as_bytes()).await.starts_with("HTTP/1.1 200"),
+            "{method}"
+        );
+        let sent = world.received()[before..].to_owned();
+        assert!(
+            sent.contains(&format!("content-length: {}", inner.len())) && sent.ends_with(inner),
+            "{sent}"
+        );
+    }
+    assert_eq!(requests(&world), 3);
+}
+
+#[tokio::test]
+async fn p_d9_each_request_gets_one_answer_or_a_bad_gateway() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx y: a\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 99 Low\r\n\r\n",
+    ] {
+        assert_eq!(post(&scripted(answer).await, "content-length: 0\r\n\r\n").await.0, 502, "{answer:?}");
+    }
+    for (answer, body) in [
+        ("HTTP/1.1 204 No Content\r\n\r\n", ""),
+        ("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", ""),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            "ok",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            "ok",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale",
+            "ok",
+        ),
+    ] {
+        let world = scripted(answer).await;
+        for _ in 0..2 {
+            let told = over_http1(
+                to(&world, Entrance::HttpProxy).await,
+                get(&world.url("/v1/x"), &world.authority()),
+            )
+            .await;
+            assert_eq!(told.body, body, "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_d10_heads_and_paths_are_bounded() {
+    let world = scripted(OK).await;
+    let fields = |count: usize| {
+        (0..count).fold(String::new(), |mut all, n| write!(all, "x-{n}: y\r\n").map(|()| all).unwrap())
+    };
+    // Host, Connection and these.
+    assert_eq!(post(&world, &format!("{}\r\n", fields(98))).await, (200, 1));
+    assert_eq!(post(&world, &format!("{}\r\n", fields(99))).await, (431, 0));
+    assert_eq!(post(&world, &format!("x: {}\r\n\r\n", "y".repeat(60 << 10))).await, (200, 1));
+    assert_eq!(post(&world, &format!("x: {}\r\n\r\n", "y".repeat(140 << 10))).await, (431, 0));
+    for (length, status) in [(8 << 10, StatusCode::OK), ((8 << 10) + 1, StatusCode::URI_TOO_LONG)] {
+        let path = format!("/v1/{}", "x".repeat(length - 4));
+        let answer =
+            over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url(&path), &world.authority()))
+                .await;
+        assert_eq!(answer.status, status, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn p_f6_the_key_comes_back_in_no_field_name_trailer_or_status_line() {
+    let encoded = KEY.replace('-', "%2d");
+    let answer = format!(
+        "HTTP/1.1 302 {KEY}\r\nlocation: https://x.test/?key={encoded}\r\nset-cookie: k={KEY}\r\nx-b: c2stcmVhbC0wMTIzNDU2Nzg5\r\n{KEY}: 1\r\n\
+         trailer: x-t\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-t: {KEY}\r\n\r\n"
+    );
+    for inject in ["{type: Header, name: x-api-key}", "{type: Query, name: key}"] {
+        let policy = vec![("{type: Header, name: x-api-key}", inject)];
+        let setup = Setup {
+            protocols: vec!["http/1.1"],
+            script: Some(answer.clone().into()),
+            policy,
+            ..Setup::default()
+        };
+        let world = build(setup).await;
+        let head = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: close, te\r\nte: trailers\r\n\r\n",
+            world.url("/v1/x"),
+            world.authority()
+        );
+        let told = speak(&world, Entrance::HttpProxy, head.as_bytes()).await;
+        assert!(world.received().contains(KEY), "it was sent, so it could come back");
+        assert!(
+            told.starts_with("HTTP/1.1 302 ")
+                && told.contains("location: https://x.test/?key=[redacted]\r\n"),
+            "{told}"
+        );
+        assert!(told.contains("x-t: [redacted]"), "{told}");
+        for spelling in [KEY, &encoded, "c2stcmVhbC0wMTIzNDU2Nzg5"] {
+            assert!(!told.to_lowercase().contains(&spelling.to_lowercase()), "{told}");
+        }
+    }
+}
