@@ -105,7 +105,7 @@ impl Authority {
         Self::open(folder, provider, metrics)
     }
 
-    /// TLS as the permitted name.
+    /// TLS as the permitted name, with a leaf that is not older than half its life.
     pub fn impersonate(&self, name: &NamePermit, now: Instant) -> Result<Arc<ServerConfig>, AuthorityError> {
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(leaf) = leaves.get(name.host())
@@ -132,6 +132,15 @@ impl Authority {
     }
 
     fn mint(&self, name: &NamePermit) -> Result<ServerConfig, AuthorityError> {
+        let leaf = self.certificate_for(name)?;
+        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())
+            .map_err(|why| rustls::Error::General(why.to_owned()))?;
+        let key = self.provider.key_provider.load_private_key(key)?;
+        let chain = vec![leaf.der().clone(), self.certificate.clone()];
+        configuration(&self.provider, Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+    }
+
+    fn certificate_for(&self, name: &NamePermit) -> Result<rcgen::Certificate, AuthorityError> {
         let host = name.host();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![match host.address() {
@@ -141,18 +150,13 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         let now = OffsetDateTime::from(SystemTime::now());
         params.not_before = now - LEAF_BACKDATE;
-        // One hour short, so that backdating does not push the whole life over a day.
+        // Less twice what it is dated back, so that the whole life stays below a day.
         params.not_after = now + LEAF_VALIDITY - LEAF_BACKDATE * 2;
         params.serial_number = Some(serial()?);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&self.leaf_key, &self.issuer)?;
-        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())
-            .map_err(|why| rustls::Error::General(why.to_owned()))?;
-        let key = self.provider.key_provider.load_private_key(key)?;
-        let chain = vec![leaf.der().clone(), self.certificate.clone()];
-        configuration(&self.provider, Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+        Ok(params.signed_by(&self.leaf_key, &self.issuer)?)
     }
 }
 
@@ -217,5 +221,83 @@ struct NoCertificate;
 impl ResolvesServerCert for NoCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentsandbox_policy::{Policy, Scheme};
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+    use super::*;
+
+    fn permit(host: &str) -> NamePermit {
+        let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
+            rules: [{name: a, host: '*.good.test', ports: [443], scheme: https}]}";
+        Policy::from_yaml(text).unwrap().admit(Scheme::Https, &Host::parse(host).unwrap(), 443).unwrap()
+    }
+
+    fn authority(folder: &Path) -> Authority {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Authority::open_or_create(folder, provider, Arc::default()).unwrap()
+    }
+
+    /// The DER of a leaf, as a client sees it.
+    fn leaf(authority: &Authority, host: &str) -> Vec<u8> {
+        authority.certificate_for(&permit(host)).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn p_f18_a_leaf_is_of_one_name_short_lived_and_not_of_the_cas_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let (first, second) = (leaf(&authority, "api.good.test"), leaf(&authority, "api.good.test"));
+        let (_, first) = X509Certificate::from_der(&first).unwrap();
+        let (_, second) = X509Certificate::from_der(&second).unwrap();
+        let (_, ca) = X509Certificate::from_der(&authority.certificate).unwrap();
+        let names = &first.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(names, &[GeneralName::DNSName("api.good.test")]);
+        assert!(!first.is_ca() && ca.is_ca());
+        assert_ne!(first.public_key().raw, ca.public_key().raw);
+        assert_ne!(first.raw_serial(), second.raw_serial());
+        assert!(first.raw_serial().len() >= 8, "64 random bits");
+        let life = first.validity().not_after.timestamp() - first.validity().not_before.timestamp();
+        assert!((1..=24 * 3600).contains(&life), "{life}");
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let backdated = now - first.validity().not_before.timestamp();
+        assert!((300..320).contains(&backdated), "{backdated}");
+        first.verify_signature(Some(ca.public_key())).unwrap();
+    }
+
+    #[test]
+    fn p_f18_a_leaf_is_renewed_at_half_its_life_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let (name, now) = (permit("api.good.test"), Instant::now());
+        let first = authority.impersonate(&name, now).unwrap();
+        assert!(Arc::ptr_eq(&first, &authority.impersonate(&name, now + LEAF_AGE_MAX / 2).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &authority.impersonate(&name, now + LEAF_AGE_MAX).unwrap()));
+    }
+
+    #[test]
+    fn p_i4_leaves_are_bounded_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        for number in 0..LEAVES_MAX + 5 {
+            authority.impersonate(&permit(&format!("x{number}.good.test")), Instant::now()).unwrap();
+        }
+        let leaves = authority.leaves.lock().unwrap();
+        assert_eq!(leaves.len(), LEAVES_MAX);
+        assert!(!leaves.contains_key(&Host::parse("x0.good.test").unwrap()));
+    }
+
+    #[test]
+    fn p_f18_the_ca_outlives_a_restart_and_its_key_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let first = authority(folder.path()).certificate;
+        assert_eq!(authority(folder.path()).certificate, first);
+        let mode = std::fs::metadata(folder.path().join(KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -204,3 +204,39 @@ fn join_cookies(headers: &mut HeaderMap) {
         headers.insert(COOKIE, joined);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_f8_the_injected_value_is_marked_so_that_no_table_or_log_holds_it() {
+        for injection in [
+            Injection::Header { name: "x-api-key".to_owned(), prefix: "token ".to_owned() },
+            Injection::Bearer,
+            Injection::Basic { username: "u".to_owned() },
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-plain", HeaderValue::from_static("plain"));
+            let target = Target::parse("/v1").unwrap();
+            inject(&mut headers, &target, &injection, &Secret::of("sk-0123456789")).unwrap();
+            let marked: Vec<_> = headers.iter().filter(|(_, value)| value.is_sensitive()).collect();
+            assert_eq!((marked.len(), headers.len()), (1, 2), "{injection:?}");
+            assert!(
+                !format!("{headers:?}").contains("0123456789") && !format!("{headers:?}").contains("dTpzay")
+            );
+        }
+    }
+
+    #[test]
+    fn several_cookie_fields_are_joined_and_a_credential_has_none() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("a=1"));
+        headers.append(COOKIE, HeaderValue::from_static("b=2"));
+        let mut with_credential = headers.clone();
+        strip_request(&mut headers, None);
+        assert_eq!(headers[COOKIE], "a=1; b=2");
+        strip_request(&mut with_credential, Some(&Injection::Bearer));
+        assert!(!with_credential.contains_key(COOKIE));
+    }
+}

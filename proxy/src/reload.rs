@@ -140,3 +140,102 @@ impl ActivePolicy {
         state.bad_since.get_or_insert(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PROMISED: Duration = Duration::from_secs(1);
+
+    fn document(generation: i64) -> String {
+        format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: {generation}, rules: []}}"
+        )
+    }
+
+    /// A mounted ConfigMap: the file is a link through `..data`, which kubelet swaps as a whole.
+    struct Mounted(tempfile::TempDir);
+
+    impl Mounted {
+        fn new(text: &str) -> Self {
+            let mounted = Self(tempfile::tempdir().unwrap());
+            symlink("..data/policy.yaml", mounted.0.path().join("policy.yaml")).unwrap();
+            mounted.swap("..1", text);
+            mounted
+        }
+
+        fn swap(&self, version: &str, text: &str) {
+            let at = |name: &str| self.0.path().join(name);
+            std::fs::create_dir(at(version)).unwrap();
+            std::fs::write(at(version).join("policy.yaml"), text).unwrap();
+            symlink(version, at("..data_tmp")).unwrap();
+            std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        }
+
+        fn policy(&self) -> Arc<ActivePolicy> {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let (file, metrics) = (self.0.path().join("policy.yaml"), Arc::default());
+            let text = read(&file).unwrap();
+            let loaded = load(&text, &provider, &metrics).unwrap();
+            Arc::new(ActivePolicy::new(file, text, loaded, provider, metrics))
+        }
+    }
+
+    fn generation(policy: &ActivePolicy) -> i64 {
+        policy.current(Instant::now()).unwrap().policy.generation()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_i8_a_swapped_document_is_in_force_within_a_second() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        let (follower, shutdown) = (Arc::clone(&policy), CancellationToken::new());
+        let ends = shutdown.clone();
+        let following = tokio::spawn(async move { follower.follow(ends).await });
+        // At any moment between two looks.
+        for (version, after) in [("..2", 0), ("..3", 1), ("..4", 250), ("..5", 499), ("..6", 501)] {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            let next = generation(&policy) + 1;
+            mounted.swap(version, &document(next));
+            tokio::time::sleep(PROMISED).await;
+            assert_eq!(generation(&policy), next, "{version}");
+        }
+        shutdown.cancel();
+        following.await.unwrap();
+    }
+
+    #[test]
+    fn p_i8_an_invalid_document_leaves_the_last_good_one_for_ten_minutes_and_then_nothing() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        let start = Instant::now();
+        let reason = |now| policy.current(now).err();
+        mounted.swap("..2", "rulez: []");
+        policy.refresh(start);
+        assert_eq!((generation(&policy), reason(start + POLICY_STALE_MAX)), (1, None));
+        let late = start + POLICY_STALE_MAX + Duration::from_secs(1);
+        assert_eq!(reason(late), Some(DenialReason::StalePolicy));
+        // Another invalid text does not buy time, and neither does a file that is gone.
+        mounted.swap("..3", "rules: nonsense");
+        policy.refresh(late);
+        std::fs::remove_file(mounted.0.path().join("..data")).unwrap();
+        policy.refresh(late);
+        assert_eq!(reason(late), Some(DenialReason::StalePolicy));
+        mounted.swap("..4", &document(2));
+        policy.refresh(late);
+        assert_eq!((generation(&policy), reason(late)), (2, None));
+    }
+
+    #[test]
+    fn p_i8_a_request_keeps_the_generation_it_started_with() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        let held = policy.current(Instant::now()).unwrap();
+        mounted.swap("..2", &document(2));
+        policy.refresh(Instant::now());
+        assert_eq!((held.policy.generation(), generation(&policy)), (1, 2));
+    }
+}

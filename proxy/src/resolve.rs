@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use agentsandbox_policy::{DenialReason, Host};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts};
+use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use tokio::time::timeout;
 
 use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_TTL_MAX};
@@ -52,12 +52,28 @@ impl Resolver {
 
 fn system() -> Option<TokioResolver> {
     let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-        let options = builder.options_mut();
-        options.use_hosts_file = ResolveHosts::Never;
-        options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-        options.positive_max_ttl = Some(RESOLVED_TTL_MAX);
-        options.negative_max_ttl = Some(std::time::Duration::from_secs(5));
+        narrow(builder.options_mut());
         builder.build()
     });
     built.inspect_err(|error| tracing::error!(error = %error, "there is no usable resolver")).ok()
+}
+
+fn narrow(options: &mut ResolverOpts) {
+    options.use_hosts_file = ResolveHosts::Never;
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.positive_max_ttl = Some(RESOLVED_TTL_MAX);
+    options.negative_max_ttl = Some(std::time::Duration::from_secs(5));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_b8_the_hosts_file_is_never_asked() {
+        let mut options = ResolverOpts::default();
+        assert!(options.use_hosts_file != ResolveHosts::Never, "it would be, if nothing were said");
+        narrow(&mut options);
+        assert!(options.use_hosts_file == ResolveHosts::Never);
+    }
 }

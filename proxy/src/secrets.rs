@@ -148,6 +148,29 @@ mod tests {
     }
 
     #[test]
+    fn p_f5_a_line_end_is_trimmed_and_whatever_else_is_no_header_value_is_refused_when_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let largest = "k".repeat(usize::try_from(SECRET_BYTES_MAX).unwrap());
+        let cases = [
+            ("key", true),
+            ("key\n", true),
+            ("key\r\n", true),
+            ("k\rey", false),
+            ("key\n\n", false),
+            ("k\u{e9}y", false),
+            ("\u{4e00}", false),
+        ];
+        let sizes = [(largest.clone(), true), (format!("{largest}k"), false)];
+        let all = cases.iter().map(|(text, fits)| ((*text).to_owned(), *fits)).chain(sizes);
+        for (number, (text, fits)) in all.enumerate() {
+            let file = format!("c{number}");
+            std::fs::write(folder.path().join(&file), &text).unwrap();
+            let read = Secrets::new(folder.path().to_owned()).get(&file, Instant::now());
+            assert_eq!(read.is_ok(), fits, "{text:.20?}");
+        }
+    }
+
+    #[test]
     fn p_f17_a_changed_file_is_seen_and_a_deleted_one_fails_closed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c");

@@ -234,3 +234,32 @@ fn each_kind_of_injection_is_read_as_it_is_written() {
         assert_eq!(serde_yaml::from_str::<InjectDocument>(&text).unwrap(), inject, "{text}");
     }
 }
+
+#[test]
+fn p_b5_a_host_is_no_regular_expression() {
+    for host in
+        ["^api.*$", "/api.good.test/", "api.(good|evil).test", "api[0-9].good.test", ".*", "api.good.test$"]
+    {
+        assert!(faults("\"*.good.test\"", &format!("'{host}'"))[0].starts_with("rules[1].host: "), "{host}");
+    }
+}
+
+#[test]
+fn p_i11_a_credential_is_never_on_a_route_that_is_not_intercepted() {
+    let plain = faults("scheme: https", "scheme: http");
+    assert!(
+        plain[0].starts_with("rules[0].credential: a credential is never sent in plain text"),
+        "{plain:?}"
+    );
+    // There is no way to write one that passes through: neither a scheme nor a field for it.
+    for scheme in ["scheme: tcp", "scheme: https, passthrough: true", "scheme: https, intercept: false"] {
+        assert_eq!(faults("scheme: https", scheme).len(), 1, "{scheme}");
+    }
+}
+
+#[test]
+fn p_i7_there_is_no_mode_that_only_watches() {
+    for field in ["mode: audit", "learning: true", "enforce: false", "default: allow"] {
+        assert_eq!(faults("generation: 0\n", &format!("generation: 0\n{field}\n")).len(), 1, "{field}");
+    }
+}
