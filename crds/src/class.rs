@@ -137,7 +137,8 @@ pub struct ClassResources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<ResourceLimits>,
     /// The highest limit on processes that the fence accepts. The kubelet sets it for all pods of a node
-    /// (podPidsLimit); the fence reads it back and refuses a higher one. Absent accepts any limit, but never none.
+    /// (podPidsLimit); the fence reads it back where the kernel shows it, and refuses a higher one or none. Absent promises
+    /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 4194304))]
     pub pids_max: Option<i32>,
