@@ -5,6 +5,7 @@
 pub mod base_url;
 pub mod dns;
 pub mod http_proxy;
+mod resets;
 pub mod socks5;
 pub mod tls;
 pub mod transparent;
@@ -25,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use self::resets::Watched;
 use crate::audit::Recorded;
 use crate::limits::{
     HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
@@ -208,6 +210,10 @@ where
 {
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let service = service(Arc::clone(&proxy), context, Arc::default());
+    let owner = Arc::clone(&proxy);
+    let io = Watched::new(io, move || {
+        refuse_connection(&owner, entrance, &Denial::new(DenialReason::MalformedRequest));
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

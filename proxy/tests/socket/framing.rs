@@ -260,3 +260,88 @@ async fn p_f6_the_key_comes_back_in_no_field_name_trailer_or_status_line() {
         }
     }
 }
+
+/// A frame of HTTP/2 (RFC 9113, 4.1) on stream 1.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A header block of literals that enter no table (RFC 7541, 6.2.2).
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// What the proxy answers to one HTTP/2 stream with this head: its status, or the code it resets the stream with.
+async fn over_raw_http2(world: &World, fields: &[(&str, &str)]) -> Result<u8, u32> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const END_OF_HEAD_AND_STREAM: u8 = 5;
+    let io = world.connect(&world.authority()).await.unwrap();
+    let mut io = world.tls(io, crate::world::HOST, "h2").await.unwrap();
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    io.write_all(&[preface, frame(1, END_OF_HEAD_AND_STREAM, 1, &block(fields))].concat()).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        io.read_exact(&mut payload).await.unwrap();
+        match head[3] {
+            // The first field of an answer is its status; 200 has number 8 in the static table.
+            1 => return Ok(payload[0]),
+            3 => return Err(u32::from_be_bytes(payload.try_into().unwrap())),
+            7 => return Err(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_d8_a_stream_that_is_no_request_is_reset_with_a_line() {
+    const PROTOCOL_ERROR: u32 = 1;
+    const STATUS_200: u8 = 0x88;
+    let world = scripted(OK).await;
+    let authority = world.authority();
+    let good =
+        [(":method", "POST"), (":scheme", "https"), (":authority", authority.as_str()), (":path", "/v1/x")];
+    let with = |field: (&'static str, &'static str)| {
+        let mut fields = good.to_vec();
+        match fields.iter_mut().find(|(name, _)| *name == field.0) {
+            Some(known) => known.1 = field.1,
+            None => fields.push(field),
+        }
+        fields
+    };
+    for field in [
+        ("transfer-encoding", "chunked"),
+        ("connection", "x"),
+        ("x", "a\r\nb: c"),
+        ("x:y", "a"),
+        ("X-Upper", "a"),
+        ("x y", "a"),
+        ("content-length", "5"),
+        (":path", "/v1/x HTTP/1.1\r\nHost: x"),
+        (":method", "GET / HTTP/1.1\r\nHost: x"),
+    ] {
+        let before = world.lines().len();
+        assert_eq!(over_raw_http2(&world, &with(field)).await, Err(PROTOCOL_ERROR), "{field:?}");
+        let refusals =
+            || world.lines()[before..].iter().filter(|line| line["reason"] == "MalformedRequest").count();
+        for _ in 0..500 {
+            if refusals() > 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(refusals(), 1, "{field:?}");
+    }
+    assert_eq!((world.upstream_connections(), requests(&world)), (0, 0));
+    assert_eq!(over_raw_http2(&world, &with(("x", "a"))).await, Ok(STATUS_200));
+}

@@ -9,6 +9,7 @@
 
 mod audit;
 mod authority;
+mod credentials;
 mod entrances;
 mod framing;
 mod peers;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
-use http::StatusCode;
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::world::{KEY, World, get, over_http1, standalone};
+use crate::entrances::to;
+use crate::world::{KEY, Setup, World, build, get, over_http1, scripted, standalone};
 
 async fn once(world: &World) -> crate::world::Answer {
     let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
@@ -68,4 +70,108 @@ async fn p_i8_a_new_policy_takes_effect_and_an_invalid_one_does_not() {
     std::fs::write(&file, good.replace("'/v1/**'", "'/v2/**'")).unwrap();
     until(&world, |answer| answer.status == StatusCode::FORBIDDEN && answer.body.contains("PathNotAllowed"))
         .await;
+}
+
+#[tokio::test]
+async fn p_f16_a_credential_pointed_at_another_secret_never_sends_the_old_one() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    assert!(once(&world).await.body.contains(KEY));
+    let file = world.folder.path().join("policy.yaml");
+    let document = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(
+        &file,
+        document.replace("- name: good\n  inject", "- name: good\n  file: good-2\n  inject"),
+    )
+    .unwrap();
+    // The new document arrived before the new secret: the old one is still in the folder and still remembered.
+    until(&world, |answer| {
+        assert!(answer.status == StatusCode::FORBIDDEN || answer.body.contains(KEY), "{}", answer.body);
+        answer.body.contains("CredentialUnavailable")
+    })
+    .await;
+    let folder = world.folder.path().join("secrets");
+    std::fs::write(folder.join("good"), "sk-old-and-changed").unwrap();
+    assert_eq!(once(&world).await.status, StatusCode::FORBIDDEN);
+    std::fs::write(folder.join("good-2"), "sk-second").unwrap();
+    until(&world, |answer| answer.status == StatusCode::OK && answer.body.contains("sk-second")).await;
+}
+
+#[tokio::test]
+async fn p_c5_a_new_policy_uses_no_connection_of_the_old_one() {
+    let world = scripted("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(once(&world).await.status, StatusCode::OK);
+    assert_eq!((world.upstream_connections(), world.upstream_closed()), (1, 0));
+    let file = world.folder.path().join("policy.yaml");
+    let document = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, document.replace("host: api.good.test", "host: other.good.test")).unwrap();
+    for _ in 0..500 {
+        if world.upstream_closed() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(world.upstream_closed(), 1, "the idle connection ends with the rule");
+    assert_eq!(once(&world).await.status, StatusCode::FORBIDDEN);
+    std::fs::write(&file, document).unwrap();
+    until(&world, |answer| answer.status == StatusCode::OK).await;
+    assert_eq!(world.upstream_connections(), 2);
+}
+
+fn websocket(world: &World, path: &str) -> Request<Full<Bytes>> {
+    let request = Request::get(world.url(path)).header("host", world.authority());
+    let request = request.header("connection", "Upgrade").header("upgrade", "websocket");
+    request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==").body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn p_h1_a_handshake_that_is_not_answered_is_no_websocket() {
+    for fields in [
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "connection: upgrade\r\nupgrade: websocket",
+        "connection: upgrade\r\nupgrade: other\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",
+    ] {
+        let world = scripted(format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\nraw")).await;
+        let answer = over_http1(to(&world, Entrance::HttpProxy).await, websocket(&world, "/v1/socket")).await;
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{fields}");
+    }
+    let world = standalone(&["http/1.1"]).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+}
+
+#[tokio::test]
+async fn p_h2_a_socket_is_open_only_where_path_and_rule_allow_one() {
+    let world = standalone(&["http/1.1"]).await;
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, websocket(&world, "/tunnel")).await;
+    assert!(answer.status == StatusCode::FORBIDDEN && answer.body.contains("PathNotAllowed"));
+    let policy = vec![(", websocket: Allow", "")];
+    let world = build(Setup { protocols: vec!["http/1.1"], policy, ..Setup::default() }).await;
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, websocket(&world, "/v1/socket")).await;
+    assert!(answer.status == StatusCode::FORBIDDEN && answer.body.contains("WebsocketNotAllowed"));
+    assert_eq!(world.upstream_connections(), 0);
+    assert_eq!(once(&world).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn p_h4_trailers_of_a_call_pass_and_the_key_in_them_does_not() {
+    let world = standalone(&["h2"]).await;
+    let io = world.connect(&world.authority()).await.unwrap();
+    let io = TokioIo::new(world.tls(io, crate::world::HOST, "h2").await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(get(&world.url("/v1/grpc"), &world.authority())).await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    let trailers = body.trailers().unwrap();
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["x-echo"]),
+        (&"0".parse().unwrap(), &"[redacted]".parse().unwrap())
+    );
+    assert_eq!(body.to_bytes(), "message");
+    let response =
+        sender.send_request(get(&world.url("/pkg.Service/Method"), &world.authority())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN, "each call is judged by its path");
 }

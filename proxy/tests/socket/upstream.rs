@@ -72,27 +72,28 @@ pub fn echoing(
 pub fn following(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    connections: Arc<AtomicUsize>,
+    [opened, closed]: [Arc<AtomicUsize>; 2],
     answer: Vec<u8>,
     received: Arc<Mutex<Vec<u8>>>,
 ) {
     tokio::spawn(async move {
         while let Ok((io, _)) = listener.accept().await {
-            connections.fetch_add(1, Ordering::SeqCst);
+            opened.fetch_add(1, Ordering::SeqCst);
+            let closed = Arc::clone(&closed);
             let (acceptor, answer, received) = (acceptor.clone(), answer.clone(), Arc::clone(&received));
             tokio::spawn(async move {
                 let Ok(mut io) = acceptor.accept(io).await else { return };
+                let mut ended = false;
                 let (mut head, mut buffer) = (Vec::new(), [0; 4096]);
-                while let Ok(read @ 1..) = io.read(&mut buffer).await {
+                while !ended && let Ok(read @ 1..) = io.read(&mut buffer).await {
                     received.lock().unwrap().extend_from_slice(&buffer[..read]);
                     head.extend_from_slice(&buffer[..read]);
                     if head.windows(4).any(|end| end == b"\r\n\r\n") {
                         head.clear();
-                        if io.write_all(&answer).await.is_err() {
-                            return;
-                        }
+                        ended = io.write_all(&answer).await.is_err();
                     }
                 }
+                closed.fetch_add(1, Ordering::SeqCst);
             });
         }
     });

@@ -40,6 +40,8 @@ pub struct World {
     pub folder: tempfile::TempDir,
     /// What a scripted upstream was sent.
     received: Arc<Mutex<Vec<u8>>>,
+    /// How many of its connections have ended.
+    closed: Arc<AtomicUsize>,
     log: Sink,
     shutdown: CancellationToken,
     running: Option<tokio::task::JoinHandle<()>>,
@@ -128,18 +130,14 @@ pub async fn build(setup: Setup) -> World {
     }
     std::fs::write(at("secrets").join("good"), format!("{KEY}\n")).unwrap();
     let (log, finish, received) = (Sink::default(), Arc::new(Notify::new()), Arc::default());
+    let closed = Arc::new(AtomicUsize::new(0));
     let (listener, upstream) = upstream::listen().await;
     let (acceptor, roots) = upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST));
     match setup.script {
         None => upstream::echoing(listener, acceptor, Arc::clone(&log.connections), Arc::clone(&finish)),
         Some(answer) => {
-            upstream::following(
-                listener,
-                acceptor,
-                Arc::clone(&log.connections),
-                answer,
-                Arc::clone(&received),
-            );
+            let counters = [Arc::clone(&log.connections), Arc::clone(&closed)];
+            upstream::following(listener, acceptor, counters, answer, Arc::clone(&received));
         }
     }
     let mut text = policy(upstream.port(), &roots);
@@ -163,7 +161,7 @@ pub async fn build(setup: Setup) -> World {
     let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();
     let ports = bound.addresses().collect();
     let running = Some(tokio::spawn(bound.run()));
-    World { ports, upstream, finish, folder, received, log, shutdown, running }
+    World { ports, upstream, finish, folder, received, closed, log, shutdown, running }
 }
 
 fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
@@ -235,6 +233,11 @@ impl World {
 
     pub fn upstream_connections(&self) -> usize {
         self.log.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections of a scripted upstream have ended.
+    pub fn upstream_closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// What a scripted upstream was sent so far.

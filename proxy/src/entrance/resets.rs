@@ -1,0 +1,135 @@
+//! Refusals of the HTTP/2 library. It answers a stream that breaks the protocol with RST_STREAM (RFC 9113, 6.4) and
+//! tells nobody, so no request ever comes of it and no entry is opened. Here the frames that go out are watched, their
+//! heads only, so that such a refusal is written down like any other. Nothing is held back or changed.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// RFC 9113, 4.1.
+const HEAD_BYTES: usize = 9;
+const RST_STREAM: u8 = 3;
+/// RFC 9113, 7. The codes for a stream that was given up, 0, 2, 5 and 8, are no refusal.
+const REFUSALS: [u32; 6] = [1, 3, 4, 6, 7, 11];
+
+/// A stream of bytes to an agent that speaks HTTP/2.
+pub struct Watched<S, F> {
+    io: S,
+    frames: Frames,
+    refused: F,
+}
+
+impl<S, F: Fn()> Watched<S, F> {
+    /// Calls `refused` for each stream that the library refuses.
+    pub const fn new(io: S, refused: F) -> Self {
+        Self { io, frames: Frames { head: Vec::new(), code: Vec::new(), left: 0 }, refused }
+    }
+}
+
+/// Where in a frame the bytes so far end.
+struct Frames {
+    head: Vec<u8>,
+    code: Vec<u8>,
+    left: usize,
+}
+
+impl Frames {
+    /// Takes what went out; gives back how many streams it refuses.
+    fn pass(&mut self, mut bytes: &[u8]) -> usize {
+        let mut refused = 0;
+        while !bytes.is_empty() {
+            let in_head = self.head.len() < HEAD_BYTES;
+            let wanted = if in_head { HEAD_BYTES - self.head.len() } else { self.left };
+            let (now, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if in_head {
+                self.head.extend_from_slice(now);
+                self.left = self.payload_bytes();
+            } else {
+                if self.is_reset() {
+                    self.code.extend_from_slice(now);
+                }
+                self.left -= now.len();
+            }
+            if self.head.len() == HEAD_BYTES && self.left == 0 {
+                refused += usize::from(self.is_refusal());
+                self.head.clear();
+                self.code.clear();
+            }
+        }
+        refused
+    }
+
+    fn payload_bytes(&self) -> usize {
+        match self.head.as_slice() {
+            [a, b, c, ..] => usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c),
+            _ => 0,
+        }
+    }
+
+    fn is_reset(&self) -> bool {
+        self.head.get(3) == Some(&RST_STREAM)
+    }
+
+    fn is_refusal(&self) -> bool {
+        let code = <[u8; 4]>::try_from(self.code.as_slice()).map(u32::from_be_bytes);
+        self.is_reset() && code.is_ok_and(|code| REFUSALS.contains(&code))
+    }
+}
+
+impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Watched<S, F> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Watched<S, F> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        for _ in 0..self.frames.pass(bytes.get(..written).unwrap_or_default()) {
+            (self.refused)();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, 0, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn refusals_are_counted_however_the_bytes_are_cut() {
+        let bytes = [
+            frame(4, &[]),
+            frame(RST_STREAM, &1_u32.to_be_bytes()),
+            frame(0, &frame(RST_STREAM, &1_u32.to_be_bytes())),
+            frame(RST_STREAM, &8_u32.to_be_bytes()),
+            frame(RST_STREAM, &7_u32.to_be_bytes()),
+        ]
+        .concat();
+        for size in 1..=bytes.len() {
+            let mut frames = Watched::new((), || ()).frames;
+            let refused: usize = bytes.chunks(size).map(|piece| frames.pass(piece)).sum();
+            assert_eq!(refused, 2, "in pieces of {size}");
+        }
+    }
+}
