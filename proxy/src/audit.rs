@@ -322,7 +322,7 @@ impl Entry {
         record.credential = record.credential.take().or_else(|| denial.credential.clone());
     }
 
-    /// The address that was dialled.
+    /// The address that is dialled; of several the last.
     pub fn dials(&mut self, address: SocketAddr) {
         self.record.address = Some(address);
     }

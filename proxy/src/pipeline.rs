@@ -246,8 +246,7 @@ async fn send(
             }
         }
     }
-    let lease = connect(proxy, loaded, permit, purpose).await?;
-    entry.dials(lease.address());
+    let lease = connect(proxy, loaded, permit, purpose, entry).await?;
     match loaded.upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
@@ -261,6 +260,7 @@ async fn connect(
     loaded: &Loaded,
     permit: &Permit,
     purpose: Purpose,
+    entry: &mut Entry,
 ) -> Result<Lease, Box<Denial>> {
     let addresses =
         proxy.resolver.resolve(permit.host()).await.map_err(|reason| Box::new(denial(permit, reason)))?;
@@ -277,6 +277,7 @@ async fn connect(
     }
     let mut failure = DenialReason::UpstreamUnreachable;
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
+        entry.dials(dial.address());
         match loaded.upstream.connect(dial, purpose).await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,

@@ -303,3 +303,23 @@ async fn p_g6_nothing_is_answered_from_a_cache() {
     }
     assert!(!world.received().contains("if-none-match"));
 }
+
+#[tokio::test]
+async fn p_a4_transparent_tls_is_dialled_where_its_name_lives() {
+    let world = standalone(&["http/1.1"]).await;
+    let io =
+        world.tls(to(&world, Entrance::TransparentTls).await, "tls.good.test", "http/1.1").await.unwrap();
+    over_http1(io, get("/", "tls.good.test")).await;
+    let line = world.line(&[("event", "end"), ("entrance", "transparent-tls")]).await;
+    assert_eq!((&line["host"], &line["address"]), (&"tls.good.test".into(), &"127.0.0.7:443".into()));
+}
+
+#[tokio::test]
+async fn p_a5_transparent_http_is_dialled_where_its_host_lives() {
+    let world = standalone(&["http/1.1"]).await;
+    over_http1(to(&world, Entrance::TransparentHttp).await, get("/", "plain.good.test")).await;
+    let line = world.line(&[("event", "end"), ("entrance", "transparent-http")]).await;
+    assert_eq!((&line["host"], &line["address"]), (&"plain.good.test".into(), &"127.0.0.8:80".into()));
+    let answer = over_http1(to(&world, Entrance::TransparentHttp).await, get("/", "evil.test")).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+}

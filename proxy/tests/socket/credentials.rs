@@ -146,3 +146,50 @@ async fn p_f9_an_upstream_that_cannot_prove_its_name_is_sent_nothing() {
     assert_eq!(answer.status, StatusCode::OK);
     assert!(world.received().contains(KEY));
 }
+
+/// A client that notes whether it was asked for a certificate.
+#[derive(Debug, Default)]
+struct Asked(std::sync::atomic::AtomicBool);
+
+impl rustls::client::ResolvesClientCert for Asked {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn p_f21_the_agent_is_never_asked_for_a_certificate() {
+    let world = standalone(&["http/1.1"]).await;
+    let asked = std::sync::Arc::new(Asked::default());
+    let mut config = world.trusting("http/1.1");
+    config.client_auth_cert_resolver = asked.clone();
+    let io = world.connect(&world.authority()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from(HOST).unwrap();
+    let io = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, io).await.unwrap();
+    assert_eq!(over_http1(io, get("/v1/x", &world.authority())).await.status, StatusCode::OK);
+    assert!(!asked.0.load(std::sync::atomic::Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn p_f10_the_key_is_in_no_audit_line_and_neither_it_nor_a_host_in_a_metric() {
+    let world = standalone(&["h2", "http/1.1"]).await;
+    let url = world.url(&format!("/v1/x?q={KEY}"));
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, get(&url, &world.authority())).await;
+    assert!(answer.body.contains(KEY), "it was injected");
+    world.line(&[("event", "end")]).await;
+    let admin =
+        tokio::net::TcpStream::connect(world.port(agentsandbox_proxy::serve::Port::Admin)).await.unwrap();
+    let metrics = over_http1(admin, get("/metrics", "proxy")).await.body;
+    assert!(metrics.contains("decisions_total"), "{metrics}");
+    assert!(!metrics.contains(KEY) && !metrics.contains(HOST), "{metrics}");
+    assert!(!format!("{:?}", world.lines()).contains(KEY));
+}

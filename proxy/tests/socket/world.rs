@@ -177,6 +177,8 @@ fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
         bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         resolve: vec![
             (Host::parse(HOST).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            (Host::parse("tls.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7))),
+            (Host::parse("plain.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8))),
             (Host::parse("meta.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254))),
         ],
         ports: Ports {
@@ -201,6 +203,7 @@ generation: 7
 rules:
 - {{name: good, host: {HOST}, ports: [{port}], scheme: https, methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}}
 - {{name: meta, host: meta.good.test, ports: [80, 443], scheme: http}}
+- {{name: plain, host: plain.good.test, ports: [80], scheme: http}}
 - {{name: tls, host: tls.good.test, ports: [443], scheme: https}}
 credentials:
 - name: good
