@@ -1,0 +1,151 @@
+//! The binary as a process: what is on its standard output when it dies, and what it does when it cannot write there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test states its claims by them, and so do its helpers"
+)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What the pod gives it between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    upstream: TcpListener,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// A proxy whose one rule leads, in plain text, to an upstream of the test.
+    fn serving(stdout: Stdio) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = upstream.local_addr().unwrap().port();
+        let policy = format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 1, addresses: {{allow: [127.0.0.0/8]}},
+              rules: [{{name: plain, host: plain.test, ports: [{port}], scheme: http}}]}}"
+        );
+        std::fs::write(at("policy.yaml"), policy).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
+        command.arg("serve").arg("--policy").arg(at("policy.yaml"));
+        command.arg("--secrets").arg(folder.path()).arg("--state").arg(folder.path());
+        command.args([
+            "--resolve",
+            "plain.test=127.0.0.1",
+            "--http-port=0",
+            "--socks-port=0",
+            "--base-url-port=0",
+            "--admin-port=0",
+        ]);
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listens = log.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+        let address = listens
+            .filter(|line| line["fields"]["port"] == "Entrance(BaseUrl)")
+            .map(|line| line["fields"]["address"].as_str().unwrap().parse().unwrap())
+            .next()
+            .unwrap();
+        // Its log must not fill the pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        Self { child, address, upstream, _folder: folder }
+    }
+
+    fn ask(&self) -> TcpStream {
+        let mut io = TcpStream::connect(self.address).unwrap();
+        io.set_read_timeout(Some(PATIENCE)).unwrap();
+        io.write_all(b"GET /plain/v1 HTTP/1.1\r\nhost: proxy\r\nconnection: close\r\n\r\n").unwrap();
+        io
+    }
+
+    /// The upstream's end of the connection, once the head of a request is in.
+    fn arrived(&self) -> TcpStream {
+        let (mut io, _) = self.upstream.accept().unwrap();
+        io.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            io.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        io
+    }
+
+    /// What is on its standard output once it has ended.
+    fn record(&mut self) -> Vec<Value> {
+        let mut text = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn events(record: &[Value]) -> Vec<&str> {
+    record.iter().map(|line| line["event"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_was_sent_is_on_record_when_the_process_is_killed() {
+    let mut proxy = Proxy::serving(Stdio::piped());
+    let _agent = proxy.ask();
+    let _upstream = proxy.arrived();
+    proxy.child.kill().unwrap();
+    let record = proxy.record();
+    assert_eq!(events(&record), ["begin"]);
+    assert_eq!((&record[0]["host"], &record[0]["path"]), (&"plain.test".into(), &"/v1".into()));
+}
+
+#[test]
+fn p_i5_a_full_disk_or_a_closed_pipe_denies_and_sends_nothing() {
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    for stdout in [Stdio::from(File::options().write(true).open("/dev/full").unwrap()), closed()] {
+        let proxy = Proxy::serving(stdout);
+        let mut told = String::new();
+        proxy.ask().read_to_string(&mut told).unwrap();
+        assert!(told.starts_with("HTTP/1.1 503") && told.contains("AuditUnavailable"), "{told}");
+        proxy.upstream.set_nonblocking(true).unwrap();
+        assert!(proxy.upstream.accept().is_err(), "nothing was dialled");
+    }
+    let proxy = Proxy::serving(Stdio::null());
+    let agent = proxy.ask();
+    let mut upstream = proxy.arrived();
+    upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    let mut told = String::new();
+    BufReader::new(agent).read_line(&mut told).unwrap();
+    assert_eq!(told, "HTTP/1.1 200 OK\r\n");
+}
+
+#[test]
+fn the_record_is_whole_before_a_pod_is_killed_though_a_stream_is_open() {
+    let mut proxy = Proxy::serving(Stdio::piped());
+    let _agent = proxy.ask();
+    let mut upstream = proxy.arrived();
+    upstream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n").unwrap();
+    let asked = Instant::now();
+    let pid = rustix::process::Pid::from_child(&proxy.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(proxy.child.wait().unwrap().success());
+    assert!(asked.elapsed() < GRACE, "{:?}", asked.elapsed());
+    let record = proxy.record();
+    assert_eq!(events(&record), ["begin", "end"]);
+    assert_eq!((&record[1]["status"], &record[1]["requestId"]), (&200.into(), &record[0]["requestId"]));
+}
