@@ -1,6 +1,6 @@
 //! The command line, and nothing more: flags become typed arguments here, and meaning in [`crate::config`].
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use agentsandbox_policy::Host;
@@ -20,6 +20,12 @@ pub struct Cli {
 pub enum Command {
     /// Serve one agent.
     Serve(Box<ServeArgs>),
+    /// Wait until a proxy on this machine listens on all its ports; fails after ten seconds.
+    AwaitServing {
+        /// Where its health is asked for.
+        #[arg(long, default_value = "127.0.0.1:9090")]
+        admin: SocketAddr,
+    },
     /// Check a policy document and say what is wrong with it.
     Check {
         /// The document.

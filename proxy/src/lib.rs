@@ -16,6 +16,7 @@ mod dial;
 pub mod enrolment;
 pub mod entrance;
 mod headers;
+pub mod health;
 pub mod limits;
 pub mod metrics;
 pub mod pipeline;

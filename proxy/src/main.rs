@@ -4,11 +4,12 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use agentsandbox_policy::{Method, Policy, Request, Target, parse_authority};
 use agentsandbox_proxy::cli::{Cli, Command, ServeArgs};
 use agentsandbox_proxy::config::{Config, StartError, chain};
-use agentsandbox_proxy::{reload, serve};
+use agentsandbox_proxy::{health, reload, serve};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::json;
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => run(&args),
+        Command::AwaitServing { admin } => match health::await_serving(admin, Instant::now()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&chain(&error), 1),
+        },
         Command::Check { policy } => check(&policy),
         Command::Explain { policy, request } => explain(&policy, &request),
     }

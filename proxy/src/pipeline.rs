@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Request as Asked};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -212,6 +212,8 @@ fn outgoing(
         target = headers::inject(&mut fields, &target, injection, secret)
             .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
         scrubber = Some(Scrubber::new(injection, secret));
+        // What is compressed cannot be searched while it passes by.
+        fields.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if permit.websocket() {
         upgrade::ask(&mut fields);

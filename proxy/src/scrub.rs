@@ -14,6 +14,10 @@ use zeroize::Zeroizing;
 use crate::headers::pair;
 use crate::secrets::Secret;
 
+mod body;
+
+pub use body::BodyMask;
+
 const REPLACEMENT: &[u8] = b"[redacted]";
 /// Shorter encodings would be found where no secret is.
 const ENCODED_BYTES_MIN: usize = 8;

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::audit::{Entry, Traffic};
 use crate::respond::BoxError;
-use crate::scrub::Scrubber;
+use crate::scrub::{BodyMask, Scrubber};
 
 /// The agent's body on its way up.
 pub struct Upward {
@@ -53,16 +54,53 @@ impl HttpBody for Upward {
 /// The upstream's body on its way down.
 pub struct Downward {
     inner: Incoming,
-    scrubber: Option<Scrubber>,
+    scrub: Option<Scrub>,
     traffic: Arc<Traffic>,
     _entry: Entry,
+}
+
+/// What keeps the secret out of a body and its trailers.
+struct Scrub {
+    scrubber: Scrubber,
+    mask: BodyMask,
+    /// Trailers that came while the body's last bytes were held.
+    trailers: Option<HeaderMap>,
 }
 
 impl Downward {
     /// Counts `inner` into the entry, which is written when this is dropped.
     #[must_use]
     pub fn new(inner: Incoming, scrubber: Option<Scrubber>, entry: Entry) -> Self {
-        Self { inner, scrubber, traffic: entry.traffic(), _entry: entry }
+        let scrub =
+            scrubber.map(|scrubber| Scrub { mask: BodyMask::new(&scrubber), scrubber, trailers: None });
+        Self { inner, scrub, traffic: entry.traffic(), _entry: entry }
+    }
+}
+
+impl Scrub {
+    /// What becomes of one event of the body; none when the next event has to come first.
+    fn pass(&mut self, event: Option<Frame<Bytes>>) -> Option<Option<Frame<Bytes>>> {
+        let Some(frame) = event else {
+            return Some(match self.mask.holds() {
+                true => Some(Frame::data(self.mask.end())),
+                false => self.trailers.take().map(Frame::trailers),
+            });
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let clean = self.mask.pass(data);
+                (!clean.is_empty()).then(|| Some(Frame::data(clean)))
+            }
+            Err(frame) => {
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                self.scrubber.scrub(&mut trailers);
+                if self.mask.holds() {
+                    self.trailers = Some(trailers);
+                    return Some(Some(Frame::data(self.mask.end())));
+                }
+                Some(Some(Frame::trailers(trailers)))
+            }
+        }
     }
 }
 
@@ -74,23 +112,36 @@ impl HttpBody for Downward {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        count(frame.as_ref(), &self.traffic.down);
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-            && let Some(scrubber) = &self.scrubber
-        {
-            scrubber.scrub(trailers);
+        loop {
+            let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+            count(frame.as_ref(), &self.traffic.down);
+            let Some(scrub) = &mut self.scrub else {
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            };
+            let event = match frame {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Ok(frame)) => Some(frame),
+                None => None,
+            };
+            if let Some(passed) = scrub.pass(event) {
+                return Poll::Ready(passed.map(Ok));
+            }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        let empty = self.scrub.as_ref().is_none_or(|scrub| !scrub.mask.holds() && scrub.trailers.is_none());
+        empty && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let mut hint = self.inner.size_hint();
+        // Masks are as long as what they hide, so the length stays what was announced.
+        let held = self.scrub.as_ref().map_or(0, |scrub| scrub.mask.held_bytes());
+        if let Some(exact) = hint.exact() {
+            hint.set_exact(exact.saturating_add(held));
+        }
+        hint
     }
 }
 

@@ -345,3 +345,33 @@ async fn p_d8_a_stream_that_is_no_request_is_reset_with_a_line() {
     assert_eq!((world.upstream_connections(), requests(&world)), (0, 0));
     assert_eq!(over_raw_http2(&world, &with(("x", "a"))).await, Ok(STATUS_200));
 }
+
+#[tokio::test]
+async fn p_f6_the_key_comes_back_in_no_body_whole_or_cut_between_two_chunks() {
+    let stars = "*".repeat(KEY.len());
+    let whole = format!("your key is {KEY}, thank you");
+    let (left, right) = KEY.split_at(9);
+    let cut = [format!("your key is {left}"), format!("{right}, thank you")];
+    let chunks: String = cut.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+    let answers = [
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{whole}", whole.len()),
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"),
+    ];
+    for answer in answers {
+        let policy = vec![("{type: Header, name: x-api-key}", "{type: Header, name: x-api-key}")];
+        let setup =
+            Setup { protocols: vec!["http/1.1"], script: Some(answer.into()), policy, ..Setup::default() };
+        let world = build(setup).await;
+        let head = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\naccept-encoding: gzip\r\nconnection: close\r\n\r\n",
+            world.url("/v1/x"),
+            world.authority()
+        );
+        let told = speak(&world, Entrance::HttpProxy, head.as_bytes()).await;
+        assert!(world.received().contains(KEY), "it was sent, so it could come back");
+        assert!(world.received().contains("accept-encoding: identity"), "{}", world.received());
+        assert!(!told.contains(KEY) && !told.contains(right), "{told}");
+        assert!(told.contains("your key is ") && told.contains(", thank you"), "{told}");
+        assert_eq!(told.matches('*').count(), stars.len(), "{told}");
+    }
+}

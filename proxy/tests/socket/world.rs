@@ -363,13 +363,17 @@ where
     whole(sender.send_request(request).await.unwrap()).await
 }
 
-/// Every answer is checked for the secret here, wherever it may stand in the head; the body is the upstream's echo.
+/// Every answer is checked for the secret here, wherever it may stand. The upstream's echo comes backwards and is turned.
 async fn whole(response: Response<Incoming>) -> Answer {
     let (head, body) = response.into_parts();
     for (name, value) in &head.headers {
         assert!(!value.to_str().unwrap().contains(KEY), "the secret is in the answer's {name}");
     }
-    let body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let mut body = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert!(!body.contains(KEY), "the secret is in the answer's body");
+    if head.headers.contains_key("x-backwards") {
+        body = body.chars().rev().collect();
+    }
     Answer { status: head.status, version: head.version, headers: head.headers, body }
 }
 
