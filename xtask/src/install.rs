@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::cluster::{Cluster, bootstrap, network};
 use crate::failure::{During, Result};
 use crate::{parts, paths, shell};
@@ -47,7 +49,25 @@ pub fn install(cluster: &Cluster) -> Result<()> {
         upgrade.args(["--set", &value]);
     }
     shell::output(&mut upgrade)?;
+    restart_if_rebuilt(cluster, &timeout)?;
     bootstrap::apply(cluster, &world_class(cluster)?)
+}
+
+/// The image's tag is the chart's version, so a Deployment does not change with it: its template is told which build the
+/// node has.
+fn restart_if_rebuilt(cluster: &Cluster, timeout: &str) -> Result<()> {
+    let archive = paths::images().join("operator.tar");
+    let bytes = fs::read(&archive)
+        .during(format!("{} cannot be read: run `cargo xtask images`", archive.display()))?;
+    let digest: String = Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let template = serde_json::json!({"metadata": {"annotations": {"agentsandbox.test/build": digest}}});
+    let patch = serde_json::json!({"spec": {"template": template}}).to_string();
+    let deployment =
+        ["-n", NAMESPACE, "patch", "deployment", "agentsandbox-operator", "--type=merge", "-p", &patch];
+    shell::output(&mut cluster.kubectl(&deployment)?)?;
+    let timeout = format!("--timeout={timeout}");
+    let status = ["-n", NAMESPACE, "rollout", "status", "deployment", "agentsandbox-operator", &timeout];
+    shell::output(&mut cluster.kubectl(&status)?).map(drop)
 }
 
 /// Installs or upgrades the chart in the reader's own cluster, with the reader's own values, and waits for the operator.
