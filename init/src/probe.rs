@@ -63,12 +63,26 @@ pub async fn control(proxy: SocketAddr, least: Duration) -> Option<Duration> {
     (sighting == Sighting::Open && took <= least).then_some(took)
 }
 
+/// A timer that fires later than this after its time tells that this process was not running.
+const LATE_MAX: Duration = Duration::from_millis(20);
+
 /// Completes when silence since the call is evidence: after `least`, or later where the proxy answered late. A proxy that
 /// did not answer makes the round worthless, so nobody waits longer for it.
+///
+/// A pod that was throttled wakes up with its timers and its packets due at the same time, and under gVisor the packets
+/// are read by the same throttled process. So a silence that ends late was not listened to, and begins again.
 pub async fn silence(least: Duration, control: impl Future<Output = Option<Duration>>) {
     let started = Instant::now();
-    let answered = control.await.unwrap_or_default();
-    sleep_until(started + window(least, answered)).await;
+    let window = window(least, control.await.unwrap_or_default());
+    let mut due = started + window;
+    loop {
+        sleep_until(due).await;
+        let now = Instant::now();
+        if now.duration_since(due) <= LATE_MAX {
+            return;
+        }
+        due = now + window;
+    }
 }
 
 /// Tries one route until `silence`.
@@ -209,6 +223,15 @@ mod tests {
             .await;
             assert_eq!(started.elapsed(), expected, "{answered:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_that_ends_late_because_the_process_was_held_up_begins_again() {
+        let started = Instant::now();
+        // The clock jumps while nobody runs, as in a pod that is throttled.
+        let held_up = tokio::time::advance(WINDOW * 4);
+        tokio::join!(silence(WINDOW, async { Some(Duration::from_millis(1)) }), held_up);
+        assert_eq!(started.elapsed(), WINDOW * 5);
     }
 
     #[tokio::test(start_paused = true)]
