@@ -17,6 +17,7 @@ mod enrolment;
 mod fixtures;
 mod least_privilege;
 mod main_job;
+mod ownership;
 mod race;
 mod readme;
 mod secret;
