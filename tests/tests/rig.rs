@@ -16,6 +16,8 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{Cluster, component, process};
 use xtask::{paths, shell};
 
+/// The context in the first cluster's kubeconfig.
+const CONTEXT: &str = "agentsandbox";
 /// The name of a second cluster beside the one that other tests use.
 const SECOND: &str = "second";
 
@@ -177,4 +179,37 @@ fn a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_leave
     assert_eq!(traces(), Vec::<String>::new(), "something of the cluster stayed");
     assert!(!second.state().exists(), "its folder stayed");
     assert!(ready(&first), "the first cluster does not care");
+}
+
+/// The chart's values for the first cluster, written as docs/install.md asks its reader to.
+const VALUES: &str = "
+clusterRanges:
+  podCIDRs: [10.244.0.0/16]
+  serviceCIDRs: [10.96.0.0/16]
+  nodeCIDRs: [10.200.0.0/24]
+  clusterDNS: 10.96.0.10
+apiServer:
+  cidrs: [10.200.0.2/32, 10.96.0.1/32]
+";
+
+#[test]
+fn a_readers_own_cluster_is_used_by_the_name_of_its_context() {
+    let _turn = turn();
+    let first = Cluster::named(xtask::cluster::DEFAULT_NAME).unwrap();
+    let on_context = |args: &[&str]| {
+        let mut command = shell::command(xtask(), args);
+        command.env("KUBECONFIG", first.kubeconfig()).output().expect("the task runner starts")
+    };
+    let status = on_context(&["cluster", "--context", CONTEXT, "status"]);
+    assert!(status.status.success() && said(&status).contains("gvisor"), "{}", said(&status));
+    let refused = on_context(&["cluster", "--context", CONTEXT, "down"]);
+    assert!(!refused.status.success() && said(&refused).contains("is yours"), "{}", said(&refused));
+
+    let values = tempfile::NamedTempFile::new().unwrap();
+    fs::write(values.path(), VALUES).unwrap();
+    let file = values.path().display().to_string();
+    let installed = on_context(&["install", "--context", CONTEXT, "--values", &file]);
+    assert!(installed.status.success(), "{}", said(&installed));
+    let unknown = on_context(&["install", "--context", "nowhere", "--values", &file]);
+    assert!(!unknown.status.success() && said(&unknown).contains("nowhere"), "{}", said(&unknown));
 }
