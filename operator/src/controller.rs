@@ -32,6 +32,7 @@ use crate::platform::Platform;
 
 pub mod accept;
 pub mod apply;
+mod breach;
 pub mod desired;
 pub mod evaluate;
 pub mod events;
@@ -42,17 +43,16 @@ pub mod status;
 pub mod teardown;
 
 use accept::{Accepted, Identity, Rejection};
-use apply::{Applied, ApplyError, Sealed, Unsealed, Walls, Writer};
-use desired::{Child, ChildKind, Component};
+use apply::{Applied, ApplyError, Sealed, Writer};
+use desired::{Child, Component};
 use evaluate::Unwidened;
 use observe::{Closedness, Observed, ProxyClosed, Recent, Stores};
-use outcome::{Blocked, Breach, Halted, Outcome, Requeue, Stage, Workload};
-use plan::{Doomed, Step};
+use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
+use plan::Step;
 use teardown::Teardown;
 
-/// A wall that cannot be put back is tried this often, as long as the failure is one that passes; then the agent stops.
-/// With the growing pauses between tries that is a second and a half.
-const BREACH_TRIES: u32 = 3;
+pub use breach::Breaches;
+
 /// A pod's end wakes the next pass of a teardown, unless its labels were taken off: no watch shows it then.
 const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -78,6 +78,8 @@ pub struct Ctx {
     pub metrics: Arc<Metrics>,
     /// Failures in a row, by UID.
     pub failures: Failures,
+    /// Since when sandboxes are out of bounds.
+    pub breaches: Breaches,
 }
 
 /// Failures in a row, for the backoff of each object.
@@ -102,8 +104,8 @@ pub enum ReconcileError {
 #[derive(Debug)]
 struct Failure {
     error: ApplyError,
-    /// What became of the agent, if it is a wall that failed.
-    breach: Option<Halted>,
+    /// What bounds the sandbox's power and is lost, if that is what failed.
+    breach: Option<Breach>,
 }
 
 /// One pass.
@@ -113,7 +115,7 @@ struct Failure {
 pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Action, ReconcileError> {
     let sandbox = observe::newest(sandbox, &ctx.recent);
     let identity = Identity::of(&sandbox).ok_or(ReconcileError::NoIdentity)?;
-    let observed = observe::observed(&ctx.stores, &ctx.recent, &identity.namespace, &identity.name); // watches
+    let observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
     if sandbox.metadata.deletion_timestamp.is_some() {
         return end(&ctx, &identity, &sandbox, &observed).await;
     }
@@ -131,7 +133,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
             (sandbox, result.map_err(|error| (class, Failure::from(error))))
         }
     };
-    report(&ctx, &sandbox, result).await // client, may fail
+    report(&ctx, &sandbox, observed.look_again_in, result).await // client, may fail
 }
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, agent.
@@ -140,17 +142,13 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     let wanted = desired::boundary(accepted, &ctx.platform);
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
-    let sealed = match apply::boundary(&ctx.writer, identity, planned).await {
+    let sealed = match breach::boundary(ctx, identity, planned).await {
         Ok(sealed) => sealed,
-        Err(Unsealed { error, walls: Walls::Breached }) => return Err(breached(ctx, identity, error).await),
-        Err(Unsealed { error, walls: Walls::Whole(standing) }) => {
-            if evaluate::unwidened(identity, &walls, &standing, observed).is_err() {
-                halt(ctx, identity).await?;
-            }
-            return Err(error.into());
-        }
+        Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),
     };
     let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
+    // Before the proxy, which may fail: what is out of bounds waits for nothing.
+    let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
 
     let wanted = desired::proxy_pod::pod(accepted, &ctx.platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
@@ -206,32 +204,14 @@ async fn agent(
         Ok(applied) => Ok(applied),
         Err(error) => match apply::is_outside_its_walls(&ctx.writer, identity).await {
             Ok(false) => Err(error.into()),
-            Ok(true) | Err(_) => Err(breached(ctx, identity, error).await),
+            Ok(true) | Err(_) => Err(breach::outside(ctx, identity, error).await),
         },
     }
 }
 
 /// Stops an agent whose walls turned out to be open.
 async fn halt(ctx: &Ctx, identity: &Identity) -> Result<Applied, ApplyError> {
-    apply::halt(&ctx.writer, identity).await.map(|()| Applied::Absent)
-}
-
-/// A wall is missing or not as wanted and could not be put back, and no agent runs without its walls: it is stopped,
-/// at once if the failure lasts. The proxy stays, for alone it does nothing.
-async fn breached(ctx: &Ctx, identity: &Identity, error: ApplyError) -> Failure {
-    let why = Blocked::from(&error);
-    if why == Blocked::NotLeader {
-        return error.into();
-    }
-    let halted = if why.lasts() || ctx.failures.count(&identity.uid).saturating_add(1) >= BREACH_TRIES {
-        match apply::halt(&ctx.writer, identity).await {
-            Ok(()) => Halted::Stopped,
-            Err(error) => Halted::Unstopped(chain(&error)),
-        }
-    } else {
-        Halted::Spared
-    };
-    Failure { error, breach: Some(halted) }
+    apply::halt(&ctx.writer, identity, Component::Agent).await.map(|()| Applied::Absent)
 }
 
 /// Address of an agent that already runs behind a proven fence.
@@ -250,7 +230,7 @@ fn present(applied: &Applied) -> Option<&Pod> {
     }
 }
 
-/// Nothing runs that is not accepted: both pods are stopped, the walls stay.
+/// Nothing runs that is not accepted: all pods are stopped, whatever somebody did to their labels; the walls stay.
 async fn refuse(
     ctx: &Ctx,
     identity: &Identity,
@@ -258,12 +238,9 @@ async fn refuse(
     class_name: Option<String>,
     rejections: Vec<Rejection>,
 ) -> Result<Outcome, ApplyError> {
-    let running =
-        [(Component::Agent, observed.agent_pod(identity)), (Component::Proxy, observed.proxy_pod(identity))];
-    let doomed = running.into_iter().filter_map(|(component, pod)| {
-        let pod = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
-        Some(Doomed { kind: ChildKind::Pod, name: component.name(identity), uid: pod.uid()? })
-    });
+    breach::hurry(ctx, identity, observed).await?;
+    let pods = ctx.writer.live_pods(identity).await?;
+    let doomed = pods.into_iter().filter(|pod| !pod.ending).map(|pod| pod.doomed);
     apply::stop(&ctx.writer, &identity.namespace, doomed.collect()).await?;
     Ok(Outcome { class_name, stage: Stage::Rejected(rejections) })
 }
@@ -289,8 +266,10 @@ async fn end(
     if !sandbox.finalizers().iter().any(|one| one == FINALIZER) || ctx.recent.is_gone(&identity.uid) {
         ctx.recent.forget(&identity.uid);
         ctx.failures.clear(&identity.uid);
+        ctx.breaches.end(&identity.uid);
         return Ok(Action::await_change());
     }
+    breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
     let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
     let action = match step.map_err(ReconcileError::Apply)? {
         Teardown::Waiting(_) => Action::requeue(TEARDOWN_RETRY),
@@ -307,17 +286,14 @@ async fn end(
 async fn report(
     ctx: &Ctx,
     sandbox: &AgentSandbox,
+    look_again_in: Option<Duration>,
     result: Result<Outcome, (Option<String>, Failure)>,
 ) -> Result<Action, ReconcileError> {
     let now = Timestamp::now();
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err((class_name, Failure { error, breach })) => {
-            let why = Blocked::from(&error);
-            let stage = match breach {
-                None => Stage::Blocked(why),
-                Some(agent) => Stage::Breached(Breach { why, agent }),
-            };
+            let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
             (Outcome { class_name, stage }, Some(error))
         }
     };
@@ -326,7 +302,7 @@ async fn report(
         ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
         events::publish(&ctx.recorder, sandbox, events::transitions(sandbox.status.as_ref(), &status)).await;
     }
-    match (outcome.requeue(now), error) {
+    match (outcome.requeue(now).at_latest(look_again_in), error) {
         (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
         (Requeue::Backoff, None) => Ok(Action::requeue(BACKOFF_MAX)),
         (requeue, _) => {
@@ -363,7 +339,12 @@ pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Actio
     match requeue {
         Requeue::AwaitChange => Action::await_change(),
         Requeue::After(time) => Action::requeue(time),
-        Requeue::Backoff => Action::requeue(ctx.failures.pause(&sandbox.uid().unwrap_or_default())),
+        Requeue::Backoff => {
+            let uid = sandbox.uid().unwrap_or_default();
+            let pause = ctx.failures.pause(&uid);
+            // What is out of bounds stops on time.
+            Action::requeue(ctx.breaches.due_in(&uid).map_or(pause, |due| pause.min(due)))
+        }
     }
 }
 
@@ -396,11 +377,6 @@ impl Failures {
         let count = all.entry(uid.to_owned()).or_default();
         *count = count.saturating_add(1);
         BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(BACKOFF_MAX)
-    }
-
-    /// Failures in a row so far.
-    fn count(&self, uid: &str) -> u32 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied().unwrap_or_default()
     }
 
     /// Forgets an object's failures.

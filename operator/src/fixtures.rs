@@ -21,7 +21,7 @@ use crate::controller::accept::{Accepted, Identity, accept};
 use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
 use crate::controller::observe::{Observed, Recent, References, Stores};
-use crate::controller::{Ctx, Failures};
+use crate::controller::{Breaches, Ctx, Failures};
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -211,7 +211,7 @@ pub fn observed(children: Vec<Child>, others: Vec<NetworkPolicy>) -> Observed {
     });
     let policies = own.chain(others).map(Arc::new).collect();
     let keyed = children.into_iter().map(|child| ((child.kind(), child.name().to_owned()), child));
-    Observed { children: keyed.collect(), policies }
+    Observed { children: keyed.collect(), policies, look_again_in: None }
 }
 
 /// What every pass is given, when the watches show this sandbox and these children and policies.
@@ -247,6 +247,7 @@ pub fn ctx(
         wall_probe: WallProbe::None,
         metrics,
         failures: Failures::default(),
+        breaches: Breaches::default(),
     })
 }
 

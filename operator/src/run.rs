@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::config::{Config, LeaderElection};
 use crate::controller::apply::Writer;
 use crate::controller::observe::{Recent, Stores};
-use crate::controller::{Ctx, Failures, chain, reconcile, retry};
+use crate::controller::{Breaches, Ctx, Failures, chain, reconcile, retry};
 use crate::lease::{self, Attempt, Tenure};
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -165,6 +165,7 @@ async fn work(
         wall_probe: config.wall_probe,
         metrics,
         failures: Failures::default(),
+        breaches: Breaches::default(),
     });
     let filled = Arc::new(tokio::sync::OnceCell::new());
     let halt = async move {

@@ -22,7 +22,7 @@ use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, keys};
 use super::evaluate::Unwidened;
 use super::observe::{ProxyClosed, Recent};
-use super::plan::{BoundaryPlan, Doomed, Step, is_owned};
+use super::plan::{BoundaryPlan, Doomed, Step, differs, is_owned};
 use crate::ca;
 use crate::lease::Tenure;
 use crate::metrics::{Metrics, Verb};
@@ -31,11 +31,11 @@ mod child;
 mod error;
 mod pods;
 
-pub use error::{ApplyError, Unsealed, Walls};
-pub use pods::LivePod;
+pub use error::{ApplyError, Document, Unsealed, Walls};
+pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
 
 use child::{NamedChild, applied, is_already_exists, is_not_found};
-use pods::{is_inside_its_walls, is_of, live};
+use pods::{is_of, live};
 
 /// Pods of one sandbox that are listed at once; more are found in the next pass, once these are gone.
 const PODS_LISTED_MAX: u32 = 100;
@@ -130,8 +130,17 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     let breach = |(kind, error): &(ChildKind, ApplyError)| {
         *kind == ChildKind::NetworkPolicy && !matches!(error, ApplyError::Pending { .. })
     };
+    let strange = |(kind, error): &(ChildKind, ApplyError)| {
+        *kind == ChildKind::ConfigMap && error.leaves_a_strangers_object()
+    };
+    let strange = failed.iter().position(strange);
+    let document = if strange.is_some() { Document::Strange } else { Document::Own };
     if let Some(position) = failed.iter().position(breach) {
-        return Err(Unsealed { error: failed.swap_remove(position).1, walls: Walls::Breached });
+        let error = failed.swap_remove(position).1;
+        return Err(Unsealed { error, walls: Walls::Breached, document });
+    }
+    if let Some(position) = strange {
+        failed.swap(0, position);
     }
     let address = standing.iter().find_map(|child| match child {
         Child::Service(service) => service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok(),
@@ -145,7 +154,7 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     let pending = || ApplyError::Pending { kind: ChildKind::Service, name: Component::Proxy.name(identity) };
     match failed.map_or(keys, Err).and_then(|()| address.ok_or_else(pending)) {
         Ok(proxy_address) => Ok(Sealed { proxy_address, walls }),
-        Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls) }),
+        Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls), document }),
     }
 }
 
@@ -195,32 +204,6 @@ pub async fn rename(writer: &Writer, identity: &Identity, step: Step) -> Result<
 /// When a pod could not be deleted.
 pub async fn stop(writer: &Writer, namespace: &str, pods: Vec<Doomed>) -> Result<(), ApplyError> {
     try_join_all(pods.iter().map(|pod| writer.delete(namespace, pod))).await.map(|_| ())
-}
-
-/// Stops the agent without its own grace period, which it could use where a wall is missing. It asks the API server
-/// itself, so that an agent whose labels were taken off, which no watch shows, is found too.
-///
-/// # Errors
-/// When the API server refuses or does not answer: the agent may still run.
-pub async fn halt(writer: &Writer, identity: &Identity) -> Result<(), ApplyError> {
-    let name = Component::Agent.name(identity);
-    let Some(pod) = writer.live_pod(&identity.namespace, &name).await? else { return Ok(()) };
-    let hurried =
-        pod.metadata.deletion_grace_period_seconds.is_some_and(|secs| secs <= HALT_GRACE_SECS.into());
-    if !is_of(&pod, identity) || (pod.metadata.deletion_timestamp.is_some() && hurried) {
-        return Ok(());
-    }
-    let doomed = Doomed { kind: ChildKind::Pod, name, uid: pod.uid().unwrap_or_default() };
-    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await
-}
-
-/// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.
-///
-/// # Errors
-/// When the API server does not answer.
-pub async fn is_outside_its_walls(writer: &Writer, identity: &Identity) -> Result<bool, ApplyError> {
-    let pod = writer.live_pod(&identity.namespace, &Component::Agent.name(identity)).await?;
-    Ok(pod.is_some_and(|pod| is_of(&pod, identity) && !is_inside_its_walls(&pod, identity)))
 }
 
 impl Writer {
@@ -296,8 +279,8 @@ impl Writer {
         self.call(Verb::Get, "Pod", name, api.get_opt(name)).await
     }
 
-    /// The pods of a sandbox, from the API server itself: every pod with its UID as a label, whoever owns it, and every
-    /// pod of one of its two names that it owns, whatever its labels.
+    /// The pods of a sandbox, from the API server itself: every pod with its UID as a label, whoever owns it, and of
+    /// its two names each pod that it owns or that mounts its keys, whatever the labels.
     ///
     /// # Errors
     /// When the API server does not answer.
@@ -313,8 +296,8 @@ impl Writer {
                 continue;
             }
             let unlabelled = self.live_pod(&identity.namespace, &name).await?;
-            let owned = unlabelled.filter(|pod| is_owned(&pod.metadata, identity));
-            pods.extend(owned.map(|pod| LivePod { component, ..live(&pod) }));
+            let own = unlabelled.filter(|pod| is_of(pod, identity));
+            pods.extend(own.map(|pod| LivePod { component, ..live(&pod) }));
         }
         Ok(pods)
     }
@@ -406,9 +389,16 @@ impl Writer {
                 if live.meta().deletion_timestamp.is_some() {
                     return Err(ApplyError::Pending { kind: K::KIND, name });
                 }
-                // Ours: the answer to an earlier creation was lost, or its labels were taken off. The next pass sees
-                // it as it is; here its labels are put back so that the watch shows it again.
-                self.relabel(&identity.namespace, &wanted).await
+                // Ours: a watch is behind, the answer to an earlier creation was lost, or its labels were taken off.
+                // What was edited meanwhile is put right, so that the watch shows it again and it is as it is said to
+                // be; of a pod, whose spec cannot be edited, that is what names it.
+                if !differs(&wanted.clone().child(), &live.clone().child()) {
+                    return Ok(live);
+                }
+                match K::KIND {
+                    ChildKind::Pod => self.relabel(&identity.namespace, &wanted).await,
+                    _ => self.apply_one(&identity.namespace, &wanted).await,
+                }
             }
             other => other,
         }

@@ -74,6 +74,17 @@ pub struct Observed {
     pub children: BTreeMap<(ChildKind, String), Child>,
     /// All policies of the namespace.
     pub policies: Vec<Arc<NetworkPolicy>>,
+    /// When to look again, where something here is our own write that no watch has brought: it may be gone by now.
+    pub look_again_in: Option<Duration>,
+}
+
+/// What is known of one object.
+#[derive(Debug, PartialEq)]
+enum Sighted {
+    /// What the watch shows.
+    Watched(Option<Child>),
+    /// What we wrote; the watch is behind.
+    Written(Child),
 }
 
 /// Kind, namespace and name.
@@ -105,6 +116,14 @@ impl Observed {
     #[must_use]
     pub fn agent_pod(&self, identity: &Identity) -> Option<&Pod> {
         self.own_pod(identity, Component::Agent)
+    }
+
+    /// The same, with a pod that was just read or written.
+    #[must_use]
+    pub fn with_pod(mut self, pod: Pod) -> Self {
+        let child = Child::Pod(Box::new(pod));
+        self.children.insert((child.kind(), child.name().to_owned()), child);
+        self
     }
 
     fn own_pod(&self, identity: &Identity, component: Component) -> Option<&Pod> {
@@ -144,17 +163,22 @@ pub fn references(stores: &Stores, namespace: &str) -> References {
 
 /// The objects with the names of the sandbox's children, and the namespace's policies.
 #[must_use]
-pub fn observed(stores: &Stores, recent: &Recent, namespace: &str, sandbox: &str) -> Observed {
-    let children = names(sandbox)
-        .into_iter()
-        .filter_map(|(kind, name)| {
-            let watched = watched(stores, kind, namespace, &name);
-            let child = recent.overlay(kind, namespace, &name, watched)?;
-            Some(((kind, name), child))
-        })
-        .collect();
+pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observed {
+    let namespace = identity.namespace.as_str();
+    let (mut children, mut look_again_in) = (BTreeMap::new(), None);
+    for (kind, name) in names(&identity.name) {
+        let watched = watched(stores, kind, namespace, &name);
+        let child = match recent.overlay(kind, identity, &name, watched) {
+            Sighted::Watched(child) => child,
+            Sighted::Written(child) => {
+                look_again_in = Some(RECENT_MAX_AGE);
+                Some(child)
+            }
+        };
+        children.extend(child.map(|child| ((kind, name), child)));
+    }
     let policies = stores.network_policies.state_filter(|p| p.namespace().as_deref() == Some(namespace));
-    Observed { children, policies }
+    Observed { children, policies, look_again_in }
 }
 
 fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Option<Child> {
@@ -229,17 +253,27 @@ impl Recent {
         gone.get(sandbox_uid).is_some_and(|since| since.elapsed() < GONE_MAX_AGE)
     }
 
-    /// What the watch shows, or what we wrote if the watch is behind.
-    fn overlay(&self, kind: ChildKind, namespace: &str, name: &str, watched: Option<Child>) -> Option<Child> {
-        let key = (kind, namespace.to_owned(), name.to_owned());
+    /// What the watch shows, or what we wrote for this very sandbox if the watch is behind.
+    ///
+    /// A wall that no watch shows is never taken for standing: "not there yet" and "deleted at once" look the same, and
+    /// only the first may be waited for. A second creation of one that stands is refused, which costs a read.
+    fn overlay(&self, kind: ChildKind, identity: &Identity, name: &str, watched: Option<Child>) -> Sighted {
+        let key = (kind, identity.namespace.clone(), name.to_owned());
         let mut all = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((own, since)) = all.get(&key) else { return watched };
+        let Some((own, since)) = all.get(&key) else { return Sighted::Watched(watched) };
         let version = |c: &Child| c.metadata().resource_version.as_ref().and_then(|v| v.parse::<u64>().ok());
-        let behind = watched.as_ref().is_none_or(|seen| version(seen) < version(own));
-        if behind && since.elapsed() < RECENT_MAX_AGE {
-            return Some(own.clone());
+        let behind = match &watched {
+            Some(seen) => version(seen) < version(own),
+            None => kind != ChildKind::NetworkPolicy,
+        };
+        let ours = super::plan::is_owned(own.metadata(), identity);
+        if behind && ours && since.elapsed() < RECENT_MAX_AGE {
+            return Sighted::Written(own.clone());
         }
         all.remove(&key);
-        watched
+        Sighted::Watched(watched)
     }
 }
+
+#[cfg(test)]
+mod tests;

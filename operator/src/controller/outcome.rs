@@ -42,7 +42,7 @@ pub enum Stage {
     Rejected(Vec<Rejection>),
     /// A child could not be applied.
     Blocked(Blocked),
-    /// A wall is missing or not as wanted, and could not be put back.
+    /// What bounds the sandbox's power is missing or not as wanted, and could not be put back.
     Breached(Breach),
     /// The walls stand.
     Standing(Box<Workload>),
@@ -69,16 +69,27 @@ pub enum Blocked {
     NotLeader,
 }
 
-/// A wall that could not be put back.
+/// Something that bounds the sandbox's power and could not be put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breach {
+    /// What it is.
+    pub lost: Lost,
     /// Why.
     pub why: Blocked,
     /// What became of the agent.
     pub agent: Halted,
 }
 
-/// What became of an agent whose walls are breached.
+/// What bounds a sandbox's power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// A NetworkPolicy, or the labels by which it selects the agent.
+    Wall,
+    /// The policy document, which tells the proxy where a credential goes.
+    Document,
+}
+
+/// What became of an agent whose walls are breached, and of its proxy if that would obey a stranger's document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halted {
     /// It runs no more, or never did.
@@ -117,6 +128,18 @@ pub enum Requeue {
     Backoff,
 }
 
+impl Requeue {
+    /// The same, but no later than `limit`.
+    #[must_use]
+    pub fn at_latest(self, limit: Option<Duration>) -> Self {
+        match (self, limit) {
+            (Self::AwaitChange, Some(limit)) => Self::After(limit),
+            (Self::After(time), Some(limit)) => Self::After(time.min(limit)),
+            (other, _) => other,
+        }
+    }
+}
+
 impl Outcome {
     /// When the next pass has to come.
     #[must_use]
@@ -124,7 +147,7 @@ impl Outcome {
         match &self.stage {
             Stage::Rejected(_) => Requeue::AwaitChange,
             Stage::Blocked(blocked) => blocked.requeue(),
-            Stage::Breached(Breach { why, agent: Halted::Stopped }) => why.requeue(),
+            Stage::Breached(Breach { why, agent: Halted::Stopped, .. }) => why.requeue(),
             Stage::Breached(Breach { agent: Halted::Spared | Halted::Unstopped(_), .. }) => Requeue::Backoff,
             Stage::Standing(workload) => workload.requeue(now),
         }

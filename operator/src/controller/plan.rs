@@ -99,9 +99,10 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
         uid: live.metadata().uid.clone().unwrap_or_default(),
     };
     if live.metadata().deletion_timestamp.is_some() {
-        // A finalizer can hold a wall that is being deleted for ever, so a wider one is narrowed even then.
-        let widened = wanted.kind() == ChildKind::NetworkPolicy && differs(&wanted, live);
-        return if widened { Step::Repair(wanted) } else { Step::Await(doomed()) };
+        // A finalizer can hold an object that is being deleted for ever, so a wider wall is narrowed even then, and a
+        // policy document is put right.
+        let bounds = matches!(wanted.kind(), ChildKind::NetworkPolicy | ChildKind::ConfigMap);
+        return if bounds && differs(&wanted, live) { Step::Repair(wanted) } else { Step::Await(doomed()) };
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {

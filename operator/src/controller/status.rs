@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::accept::Rejection;
-use super::outcome::{Blocked, Breach, Halted, Outcome, Stage, Workload};
+use super::outcome::{Blocked, Breach, Halted, Lost, Outcome, Stage, Workload};
 
 pub mod evidence;
 mod pods;
@@ -160,28 +160,42 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
     })
 }
 
-/// The fact is the missing wall; why it is missing gives the reason where that is more than a failure that may pass.
+/// The fact is what is lost; why it is lost gives the reason where that is more than a failure that may pass.
 fn breached(breach: &Breach) -> Option<Vec<Verdict>> {
+    let (what, lost, fails, runs) = match breach.lost {
+        Lost::Wall => (
+            "A wall is missing or was changed",
+            Reason::WallsMissing,
+            ConditionType::NetworkIsolated,
+            "No agent runs until it stands.",
+        ),
+        Lost::Document => (
+            "The policy document was changed",
+            Reason::PolicyChanged,
+            ConditionType::ProxyReady,
+            "Neither proxy nor agent runs until it is as written.",
+        ),
+    };
     let (reason, message) = match (why(&breach.why), &breach.agent) {
         (told, Halted::Spared) => {
             let why = told.map_or_else(|| "somebody wrote in between".to_owned(), |(_, message)| message);
-            let message = format!("A wall is missing or was changed, and is put back: {why}");
+            let message = format!("{what}, and is put back: {why}");
             let mut all = vec![accepted()];
             all.extend(unknown(Reason::Retrying, &message));
             return Some(all);
         }
-        (Some((Reason::Retrying, message)), _) => (Reason::WallsMissing, message),
+        (Some((Reason::Retrying, message)), _) => (lost, message),
         (Some(told), _) => told,
-        (None, _) => (Reason::WallsMissing, "Somebody writes it again and again.".to_owned()),
+        (None, _) => (lost, "Somebody writes it again and again.".to_owned()),
     };
     let agent = match &breach.agent {
         Halted::Unstopped(why) => format!("The agent could not be stopped ({why}); that is tried again."),
-        Halted::Stopped | Halted::Spared => "No agent runs until it stands.".to_owned(),
+        Halted::Stopped | Halted::Spared => runs.to_owned(),
     };
     let mut all = vec![accepted()];
-    let message = format!("A wall is missing or was changed, and could not be put back. {message} {agent}");
+    let message = format!("{what}, and could not be put back. {message} {agent}");
     all.extend(unknown(reason, &message).into_iter().map(|verdict| match verdict.type_ {
-        ConditionType::NetworkIsolated => Verdict { holds: Holds::False, ..verdict },
+        type_ if type_ == fails => Verdict { holds: Holds::False, ..verdict },
         _ => verdict,
     }));
     Some(all)

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::controller::desired::ChildKind;
+use crate::controller::desired::{Child, ChildKind};
 
 /// A namespaced child that has a kind of ours.
 pub(super) trait NamedChild:
@@ -23,22 +23,44 @@ pub(super) trait NamedChild:
     + Sync
 {
     const KIND: ChildKind;
+
+    fn child(self) -> Child;
 }
 
 impl NamedChild for ServiceAccount {
     const KIND: ChildKind = ChildKind::ServiceAccount;
+
+    fn child(self) -> Child {
+        Child::ServiceAccount(self)
+    }
 }
 impl NamedChild for NetworkPolicy {
     const KIND: ChildKind = ChildKind::NetworkPolicy;
+
+    fn child(self) -> Child {
+        Child::NetworkPolicy(self)
+    }
 }
 impl NamedChild for ConfigMap {
     const KIND: ChildKind = ChildKind::ConfigMap;
+
+    fn child(self) -> Child {
+        Child::ConfigMap(self)
+    }
 }
 impl NamedChild for Service {
     const KIND: ChildKind = ChildKind::Service;
+
+    fn child(self) -> Child {
+        Child::Service(Box::new(self))
+    }
 }
 impl NamedChild for Pod {
     const KIND: ChildKind = ChildKind::Pod;
+
+    fn child(self) -> Child {
+        Child::Pod(Box::new(self))
+    }
 }
 
 /// The body of a server-side apply. Lists that are empty on purpose stay: they take away what somebody added.

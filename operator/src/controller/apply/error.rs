@@ -60,6 +60,17 @@ pub struct Unsealed {
     pub error: ApplyError,
     /// Whether the NetworkPolicies are as wanted all the same.
     pub walls: Walls,
+    /// Whether the proxy can be trusted with what it reads all the same.
+    pub document: Document,
+}
+
+/// The policy document that the proxy obeys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// As the operator wrote it, or not there, in which case the proxy keeps the last one that it read.
+    Own,
+    /// It holds, or may hold, what somebody else wrote.
+    Strange,
 }
 
 /// The state of a sandbox's two NetworkPolicies.
@@ -72,6 +83,18 @@ pub enum Walls {
 }
 
 impl ApplyError {
+    /// Whether an object that was to be as wanted is there and is not, or may not be: it is somebody else's, or could not
+    /// be read or repaired. A creation that fails leaves nothing.
+    #[must_use]
+    pub const fn leaves_a_strangers_object(&self) -> bool {
+        matches!(
+            self,
+            Self::Foreign { .. }
+                | Self::Api { verb: Verb::Get | Verb::Patch, .. }
+                | Self::Unanswered { verb: Verb::Get | Verb::Patch, .. }
+        )
+    }
+
     /// Whether it is the sandbox itself that does not exist any more.
     #[must_use]
     pub fn is_gone_sandbox(&self) -> bool {

@@ -1,10 +1,15 @@
-//! A sandbox's pods, as the API server itself shows them: past every cache, and whatever somebody did to their labels.
+//! A sandbox's pods, as the API server itself shows them: past every cache, and whatever somebody did to their labels and
+//! their owner. A pod is known by what cannot be edited as well: the Secret that it mounts, whose name holds the UID's hash.
 
-use agentsandbox_crds::names::{COMPONENT_PROXY, LABEL_COMPONENT, LABEL_SANDBOX_UID};
+use agentsandbox_crds::names::{
+    ANNOTATION_POLICY_HASH, ANNOTATION_SPEC_HASH, COMPONENT_PROXY, LABEL_COMPONENT, LABEL_SANDBOX_UID,
+};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer};
 use crate::controller::accept::Identity;
-use crate::controller::desired::{ChildKind, Component};
+use crate::controller::desired::{Child, ChildKind, Component, keys};
 use crate::controller::plan::{Doomed, is_owned};
 
 /// A pod of a sandbox, as the API server itself shows it.
@@ -18,6 +23,64 @@ pub struct LivePod {
     pub ending: bool,
 }
 
+/// Stops a sandbox's pod without its own grace period, which it could use where a wall is missing. It asks the API server
+/// itself, so that a pod whose labels were taken off, which no watch shows, is found too.
+///
+/// # Errors
+/// When the API server refuses or does not answer: the pod may still run.
+pub async fn halt(writer: &Writer, identity: &Identity, component: Component) -> Result<(), ApplyError> {
+    let name = component.name(identity);
+    let Some(pod) = writer.live_pod(&identity.namespace, &name).await? else { return Ok(()) };
+    let hurried =
+        pod.metadata.deletion_grace_period_seconds.is_some_and(|secs| secs <= HALT_GRACE_SECS.into());
+    if !is_of(&pod, identity) || (pod.metadata.deletion_timestamp.is_some() && hurried) {
+        return Ok(());
+    }
+    let doomed = Doomed { kind: ChildKind::Pod, name, uid: pod.uid().unwrap_or_default() };
+    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await
+}
+
+/// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn is_outside_its_walls(writer: &Writer, identity: &Identity) -> Result<bool, ApplyError> {
+    let pod = writer.live_pod(&identity.namespace, &Component::Agent.name(identity)).await?;
+    Ok(pod.is_some_and(|pod| is_of(&pod, identity) && !is_inside_its_walls(&pod, identity)))
+}
+
+/// Gives a pod that runs back the labels and the owner that somebody took off, and answers with the pod as it is then; none
+/// if there is nothing to give. `shown` is the pod as the watches show it: only one that does not show it whole is asked
+/// about.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn put_back(
+    writer: &Writer,
+    identity: &Identity,
+    component: Component,
+    shown: Option<&Pod>,
+) -> Result<Option<Pod>, ApplyError> {
+    if shown.is_some_and(|pod| is_named(pod, identity, component)) {
+        return Ok(None);
+    }
+    let (namespace, name) = (&identity.namespace, component.name(identity));
+    let Some(live) = writer.live_pod(namespace, &name).await? else { return Ok(None) };
+    if !is_of(&live, identity) || is_named(&live, identity, component) {
+        return Ok(None);
+    }
+    let mut named = Pod { metadata: component.metadata(identity, name), ..Pod::default() };
+    // The same pod, or none: another may have taken the name meanwhile.
+    named.metadata.uid = live.metadata.uid;
+    // What an apply leaves out, it takes off.
+    let ours = |key: &String| key == ANNOTATION_SPEC_HASH || key == ANNOTATION_POLICY_HASH;
+    let kept = live.metadata.annotations.into_iter().flatten().filter(|(key, _)| ours(key)).collect();
+    named.metadata.annotations = Some(kept);
+    let pod: Pod = writer.apply_one(namespace, &named).await?;
+    writer.recent.wrote(namespace, Child::Pod(Box::new(pod.clone())));
+    Ok(Some(pod))
+}
+
 /// What is known of a pod. One that does not say which half it is counts as an agent: agents go first.
 pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
     let proxy = pod.labels().get(LABEL_COMPONENT).is_some_and(|value| value == COMPONENT_PROXY);
@@ -28,13 +91,29 @@ pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
     }
 }
 
-/// Whether a pod is the sandbox's, by its owner or by its label: somebody may have taken either away.
-pub(super) fn is_of<K: ResourceExt>(pod: &K, identity: &Identity) -> bool {
-    is_owned(pod.meta(), identity) || pod.labels().get(LABEL_SANDBOX_UID) == Some(&identity.uid)
+/// Whether a pod of one of our names is the sandbox's, by its owner, its label, or the keys that it mounts: somebody may
+/// have taken the first two away, and cannot edit the third.
+pub(super) fn is_of(pod: &Pod, identity: &Identity) -> bool {
+    is_owned(&pod.metadata, identity)
+        || pod.labels().get(LABEL_SANDBOX_UID) == Some(&identity.uid)
+        || mounts_keys(pod, identity)
+}
+
+fn mounts_keys(pod: &Pod, identity: &Identity) -> bool {
+    let keys = keys::name(identity);
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut secrets = volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_ref());
+    secrets.any(|name| *name == keys)
+}
+
+/// Whether a pod has its owner and all labels that it was given: by some its walls select it, by others it is found.
+fn is_named(pod: &Pod, identity: &Identity, component: Component) -> bool {
+    let has = |(key, value): (&String, &String)| pod.labels().get(key) == Some(value);
+    is_owned(&pod.metadata, identity) && component.labels(identity).iter().all(has)
 }
 
 /// Whether the agent's walls select a pod: they do so by labels.
-pub(super) fn is_inside_its_walls<K: ResourceExt>(pod: &K, identity: &Identity) -> bool {
+fn is_inside_its_walls<K: ResourceExt>(pod: &K, identity: &Identity) -> bool {
     let labels = pod.labels();
     Component::Agent.match_labels(identity).iter().all(|(key, value)| labels.get(key) == Some(value))
 }

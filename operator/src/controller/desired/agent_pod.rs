@@ -94,7 +94,9 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
         args: some(&agent.args),
         working_dir: Some(agent.working_dir.clone().unwrap_or_else(|| WORKSPACE_DIR.to_owned())),
         env: Some(variables(accepted, sealed)),
-        resources: Some(disk(accepted.limits.ephemeral_bytes + accepted.limits.workspace_bytes)),
+        resources: Some(disk(
+            accepted.limits.ephemeral_bytes.saturating_add(accepted.limits.workspace_bytes),
+        )),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![
             mount("workspace", WORKSPACE_DIR),

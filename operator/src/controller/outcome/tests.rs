@@ -91,7 +91,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
         (Blocked::NotLeader, Requeue::Backoff),
     ] {
         assert_eq!(requeue(Stage::Blocked(blocked.clone())), wanted, "{blocked:?}");
-        let breach = |agent| Stage::Breached(Breach { why: blocked.clone(), agent });
+        let breach = |agent| Stage::Breached(Breach { lost: Lost::Wall, why: blocked.clone(), agent });
         assert_eq!(requeue(breach(Halted::Stopped)), wanted, "{blocked:?}");
         assert_eq!(requeue(breach(Halted::Spared)), Requeue::Backoff, "{blocked:?}");
         assert_eq!(requeue(breach(Halted::Unstopped(text()))), Requeue::Backoff, "{blocked:?}");

@@ -90,6 +90,8 @@ reasons! {
     NamespaceTerminating,
     /// A wall is missing or was changed, and could not be put back; the agent is stopped.
     WallsMissing,
+    /// The policy document was changed and could not be put back; proxy and agent are stopped.
+    PolicyChanged,
     /// A pod is being replaced.
     Replacing,
     /// A pod ended, and is replaced after a pause.

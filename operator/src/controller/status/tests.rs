@@ -12,6 +12,7 @@ use crate::controller::apply::Applied;
 use crate::controller::desired::{ChildKind, Component};
 use crate::controller::evaluate::{Direction, Widening};
 use crate::controller::observe::{Closedness, ProxyClosed};
+use crate::controller::outcome::Lost;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 fn now() -> Timestamp {
@@ -246,7 +247,7 @@ fn a_blocked_pass_leaves_nothing_known_and_says_why() {
 
 #[test]
 fn a_breach_is_a_fact_once_the_agent_had_to_be_stopped() {
-    let stopped = |why| Stage::Breached(Breach { why, agent: Halted::Stopped });
+    let stopped = |why| Stage::Breached(Breach { lost: Lost::Wall, why, agent: Halted::Stopped });
     for (why, reason) in [
         (foreign(), "NameConflict"),
         (Blocked::Refused("x".to_owned()), "Refused"),
@@ -260,12 +261,15 @@ fn a_breach_is_a_fact_once_the_agent_had_to_be_stopped() {
         says(&told, "Ready", "False", reason);
     }
     for why in [Blocked::Transient("x".to_owned()), Blocked::Conflict] {
-        let told = told(Stage::Breached(Breach { why, agent: Halted::Spared }));
+        let told = told(Stage::Breached(Breach { lost: Lost::Wall, why, agent: Halted::Spared }));
         says(&told, "NetworkIsolated", "Unknown", "Retrying");
         says(&told, "Ready", "Unknown", "Retrying");
     }
-    let unstopped =
-        Stage::Breached(Breach { why: foreign(), agent: Halted::Unstopped("no answer".to_owned()) });
+    let unstopped = Stage::Breached(Breach {
+        lost: Lost::Wall,
+        why: foreign(),
+        agent: Halted::Unstopped("no answer".to_owned()),
+    });
     let text = message(unstopped, "Ready");
     assert!(text.contains("could not be stopped (no answer)"), "{text}");
 }

@@ -1,0 +1,41 @@
+use super::*;
+use crate::fixtures::{self, boundary, identity, live};
+
+/// What is known of an object that we just wrote and no watch shows, to the sandbox of this identity.
+fn unseen(kind: ChildKind, identity: &Identity) -> Sighted {
+    let own = boundary().into_iter().find(|child| child.kind() == kind).unwrap();
+    let (recent, name) = (Recent::default(), own.name().to_owned());
+    recent.wrote(&identity.namespace, own);
+    recent.overlay(kind, identity, &name, None)
+}
+
+#[test]
+fn what_we_wrote_stands_until_a_watch_shows_it_but_for_a_wall() {
+    for kind in [ChildKind::ServiceAccount, ChildKind::ConfigMap, ChildKind::Service] {
+        assert!(matches!(unseen(kind, &identity()), Sighted::Written(_)), "{}", kind.as_str());
+    }
+    assert_eq!(unseen(ChildKind::NetworkPolicy, &identity()), Sighted::Watched(None));
+}
+
+#[test]
+fn what_was_written_for_an_earlier_sandbox_of_the_name_is_dropped() {
+    let later = Identity { uid: "of-a-later-one".to_owned(), ..identity() };
+    assert_eq!(unseen(ChildKind::ConfigMap, &later), Sighted::Watched(None));
+}
+
+#[test]
+fn a_repaired_wall_is_as_written_while_the_watch_shows_an_older_one() {
+    let wall = boundary().into_iter().find(|child| child.kind() == ChildKind::NetworkPolicy).unwrap();
+    let (recent, older) = (Recent::default(), wall.clone());
+    let mut value = wall.value();
+    value["metadata"]["resourceVersion"] = "51".into();
+    recent.wrote("team", Child::NetworkPolicy(fixtures::from(value)));
+    let seen = |watched: Child| {
+        recent.overlay(ChildKind::NetworkPolicy, &identity(), "fix-login-agent", Some(watched))
+    };
+    assert!(matches!(seen(older), Sighted::Written(_)));
+    let mut newer = live(wall).value();
+    newer["metadata"]["resourceVersion"] = "52".into();
+    let newer = Child::NetworkPolicy(fixtures::from(newer));
+    assert_eq!(seen(newer.clone()), Sighted::Watched(Some(newer)));
+}
