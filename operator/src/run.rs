@@ -15,6 +15,7 @@ use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, LeaderElection};
 use crate::controller::apply::Writer;
@@ -32,7 +33,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Watches are long polls that the API server ends within five minutes.
 const READ_TIMEOUT: Duration = Duration::from_secs(310);
 
-/// Why the operator could not start.
+/// Why the operator could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// No runtime, signal or socket.
@@ -47,6 +48,17 @@ pub enum StartError {
     /// The API server's own Service has no usable address.
     #[error("the Service default/kubernetes has no IPv4 address and port")]
     NoApiService,
+    /// The controller ended, or panicked, while it was to run.
+    #[error("the controller ended by itself")]
+    ControllerEnded,
+}
+
+/// Why a leader stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    Told,
+    LeaseLost,
+    ControllerEnded,
 }
 
 /// Runs until told to stop.
@@ -69,7 +81,7 @@ pub fn main(config: Config) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = chain(&error), "the operator could not start");
+            tracing::error!(error = chain(&error), "the operator failed");
             ExitCode::FAILURE
         }
     }
@@ -110,11 +122,13 @@ async fn run(config: Config) -> Result<(), StartError> {
             () = &mut stop => return Ok(()),
         }
     }
-    lead(client, &config, platform, &leases, tenure, metrics, stop).await;
-    Ok(())
+    match lead(client, &config, platform, &leases, tenure, metrics, stop).await {
+        Stopped::Told | Stopped::LeaseLost => Ok(()),
+        Stopped::ControllerEnded => Err(StartError::ControllerEnded),
+    }
 }
 
-/// Reconciles until told to stop or until the lease is lost; then drains and gives the lease back.
+/// Reconciles until told to stop, until the lease is lost or until the controller ends; then drains and gives the lease back.
 async fn lead(
     client: Client,
     config: &Config,
@@ -123,24 +137,45 @@ async fn lead(
     tenure: Arc<Tenure>,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
-) {
+) -> Stopped {
     let (halt, halted) = watch::channel(false);
-    let work = tokio::spawn(work(client, config.clone(), platform, Arc::clone(&tenure), metrics, halted));
-    tokio::select! {
-        () = stop => tracing::info!("the operator was told to stop"),
-        // The process ends; a fresh one has fresh watches and waits for its turn.
-        () = keep_lease(leases, &config.identity, &tenure, config.leader_election) => {
-            tracing::error!("the lease was lost, so this replica stops");
-        }
-    }
+    let mut work = tokio::spawn(work(client, config.clone(), platform, Arc::clone(&tenure), metrics, halted));
+    // The process ends in each case; a fresh one has fresh watches and waits for its turn.
+    let lease = keep_lease(leases, &config.identity, &tenure, config.leader_election);
+    let stopped = until_stopped(&mut work, stop, lease).await;
     halt.send_replace(true);
-    if tokio::time::timeout(DRAIN, work).await.is_err() {
+    if stopped != Stopped::ControllerEnded && tokio::time::timeout(DRAIN, work).await.is_err() {
         tracing::warn!("passes under way did not end in time");
     }
     if config.leader_election == LeaderElection::Lease
         && let Err(error) = lease::release(leases, &config.identity, &tenure).await
     {
         tracing::warn!(error = chain(&error), "the lease was not given back and runs out by itself");
+    }
+    stopped
+}
+
+/// Waits for the first reason to stop. A lease that is kept by a process that does not reconcile would keep every other
+/// replica from doing so.
+async fn until_stopped(
+    work: &mut JoinHandle<()>,
+    stop: impl Future<Output = ()>,
+    lease: impl Future<Output = ()>,
+) -> Stopped {
+    tokio::select! {
+        () = stop => {
+            tracing::info!("the operator was told to stop");
+            Stopped::Told
+        }
+        () = lease => {
+            tracing::error!("the lease was lost, so this replica stops");
+            Stopped::LeaseLost
+        }
+        result = work => {
+            let error = result.err().map(|error| chain(&error));
+            tracing::error!(error, "the controller ended by itself, so this replica stops");
+            Stopped::ControllerEnded
+        }
     }
 }
 
@@ -287,6 +322,19 @@ mod tests {
     use super::*;
 
     type WorkError = controller::Error<std::io::Error, std::io::Error>;
+
+    #[tokio::test]
+    async fn a_controller_that_ends_or_panics_ends_the_process() {
+        let (told, lost) = (std::future::pending::<()>, std::future::pending::<()>);
+        let mut panicking = tokio::spawn(async { panic!("as a bug would") });
+        assert_eq!(until_stopped(&mut panicking, told(), lost()).await, Stopped::ControllerEnded);
+        let mut ending = tokio::spawn(async {});
+        assert_eq!(until_stopped(&mut ending, told(), lost()).await, Stopped::ControllerEnded);
+        let mut working = tokio::spawn(std::future::pending());
+        assert_eq!(until_stopped(&mut working, async {}, lost()).await, Stopped::Told);
+        assert_eq!(until_stopped(&mut working, told(), async {}).await, Stopped::LeaseLost);
+        working.abort();
+    }
 
     #[test]
     fn a_sandbox_that_is_gone_is_no_warning_and_a_failed_watch_is() {

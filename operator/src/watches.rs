@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY};
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use futures::future::ready;
 use futures::stream::{BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store, store};
@@ -22,6 +23,7 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::controller::chain;
 use crate::controller::observe::Stores;
 
 /// Passes at the same time; each mostly waits for the API server.
@@ -34,9 +36,9 @@ type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 pub fn controller(client: &Client) -> (Controller<AgentSandbox>, Stores) {
     let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let all = watcher::Config::default;
-    let (sandboxes, sandbox_stream) = watch::<AgentSandbox>(client, all());
-    let (credentials, credential_stream) = watch::<AgentCredential>(client, all());
-    let (classes, class_stream) = watch::<AgentSandboxClass>(client, all());
+    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client);
+    let (credentials, credential_stream) = watch_own::<AgentCredential>(client);
+    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client);
     let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all());
     let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours());
     let (config_maps, map_stream) = watch::<ConfigMap>(client, ours());
@@ -82,6 +84,58 @@ pub fn controller(client: &Client) -> (Controller<AgentSandbox>, Stores) {
         pods,
     };
     (controller, stores)
+}
+
+/// Watches a kind of our own. Others write such objects, and one that cannot be read must not end the watch for all: a status
+/// that cannot be read is dropped, for it is the operator's to write anew, and any other object is left out and told.
+fn watch_own<K>(client: &Client) -> (Store<K>, Touched<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, writer) = store();
+    let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .filter_map(|event| ready(event.map(legible::<K>).transpose()))
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .boxed();
+    (reader, stream)
+}
+
+/// The event about an object of ours; none if it cannot be read.
+fn legible<K: Resource + DeserializeOwned>(
+    event: watcher::Event<DynamicObject>,
+) -> Option<watcher::Event<K>> {
+    Some(match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(read(object)?),
+        watcher::Event::Delete(object) => watcher::Event::Delete(read(object)?),
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(read(object)?),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    })
+}
+
+fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> {
+    let (namespace, name) = (object.namespace(), object.name_any());
+    let error = match object.clone().try_parse::<K>() {
+        Ok(read) => return Some(read),
+        Err(error) => error,
+    };
+    if let Some(data) = object.data.as_object_mut() {
+        data.remove("status");
+    }
+    let without_status = object.try_parse::<K>().ok();
+    tracing::warn!(
+        object.kind = std::any::type_name::<K>(),
+        object.namespace = namespace,
+        object.name = name,
+        error = chain(&error),
+        left_out = if without_status.is_some() { "its status" } else { "the object" },
+        "an object cannot be read"
+    );
+    without_status
 }
 
 fn watch<K>(client: &Client, config: watcher::Config) -> (Store<K>, Touched<K>)
@@ -138,4 +192,45 @@ fn select(
 fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
     let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
     rules.into_iter().any(|rule| rule.credential.as_deref() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixtures::api::{Api as FakeApi, Says};
+    use crate::fixtures::sandbox;
+
+    /// A sandbox of this name after `change`.
+    fn named(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+        let mut value = serde_json::to_value(sandbox(|s| s.metadata.name = Some(name.to_owned()))).unwrap();
+        change(&mut value);
+        value
+    }
+
+    #[tokio::test]
+    async fn o_t8_one_object_that_cannot_be_read_ends_the_watch_for_nobody() {
+        let items = [
+            named("before", |_| ()),
+            named("bad-status", |value| {
+                let condition = json!({"type": "Ready", "status": "True", "reason": "Running", "message": "x", "lastTransitionTime": "0000-00-00T24:61:00Z"});
+                value["status"] = json!({"conditions": [condition]});
+            }),
+            named("bad-spec", |value| value["spec"]["agent"]["image"] = json!(7)),
+            named("behind", |_| ()),
+        ];
+        let list = json!({"kind": "AgentSandboxList", "apiVersion": "agentsandbox.dev/v1alpha1", "metadata": {"resourceVersion": "100"}, "items": items});
+        let says: Says = Box::new(move |_| Some((200, list.clone())));
+        let api = FakeApi::start(Vec::new(), says).await;
+        let (store, stream) = watch_own::<AgentSandbox>(&api.client);
+        tokio::select! {
+            () = stream.for_each(|_| ready(())) => unreachable!("a watch does not end"),
+            filled = store.wait_until_ready() => filled.unwrap(),
+        }
+        let mut seen: Vec<_> = store.state().iter().map(|s| (s.name_any(), s.status.is_none())).collect();
+        seen.sort();
+        let wanted = ["bad-status", "before", "behind"].map(|name| (name.to_owned(), true));
+        assert_eq!(seen, wanted, "the status is the operator's to write anew");
+    }
 }

@@ -15,6 +15,13 @@ use crate::controller::evaluate::Direction;
 use crate::controller::observe::Closedness;
 use crate::controller::outcome::Workload;
 
+/// Which run of the fence a report is from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Last,
+    Earlier,
+}
+
 /// What is known of the fence's last run.
 pub(super) enum Fence {
     /// Nothing.
@@ -201,8 +208,14 @@ fn is_whole(report: &FenceReport) -> bool {
 /// The fence's last report on this pod.
 pub(super) fn fence(agent: &Applied) -> Fence {
     let Applied::Present(pod) = agent else { return Fence::Silent };
-    let Some(text) = fence_message(pod) else { return Fence::Silent };
+    let (text, run) = match (fence_message(pod), earlier_message(pod)) {
+        (Some(text), _) => (text, Run::Last),
+        (None, Some(text)) => (text, Run::Earlier),
+        (None, None) => return Fence::Silent,
+    };
     match serde_json::from_str::<FenceReport>(text) {
+        // A fence that runs again proves anew; what an earlier run found open is still worth telling.
+        Ok(report) if run == Run::Earlier && report.verdict == FenceVerdict::Proven => Fence::Silent,
         Ok(report) if report.version == VERSION => Fence::Reported(Box::new(report)),
         _ => Fence::Unreadable,
     }
@@ -217,12 +230,18 @@ pub fn is_proven(pod: &Pod) -> bool {
     })
 }
 
+/// What the fence said when it ended, if it has not begun again: a pod whose own sandbox restarted is another network.
 fn fence_message(pod: &Pod) -> Option<&str> {
+    init_status(pod)?.state.as_ref()?.terminated.as_ref()?.message.as_deref()
+}
+
+/// What the fence said in an earlier run, while it waits for the next; of one that runs nothing is known.
+fn earlier_message(pod: &Pod) -> Option<&str> {
     let status = init_status(pod)?;
-    [status.state.as_ref(), status.last_state.as_ref()]
-        .into_iter()
-        .flatten()
-        .find_map(|state| state.terminated.as_ref()?.message.as_deref())
+    if status.state.as_ref().is_some_and(|state| state.running.is_some()) {
+        return None;
+    }
+    status.last_state.as_ref()?.terminated.as_ref()?.message.as_deref()
 }
 
 fn init_status(pod: &Pod) -> Option<&ContainerStatus> {

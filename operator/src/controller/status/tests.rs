@@ -178,6 +178,29 @@ fn o_g1_the_runtime_is_verified_by_the_kernel_that_was_found() {
 }
 
 #[test]
+fn a_fence_that_has_begun_again_proves_anew() {
+    let again = |state: Value, change: fn(&mut Value)| {
+        let mut pod = agent_pod();
+        let fence = &mut pod.status.as_mut().unwrap().init_container_statuses.as_mut().unwrap()[0];
+        fence.last_state = Some(from(json!({"terminated": {"exitCode": 0, "message": report(change)}})));
+        fence.state = Some(from(state));
+        pod
+    };
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let waiting = json!({"waiting": {"reason": "PodInitializing"}});
+    for state in [&running, &waiting] {
+        let pod = again(state.clone(), |_| ());
+        assert!(!evidence::is_proven(&pod));
+        let told = told(with(|w| w.agent = Applied::Present(Box::new(pod))));
+        says(&told, "NetworkIsolated", "Unknown", "FencePending");
+    }
+    let open: fn(&mut Value) = |report| report["verdict"] = json!("EgressOpen");
+    let told_of = |state| told(with(|w| w.agent = Applied::Present(Box::new(again(state, open)))));
+    says(&told_of(waiting), "NetworkIsolated", "False", "EgressOpen");
+    says(&told_of(running), "NetworkIsolated", "Unknown", "FencePending");
+}
+
+#[test]
 fn a_limit_is_said_to_hold_only_where_it_was_seen() {
     let limits =
         |limits: Value| message(with(|w| w.agent = fenced(|r| r["limits"] = limits)), "RuntimeVerified");
