@@ -9,6 +9,8 @@ pub const GROUP: &str = "agentsandbox.dev";
 pub const FIELD_MANAGER: &str = "agentsandbox-operator";
 /// Finalizer that holds an AgentSandbox until its teardown is done in order.
 pub const FINALIZER: &str = "agentsandbox.dev/teardown";
+/// Finalizer that keeps a wall standing, whoever deletes it, until no pod is left behind it.
+pub const WALL_FINALIZER: &str = "agentsandbox.dev/wall";
 
 /// Label with the managing program, on every child.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";

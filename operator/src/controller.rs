@@ -37,6 +37,7 @@ pub mod desired;
 pub mod evaluate;
 pub mod events;
 pub mod observe;
+pub mod orphans;
 pub mod outcome;
 pub mod plan;
 pub mod status;

@@ -14,12 +14,13 @@ use kube::api::{Api, ListParams};
 use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, LeaderElection};
 use crate::controller::apply::Writer;
 use crate::controller::observe::{Recent, Stores};
+use crate::controller::orphans;
 use crate::controller::{Breaches, Ctx, Failures, chain, reconcile, retry};
 use crate::lease::{self, Attempt, Tenure};
 use crate::metrics::Metrics;
@@ -187,7 +188,8 @@ async fn work(
     metrics: Arc<Metrics>,
     mut halted: watch::Receiver<bool>,
 ) {
-    let (controller, stores) = watches::controller(&client);
+    let wall_deleted = Arc::new(Notify::new());
+    let (controller, stores) = watches::controller(&client, Arc::clone(&wall_deleted));
     let recent = Arc::new(Recent::default());
     let reporter =
         Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
@@ -207,7 +209,14 @@ async fn work(
         // An error means that the sender is gone, which is a halt as well.
         let _ = halted.wait_for(|halted| *halted).await;
     };
-    controller
+    let orphans = {
+        let (ctx, stores) = (Arc::clone(&ctx), stores.clone());
+        async move {
+            wait_until_filled(stores).await;
+            orphans::watch(ctx, wall_deleted).await;
+        }
+    };
+    let passes = controller
         .graceful_shutdown_on(halt)
         .run(
             move |sandbox, ctx: Arc<Ctx>| {
@@ -232,8 +241,11 @@ async fn work(
                 }
                 Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
             }
-        })
-        .await;
+        });
+    tokio::select! {
+        () = passes => {}
+        () = orphans => {}
+    }
 }
 
 /// Whether an error is no news: failed passes were logged by [`retry`], and the end of its last child wakes a sandbox that

@@ -22,18 +22,20 @@ use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 use crate::controller::chain;
 use crate::controller::observe::Stores;
+use crate::controller::orphans;
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
 
 type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 
-/// The controller with all its watches, and what they hold.
+/// The controller with all its watches, and what they hold. It tells `wall_deleted` of each wall that somebody deleted.
 #[must_use]
-pub fn controller(client: &Client) -> (Controller<AgentSandbox>, Stores) {
+pub fn controller(client: &Client, wall_deleted: Arc<Notify>) -> (Controller<AgentSandbox>, Stores) {
     let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let all = watcher::Config::default;
     let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client);
@@ -57,6 +59,9 @@ pub fn controller(client: &Client) -> (Controller<AgentSandbox>, Stores) {
         .watches_stream(service_stream, |child| sandboxes_of(&child))
         .watches_stream(pod_stream, |child| sandboxes_of(&child))
         .watches_stream(policy_stream, move |policy| {
+            if orphans::is_deleted_and_held(&policy) {
+                wall_deleted.notify_one();
+            }
             let namespace = policy.namespace();
             select(&of_policy, |sandbox| sandbox.namespace() == namespace)
         })

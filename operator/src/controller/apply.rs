@@ -30,6 +30,7 @@ use crate::metrics::{Metrics, Verb};
 mod child;
 mod error;
 mod pods;
+mod walls;
 
 pub use error::{ApplyError, Document, Unsealed, Walls};
 pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
@@ -322,6 +323,11 @@ impl Writer {
             Step::Leave(live) => Ok(live),
             Step::Create(child) => self.create(identity, child).await,
             Step::Repair(child) => self.repair(identity, child).await,
+            Step::Renew(renewal) => {
+                let renewed = Child::NetworkPolicy(self.renew(identity, *renewal).await?);
+                self.recent.wrote(&identity.namespace, renewed.clone());
+                Ok(renewed)
+            }
             Step::Foreign(kind, name) => Err(ApplyError::Foreign { kind, name }),
             Step::Delete(doomed) => {
                 self.delete(&identity.namespace, &doomed).await?;

@@ -22,7 +22,7 @@ use super::desired::{Child, ChildKind, Component, network_policy};
 use super::evaluate::{self, Unwidened, Widening};
 use super::observe::Observed;
 use super::outcome::{Blocked, Breach, Halted, Lost};
-use super::plan::{BoundaryPlan, Step, differs, is_owned};
+use super::plan::{BoundaryPlan, Step, differs, is_held, is_owned};
 use super::{Ctx, Failure, chain};
 
 /// A breach whose repair fails in a way that may pass is borne this long, then what it bounds stops.
@@ -174,8 +174,8 @@ fn walls_stand(identity: &Identity, observed: &Observed) -> bool {
     let standing = |component: Component| {
         let wall = observed.child(ChildKind::NetworkPolicy, &component.name(identity))?;
         let Child::NetworkPolicy(policy) = wall else { return None };
-        (is_owned(&policy.metadata, identity) && policy.metadata.deletion_timestamp.is_none())
-            .then(|| policy.clone())
+        let stands = policy.metadata.deletion_timestamp.is_none() || is_held(&policy.metadata);
+        (is_owned(&policy.metadata, identity) && stands).then(|| policy.clone())
     };
     let (Some(agents), Some(proxys)) = (standing(Component::Agent), standing(Component::Proxy)) else {
         return false;

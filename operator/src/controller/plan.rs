@@ -4,8 +4,9 @@
 //! reconciles again, and a controller that always writes never rests. Only what we wrote is compared, and what the API
 //! server adds is left alone; but walls are compared whole, because there an addition is an opening.
 
-use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP};
+use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP, WALL_FINALIZER};
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -28,6 +29,8 @@ pub enum Step {
     Repair(Child),
     /// Ours, and can only be replaced: delete exactly this one; its end brings the next pass.
     Delete(Doomed),
+    /// Ours, deleted by somebody, and standing until it is released: release it and create it anew.
+    Renew(Box<Renewal>),
     /// As wanted; the observed object.
     Leave(Child),
     /// It is on its way out; its end brings the next pass.
@@ -36,6 +39,15 @@ pub enum Step {
     Hold(Timestamp),
     /// Somebody else's: never adopted, changed or deleted.
     Foreign(ChildKind, String),
+}
+
+/// A wall that somebody deleted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Renewal {
+    /// As it is wanted.
+    pub wanted: NetworkPolicy,
+    /// As it was observed.
+    pub live: NetworkPolicy,
 }
 
 /// Exactly one object.
@@ -57,6 +69,7 @@ impl Step {
             Self::Create(child) | Self::Repair(child) | Self::Leave(child) => child.kind(),
             Self::Delete(doomed) | Self::Await(doomed) => doomed.kind,
             Self::Hold(_) => ChildKind::Pod,
+            Self::Renew(_) => ChildKind::NetworkPolicy,
             Self::Foreign(kind, _) => *kind,
         }
     }
@@ -93,28 +106,52 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     if !is_owned(live.metadata(), identity) {
         return Step::Foreign(wanted.kind(), wanted.name().to_owned());
     }
-    let doomed = || Doomed {
+    let doomed = Doomed {
         kind: wanted.kind(),
         name: wanted.name().to_owned(),
         uid: live.metadata().uid.clone().unwrap_or_default(),
     };
     if live.metadata().deletion_timestamp.is_some() {
-        // A finalizer can hold an object that is being deleted for ever, so a wider wall is narrowed even then, and a
-        // policy document is put right.
-        let bounds = matches!(wanted.kind(), ChildKind::NetworkPolicy | ChildKind::ConfigMap);
-        return if bounds && differs(&wanted, live) { Step::Repair(wanted) } else { Step::Await(doomed()) };
+        return step_of_ending(wanted, live).unwrap_or(Step::Await(doomed));
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
             let since = live_pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
             let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
-            return if now < due { Step::Hold(due) } else { Step::Delete(doomed()) };
+            return if now < due { Step::Hold(due) } else { Step::Delete(doomed) };
         }
         if must_be_replaced(wanted_pod, live_pod) {
-            return Step::Delete(doomed());
+            return Step::Delete(doomed);
         }
     }
     if differs(&wanted, live) { Step::Repair(wanted) } else { Step::Leave(live.clone()) }
+}
+
+/// What is to be done with an object that is being deleted, other than to wait. A finalizer can hold it for ever, so a wider
+/// wall is narrowed even then, and a policy document is put right.
+fn step_of_ending(mut wanted: Child, live: &Child) -> Option<Step> {
+    // No finalizer can be added any more; ours is no difference here.
+    if let Child::NetworkPolicy(wall) = &mut wanted
+        && !is_held(live.metadata())
+    {
+        wall.metadata.finalizers = None;
+    }
+    let bounds = matches!(wanted.kind(), ChildKind::NetworkPolicy | ChildKind::ConfigMap);
+    if bounds && differs(&wanted, live) {
+        return Some(Step::Repair(wanted));
+    }
+    match (wanted, live) {
+        (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) if is_held(&live.metadata) => {
+            Some(Step::Renew(Box::new(Renewal { wanted, live: live.clone() })))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a wall is kept standing by our own finalizer, whoever deletes it.
+#[must_use]
+pub fn is_held(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == WALL_FINALIZER)
 }
 
 /// Whether an object is ours: group, kind and UID of its controller. The name is no proof, a name can be taken again.
@@ -156,20 +193,24 @@ pub fn differs(wanted: &Child, live: &Child) -> bool {
     let meta = ["labels", "annotations", "ownerReferences"]
         .iter()
         .any(|key| !contains(&live_value["metadata"][*key], &wanted_value["metadata"][*key]));
-    meta || match wanted.kind() {
-        ChildKind::NetworkPolicy => pruned(&wanted_value["spec"]) != pruned(&live_value["spec"]),
-        ChildKind::ConfigMap => {
-            wanted_value["data"] != live_value["data"] || !pruned(&live_value["binaryData"]).is_null()
+    let finalizers = wanted.metadata().finalizers.iter().flatten();
+    let live_finalizers = live.metadata().finalizers.as_deref().unwrap_or_default();
+    let unheld = finalizers.into_iter().any(|finalizer| !live_finalizers.contains(finalizer));
+    meta || unheld
+        || match wanted.kind() {
+            ChildKind::NetworkPolicy => pruned(&wanted_value["spec"]) != pruned(&live_value["spec"]),
+            ChildKind::ConfigMap => {
+                wanted_value["data"] != live_value["data"] || !pruned(&live_value["binaryData"]).is_null()
+            }
+            ChildKind::ServiceAccount => {
+                wanted_value["automountServiceAccountToken"] != live_value["automountServiceAccountToken"]
+            }
+            ChildKind::Service => {
+                wanted_value["spec"]["selector"] != live_value["spec"]["selector"]
+                    || !contains(&live_value["spec"], &wanted_value["spec"])
+            }
+            ChildKind::Pod => false,
         }
-        ChildKind::ServiceAccount => {
-            wanted_value["automountServiceAccountToken"] != live_value["automountServiceAccountToken"]
-        }
-        ChildKind::Service => {
-            wanted_value["spec"]["selector"] != live_value["spec"]["selector"]
-                || !contains(&live_value["spec"], &wanted_value["spec"])
-        }
-        ChildKind::Pod => false,
-    }
 }
 
 /// Whether `live` holds everything that `wanted` says. Lists have the same length and order, save owner references, of

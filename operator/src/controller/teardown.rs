@@ -5,6 +5,9 @@
 //! and anybody who may patch pods can take off labels. So the API server itself is asked for every pod that carries the
 //! sandbox's UID or is owned by it, in the very pass that takes the walls, and any answer but "none" keeps them.
 //!
+//! Others delete walls as well, when they delete a sandbox in the foreground or its namespace. Our finalizer on each wall
+//! keeps it standing until it is released here, in the same pass that found no pod left.
+//!
 //! It works when apply never ran, and it needs no accepted spec. The Secret with the keys cannot be deleted by the
 //! operator, which has no such verb: its owner reference lets the garbage collector do it, and a Secret that was
 //! orphaned stays, with keys that nothing trusts any more.
@@ -17,7 +20,7 @@ use kube::ResourceExt;
 
 use super::accept::Identity;
 use super::apply::{ApplyError, LivePod, Writer};
-use super::desired::{ChildKind, Component, names};
+use super::desired::{Child, ChildKind, Component, names};
 use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
 
@@ -46,6 +49,11 @@ pub async fn teardown(
         try_join_all(turn.map(|LivePod { doomed, .. }| writer.delete(&identity.namespace, doomed))).await?;
         return Ok(Teardown::Waiting(first));
     }
+    let walls = observed.children.values().filter_map(|child| match child {
+        Child::NetworkPolicy(wall) if is_ours(&wall.metadata, identity) => Some(wall),
+        _ => None,
+    });
+    try_join_all(walls.map(|wall| writer.release(wall))).await?;
     let rest = names(&identity.name)
         .into_iter()
         .filter(|(kind, _)| *kind != ChildKind::Pod)
@@ -62,12 +70,15 @@ pub async fn teardown(
 
 fn doomed(observed: &Observed, identity: &Identity, kind: ChildKind, name: String) -> Option<Doomed> {
     let live = observed.child(kind, &name)?.metadata();
-    let ours = is_owned(live, identity) || is_orphan(live, identity);
-    (ours && live.deletion_timestamp.is_none()).then(|| Doomed {
+    (is_ours(live, identity) && live.deletion_timestamp.is_none()).then(|| Doomed {
         kind,
         name,
         uid: live.uid.clone().unwrap_or_default(),
     })
+}
+
+fn is_ours(live: &ObjectMeta, identity: &Identity) -> bool {
+    is_owned(live, identity) || is_orphan(live, identity)
 }
 
 /// A child whose owner reference was taken off: it carries the sandbox's UID, and nobody else controls it.

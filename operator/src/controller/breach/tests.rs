@@ -321,3 +321,52 @@ async fn what_a_lost_watch_event_would_hide_is_looked_at_again() {
     let settled: Result<Action, ReconcileError> = Scene::running().pass(takes_all()).await.result;
     assert_eq!(settled.unwrap(), Action::await_change());
 }
+
+const WALL_IS_RELEASED: &str = "PATCH networkpolicies/fix-login-agent";
+
+/// The running sandbox, its walls deleted by somebody and held.
+fn walls_deleted() -> Scene {
+    let mut scene = Scene::running();
+    for child in &mut scene.children {
+        if let Child::NetworkPolicy(wall) = child {
+            wall.metadata.deletion_timestamp = Some(from(json!("2026-01-01T00:00:00Z")));
+        }
+    }
+    scene
+}
+
+#[tokio::test]
+async fn o_t6_a_deleted_wall_stands_until_it_may_be_created_anew_and_is_at_once() {
+    let after = walls_deleted().pass(takes_all()).await;
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+    let of_agent = |asked: &&Asked| {
+        let name = asked.body["metadata"]["name"].as_str().unwrap_or_default();
+        asked.line == WALL_IS_RELEASED || asked.line == WALL_IS_MADE && name.starts_with("fix-login-agent")
+    };
+    let asked = after.api.asked();
+    let asked: Vec<_> =
+        asked.iter().filter(of_agent).map(|a| (a.line.as_str(), a.query.contains("dryRun=All"))).collect();
+    assert_eq!(asked, [(WALL_IS_MADE, true), (WALL_IS_RELEASED, false), (WALL_IS_MADE, false)]);
+    assert_eq!(after.api.body(WALL_IS_RELEASED)["metadata"]["finalizers"], json!([]));
+    after.says("Ready", "True", "Running");
+}
+
+#[tokio::test]
+async fn o_t6_a_wall_is_not_released_in_a_namespace_that_ends_and_its_agent_is_stopped() {
+    let ends = refusal(
+        403,
+        "Forbidden",
+        "unable to create new content in namespace team because it is being terminated",
+    );
+    let after = walls_deleted().pass(refuses(WALL_IS_MADE, ends)).await;
+    assert!(!after.api.was_asked(WALL_IS_RELEASED), "{:?}", after.api.writes());
+    assert_eq!(grace(&after.api), 1);
+    after.says("NetworkIsolated", "False", "NamespaceTerminating");
+}
+
+#[tokio::test]
+async fn walls_that_are_deleted_with_their_sandbox_stand_and_the_agent_may_end_calmly() {
+    let after = ending(walls_deleted()).pass(takes_all()).await;
+    assert_eq!(grace(&after.api), Value::Null);
+    assert!(!after.api.was_asked(WALL_IS_RELEASED) && !after.api.was_asked(WALL_IS_MADE));
+}

@@ -8,12 +8,13 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use agentsandbox_crds::names::WALL_FINALIZER;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
     NetworkPolicyPort, NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Component;
@@ -62,8 +63,10 @@ fn policy(
     ingress: Vec<NetworkPolicyIngressRule>,
     egress: Vec<NetworkPolicyEgressRule>,
 ) -> NetworkPolicy {
+    // A policy that is being deleted stands until its last finalizer is off, and only the operator takes off this one.
+    let finalizers = Some(vec![WALL_FINALIZER.to_owned()]);
     NetworkPolicy {
-        metadata: component.metadata(identity, component.name(identity)),
+        metadata: ObjectMeta { finalizers, ..component.metadata(identity, component.name(identity)) },
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(component.selector(identity)),
             // Both spelled out: with types left out, a policy without egress rules would not restrict egress at all.

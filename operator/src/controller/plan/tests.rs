@@ -49,6 +49,7 @@ fn name(step: &Step) -> &'static str {
         Step::Create(_) => "Create",
         Step::Repair(_) => "Repair",
         Step::Delete(_) => "Delete",
+        Step::Renew(_) => "Renew",
         Step::Leave(_) => "Leave",
         Step::Await(_) => "Await",
         Step::Hold(_) => "Hold",
@@ -71,7 +72,8 @@ fn what_the_api_server_adds_is_no_difference() {
         let added = planned(&child, |value| {
             value["metadata"]["annotations"]["acme.test/note"] = json!("x");
             value["metadata"]["labels"]["acme.test/team"] = json!("x");
-            value["metadata"]["finalizers"] = json!(["acme.test/backup"]);
+            let own = value["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            value["metadata"]["finalizers"] = std::iter::once(json!("acme.test/backup")).chain(own).collect();
         });
         assert_eq!(name(&added), "Leave", "{}", child.kind().as_str());
     }
@@ -124,8 +126,17 @@ fn what_is_on_its_way_out_is_awaited_and_a_wall_is_narrowed_even_then() {
     for child in all() {
         let ending =
             planned(&child, |value| value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
-        assert_eq!(name(&ending), "Await", "{}", child.kind().as_str());
+        // A wall stands until our own finalizer is taken off it.
+        let wanted = if child.kind() == ChildKind::NetworkPolicy { "Renew" } else { "Await" };
+        assert_eq!(name(&ending), wanted, "{}", child.kind().as_str());
     }
+    let released = planned(&wall(), |value| {
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["metadata"]["finalizers"] = json!(["acme.test/backup"]);
+    });
+    assert_eq!(name(&released), "Await", "no finalizer can be added to what is being deleted");
+    let unheld = planned(&wall(), |value| value["metadata"]["finalizers"] = Value::Null);
+    assert_eq!(name(&unheld), "Repair", "one that stands gets it back");
     let widened = planned(&wall(), |value| {
         value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         value["spec"]["egress"] = json!([{}]);

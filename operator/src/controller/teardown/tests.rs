@@ -43,6 +43,11 @@ async fn walls_go_and_the_finalizer_last_when_no_pod_is_left() {
     let (result, api) = step(Vec::new(), Vec::new()).await;
     assert_eq!(result.unwrap(), Teardown::Done);
     assert_eq!(deleted(&api).len(), 6, "{:?}", api.writes());
+    let position = |line: &str| api.writes().iter().position(|one| one == line);
+    for wall in ["networkpolicies/fix-login-agent", "networkpolicies/fix-login-proxy"] {
+        let released = position(&format!("PATCH {wall}"));
+        assert!(released.is_some() && released < position(&format!("DELETE {wall}")), "{:?}", api.writes());
+    }
     assert_eq!(api.writes().last().unwrap(), "PATCH agentsandboxes/fix-login");
     let list = api.asked().into_iter().find(|asked| asked.line == "GET pods").unwrap();
     assert!(list.query.contains(&format!("sandbox-uid%3D{UID}")), "{}", list.query);
@@ -131,6 +136,28 @@ async fn an_orphaned_wall_goes_too_and_a_strangers_does_not() {
     teardown(&ctx.writer, &identity(), &own, &observed(children, Vec::new())).await.unwrap();
     assert!(api.was_asked("DELETE networkpolicies/fix-login-agent"), "{:?}", api.writes());
     assert!(!api.was_asked("DELETE networkpolicies/fix-login-proxy"), "{:?}", api.writes());
+}
+
+#[tokio::test]
+async fn a_wall_that_somebody_deleted_is_released_only_when_no_pod_is_left() {
+    let own = sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+    let mut children = fixtures::boundary();
+    for child in &mut children {
+        if let Child::NetworkPolicy(policy) = child {
+            policy.metadata.deletion_timestamp = Some(fixtures::from(json!("2026-01-01T00:00:00Z")));
+        }
+    }
+    let released = "PATCH networkpolicies/fix-login-agent";
+    for (pods, wanted) in [(json!([listed("fix-login-agent", "agent")]), false), (json!([]), true)] {
+        let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": pods});
+        let says = move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone()));
+        let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap())];
+        let api = Api::start(found, Box::new(says)).await;
+        let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+        teardown(&ctx.writer, &identity(), &own, &observed(children.clone(), Vec::new())).await.unwrap();
+        assert_eq!(api.was_asked(released), wanted, "{:?}", api.writes());
+        assert!(!api.was_asked("DELETE networkpolicies/fix-login-agent"), "it is deleted already");
+    }
 }
 
 #[tokio::test]

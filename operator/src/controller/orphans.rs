@@ -1,0 +1,112 @@
+//! Walls without a sandbox: somebody took the finalizer off the sandbox by force, and the garbage collector deleted its
+//! children, of which the walls stand until they are released. No pass comes for a sandbox that is gone, so they are
+//! released here, once no pod is left behind them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::names::{GROUP, LABEL_SANDBOX_UID, SUFFIX_AGENT, SUFFIX_PROXY};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+use tokio::sync::Notify;
+
+use super::accept::Identity;
+use super::apply::ApplyError;
+use super::desired::Component;
+use super::plan::{is_held, is_owned};
+use super::{Ctx, chain};
+
+/// The end of a pod whose labels were taken off wakes nobody, and neither does a sandbox that goes after its walls: until
+/// the last deleted wall is released, they are looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Whether deleted walls are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    None,
+    Some,
+}
+
+/// Whether a wall was deleted and stands by our finalizer, alone or among others.
+#[must_use]
+pub fn is_deleted_and_held(wall: &NetworkPolicy) -> bool {
+    wall.metadata.deletion_timestamp.is_some() && is_held(&wall.metadata)
+}
+
+/// Releases walls without a sandbox for as long as it is polled; `deleted` tells that a wall was deleted.
+pub async fn watch(ctx: Arc<Ctx>, deleted: Arc<Notify>) {
+    loop {
+        deleted.notified().await;
+        while sweep(&ctx).await == Left::Some {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+async fn sweep(ctx: &Ctx) -> Left {
+    let mut left = Left::None;
+    for wall in ctx.stores.network_policies.state_filter(is_deleted_and_held) {
+        match sweep_one(ctx, &wall).await {
+            Ok(Left::None) => {}
+            Ok(Left::Some) => left = Left::Some,
+            Err(error) => {
+                left = Left::Some;
+                tracing::warn!(
+                    wall.namespace = wall.namespace(),
+                    wall.name = wall.name_any(),
+                    error = chain(&error),
+                    "a wall without a sandbox could not be released"
+                );
+            }
+        }
+    }
+    left
+}
+
+/// A wall whose sandbox is there is renewed or released by that one's own passes, but for one that lost its owner: it stands
+/// in the way of another, and what decides is whether an agent runs.
+async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> {
+    let (namespace, name) = (wall.namespace().unwrap_or_default(), wall.name_any());
+    let Some(sandbox) = name.strip_suffix(SUFFIX_AGENT).or_else(|| name.strip_suffix(SUFFIX_PROXY)) else {
+        return Ok(Left::None);
+    };
+    let present = |s: &AgentSandbox| s.namespace().as_ref() == Some(&namespace) && s.name_any() == sandbox;
+    let namesake = ctx.stores.sandboxes.find(present).and_then(|s| Identity::of(&s));
+    if let Some(identity) = &namesake {
+        if is_owned(&wall.metadata, identity) {
+            return Ok(Left::Some);
+        }
+        let pods = ctx.writer.live_pods(identity).await?;
+        if pods.iter().any(|pod| pod.component == Component::Agent) {
+            return Ok(Left::Some);
+        }
+    }
+    for uid in uids(wall).into_iter().filter(|uid| namesake.as_ref().is_none_or(|own| own.uid != *uid)) {
+        let owner = OwnerReference::default();
+        let gone =
+            Identity { namespace: namespace.clone(), name: sandbox.to_owned(), uid, generation: 0, owner };
+        if !ctx.writer.live_pods(&gone).await?.is_empty() {
+            return Ok(Left::Some);
+        }
+    }
+    ctx.writer.release(wall).await?;
+    Ok(Left::None)
+}
+
+/// The UIDs of sandboxes that a wall names, anywhere: each of these places can be edited.
+fn uids(wall: &NetworkPolicy) -> Vec<String> {
+    let label = wall.labels().get(LABEL_SANDBOX_UID);
+    let owners = wall.owner_references().iter().filter(|owner| owner.api_version.starts_with(GROUP));
+    let selector = wall.spec.as_ref().and_then(|spec| spec.pod_selector.as_ref()?.match_labels.as_ref());
+    let selected = selector.and_then(|labels| labels.get(LABEL_SANDBOX_UID));
+    let mut all: Vec<String> =
+        label.into_iter().chain(selected).chain(owners.map(|owner| &owner.uid)).cloned().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests;

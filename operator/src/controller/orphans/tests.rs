@@ -1,0 +1,90 @@
+use agentsandbox_crds::names::WALL_FINALIZER;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::desired::{Child, ChildKind};
+use crate::fixtures::api::{Api, Asked, Says};
+use crate::fixtures::{self, UID, boundary, from, sandbox};
+
+const RELEASED: &str = "PATCH networkpolicies/fix-login-agent";
+
+/// The agent's wall, deleted and held, after `change`.
+fn wall(change: impl FnOnce(&mut Value)) -> Child {
+    let mut value = boundary().into_iter().find(|c| c.kind() == ChildKind::NetworkPolicy).unwrap().value();
+    value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    change(&mut value);
+    Child::NetworkPolicy(from(value))
+}
+
+/// What one look comes to while only the sandbox `present` is there, and these pods carry its UID.
+async fn look(wall: Child, present: &AgentSandbox, pods: Value) -> (Left, Api) {
+    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": pods});
+    let says: Says = Box::new(move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone())));
+    let api = Api::start(Vec::new(), says).await;
+    let ctx = fixtures::ctx(api.client.clone(), present, &[wall], &[]);
+    (sweep(&ctx).await, api)
+}
+
+fn another() -> AgentSandbox {
+    sandbox(|s| {
+        s.metadata.name = Some("another".to_owned());
+        s.metadata.uid = Some("uid-of-another".to_owned());
+    })
+}
+
+fn successor() -> AgentSandbox {
+    sandbox(|s| s.metadata.uid = Some("uid-of-a-later-one".to_owned()))
+}
+
+fn agent() -> Value {
+    json!([{"metadata": {"name": "fix-login-agent", "uid": "x", "labels": {LABEL_SANDBOX_UID: UID}}}])
+}
+
+#[tokio::test]
+async fn a_wall_whose_sandbox_is_gone_is_released_when_no_pod_is_left_behind_it() {
+    for present in [another(), successor()] {
+        let (left, api) = look(wall(|_| ()), &present, json!([])).await;
+        assert_eq!((left, api.was_asked(RELEASED)), (Left::None, true), "{:?}", api.writes());
+        let body = api.body(RELEASED);
+        assert_eq!(body["metadata"]["finalizers"], json!([]));
+        assert_eq!(body["metadata"]["resourceVersion"], "50");
+        let (left, api) = look(wall(|_| ()), &present, agent()).await;
+        assert_eq!((left, api.writes()), (Left::Some, Vec::new()), "a pod runs behind it");
+    }
+}
+
+#[tokio::test]
+async fn a_wall_whose_sandbox_is_there_is_left_to_it() {
+    let (left, api) = look(wall(|_| ()), &sandbox(|_| ()), json!([])).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_wall_that_was_made_to_name_nobody_is_not_released_while_the_agent_of_its_name_runs() {
+    let nobodys = || {
+        wall(|value| {
+            value["metadata"]["ownerReferences"] = Value::Null;
+            value["metadata"]["labels"] = json!({LABEL_SANDBOX_UID: "nobody"});
+            value["spec"]["podSelector"] = json!({});
+        })
+    };
+    let (left, api) = look(nobodys(), &sandbox(|_| ()), agent()).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()));
+    let (left, api) = look(nobodys(), &sandbox(|_| ()), json!([])).await;
+    assert_eq!((left, api.was_asked(RELEASED)), (Left::None, true), "the control: nothing runs");
+}
+
+#[tokio::test]
+async fn the_finalizers_of_others_stay_and_a_wall_that_stands_is_nobodys_business() {
+    let held = wall(|value| value["metadata"]["finalizers"] = json!(["acme.test/x", WALL_FINALIZER]));
+    let (_, api) = look(held, &another(), json!([])).await;
+    assert_eq!(api.body(RELEASED)["metadata"]["finalizers"], json!(["acme.test/x"]));
+    for change in
+        [(|value| value["metadata"]["deletionTimestamp"] = Value::Null) as fn(&mut Value), |value| {
+            value["metadata"]["finalizers"] = json!(["acme.test/x"])
+        }]
+    {
+        let (left, api) = look(wall(change), &another(), json!([])).await;
+        assert_eq!((left, api.asked().len()), (Left::None, 0));
+    }
+}
