@@ -66,7 +66,8 @@ pub async fn put_back(
     }
     let (namespace, name) = (&identity.namespace, component.name(identity));
     let Some(live) = writer.live_pod(namespace, &name).await? else { return Ok(None) };
-    if !is_of(&live, identity) || is_named(&live, identity, component) {
+    // A label or an owner can be given to anything; the keys are the operator's to mount. Nothing else is adopted.
+    if !mounts_keys(&live, identity) || is_named(&live, identity, component) {
         return Ok(None);
     }
     let mut named = Pod { metadata: component.metadata(identity, name), ..Pod::default() };

@@ -186,7 +186,8 @@ async fn an_agent_is_stopped_while_the_api_server_still_thinks_about_its_wall() 
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
     ctx.breaches.exhaust(UID);
     reconcile(scene.sandbox.into(), ctx).await.unwrap();
-    assert!(api.was_asked(AGENT_IS_STOPPED), "{:?}", api.writes());
+    let told = api.body(STATUS).to_string();
+    assert!(api.was_asked(AGENT_IS_STOPPED) && !told.contains("Refused"), "it was stopped too late: {told}");
 }
 
 #[tokio::test]
@@ -263,6 +264,18 @@ async fn o_t6_a_pod_without_labels_and_owner_is_known_by_the_keys_that_it_mounts
     });
     let after = stranger.pass(takes_all()).await;
     assert!(!after.api.was_asked(AGENT_IS_NAMED) && !after.api.was_asked(AGENT_IS_STOPPED));
+}
+
+#[tokio::test]
+async fn o_t9_a_pod_of_our_name_with_our_label_and_other_volumes_is_not_adopted() {
+    let forged = Scene::running().agent_changed(|pod| {
+        let labels = [(LABEL_SANDBOX_UID.to_owned(), UID.to_owned())];
+        strip(pod);
+        pod.metadata.labels = Some(labels.into());
+        pod.spec.as_mut().unwrap().volumes = None;
+    });
+    let after = forged.pass(takes_all()).await;
+    assert!(!after.api.was_asked(AGENT_IS_NAMED), "{:?}", after.api.writes());
 }
 
 /// The running sandbox, no longer accepted.
