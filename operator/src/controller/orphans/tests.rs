@@ -19,7 +19,8 @@ fn wall(change: impl FnOnce(&mut Value)) -> Child {
 /// What one look comes to while only the sandbox `present` is there, and these pods carry its UID.
 async fn look(wall: Child, present: &AgentSandbox, pods: Value) -> (Left, Api) {
     let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": pods});
-    let says: Says = Box::new(move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone())));
+    let of_sandbox = |asked: &Asked| asked.line == "GET pods" && asked.query.contains(UID);
+    let says: Says = Box::new(move |asked: &Asked| of_sandbox(asked).then(|| (200, list.clone())));
     let api = Api::start(Vec::new(), says).await;
     let ctx = fixtures::ctx(api.client.clone(), present, &[wall], &[]);
     (sweep(&ctx).await, api)

@@ -142,6 +142,12 @@ fn what_is_on_its_way_out_is_awaited_and_a_wall_is_narrowed_even_then() {
         value["spec"]["egress"] = json!([{}]);
     });
     assert_eq!(name(&widened), "Repair");
+    let documents = all().into_iter().find(|child| child.kind() == ChildKind::ConfigMap).unwrap();
+    let edited = planned(&documents, |value| {
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["data"]["policy.yaml"] = json!("rules: []");
+    });
+    assert_eq!(name(&edited), "Repair", "a finalizer must not keep a stranger's text in force");
 }
 
 #[test]
