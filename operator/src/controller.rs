@@ -6,12 +6,13 @@
 //! | [`accept`] | sandbox and references → [`accept::Accepted`] or every rejection | none | yes, by the user's fault |
 //! | [`desired`] | accepted → children, complete | none | never |
 //! | [`plan`] | children and what exists → steps | none | never |
-//! | [`apply`] | steps → [`apply::Sealed`], then pods | writes | transport, refusal |
+//! | [`apply`] | steps → [`apply::Sealed`], then pods, then the way between them | writes | transport, refusal |
 //! | [`status`] | what a pass came to → a status, or none | none; the patch is apply's | never |
 //!
-//! A pass does not know why it was called. An accepted sandbox goes from nothing to the proxy's pod in one pass; the
-//! kubelet's "ready" wakes the pass that proves the proxy closed and starts the agent. A sandbox that is not accepted
-//! runs nothing: its pods are stopped, its walls stay. Status is written on failure too, then the error is returned.
+//! A pass does not know why it was called. An accepted sandbox goes from nothing to its two pods in one pass, for each
+//! takes its time to start; the fence in the agent's waits for its proxy, and so does the agent. The kubelet's "started"
+//! wakes the pass that sees the proxy closed and opens the way to it. A sandbox that is not accepted runs nothing: its pods
+//! are stopped, its walls stay. Status is written on failure too, then the error is returned.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::FINALIZER;
+use futures::future::join;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -42,14 +44,14 @@ pub mod outcome;
 pub mod plan;
 pub mod status;
 pub mod teardown;
+mod way;
 
 use accept::{Accepted, Identity, Rejection};
 use apply::{Applied, ApplyError, Sealed, Writer};
 use desired::{Child, Component};
 use evaluate::Unwidened;
-use observe::{Closedness, Observed, ProxyClosed, Recent, Stores};
+use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
-use plan::Step;
 use teardown::Teardown;
 
 pub use breach::Breaches;
@@ -137,7 +139,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     report(&ctx, &sandbox, observed.look_again_in, result).await // client, may fail
 }
 
-/// From accepted to as far as the evidence reaches: boundary, proxy, proof, agent.
+/// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy.
 async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, Failure> {
     let (identity, now) = (&accepted.identity, Timestamp::now());
     let wanted = desired::boundary(accepted, &ctx.platform);
@@ -157,16 +159,15 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
 
     let serving = present(&proxy);
     let closed = observe::closedness(&identity.uid, serving, ctx.wall_probe, &ctx.recent).await;
-    let agent = match (&unwidened, &closed) {
-        (Err(_), _) | (_, Closedness::Reopened) => halt(ctx, identity).await?,
-        (_, Closedness::Open) if outcome::open_too_long(&proxy, &closed, now) => halt(ctx, identity).await?,
-        (
-            Ok(unwidened),
-            Closedness::Seen(proof, _) | Closedness::Proven(proof) | Closedness::Waived(proof),
-        ) => agent(ctx, accepted, observed, &sealed, Some((proof, unwidened))).await?,
-        // One that already runs stays while its proxy is being replaced: it reaches nothing.
-        (Ok(_), Closedness::Untried | Closedness::Unclear(_) | Closedness::Open) => {
-            agent(ctx, accepted, observed, &sealed, None).await?
+    let agent = match &unwidened {
+        Ok(unwidened) if !outcome::must_stop(&proxy, &closed, now) => {
+            agent(ctx, accepted, observed, &sealed, unwidened, &closed).await?
+        }
+        _ => {
+            let (halted, shut) = join(halt(ctx, identity), way::shut(ctx, identity, &sealed)).await;
+            let agent = halted?;
+            shut?;
+            agent
         }
     };
     let workload = Workload {
@@ -180,26 +181,21 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     Ok(Outcome { class_name: Some(accepted.class.name.clone()), stage: Stage::Standing(Box::new(workload)) })
 }
 
-/// The agent's pod is made with both proofs only; without them, one that is there is given back what names it. Its walls
-/// select it by labels: one that cannot be given these back is stopped.
+/// The agent's pod, once its way to the proxy is as the evidence says.
 async fn agent(
     ctx: &Ctx,
     accepted: &Accepted,
     observed: &Observed,
     sealed: &Sealed,
-    proofs: Option<(&ProxyClosed, &Unwidened)>,
+    unwidened: &Unwidened,
+    closed: &Closedness,
 ) -> Result<Applied, Failure> {
     let identity = &accepted.identity;
     let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, Timestamp::now());
-    let applied = match proofs {
-        Some((closed, unwidened)) => {
-            apply::agent(&ctx.writer, identity, sealed, closed, unwidened, planned).await
-        }
-        None if matches!(planned, Step::Repair(_)) => apply::rename(&ctx.writer, identity, planned).await,
-        None => Ok(observed
-            .agent_pod(identity)
-            .map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone())))),
+    let applied = match way::judged(ctx, identity, observed, sealed, unwidened, closed).await {
+        Ok(gate) => apply::agent(&ctx.writer, identity, sealed, unwidened, gate, planned).await,
+        Err(error) => Err(error),
     };
     match applied {
         Ok(applied) => Ok(applied),

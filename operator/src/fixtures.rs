@@ -7,7 +7,7 @@ use agentsandbox_crds::class::{AgentSandboxClass, AgentSandboxClassSpec};
 use agentsandbox_crds::credential::{AgentCredential, AgentCredentialSpec};
 use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
 use agentsandbox_crds::sandbox::{AgentSandbox, AgentSandboxSpec};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Resource;
 use kube::runtime::events::{Recorder, Reporter};
@@ -20,7 +20,7 @@ use crate::config::WallProbe;
 use crate::controller::accept::{Accepted, Identity, accept};
 use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
-use crate::controller::observe::{Observed, Recent, References, Stores};
+use crate::controller::observe::{Observed, ProxyClosed, Recent, References, Stores};
 use crate::controller::{Breaches, Ctx, Failures};
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
@@ -152,7 +152,7 @@ pub fn ready(pod: Pod, container: &str, address: &str) -> Pod {
         "podIP": address,
         "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
         "containerStatuses": [{
-            "name": container, "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+            "name": container, "ready": true, "started": true, "restartCount": 0, "image": "i", "imageID": "i",
             "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
         }],
     })));
@@ -197,10 +197,19 @@ pub fn agent_pod() -> Pod {
     reported(ready(pod, desired::agent_pod::AGENT, "10.244.0.9"), &report(|_| ()))
 }
 
-/// Everything but the pods, as it stands in the cluster.
+/// Everything but the pods, as it stands in the cluster beside a proxy that was seen closed.
 pub fn boundary() -> Vec<Child> {
     let Boundary { walls, supplies, .. } = desired::boundary(&accepted(|_| ()), &platform());
-    walls.into_iter().chain(supplies).map(live).collect()
+    let opened = |child| match child {
+        Child::Service(_) => service(desired::service::open(&identity(), &ProxyClosed::for_tests())),
+        other => live(other),
+    };
+    walls.into_iter().chain(supplies).map(opened).collect()
+}
+
+/// The proxy's Service, as it stands in the cluster.
+pub fn service(service: Service) -> Child {
+    live(Child::Service(Box::new(service)))
 }
 
 /// What is observed when these exist, policies of others among them.

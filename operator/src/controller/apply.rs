@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, keys};
 use super::evaluate::Unwidened;
-use super::observe::{ProxyClosed, Recent};
+use super::observe::Recent;
 use super::plan::{BoundaryPlan, Doomed, Step, differs, is_owned};
 use crate::ca;
 use crate::lease::Tenure;
@@ -31,9 +31,11 @@ mod child;
 mod error;
 mod pods;
 mod walls;
+mod way;
 
 pub use error::{ApplyError, Document, Unsealed, Walls};
 pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
+pub use way::{Gated, admit, keep, shut};
 
 use child::{NamedChild, applied, is_already_exists, is_not_found};
 use pods::{is_of, live};
@@ -59,6 +61,7 @@ pub struct Writer {
 #[derive(Clone, Debug)]
 pub struct Sealed {
     proxy_address: Ipv4Addr,
+    service: Box<Service>,
     walls: Vec<NetworkPolicy>,
 }
 
@@ -88,8 +91,8 @@ pub enum Applied {
 #[cfg(test)]
 impl Sealed {
     /// Walls that stand in a test, where there is no cluster to put them up in.
-    pub(crate) const fn for_tests() -> Self {
-        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7), walls: Vec::new() }
+    pub(crate) fn for_tests() -> Self {
+        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7), service: Box::default(), walls: Vec::new() }
     }
 }
 
@@ -98,6 +101,12 @@ impl Sealed {
     #[must_use]
     pub const fn proxy_address(&self) -> Ipv4Addr {
         self.proxy_address
+    }
+
+    /// The proxy's Service, as the API server answered.
+    #[must_use]
+    pub const fn service(&self) -> &Service {
+        &self.service
     }
 
     /// The two NetworkPolicies, as the API server answered.
@@ -143,8 +152,10 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     if let Some(position) = strange {
         failed.swap(0, position);
     }
-    let address = standing.iter().find_map(|child| match child {
-        Child::Service(service) => service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok(),
+    let addressed = standing.iter().find_map(|child| match child {
+        Child::Service(service) => {
+            Some((service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok()?, service.clone()))
+        }
         _ => None,
     });
     let walls = standing.into_iter().filter_map(|child| match child {
@@ -153,8 +164,8 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     });
     let (walls, failed) = (walls.collect(), failed.into_iter().next().map(|(_, error)| error));
     let pending = || ApplyError::Pending { kind: ChildKind::Service, name: Component::Proxy.name(identity) };
-    match failed.map_or(keys, Err).and_then(|()| address.ok_or_else(pending)) {
-        Ok(proxy_address) => Ok(Sealed { proxy_address, walls }),
+    match failed.map_or(keys, Err).and_then(|()| addressed.ok_or_else(pending)) {
+        Ok((proxy_address, service)) => Ok(Sealed { proxy_address, service, walls }),
         Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls), document }),
     }
 }
@@ -172,8 +183,8 @@ pub async fn proxy(
     writer.pod(identity, step).await
 }
 
-/// Starts the agent; it asks for the walls, for the proof that the proxy is closed to others, and for the proof that no
-/// other policy widens them.
+/// Starts the agent's pod; it asks for the walls, for the proof that no other policy widens them, and for the gate: its
+/// fence keeps the agent from starting until the way to a proxy that was seen closed is open.
 ///
 /// # Errors
 /// When the pod could not be applied.
@@ -181,22 +192,11 @@ pub async fn agent(
     writer: &Writer,
     identity: &Identity,
     _walls: &Sealed,
-    _closed: &ProxyClosed,
     _unwidened: &Unwidened,
+    _gate: Gated,
     step: Step,
 ) -> Result<Applied, ApplyError> {
     writer.pod(identity, step).await
-}
-
-/// Gives a pod that is there back what names it, and its walls select it by; it makes none, so it asks for no proof.
-///
-/// # Errors
-/// When the pod could not be applied.
-pub async fn rename(writer: &Writer, identity: &Identity, step: Step) -> Result<Applied, ApplyError> {
-    match step {
-        Step::Repair(_) => writer.pod(identity, step).await,
-        _ => Ok(Applied::Absent),
-    }
 }
 
 /// Stops the given pods: power can always be taken away, without evidence.

@@ -2,9 +2,9 @@
 //!
 //! There are two parts, and the types keep their order. [`boundary`] needs an [`Accepted`] only. [`proxy_pod::pod`] and
 //! [`agent_pod::pod`] need the [`Sealed`](super::apply::Sealed) that applying the boundary returned: the walls stand,
-//! and the proxy's Service has an address, which the pods are told. So one pass of reconcile goes all the way to the
-//! proxy's pod, without waiting for a watch to bring the address back, and a workload cannot even be described before
-//! its walls.
+//! and the proxy's Service has an address, which the pods are told. So one pass of reconcile goes all the way to the two
+//! pods, without waiting for a watch to bring the address back, and a workload cannot even be described before its walls.
+//! The way from agent to proxy cannot be described before the proxy was seen closed to others ([`service::open`]).
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ pub enum Child {
 pub struct Boundary {
     /// ServiceAccounts and NetworkPolicies: without all of them there is no `Sealed`.
     pub walls: Vec<Child>,
-    /// The policy document and the proxy's Service.
+    /// The policy document and the proxy's Service, shut.
     pub supplies: Vec<Child>,
     /// Name of the Secret with the sandbox's keys.
     pub keys: String,
@@ -105,7 +105,7 @@ pub fn boundary(accepted: &Accepted, platform: &Platform) -> Boundary {
         ],
         supplies: vec![
             Child::ConfigMap(policy_document::config_map(accepted, platform)),
-            Child::Service(Box::new(service::service(identity))),
+            Child::Service(Box::new(service::shut(identity))),
         ],
         keys: keys::name(identity),
     }

@@ -19,7 +19,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 
 use super::accept::Identity;
-use super::desired::{Child, ChildKind, Component, names};
+use super::desired::{Child, ChildKind, Component, names, proxy_pod};
 
 mod probe;
 
@@ -215,6 +215,19 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
     Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+}
+
+/// Since when a proxy serves; none if it does not, or is on its way out. The kubelet calls its container started once its
+/// own `await-serving` has ended well there, which is before its readiness probe says so.
+#[must_use]
+pub fn serving_since(proxy: &Pod) -> Option<Timestamp> {
+    if proxy.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let containers = proxy.status.as_ref()?.container_statuses.as_ref()?;
+    let container = containers.iter().find(|status| status.name == proxy_pod::CONTAINER)?;
+    let running = container.state.as_ref()?.running.as_ref().filter(|_| container.started == Some(true))?;
+    Some(running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 /// A pod's address.

@@ -8,7 +8,7 @@ use super::accept::Rejection;
 use super::apply::{Applied, ApplyError};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
-use super::observe::{Closedness, ready_since};
+use super::observe::{Closedness, serving_since};
 
 /// Another object's owner may rename it; nothing tells us when.
 const FOREIGN_RETRY: Duration = Duration::from_secs(300);
@@ -20,7 +20,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(30);
 const CONFLICT_RETRY: Duration = Duration::from_millis(100);
 /// A probe that failed for reasons of the operator's own: they mostly pass.
 const PROBE_UNCLEAR_RETRY: Duration = Duration::from_secs(1);
-/// Walls are programmed within about a tenth of a second; the agent waits for this probe.
+/// Walls are programmed within about a tenth of a second; the fence waits for this probe.
 const PROBE_RETRY: Duration = Duration::from_millis(50);
 /// A wall that stays open this long is reported, and probed calmly.
 pub const PROBE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
@@ -183,11 +183,17 @@ impl Workload {
 #[must_use]
 pub fn open_too_long(proxy: &Applied, closed: &Closedness, now: Timestamp) -> bool {
     let since = match proxy {
-        Applied::Present(pod) => ready_since(pod),
+        Applied::Present(pod) => serving_since(pod),
         _ => None,
     };
     matches!(closed, Closedness::Open | Closedness::Reopened)
         && since.is_some_and(|since| now.duration_since(since) > PROBE_PATIENCE)
+}
+
+/// Whether an agent may not run beside a proxy that was found like this.
+#[must_use]
+pub fn must_stop(proxy: &Applied, closed: &Closedness, now: Timestamp) -> bool {
+    *closed == Closedness::Reopened || open_too_long(proxy, closed, now)
 }
 
 impl Blocked {

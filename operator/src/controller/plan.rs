@@ -5,14 +5,14 @@
 //! server adds is left alone; but walls are compared whole, because there an addition is an opening.
 
 use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP, WALL_FINALIZER};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::accept::Identity;
-use super::desired::{Boundary, Child, ChildKind};
+use super::desired::{Boundary, Child, ChildKind, service};
 use super::observe::Observed;
 
 /// Kind of the owner of every child.
@@ -80,7 +80,7 @@ impl Step {
 pub struct BoundaryPlan {
     /// ServiceAccounts and NetworkPolicies.
     pub walls: Vec<Step>,
-    /// The policy document and the Service.
+    /// The policy document and the Service, which comes shut.
     pub supplies: Vec<Step>,
     /// Name of the Secret to create; none where the proxy's pod exists and thus has its keys.
     pub keys: Option<String>,
@@ -90,13 +90,36 @@ pub struct BoundaryPlan {
 #[must_use]
 pub fn boundary(wanted: Boundary, observed: &Observed, identity: &Identity, now: Timestamp) -> BoundaryPlan {
     let proxy = observed.proxy_pod(identity).is_some();
-    let plan =
-        |children: Vec<Child>| children.into_iter().map(|c| step(c, observed, identity, now)).collect();
+    let plan = |child: Child| match step(child, observed, identity, now) {
+        Step::Repair(Child::Service(shut)) => unless_open(shut, observed, identity),
+        step => step,
+    };
     BoundaryPlan {
-        walls: plan(wanted.walls),
-        supplies: plan(wanted.supplies),
+        walls: wanted.walls.into_iter().map(plan).collect(),
+        supplies: wanted.supplies.into_iter().map(plan).collect(),
         keys: (!proxy).then_some(wanted.keys),
     }
+}
+
+/// A Service that is as wanted but for its open way is left: whether the way stays open is planned by [`way`], once the
+/// proxy was tried. One that was changed in anything comes back shut.
+fn unless_open(shut: Box<Service>, observed: &Observed, identity: &Identity) -> Step {
+    let shut = Child::Service(shut);
+    match observed.child(ChildKind::Service, shut.name()) {
+        Some(Child::Service(live))
+            if !differs(&shut, &Child::Service(Box::new(service::narrowed(identity, live)))) =>
+        {
+            Step::Leave(Child::Service(live.clone()))
+        }
+        _ => Step::Repair(shut),
+    }
+}
+
+/// Plans the way from agent to proxy: the Service as wanted, open or shut, against the one that stands.
+#[must_use]
+pub fn way(wanted: Service, standing: &Service) -> Step {
+    let (wanted, standing) = (Child::Service(Box::new(wanted)), Child::Service(Box::new(standing.clone())));
+    if differs(&wanted, &standing) { Step::Repair(wanted) } else { Step::Leave(standing) }
 }
 
 /// Plans one child.

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use agentsandbox_crds::AgentSandboxStatus;
 use agentsandbox_crds::names::{LABEL_MANAGED_BY, LABEL_SANDBOX_UID};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::controller::desired::ChildKind;
+use crate::controller::desired::{ChildKind, service};
 use crate::fixtures::api::{Api, Asked, Says, refusal};
 use crate::fixtures::{self, foreign_policy, from};
 
 pub(super) const AGENT_IS_STOPPED: &str = "DELETE pods/fix-login-agent";
+const SERVICE_IS_WRITTEN: &str = "PATCH services/fix-login-proxy";
 pub(super) const STATUS: &str = "PATCH agentsandboxes/fix-login/status";
 
 /// One sandbox, running whole, and what came of a pass over it.
@@ -24,6 +26,8 @@ pub(super) struct Scene {
     pub(super) others: Vec<NetworkPolicy>,
     pub(super) sandbox: AgentSandbox,
     probe: WallProbe,
+    /// A proxy that was seen closed before.
+    seen: Option<Pod>,
 }
 
 pub(super) struct After {
@@ -38,7 +42,7 @@ impl Scene {
         children.push(Child::Pod(Box::new(fixtures::proxy_pod("127.0.0.1"))));
         children.push(Child::Pod(Box::new(fixtures::agent_pod())));
         let sandbox = fixtures::sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
-        Self { children, unseen: Vec::new(), others: Vec::new(), sandbox, probe: WallProbe::None }
+        Self { children, unseen: Vec::new(), others: Vec::new(), sandbox, probe: WallProbe::None, seen: None }
     }
 
     pub(super) fn without(mut self, kind: ChildKind, name: &str) -> Self {
@@ -48,6 +52,32 @@ impl Scene {
 
     pub(super) fn beside(mut self, policy: NetworkPolicy) -> Self {
         self.others.push(policy);
+        self
+    }
+
+    /// With its Service as described.
+    fn service(self, describe: impl Fn(&Identity) -> Service) -> Self {
+        let mut scene = self.without(ChildKind::Service, "fix-login-proxy");
+        scene.children.push(fixtures::service(describe(&fixtures::identity())));
+        scene
+    }
+
+    /// With its agent's pod changed.
+    fn agent(self, change: impl Fn(&Pod) -> Pod) -> Self {
+        self.pod("fix-login-agent", change)
+    }
+
+    /// With its proxy's pod changed.
+    fn proxy(self, change: impl Fn(&Pod) -> Pod) -> Self {
+        self.pod("fix-login-proxy", change)
+    }
+
+    fn pod(mut self, name: &str, change: impl Fn(&Pod) -> Pod) -> Self {
+        for child in self.children.iter_mut().filter(|child| child.name() == name) {
+            if let Child::Pod(pod) = child {
+                **pod = change(pod);
+            }
+        }
         self
     }
 
@@ -84,6 +114,9 @@ impl Scene {
         let ctx = fixtures::ctx(api.client.clone(), &self.sandbox, &self.children, &self.others);
         let mut ctx = Arc::into_inner(ctx).unwrap();
         ctx.wall_probe = self.probe;
+        if let Some(proxy) = &self.seen {
+            ctx.recent.saw_closed(fixtures::UID, proxy);
+        }
         let ctx = Arc::new(ctx);
         let sandbox = Arc::new(self.sandbox);
         let mut result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
@@ -238,9 +271,10 @@ async fn an_agent_whose_labels_cannot_be_given_back_is_stopped() {
 }
 
 #[tokio::test]
-async fn an_agents_labels_are_given_back_while_its_proxy_is_being_replaced_and_no_agent_is_made() {
-    let without_proxy = || Scene::running().without(ChildKind::Pod, "fix-login-proxy");
-    let mut scene = without_proxy().without(ChildKind::Pod, "fix-login-agent");
+async fn an_agents_labels_are_given_back_while_its_proxy_is_being_replaced() {
+    let mut scene = Scene::running()
+        .without(ChildKind::Pod, "fix-login-proxy")
+        .without(ChildKind::Pod, "fix-login-agent");
     let mut pod = fixtures::agent_pod();
     pod.metadata.labels.as_mut().unwrap().remove(LABEL_SANDBOX_UID);
     scene.children.push(Child::Pod(Box::new(pod)));
@@ -248,12 +282,6 @@ async fn an_agents_labels_are_given_back_while_its_proxy_is_being_replaced_and_n
     assert!(after.api.was_asked("PATCH pods/fix-login-agent"), "{:?}", after.api.writes());
     let labels = &after.api.body("PATCH pods/fix-login-agent")["metadata"]["labels"];
     assert_eq!(labels[LABEL_SANDBOX_UID], fixtures::UID);
-
-    let after = without_proxy().without(ChildKind::Pod, "fix-login-agent").pass(takes_all()).await;
-    let pods: Vec<Value> =
-        after.api.asked().into_iter().filter(|a| a.line == "POST pods").map(|a| a.body).collect();
-    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
-    assert_eq!(names, ["fix-login-proxy"]);
 }
 
 pub(super) fn opens_everything(name: &str) -> NetworkPolicy {
@@ -348,9 +376,8 @@ async fn a_finalizer_that_is_off_is_not_taken_off_again_though_the_watch_still_s
 async fn a_confirmation_that_finds_the_proxy_open_stops_the_agent_without_patience() {
     let _open = TcpListener::bind("127.0.77.3:3128").await.unwrap();
     let mut proxy = fixtures::proxy_pod("127.0.77.3");
-    let just_now =
-        json!([{"type": "Ready", "status": "True", "lastTransitionTime": Timestamp::now().to_string()}]);
-    proxy.status.as_mut().unwrap().conditions = Some(from(just_now));
+    let just_now = json!({"running": {"startedAt": Timestamp::now().to_string()}});
+    proxy.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(just_now));
     for seen_before in [true, false] {
         let mut scene = Scene::running().without(ChildKind::Pod, "fix-login-proxy");
         scene.children.push(Child::Pod(Box::new(proxy.clone())));
@@ -366,7 +393,7 @@ async fn a_confirmation_that_finds_the_proxy_open_stops_the_agent_without_patien
     }
 }
 
-/// Three passes: nothing is there, the proxy serves, the agent runs.
+/// Four passes: nothing is there, the proxy serves, the fence has reported and the agent runs, the proof is confirmed.
 #[tokio::test]
 async fn a_cold_start_writes_each_child_once_and_a_status_for_each_stage() {
     let bare = || {
@@ -384,14 +411,18 @@ async fn a_cold_start_writes_each_child_once_and_a_status_for_each_stage() {
         "POST networkpolicies",
         "POST networkpolicies",
         "POST pods",
+        "POST pods",
         "POST secrets",
         "POST serviceaccounts",
         "POST serviceaccounts",
         "POST services",
     ];
     assert_eq!(first, wanted);
-    let serving = Scene::running().without(ChildKind::Pod, "fix-login-agent").pass(takes_all()).await;
-    assert_eq!(serving.api.writes(), ["POST pods", STATUS]);
+    let starting = |pod: &Pod| Pod { status: None, ..pod.clone() };
+    let serving = Scene::running().service(service::shut).agent(starting).pass(takes_all()).await;
+    assert_eq!(serving.api.writes(), [SERVICE_IS_WRITTEN, STATUS]);
     let running = Scene::running().pass(takes_all()).await;
     assert_eq!(running.api.writes(), [STATUS], "the fence has reported, the agent runs");
 }
+
+mod way;

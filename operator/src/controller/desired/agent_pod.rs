@@ -35,7 +35,9 @@ const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const TRUST_BYTES: i64 = 4 << 20;
 /// Disk space of the fence: its trust files and its log.
 const FENCE_DISK_BYTES: i64 = 16 << 20;
-const FENCE_DEADLINE_SECS: u32 = 20;
+/// The fence waits for its proxy too, which may have to pull its image: one that gives up sooner is only started again,
+/// and the kubelet pauses longer each time.
+const FENCE_DEADLINE_SECS: u32 = 60;
 /// Seconds in which a program may end before it is killed.
 const GRACE_SECS: i64 = 10;
 /// Agents mostly wait for a model: a small share of a limit is reserved, so that many fit on a node.

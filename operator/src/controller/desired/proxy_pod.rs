@@ -8,9 +8,9 @@ use std::net::Ipv4Addr;
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{ANNOTATION_POLICY_HASH, PORT_ADMIN};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath, Pod, PodSecurityContext,
-    PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SecretProjection, Sysctl, Volume,
-    VolumeProjection,
+    ConfigMapVolumeSource, Container, ContainerPort, ExecAction, HTTPGetAction, KeyToPath, Lifecycle,
+    LifecycleHandler, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SecretProjection, Sysctl, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -27,6 +27,8 @@ use crate::platform::Platform;
 
 /// Name of the container, which status looks for.
 pub const CONTAINER: &str = "proxy";
+/// Where its image holds the program, for what the kubelet runs in the container beside it.
+const PROGRAM: &str = "/agentsandbox-proxy";
 /// The proxy's user.
 const USER: i64 = 65_532;
 const POLICY_DIR: &str = "/etc/agentsandbox/policy";
@@ -97,6 +99,7 @@ fn container(platform: &Platform, sealed: &Sealed) -> Container {
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(args.to_vec()),
         ports: Some(container_ports()),
+        lifecycle: Some(await_serving()),
         readiness_probe: Some(readiness()),
         resources: Some(ResourceRequirements {
             limits: Some(LIMITS.map(quantity).into()),
@@ -131,6 +134,17 @@ fn container_ports() -> Vec<ContainerPort> {
     ports
 }
 
+/// The kubelet calls a container started only when this has ended well, so that "started" means "it listens"; the
+/// readiness probe, which ticks once a second, says so later.
+fn await_serving() -> Lifecycle {
+    let command = vec![PROGRAM.to_owned(), "await-serving".to_owned()];
+    let exec = ExecAction { command: Some(command) };
+    Lifecycle {
+        post_start: Some(LifecycleHandler { exec: Some(exec), ..LifecycleHandler::default() }),
+        ..Lifecycle::default()
+    }
+}
+
 fn readiness() -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
@@ -139,7 +153,7 @@ fn readiness() -> Probe {
             scheme: Some("HTTP".to_owned()),
             ..HTTPGetAction::default()
         }),
-        // The shortest period there is: the agent waits for this.
+        // The shortest period there is: ProxyReady, and the proof, wait for this.
         period_seconds: Some(1),
         failure_threshold: Some(3),
         timeout_seconds: Some(1),

@@ -9,6 +9,7 @@ use super::*;
 use crate::controller::accept::accept;
 use crate::controller::apply::Sealed;
 use crate::controller::evaluate::selects;
+use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
 
 fn sealed() -> Sealed {
@@ -41,7 +42,8 @@ fn each_child_is_as_reviewed() {
     yaml("network_policy_agent", &network_policy::agent(&identity()));
     yaml("network_policy_proxy", &network_policy::proxy(&accepted, &platform()));
     yaml("policy_config_map", &policy_document::config_map(&accepted, &platform()));
-    yaml("service", &service::service(&identity()));
+    yaml("service_shut", &service::shut(&identity()));
+    yaml("service_open", &service::open(&identity(), &ProxyClosed::for_tests()));
     yaml("proxy_pod", &proxy());
     yaml("agent_pod", &agent());
 }
@@ -70,9 +72,20 @@ fn o_n3_each_policy_selects_the_pod_it_guards() {
         let selector = policy.spec.unwrap().pod_selector.unwrap();
         assert!(selects(&selector, &pod.metadata.labels.unwrap()));
     }
-    let service = service::service(&identity()).spec.unwrap().selector.unwrap();
-    let labels = proxy().metadata.labels.unwrap();
-    assert!(service.iter().all(|(key, value)| labels.get(key) == Some(value)));
+}
+
+#[test]
+fn a_service_that_is_shut_selects_no_pod_of_ours_and_an_open_one_the_proxys_alone() {
+    let selects = |service: Service, pod: Pod| {
+        let (selector, labels) = (service.spec.unwrap().selector.unwrap(), pod.metadata.labels.unwrap());
+        assert!(!selector.is_empty(), "without a selector its old endpoints would stay");
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let (shut, open) = (service::shut(&identity()), service::open(&identity(), &ProxyClosed::for_tests()));
+    assert!(selects(open.clone(), proxy()) && !selects(open.clone(), agent()));
+    assert!(!selects(shut.clone(), proxy()) && !selects(shut.clone(), agent()));
+    assert_eq!(service::narrowed(&identity(), &open), shut);
+    assert_eq!(service::narrowed(&identity(), &shut), shut);
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //! known starts no agent.
 //!
 //! One failure is weak evidence, since a lost packet or a proxy that restarts in this very moment looks the same; two,
-//! [`CONFIRM_AFTER`] apart, are strong. The agent's pod is made on the first, for it takes about as long to start as the
-//! second takes to come, and the fence inside proves its own walls anyway. `NetworkIsolated` is true on the second only,
-//! and a connection that succeeds instead stops the agent. A sighting is about one run of one proxy: another pod, or
-//! another run of its container, is tried anew.
+//! [`CONFIRM_AFTER`] apart, are strong. The way from agent to proxy is opened on the first, for the fence inside proves its
+//! own walls anyway. `NetworkIsolated` is true on the second only, and a connection that succeeds instead shuts the way and
+//! stops the agent. The first is made as soon as the proxy says that it listens; the second counts only while the kubelet
+//! calls it ready, for of a proxy that does not serve a refusal proves nothing. A sighting is about one run of one proxy:
+//! another pod, or another run of its container, is tried anew.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -21,7 +22,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::net::TcpStream;
 
-use super::{Recent, address, ready_since};
+use super::{Recent, address, ready_since, serving_since};
 use crate::config::WallProbe;
 use crate::controller::desired::proxy_pod;
 
@@ -47,6 +48,17 @@ pub enum Closedness {
     Proven(ProxyClosed),
     /// The operator's flags waive the proof.
     Waived(ProxyClosed),
+}
+
+impl Closedness {
+    /// The proof, if there is one.
+    #[must_use]
+    pub const fn proof(&self) -> Option<&ProxyClosed> {
+        match self {
+            Self::Seen(proof, _) | Self::Proven(proof) | Self::Waived(proof) => Some(proof),
+            Self::Untried | Self::Unclear(_) | Self::Open | Self::Reopened => None,
+        }
+    }
 }
 
 /// Evidence that the proxy serves and is closed to the operator; only the probe makes it.
@@ -98,7 +110,7 @@ pub async fn closedness(
     probe: WallProbe,
     recent: &Recent,
 ) -> Closedness {
-    let Some(pod) = proxy.filter(|pod| ready_since(pod).is_some()) else { return Closedness::Untried };
+    let Some(pod) = proxy.filter(|pod| serving_since(pod).is_some()) else { return Closedness::Untried };
     let (Some(run), Some(address)) = (run(pod), address(pod)) else { return Closedness::Untried };
     if probe == WallProbe::None {
         return Closedness::Waived(ProxyClosed { _only_the_probe_makes_it: () });
@@ -111,10 +123,17 @@ pub async fn closedness(
         Ok(result) => sight(&result.map(|_| ())),
         Err(_) => Sight::Closed,
     };
+    let sight = match sight {
+        // A kubelet that was restarted meanwhile calls a container started whose hook never ended.
+        Sight::Closed if recent.sightings.is_tried(sandbox_uid, &run) && ready_since(pod).is_none() => {
+            Sight::Unclear("the proxy is not ready".to_owned())
+        }
+        sight => sight,
+    };
     recent.sightings.judge(sandbox_uid, run, sight, Instant::now())
 }
 
-/// None for a container whose run is not known: a pod that is ready has one.
+/// None for a container whose run is not known: a pod that serves has one.
 fn run(pod: &Pod) -> Option<ProxyRun> {
     let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
     let container = containers.iter().find(|status| status.name == proxy_pod::CONTAINER)?;
@@ -149,6 +168,12 @@ impl Sightings {
                 (!due_in.is_zero()).then_some(Closedness::Seen(closed, due_in))
             }
         }
+    }
+
+    /// Whether this run was seen closed before.
+    fn is_tried(&self, sandbox_uid: &str, run: &ProxyRun) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(sandbox_uid).is_some_and(|sighting| sighting.run == *run)
     }
 
     /// Takes in what an attempt showed.

@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::apply::Sealed;
 use crate::controller::desired;
+use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{self, accepted, agent_pod, from, identity, live, observed, platform, proxy_pod};
 
 fn now() -> Timestamp {
@@ -195,4 +196,29 @@ fn a_step_knows_its_kind() {
         assert_eq!(Step::Create(child.clone()).kind(), child.kind());
         assert_eq!(Step::Foreign(child.kind(), "x".to_owned()).kind(), child.kind());
     }
+}
+
+#[test]
+fn a_service_that_is_open_and_else_as_wanted_is_left_and_one_that_was_changed_comes_back_shut() {
+    let wanted = || desired::boundary(&accepted(|_| ()), &platform());
+    let open = || desired::service::open(&identity(), &ProxyClosed::for_tests());
+    let planned = |change: fn(&mut k8s_openapi::api::core::v1::Service)| {
+        let mut standing = open();
+        change(&mut standing);
+        let seen = observed(vec![fixtures::service(standing)], Vec::new());
+        boundary(wanted(), &seen, &identity(), now()).supplies.pop().unwrap()
+    };
+    assert_eq!(planned(|_| ()), Step::Leave(fixtures::service(open())));
+    let shut = Child::Service(Box::new(desired::service::shut(&identity())));
+    let changes: [fn(&mut k8s_openapi::api::core::v1::Service); 4] = [
+        |s| s.spec.as_mut().unwrap().selector = None,
+        |s| s.spec.as_mut().unwrap().selector = Some([("app".to_owned(), "x".to_owned())].into()),
+        |s| s.spec.as_mut().unwrap().ports.as_mut().unwrap()[0].port = 9090,
+        |s| s.metadata.labels = None,
+    ];
+    for change in changes {
+        assert_eq!(planned(change), Step::Repair(shut.clone()));
+    }
+    let none = boundary(wanted(), &Observed::default(), &identity(), now()).supplies.pop().unwrap();
+    assert_eq!(none, Step::Create(shut));
 }

@@ -74,6 +74,7 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
             "From inside the sandbox these direct routes are open: {}. Make the cluster's network plugin enforce NetworkPolicies for them; the agent is not started.",
             report.walls.open.join(", ")
         )),
+        FenceVerdict::ProxyUnreachable if closed.proof().is_none() => unprobed(closed).unwrap_or_else(early),
         FenceVerdict::ProxyUnreachable => (Holds::Unknown, Reason::ProxyUnreachable,
             format!("The fence could not enrol with the proxy and tries again: {}", report.message)),
         FenceVerdict::Failed => (Holds::Unknown, Reason::FenceFailed, format!("The fence failed and tries again: {}", report.message)),
@@ -97,6 +98,12 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
                 "The agent's routes are closed; the proxy has not been proven closed to others since it was replaced.".to_owned()),
         },
     }
+}
+
+/// The fence of an agent's pod that came up before its proxy.
+fn early() -> (Holds, Reason, String) {
+    let message = "The proxy does not serve yet, or was not found closed to others yet, so nothing leads to it; the fence waits for it.";
+    (Holds::Unknown, Reason::ProxyStarting, message.to_owned())
 }
 
 fn silent() -> (Holds, Reason, String) {
@@ -228,6 +235,13 @@ pub fn is_proven(pod: &Pod) -> bool {
     report.is_some_and(|report| {
         report.version == VERSION && report.verdict == FenceVerdict::Proven && is_whole(&report)
     })
+}
+
+/// Whether the kubelet lets this pod's fence, which failed before, wait before it starts it again.
+#[must_use]
+pub fn is_backing_off(pod: &Pod) -> bool {
+    let waiting = init_status(pod).and_then(|status| status.state.as_ref()?.waiting.as_ref());
+    waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"))
 }
 
 /// What the fence said when it ended, if it has not begun again: a pod whose own sandbox restarted is another network.

@@ -160,7 +160,10 @@ fn stuck(status: &ContainerStatus, what: &str, failing: Reason) -> Option<(Reaso
                 status.name
             ),
         )),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+        "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError"
+        | "PostStartHookError" => {
             Some((failing, format!("The {what}'s container cannot be started: {detail}")))
         }
         _ => None,

@@ -133,15 +133,33 @@ fn isolation_is_true_on_every_proof_together_and_on_nothing_less() {
 #[test]
 fn an_open_proxy_is_told_once_it_has_been_open_for_longer_than_policies_take() {
     let mut pod = proxy_pod("10.244.0.8");
-    let conditions =
-        json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-05-31T23:59:58Z"}]);
-    pod.status.as_mut().unwrap().conditions = Some(from(conditions));
+    let running = json!({"running": {"startedAt": "2026-05-31T23:59:58Z"}});
+    pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(running));
     let young = told(with(|w| {
         w.closed = Closedness::Open;
         w.proxy = Applied::Present(Box::new(pod));
         w.agent = Applied::Absent;
     }));
     says(&young, "NetworkIsolated", "Unknown", "FencePending");
+}
+
+#[test]
+fn a_fence_that_came_before_its_proxy_raises_no_alarm() {
+    let early = |closed: Closedness| {
+        told(with(|w| {
+            w.closed = closed;
+            w.agent = fenced(|r| r["verdict"] = json!("ProxyUnreachable"));
+        }))
+    };
+    says(&early(Closedness::Untried), "NetworkIsolated", "Unknown", "ProxyStarting");
+    says(&early(Closedness::Unclear("EMFILE".to_owned())), "NetworkIsolated", "Unknown", "ProbeFailed");
+    let proof = ProxyClosed::for_tests();
+    says(&early(Closedness::Proven(proof)), "NetworkIsolated", "Unknown", "ProxyUnreachable");
+    let open = told(with(|w| {
+        w.closed = Closedness::Untried;
+        w.agent = fenced(|r| r["verdict"] = json!("EgressOpen"));
+    }));
+    says(&open, "NetworkIsolated", "False", "EgressOpen");
 }
 
 #[test]

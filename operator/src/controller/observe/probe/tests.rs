@@ -98,7 +98,7 @@ async fn a_proxy_is_tried_over_a_real_socket_once_it_serves() {
     let recent = Recent::default();
     let pod = proxy_pod("127.0.66.1");
     let mut starting = pod.clone();
-    starting.status.as_mut().unwrap().conditions = None;
+    starting.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].started = Some(false);
     assert_eq!(closedness(UID, Some(&starting), WallProbe::Connect, &recent).await, Closedness::Untried);
     assert_eq!(closedness(UID, None, WallProbe::Connect, &recent).await, Closedness::Untried);
     let waived = closedness(UID, Some(&pod), WallProbe::None, &recent).await;
@@ -116,6 +116,38 @@ async fn a_proxy_is_tried_over_a_real_socket_once_it_serves() {
     assert!(matches!(known, Closedness::Seen(..)), "not tried again before its time: {known:?}");
     let anew = closedness(UID, Some(&restarted), WallProbe::Connect, &recent).await;
     assert_eq!(anew, Closedness::Open, "another run was never seen closed");
+}
+
+/// The proxy's pod before its readiness probe has ticked.
+fn unready(address: &str) -> Pod {
+    let mut pod = proxy_pod(address);
+    pod.status.as_mut().unwrap().conditions = None;
+    pod
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_said_that_it_listens_is_tried_before_the_kubelet_calls_it_ready() {
+    let tried = closedness(UID, Some(&unready("127.0.66.3")), WallProbe::Connect, &Recent::default()).await;
+    assert_eq!(tried, Closedness::Seen(closed(), CONFIRM_AFTER));
+    let mut pod = unready("127.0.66.3");
+    pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(json!({})));
+    let tried = closedness(UID, Some(&pod), WallProbe::Connect, &Recent::default()).await;
+    assert_eq!(tried, Closedness::Untried, "it does not run");
+}
+
+#[tokio::test]
+async fn a_sighting_is_confirmed_only_while_the_kubelet_calls_the_proxy_ready() {
+    let recent = Recent::default();
+    recent.saw_closed(UID, &unready("127.0.66.4"));
+    let tried = closedness(UID, Some(&unready("127.0.66.4")), WallProbe::Connect, &recent).await;
+    assert_eq!(tried, Closedness::Seen(closed(), CONFIRM_AFTER), "a refusal may be that of a dead proxy");
+    let tried = closedness(UID, Some(&proxy_pod("127.0.66.4")), WallProbe::Connect, &recent).await;
+    assert_eq!(tried, Closedness::Proven(closed()));
+    let recent = Recent::default();
+    recent.saw_closed(UID, &unready("127.0.66.5"));
+    let _listener = TcpListener::bind("127.0.66.5:3128").await.unwrap();
+    let tried = closedness(UID, Some(&unready("127.0.66.5")), WallProbe::Connect, &recent).await;
+    assert_eq!(tried, Closedness::Reopened, "a connection is one, ready or not");
 }
 
 #[tokio::test]

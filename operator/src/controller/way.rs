@@ -1,0 +1,59 @@
+//! The way from agent to proxy: whether it is open, shut or kept in this pass. The agent's pod starts beside its proxy's,
+//! so this gate, and not the pod's absence, keeps an agent from starting before the operator has seen the proxy closed.
+
+use kube::ResourceExt;
+
+use super::Ctx;
+use super::accept::Identity;
+use super::apply::{self, ApplyError, Gated, Sealed};
+use super::desired::{ChildKind, service};
+use super::evaluate::Unwidened;
+use super::observe::{Closedness, Observed};
+use super::plan::{self, Doomed, Step};
+use super::status::evidence::is_backing_off;
+
+/// The way from agent to proxy: open on a proof, kept by an agent that runs behind a proven fence as long as nothing
+/// speaks against its proxy, else shut. Where it cannot be shut, a fence that has proven nothing yet is stopped.
+pub(super) async fn judged(
+    ctx: &Ctx,
+    identity: &Identity,
+    observed: &Observed,
+    sealed: &Sealed,
+    unwidened: &Unwidened,
+    closed: &Closedness,
+) -> Result<Gated, ApplyError> {
+    if let Some(proof) = closed.proof() {
+        let step = plan::way(service::open(identity, proof), sealed.service());
+        if matches!(step, Step::Repair(_)) {
+            rouse(ctx, identity, observed).await?;
+        }
+        return apply::admit(&ctx.writer, identity, sealed, proof, unwidened, step).await;
+    }
+    let enrolled = super::enrolled(observed, identity);
+    match (closed, enrolled) {
+        (Closedness::Untried | Closedness::Unclear(_), Some(agent)) => Ok(apply::keep(agent)),
+        _ => {
+            let shut = shut(ctx, identity, sealed).await;
+            if shut.is_err() && enrolled.is_none() {
+                super::halt(ctx, identity).await?;
+            }
+            shut
+        }
+    }
+}
+
+/// Shuts the way from agent to proxy.
+pub(super) async fn shut(ctx: &Ctx, identity: &Identity, sealed: &Sealed) -> Result<Gated, ApplyError> {
+    apply::shut(&ctx.writer, identity, plan::way(service::shut(identity), sealed.service())).await
+}
+
+/// A fence that gave up while its way was shut can be made to wait five minutes by the kubelet: its pod is replaced, once
+/// for each time that the way is opened.
+async fn rouse(ctx: &Ctx, identity: &Identity, observed: &Observed) -> Result<(), ApplyError> {
+    let doomed = observed.agent_pod(identity).filter(|pod| is_backing_off(pod)).map(|pod| Doomed {
+        kind: ChildKind::Pod,
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+    });
+    apply::stop(&ctx.writer, &identity.namespace, doomed.into_iter().collect()).await
+}
