@@ -101,7 +101,7 @@ pub const PERMISSIONS: &[Permission] = &[
     cluster(
         "networking.k8s.io",
         "networkpolicies",
-        CHILD,
+        &["create", "delete", "list", "patch", "watch"],
         "apply, teardown: the walls of a sandbox; watched without a selector, because a foreign policy can widen them.",
     ),
     cluster(
