@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -204,15 +205,15 @@ async fn work(
         failures: Failures::default(),
         breaches: Breaches::default(),
     });
-    let filled = Arc::new(tokio::sync::OnceCell::new());
+    let filled = filled(stores);
     let halt = async move {
         // An error means that the sender is gone, which is a halt as well.
         let _ = halted.wait_for(|halted| *halted).await;
     };
     let orphans = {
-        let (ctx, stores) = (Arc::clone(&ctx), stores.clone());
+        let (ctx, filled) = (Arc::clone(&ctx), filled.clone());
         async move {
-            wait_until_filled(stores).await;
+            filled.await;
             orphans::watch(ctx, wall_deleted).await;
         }
     };
@@ -220,10 +221,10 @@ async fn work(
         .graceful_shutdown_on(halt)
         .run(
             move |sandbox, ctx: Arc<Ctx>| {
-                let (filled, stores) = (Arc::clone(&filled), stores.clone());
+                let filled = filled.clone();
                 async move {
                     // An empty watch must not be taken for an empty cluster.
-                    filled.get_or_init(|| wait_until_filled(stores)).await;
+                    filled.await;
                     reconcile(sandbox, ctx).await
                 }
             },
@@ -254,20 +255,25 @@ fn is_expected<E: std::error::Error, Q: std::error::Error>(error: &controller::E
     matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
 }
 
-async fn wait_until_filled(stores: Stores) {
-    // Each of these fails only when its watch is dropped, which is the end of the process.
-    let _ = tokio::join!(
-        stores.sandboxes.wait_until_ready(),
-        stores.credentials.wait_until_ready(),
-        stores.classes.wait_until_ready(),
-        stores.runtime_classes.wait_until_ready(),
-        stores.network_policies.wait_until_ready(),
-        stores.service_accounts.wait_until_ready(),
-        stores.config_maps.wait_until_ready(),
-        stores.services.wait_until_ready(),
-        stores.pods.wait_until_ready(),
-    );
-    tracing::info!("the watches are filled");
+/// Completes once every watch has brought what there is. A store wakes only the last of those who wait for it, so there is
+/// one wait, and everybody shares it.
+fn filled(stores: Stores) -> Shared<BoxFuture<'static, ()>> {
+    let all = async move {
+        // Each of these fails only when its watch is dropped, which is the end of the process.
+        let _ = tokio::join!(
+            stores.sandboxes.wait_until_ready(),
+            stores.credentials.wait_until_ready(),
+            stores.classes.wait_until_ready(),
+            stores.runtime_classes.wait_until_ready(),
+            stores.network_policies.wait_until_ready(),
+            stores.service_accounts.wait_until_ready(),
+            stores.config_maps.wait_until_ready(),
+            stores.services.wait_until_ready(),
+            stores.pods.wait_until_ready(),
+        );
+        tracing::info!("the watches are filled");
+    };
+    all.boxed().shared()
 }
 
 async fn wait_for_lease(leases: &Api<Lease>, identity: &str, tenure: &Tenure) {
@@ -329,7 +335,9 @@ fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use agentsandbox_crds::AgentSandbox;
-    use kube::runtime::reflector::ObjectRef;
+    use kube::runtime::reflector::store::Writer;
+    use kube::runtime::reflector::{Lookup, ObjectRef, store};
+    use kube::runtime::watcher::Event;
 
     use super::*;
 
@@ -346,6 +354,53 @@ mod tests {
         assert_eq!(until_stopped(&mut working, async {}, lost()).await, Stopped::Told);
         assert_eq!(until_stopped(&mut working, told(), async {}).await, Stopped::LeaseLost);
         working.abort();
+    }
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_the_watches_is_woken() {
+        fn init<K>(mut writer: Writer<K>)
+        where
+            K: Lookup + Clone + 'static,
+            K::DynamicType: Default + Eq + std::hash::Hash + Clone,
+        {
+            writer.apply_watcher_event(&Event::Init);
+            writer.apply_watcher_event(&Event::InitDone);
+        }
+        let (sandboxes, a) = store();
+        let (credentials, b) = store();
+        let (classes, c) = store();
+        let (runtime_classes, d) = store();
+        let (network_policies, e) = store();
+        let (service_accounts, f) = store();
+        let (config_maps, g) = store();
+        let (services, h) = store();
+        let (pods, i) = store();
+        let filled = filled(Stores {
+            sandboxes,
+            credentials,
+            classes,
+            runtime_classes,
+            network_policies,
+            service_accounts,
+            config_maps,
+            services,
+            pods,
+        });
+        let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(filled.clone())).collect();
+        // On this runtime of one thread, each of them has begun to wait once this comes back.
+        tokio::task::yield_now().await;
+        init(a);
+        init(b);
+        init(c);
+        init(d);
+        init(e);
+        init(f);
+        init(g);
+        init(h);
+        init(i);
+        let all = futures::future::join_all(waiting);
+        let woken = tokio::time::timeout(Duration::from_secs(10), all).await;
+        assert!(woken.is_ok_and(|waits| waits.iter().all(Result::is_ok)), "somebody still waits");
     }
 
     #[test]

@@ -6,10 +6,11 @@ use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use xtask::install;
 
 use crate::fixtures;
 
@@ -146,6 +147,33 @@ spec: {isolation: GVisor, runtimeClassName: impostor}
             .flat_map(|s| s.container_statuses.iter().flatten())
             .any(|c| c.name == "agent" && c.started == Some(true));
         assert!(!started, "the agent started under runc");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn o_r23_an_operator_that_was_restarted_looks_after_the_sandboxes_that_are_there() {
+    let rig = Rig::alone().await;
+    with_namespace(&rig, "restarted", async |ns| {
+        let sandbox = ready(&ns, "s").await;
+        let operators: Api<Pod> = Api::namespaced(ns.client.clone(), install::NAMESPACE);
+        let label = ListParams::default().labels("app.kubernetes.io/component=operator");
+        let old: Vec<_> =
+            operators.list(&label).await.unwrap().into_iter().filter_map(|p| p.metadata.name).collect();
+        assert!(!old.is_empty(), "there is no operator");
+        for name in &old {
+            operators.delete(name, &DeleteParams::default()).await.unwrap();
+        }
+        eventually("another operator", Duration::from_secs(60), || async {
+            let all = operators.list(&label).await.map_err(|e| e.to_string())?;
+            let names: Vec<_> = all.into_iter().filter_map(|p| p.metadata.name).collect();
+            if names.iter().any(|name| !old.contains(name)) { Ok(()) } else { Err(format!("{names:?}")) }
+        })
+        .await;
+        is_recreated::<NetworkPolicy>(&ns, "s-agent", REPAIR).await;
+        sandbox.ready().await;
+        // Another sandbox, too: the watches work on.
+        ready(&ns, "next").await;
     })
     .await;
 }
