@@ -13,6 +13,7 @@
 
 pub mod folds;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,6 +108,9 @@ struct Sandbox {
 /// Where the lines go.
 pub struct Audit {
     sink: Mutex<Sink>,
+    /// Of this run alone: a proxy that was started again counts from the beginning, and its ids must not be taken for those
+    /// of the run before.
+    run: u64,
     requests: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -144,6 +148,7 @@ impl Audit {
     pub fn new(out: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             sink: Mutex::new(Sink { seq: 0, torn: false, out }),
+            run: RandomState::new().build_hasher().finish(),
             requests: AtomicU64::new(0),
             metrics,
         })
@@ -169,7 +174,7 @@ impl Audit {
                 }),
                 entrance,
                 event: Event::Deny,
-                request_id: format!("{:08x}-{number:06x}", std::process::id()),
+                request_id: format!("{:016x}-{number:06x}", self.run),
                 host: None,
                 port: None,
                 method: None,

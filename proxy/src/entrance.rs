@@ -29,7 +29,8 @@ use tokio::time::timeout;
 use self::resets::Watched;
 use crate::audit::Recorded;
 use crate::limits::{
-    HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
+    H2_CONNECTION_WINDOW_BYTES, H2_STREAM_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX,
+    HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::Body;
@@ -218,6 +219,8 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .serve_connection(TokioIo::new(io), service_fn(service));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -9,7 +9,7 @@ use agentsandbox_policy::{Injection, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, TE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
     TRANSFER_ENCODING,
 };
 use zeroize::Zeroizing;
@@ -51,6 +51,9 @@ const HOP_BY_HOP: [&str; 10] = [
     "trailer",
     "upgrade",
 ];
+/// Fields by which a client asks for a compressed answer. What is compressed cannot be searched for the secret while it
+/// passes by.
+const COMPRESSION: [&str; 3] = ["accept-encoding", "connect-accept-encoding", "grpc-accept-encoding"];
 /// Fields by which a client could make an upstream judge another host, path, method or client than we judged.
 const FORWARDING: [&str; 18] = [
     "cf-connecting-ip",
@@ -91,6 +94,7 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
             AUTH_SLOTS.contains(&plain.as_str())
                 // A session of the agent's own could speak in place of the key. Without a key there is none to replace.
                 || (injection.is_some() && plain == "cookie")
+                || (injection.is_some() && COMPRESSION.contains(&plain.as_str()))
                 || own.as_deref() == Some(plain.as_str())
                 || HOP_BY_HOP.contains(&plain.as_str())
                 || FORWARDING.contains(&plain.as_str())
@@ -105,6 +109,12 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     join_cookies(headers);
+}
+
+/// Removes from the answer to a secret a session that was opened with it: the agent could show that to the same host where
+/// the credential does not go.
+pub fn strip_session(headers: &mut HeaderMap) {
+    headers.remove(SET_COOKIE);
 }
 
 /// Removes from an answer what is only for this hop.
@@ -226,6 +236,29 @@ mod tests {
                 !format!("{headers:?}").contains("0123456789") && !format!("{headers:?}").contains("dTpzay")
             );
         }
+    }
+
+    #[test]
+    fn where_a_key_is_injected_nobody_asks_for_compression_in_any_spelling() {
+        for name in ["accept-encoding", "accept_encoding", "grpc-accept-encoding", "connect-accept-encoding"]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("gzip"));
+            let mut bare = headers.clone();
+            strip_request(&mut headers, Some(&Injection::Bearer));
+            strip_request(&mut bare, None);
+            assert_eq!((headers.len(), bare.len()), (0, 1), "{name}");
+        }
+    }
+
+    #[test]
+    fn p_f14_a_session_that_was_opened_with_the_key_is_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        headers.append(SET_COOKIE, HeaderValue::from_static("session=1"));
+        headers.append(SET_COOKIE, HeaderValue::from_static("other=2"));
+        headers.insert("x-plain", HeaderValue::from_static("stays"));
+        strip_session(&mut headers);
+        assert_eq!(headers.len(), 1);
     }
 
     #[test]

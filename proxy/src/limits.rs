@@ -57,6 +57,17 @@ pub const DNS_QUERIES_PER_SECOND_MAX: u32 = 500;
 pub const DNS_TTL_SECS: u32 = 30;
 /// Time a DNS client may hold a TCP connection without asking.
 pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end of a frame that may be the beginning of a secret waits for the next frame. What follows later is masked
+/// all the same; a peer that waits for exactly these bytes goes on.
+pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
+/// What one HTTP/2 stream and one connection may send before it is read. All connections together stay below the memory
+/// that the proxy's pod has.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// See [`H2_STREAM_WINDOW_BYTES`].
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Connections to the enrolment port at a time: they are not the agent's, and a flood of the agent's must not keep out the
+/// fence of its successor.
+pub const ENROLMENTS_MAX: usize = 16;
 /// Decisions that repeat are counted for this long, and then their number is written down.
 pub const AUDIT_FOLD_WINDOW: Duration = Duration::from_secs(10);
 /// Kinds of repeated decisions with a line of their own in one window; an agent can make up any number of names.

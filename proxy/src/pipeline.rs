@@ -181,7 +181,8 @@ async fn exchange(
     let secret = secret(proxy, &permit)?;
     let recorded = entry.begins(&permit).map_err(Denial::from)?;
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
-    let body = Upward::new(body, entry.traffic()).boxed_unsync();
+    let injection = permit.credential().map(|credential| credential.injection().clone());
+    let body = Upward::new(body, injection, entry.traffic()).boxed_unsync();
     let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
     let response = send(proxy, loaded, &permit, (request, &target), entry, &recorded).await?;
     Ok(Answered { response, scrubber, tunnel })
@@ -298,6 +299,7 @@ fn deliver(
     // The words behind a status code are the upstream's own, and would be passed on.
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
     if let Some(scrubber) = &scrubber {
+        headers::strip_session(response.headers_mut());
         scrubber.scrub(response.headers_mut());
     }
     entry.answers(response.status().as_u16());

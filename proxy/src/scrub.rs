@@ -52,6 +52,7 @@ impl Scrubber {
             encoded.extend(aligned(&pair(username, secret), 0));
         }
         encoded.push(hexadecimal(secret.expose()));
+        encoded.extend(escaped_forms(secret.expose()));
         needles.extend(encoded.into_iter().filter(|needle| needle.bytes.len() >= ENCODED_BYTES_MIN));
         // A longer one may hold a shorter one, and goes as a whole.
         needles.sort_by_key(|needle| std::cmp::Reverse(needle.bytes.len()));
@@ -186,6 +187,36 @@ fn aligned(bytes: &[u8], before: usize) -> impl Iterator<Item = Needle> {
         let whole = encoded.as_bytes().get(first..end)?;
         Some(Needle::exact(Zeroizing::new(whole.to_vec())))
     })
+}
+
+/// The secret as a query and as JSON text spell it, where that differs from the secret itself. Fields are read escape by
+/// escape anyway; a body is searched for these letter for letter.
+fn escaped_forms(bytes: &[u8]) -> impl Iterator<Item = Needle> {
+    let percent = |digits: &[u8; 16]| {
+        let mut text = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
+        for byte in bytes {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+                text.push(*byte);
+            } else {
+                let digit = |half: u8| digits.get(usize::from(half)).copied().unwrap_or(b'0');
+                text.extend([b'%', digit(byte >> 4), digit(byte & 0xf)]);
+            }
+        }
+        text
+    };
+    let json = |escaped: &[u8]| {
+        let mut text = Zeroizing::new(Vec::with_capacity(2 * bytes.len()));
+        for byte in bytes {
+            if escaped.contains(byte) {
+                text.push(b'\\');
+            }
+            text.push(*byte);
+        }
+        text
+    };
+    // Some encoders escape the slash and some do not.
+    let forms = [percent(b"0123456789ABCDEF"), percent(b"0123456789abcdef"), json(b"\"\\"), json(b"\"\\/")];
+    forms.into_iter().filter(move |form| form.as_slice() != bytes).map(Needle::exact)
 }
 
 fn hexadecimal(bytes: &[u8]) -> Needle {

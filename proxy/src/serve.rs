@@ -18,7 +18,7 @@ use crate::audit::folds::Folds;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT};
+use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -145,6 +145,7 @@ async fn write_folds(proxy: Arc<Proxy>) {
 }
 
 async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc<Semaphore>) {
+    let enrolments = Arc::new(Semaphore::new(ENROLMENTS_MAX));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -171,7 +172,8 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc
             // No slot: a probe must get through a flood.
             Port::Admin => Box::pin(admin::serve(Arc::clone(&proxy), io)),
             Port::Entrance(entrance) => {
-                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                let slots = if entrance == Entrance::Enrolment { &enrolments } else { &slots };
+                let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
                     proxy.metrics.connection_refused();
                     proxy.refuse_often(entrance, None, DenialReason::LimitExceeded);
                     continue;

@@ -11,21 +11,27 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use agentsandbox_policy::Injection;
+use tokio::time::{Sleep, sleep};
+
 use crate::audit::{Entry, Traffic};
+use crate::headers;
+use crate::limits::HELD_BYTES_PATIENCE;
 use crate::respond::BoxError;
 use crate::scrub::{BodyMask, Scrubber};
 
 /// The agent's body on its way up.
 pub struct Upward {
     inner: Incoming,
+    injection: Option<Injection>,
     traffic: Arc<Traffic>,
 }
 
 impl Upward {
-    /// Counts `inner` into `traffic`.
+    /// Counts `inner` into `traffic`. Its trailers lose what a request's fields lose: an upstream may merge them.
     #[must_use]
-    pub fn new(inner: Incoming, traffic: Arc<Traffic>) -> Self {
-        Self { inner, traffic }
+    pub fn new(inner: Incoming, injection: Option<Injection>, traffic: Arc<Traffic>) -> Self {
+        Self { inner, injection, traffic }
     }
 }
 
@@ -37,8 +43,13 @@ impl HttpBody for Upward {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         count(frame.as_ref(), &self.traffic.up);
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::strip_request(trailers, self.injection.as_ref());
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
@@ -65,24 +76,41 @@ struct Scrub {
     mask: BodyMask,
     /// Trailers that came while the body's last bytes were held.
     trailers: Option<HeaderMap>,
+    /// When held bytes go on although nothing followed them.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Downward {
     /// Counts `inner` into the entry, which is written when this is dropped.
     #[must_use]
     pub fn new(inner: Incoming, scrubber: Option<Scrubber>, entry: Entry) -> Self {
-        let scrub =
-            scrubber.map(|scrubber| Scrub { mask: BodyMask::new(&scrubber), scrubber, trailers: None });
+        let scrub = scrubber.map(|scrubber| Scrub {
+            mask: BodyMask::new(&scrubber),
+            scrubber,
+            trailers: None,
+            patience: None,
+        });
         Self { inner, scrub, traffic: entry.traffic(), _entry: entry }
     }
 }
 
 impl Scrub {
+    /// Held bytes, once nothing has followed them for long enough: their reader may be the one who has to speak next.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        if !self.mask.holds() {
+            return Poll::Pending;
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(HELD_BYTES_PATIENCE)));
+        ready!(patience.as_mut().poll(cx));
+        self.patience = None;
+        Poll::Ready(self.mask.release())
+    }
+
     /// What becomes of one event of the body; none when the next event has to come first.
     fn pass(&mut self, event: Option<Frame<Bytes>>) -> Option<Option<Frame<Bytes>>> {
         let Some(frame) = event else {
             return Some(match self.mask.holds() {
-                true => Some(Frame::data(self.mask.end())),
+                true => Some(Frame::data(self.mask.release())),
                 false => self.trailers.take().map(Frame::trailers),
             });
         };
@@ -96,7 +124,7 @@ impl Scrub {
                 self.scrubber.scrub(&mut trailers);
                 if self.mask.holds() {
                     self.trailers = Some(trailers);
-                    return Some(Some(Frame::data(self.mask.end())));
+                    return Some(Some(Frame::data(self.mask.release())));
                 }
                 Some(Some(Frame::trailers(trailers)))
             }
@@ -113,11 +141,18 @@ impl HttpBody for Downward {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+            let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let released = self.scrub.as_mut().map(|scrub| scrub.poll_patience(cx));
+                    return released.unwrap_or(Poll::Pending).map(|bytes| Some(Ok(Frame::data(bytes))));
+                }
+            };
             count(frame.as_ref(), &self.traffic.down);
             let Some(scrub) = &mut self.scrub else {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             };
+            scrub.patience = None;
             let event = match frame {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 Some(Ok(frame)) => Some(frame),

@@ -65,10 +65,12 @@ impl BodyMask {
         clean
     }
 
-    /// What was held, when the body ends.
+    /// What was held, when the body ends or when it has been held for too long. Whatever follows is still masked.
     #[must_use]
-    pub fn end(&mut self) -> Bytes {
-        Bytes::from(std::mem::take(&mut *self.held))
+    pub fn release(&mut self) -> Bytes {
+        let held = std::mem::take(&mut self.held);
+        self.passed.extend_from_slice(&held);
+        Bytes::copy_from_slice(&held)
     }
 
     /// Whether something is held.
@@ -124,7 +126,7 @@ mod tests {
         for frame in text.as_bytes().chunks(frame_bytes) {
             clean.extend_from_slice(&mask.pass(Bytes::copy_from_slice(frame)));
         }
-        clean.extend_from_slice(&mask.end());
+        clean.extend_from_slice(&mask.release());
         String::from_utf8(clean).unwrap()
     }
 
@@ -163,5 +165,29 @@ mod tests {
         assert_eq!(mask.pass(Bytes::from_static(b"...sk-l")), "...");
         assert!(mask.holds());
         assert_eq!(mask.pass(Bytes::from_static(b"amp")), "sk-lamp");
+    }
+
+    #[test]
+    fn p_f7_the_spelling_that_was_sent_in_a_query_and_the_one_of_json_are_masked() {
+        let key = "ab+cd/ef==\"0123";
+        let mut mask = BodyMask::new(&Scrubber::new(&Injection::Bearer, &Secret::of(key)));
+        for spelled in [
+            "ab%2Bcd%2Fef%3D%3D%220123",
+            "ab%2bcd%2fef%3d%3d%220123",
+            "ab+cd/ef==\\\"0123",
+            "ab+cd\\/ef==\\\"0123",
+        ] {
+            let clean = mask.pass(Bytes::from(format!("<{spelled}>")));
+            assert_eq!(clean, format!("<{}>", "*".repeat(spelled.len())), "{spelled}");
+        }
+    }
+
+    #[test]
+    fn what_follows_released_bytes_is_still_masked() {
+        let mut mask = mask();
+        let (left, right) = KEY.split_at(9);
+        assert_eq!(mask.pass(Bytes::from(left)), "");
+        assert_eq!(mask.release(), left);
+        assert_eq!(mask.pass(Bytes::from(right)), "*".repeat(right.len()));
     }
 }

@@ -375,3 +375,22 @@ async fn p_f6_the_key_comes_back_in_no_body_whole_or_cut_between_two_chunks() {
         assert_eq!(told.matches('*').count(), stars.len(), "{told}");
     }
 }
+
+#[tokio::test]
+async fn p_d14_trailers_lose_what_fields_lose() {
+    let policy = vec![("{type: Header, name: x-api-key}", "{type: Header, name: x-api-key}")];
+    let world = build(Setup { protocols: vec!["h2"], policy, ..Setup::default() }).await;
+    let request = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-plain\r\n\r\n2\r\nok\r\n0\r\n\
+         authorization: Bearer own\r\nx-api-key: own\r\nx-forwarded-host: evil.test\r\nx-plain: stays\r\n\r\n",
+        world.url("/v1/x"),
+        world.authority()
+    );
+    let told = speak(&world, Entrance::HttpProxy, request.as_bytes()).await;
+    // The upstream's echo is backwards.
+    let echo: String = told.chars().rev().collect();
+    assert!(echo.contains("trailer x-plain: stays"), "{echo}");
+    for gone in ["trailer authorization", "trailer x-api-key", "trailer x-forwarded-host"] {
+        assert!(!echo.contains(gone), "{echo}");
+    }
+}

@@ -132,7 +132,11 @@ async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Ech
         text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
     }
     let key = request.headers().get("x-api-key").cloned();
-    let sent = request.into_body().collect().await.unwrap().to_bytes();
+    let sent = request.into_body().collect().await.unwrap();
+    for (name, value) in sent.trailers().into_iter().flatten() {
+        text.push_str(&format!("trailer {name}: {}\n", value.to_str().unwrap()));
+    }
+    let sent = sent.to_bytes();
     text.push_str(&format!("body: {} bytes\n", sent.len()));
     // Backwards, which no scrubber looks for: a test has to see what arrived.
     let backwards: String = text.chars().rev().collect();
