@@ -42,6 +42,7 @@ pub mod observe;
 pub mod orphans;
 pub mod outcome;
 pub mod plan;
+mod progress;
 pub mod status;
 pub mod teardown;
 mod way;
@@ -55,6 +56,7 @@ use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
 use teardown::Teardown;
 
 pub use breach::Breaches;
+pub use progress::Progress;
 
 /// A pod's end wakes the next pass of a teardown, unless its labels were taken off: no watch shows it then.
 const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
@@ -83,6 +85,8 @@ pub struct Ctx {
     pub failures: Failures,
     /// Since when sandboxes are out of bounds.
     pub breaches: Breaches,
+    /// When statuses were last written.
+    pub progress: Progress,
 }
 
 /// Failures in a row, for the backoff of each object.
@@ -264,6 +268,7 @@ async fn end(
         ctx.recent.forget(&identity.uid);
         ctx.failures.clear(&identity.uid);
         ctx.breaches.end(&identity.uid);
+        ctx.progress.forget(&identity.uid);
         return Ok(Action::await_change());
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
@@ -295,10 +300,8 @@ async fn report(
         }
     };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
-    if let Some(status) = status::status(sandbox, &outcome, now) {
-        ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
-        events::publish(&ctx.recorder, sandbox, events::transitions(sandbox.status.as_ref(), &status)).await;
-    }
+    let untold_for = tell(ctx, sandbox, &outcome, now).await?;
+    let look_again_in = untold_for.into_iter().chain(look_again_in).min();
     match (outcome.requeue(now).at_latest(look_again_in), error) {
         (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
         (Requeue::Backoff, None) => Ok(Action::requeue(BACKOFF_MAX)),
@@ -310,6 +313,24 @@ async fn report(
             })
         }
     }
+}
+
+/// Writes the status and tells Events if there is news, or says in what time it has to be told.
+async fn tell(
+    ctx: &Ctx,
+    sandbox: &AgentSandbox,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<Option<Duration>, ReconcileError> {
+    let Some(status) = status::status(sandbox, outcome, now) else { return Ok(None) };
+    let (old, uid) = (sandbox.status.as_ref(), sandbox.uid().unwrap_or_default());
+    if let Some(wait) = ctx.progress.wait(&uid, old, &status, now) {
+        return Ok(Some(wait));
+    }
+    ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
+    ctx.progress.tell(&uid, now);
+    events::publish(&ctx.recorder, sandbox, events::transitions(old, &status)).await;
+    Ok(None)
 }
 
 /// When a failed pass is tried again: with a growing pause of this object's own.
@@ -324,6 +345,7 @@ pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Actio
         }
         ReconcileError::Apply(source) | ReconcileError::Status(source) => match Blocked::from(source) {
             Blocked::NamespaceTerminating => Requeue::AwaitChange,
+            Blocked::KindsUnknown(_) => Requeue::After(outcome::KINDS_RETRY),
             _ => Requeue::Backoff,
         },
     };

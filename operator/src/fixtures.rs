@@ -21,7 +21,7 @@ use crate::controller::accept::{Accepted, Identity, accept};
 use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
 use crate::controller::observe::{Observed, ProxyClosed, Recent, References, Stores};
-use crate::controller::{Breaches, Ctx, Failures};
+use crate::controller::{Breaches, Ctx, Failures, Progress};
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -257,6 +257,7 @@ pub fn ctx(
         metrics,
         failures: Failures::default(),
         breaches: Breaches::default(),
+        progress: Progress::default(),
     })
 }
 

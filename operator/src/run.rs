@@ -22,7 +22,7 @@ use crate::config::{Config, LeaderElection};
 use crate::controller::apply::Writer;
 use crate::controller::observe::{Recent, Stores};
 use crate::controller::orphans;
-use crate::controller::{Breaches, Ctx, Failures, chain, reconcile, retry};
+use crate::controller::{Breaches, Ctx, Failures, Progress, chain, reconcile, retry};
 use crate::lease::{self, Attempt, Tenure};
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -103,12 +103,7 @@ async fn run(config: Config) -> Result<(), StartError> {
         }
     };
     let mut stop = Box::pin(stop);
-    let mut kube_config = kube::Config::infer().await?;
-    kube_config.connect_timeout = Some(CONNECT_TIMEOUT);
-    kube_config.read_timeout = Some(READ_TIMEOUT);
-    // The client would try again by itself, for minutes; a pass has to tell what fails, and stop an agent without walls.
-    kube_config.default_retry = false;
-    let client = Client::try_from(kube_config)?;
+    let client = Client::try_from(bounded(kube::Config::infer().await?))?;
     let platform = platform(&client, &config).await?;
     // The watches are not filled before this replica leads, but it is ready to lead.
     pending.send_replace(None);
@@ -128,6 +123,15 @@ async fn run(config: Config) -> Result<(), StartError> {
         Stopped::Told | Stopped::LeaseLost => Ok(()),
         Stopped::ControllerEnded => Err(StartError::ControllerEnded),
     }
+}
+
+/// How long the operator's client waits, and that it never repeats a request.
+pub(crate) fn bounded(mut config: kube::Config) -> kube::Config {
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // The client would try again by itself, for minutes; a pass has to tell what fails, and stop an agent without walls.
+    config.default_retry = false;
+    config
 }
 
 /// Reconciles until told to stop, until the lease is lost or until the controller ends; then drains and gives the lease back.
@@ -204,6 +208,7 @@ async fn work(
         metrics,
         failures: Failures::default(),
         breaches: Breaches::default(),
+        progress: Progress::default(),
     });
     let filled = filled(stores);
     let halt = async move {

@@ -16,6 +16,8 @@ const FOREIGN_RETRY: Duration = Duration::from_secs(300);
 const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
 /// A quota is raised, or space is freed, by somebody else.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
+/// OwnerReferencesPermissionEnforcement asks what kinds there are about every 30 s; a pause that grew would outlast that.
+pub(super) const KINDS_RETRY: Duration = Duration::from_secs(2);
 /// The watch brings the newer version within milliseconds.
 const CONFLICT_RETRY: Duration = Duration::from_millis(100);
 /// A probe that failed for reasons of the operator's own: they mostly pass.
@@ -65,6 +67,8 @@ pub enum Blocked {
     Conflict,
     /// The API server could not answer.
     Transient(String),
+    /// The API server does not know our kinds yet.
+    KindsUnknown(String),
     /// Another replica leads.
     NotLeader,
 }
@@ -202,7 +206,11 @@ impl Blocked {
     pub const fn lasts(&self) -> bool {
         match self {
             Self::Foreign(..) | Self::Forbidden(_) | Self::Refused(_) | Self::NamespaceTerminating => true,
-            Self::Pending(..) | Self::Conflict | Self::Transient(_) | Self::NotLeader => false,
+            Self::Pending(..)
+            | Self::Conflict
+            | Self::Transient(_)
+            | Self::KindsUnknown(_)
+            | Self::NotLeader => false,
         }
     }
 
@@ -212,6 +220,7 @@ impl Blocked {
             Self::Forbidden(_) => Requeue::After(FORBIDDEN_RETRY),
             Self::Refused(_) => Requeue::After(REFUSED_RETRY),
             Self::Conflict => Requeue::After(CONFLICT_RETRY),
+            Self::KindsUnknown(_) => Requeue::After(KINDS_RETRY),
             Self::Pending(..) | Self::NamespaceTerminating => Requeue::AwaitChange,
             Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
         }
@@ -242,8 +251,8 @@ impl Blocked {
         let says = |text: &str| status.message.contains(text);
         match status.code {
             403 if says("because it is being terminated") => Self::NamespaceTerminating,
-            // OwnerReferencesPermissionEnforcement learns of a new kind only when it next asks what there is (about 30 s).
-            403 if says("cannot find RESTMapping") => Self::Transient(format!(
+            // OwnerReferencesPermissionEnforcement learns of a new kind only when it next asks what there is.
+            403 if says("cannot find RESTMapping") => Self::KindsUnknown(format!(
                 "{what} was refused while the API server does not know our kinds yet"
             )),
             403 if says("exceeded quota")

@@ -152,7 +152,7 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
             "The namespace is being deleted, and the sandbox with it. Create the sandbox in another one."
                 .to_owned(),
         ),
-        Blocked::Transient(what) => (
+        Blocked::Transient(what) | Blocked::KindsUnknown(what) => (
             Reason::Retrying,
             format!("The last pass failed, so what holds now is not known: {what}. It is tried again."),
         ),

@@ -425,4 +425,55 @@ async fn a_cold_start_writes_each_child_once_and_a_status_for_each_stage() {
     assert_eq!(running.api.writes(), [STATUS], "the fence has reported, the agent runs");
 }
 
+/// Between the status that it began and the one that it is ready.
+#[tokio::test]
+async fn steps_of_a_start_are_told_together_and_the_end_of_it_at_once() {
+    let scene = |serving: bool| match serving {
+        true => Scene::running().service(service::shut).agent(|pod| Pod { status: None, ..pod.clone() }),
+        false => Scene::running(),
+    };
+    let first: AgentSandboxStatus = {
+        let mut scene = Scene::running();
+        scene.children.clear();
+        from(scene.pass(takes_all()).await.api.body(STATUS)["status"].clone())
+    };
+    for (serving, told, wanted) in [
+        (true, true, vec![SERVICE_IS_WRITTEN]),
+        (true, false, vec![SERVICE_IS_WRITTEN, STATUS]),
+        (false, true, vec![STATUS]),
+    ] {
+        let mut scene = scene(serving);
+        scene.sandbox.status = Some(first.clone());
+        let api = scene.api(takes_all()).await;
+        let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+        if told {
+            ctx.progress.tell(fixtures::UID, Timestamp::now());
+        }
+        let action = reconcile(Arc::new(scene.sandbox), ctx).await.unwrap();
+        assert_eq!(api.writes(), wanted, "serving {serving}, told {told}");
+        assert_eq!(
+            action == Action::await_change(),
+            !(serving && told),
+            "what is untold wakes the next pass"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short_pause_that_does_not_grow() {
+    let message = "networkpolicies is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion agentsandbox.dev/v1alpha1 Kind AgentSandbox: no matches for kind";
+    let mut scene = Scene::running();
+    scene.children.clear();
+    let refused: Says =
+        Box::new(move |asked| asked.line.starts_with("POST ").then(|| refusal(403, "Forbidden", message)));
+    let after = scene.passes(5, refused).await;
+    let sandbox = fixtures::sandbox(|_| ());
+    let action = match &after.result {
+        Ok(action) => action.clone(),
+        Err(error) => retry(&sandbox, error, &after.ctx),
+    };
+    assert_eq!(action, Action::requeue(outcome::KINDS_RETRY));
+}
+
+mod requests;
 mod way;

@@ -27,6 +27,7 @@ fn kind(blocked: &Blocked) -> &'static str {
         Blocked::NamespaceTerminating => "NamespaceTerminating",
         Blocked::Conflict => "Conflict",
         Blocked::Transient(_) => "Transient",
+        Blocked::KindsUnknown(_) => "KindsUnknown",
         Blocked::NotLeader => "NotLeader",
     }
 }
@@ -44,6 +45,11 @@ fn an_answer_of_the_api_server_is_understood() {
         (403, "admission webhook \"w\" denied request: no", "Refused"),
         (403, "ValidatingAdmissionPolicy 'p' denied", "Refused"),
         (403, "User \"o\" cannot create resource \"pods\"", "Forbidden"),
+        (
+            403,
+            "cannot set blockOwnerDeletion because cannot find RESTMapping for Kind AgentSandbox",
+            "KindsUnknown",
+        ),
         (403, "something that nobody has heard of", "Refused"),
         (400, "bad", "Refused"),
         (422, "invalid", "Refused"),
@@ -67,7 +73,13 @@ fn only_what_trying_again_cannot_mend_lasts() {
     {
         assert!(lasting.lasts(), "{lasting:?}");
     }
-    for passing in [pending, Blocked::Conflict, Blocked::Transient(text()), Blocked::NotLeader] {
+    for passing in [
+        pending,
+        Blocked::Conflict,
+        Blocked::Transient(text()),
+        Blocked::KindsUnknown(text()),
+        Blocked::NotLeader,
+    ] {
         assert!(!passing.lasts(), "{passing:?}");
     }
 }
@@ -88,6 +100,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
         (Blocked::Pending(name().0, name().1), Requeue::AwaitChange),
         (Blocked::NamespaceTerminating, Requeue::AwaitChange),
         (Blocked::Transient(text()), Requeue::Backoff),
+        (Blocked::KindsUnknown(text()), Requeue::After(KINDS_RETRY)),
         (Blocked::NotLeader, Requeue::Backoff),
     ] {
         assert_eq!(requeue(Stage::Blocked(blocked.clone())), wanted, "{blocked:?}");
