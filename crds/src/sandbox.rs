@@ -26,6 +26,7 @@ use crate::common::{
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence."),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
     printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),
+    printcolumn(name = "EGRESS-DENIED", type_ = "integer", json_path = ".status.egress.denied", description = "Requests that the proxy has denied since it last started."),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created."),
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What to do next.", priority = 1)
 )]
@@ -228,4 +229,40 @@ pub struct AgentSandboxStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::common::conditions")]
     pub conditions: Vec<Condition>,
+    /// What the proxy has denied since it last started; absent until it denied something. The proxy's log has each request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressStatus>,
+}
+
+/// Requests that were denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EgressStatus {
+    /// How many.
+    #[schemars(range(min = 0))]
+    pub denied: i64,
+    /// The latest kinds of them, the last one first. Written also when empty: a merge patch leaves what it does not name.
+    #[serde(default)]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub latest: Vec<DeniedRequests>,
+}
+
+/// Denied requests that are alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeniedRequests {
+    /// The host that was asked for; absent where the request could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub host: Option<String>,
+    /// Its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
+    pub port: Option<i32>,
+    /// Why they were denied, as in the answer to the agent and in the audit log.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// How many.
+    #[schemars(range(min = 0))]
+    pub count: i64,
 }

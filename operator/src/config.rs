@@ -63,6 +63,9 @@ pub struct Flags {
     /// cluster's pod network, where its own connection proves nothing; sandboxes then say so in their status.
     #[arg(long, value_enum, default_value_t = WallProbe::Connect)]
     pub wall_probe: WallProbe,
+    /// Whether each proxy is asked how much it denied. Its wall then lets the operator's pods reach its admin port.
+    #[arg(long, value_enum, default_value_t = AskDenials::Ask)]
+    pub denials: AskDenials,
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub admin_address: String,
@@ -86,6 +89,15 @@ pub enum WallProbe {
     None,
 }
 
+/// Whether proxies are asked how much they denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AskDenials {
+    /// Over their admin port, which their walls open to the operator's pods.
+    Ask,
+    /// Not at all; their walls open to their agents alone.
+    None,
+}
+
 /// Flags that passed.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -105,6 +117,8 @@ pub struct Config {
     pub leader_election: LeaderElection,
     /// How a proxy's walls are probed.
     pub wall_probe: WallProbe,
+    /// Whether proxies are asked how much they denied.
+    pub denials: AskDenials,
     /// Where the admin server listens.
     pub admin_address: SocketAddr,
 }
@@ -146,6 +160,7 @@ impl TryFrom<Flags> for Config {
                 identity: flags.identity,
                 leader_election: flags.leader_election,
                 wall_probe: flags.wall_probe,
+                denials: flags.denials,
                 admin_address,
             }),
             _ => Err(Faults(faults)),

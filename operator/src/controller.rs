@@ -51,6 +51,7 @@ use accept::{Accepted, Identity, Rejection};
 use apply::{Applied, ApplyError, Sealed, Writer};
 use desired::{Child, Component};
 use evaluate::Unwidened;
+use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
 use teardown::Teardown;
@@ -87,6 +88,8 @@ pub struct Ctx {
     pub breaches: Breaches,
     /// When statuses were last written.
     pub progress: Progress,
+    /// What proxies have denied.
+    pub denials: Arc<Denials>,
 }
 
 /// Failures in a row, for the backoff of each object.
@@ -268,7 +271,6 @@ async fn end(
         ctx.recent.forget(&identity.uid);
         ctx.failures.clear(&identity.uid);
         ctx.breaches.end(&identity.uid);
-        ctx.progress.forget(&identity.uid);
         return Ok(Action::await_change());
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
@@ -322,13 +324,20 @@ async fn tell(
     outcome: &Outcome,
     now: Timestamp,
 ) -> Result<Option<Duration>, ReconcileError> {
-    let Some(status) = status::status(sandbox, outcome, now) else { return Ok(None) };
     let (old, uid) = (sandbox.status.as_ref(), sandbox.uid().unwrap_or_default());
-    if let Some(wait) = ctx.progress.wait(&uid, old, &status, now) {
+    let tally = ctx.denials.of(&uid);
+    let Some(status) = status::status(sandbox, outcome, tally.as_ref(), now) else { return Ok(None) };
+    // A pass that failed comes again after a pause of its own, which may be long.
+    let comes_in_time = outcome.requeue(now) != Requeue::Backoff;
+    if let Some(wait) = ctx.progress.wait(&uid, old, &status, now).filter(|_| comes_in_time) {
         return Ok(Some(wait));
     }
-    ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
-    ctx.progress.tell(&uid, now);
+    let written = ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
+    ctx.progress.tell(&uid, old, &status, now);
+    if status.egress.is_some() && written.status.is_some_and(|status| status.egress.is_none()) {
+        ctx.denials.are_not_kept();
+        return Ok(None);
+    }
     events::publish(&ctx.recorder, sandbox, events::transitions(old, &status)).await;
     Ok(None)
 }
@@ -355,16 +364,14 @@ pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Actio
         error = chain(error),
         "a pass failed and is tried again"
     );
-    match requeue {
-        Requeue::AwaitChange => Action::await_change(),
-        Requeue::After(time) => Action::requeue(time),
-        Requeue::Backoff => {
-            let uid = sandbox.uid().unwrap_or_default();
-            let pause = ctx.failures.pause(&uid);
-            // What is out of bounds stops on time.
-            Action::requeue(ctx.breaches.due_in(&uid).map_or(pause, |due| pause.min(due)))
-        }
-    }
+    let uid = sandbox.uid().unwrap_or_default();
+    let pause = match requeue {
+        Requeue::AwaitChange => return Action::await_change(),
+        Requeue::After(time) => time,
+        Requeue::Backoff => ctx.failures.pause(&uid),
+    };
+    // What is out of bounds stops on time.
+    Action::requeue(ctx.breaches.due_in(&uid).map_or(pause, |due| pause.min(due)))
 }
 
 /// An error and its causes, each once.

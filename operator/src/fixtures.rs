@@ -107,6 +107,7 @@ pub fn accepted(change: impl FnOnce(&mut AgentSandbox)) -> Accepted {
 /// The cluster of every test.
 pub fn platform() -> Platform {
     Platform {
+        asks_from: Some("agentsandbox-system".to_owned()),
         proxy_image: "ghcr.io/agentsandbox/proxy:test".to_owned(),
         init_image: "ghcr.io/agentsandbox/init:test".to_owned(),
         cluster_ranges: ["10.0.0.0/24", "10.96.0.0/16", "10.244.0.0/16"]
@@ -258,6 +259,7 @@ pub fn ctx(
         failures: Failures::default(),
         breaches: Breaches::default(),
         progress: Progress::default(),
+        denials: Arc::default(),
     })
 }
 

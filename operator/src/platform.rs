@@ -7,6 +7,8 @@ use ipnet::Ipv4Net;
 /// The cluster, as far as describing a sandbox's children needs it.
 #[derive(Clone, Debug)]
 pub struct Platform {
+    /// The operator's own namespace, if its pods may ask proxies how much they denied.
+    pub asks_from: Option<String>,
     /// Image of the proxy.
     pub proxy_image: String,
     /// Image of the fence.

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentsandbox_crds::AgentSandbox;
+use futures::channel::mpsc::UnboundedSender;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -14,12 +16,14 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, LeaderElection};
+use crate::config::{AskDenials, Config, LeaderElection};
 use crate::controller::apply::Writer;
+use crate::controller::observe::denials::{self, Denials};
 use crate::controller::observe::{Recent, Stores};
 use crate::controller::orphans;
 use crate::controller::{Breaches, Ctx, Failures, Progress, chain, reconcile, retry};
@@ -195,7 +199,9 @@ async fn work(
 ) {
     let wall_deleted = Arc::new(Notify::new());
     let (controller, stores) = watches::controller(&client, Arc::clone(&wall_deleted));
-    let recent = Arc::new(Recent::default());
+    let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
+    let (wake, woken) = futures::channel::mpsc::unbounded();
+    let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
     let reporter =
         Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
     let ctx = Arc::new(Ctx {
@@ -209,6 +215,7 @@ async fn work(
         failures: Failures::default(),
         breaches: Breaches::default(),
         progress: Progress::default(),
+        denials: Arc::clone(&denials),
     });
     let filled = filled(stores);
     let halt = async move {
@@ -223,6 +230,7 @@ async fn work(
         }
     };
     let passes = controller
+        .reconcile_on(woken)
         .graceful_shutdown_on(halt)
         .run(
             move |sandbox, ctx: Arc<Ctx>| {
@@ -251,6 +259,20 @@ async fn work(
     tokio::select! {
         () = passes => {}
         () = orphans => {}
+        () = heard => {}
+    }
+}
+
+/// Asks proxies how much they denied, if they are to be asked. Never returns by itself.
+async fn hear(
+    ask: AskDenials,
+    stores: Stores,
+    denials: Arc<Denials>,
+    wake: UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
+    match ask {
+        AskDenials::Ask => denials::follow(stores, denials, wake).await,
+        AskDenials::None => std::future::pending().await,
     }
 }
 
@@ -320,6 +342,7 @@ async fn platform(client: &Client, config: &Config) -> Result<Platform, StartErr
     api_endpoints.sort_unstable();
     api_endpoints.dedup();
     Ok(Platform {
+        asks_from: (config.denials == AskDenials::Ask).then(|| config.namespace.clone()),
         proxy_image: config.proxy_image.clone(),
         init_image: config.init_image.clone(),
         cluster_ranges: config.cluster_ranges.clone(),
@@ -339,9 +362,8 @@ fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use agentsandbox_crds::AgentSandbox;
     use kube::runtime::reflector::store::Writer;
-    use kube::runtime::reflector::{Lookup, ObjectRef, store};
+    use kube::runtime::reflector::{Lookup, store};
     use kube::runtime::watcher::Event;
 
     use super::*;

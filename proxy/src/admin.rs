@@ -1,4 +1,5 @@
-//! Two small servers that are no entrances: health and metrics for kubelet and Prometheus, and enrolment for the fence.
+//! Two small servers that are no entrances: health, metrics and the number of denials for kubelet, Prometheus and the
+//! operator, and enrolment for the fence.
 //! Neither reaches the pipeline. The admin port is not part of the Service, and the agent's wall does not open it.
 
 use std::convert::Infallible;
@@ -6,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason};
+use agentsandbox_policy::{Denial, DenialReason, Tally};
 use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -56,8 +57,19 @@ fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
         (&Method::GET, "/metrics") => text(StatusCode::OK, proxy.metrics.render()),
-        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics\n"),
+        (&Method::GET, "/denials") => denials(proxy),
+        _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /denials\n"),
     }
+}
+
+/// How much was denied; whose proxy this is stands in its policy.
+fn denials(proxy: &Proxy) -> Response<Body> {
+    let Ok(loaded) = proxy.policy.current(Instant::now()) else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "waiting for a valid policy document\n");
+    };
+    let tally = Tally { sandbox: loaded.policy.sandbox().uid.clone(), ..proxy.audit.tally() };
+    serde_json::to_vec(&tally)
+        .map_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, ""), |tally| text(StatusCode::OK, tally))
 }
 
 /// What the proxy still waits for. Enrolment is not among it: the agent pod exists only once the proxy is ready.

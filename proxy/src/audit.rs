@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Permit, Policy};
+use agentsandbox_policy::{Denial, DenialReason, Permit, Policy, Tally};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -113,6 +113,7 @@ pub struct Audit {
     run: u64,
     requests: AtomicU64,
     metrics: Arc<Metrics>,
+    tally: Mutex<Tally>,
 }
 
 struct Sink {
@@ -151,6 +152,7 @@ impl Audit {
             run: RandomState::new().build_hasher().finish(),
             requests: AtomicU64::new(0),
             metrics,
+            tally: Mutex::default(),
         })
     }
 
@@ -193,6 +195,12 @@ impl Audit {
                 folded: None,
             },
         }
+    }
+
+    /// What this run has denied its agent.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn write(&self, record: &mut Record) -> Result<Recorded, Unrecorded> {
@@ -345,6 +353,13 @@ impl Entry {
     fn count(&self) {
         let Record { entrance, decision, reason, folded, .. } = &self.record;
         self.audit.metrics.decided(*entrance, *decision, *reason, folded.unwrap_or(1));
+        // A stranger's connection is no doing of the agent's.
+        if let (Decision::Deny, Some(reason)) = (decision, reason)
+            && *reason != DenialReason::UnknownPeer
+        {
+            let mut tally = self.audit.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.note(self.record.host.as_deref(), self.record.port, *reason, folded.unwrap_or(1));
+        }
     }
 }
 

@@ -238,7 +238,8 @@ impl Writer {
         Ok(patched)
     }
 
-    /// Writes a sandbox's status; the patch names the version it was made from.
+    /// Writes a sandbox's status, and gives back what the API server kept of it; the patch names the version it was made
+    /// from.
     ///
     /// # Errors
     /// When the API server refuses, a conflict among others.
@@ -246,14 +247,14 @@ impl Writer {
         &self,
         sandbox: &AgentSandbox,
         status: &AgentSandboxStatus,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<AgentSandbox, ApplyError> {
         let patch = json!({"metadata": {"resourceVersion": sandbox.resource_version()}, "status": status});
         let api = self.sandboxes(sandbox);
         let (name, params, patch) = (sandbox.name_any(), merge(), Patch::Merge(patch));
         let call = api.patch_status(&name, &params, &patch);
         let patched = self.call(Verb::Patch, "AgentSandbox", &name, call).await?;
-        self.recent.patched(patched);
-        Ok(())
+        self.recent.patched(patched.clone());
+        Ok(patched)
     }
 
     /// Deletes exactly one object; one that is gone already is gone.

@@ -42,7 +42,22 @@ pub fn transitions(old: Option<&AgentSandboxStatus>, new: &AgentSandboxStatus) -
             });
         }
     }
+    told.extend(denied(old, new));
     told
+}
+
+/// Requests that were denied since the last status. An Event that repeats keeps its first note, so this one names none of them.
+fn denied(old: Option<&AgentSandboxStatus>, new: &AgentSandboxStatus) -> Option<Told> {
+    let count = |status: &AgentSandboxStatus| status.egress.as_ref().map_or(0, |egress| egress.denied);
+    let (before, now) = (old.map_or(0, count), count(new));
+    // Fewer than before: the proxy has started anew, and these are all new.
+    (now != before && now > 0).then(|| Told {
+        type_: EventType::Warning,
+        reason: "EgressDenied".to_owned(),
+        note: "Requests of the agent were denied; status.egress.latest has the latest of them. If the agent needs them, \
+               allow them in spec.egress.allow; the proxy's log says what to write."
+            .to_owned(),
+    })
 }
 
 /// Ready=True is told, and whatever needs a person; progress is in the status.
@@ -72,5 +87,38 @@ async fn publish_one(
 ) {
     if let Err(error) = recorder.publish(event, reference).await {
         tracing::warn!(event.reason = event.reason, error = %error, "an Event was lost");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentsandbox_crds::sandbox::{DeniedRequests, EgressStatus};
+
+    fn denied(count: i64) -> AgentSandboxStatus {
+        let one = DeniedRequests {
+            host: Some("a.test".to_owned()),
+            port: Some(443),
+            reason: "HostNotAllowed".to_owned(),
+            count,
+        };
+        AgentSandboxStatus {
+            egress: Some(EgressStatus { denied: count, latest: vec![one] }),
+            ..AgentSandboxStatus::default()
+        }
+    }
+
+    #[test]
+    fn denials_are_told_when_there_are_more_or_a_proxy_started_anew_and_not_again() {
+        let told = transitions(Some(&denied(1)), &denied(2));
+        assert_eq!((told.len(), told[0].reason.as_str()), (1, "EgressDenied"));
+        assert!(
+            !told[0].note.contains("a.test"),
+            "the note of a repeated Event is that of the first: {told:?}"
+        );
+        assert_eq!(transitions(None, &denied(1)).len(), 1);
+        assert_eq!(transitions(Some(&denied(100)), &denied(90)).len(), 1, "a proxy that started anew");
+        assert!(transitions(Some(&denied(2)), &denied(2)).is_empty());
+        assert!(transitions(Some(&denied(2)), &denied(0)).is_empty());
     }
 }

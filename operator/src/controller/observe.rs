@@ -21,6 +21,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, names, proxy_pod};
 
+pub mod denials;
 mod probe;
 
 pub use probe::{Closedness, ProxyClosed, closedness};

@@ -9,15 +9,24 @@ use agentsandbox_crds::AgentSandboxStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::status::ConditionType;
+use super::status::{ConditionType, Reason};
 
 /// An ordinary start takes less than this, and so has two statuses: one that it began, and one that it is ready. A start
 /// that hangs says where at the latest after this time.
 pub const PROGRESS_INTERVAL: SignedDuration = SignedDuration::from_secs(3);
+/// An agent can have itself refused without end; how often is told no more often than this, after the first time.
+pub const DENIALS_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// When each sandbox's status was last written, by UID. It is lost with the process, which then tells at once.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<HashMap<String, Timestamp>>);
+pub struct Progress(Mutex<HashMap<String, Told>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    last: Timestamp,
+    /// When what was denied was last told.
+    denials: Option<Timestamp>,
+}
 
 impl Progress {
     /// How long a new status can wait; none when it is to be written now.
@@ -29,32 +38,45 @@ impl Progress {
         new: &AgentSandboxStatus,
         now: Timestamp,
     ) -> Option<Duration> {
-        let last = *self.told().get(uid)?;
-        // A clock that was set back must not silence anybody.
-        let since = now.duration_since(last);
-        if since.is_negative() || !old.is_some_and(|old| is_progress(old, new)) {
-            return None;
+        let (old, told) = (old?, *self.told().get(uid)?);
+        let left = |since: Timestamp, interval: SignedDuration| {
+            let gone = now.duration_since(since);
+            // A clock that was set back must not silence anybody.
+            let left = if gone.is_negative() { SignedDuration::ZERO } else { interval - gone };
+            Duration::try_from(left).ok().filter(|left| !left.is_zero())
+        };
+        if old.egress != new.egress
+            && (AgentSandboxStatus { egress: old.egress.clone(), ..new.clone() }) == *old
+        {
+            return left(told.denials?, DENIALS_INTERVAL);
         }
-        Duration::try_from(PROGRESS_INTERVAL - since).ok().filter(|left| !left.is_zero())
+        is_progress(old, new).then(|| left(told.last, PROGRESS_INTERVAL)).flatten()
     }
 
     /// A status was written.
-    pub fn tell(&self, uid: &str, now: Timestamp) {
-        self.told().insert(uid.to_owned(), now);
+    pub fn tell(
+        &self,
+        uid: &str,
+        old: Option<&AgentSandboxStatus>,
+        new: &AgentSandboxStatus,
+        now: Timestamp,
+    ) {
+        let mut all = self.told();
+        // Who was told longer ago than any interval is told at once, as one that is not here.
+        all.retain(|_, told| now.duration_since(told.last) < DENIALS_INTERVAL);
+        let before = all.get(uid).and_then(|told| told.denials);
+        let denials =
+            if old.and_then(|old| old.egress.as_ref()) == new.egress.as_ref() { before } else { Some(now) };
+        all.insert(uid.to_owned(), Told { last: now, denials });
     }
 
-    /// The sandbox is gone.
-    pub fn forget(&self, uid: &str) {
-        self.told().remove(uid);
-    }
-
-    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<String, Timestamp>> {
+    fn told(&self) -> std::sync::MutexGuard<'_, HashMap<String, Told>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether only steps on the way to ready are new: for the same spec and class, nothing that was True is so no more,
-/// nothing turned False, and neither summary changed.
+/// nothing turned False, neither summary changed, and every reason that is new is one of a start.
 fn is_progress(old: &AgentSandboxStatus, new: &AgentSandboxStatus) -> bool {
     let before = |type_: &str| old.conditions.iter().find(|condition| condition.type_ == type_);
     old.observed_generation == new.observed_generation
@@ -66,17 +88,26 @@ fn is_progress(old: &AgentSandboxStatus, new: &AgentSandboxStatus) -> bool {
 fn no_worse(old: &Condition, new: &Condition) -> bool {
     let summary = [ConditionType::Ready, ConditionType::Stalled].iter().any(|one| one.as_str() == new.type_);
     match (old.status.as_str(), new.status.as_str()) {
-        (old, new) if old == new => true,
+        (before, after) if before == after => {
+            before == "True" && new.type_ != ConditionType::Reconciling.as_str()
+                || old.reason == new.reason && old.message == new.message
+                || STEPS.iter().any(|step| step.as_str() == new.reason)
+        }
         _ if summary => false,
         ("True", _) | (_, "False") => false,
         _ => true,
     }
 }
 
+/// What an ordinary start passes through.
+const STEPS: [Reason; 4] =
+    [Reason::ProxyStarting, Reason::FencePending, Reason::ProbePending, Reason::AgentStarting];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixtures::from;
+    use agentsandbox_crds::sandbox::EgressStatus;
     use serde_json::json;
 
     fn status(conditions: &[(&str, &str, &str)]) -> AgentSandboxStatus {
@@ -92,9 +123,9 @@ mod tests {
 
     fn starting() -> AgentSandboxStatus {
         status(&[
-            ("ProxyReady", "Unknown", "Starting"),
-            ("NetworkIsolated", "Unknown", "Starting"),
-            ("Ready", "False", "Starting"),
+            ("ProxyReady", "Unknown", "ProxyStarting"),
+            ("NetworkIsolated", "Unknown", "FencePending"),
+            ("Ready", "False", "ProxyStarting"),
             ("Stalled", "False", "Settled"),
         ])
     }
@@ -108,29 +139,30 @@ mod tests {
         let (progress, old) = (Progress::default(), starting());
         let mut new = old.clone();
         new.conditions[0].status = "True".to_owned();
+        new.conditions[2].reason = "AgentStarting".to_owned();
         assert_eq!(progress.wait("u", Some(&old), &new, at(0)), None, "nothing was told yet");
-        progress.tell("u", at(0));
+        progress.tell("u", None, &old, at(0));
         assert_eq!(progress.wait("u", Some(&old), &new, at(1)), Some(Duration::from_secs(2)));
         assert_eq!(progress.wait("v", Some(&old), &new, at(1)), None, "another sandbox");
         assert_eq!(progress.wait("u", Some(&old), &new, at(3)), None);
         assert_eq!(progress.wait("u", Some(&old), &new, at(-9)), None, "the clock was set back");
         assert_eq!(progress.wait("u", None, &new, at(1)), None, "somebody emptied the status");
-        progress.forget("u");
-        assert_eq!(progress.wait("u", Some(&old), &new, at(1)), None);
     }
 
     #[test]
     fn what_is_final_or_worse_is_told_at_once() {
         let progress = Progress::default();
-        progress.tell("u", at(0));
         let mut old = starting();
         old.conditions[0].status = "True".to_owned();
+        progress.tell("u", None, &old, at(0));
         type Change = fn(&mut AgentSandboxStatus);
-        let changes: [(&str, Change); 7] = [
+        let changes: [(&str, Change); 9] = [
             ("ready", |s| s.conditions[2].status = "True".to_owned()),
             ("stalled", |s| s.conditions[3].status = "True".to_owned()),
             ("a loss", |s| s.conditions[0].status = "Unknown".to_owned()),
             ("a failure", |s| s.conditions[1].status = "False".to_owned()),
+            ("a reason that is no step", |s| s.conditions[2].reason = "AgentFailing".to_owned()),
+            ("what is said of it", |s| s.conditions[3].message = "an agent runs".to_owned()),
             ("a new spec", |s| s.observed_generation = Some(2)),
             ("another class", |s| s.class_name = Some("container".to_owned())),
             ("a condition fewer", |s| drop(s.conditions.pop())),
@@ -143,5 +175,31 @@ mod tests {
         let mut step = old.clone();
         step.conditions[1].status = "True".to_owned();
         assert!(progress.wait("u", Some(&old), &step, at(1)).is_some(), "a step waits");
+    }
+
+    #[test]
+    fn the_first_denial_is_told_at_once_and_more_of_them_once_a_minute() {
+        let denied = |count| {
+            let egress = Some(EgressStatus { denied: count, latest: Vec::new() });
+            AgentSandboxStatus { egress, ..starting() }
+        };
+        let progress = Progress::default();
+        progress.tell("u", None, &starting(), at(0));
+        assert_eq!(progress.wait("u", Some(&starting()), &denied(1), at(1)), None);
+        progress.tell("u", Some(&starting()), &denied(1), at(1));
+        assert_eq!(progress.wait("u", Some(&denied(1)), &denied(2), at(11)), Some(Duration::from_secs(50)));
+        assert_eq!(progress.wait("u", Some(&denied(1)), &denied(2), at(61)), None);
+        let mut worse = denied(2);
+        worse.conditions[1].status = "False".to_owned();
+        assert_eq!(progress.wait("u", Some(&denied(1)), &worse, at(11)), None, "other news takes it along");
+    }
+
+    #[test]
+    fn only_who_was_told_lately_takes_room() {
+        let progress = Progress::default();
+        for number in 0..100 {
+            progress.tell(&number.to_string(), None, &starting(), at(number));
+        }
+        assert!(progress.told().len() <= 60, "{}", progress.told().len());
     }
 }

@@ -4,7 +4,9 @@
 //! fence. Silence is Unknown, never True. Time is an argument; it is written only where a status changed, and two
 //! statuses that differ in times only are the same.
 
+use agentsandbox_crds::sandbox::{DeniedRequests, EgressStatus};
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
+use agentsandbox_policy::Tally;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -43,7 +45,12 @@ pub enum Holds {
 
 /// The status to write; none when the present one says the same.
 #[must_use]
-pub fn status(sandbox: &AgentSandbox, outcome: &Outcome, now: Timestamp) -> Option<AgentSandboxStatus> {
+pub fn status(
+    sandbox: &AgentSandbox,
+    outcome: &Outcome,
+    tally: Option<&Tally>,
+    now: Timestamp,
+) -> Option<AgentSandboxStatus> {
     let generation = sandbox.metadata.generation;
     let verdicts = verdicts(outcome, now)?;
     let old = sandbox.status.clone().unwrap_or_default();
@@ -53,8 +60,22 @@ pub fn status(sandbox: &AgentSandbox, outcome: &Outcome, now: Timestamp) -> Opti
         observed_generation: generation,
         class_name: outcome.class_name.clone(),
         conditions,
+        egress: egress(tally, old.egress.as_ref()),
     };
     (new != old).then_some(new)
+}
+
+/// What was denied; absent until something was. What is not known now stays as it was told.
+fn egress(tally: Option<&Tally>, old: Option<&EgressStatus>) -> Option<EgressStatus> {
+    let Some(tally) = tally.filter(|tally| tally.denied > 0 || old.is_some()) else { return old.cloned() };
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let latest = tally.latest.iter().map(|kind| DeniedRequests {
+        host: kind.host.clone(),
+        port: kind.port.map(i32::from),
+        reason: kind.reason.clone(),
+        count: count(kind.count),
+    });
+    Some(EgressStatus { denied: count(tally.denied), latest: latest.collect() })
 }
 
 /// The reason a pass ended with: the only source of a metric's label and an Event's reason.

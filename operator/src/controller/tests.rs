@@ -447,7 +447,7 @@ async fn steps_of_a_start_are_told_together_and_the_end_of_it_at_once() {
         let api = scene.api(takes_all()).await;
         let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
         if told {
-            ctx.progress.tell(fixtures::UID, Timestamp::now());
+            ctx.progress.tell(fixtures::UID, None, &first, Timestamp::now());
         }
         let action = reconcile(Arc::new(scene.sandbox), ctx).await.unwrap();
         assert_eq!(api.writes(), wanted, "serving {serving}, told {told}");
@@ -461,18 +461,26 @@ async fn steps_of_a_start_are_told_together_and_the_end_of_it_at_once() {
 
 #[tokio::test]
 async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short_pause_that_does_not_grow() {
-    let message = "networkpolicies is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion agentsandbox.dev/v1alpha1 Kind AgentSandbox: no matches for kind";
-    let mut scene = Scene::running();
-    scene.children.clear();
-    let refused: Says =
-        Box::new(move |asked| asked.line.starts_with("POST ").then(|| refusal(403, "Forbidden", message)));
-    let after = scene.passes(5, refused).await;
-    let sandbox = fixtures::sandbox(|_| ());
-    let action = match &after.result {
-        Ok(action) => action.clone(),
-        Err(error) => retry(&sandbox, error, &after.ctx),
+    let refused = |what: &'static str| -> Says {
+        let message = "it is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping for Kind AgentSandbox";
+        Box::new(move |asked| (asked.line == what).then(|| refusal(403, "Forbidden", message)))
     };
-    assert_eq!(action, Action::requeue(outcome::KINDS_RETRY));
+    let bare = || {
+        let mut scene = Scene::running();
+        scene.children.clear();
+        scene
+    };
+    let pause = Action::requeue(outcome::KINDS_RETRY);
+    let supply = bare().pass(refused("POST serviceaccounts")).await;
+    assert_eq!(supply.result.unwrap(), pause);
+    let wall = bare().pass(refused("POST networkpolicies")).await;
+    let error = wall.result.unwrap_err();
+    let sandbox = fixtures::sandbox(|_| ());
+    // A replica for which nothing is out of bounds: that would shorten the pause.
+    let ctx = fixtures::ctx(wall.api.client.clone(), &sandbox, &[], &[]);
+    for _ in 0..5 {
+        assert_eq!(retry(&sandbox, &error, &ctx), pause);
+    }
 }
 
 mod requests;

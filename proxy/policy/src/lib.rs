@@ -16,6 +16,7 @@ mod method;
 mod path;
 mod pattern;
 mod policy;
+mod tally;
 mod target;
 
 pub use address::DialPermit;
@@ -25,4 +26,5 @@ pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use pattern::HostPattern;
 pub use policy::{Fault, Injection, InvalidPolicy, Policy, Scheme};
+pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally};
 pub use target::Target;

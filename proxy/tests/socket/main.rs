@@ -10,6 +10,7 @@
 mod audit;
 mod authority;
 mod credentials;
+mod denials;
 mod entrances;
 mod framing;
 mod peers;

@@ -186,6 +186,29 @@ fn the_table_of_tested_threats_is_current() {
     assert!(missing.is_empty() && stale.is_empty(), "docs/threats.md lacks {missing:?} and lists {stale:?}");
 }
 
+/// Entries of the catalogue: each stands among the tested ones or after them, and in one place only.
+const CATALOGUE_ENTRIES: usize = 275;
+
+#[test]
+fn every_entry_of_the_catalogue_is_listed_once_as_tested_or_as_not() {
+    let document = fs::read_to_string(root().join("docs/threats.md")).unwrap();
+    let (tested, rest) = document.split_once("## Not yet").unwrap();
+    let ids = |text: &str| -> Vec<String> {
+        let is_id = |word: &&str| {
+            let digits = word.strip_prefix("P-").or(word.strip_prefix("O-")).and_then(|rest| rest.get(1..));
+            digits.is_some_and(|digits| digits.parse::<u32>().is_ok())
+        };
+        text.split_whitespace().filter(is_id).map(str::to_owned).collect()
+    };
+    let tested: Vec<String> =
+        tested.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()).flat_map(ids).collect();
+    let untested = ids(rest.split("\n\n").nth(2).unwrap());
+    let all: BTreeSet<&String> = tested.iter().chain(&untested).collect();
+    let twice: Vec<_> = untested.iter().filter(|id| tested.contains(id)).collect();
+    assert!(twice.is_empty(), "docs/threats.md says that these are tested and that they are not: {twice:?}");
+    assert_eq!(all.len(), CATALOGUE_ENTRIES, "docs/threats.md has lost or made up an entry");
+}
+
 #[test]
 fn nothing_names_the_machine_it_was_written_on() {
     // Put together here, so that this file does not name them itself.

@@ -13,6 +13,7 @@ mod bad_manifests;
 mod cel;
 mod clients;
 mod deletion;
+mod denials;
 mod enrolment;
 mod fixtures;
 mod least_privilege;

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use agentsandbox_crds::names::WALL_FINALIZER;
+use agentsandbox_crds::names::{PORT_ADMIN, WALL_FINALIZER};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -36,7 +36,7 @@ pub fn agent(identity: &Identity) -> NetworkPolicy {
     policy(identity, Component::Agent, Vec::new(), vec![egress])
 }
 
-/// The proxy's wall: in from its own agent on the data ports; out to cluster DNS, and to the ports that rules name, on
+/// The proxy's wall: in from its own agent on the data ports, and from the operator, which asks what was denied; out to cluster DNS, and to the ports that rules name, on
 /// public addresses and on the private ranges that the class allows.
 #[must_use]
 pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
@@ -45,6 +45,10 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
         from: Some(vec![peer(identity, Component::Agent)]),
         ports: Some(data_ports()),
     };
+    let operator = platform.asks_from.as_deref().map(|namespace| NetworkPolicyIngressRule {
+        from: Some(vec![operator(namespace)]),
+        ports: Some(vec![port("TCP", PORT_ADMIN)]),
+    });
     let mut egress = vec![cluster_dns(platform)];
     let ports: BTreeSet<u16> = accepted.rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
     // `to` or `ports` left out would mean every address or every port, so without rules there is no such element.
@@ -54,7 +58,7 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
             ports: Some(ports.into_iter().map(|number| port("TCP", number)).collect()),
         });
     }
-    policy(identity, Component::Proxy, vec![ingress], egress)
+    policy(identity, Component::Proxy, std::iter::once(ingress).chain(operator).collect(), egress)
 }
 
 fn policy(
@@ -82,6 +86,19 @@ fn peer(identity: &Identity, component: Component) -> NetworkPolicyPeer {
     NetworkPolicyPeer {
         pod_selector: Some(component.selector(identity)),
         namespace_selector: Some(namespace(&identity.namespace)),
+        ip_block: None,
+    }
+}
+
+/// The operator's pods, by the labels that the chart's selector has.
+fn operator(own: &str) -> NetworkPolicyPeer {
+    let labels = [("app.kubernetes.io/name", "agentsandbox"), ("app.kubernetes.io/component", "operator")];
+    NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector {
+            match_labels: Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+            match_expressions: None,
+        }),
+        namespace_selector: Some(namespace(own)),
         ip_block: None,
     }
 }

@@ -45,7 +45,7 @@ type Told = BTreeMap<String, (String, String)>;
 
 /// Every condition as (status, reason), by type.
 fn told(stage: Stage) -> Told {
-    let status = status(&sandbox(|_| ()), &outcome(stage), now()).unwrap();
+    let status = status(&sandbox(|_| ()), &outcome(stage), None, now()).unwrap();
     for condition in &status.conditions {
         assert!(!condition.message.is_empty() && condition.observed_generation == Some(3), "{condition:?}");
     }
@@ -53,7 +53,7 @@ fn told(stage: Stage) -> Told {
 }
 
 fn message(stage: Stage, type_: &str) -> String {
-    let status = status(&sandbox(|_| ()), &outcome(stage), now()).unwrap();
+    let status = status(&sandbox(|_| ()), &outcome(stage), None, now()).unwrap();
     status.conditions.into_iter().find(|c| c.type_ == type_).unwrap().message
 }
 
@@ -282,7 +282,7 @@ fn a_blocked_pass_leaves_nothing_known_and_says_why() {
         assert_ne!(told["Reconciling"].0, stalled, "{told:?}");
     }
     for silent in [Blocked::Conflict, Blocked::NotLeader] {
-        assert_eq!(status(&sandbox(|_| ()), &outcome(Stage::Blocked(silent)), now()), None);
+        assert_eq!(status(&sandbox(|_| ()), &outcome(Stage::Blocked(silent)), None, now()), None);
     }
 }
 
@@ -333,14 +333,37 @@ fn every_rejection_is_in_one_message() {
 
 #[test]
 fn a_status_that_says_the_same_is_not_written_and_keeps_its_times() {
-    let first = status(&sandbox(|_| ()), &outcome(with(|_| ())), now()).unwrap();
+    let first = status(&sandbox(|_| ()), &outcome(with(|_| ())), None, now()).unwrap();
     let later = now() + k8s_openapi::jiff::SignedDuration::from_secs(60);
     let known = sandbox(|s| s.status = Some(first.clone()));
-    assert_eq!(status(&known, &outcome(with(|_| ())), later), None);
-    let changed = status(&known, &outcome(with(|w| w.agent = Applied::Absent)), later).unwrap();
+    assert_eq!(status(&known, &outcome(with(|_| ())), None, later), None);
+    let changed = status(&known, &outcome(with(|w| w.agent = Applied::Absent)), None, later).unwrap();
     let since = |status: &AgentSandboxStatus, type_: &str| {
         status.conditions.iter().find(|c| c.type_ == type_).unwrap().last_transition_time.0
     };
     assert_eq!(since(&changed, "ProxyReady"), now());
     assert_eq!(since(&changed, "Ready"), later);
+}
+
+#[test]
+fn what_was_denied_is_told_once_there_is_something_and_kept_while_nothing_is_known() {
+    let mut tally = Tally::default();
+    let of =
+        |sandbox: &AgentSandbox, tally: Option<&Tally>| status(sandbox, &outcome(with(|_| ())), tally, now());
+    let first = of(&sandbox(|_| ()), Some(&tally)).unwrap();
+    assert_eq!(first.egress, None, "nothing was denied, which needs no write");
+    let known = sandbox(|s| s.status = Some(first.clone()));
+    tally.note(Some("a.test"), Some(443), agentsandbox_policy::DenialReason::HostNotAllowed, 2);
+    let second = of(&known, Some(&tally)).unwrap();
+    let told = second.egress.clone().unwrap();
+    assert_eq!(
+        (told.denied, told.latest[0].host.as_deref(), told.latest[0].port),
+        (2, Some("a.test"), Some(443))
+    );
+    let known = sandbox(|s| s.status = Some(second.clone()));
+    assert_eq!(of(&known, None), None, "an operator that has just started keeps what was told");
+    let restarted = of(&known, Some(&Tally::default())).unwrap().egress.unwrap();
+    assert_eq!(restarted.denied, 0, "a proxy that started anew counts anew");
+    let patch = serde_json::to_value(&restarted).unwrap();
+    assert_eq!(patch["latest"], serde_json::json!([]), "a merge patch leaves what it does not name");
 }

@@ -1,0 +1,322 @@
+//! What proxies have denied. A proxy has no Kubernetes token and can tell nobody, so the operator asks each one's admin port,
+//! which that proxy's wall opens to the operator alone. What comes back is counted and shown; nothing is decided by it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::names::PORT_ADMIN;
+use agentsandbox_policy::{Host, TALLY_KINDS_MAX, Tally};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::channel::mpsc::UnboundedSender;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use tokio::net::TcpStream;
+
+use super::{Stores, address, ready_since};
+use crate::controller::accept::Identity;
+use crate::controller::desired::Component;
+use crate::controller::plan::is_owned;
+
+/// How often each proxy is asked: soon enough for somebody who waits for a denial to show, and one small request.
+const INTERVAL: Duration = Duration::from_secs(15);
+/// A proxy answers from memory; one that does not is asked again in the next round.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Proxies asked at the same time.
+const AT_ONCE: usize = 16;
+/// A whole tally is well below this.
+const TALLY_BYTES_MAX: usize = 16 * 1024;
+/// Longest reason that is shown.
+const REASON_BYTES_MAX: usize = 64;
+
+/// The latest answer of each sandbox's proxy, by the sandbox's UID.
+#[derive(Debug, Default)]
+pub struct Denials {
+    tallies: Mutex<HashMap<String, Tally>>,
+    /// Sandboxes whose proxy did not answer in the last round.
+    unheard: Mutex<BTreeSet<String>>,
+    /// The API server drops what it is told, as one does that has the kind's schema of an earlier release.
+    dropped: AtomicBool,
+}
+
+/// Why a proxy's tally is not known. It is asked again, so this is for the log only.
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    #[error("the proxy cannot be reached")]
+    Connect(#[from] std::io::Error),
+    #[error("the proxy did not answer in HTTP")]
+    Http(#[from] hyper::Error),
+    #[error("the proxy's answer is too long or broken off")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the proxy answered with {0}")]
+    Status(StatusCode),
+    #[error("the proxy's answer is no tally")]
+    Json(#[from] serde_json::Error),
+    #[error("another sandbox's proxy answered")]
+    AnotherSandbox,
+    #[error("the proxy did not answer in time")]
+    Late(#[from] tokio::time::error::Elapsed),
+}
+
+impl Denials {
+    /// What is known of a sandbox's proxy.
+    #[must_use]
+    pub fn of(&self, sandbox_uid: &str) -> Option<Tally> {
+        if self.dropped.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.all().get(sandbox_uid).cloned()
+    }
+
+    /// What was told is not in the API server's answer, so telling it again would never end.
+    pub fn are_not_kept(&self) {
+        if !self.dropped.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the API server drops status.egress: install the CRDs of this release");
+        }
+    }
+
+    /// Tells when a proxy is not heard any more, and when it is again.
+    fn heard(&self, sandbox: &AgentSandbox, error: Option<&Unknown>) {
+        let uid = sandbox.uid().unwrap_or_default();
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = if error.is_some() { unheard.insert(uid) } else { unheard.remove(&uid) };
+        if changed {
+            tracing::warn!(
+                sandbox.namespace = sandbox.namespace(),
+                sandbox.name = sandbox.name_any(),
+                error = error.map(|error| crate::controller::chain(error)),
+                "whether its proxy says what it denied has changed"
+            );
+        }
+    }
+
+    /// Takes in an answer; whether it is news.
+    fn learn(&self, sandbox_uid: &str, tally: Tally) -> bool {
+        self.all().insert(sandbox_uid.to_owned(), tally.clone()).as_ref() != Some(&tally)
+    }
+
+    /// Forgets all sandboxes but these.
+    fn keep(&self, sandbox_uids: &BTreeSet<String>) {
+        self.all().retain(|uid, _| sandbox_uids.contains(uid));
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid| sandbox_uids.contains(uid));
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tally>> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks all proxies again and again, and wakes each sandbox of which there is news. Never returns by itself.
+pub async fn follow(stores: Stores, denials: Arc<Denials>, wake: UnboundedSender<ObjectRef<AgentSandbox>>) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        round(&stores, &denials, PORT_ADMIN, &wake).await;
+    }
+}
+
+/// Asks each proxy once.
+async fn round(
+    stores: &Stores,
+    denials: &Denials,
+    port: u16,
+    wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
+    let sandboxes = stores.sandboxes.state();
+    denials.keep(&sandboxes.iter().filter_map(|sandbox| sandbox.uid()).collect());
+    let proxies = sandboxes.iter().filter_map(|sandbox| Some((sandbox, proxy(stores, sandbox)?)));
+    futures::stream::iter(proxies)
+        .for_each_concurrent(AT_ONCE, async |(sandbox, pod)| {
+            let Some(address) = address(&pod) else { return };
+            let uid = sandbox.uid().unwrap_or_default();
+            let answer = ask(SocketAddr::new(address, port), &uid).await;
+            denials.heard(sandbox, answer.as_ref().err());
+            if answer.is_ok_and(|tally| denials.learn(&uid, tally)) {
+                // Nobody is there to be woken once the controller has ended, and then this ends too.
+                let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
+            }
+        })
+        .await;
+}
+
+/// The pod of a sandbox's proxy, by its name and its owner. A pod that was made up to look like one can lie about numbers and
+/// nothing else; it cannot have the operator ask a node.
+fn proxy(stores: &Stores, sandbox: &AgentSandbox) -> Option<Arc<Pod>> {
+    let identity = Identity::of(sandbox)?;
+    let name = Component::Proxy.name(&identity);
+    let pod = stores.pods.get(&ObjectRef::new(&name).within(&identity.namespace))?;
+    let on_the_node = pod.spec.as_ref().is_none_or(|spec| spec.host_network == Some(true));
+    (is_owned(pod.meta(), &identity) && !on_the_node && ready_since(&pod).is_some()).then_some(pod)
+}
+
+async fn ask(admin: SocketAddr, sandbox_uid: &str) -> Result<Tally, Unknown> {
+    let tally = tokio::time::timeout(PATIENCE, exchange(admin)).await??;
+    // Addresses are dealt anew, and a watch may be behind.
+    if tally.sandbox != sandbox_uid {
+        return Err(Unknown::AnotherSandbox);
+    }
+    Ok(tally)
+}
+
+async fn exchange(admin: SocketAddr) -> Result<Tally, Unknown> {
+    let stream = TcpStream::connect(admin).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = http::Uri::from_static("/denials");
+    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("proxy"));
+    let asked = async {
+        let response = sender.send_request(request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(Unknown::Status(response.status()));
+        }
+        let body = Limited::new(response.into_body(), TALLY_BYTES_MAX).collect().await;
+        Ok(bounded(serde_json::from_slice(&body.map_err(Unknown::Body)?.to_bytes())?))
+    };
+    let mut asked = Box::pin(asked);
+    tokio::select! {
+        biased;
+        answer = &mut asked => answer,
+        // The server closes after its answer, which may still have to be read.
+        _ = connection => asked.await,
+    }
+}
+
+/// What the kind's schema takes and is fit to be shown, whatever the proxy says.
+fn bounded(mut tally: Tally) -> Tally {
+    tally.denied = tally.denied.min(u64::try_from(i64::MAX).unwrap_or(0));
+    let is_host = |host: &String| Host::parse(host).is_ok_and(|parsed| parsed.as_str() == host);
+    tally.latest.retain(|kind| {
+        kind.host.as_ref().is_none_or(is_host)
+            && kind.reason.len() <= REASON_BYTES_MAX
+            && kind.reason.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    });
+    tally.latest.truncate(TALLY_KINDS_MAX);
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::controller::desired::Child;
+    use crate::fixtures;
+
+    /// A proxy that answers each connection with these bytes.
+    async fn answering(answer: String) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut io, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let read = io.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET /denials HTTP/1.1\r\n"));
+                let _ = io.write_all(answer.as_bytes()).await;
+            }
+        });
+        port
+    }
+
+    fn ok(body: &str) -> String {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    }
+
+    fn told(denied: &str, latest: &str) -> String {
+        ok(&format!(r#"{{"sandbox":"{}","denied":{denied},"latest":[{latest}]}}"#, fixtures::UID))
+    }
+
+    const KIND: &str = r#"{"host":"a.test","port":443,"reason":"HostNotAllowed","count":3}"#;
+
+    /// The sandboxes that are woken by one round, and what is known then.
+    async fn after(children: &[Child], answer: String, rounds: usize) -> (usize, Option<Tally>) {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let port = answering(answer).await;
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let ctx = fixtures::ctx(client, &fixtures::sandbox(|_| ()), children, &[]);
+        let (wake, woken) = futures::channel::mpsc::unbounded();
+        for _ in 0..rounds {
+            round(&ctx.stores, &ctx.denials, port, &wake).await;
+        }
+        drop(wake);
+        (woken.count().await, ctx.denials.of(fixtures::UID))
+    }
+
+    fn own() -> Vec<Child> {
+        vec![Child::Pod(Box::new(fixtures::proxy_pod("127.0.0.1")))]
+    }
+
+    #[tokio::test]
+    async fn news_of_a_proxy_wakes_its_sandbox_once() {
+        let (woken, tally) = after(&own(), told("3", KIND), 3).await;
+        assert_eq!((woken, tally.map(|tally| tally.denied)), (1, Some(3)));
+        let (woken, tally) = after(&own(), told("0", ""), 1).await;
+        assert_eq!(tally.map(|tally| tally.denied), Some(0));
+        assert_eq!(woken, 1, "it wakes once to find that there is nothing to tell");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_in_place_of_a_proxy() {
+        type Change = fn(&mut Pod);
+        let changes: [Change; 3] = [
+            |pod| pod.metadata.owner_references = None,
+            |pod| pod.spec.as_mut().unwrap().host_network = Some(true),
+            |pod| pod.metadata.name = Some("another".to_owned()),
+        ];
+        for change in changes {
+            let mut pod = fixtures::proxy_pod("127.0.0.1");
+            change(&mut pod);
+            assert_eq!(after(&[Child::Pod(Box::new(pod))], told("3", KIND), 1).await, (0, None));
+        }
+    }
+
+    #[tokio::test]
+    async fn o_n8_the_answer_of_another_sandboxs_proxy_is_dropped() {
+        let answer = ok(&format!(r#"{{"sandbox":"another","denied":3,"latest":[{KIND}]}}"#));
+        assert_eq!(after(&own(), answer, 1).await, (0, None));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_tally_says_nothing_and_one_without_end_is_cut_off() {
+        for answer in [
+            "HTTP/1.1 500 no\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            "SSH-2.0-x\r\n".to_owned(),
+            ok("[]"),
+            told(&format!("{}3", " ".repeat(TALLY_BYTES_MAX)), KIND),
+        ] {
+            assert_eq!(after(&own(), answer.clone(), 1).await, (0, None), "{answer:.40}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_fit_to_be_shown_is_left_out() {
+        let long = "x".repeat(300);
+        let kinds = [
+            format!(r#"{{"host":"{long}","reason":"A","count":1}}"#),
+            format!(r#"{{"reason":"{long}","count":1}}"#),
+            r#"{"host":"a.test\u001b[2J","reason":"C","count":1}"#.to_owned(),
+            r#"{"reason":"D\nE","count":1}"#.to_owned(),
+            r#"{"host":"a.test","reason":"B","count":1}"#.to_owned(),
+        ];
+        let tally = after(&own(), told("18446744073709551615", &kinds.join(",")), 1).await.1.unwrap();
+        assert_eq!(tally.denied, u64::try_from(i64::MAX).unwrap());
+        assert_eq!(tally.latest.iter().map(|kind| kind.reason.as_str()).collect::<Vec<_>>(), ["B"]);
+    }
+
+    #[test]
+    fn what_the_api_server_drops_is_not_told_again() {
+        let denials = Denials::default();
+        denials.learn("u", Tally::default());
+        assert!(denials.of("u").is_some());
+        denials.are_not_kept();
+        assert_eq!(denials.of("u"), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! What is denied shows on the sandbox itself, for people who do not read a proxy's log.
+
+use std::time::Duration;
+
+use agentsandbox_tests::{Rig, eventually, with_namespace};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
+
+use crate::fixtures;
+
+/// The operator asks each proxy every 15 seconds.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_denied_request_is_counted_in_the_status_and_told_as_an_event() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "denials", async |ns| {
+        let dev = ns
+            .sandbox(
+                "dev",
+                &fixtures::sleeper("dev", fixtures::AGENT_IMAGE, "Set", &["{host: api.anthropic.com}"]),
+            )
+            .await;
+        dev.ready().await;
+        assert_eq!(dev.get().await.status.unwrap().egress, None, "nothing was denied yet");
+        dev.sh("curl -s -o /dev/null https://files.example.com/x; true").await;
+        let egress = eventually("the denial is counted", TOLD_WITHIN, || async {
+            dev.get()
+                .await
+                .status
+                .and_then(|status| status.egress)
+                .ok_or_else(|| "no status.egress".to_owned())
+        })
+        .await;
+        let latest = &egress.latest[0];
+        assert!(egress.denied >= 1, "{egress:?}");
+        assert_eq!(
+            (latest.host.as_deref(), latest.reason.as_str()),
+            (Some("files.example.com"), "HostNotAllowed")
+        );
+        let events: Api<Event> = Api::namespaced(rig.client.clone(), &dev.namespace);
+        eventually("an Event tells it", TOLD_WITHIN, || async {
+            let all = events.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            let told = all.iter().find(|event| event.reason.as_deref() == Some("EgressDenied"));
+            match told.and_then(|event| event.note.clone()) {
+                Some(note) if note.contains("files.example.com") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    })
+    .await;
+}
