@@ -125,6 +125,32 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
 }
 
+/// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, and whichever of
+/// its characters are escaped. Servers differ in both, and what is left out must be left out for each of them.
+pub(crate) fn any_reading_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
+    if globs.is_empty() {
+        return false;
+    }
+    let named = |text: &str| globs.iter().any(|glob| glob.matches_text(text));
+    path.readings().iter().any(|reading| {
+        let plain = String::from_utf8_lossy(&decoded(reading)).to_ascii_lowercase();
+        named(&reading.to_ascii_lowercase()) || named(&plain)
+    })
+}
+
+/// Percent-decoding; an escape that is not valid stands for itself.
+pub(crate) fn decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = if byte == b'%' { hex_pair(bytes.get(at + 1), bytes.get(at + 2)) } else { None };
+        out.push(escaped.unwrap_or(byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    out
+}
+
 /// Unreserved, sub-delims, `:` and `@` of RFC 3986.
 fn is_path_literal(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
@@ -153,6 +179,11 @@ impl PathGlob {
             return Err(SEGMENT);
         }
         Ok(Self { segments })
+    }
+
+    /// The glob as [`any_reading_matches`] takes it.
+    pub fn in_lower_case(self) -> Self {
+        Self { segments: self.segments.iter().map(|segment| segment.to_ascii_lowercase()).collect() }
     }
 
     fn matches_text(&self, path: &str) -> bool {
