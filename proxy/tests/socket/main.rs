@@ -13,6 +13,7 @@ mod credentials;
 mod entrances;
 mod framing;
 mod peers;
+mod placeholders;
 mod streams;
 mod upstream;
 mod world;
