@@ -207,12 +207,15 @@ fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>>
     })
 }
 
+/// A request, the path and query to send it with, and what finds its secret in the answer.
+type Outgoing = (Request<Body>, Zeroizing<String>, Option<Scrubber>);
+
 fn outgoing(
     permit: &Permit,
     mut fields: HeaderMap,
     body: Body,
     secret: Option<&Secret>,
-) -> Result<(Request<Body>, Zeroizing<String>, Option<Scrubber>), Box<Denial>> {
+) -> Result<Outgoing, Box<Denial>> {
     let injection = permit.credential().map(|credential| credential.injection());
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);

@@ -170,6 +170,9 @@ pub struct PathGlob {
 
 impl PathGlob {
     /// Reads a glob. Its literal parts must be written canonically, so that it can match at all.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not canonical, or holds `**` beside other characters of a segment.
     pub fn parse(raw: &str) -> Result<Self, Malformed> {
         if CanonicalPath::parse(raw)?.as_str() != raw {
             return Err(ESCAPE);
@@ -181,9 +184,21 @@ impl PathGlob {
         Ok(Self { segments })
     }
 
-    /// The glob as [`any_reading_matches`] takes it.
+    /// The glob in lower case, as what is left out is matched.
+    #[must_use]
     pub fn in_lower_case(self) -> Self {
         Self { segments: self.segments.iter().map(|segment| segment.to_ascii_lowercase()).collect() }
+    }
+
+    /// Whether this glob, in whatever letter case, matches each path that `inner` names. `*` and `**` of `inner` count as
+    /// text that only `*`, or only `**`, takes in; so a wider pattern is never within a narrower one.
+    #[must_use]
+    pub fn covers(&self, inner: &Self) -> bool {
+        let outer = self.clone().in_lower_case();
+        // Nothing but `**` takes in an empty segment.
+        let text: Vec<String> =
+            inner.clone().in_lower_case().segments.iter().map(|s| s.replace("**", "")).collect();
+        outer.matches_text(&format!("/{}", text.join("/")))
     }
 
     fn matches_text(&self, path: &str) -> bool {
@@ -337,6 +352,29 @@ mod tests {
                 && !any_matches(&globs[..1], &path)
                 && !any_matches(&globs[1..], &path)
         );
+    }
+
+    #[test]
+    fn a_glob_covers_what_names_its_paths_and_never_a_wider_one() {
+        for (outer, inner, covered) in [
+            ("/v1/files", "/v1/files", true),
+            ("/v1/files/**", "/v1/files/**", true),
+            ("/v1/files/**", "/V1/files/*/content", true),
+            ("/v1/files/**", "/v1/files/abc", true),
+            ("/repos/*/*/keys", "/repos/acme/*/keys", true),
+            ("/api/files.*", "/api/files.upload", true),
+            ("/v1/files/**", "/v1/**", false),
+            ("/v1/files/**", "/**", false),
+            ("/v1/files", "/v1/*", false),
+            ("/user/*", "/user/**", false),
+            ("/repos/*/*/keys", "/repos/**", false),
+            ("/repos/*/*/keys", "/repos/**/keys", false),
+            ("/api/files.*", "/api/*", false),
+            ("/v1/files/**", "/v1/files", false),
+        ] {
+            let glob = |text| PathGlob::parse(text).unwrap();
+            assert_eq!(glob(outer).covers(&glob(inner)), covered, "{outer} {inner}");
+        }
     }
 
     proptest! {
