@@ -88,104 +88,24 @@ fn an_issued_placeholder_is_the_agents_and_the_proxys_alike() {
 
 #[test]
 fn p_f2_with_each_preset_what_it_names_gets_the_key_and_what_it_leaves_out_does_not() {
-    let cases: [(Preset, &[&str], &[&str]); 10] = [
-        (
-            Preset::Anthropic,
-            &["POST api.anthropic.com/v1/messages", "GET api.anthropic.com/v1/models/claude"],
-            &[
-                "POST api.anthropic.com/v1/files",
-                "GET api.anthropic.com/v1/organizations/api_keys",
-                "DELETE api.anthropic.com/v1/models/x",
-            ],
-        ),
-        (
-            Preset::OpenAI,
-            &["POST api.openai.com/v1/responses", "POST api.openai.com/v1/chat/completions"],
-            &[
-                "POST api.openai.com/v1/files",
-                "POST api.openai.com/v1/organization/admin_api_keys",
-                "POST api.openai.com/v1/uploads",
-            ],
-        ),
-        (
-            Preset::Gemini,
-            &["POST generativelanguage.googleapis.com/v1beta/models/gemini:streamGenerateContent"],
-            &[
-                "POST generativelanguage.googleapis.com/upload/v1beta/files",
-                "POST generativelanguage.googleapis.com/v1beta/models/x:batchGenerateContent",
-                "POST generativelanguage.googleapis.com/v1beta/models/x%3AbatchGenerateContent",
-            ],
-        ),
-        (
-            Preset::GitHub,
-            &["GET api.github.com/repos/acme/shop/issues", "GET api.github.com/user"],
-            &[
-                "POST api.github.com/gists",
-                "GET api.github.com/user/keys",
-                "GET api.github.com/repos/acme/shop/keys",
-                "GET api.github.com/repos/acme/shop/actions/secrets/public-key",
-                "POST api.github.com/graphql",
-            ],
-        ),
-        (
-            Preset::GitLab,
-            &["GET gitlab.com/api/v4/projects/acme%2Fshop/issues"],
-            &[
-                "GET gitlab.com/api/v4/projects/1/variables",
-                "GET gitlab.com/api/v4/projects/1/deploy_keys.json",
-                "POST gitlab.com/api/v4/user/keys",
-            ],
-        ),
-        (
-            Preset::Npm,
-            &["GET registry.npmjs.org/@acme%2fshop", "GET registry.npmjs.org/left-pad"],
-            &["PUT registry.npmjs.org/left-pad", "GET registry.npmjs.org/-/npm/v1/tokens"],
-        ),
-        (
-            Preset::PyPI,
-            &["GET pypi.org/simple/pip/"],
-            &["POST pypi.org/legacy/", "GET pypi.org/manage/account/"],
-        ),
-        (
-            Preset::Crates,
-            &["GET crates.io/api/v1/crates/serde"],
-            &[
-                "PUT crates.io/api/v1/crates/new",
-                "GET crates.io/api/v1/me/tokens",
-                "GET crates.io/api/v1/crates/serde/owners",
-            ],
-        ),
-        (
-            Preset::HuggingFace,
-            &[
-                "GET huggingface.co/acme/model/resolve/main/config.json",
-                "GET huggingface.co/api/models/acme/model",
-            ],
-            &[
-                "POST huggingface.co/api/models/acme/model/commit/main",
-                "GET huggingface.co/api/models/acme/model/settings",
-                "GET huggingface.co/api/organizations/acme",
-            ],
-        ),
-        (
-            Preset::Slack,
-            &["POST slack.com/api/chat.postMessage"],
-            &[
-                "POST slack.com/api/files.upload",
-                "POST slack.com/api/admin.users.invite",
-                "POST slack.com/api/oauth.v2.access",
-            ],
-        ),
-    ];
-    assert_eq!(cases.map(|(preset, ..)| preset).as_slice(), Preset::ALL);
-    for (preset, allowed, denied) in cases {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Case {
+        preset: Preset,
+        allowed: Vec<String>,
+        denied: Vec<String>,
+    }
+    let cases: Vec<Case> = serde_yaml::from_str(include_str!("presets.yaml")).unwrap();
+    assert_eq!(cases.iter().map(|case| case.preset).collect::<Vec<_>>(), Preset::ALL);
+    for Case { preset, allowed, denied } in cases {
+        assert!(!allowed.is_empty() && denied.len() >= 2, "{preset:?}");
         let hosts = hosts_of(preset);
         let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
         let policy = policy(&json!({"preset": preset.as_str()}), &hosts);
-        for line in allowed {
+        for line in &allowed {
             assert!(goes(&policy, line), "{preset:?} {line}");
         }
-        for line in denied {
+        for line in &denied {
             assert!(!goes(&policy, line), "{preset:?} {line}");
         }
     }

@@ -31,7 +31,7 @@ credentials:
   scopes:
   - host: files.test
     ports: [443]
-    exceptPaths: [/v1/files, "/v1/files/**", "/*/*/Keys", "/v1/models/*:tune", "/@scope/secret"]
+    exceptPaths: [/v1/files, "/v1/files/**", "/*/*/Keys", "/v1/models/*:tune", "/@scope/secret", "/@scope%2Fsealed"]
   - {host: files.test, ports: [443], methods: [GET], paths: ["/v1/files/public/**"]}
 "#;
 
@@ -74,6 +74,7 @@ fn p_f22_a_path_that_is_left_out_is_denied_however_it_is_read_unless_a_scope_nam
         ("POST https://files.test/v1/models/m:run", "files files"),
         ("GET https://files.test/@scope%2fsecret", "CredentialScope"),
         ("GET https://files.test/@scope%2fopen", "files files"),
+        ("GET https://files.test/@Scope%2fsealed", "CredentialScope"),
         ("GET https://files.test/v1/files/public/x", "files files"),
         ("POST https://files.test/v1/files/public/x", "CredentialScope"),
         ("GET https://files.test/v1/filesystem", "files files"),
