@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE};
+use crate::preset::Preset;
 
 /// How one secret may be used: which key of which Secret, put where in a request, to which destinations.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -20,24 +21,37 @@ use crate::common::{HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE};
     doc = "An AgentCredential says how one secret may be used by the proxies of this namespace: which key of which Secret, put where in a request, to which hosts, methods and paths. A sandbox refers to it by name and can only narrow it.",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: choose a shorter name"),
     printcolumn(name = "SECRET", type_ = "string", json_path = ".spec.secretRef.name", description = "The Secret that holds the value."),
+    printcolumn(name = "PRESET", type_ = "string", json_path = ".spec.preset", description = "The provider whose facts are used."),
     printcolumn(name = "INJECT", type_ = "string", json_path = ".spec.inject.type", description = "Where in a request the secret is put."),
     printcolumn(name = "HOSTS", type_ = "string", json_path = ".spec.hosts[*].host", description = "Where the secret may go."),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created.")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.preset) || has(self.inject)").message("inject is required unless preset is written: write inject: {type: Bearer}, or the name of a provider such as preset: OpenAI").field_path(".inject"),
+    validation = Rule::new("has(self.preset) || has(self.hosts)").message("hosts is required unless preset is written: write hosts: [{host: api.example.com}], or the name of a provider such as preset: OpenAI").field_path(".hosts"),
+    validation = Rule::new("!has(self.inject) || self.inject.type != 'PathSegment' || (has(self.placeholderEnv) ? self.placeholderEnv.size() > 0 : has(self.preset))").message("type PathSegment needs placeholderEnv, for its placeholder marks the place: write placeholderEnv: [{name: BOT_TOKEN, prefix: '123456:'}]").field_path(".placeholderEnv")
+)]
 pub struct AgentCredentialSpec {
     /// Where the value is. The Secret is in the same namespace; only the kubelet and the proxy ever read it.
     pub secret_ref: SecretKeyRef,
-    /// Where in a request the proxy puts the value.
-    pub inject: Injection,
-    /// The only destinations that may receive the value. A rule of a sandbox can narrow them, never widen them.
+    /// A provider that is known. Its inject, hosts and placeholderEnv hold where this object does not write its own, and its
+    /// addresses that hand out keys, keep files or change accounts are left out unless paths of hosts name them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// Where in a request the proxy puts the value. Required without a preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<Injection>,
+    /// The only destinations that may receive the value. A rule of a sandbox can narrow them, never widen them. Required
+    /// without a preset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
-    pub hosts: Vec<CredentialHost>,
-    /// Variables that the agent is given so that its program starts, such as `ANTHROPIC_API_KEY` with the value
-    /// `placeholder`. Never write the secret here: the agent can read these values, and the proxy replaces them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Option<Vec<CredentialHost>>,
+    /// Variables that the agent is given in the secret's place, so that its program starts. Never write the secret here: the
+    /// agent can read these values, and the proxy replaces them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub placeholder_env: Vec<PlaceholderEnv>,
+    pub placeholder_env: Option<Vec<PlaceholderEnv>>,
 }
 
 /// One key of one Secret of the same namespace.
@@ -60,10 +74,12 @@ pub struct SecretKeyRef {
 #[x_kube(
     validation = Rule::new("(self.type == 'Header') == has(self.header)").message("header belongs to type Header and only to it: write inject: {type: Header, header: {name: x-api-key}}").field_path(".header"),
     validation = Rule::new("(self.type == 'Basic') == has(self.basic)").message("basic belongs to type Basic and only to it: write inject: {type: Basic, basic: {username: x-access-token}}").field_path(".basic"),
-    validation = Rule::new("(self.type == 'Query') == has(self.query)").message("query belongs to type Query and only to it: write inject: {type: Query, query: {name: key}}").field_path(".query")
+    validation = Rule::new("(self.type == 'Query') == has(self.query)").message("query belongs to type Query and only to it: write inject: {type: Query, query: {name: key}}").field_path(".query"),
+    validation = Rule::new("(self.type == 'Cookie') == has(self.cookie)").message("cookie belongs to type Cookie and only to it: write inject: {type: Cookie, cookie: {name: session}}").field_path(".cookie")
 )]
 pub struct Injection {
-    /// How the secret travels: in a header of its own, as a Bearer token, as a Basic password, or as a query parameter.
+    /// How the secret travels: in a header of its own, as a Bearer token, as a Basic password, as a query parameter, as a cookie,
+    /// or in the segment of the path where the agent writes a placeholder, as in /bot<placeholder>/sendMessage.
     #[serde(rename = "type")]
     pub kind: InjectionType,
     /// For type Header: which header.
@@ -75,6 +91,9 @@ pub struct Injection {
     /// For type Query: which parameter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<QueryInjection>,
+    /// For type Cookie: which cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<CookieInjection>,
 }
 
 /// Ways to put a secret into a request.
@@ -88,6 +107,10 @@ pub enum InjectionType {
     Basic,
     /// A query parameter holds the secret.
     Query,
+    /// A cookie holds the secret.
+    Cookie,
+    /// One segment of the path holds the secret, in the place of a placeholder.
+    PathSegment,
 }
 
 /// A header that holds the secret.
@@ -125,6 +148,16 @@ pub struct QueryInjection {
     pub name: String,
 }
 
+/// A cookie that holds the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CookieInjection {
+    /// Name of the cookie, such as `session`.
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._~-]+$')").message("name must be a cookie of letters, digits, -, ., _ and ~, such as session"))]
+    #[schemars(length(min = 1, max = 64))]
+    pub name: String,
+}
+
 /// One destination of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -151,12 +184,22 @@ pub struct CredentialHost {
 /// A variable whose value only has to be present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.value) != has(self.prefix)").message("write either prefix, behind which each sandbox gets a value of its own, or value, a constant: {name: OPENAI_API_KEY, prefix: sk-}")
+)]
 pub struct PlaceholderEnv {
     /// Name of the variable, such as `ANTHROPIC_API_KEY`.
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z_][A-Za-z0-9_]*$')").message("name must be a variable name: letters, digits and _, not beginning with a digit"))]
     #[schemars(length(min = 1, max = 128))]
     pub name: String,
-    /// A value that is not secret, in the form that the program checks for, such as `sk-ant-placeholder`.
+    /// A constant that is not secret, in the form that the program checks for, such as `sk-ant-placeholder`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
-    pub value: String,
+    pub value: Option<String>,
+    /// In place of a constant: what stands before 32 hexadecimal digits, which differ from one sandbox and credential to the
+    /// next, such as `sk-ant-`. It can be empty.
+    #[x_kube(validation = Rule::new("self.matches('^[!-~]*$')").message("prefix must be printable ASCII without spaces, such as sk-ant-, or empty"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub prefix: Option<String>,
 }

@@ -11,6 +11,7 @@ pub mod class;
 pub mod common;
 pub mod credential;
 pub mod names;
+pub mod preset;
 pub mod sandbox;
 pub mod schema;
 

@@ -17,7 +17,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Permit, Policy, Tally};
@@ -232,6 +232,22 @@ pub struct Traffic {
     pub up: AtomicU64,
     /// To the agent.
     pub down: AtomicU64,
+    /// The credential whose placeholder the agent's body was broken off for.
+    misused: OnceLock<String>,
+}
+
+impl Traffic {
+    /// The agent's body holds a placeholder of this credential.
+    pub fn misuses(&self, credential: &str) {
+        // A body that is broken off has no second one.
+        let _ = self.misused.set(credential.to_owned());
+    }
+
+    /// The credential whose placeholder was found in the agent's body.
+    #[must_use]
+    pub fn misused(&self) -> Option<&str> {
+        self.misused.get().map(String::as_str)
+    }
 }
 
 /// What is out of an entry already.
@@ -370,6 +386,11 @@ impl Drop for Entry {
             Stage::Begun => Event::End,
             Stage::Whole => return,
         };
+        if let Some(credential) = self.traffic.misused() {
+            self.record.decision = Decision::Deny;
+            self.record.reason = Some(DenialReason::PlaceholderMisuse);
+            self.record.credential.get_or_insert_with(|| credential.to_owned());
+        }
         self.record.bytes_up = self.traffic.up.load(Ordering::Relaxed);
         self.record.bytes_down = self.traffic.down.load(Ordering::Relaxed);
         self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -81,10 +81,7 @@ const ANSWER_ONLY: [&str; 2] = ["alt-svc", "proxy-authentication-info"];
 
 /// Removes from a request what is not for the upstream, and every place that could authenticate.
 pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
-    let own = match injection {
-        Some(Injection::Header { name, .. }) => Some(spelling(name.as_ref())),
-        _ => None,
-    };
+    let own = injection.and_then(own_slot);
     let named = named_by_connection(headers);
     let accepts_trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     let unwanted: Vec<HeaderName> = headers
@@ -109,6 +106,21 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     join_cookies(headers);
+}
+
+/// Whether what the agent sends in this field is removed where a secret is put in this place.
+#[must_use]
+pub fn replaces(injection: &Injection, field: &str) -> bool {
+    let plain = spelling(field);
+    AUTH_SLOTS.contains(&plain.as_str()) || plain == "cookie" || own_slot(injection).as_ref() == Some(&plain)
+}
+
+/// The field of its own that a secret is put into.
+fn own_slot(injection: &Injection) -> Option<String> {
+    match injection {
+        Injection::Header { name, .. } => Some(spelling(name)),
+        _ => None,
+    }
 }
 
 /// Removes from the answer to a secret a session that was opened with it: the agent could show that to the same host where
@@ -138,13 +150,15 @@ pub fn strip_response(headers: &mut HeaderMap) {
     remove_all(headers, unwanted);
 }
 
-/// Puts the secret where the credential says; the target to send is given back.
+/// Puts the secret where the credential says. The path and query to send are given back; with a secret in them they are for
+/// the upstream alone.
 pub fn inject(
     headers: &mut HeaderMap,
     target: &Target,
     injection: &Injection,
     secret: &Secret,
-) -> Result<Target, Unfit> {
+) -> Result<Zeroizing<String>, Unfit> {
+    let text = || std::str::from_utf8(secret.expose()).map_err(|_| Unfit);
     let (name, value) = match injection {
         Injection::Header { name, prefix } => {
             (HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unfit)?, joined(prefix, secret.expose()))
@@ -154,14 +168,22 @@ pub fn inject(
             (AUTHORIZATION, joined("Basic ", basic(username, secret).as_bytes()))
         }
         Injection::Query { name } => {
-            let text = std::str::from_utf8(secret.expose()).map_err(|_| Unfit)?;
-            return Ok(target.with_query_parameter(name, text));
+            let target = target.with_query_parameter(name, text()?);
+            return Ok(Zeroizing::new(target.as_str().to_owned()));
         }
+        Injection::PathSegment { placeholders } => {
+            return target.with_path_segment(placeholders, text()?).map(Zeroizing::new).ok_or(Unfit);
+        }
+        // What a cookie cannot hold (RFC 6265, 4.1.1) would end it, and begin another.
+        Injection::Cookie { .. } if secret.expose().iter().any(|byte| b"\",;\\".contains(byte)) => {
+            return Err(Unfit);
+        }
+        Injection::Cookie { name } => (COOKIE, joined(name, &joined("=", secret.expose()))),
     };
     let mut value = HeaderValue::from_bytes(&value).map_err(|_| Unfit)?;
     value.set_sensitive(true);
     headers.insert(name, value);
-    Ok(target.clone())
+    Ok(Zeroizing::new(target.as_str().to_owned()))
 }
 
 /// The secret cannot stand where the credential puts it.
@@ -225,6 +247,7 @@ mod tests {
             Injection::Header { name: "x-api-key".to_owned(), prefix: "token ".to_owned() },
             Injection::Bearer,
             Injection::Basic { username: "u".to_owned() },
+            Injection::Cookie { name: "session".to_owned() },
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("x-plain", HeaderValue::from_static("plain"));

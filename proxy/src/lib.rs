@@ -20,6 +20,8 @@ pub mod health;
 pub mod limits;
 pub mod metrics;
 pub mod pipeline;
+mod placeholder;
+mod presented;
 pub mod reload;
 pub mod resolve;
 pub mod respond;

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
 use crate::audit::folds::{Folds, Kind};
 use crate::audit::{Audit, Entry, Recorded, Unrecorded};
@@ -25,6 +26,7 @@ use crate::entrance::{Entrance, EntranceContext};
 use crate::headers;
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
 use crate::metrics::Metrics;
+use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body};
@@ -178,13 +180,20 @@ async fn exchange(
         target: asked.target,
         websocket: asked.websocket,
     })?;
+    presented::judge(&loaded.policy, &loaded.placeholders, &permit, &head.headers)?;
     let secret = secret(proxy, &permit)?;
     let recorded = entry.begins(&permit).map_err(Denial::from)?;
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let injection = permit.credential().map(|credential| credential.injection().clone());
-    let body = Upward::new(body, injection, entry.traffic()).boxed_unsync();
+    let traffic = entry.traffic();
+    let body =
+        Upward::new(body, injection, loaded.placeholders.in_body(), Arc::clone(&traffic)).boxed_unsync();
     let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
-    let response = send(proxy, loaded, &permit, (request, &target), entry, &recorded).await?;
+    let response =
+        send(proxy, loaded, &permit, (request, &target), entry, &recorded).await.map_err(|failed| {
+            // The upstream broke off because the body was.
+            traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(&permit, credential)))
+        })?;
     Ok(Answered { response, scrubber, tunnel })
 }
 
@@ -198,19 +207,22 @@ fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>>
     })
 }
 
+/// A request, the path and query to send it with, and what finds its secret in the answer.
+type Outgoing = (Request<Body>, Zeroizing<String>, Option<Scrubber>);
+
 fn outgoing(
     permit: &Permit,
     mut fields: HeaderMap,
     body: Body,
     secret: Option<&Secret>,
-) -> Result<(Request<Body>, String, Option<Scrubber>), Box<Denial>> {
+) -> Result<Outgoing, Box<Denial>> {
     let injection = permit.credential().map(|credential| credential.injection());
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);
-    let mut target = permit.target().clone();
+    let mut target = Zeroizing::new(permit.target().as_str().to_owned());
     let mut scrubber = None;
     if let (Some(injection), Some(secret)) = (injection, secret) {
-        target = headers::inject(&mut fields, &target, injection, secret)
+        target = headers::inject(&mut fields, permit.target(), injection, secret)
             .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
         scrubber = Some(Scrubber::new(injection, secret));
         // What is compressed cannot be searched while it passes by.
@@ -224,7 +236,7 @@ fn outgoing(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.headers_mut() = fields;
-    Ok((request, target.as_str().to_owned(), scrubber))
+    Ok((request, target, scrubber))
 }
 
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is

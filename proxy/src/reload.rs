@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{POLICY_BYTES_MAX, POLICY_POLL_INTERVAL, POLICY_STALE_MAX};
 use crate::metrics::Metrics;
+use crate::placeholder::{Placeholders, Unsearchable};
 use crate::upstream::{RootsError, Upstream};
 
 /// A policy and what belongs to it.
 pub struct Loaded {
     /// The decisions.
     pub policy: Policy,
+    pub(crate) placeholders: Arc<Placeholders>,
     pub(crate) upstream: Upstream,
 }
 
@@ -38,13 +40,17 @@ pub enum LoadError {
     /// Its roots.
     #[error("the upstream roots are not valid")]
     Roots(#[from] RootsError),
+    /// Its placeholders.
+    #[error("the placeholders cannot be looked for")]
+    Placeholders(#[from] Unsearchable),
 }
 
 /// Reads and checks a document.
 pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) -> Result<Loaded, LoadError> {
     let policy = Policy::from_yaml(text)?;
+    let placeholders = Arc::new(Placeholders::of(&policy)?);
     let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
-    Ok(Loaded { policy, upstream })
+    Ok(Loaded { policy, placeholders, upstream })
 }
 
 /// Reads a document's text.

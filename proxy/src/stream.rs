@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep};
 use crate::audit::{Entry, Traffic};
 use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
+use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
 use crate::scrub::{BodyMask, Scrubber};
 
@@ -24,14 +25,37 @@ use crate::scrub::{BodyMask, Scrubber};
 pub struct Upward {
     inner: Incoming,
     injection: Option<Injection>,
+    search: Option<BodySearch>,
     traffic: Arc<Traffic>,
 }
 
+/// The body is broken off: nothing may complete what was found in it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a placeholder stands in the body")]
+pub struct Misused;
+
 impl Upward {
-    /// Counts `inner` into `traffic`. Its trailers lose what a request's fields lose: an upstream may merge them.
+    /// Counts `inner` into `traffic`, and breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may merge them.
     #[must_use]
-    pub fn new(inner: Incoming, injection: Option<Injection>, traffic: Arc<Traffic>) -> Self {
-        Self { inner, injection, traffic }
+    pub fn new(
+        inner: Incoming,
+        injection: Option<Injection>,
+        search: Option<BodySearch>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self { inner, injection, search, traffic }
+    }
+
+    fn searched(&mut self, frame: &Frame<Bytes>) -> Result<(), Misused> {
+        let Some(search) = &mut self.search else { return Ok(()) };
+        let found = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => search.finds(data),
+            (None, Some(trailers)) => search.finds_in_trailers(trailers),
+            (None, None) => None,
+        };
+        let Some(credential) = found else { return Ok(()) };
+        self.traffic.misuses(credential);
+        Err(Misused)
     }
 }
 
@@ -44,6 +68,11 @@ impl HttpBody for Upward {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Err(misused) = self.searched(frame)
+        {
+            return Poll::Ready(Some(Err(misused.into())));
+        }
         count(frame.as_ref(), &self.traffic.up);
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()

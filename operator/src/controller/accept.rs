@@ -15,11 +15,13 @@ use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
+use self::credential::Variable;
 use super::desired::policy_document;
 use super::observe::References;
 use crate::platform::Platform;
 
 mod class;
+mod credential;
 mod egress;
 pub mod hosts;
 mod limits;
@@ -201,8 +203,8 @@ pub fn accept(
     let in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
-    let egress = egress::egress(sandbox, class, references, &mut faults);
-    let placeholders = placeholders(references, &egress.credentials, &mut faults);
+    let egress = egress::egress(identity, sandbox, class, references, &mut faults);
+    let placeholders = placeholders(&egress.variables, &mut faults);
     environment(sandbox, &placeholders, &mut faults);
     let policy = policy_document::document(identity, &in_force, &egress.rules, &egress.credentials, platform);
     policy::judge(sandbox, &in_force.name, policy, &mut faults);
@@ -285,40 +287,28 @@ fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rej
     }
 }
 
-fn placeholders(
-    references: &References,
-    used: &[(CredentialDocument, SecretKeyRef)],
-    faults: &mut Vec<Rejection>,
-) -> BTreeMap<String, String> {
+fn placeholders(variables: &[Variable], faults: &mut Vec<Rejection>) -> BTreeMap<String, String> {
     let mut all = BTreeMap::<String, String>::new();
-    for (document, _) in used {
-        let Some(credential) = references.credentials.get(&document.name) else { continue };
-        for variable in &credential.spec.placeholder_env {
-            if RESERVED_ENV.contains(&variable.name.as_str()) {
-                reject(
-                    faults,
-                    RejectionReason::InvalidField,
-                    "spec.egress.allow",
-                    format!(
-                        "AgentCredential {} sets the variable {}, which the operator sets itself; remove it from placeholderEnv",
-                        document.name, variable.name
-                    ),
-                );
-            }
-            if all
-                .insert(variable.name.clone(), variable.value.clone())
-                .is_some_and(|old| old != variable.value)
-            {
-                reject(
-                    faults,
-                    RejectionReason::InvalidField,
-                    "spec.egress.allow",
-                    format!(
-                        "two AgentCredentials set the variable {} to different values; use only one of them, or align placeholderEnv",
-                        variable.name
-                    ),
-                );
-            }
+    for Variable { credential, name, value } in variables {
+        if RESERVED_ENV.contains(&name.as_str()) {
+            reject(
+                faults,
+                RejectionReason::InvalidField,
+                "spec.egress.allow",
+                format!(
+                    "AgentCredential {credential} sets the variable {name}, which the operator sets itself; remove it from placeholderEnv"
+                ),
+            );
+        }
+        if all.insert(name.clone(), value.clone()).is_some_and(|old| old != *value) {
+            reject(
+                faults,
+                RejectionReason::InvalidField,
+                "spec.egress.allow",
+                format!(
+                    "two AgentCredentials set the variable {name} to different values; use only one of them, or leave it out of the placeholderEnv of one"
+                ),
+            );
         }
     }
     all

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use crate::policy::Rule;
+use crate::policy::{Credential, Reach, Rule};
 use crate::{Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
 
 /// Longest path that advice repeats; the CRD takes no longer one.
@@ -234,25 +234,35 @@ impl Policy {
         request: &Request,
     ) -> Result<CredentialUse, Box<Denial>> {
         let Request { host, port, method, target, .. } = request;
-        match self.credential(name) {
-            Some(credential)
-                if request.scheme == Scheme::Https && credential.may_go_to(host, *port, method, target) =>
-            {
-                Ok(CredentialUse {
-                    name: name.to_owned(),
-                    file: credential.file.clone(),
-                    injection: credential.injection.clone(),
-                })
+        let denial = |reason, how: String| {
+            let denial = described(reason, request).with_rule(&rule.name).with_credential(name);
+            Box::new(denial.with_how_to_allow(how))
+        };
+        let known = self.credential(name).filter(|_| request.scheme == Scheme::Https);
+        let reach = known.map_or(Reach::Outside, |known| known.reach(host, *port, method, target));
+        let credential = match (known, reach) {
+            (Some(credential), Reach::Within) => credential,
+            (_, Reach::Excepted) => {
+                let how = format!(
+                    "AgentCredential {name} leaves this path out, because it stores files, hands out keys or changes accounts; ask its owner to name the path in hosts, not only a pattern around it."
+                );
+                return Err(denial(DenialReason::CredentialScope, how));
             }
-            _ => Err(Box::new(
-                described(DenialReason::CredentialScope, request)
-                    .with_rule(&rule.name)
-                    .with_credential(name)
-                    .with_how_to_allow(format!(
-                        "Ask the owner of AgentCredential {name} to allow {method} on this path of {host}:{port} in its hosts, or narrow the rule to what they allow."
-                    )),
-            )),
+            _ => {
+                let how = format!(
+                    "Ask the owner of AgentCredential {name} to allow {method} on this path of {host}:{port} in its hosts, or narrow the rule to what they allow."
+                );
+                return Err(denial(DenialReason::CredentialScope, how));
+            }
+        };
+        if let Injection::PathSegment { placeholders } = &credential.injection
+            && target.with_path_segment(placeholders, "").is_none()
+        {
+            let how = format!("Write the placeholder of AgentCredential {name} in the path, once.");
+            return Err(denial(DenialReason::PlaceholderMisuse, how));
         }
+        let Credential { file, injection, .. } = credential;
+        Ok(CredentialUse { name: name.to_owned(), file: file.clone(), injection: injection.clone() })
     }
 
     fn denial(&self, request: &Request) -> Denial {

@@ -102,6 +102,10 @@ pub struct CredentialDocument {
     /// proxy that still has the old folder finds nothing, and never sends an old secret to a new host.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// What the agent is given in the secret's place: at most 16 texts, each of 8 to 1024 bytes. None is a secret. One that
+    /// the agent sends anywhere but in the place of this credential, on a rule that names it, denies the request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placeholders: Vec<String>,
     /// Where in the request the secret is put.
     pub inject: InjectDocument,
     /// Where the secret may go. A rule can only narrow these.
@@ -132,6 +136,14 @@ pub enum InjectDocument {
         /// Parameter name.
         name: String,
     },
+    /// A cookie holds the secret (RFC 6265, 4.2).
+    Cookie {
+        /// Cookie name.
+        name: String,
+    },
+    /// The secret stands in one segment of the path, percent-encoded, where the agent wrote a placeholder of the credential,
+    /// as in `/bot<placeholder>/sendMessage`. Rules and scopes are matched with the placeholder in its place.
+    PathSegment,
 }
 
 /// [`InjectDocument`] as it is read. In a tagged enum serde lets a variant without braces have any fields, so that
@@ -151,6 +163,10 @@ enum InjectWire {
     Query {
         name: String,
     },
+    Cookie {
+        name: String,
+    },
+    PathSegment {},
 }
 
 /// One destination a credential may be sent to.
@@ -167,6 +183,10 @@ pub struct ScopeDocument {
     /// Allowed path globs; absent allows any path.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
+    /// Path globs that this scope leaves out of what `paths` allows, in any letter case, at most 128. A path is left out as
+    /// soon as one way to read it matches.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub except_paths: Option<Vec<String>>,
 }
 
 /// Upstream address ranges, beside the built-in forbidden ones.
@@ -209,6 +229,8 @@ impl From<InjectWire> for InjectDocument {
             InjectWire::Bearer {} => Self::Bearer,
             InjectWire::Basic { username } => Self::Basic { username },
             InjectWire::Query { name } => Self::Query { name },
+            InjectWire::Cookie { name } => Self::Cookie { name },
+            InjectWire::PathSegment {} => Self::PathSegment,
         }
     }
 }

@@ -24,6 +24,7 @@ pub use decide::{CredentialUse, NamePermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};
 pub use method::Method;
+pub use path::PathGlob;
 pub use pattern::HostPattern;
 pub use policy::{Fault, Injection, InvalidPolicy, Policy, Scheme};
 pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally};

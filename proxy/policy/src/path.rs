@@ -125,6 +125,32 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
 }
 
+/// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, and whichever of
+/// its characters are escaped. Servers differ in both, and what is left out must be left out for each of them.
+pub(crate) fn any_reading_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
+    if globs.is_empty() {
+        return false;
+    }
+    let named = |text: &str| globs.iter().any(|glob| glob.matches_text(text));
+    path.readings().iter().any(|reading| {
+        let plain = String::from_utf8_lossy(&decoded(reading)).to_ascii_lowercase();
+        named(&reading.to_ascii_lowercase()) || named(&plain)
+    })
+}
+
+/// Percent-decoding; an escape that is not valid stands for itself.
+pub(crate) fn decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escaped = if byte == b'%' { hex_pair(bytes.get(at + 1), bytes.get(at + 2)) } else { None };
+        out.push(escaped.unwrap_or(byte));
+        at += if escaped.is_some() { 3 } else { 1 };
+    }
+    out
+}
+
 /// Unreserved, sub-delims, `:` and `@` of RFC 3986.
 fn is_path_literal(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
@@ -144,6 +170,9 @@ pub struct PathGlob {
 
 impl PathGlob {
     /// Reads a glob. Its literal parts must be written canonically, so that it can match at all.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it is not canonical, or holds `**` beside other characters of a segment.
     pub fn parse(raw: &str) -> Result<Self, Malformed> {
         if CanonicalPath::parse(raw)?.as_str() != raw {
             return Err(ESCAPE);
@@ -153,6 +182,23 @@ impl PathGlob {
             return Err(SEGMENT);
         }
         Ok(Self { segments })
+    }
+
+    /// The glob in lower case, as what is left out is matched.
+    #[must_use]
+    pub fn in_lower_case(self) -> Self {
+        Self { segments: self.segments.iter().map(|segment| segment.to_ascii_lowercase()).collect() }
+    }
+
+    /// Whether this glob, in whatever letter case, matches each path that `inner` names. `*` and `**` of `inner` count as
+    /// text that only `*`, or only `**`, takes in; so a wider pattern is never within a narrower one.
+    #[must_use]
+    pub fn covers(&self, inner: &Self) -> bool {
+        let outer = self.clone().in_lower_case();
+        // Nothing but `**` takes in an empty segment.
+        let text: Vec<String> =
+            inner.clone().in_lower_case().segments.iter().map(|s| s.replace("**", "")).collect();
+        outer.matches_text(&format!("/{}", text.join("/")))
     }
 
     fn matches_text(&self, path: &str) -> bool {
@@ -306,6 +352,29 @@ mod tests {
                 && !any_matches(&globs[..1], &path)
                 && !any_matches(&globs[1..], &path)
         );
+    }
+
+    #[test]
+    fn a_glob_covers_what_names_its_paths_and_never_a_wider_one() {
+        for (outer, inner, covered) in [
+            ("/v1/files", "/v1/files", true),
+            ("/v1/files/**", "/v1/files/**", true),
+            ("/v1/files/**", "/V1/files/*/content", true),
+            ("/v1/files/**", "/v1/files/abc", true),
+            ("/repos/*/*/keys", "/repos/acme/*/keys", true),
+            ("/api/files.*", "/api/files.upload", true),
+            ("/v1/files/**", "/v1/**", false),
+            ("/v1/files/**", "/**", false),
+            ("/v1/files", "/v1/*", false),
+            ("/user/*", "/user/**", false),
+            ("/repos/*/*/keys", "/repos/**", false),
+            ("/repos/*/*/keys", "/repos/**/keys", false),
+            ("/api/files.*", "/api/*", false),
+            ("/v1/files/**", "/v1/files", false),
+        ] {
+            let glob = |text| PathGlob::parse(text).unwrap();
+            assert_eq!(glob(outer).covers(&glob(inner)), covered, "{outer} {inner}");
+        }
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::address::Addresses;
 use crate::document::{PolicyDocument, SandboxIdentity};
-use crate::path::{PathGlob, any_matches};
+use crate::path::{PathGlob, any_matches, any_reading_matches};
 use crate::{Host, HostPattern, Method, Target};
 
 /// How an upstream is reached.
@@ -70,6 +70,16 @@ pub enum Injection {
         /// Parameter name.
         name: String,
     },
+    /// A cookie holds the secret.
+    Cookie {
+        /// Cookie name.
+        name: String,
+    },
+    /// One segment of the path holds the secret in the place of a placeholder.
+    PathSegment {
+        /// The placeholders of the credential, one of which stands in the path once.
+        placeholders: Vec<String>,
+    },
 }
 
 /// Everything one agent may do on the network.
@@ -96,7 +106,17 @@ pub(crate) struct Rule {
 pub(crate) struct Credential {
     pub(crate) file: String,
     pub(crate) injection: Injection,
+    placeholders: Vec<String>,
     scopes: Vec<Scope>,
+}
+
+/// Whether a credential may go somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Within,
+    /// The path is one that the scopes leave out of what they allow.
+    Excepted,
+    Outside,
 }
 
 /// A set of destinations, of a rule or of a credential.
@@ -106,6 +126,7 @@ pub(crate) struct Scope {
     pub(crate) ports: Vec<u16>,
     methods: Option<Vec<Method>>,
     paths: Option<Vec<PathGlob>>,
+    except: Vec<PathGlob>,
 }
 
 impl Policy {
@@ -139,6 +160,18 @@ impl Policy {
     /// Names of the credentials, each with the name of the file that holds its secret, in alphabetical order.
     pub fn secret_files(&self) -> impl Iterator<Item = (&str, &str)> {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.file.as_str()))
+    }
+
+    /// Names of the credentials, each with what the agent was given in its secret's place, in alphabetical order.
+    pub fn placeholders(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.placeholders.as_slice()))
+    }
+
+    /// Places of the secrets that may go to this host, whatever the port, the method and the path.
+    pub fn injections_at(&self, host: &Host) -> impl Iterator<Item = &Injection> {
+        let may_go =
+            |credential: &&Credential| credential.scopes.iter().any(|scope| scope.host.matches(host));
+        self.credentials.values().filter(may_go).map(|credential| &credential.injection)
     }
 
     /// PEM certificates of private CAs to trust beside the public roots.
@@ -178,13 +211,16 @@ impl Policy {
 }
 
 impl Credential {
-    pub(crate) fn may_go_to(&self, host: &Host, port: u16, method: &Method, target: &Target) -> bool {
-        self.scopes.iter().any(|scope| {
-            scope.host.matches(host)
-                && scope.ports.contains(&port)
-                && scope.allows_method(method)
-                && scope.allows_path(target)
-        })
+    pub(crate) fn reach(&self, host: &Host, port: u16, method: &Method, target: &Target) -> Reach {
+        let reaches = |scope: &Scope| match scope {
+            _ if !scope.host.matches(host) || !scope.ports.contains(&port) => Reach::Outside,
+            _ if !scope.allows_method(method) || !scope.allows_path(target) => Reach::Outside,
+            _ if any_reading_matches(&scope.except, target.canonical_path()) => Reach::Excepted,
+            _ => Reach::Within,
+        };
+        let all: Vec<Reach> = self.scopes.iter().map(reaches).collect();
+        let found = [Reach::Within, Reach::Excepted].into_iter().find(|reach| all.contains(reach));
+        found.unwrap_or(Reach::Outside)
     }
 }
 

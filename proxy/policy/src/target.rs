@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::Malformed;
-use crate::path::{CanonicalPath, hex_pair, push_escaped};
+use crate::path::{CanonicalPath, decoded, push_escaped};
 
 /// Most servers refuse more; a bound keeps matching cheap.
 const PATH_BYTES_MAX: usize = 8 << 10;
@@ -74,6 +74,40 @@ impl Target {
         Self { text: format!("{}?{}", self.path(), pairs.join("&")), path: self.path.clone() }
     }
 
+    /// Whether the query has a parameter of this name, in any letter case or encoding, and also where `;` separates it.
+    #[must_use]
+    pub fn has_query_parameter(&self, name: &str) -> bool {
+        self.query()
+            .unwrap_or_default()
+            .split(['&', ';'])
+            .any(|pair| !pair.is_empty() && is_named(pair, name))
+    }
+
+    /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path
+    /// holds. None when no placeholder stands in the path, or more than one does.
+    #[must_use]
+    pub fn with_path_segment(&self, placeholders: &[String], value: &str) -> Option<String> {
+        let path = self.path();
+        let found =
+            |text: &String| path.match_indices(text).map(|(at, _)| (at, at + text.len())).collect::<Vec<_>>();
+        let all: Vec<(usize, usize)> = placeholders.iter().flat_map(found).collect();
+        // A placeholder may be a part of another one, which then is the one that was written.
+        let (start, end) = all.iter().copied().max_by_key(|(start, end)| end - start)?;
+        if all.iter().any(|(from, until)| *from < start || *until > end) {
+            return None;
+        }
+        let (before, after) = (path.get(..start)?, self.text.get(end..)?);
+        let mut text = before.to_owned();
+        for byte in value.bytes() {
+            match byte {
+                // A segment may hold it as it is (RFC 3986, 3.3), and tokens of Telegram do.
+                b':' => text.push(':'),
+                other => push_escaped(&mut text, other),
+            }
+        }
+        Some(text + after)
+    }
+
     pub(crate) const fn canonical_path(&self) -> &CanonicalPath {
         &self.path
     }
@@ -95,19 +129,6 @@ fn without(pair: &str, name: &str) -> Option<String> {
 fn is_named(pair: &str, name: &str) -> bool {
     let key = pair.split('=').next().unwrap_or_default();
     decoded(key).eq_ignore_ascii_case(name.as_bytes())
-}
-
-/// Form decoding; an escape that is not valid stands for itself.
-fn decoded(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let escaped = if byte == b'%' { hex_pair(bytes.get(at + 1), bytes.get(at + 2)) } else { None };
-        out.push(escaped.unwrap_or(byte));
-        at += if escaped.is_some() { 3 } else { 1 };
-    }
-    out
 }
 
 fn encoded(text: &str) -> String {
@@ -184,6 +205,31 @@ mod tests {
             ("/x?a=1;key=own&monkey=2", "/x?a=1&monkey=2&key=s%26%20%2Fecret"),
         ] {
             assert_eq!(target(text).with_query_parameter("key", "s& /ecret").as_str(), sent, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_placeholder_in_the_path_gives_its_place_to_the_encoded_secret() {
+        let placeholders = ["placeholder".to_owned(), "placeholder-2".to_owned()];
+        for (text, sent) in [
+            ("/botplaceholder/send?a=placeholder", Some("/bot12:a%2Fb%3F%3B%25/send?a=placeholder")),
+            ("/botplaceholder-2/send", Some("/bot12:a%2Fb%3F%3B%25/send")),
+            ("/bot/send", None),
+            ("/placeholder/placeholder", None),
+            ("/placeholder/placeholder-2", None),
+        ] {
+            let found = target(text).with_path_segment(&placeholders, "12:a/b?;%");
+            assert_eq!(found.as_deref(), sent, "{text}");
+        }
+        assert_eq!(target("/x").with_path_segment(&[], "secret"), None);
+    }
+
+    #[test]
+    fn a_query_parameter_is_found_in_each_spelling() {
+        for (text, has) in
+            [("/x?key=1", true), ("/x?a;K%65y", true), ("/x?monkey=1", false), ("/x", false), ("/x?&", false)]
+        {
+            assert_eq!(target(text).has_query_parameter("key"), has, "{text}");
         }
     }
 

@@ -14,6 +14,7 @@ mod denials;
 mod entrances;
 mod framing;
 mod peers;
+mod placeholders;
 mod streams;
 mod upstream;
 mod world;

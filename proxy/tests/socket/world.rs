@@ -103,6 +103,8 @@ pub struct Setup {
     pub policy: Vec<(&'static str, &'static str)>,
     /// Whom the upstream's certificate names; the good host if nothing is said.
     pub certificate: Option<&'static str>,
+    /// The secret, in place of [`KEY`].
+    pub secret: Option<&'static str>,
     /// Connections at a time.
     pub connections_max: Option<usize>,
 }
@@ -128,7 +130,7 @@ pub async fn build(setup: Setup) -> World {
     for name in ["secrets", "state"] {
         std::fs::create_dir(at(name)).unwrap();
     }
-    std::fs::write(at("secrets").join("good"), format!("{KEY}\n")).unwrap();
+    std::fs::write(at("secrets").join("good"), format!("{}\n", setup.secret.unwrap_or(KEY))).unwrap();
     let (log, finish, received) = (Sink::default(), Arc::new(Notify::new()), Arc::default());
     let closed = Arc::new(AtomicUsize::new(0));
     let (listener, upstream) = upstream::listen().await;

@@ -1,23 +1,20 @@
 //! The rules of a sandbox and the credentials they name, as the proxy's policy document holds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentsandbox_crds::class::AgentSandboxClass;
 use agentsandbox_crds::common::Method;
-use agentsandbox_crds::credential::{
-    AgentCredential, CredentialHost, Injection, InjectionType, SecretKeyRef,
-};
+use agentsandbox_crds::credential::{CredentialHost, SecretKeyRef};
 use agentsandbox_crds::sandbox::{AgentSandbox, EgressRule, Scheme, Websocket};
-use agentsandbox_policy::document::{
-    CredentialDocument, InjectDocument, RuleDocument, SchemeDocument, ScopeDocument, WebsocketDocument,
-};
+use agentsandbox_policy::document::{CredentialDocument, RuleDocument, SchemeDocument, WebsocketDocument};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
+use super::credential::{Credential, Variable};
 use super::hosts::covers;
-use super::{References, Rejection, RejectionReason, reject};
+use super::{Identity, References, Rejection, RejectionReason, reject};
 
-const HTTPS_PORT: u16 = 443;
+pub(super) const HTTPS_PORT: u16 = 443;
 const HTTP_PORT: u16 = 80;
 /// Bytes of the hash in a credential's file name; 64 bits, which nobody finds a second Secret for by chance.
 const FILE_HASH_BYTES: usize = 8;
@@ -26,9 +23,12 @@ const FILE_HASH_BYTES: usize = 8;
 pub(super) struct Egress {
     pub(super) rules: Vec<RuleDocument>,
     pub(super) credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+    /// What the agent is given in their places.
+    pub(super) variables: Vec<Variable>,
 }
 
 pub(super) fn egress(
+    identity: &Identity,
     sandbox: &AgentSandbox,
     class: &AgentSandboxClass,
     references: &References,
@@ -36,20 +36,31 @@ pub(super) fn egress(
 ) -> Egress {
     let allow = sandbox.spec.egress.as_ref().map(|egress| egress.allow.as_slice()).unwrap_or_default();
     let mut taken: BTreeSet<String> = allow.iter().filter_map(|rule| rule.name.clone()).collect();
+    let named: BTreeSet<&String> = allow.iter().filter_map(|rule| rule.credential.as_ref()).collect();
+    let known: BTreeMap<&str, Credential> = named
+        .into_iter()
+        .filter_map(|name| references.credentials.get(name))
+        .filter_map(|credential| Credential::of(credential, faults))
+        .collect();
     let mut rules = Vec::new();
     for (index, rule) in allow.iter().enumerate() {
         ceiling(index, rule, class, faults);
         let document = document(rule, &mut taken);
-        credential_of(index, rule, &document, references, faults);
+        credential_of(
+            index,
+            rule,
+            &document,
+            references,
+            known.get(rule.credential.as_deref().unwrap_or_default()),
+            faults,
+        );
         rules.push(document);
     }
-    let named: BTreeSet<&String> = allow.iter().filter_map(|rule| rule.credential.as_ref()).collect();
-    let credentials = named
-        .into_iter()
-        .filter_map(|name| references.credentials.get(name))
-        .filter_map(|credential| credential_document(credential, faults))
-        .collect();
-    Egress { rules, credentials }
+    let variables: Vec<Variable> =
+        known.values().flat_map(|credential| credential.variables(&identity.uid)).collect();
+    let credentials =
+        known.values().filter_map(|credential| credential.document(&identity.uid, faults)).collect();
+    Egress { rules, credentials, variables }
 }
 
 fn ceiling(index: usize, rule: &EgressRule, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
@@ -105,7 +116,7 @@ fn free_name(rule: &EgressRule, taken: &mut BTreeSet<String>) -> String {
     name
 }
 
-fn ports(ports: Option<&Vec<i32>>, default: u16) -> Vec<u16> {
+pub(super) fn ports(ports: Option<&Vec<i32>>, default: u16) -> Vec<u16> {
     let mut ports: Vec<u16> = match ports {
         // The schema keeps them within 1-65535; what does not fit matches no port and allows nothing.
         Some(ports) => ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
@@ -116,7 +127,7 @@ fn ports(ports: Option<&Vec<i32>>, default: u16) -> Vec<u16> {
     ports
 }
 
-fn methods(methods: Option<&Vec<Method>>) -> Option<Vec<String>> {
+pub(super) fn methods(methods: Option<&Vec<Method>>) -> Option<Vec<String>> {
     methods.map(|methods| methods.iter().map(|method| method.as_str().to_owned()).collect())
 }
 
@@ -125,6 +136,7 @@ fn credential_of(
     rule: &EgressRule,
     document: &RuleDocument,
     references: &References,
+    known: Option<&Credential>,
     faults: &mut Vec<Rejection>,
 ) {
     let Some(name) = &rule.credential else { return };
@@ -137,7 +149,7 @@ fn credential_of(
             "a credential is never sent in plain text; remove credential, or remove scheme: Http",
         );
     }
-    let Some(credential) = references.credentials.get(name) else {
+    if !references.credentials.contains_key(name) {
         reject(
             faults,
             RejectionReason::CredentialNotFound,
@@ -147,13 +159,15 @@ fn credential_of(
             ),
         );
         return;
-    };
+    }
+    // Of one that cannot be read, that is told already.
+    let Some(credential) = known else { return };
     let covered = |host: &CredentialHost| {
         let allowed = ports(host.ports.as_ref(), HTTPS_PORT);
         covers(&host.host, &rule.host) && document.ports.iter().all(|port| allowed.contains(port))
     };
-    if !credential.spec.hosts.iter().any(covered) {
-        let hosts: Vec<_> = credential.spec.hosts.iter().map(|host| host.host.as_str()).collect();
+    if !credential.hosts.iter().any(covered) {
+        let hosts: Vec<_> = credential.hosts.iter().map(|host| host.host.as_str()).collect();
         reject(
             faults,
             RejectionReason::OutsideCredential,
@@ -164,25 +178,6 @@ fn credential_of(
             ),
         );
     }
-}
-
-fn credential_document(
-    credential: &AgentCredential,
-    faults: &mut Vec<Rejection>,
-) -> Option<(CredentialDocument, SecretKeyRef)> {
-    let name = credential.name_any();
-    let Some(inject) = inject(&credential.spec.inject) else {
-        reject(
-            faults,
-            RejectionReason::InvalidField,
-            "spec.egress.allow",
-            format!("AgentCredential {name} lacks the member of inject that its type names; correct it"),
-        );
-        return None;
-    };
-    let scopes = credential.spec.hosts.iter().map(scope).collect();
-    let file = Some(credential_file(&name, &credential.spec.secret_ref));
-    Some((CredentialDocument { name, file, inject, scopes }, credential.spec.secret_ref.clone()))
 }
 
 /// The file that holds a credential's value in the proxy's pod. It stands for one key of one Secret: a policy that points
@@ -198,27 +193,4 @@ pub fn credential_file(credential: &str, key: &SecretKeyRef) -> String {
     let hex: String =
         hash.finalize().iter().take(FILE_HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
     format!("{credential}-{hex}")
-}
-
-fn inject(injection: &Injection) -> Option<InjectDocument> {
-    Some(match injection.kind {
-        InjectionType::Bearer => InjectDocument::Bearer,
-        InjectionType::Header => {
-            let header = injection.header.as_ref()?;
-            InjectDocument::Header { name: header.name.clone(), prefix: header.prefix.clone() }
-        }
-        InjectionType::Basic => {
-            InjectDocument::Basic { username: injection.basic.as_ref()?.username.clone() }
-        }
-        InjectionType::Query => InjectDocument::Query { name: injection.query.as_ref()?.name.clone() },
-    })
-}
-
-fn scope(host: &CredentialHost) -> ScopeDocument {
-    ScopeDocument {
-        host: host.host.clone(),
-        ports: ports(host.ports.as_ref(), HTTPS_PORT),
-        methods: methods(host.methods.as_ref()),
-        paths: host.paths.clone(),
-    }
 }

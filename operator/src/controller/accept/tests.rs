@@ -82,7 +82,8 @@ fn o_r37_a_reserved_variable_cannot_be_shadowed() {
     }
     let placeholder = sandbox(|s| s.spec.agent.env[0].name = "ANTHROPIC_API_KEY".to_owned());
     only(rejected(&placeholder, &ordinary()), RejectionReason::InvalidField, "spec.agent.env[0].name");
-    let through = with_credential(|c| c.spec.placeholder_env[0].name = "HTTPS_PROXY".to_owned());
+    let through =
+        with_credential(|c| c.spec.placeholder_env.as_mut().unwrap()[0].name = "HTTPS_PROXY".to_owned());
     only(rejected(&sandbox(|_| ()), &through), RejectionReason::InvalidField, "spec.egress.allow");
 }
 
@@ -183,7 +184,7 @@ fn o_t3_a_rule_can_narrow_a_credential_and_never_widen_it() {
         RejectionReason::OutsideCredential,
         "spec.egress.allow[0].host",
     );
-    let wide = with_credential(|c| c.spec.hosts[0].host = "**.anthropic.com".to_owned());
+    let wide = with_credential(|c| c.spec.hosts.as_mut().unwrap()[0].host = "**.anthropic.com".to_owned());
     assert!(accept(&identity(), &sandbox(|_| ()), &wide, &platform()).is_ok());
 }
 
@@ -297,7 +298,7 @@ fn p_b4_a_wildcard_over_a_shared_suffix_is_refused_at_the_rule_that_holds_it() {
 #[test]
 fn what_the_proxy_would_refuse_of_a_credential_names_the_credential_and_its_field() {
     let wide = with_credential(|c| {
-        c.spec.hosts.push(from(json!({"host": "**.vercel.app"})));
+        c.spec.hosts.as_mut().unwrap().push(from(json!({"host": "**.vercel.app"})));
     });
     let faults = accept(&identity(), &sandbox(|_| ()), &wide, &platform()).unwrap_err();
     let [fault] = faults.as_slice() else { panic!("{faults:?}") };
@@ -305,7 +306,8 @@ fn what_the_proxy_would_refuse_of_a_credential_names_the_credential_and_its_fiel
     assert!(
         fault.message.contains("AgentCredential anthropic") && fault.message.contains("spec.hosts[1].host")
     );
-    let routing = with_credential(|c| c.spec.inject.header.as_mut().unwrap().name = "via".to_owned());
+    let routing =
+        with_credential(|c| c.spec.inject.as_mut().unwrap().header.as_mut().unwrap().name = "via".to_owned());
     only(
         rejected(&sandbox(|_| ()), &routing),
         RejectionReason::InvalidField,

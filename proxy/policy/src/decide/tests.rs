@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod credentials;
 mod examples;
 
 const POLICY: &str = r#"
@@ -57,7 +58,11 @@ fn decide(line: &str) -> Result<Permit, Box<Denial>> {
 
 /// The rule and the credential, or the reason.
 fn verdict(line: &str) -> String {
-    match decide(line) {
+    verdict_of(policy(), line)
+}
+
+fn verdict_of(policy: &Policy, line: &str) -> String {
+    match policy.decide(request(line)) {
         Ok(permit) => format!("{} {}", permit.rule(), permit.credential().map_or("-", CredentialUse::name)),
         Err(denial) => denial.reason.to_string(),
     }

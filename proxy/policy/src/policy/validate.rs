@@ -21,6 +21,13 @@ const SCOPES_MAX: usize = 64;
 const PORTS_MAX: usize = 64;
 const METHODS_MAX: usize = 32;
 const PATHS_MAX: usize = 64;
+/// A preset leaves out more than anyone lists.
+const EXCEPT_PATHS_MAX: usize = 128;
+/// Each is a variable of the agent.
+const PLACEHOLDERS_MAX: usize = 16;
+/// A shorter text is found where nobody meant a placeholder.
+const PLACEHOLDER_BYTES_MIN: usize = 8;
+const PLACEHOLDER_BYTES_MAX: usize = 1024;
 const PATH_GLOB_BYTES_MAX: usize = 1024;
 const RANGES_MAX: usize = 4096;
 /// Longest name of a Secret's key, and of a file on every file system that matters.
@@ -152,6 +159,7 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
         ports: document.ports,
         methods: document.methods,
         paths: document.paths,
+        except_paths: None,
     };
     Some(Rule {
         scope: self::scope(at, scope, faults)?,
@@ -166,13 +174,14 @@ fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (S
     name(&format!("{at}.name"), &document.name, faults);
     let file = document.file.unwrap_or_else(|| document.name.clone());
     file_name(&format!("{at}.file"), &file, faults);
-    let injection = injection(&format!("{at}.inject"), document.inject, faults);
+    let placeholders = placeholders(&format!("{at}.placeholders"), document.placeholders, faults);
+    let injection = injection(&format!("{at}.inject"), document.inject, &placeholders, faults);
     faults.bound(&format!("{at}.scopes"), document.scopes.len(), 1, SCOPES_MAX);
     let mut scopes = Vec::new();
     for (index, scope) in document.scopes.into_iter().enumerate() {
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
-    (document.name, Credential { file, injection, scopes })
+    (document.name, Credential { file, injection, placeholders, scopes })
 }
 
 fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope> {
@@ -189,8 +198,25 @@ fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope
         faults.add(format!("{at}.ports"), "write ports from 1 to 65535");
     }
     let methods = document.methods.map(|list| methods(&format!("{at}.methods"), &list, faults));
-    let paths = document.paths.map(|list| paths(&format!("{at}.paths"), &list, faults));
-    Some(Scope { host: host?, ports: document.ports, methods, paths })
+    let paths = document.paths.map(|list| self::paths(&format!("{at}.paths"), &list, PATHS_MAX, faults));
+    let except = document.except_paths.map_or_else(Vec::new, |list| {
+        self::paths(&format!("{at}.exceptPaths"), &list, EXCEPT_PATHS_MAX, faults)
+    });
+    let except = except.into_iter().map(PathGlob::in_lower_case).collect();
+    Some(Scope { host: host?, ports: document.ports, methods, paths, except })
+}
+
+fn placeholders(field: &str, list: Vec<String>, faults: &mut Faults) -> Vec<String> {
+    faults.bound(field, list.len(), 0, PLACEHOLDERS_MAX);
+    for (index, text) in list.iter().enumerate() {
+        if !(PLACEHOLDER_BYTES_MIN..=PLACEHOLDER_BYTES_MAX).contains(&text.len()) {
+            faults.add(
+                format!("{field}[{index}]"),
+                format!("write {PLACEHOLDER_BYTES_MIN} to {PLACEHOLDER_BYTES_MAX} bytes"),
+            );
+        }
+    }
+    list
 }
 
 fn methods(field: &str, list: &[String], faults: &mut Faults) -> Vec<Method> {
@@ -210,8 +236,8 @@ fn methods(field: &str, list: &[String], faults: &mut Faults) -> Vec<Method> {
     all
 }
 
-fn paths(field: &str, list: &[String], faults: &mut Faults) -> Vec<PathGlob> {
-    faults.bound(field, list.len(), 1, PATHS_MAX);
+fn paths(field: &str, list: &[String], most: usize, faults: &mut Faults) -> Vec<PathGlob> {
+    faults.bound(field, list.len(), 1, most);
     let mut all = Vec::new();
     for (index, text) in list.iter().enumerate() {
         match PathGlob::parse(text) {
@@ -231,7 +257,7 @@ fn paths(field: &str, list: &[String], faults: &mut Faults) -> Vec<PathGlob> {
     all
 }
 
-fn injection(at: &str, document: InjectDocument, faults: &mut Faults) -> Injection {
+fn injection(at: &str, document: InjectDocument, placeholders: &[String], faults: &mut Faults) -> Injection {
     let printable = |text: &str| {
         text.len() <= INJECTION_TEXT_BYTES_MAX
             && text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
@@ -266,8 +292,7 @@ fn injection(at: &str, document: InjectDocument, faults: &mut Faults) -> Injecti
             Injection::Basic { username }
         }
         InjectDocument::Query { name } => {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-            if name.is_empty() || name.len() > INJECTION_TEXT_BYTES_MAX || !name.bytes().all(plain) {
+            if !plain_name(&name) {
                 faults.add(
                     format!("{at}.name"),
                     "write a parameter name of letters, digits, -, ., _ and ~, such as key",
@@ -275,7 +300,35 @@ fn injection(at: &str, document: InjectDocument, faults: &mut Faults) -> Injecti
             }
             Injection::Query { name }
         }
+        InjectDocument::Cookie { name } => {
+            if !plain_name(&name) {
+                faults.add(
+                    format!("{at}.name"),
+                    "write a cookie name of letters, digits, -, ., _ and ~, such as session",
+                );
+            }
+            Injection::Cookie { name }
+        }
+        InjectDocument::PathSegment => {
+            // Others have more than one spelling in a path, or end the segment.
+            let stands = |text: &String| text.bytes().all(|byte| is_unreserved(byte) || byte == b':');
+            if placeholders.is_empty() || !placeholders.iter().all(stands) {
+                faults.add(
+                    format!("{at}.type"),
+                    "PathSegment needs a placeholder of at least 8 letters, digits, -, ., _, ~ and : to find the place by",
+                );
+            }
+            Injection::PathSegment { placeholders: placeholders.to_vec() }
+        }
     }
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn plain_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= INJECTION_TEXT_BYTES_MAX && name.bytes().all(is_unreserved)
 }
 
 /// Names become file names and path segments.

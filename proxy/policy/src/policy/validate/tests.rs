@@ -78,6 +78,41 @@ fn each_fault_names_its_field_and_says_what_to_write() {
             "{type: Query, name: \"a&b\"}",
             "credentials[0].inject.name: ",
         ),
+        (
+            "{type: Header, name: x-api-key, prefix: \"token \"}",
+            "{type: Cookie, name: \"a;b\"}",
+            "credentials[0].inject.name: write a cookie name",
+        ),
+        (
+            "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
+            "inject: {type: PathSegment}",
+            "credentials[0].inject.type: PathSegment needs a placeholder",
+        ),
+        (
+            "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
+            "placeholders: [long-enough, 'not/in/a/segment'], inject: {type: PathSegment}",
+            "credentials[0].inject.type: PathSegment needs a placeholder",
+        ),
+        (
+            "{name: key, ",
+            "{name: key, placeholders: [long-enough, 7-bytes], ",
+            "credentials[0].placeholders[1]: write 8",
+        ),
+        (
+            "{name: key, ",
+            "{name: key, placeholders: [a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q], ",
+            "credentials[0].placeholders: write at most 16",
+        ),
+        (
+            "api.good.test, ports: [443]}]",
+            "api.good.test, ports: [443], exceptPaths: []}]",
+            "credentials[0].scopes[0].exceptPaths: an empty list",
+        ),
+        (
+            "api.good.test, ports: [443]}]",
+            "api.good.test, ports: [443], exceptPaths: [/a, files]}]",
+            "credentials[0].scopes[0].exceptPaths[1]: it must begin with /",
+        ),
         ("[{host: api.good.test, ports: [443]}]", "[]", "credentials[0].scopes: an empty list"),
         (
             "[{host: api.good.test, ports: [443]}]",

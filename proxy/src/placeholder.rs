@@ -1,0 +1,187 @@
+//! Finds placeholders in what an agent sends. A placeholder is no secret; one that leaves the proxy is a request that its
+//! sender believes to carry a key, so it must not go out as if it did.
+//!
+//! In a head a placeholder is found as it is, in base64 and base64url at any alignment, and with its characters
+//! percent-encoded or escaped as in JSON, three times over. In a body, which passes by, it is found as it is and escaped once.
+//! One of fewer than [`BODY_BYTES_MIN`] bytes is not looked for in bodies. What is compressed, and what a WebSocket carries,
+//! is not searched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agentsandbox_policy::Policy;
+use aho_corasick::{AhoCorasick, BuildError, MatchKind};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use http::HeaderMap;
+
+mod body;
+
+pub use body::BodySearch;
+
+/// A shorter one, such as the word itself, may be a part of any text.
+pub const BODY_BYTES_MIN: usize = 16;
+/// An escape of an escape of an escape; servers undo one or two.
+const LAYERS: usize = 3;
+const ALPHABETS: [GeneralPurpose; 2] =
+    [GeneralPurpose::new(&alphabet::STANDARD, NO_PAD), GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD)];
+
+/// The placeholders of one policy.
+pub struct Placeholders {
+    known: Vec<Known>,
+    heads: Words,
+    bodies: Option<Arc<Words>>,
+}
+
+/// One text, and the credentials that it stands for; a constant may stand for several.
+struct Known {
+    text: String,
+    /// As the name of a field would hold it.
+    name: String,
+    credentials: Vec<String>,
+}
+
+/// Texts to look for, and which of the known placeholders each of them spells.
+struct Words {
+    automaton: AhoCorasick,
+    spells: Vec<usize>,
+    longest: usize,
+}
+
+/// The placeholders cannot be looked for, so their policy cannot be obeyed.
+#[derive(Debug, thiserror::Error)]
+#[error("the placeholders are too many or too long")]
+pub struct Unsearchable(#[from] BuildError);
+
+impl Placeholders {
+    /// Those of all credentials of the policy.
+    ///
+    /// # Errors
+    /// [`Unsearchable`] when no automaton can be made of them.
+    pub fn of(policy: &Policy) -> Result<Self, Unsearchable> {
+        let mut all = BTreeMap::<&str, Vec<String>>::new();
+        for (credential, texts) in policy.placeholders() {
+            for text in texts {
+                all.entry(text).or_default().push(credential.to_owned());
+            }
+        }
+        let known: Vec<Known> = all
+            .into_iter()
+            .map(|(text, credentials)| Known {
+                text: text.to_owned(),
+                name: text.to_ascii_lowercase(),
+                credentials,
+            })
+            .collect();
+        let numbered = || known.iter().enumerate();
+        let spelled = numbered().flat_map(|(number, known)| {
+            spellings(known.text.as_bytes()).into_iter().map(move |spelling| (number, spelling))
+        });
+        let heads = Words::new(spelled)?;
+        let whole = numbered()
+            .filter(|(_, known)| known.text.len() >= BODY_BYTES_MIN)
+            .map(|(number, known)| (number, known.text.as_bytes().to_vec()));
+        let bodies = Some(Words::new(whole)?).filter(|words| !words.spells.is_empty()).map(Arc::new);
+        Ok(Self { known, heads, bodies })
+    }
+
+    /// A credential whose placeholder stands in this part of a head, other than one that also stands for `own`.
+    #[must_use]
+    pub fn misused(&self, text: &[u8], own: Option<&str>) -> Option<&str> {
+        if self.known.is_empty() {
+            return None;
+        }
+        let mut layer = None;
+        for _ in 0..=LAYERS {
+            let text = layer.as_deref().unwrap_or(text);
+            if let Some(found) = self.heads.all(text).find_map(|number| self.known.get(number)?.not_of(own)) {
+                return Some(found);
+            }
+            layer = Some(body::unescaped(text)?);
+        }
+        None
+    }
+
+    /// A credential after whose placeholder a field is named; names are read in lower case.
+    fn names(&self, fields: &HeaderMap) -> Option<&str> {
+        let named = |known: &&Known| fields.keys().any(|field| field.as_str().contains(&known.name));
+        self.known.iter().find(named)?.not_of(None)
+    }
+
+    /// A credential whose placeholder stands in one of these fields; `own` tells for each name of a field which credential
+    /// may have its placeholder there.
+    pub fn misused_in<'a>(
+        &'a self,
+        fields: &HeaderMap,
+        own: impl Fn(&str) -> Option<&'a str>,
+    ) -> Option<&'a str> {
+        if self.known.is_empty() {
+            return None;
+        }
+        let value = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            self.misused(value.as_bytes(), own(name.as_str()))
+        };
+        self.names(fields).or_else(|| fields.iter().find_map(value))
+    }
+
+    /// What looks for them in one body; none where there is nothing to look for.
+    #[must_use]
+    pub fn in_body(self: &Arc<Self>) -> Option<BodySearch> {
+        (!self.known.is_empty()).then(|| BodySearch::new(Arc::clone(self)))
+    }
+
+    /// A credential of the placeholder with this number.
+    fn credential(&self, number: usize) -> Option<&str> {
+        self.known.get(number)?.not_of(None)
+    }
+}
+
+impl Known {
+    fn not_of(&self, own: Option<&str>) -> Option<&str> {
+        if own.is_some_and(|own| self.credentials.iter().any(|credential| credential == own)) {
+            return None;
+        }
+        self.credentials.first().map(String::as_str)
+    }
+}
+
+impl Words {
+    fn new(spelled: impl Iterator<Item = (usize, Vec<u8>)>) -> Result<Self, BuildError> {
+        let (spells, texts): (Vec<usize>, Vec<Vec<u8>>) = spelled.unzip();
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        // The longest counts: a short constant may be a part of another credential's placeholder.
+        let automaton = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&texts)?;
+        Ok(Self { automaton, spells, longest })
+    }
+
+    /// The placeholders that stand in the text.
+    fn all(&self, text: &[u8]) -> impl Iterator<Item = usize> {
+        self.automaton
+            .find_iter(text)
+            .filter_map(|found| self.spells.get(found.pattern().as_usize()).copied())
+    }
+}
+
+/// The text itself and what base64 has of it behind any number of other bytes: the characters that no neighbour has a bit
+/// in.
+fn spellings(text: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = vec![text.to_vec()];
+    for before in 0..3 {
+        let mut padded = vec![0; before];
+        padded.extend_from_slice(text);
+        let first = if before == 0 { 0 } else { before + 1 };
+        let partial_last = usize::from(!padded.len().is_multiple_of(3));
+        for alphabet in &ALPHABETS {
+            let encoded = alphabet.encode(&padded).into_bytes();
+            let end = encoded.len().saturating_sub(partial_last);
+            all.extend(encoded.get(first..end).map(<[u8]>::to_vec));
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests;

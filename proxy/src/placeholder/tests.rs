@@ -1,0 +1,143 @@
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+
+use super::*;
+
+const ISSUED: &str = "sk-0123456789abcdef0123456789abcdef";
+
+fn placeholders(of_one: &[&str], of_other: &[&str]) -> Arc<Placeholders> {
+    let list = |texts: &[&str]| serde_json::to_string(texts).unwrap();
+    let scopes = "inject: {type: Bearer}, scopes: [{host: a.test, ports: [443]}]";
+    let text = format!(
+        "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 0, rules: [],
+          credentials: [{{name: one, placeholders: {}, {scopes}}}, {{name: other, placeholders: {}, {scopes}}}]}}",
+        list(of_one),
+        list(of_other)
+    );
+    Arc::new(Placeholders::of(&Policy::from_yaml(&text).unwrap()).unwrap())
+}
+
+/// Each character of the text percent-encoded.
+fn percent(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+/// Each character of the text escaped as in JSON.
+fn json(text: &str) -> String {
+    text.bytes().map(|byte| format!("\\u00{byte:02X}")).collect()
+}
+
+#[test]
+fn p_f3_a_placeholder_is_found_in_each_spelling_of_a_head() {
+    let all = placeholders(&[ISSUED], &[]);
+    for text in [
+        ISSUED.to_owned(),
+        format!("Bearer {ISSUED}"),
+        format!("Basic {}", STANDARD.encode(format!("x:{ISSUED}"))),
+        format!("Basic {}", STANDARD.encode(format!("user:{ISSUED}"))),
+        format!("Basic {}", STANDARD.encode(format!("{ISSUED}:x"))),
+        percent(ISSUED),
+        percent(&percent(ISSUED)),
+        percent(&STANDARD.encode(ISSUED)),
+        ISSUED.replace('-', "%2d"),
+        json(ISSUED),
+        percent(&json(ISSUED)),
+        format!("/a?b=%zz&c={ISSUED}"),
+    ] {
+        assert_eq!(all.misused(text.as_bytes(), None), Some("one"), "{text}");
+        assert_eq!(all.misused(text.as_bytes(), Some("one")), None, "{text}");
+        assert_eq!(all.misused(text.as_bytes(), Some("other")), Some("one"), "{text}");
+    }
+    for text in [
+        "",
+        "%",
+        "\\",
+        "sk-0123456789abcdef0123456789abcde",
+        "SK-0123456789ABCDEF0123456789ABCDEF",
+        "%%%\\u00",
+    ] {
+        assert_eq!(all.misused(text.as_bytes(), None), None, "{text}");
+    }
+    let mut fields = HeaderMap::new();
+    fields.insert(
+        http::HeaderName::from_bytes(format!("x-{ISSUED}").as_bytes()).unwrap(),
+        "1".parse().unwrap(),
+    );
+    assert_eq!(
+        all.misused_in(&fields, |_| Some("one")),
+        Some("one"),
+        "no credential is put into a field's name"
+    );
+}
+
+#[test]
+fn one_constant_may_stand_for_several_credentials_and_be_a_part_of_another() {
+    let all = placeholders(&["placeholder"], &["placeholder", "sk-ant-placeholder"]);
+    for (text, own, found) in [
+        ("placeholder", None, Some("one")),
+        ("placeholder", Some("one"), None),
+        ("placeholder", Some("other"), None),
+        ("sk-ant-placeholder", Some("other"), None),
+        ("sk-ant-placeholder", Some("one"), Some("other")),
+        ("x-placeholder", Some("third"), Some("one")),
+    ] {
+        assert_eq!(all.misused(text.as_bytes(), own), found, "{text} {own:?}");
+    }
+    assert!(placeholders(&[], &[]).in_body().is_none());
+}
+
+/// Whether the placeholder is found when the text comes in frames of this size, and how many bytes came before.
+fn found(all: &Arc<Placeholders>, text: &[u8], frame_bytes: usize) -> Option<usize> {
+    let mut search = all.in_body().unwrap();
+    let mut passed = 0;
+    for frame in text.chunks(frame_bytes) {
+        if search.finds(frame).is_some() {
+            return Some(passed);
+        }
+        passed += frame.len();
+    }
+    None
+}
+
+#[test]
+fn p_f3_a_placeholder_in_a_body_is_found_before_its_last_byte_passes_wherever_frames_end() {
+    let all = placeholders(&[ISSUED, "placeholder"], &["other-placeholder-with-sixteen-bytes"]);
+    let spelled = [
+        ISSUED.to_owned(),
+        ISSUED.replace('-', "%2D"),
+        percent(ISSUED),
+        json(ISSUED),
+        format!("\\\"{ISSUED}"),
+    ];
+    for inner in spelled {
+        let text = format!("{{\"a\": \"50% \\n {inner}\", \"b\": \"\\u004\"}}");
+        let end = text.find(&inner).unwrap() + inner.len();
+        for frame_bytes in 1..=text.len() {
+            let passed = found(&all, text.as_bytes(), frame_bytes);
+            assert!(
+                passed.is_some_and(|passed| passed < end),
+                "{inner} in frames of {frame_bytes}: {passed:?}"
+            );
+        }
+    }
+    for harmless in ["{\"a\": \"placeholder\"}".to_owned(), ISSUED.replace('-', "%2"), ISSUED[1..].to_owned()]
+    {
+        for frame_bytes in 1..=harmless.len() {
+            assert_eq!(found(&all, harmless.as_bytes(), frame_bytes), None, "{harmless}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn how_a_body_is_cut_into_frames_changes_nothing(
+        text in "[a%\\\\u0-]{0,12}",
+        inside in prop::bool::ANY,
+        frame_bytes in 1_usize..9,
+    ) {
+        let all = placeholders(&["aa-0000-aa-0000-aa"], &[]);
+        let text = if inside { format!("{text}aa%2d0000-aa\\u002D0000-aa{text}") } else { text };
+        let whole = found(&all, text.as_bytes(), text.len().max(1)).is_some();
+        prop_assert_eq!(found(&all, text.as_bytes(), frame_bytes).is_some(), whole, "{}", text);
+    }
+}

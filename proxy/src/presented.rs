@@ -1,0 +1,107 @@
+//! What an agent presents with a request as its right: placeholders, and credentials of its own. It is judged once the
+//! request is permitted, and before anything of it is sent.
+//!
+//! A placeholder belongs in the place of its credential, on a rule that names the credential; there it is removed and the
+//! secret put in. So it is in other fields that authenticate, which are removed there, too, for some clients send both.
+//! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
+//! credential while one covers the host, the agent went around it, and the request is denied.
+
+use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy};
+use http::HeaderMap;
+use http::header::{COOKIE, PROXY_AUTHORIZATION};
+
+use crate::headers;
+use crate::placeholder::Placeholders;
+
+/// Judges the head of a request.
+///
+/// # Errors
+/// [`DenialReason::PlaceholderMisuse`] and [`DenialReason::ForeignCredential`].
+pub fn judge(
+    policy: &Policy,
+    placeholders: &Placeholders,
+    permit: &Permit,
+    fields: &HeaderMap,
+) -> Result<(), Box<Denial>> {
+    if let Some(credential) = misused(placeholders, permit, fields) {
+        return Err(Box::new(misuse(permit, credential)));
+    }
+    if permit.credential().is_none()
+        && policy.injections_at(permit.host()).any(|place| is_filled(place, permit, fields))
+    {
+        return Err(Box::new(described(permit, DenialReason::ForeignCredential)));
+    }
+    Ok(())
+}
+
+/// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
+#[must_use]
+pub fn misuse(permit: &Permit, credential: &str) -> Denial {
+    described(permit, DenialReason::PlaceholderMisuse).with_credential(credential).with_how_to_allow(format!(
+        "The placeholder of AgentCredential {credential} stands where no key is put in; send it only in the credential's own place, and only where a rule names that credential."
+    ))
+}
+
+fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &HeaderMap) -> Option<&'a str> {
+    let (own, place) = match permit.credential() {
+        Some(credential) => (Some(credential.name()), Some(credential.injection())),
+        None => (None, None),
+    };
+    let target = permit.target();
+    // What stays of the target once the secret has its place.
+    let (own_in_target, rest) = match place {
+        Some(Injection::Query { name }) => {
+            (own, Some(target.with_query_parameter(name, "").as_str().to_owned()))
+        }
+        Some(Injection::PathSegment { placeholders }) => (own, target.with_path_segment(placeholders, "")),
+        _ => (None, None),
+    };
+    let in_rest = || rest.as_ref().and_then(|rest| placeholders.misused(rest.as_bytes(), None));
+    let in_fields = || {
+        placeholders.misused_in(fields, |field| {
+            own.filter(|_| place.is_some_and(|place| headers::replaces(place, field)))
+        })
+    };
+    placeholders.misused(target.as_str().as_bytes(), own_in_target).or_else(in_rest).or_else(in_fields)
+}
+
+/// Whether the agent put something of its own where a key for this host is expected.
+fn is_filled(place: &Injection, permit: &Permit, fields: &HeaderMap) -> bool {
+    let own_place = match place {
+        Injection::Query { name } => permit.target().has_query_parameter(name),
+        Injection::Cookie { name } => {
+            fields.get_all(COOKIE).into_iter().any(|value| has_cookie(value.as_bytes(), name))
+        }
+        Injection::Header { .. }
+        | Injection::Bearer
+        | Injection::Basic { .. }
+        | Injection::PathSegment { .. } => false,
+    };
+    own_place
+        || fields.iter().any(|(field, value)| {
+            // What a client shows to a proxy is not for the upstream.
+            field != PROXY_AUTHORIZATION
+                && field != COOKIE
+                && headers::replaces(place, field.as_str())
+                && !value.as_bytes().trim_ascii().is_empty()
+        })
+}
+
+fn has_cookie(value: &[u8], name: &str) -> bool {
+    let named = |pair: &[u8]| {
+        pair.split(|byte| *byte == b'=').next().is_some_and(|key| key.trim_ascii() == name.as_bytes())
+    };
+    value.split(|byte| *byte == b';').any(named)
+}
+
+fn described(permit: &Permit, reason: DenialReason) -> Denial {
+    Denial::new(reason)
+        .with_rule(permit.rule())
+        .with_host(permit.host())
+        .with_port(permit.port())
+        .with_method(permit.method())
+        .with_path(permit.target().path())
+}
+
+#[cfg(test)]
+mod tests;

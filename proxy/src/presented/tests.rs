@@ -1,0 +1,129 @@
+use std::sync::LazyLock;
+
+use agentsandbox_policy::{Host, Method, Request, Scheme, Target};
+use http::{HeaderName, HeaderValue};
+
+use super::*;
+
+const POLICY: &str = r#"
+apiVersion: policy.agentsandbox.dev/v1
+sandbox: {namespace: team, name: demo}
+generation: 0
+rules:
+- {name: key, host: api.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: key}
+- {name: bare, host: api.test, ports: [443], scheme: https, paths: ["/open/**"]}
+- {name: query, host: query.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: query}
+- {name: bare-query, host: query.test, ports: [443], scheme: https, paths: ["/open/**"]}
+- {name: cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: cookie}
+- {name: bare-cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/open/**"]}
+- {name: bot, host: bot.test, ports: [443], scheme: https, credential: bot}
+- {name: elsewhere, host: elsewhere.test, ports: [443], scheme: https}
+- {name: plain, host: plain.test, ports: [80], scheme: http}
+credentials:
+- {name: key, placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
+- {name: query, placeholders: [issued-for-query-01], inject: {type: Query, name: key}, scopes: [{host: query.test, ports: [443]}]}
+- {name: cookie, placeholders: [issued-for-cookie-1], inject: {type: Cookie, name: session}, scopes: [{host: cookie.test, ports: [443]}]}
+- {name: bot, placeholders: [issued-for-bot-0001], inject: {type: PathSegment}, scopes: [{host: bot.test, ports: [443]}]}
+"#;
+
+/// What becomes of a request with one field, written `name: value`.
+fn judged(url: &str, field: &str) -> String {
+    static POLICY_READ: LazyLock<Policy> = LazyLock::new(|| Policy::from_yaml(POLICY).unwrap());
+    let policy = &*POLICY_READ;
+    let (scheme, rest) = match url.strip_prefix("http://") {
+        Some(rest) => (Scheme::Http, rest),
+        None => (Scheme::Https, url),
+    };
+    let (host, target) = rest.split_at(rest.find('/').unwrap());
+    let request = Request {
+        scheme,
+        host: Host::parse(host).unwrap(),
+        port: scheme.default_port(),
+        method: Method::parse("POST").unwrap(),
+        target: Target::parse(target).unwrap(),
+        websocket: false,
+    };
+    let permit = policy.decide(request).unwrap();
+    let mut fields = HeaderMap::new();
+    if let Some((name, value)) = field.split_once(": ") {
+        fields
+            .insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    match judge(policy, &Placeholders::of(policy).unwrap(), &permit, &fields) {
+        Ok(()) => "sent".to_owned(),
+        Err(denial) => {
+            format!("{} {}", denial.reason, denial.credential.unwrap_or_default()).trim_end().to_owned()
+        }
+    }
+}
+
+#[test]
+fn p_f3_a_placeholder_passes_in_its_own_place_and_nowhere_else() {
+    let misuse = |credential: &str| format!("PlaceholderMisuse {credential}");
+    for (url, field, expected) in [
+        // In its own place, on a rule that injects it.
+        ("api.test/v1/x", "x-own-key: issued-for-key-0001", "sent".to_owned()),
+        ("api.test/v1/x", "x_own_key: issued-for-key-0001", "sent".to_owned()),
+        ("query.test/v1/x?a=1&key=issued-for-query-01", "", "sent".to_owned()),
+        ("query.test/v1/x?k%65y=issued%2dfor-query-01", "", "sent".to_owned()),
+        ("cookie.test/v1/x", "cookie: a=1; session=issued-for-cookie-1", "sent".to_owned()),
+        ("bot.test/botissued-for-bot-0001/send", "", "sent".to_owned()),
+        // In another place that is removed on that rule.
+        ("api.test/v1/x", "authorization: Bearer issued-for-key-0001", "sent".to_owned()),
+        ("api.test/v1/x", "authorization: Basic eDppc3N1ZWQtZm9yLWtleS0wMDAx", "sent".to_owned()),
+        // Elsewhere in the same request.
+        ("api.test/v1/x", "x-note: issued-for-key-0001", misuse("key")),
+        ("api.test/v1/x", "x-note: issued%2Dfor-key-0001", misuse("key")),
+        ("api.test/v1/x", "x-note: eDppc3N1ZWQtZm9yLWtleS0wMDAx", misuse("key")),
+        ("api.test/v1/x", "x-note: {\"k\": \"issued\\u002dfor-key-0001\"}", misuse("key")),
+        ("api.test/v1/x?q=issued-for-key-0001", "", misuse("key")),
+        ("api.test/v1/issued-for-key-0001", "", misuse("key")),
+        ("api.test/v1/issued%2Dfor%2Dkey%2D0001", "", misuse("key")),
+        ("query.test/v1/x?other=issued-for-query-01", "", misuse("query")),
+        ("query.test/v1/issued-for-query-01?key=x", "", misuse("query")),
+        ("query.test/v1/x?key=issued-for-query-01", "x-note: issued-for-query-01", misuse("query")),
+        ("bot.test/botissued-for-bot-0001/send?t=issued-for-bot-0001", "", misuse("bot")),
+        // Under another credential's rule, under none, and in plain text.
+        ("api.test/v1/x", "x-own-key: issued-for-query-01", misuse("query")),
+        ("query.test/v1/x?key=issued-for-key-0001", "", misuse("key")),
+        ("bot.test/botissued-for-bot-0001/issued-for-key-0001", "", misuse("key")),
+        ("api.test/open/x", "x-own-key: issued-for-key-0001", misuse("key")),
+        ("elsewhere.test/", "authorization: Bearer issued-for-key-0001", misuse("key")),
+        ("elsewhere.test/?key=issued-for-query-01", "", misuse("query")),
+        ("http://plain.test/", "x-own-key: issued-for-key-0001", misuse("key")),
+    ] {
+        assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+}
+
+#[test]
+fn p_f1_an_agents_own_key_for_a_host_of_a_credential_is_refused_where_none_is_put_in() {
+    for (url, field, expected) in [
+        ("api.test/open/x", "authorization: Bearer own", "ForeignCredential"),
+        ("api.test/open/x", "x-api-key: own", "ForeignCredential"),
+        ("api.test/open/x", "X_Api_Key: own", "ForeignCredential"),
+        ("api.test/open/x", "x-own-key: own", "ForeignCredential"),
+        ("query.test/open/x?KEY=own", "", "ForeignCredential"),
+        ("cookie.test/open/x", "cookie: a=1; session=own", "ForeignCredential"),
+        // Not a key, not for the upstream, or replaced.
+        ("api.test/open/x", "", "sent"),
+        ("api.test/open/x", "authorization: ", "sent"),
+        ("api.test/open/x", "proxy-authorization: Basic b3duOm93bg==", "sent"),
+        ("api.test/open/x", "cookie: a=1", "sent"),
+        ("query.test/open/x?monkey=own", "", "sent"),
+        ("cookie.test/open/x", "cookie: a=session", "sent"),
+        ("api.test/v1/x", "authorization: Bearer own", "sent"),
+        ("query.test/v1/x?key=own", "", "sent"),
+        // No credential is for this host, so the field is removed and nothing more.
+        ("elsewhere.test/", "authorization: Bearer own", "sent"),
+    ] {
+        assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+}
+
+#[test]
+fn p_f4_the_placeholder_of_another_sandbox_is_a_foreign_value_like_any_other() {
+    assert_eq!(judged("api.test/open/x", "x-own-key: issued-for-key-0002"), "ForeignCredential");
+    assert_eq!(judged("elsewhere.test/?q=issued-for-key-0002", ""), "sent");
+    assert_eq!(judged("elsewhere.test/?q=issued-for-key-0001", ""), "PlaceholderMisuse key");
+}
