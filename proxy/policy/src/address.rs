@@ -86,7 +86,7 @@ const METADATA: [IpAddr; 11] = [
 /// ```compile_fail,E0451
 /// use agentsandbox_policy::{DialPermit, Host, Scheme};
 /// fn forge(host: Host, address: std::net::SocketAddr) -> DialPermit {
-///     DialPermit { scheme: Scheme::Https, host, address }
+///     DialPermit { scheme: Scheme::Https, host, address, public: true }
 /// }
 /// ```
 #[derive(Debug)]
@@ -94,6 +94,7 @@ pub struct DialPermit {
     scheme: Scheme,
     host: Host,
     address: SocketAddr,
+    public: bool,
 }
 
 impl DialPermit {
@@ -107,6 +108,12 @@ impl DialPermit {
     #[must_use]
     pub const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Whether the address is public by itself, and not only allowed by the document.
+    #[must_use]
+    pub const fn is_public(&self) -> bool {
+        self.public
     }
 
     /// Whether the connection must be TLS.
@@ -128,6 +135,7 @@ impl Permit {
                 scheme: self.scheme(),
                 host: self.host().clone(),
                 address: SocketAddr::new(address, self.port()),
+                public: is_public(address),
             }),
             refused => Err(Box::new(
                 Denial::new(DenialReason::ForbiddenAddress)

@@ -7,12 +7,17 @@
     reason = "a test states its claims by them, and so do its helpers"
 )]
 
+mod abuse;
 mod audit;
 mod authority;
 mod credentials;
 mod entrances;
+mod flow;
 mod framing;
+mod hello;
 mod peers;
+mod pool;
 mod streams;
+mod times;
 mod upstream;
 mod world;
