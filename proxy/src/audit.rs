@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Permit, Policy};
+use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -86,6 +86,20 @@ impl Recorded {
     /// What may be sent.
     #[must_use]
     pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+}
+
+/// The right to hand one TLS connection on unopened, and the proof that this was written down, as [`Recorded`] is.
+#[derive(Debug)]
+pub struct RecordedPass {
+    permit: PassPermit,
+}
+
+impl RecordedPass {
+    /// Where it may be handed on to.
+    #[must_use]
+    pub const fn permit(&self) -> &PassPermit {
         &self.permit
     }
 }
@@ -325,6 +339,17 @@ impl Entry {
         self.allows(Event::Begin)?;
         self.stage = Stage::Begun;
         Ok(Recorded { permit })
+    }
+
+    /// The policy allows TLS to pass unopened: writes that down, before anything of it leaves.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn begins_to_pass(&mut self, permit: PassPermit) -> Result<RecordedPass, Unrecorded> {
+        self.record.rule = Some(permit.rule().to_owned());
+        self.allows(Event::Begin)?;
+        self.stage = Stage::Begun;
+        Ok(RecordedPass { permit })
     }
 
     /// The policy allows the name, and no more than that: writes that down, and nothing is left to be written.

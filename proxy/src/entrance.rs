@@ -6,6 +6,7 @@ pub mod base_url;
 pub mod dns;
 mod hello;
 pub mod http_proxy;
+mod passthrough;
 mod resets;
 pub mod socks5;
 pub mod tls;

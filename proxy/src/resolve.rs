@@ -11,7 +11,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::time::timeout;
 
-use crate::audit::Recorded;
+use crate::audit::{Recorded, RecordedPass};
 use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_TTL_MAX, RESOLVED_TTL_MIN};
 
 /// The resolver, and the names that were given addresses by hand.
@@ -47,7 +47,15 @@ impl Resolver {
     /// }
     /// ```
     pub async fn resolve(&self, recorded: &Recorded) -> Result<Vec<IpAddr>, DenialReason> {
-        let host = recorded.permit().host();
+        self.lookup(recorded.permit().host()).await
+    }
+
+    /// The addresses of the host that TLS may be handed on to. They are not judged yet.
+    pub async fn resolve_pass(&self, recorded: &RecordedPass) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(recorded.permit().host()).await
+    }
+
+    async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DenialReason> {
         if let Some(address) = host.address() {
             return Ok(vec![address]);
         }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{Denial, DenialReason, Host, Permit, Policy, Scheme};
+use crate::{Denial, DenialReason, Host, PassPermit, Permit, Policy, Scheme};
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -129,24 +129,40 @@ impl Permit {
     /// # Errors
     /// A [`Denial`] for a [forbidden address](DenialReason::ForbiddenAddress).
     pub fn dial(&self, policy: &Policy, address: IpAddr) -> Result<DialPermit, Box<Denial>> {
-        let address = address.to_canonical();
-        match policy.addresses().verdict(address) {
-            Verdict::Public => Ok(DialPermit {
-                scheme: self.scheme(),
-                host: self.host().clone(),
-                address: SocketAddr::new(address, self.port()),
-                public: is_public(address),
-            }),
-            refused => Err(Box::new(
-                Denial::new(DenialReason::ForbiddenAddress)
-                    .with_rule(self.rule())
-                    .with_host(self.host())
-                    .with_port(self.port())
-                    .with_method(self.method())
-                    .with_path(self.target().path())
-                    .with_how_to_allow(refused.advice(self.host(), address)),
-            )),
-        }
+        judge(policy, (self.scheme(), self.host(), self.port()), address).map_err(|denial| {
+            Box::new(denial.with_rule(self.rule()).with_method(self.method()).with_path(self.target().path()))
+        })
+    }
+}
+
+impl PassPermit {
+    /// Judges an address that the host resolved to.
+    ///
+    /// # Errors
+    /// A [`Denial`] for a [forbidden address](DenialReason::ForbiddenAddress).
+    pub fn dial(&self, policy: &Policy, address: IpAddr) -> Result<DialPermit, Box<Denial>> {
+        judge(policy, (Scheme::Https, self.host(), self.port()), address)
+            .map_err(|denial| Box::new(denial.with_rule(self.rule())))
+    }
+}
+
+fn judge(
+    policy: &Policy,
+    (scheme, host, port): (Scheme, &Host, u16),
+    address: IpAddr,
+) -> Result<DialPermit, Denial> {
+    let address = address.to_canonical();
+    match policy.addresses().verdict(address) {
+        Verdict::Public => Ok(DialPermit {
+            scheme,
+            host: host.clone(),
+            address: SocketAddr::new(address, port),
+            public: is_public(address),
+        }),
+        refused => Err(Denial::new(DenialReason::ForbiddenAddress)
+            .with_host(host)
+            .with_port(port)
+            .with_how_to_allow(refused.advice(host, address))),
     }
 }
 

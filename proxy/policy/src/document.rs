@@ -70,6 +70,9 @@ pub struct RuleDocument {
     /// Whether a WebSocket upgrade may pass. Absent denies it.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub websocket: Option<WebsocketDocument>,
+    /// Whether TLS is opened. Absent opens it.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsDocument>,
 }
 
 /// Scheme of the upstream connection.
@@ -89,6 +92,16 @@ pub enum WebsocketDocument {
     Allow,
     /// The upgrade is denied.
     Deny,
+}
+
+/// What becomes of the agent's TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsDocument {
+    /// It is opened, and each request in it is judged.
+    Intercept,
+    /// It passes unopened to the server that its handshake names, for clients that trust that server's certificate alone.
+    /// Such a rule can have no methods, paths, credential or WebSocket: none of them could be seen.
+    Passthrough,
 }
 
 /// How one secret may be used. The value itself is never in the document.

@@ -19,7 +19,7 @@ mod policy;
 mod target;
 
 pub use address::DialPermit;
-pub use decide::{CredentialUse, NamePermit, Permit, Request};
+pub use decide::{CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};
 pub use method::Method;

@@ -90,6 +90,7 @@ pub(crate) struct Rule {
     pub(crate) scope: Scope,
     pub(crate) credential: Option<String>,
     pub(crate) websocket: bool,
+    pub(crate) passthrough: bool,
 }
 
 #[derive(Clone, Debug)]

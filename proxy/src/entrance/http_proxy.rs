@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Host, NamePermit, Policy, Scheme, parse_authority};
+use agentsandbox_policy::{Denial, DenialReason, Host, Policy, Scheme, parse_authority};
 use http::header::HOST;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -62,10 +62,12 @@ pub(super) fn connect(
 }
 
 /// Leave to open a tunnel: what it carries is not known yet, so either scheme will do.
-pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<NamePermit, Box<Denial>> {
-    policy
-        .admit(Scheme::Https, host, port)
-        .or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial))
+pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<(), Box<Denial>> {
+    if policy.pass(host, port).is_some() {
+        return Ok(());
+    }
+    let admitted = policy.admit(Scheme::Https, host, port);
+    admitted.or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial)).map(drop)
 }
 
 fn authority(request: &Request<Incoming>) -> Result<(Host, u16), Box<Denial>> {

@@ -90,7 +90,7 @@ fn admit(proxy: &Proxy, entrance: Entrance, host: &Host, port: u16) -> Result<Ad
     let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))
         .and_then(|loaded| super::http_proxy::admit(&loaded.policy, host, port))
-        .and_then(|_| entry.admits().map_err(|error| Box::new(error.into())));
+        .and_then(|()| entry.admits().map_err(|error| Box::new(error.into())));
     admitted.map_err(|denial| {
         entry.refuses(&denial, None);
         denial.reason

@@ -16,6 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::hello::{Overheard, is_encrypted};
+use super::passthrough::{self, Passing};
 use super::{Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2};
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
@@ -36,8 +37,18 @@ pub(crate) async fn intercept<S>(
         let denial = unsupported(expected.as_ref().map(|(host, _)| host), port);
         return refuse_connection(&proxy, entrance, &denial);
     };
-    let encrypted = is_encrypted(&start.io.take());
+    let first = start.io.take();
+    let encrypted = is_encrypted(&first);
     let hello = Hello { sni: start.client_hello().server_name().map(str::to_owned), encrypted };
+    if let Some(passed) = pass(&proxy, entrance, &hello, expected.as_ref(), port) {
+        match passed {
+            Ok(passing) => passthrough::hand_on(&proxy, (start.io, first), origin, passing).await,
+            Err(Refused) => {
+                let _ = timeout(HANDSHAKE_TIMEOUT, start.into_stream(proxy.authority.refuse())).await;
+            }
+        }
+        return;
+    }
     let admitted = admit(&proxy, entrance, &hello, expected.as_ref(), port);
     let (name, config) = match admitted {
         Ok(admitted) => admitted,
@@ -64,6 +75,34 @@ pub(crate) async fn intercept<S>(
     } else {
         serve_http1(proxy, stream, context).await;
     }
+}
+
+/// If the policy lets TLS to this name pass unopened: leave to do so, written down; or a denial that is.
+fn pass(
+    proxy: &Proxy,
+    entrance: Entrance,
+    hello: &Hello,
+    expected: Option<&(Host, u16)>,
+    port: u16,
+) -> Option<Result<Passing, Refused>> {
+    let loaded = proxy.policy.current(Instant::now()).ok()?;
+    let host = name(hello.sni.as_deref(), expected, port).ok()?;
+    let permit = loaded.policy.pass(&host, port)?;
+    let mut entry = proxy.audit.open(entrance, Some(&loaded.policy));
+    entry.asks(host.as_str(), port);
+    if hello.encrypted {
+        // Nobody here could see what is meant, whether it only pretends or not.
+        let denial = Denial::new(DenialReason::EncryptedClientHello).with_rule(permit.rule());
+        entry.refuses(&denial, None);
+        return Some(Err(Refused));
+    }
+    Some(match entry.begins_to_pass(permit) {
+        Ok(recorded) => Ok(Passing { loaded, entry, recorded }),
+        Err(unrecorded) => {
+            entry.refuses(&unrecorded.into(), None);
+            Err(Refused)
+        }
+    })
 }
 
 /// The name to answer as, and TLS as that name; or a denial that is written down already.

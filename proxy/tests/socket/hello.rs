@@ -103,3 +103,48 @@ async fn p_a22_what_only_looks_encrypted_is_served() {
     let io = to(&world, Entrance::TransparentTls).await;
     assert!(shake(&world, io, "tls.good.test", grease()).await.is_ok());
 }
+
+/// A world whose `tls` rule passes its upstream's TLS unopened, at the upstream's own name and port.
+async fn passing() -> World {
+    let world = standalone(&["http/1.1"]).await;
+    let port = world.upstream.port();
+    let rule = format!(
+        "rules:\n- {{name: pass, host: pass.good.test, ports: [{port}], scheme: https, tls: Passthrough}}\n"
+    );
+    world.edit(|text| text.replace("rules:\n", &rule)).await;
+    world
+}
+
+#[tokio::test]
+async fn p_f20_tls_passes_unopened_only_where_a_rule_says_so() {
+    let world = passing().await;
+    let authority = format!("pass.good.test:{}", world.upstream.port());
+    // What answers there is the upstream itself, whose certificate the sandbox's CA did not make.
+    let io = world.connect(&authority).await.unwrap();
+    let error = world.tls(io, "pass.good.test", "http/1.1").await.unwrap_err().to_string();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let line = world.line(&[("event", "end"), ("rule", "pass")]).await;
+    assert_eq!((&line["decision"], &line["credential"]), (&"allow".into(), &serde_json::Value::Null));
+    assert_eq!(line["address"], format!("127.0.0.1:{}", world.upstream.port()));
+    assert!(line["bytesUp"].as_u64().unwrap() > 100 && line["bytesDown"].as_u64().unwrap() > 100, "{line}");
+    assert_eq!(world.upstream_connections(), 1);
+    // Another name in its handshake, an encrypted one, or plain text, and nothing passes.
+    for (name, mode) in [(HOST, None), ("pass.good.test", Some(grease()))] {
+        let io = world.connect(&authority).await.unwrap();
+        let shaken = match mode {
+            Some(mode) => shake(&world, io, name, mode).await.map(drop),
+            None => world.tls(io, name, "http/1.1").await.map(drop),
+        };
+        assert!(shaken.unwrap_err().to_string().contains("AccessDenied"), "{name}");
+    }
+    let io = world.connect(&authority).await.unwrap();
+    assert_eq!(over_http1(io, get("/", &authority)).await.status, StatusCode::FORBIDDEN);
+    // A request in the clear cannot use the rule, nor can one for the proxy to send.
+    let url = format!("https://{authority}/");
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, get(&url, &authority)).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert_eq!(world.upstream_connections(), 1);
+    // Every other rule is opened as before.
+    let answer = world.through_connect("http/1.1", get("/v1/x", &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}

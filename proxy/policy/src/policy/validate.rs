@@ -8,7 +8,7 @@ use super::{Credential, Fault, Injection, InvalidPolicy, Policy, Rule, Scheme, S
 use crate::address::{Addresses, is_too_wide};
 use crate::document::{
     API_VERSION, CredentialDocument, InjectDocument, PolicyDocument, RuleDocument, SchemeDocument,
-    ScopeDocument, WebsocketDocument,
+    ScopeDocument, TlsDocument, WebsocketDocument,
 };
 use crate::path::PathGlob;
 use crate::{HostPattern, Method};
@@ -147,6 +147,10 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
             faults.add(field, "there is no such credential; write the name of one in credentials");
         }
     }
+    let passthrough = document.tls == Some(TlsDocument::Passthrough);
+    if passthrough {
+        unopened(at, &document, faults);
+    }
     let scope = ScopeDocument {
         host: document.host,
         ports: document.ports,
@@ -159,7 +163,25 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
         scheme,
         credential: document.credential,
         websocket: document.websocket == Some(WebsocketDocument::Allow),
+        passthrough,
     })
+}
+
+/// What is never seen can be neither judged nor changed.
+fn unopened(at: &str, document: &RuleDocument, faults: &mut Faults) {
+    if document.scheme != SchemeDocument::Https {
+        faults.add(format!("{at}.tls"), "write scheme: https, for only TLS can pass unopened");
+    }
+    let written = [
+        ("methods", document.methods.is_some()),
+        ("paths", document.paths.is_some()),
+        ("credential", document.credential.is_some()),
+        ("websocket", document.websocket.is_some()),
+    ];
+    for (field, _) in written.iter().filter(|(_, is_written)| *is_written) {
+        let message = "it cannot hold for TLS that is not opened; remove it, or remove tls: Passthrough";
+        faults.add(format!("{at}.{field}"), message);
+    }
 }
 
 fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (String, Credential) {
