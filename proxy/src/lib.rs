@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod audit;
 pub mod authority;
+mod chain;
 pub mod cli;
 pub mod config;
 mod destination;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Request as Asked};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy, Request as Asked};
 use http::header::TRAILER;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -208,6 +208,16 @@ async fn exchange(
     Ok(Answered { response, scrubber, tunnel, progress })
 }
 
+/// The password of the upstream proxy, if it asks for one.
+pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>, Box<Denial>> {
+    let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
+    proxy.secrets.get(&login.file, Instant::now()).map(Some).map_err(|error| {
+        let advice = format!("The secret of credential {} is not usable: {error}.", login.credential);
+        let denial = Denial::new(DenialReason::CredentialUnavailable).with_credential(&login.credential);
+        Box::new(denial.with_how_to_allow(advice))
+    })
+}
+
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
 fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
@@ -289,7 +299,8 @@ async fn connect(
     entry: &mut Entry,
 ) -> Result<Lease, Box<Denial>> {
     let permit = recorded.permit();
-    let resolved = proxy.resolver.resolve(recorded).await;
+    let password = password(proxy, &loaded.policy)?;
+    let resolved = proxy.resolver.resolve(recorded, &loaded.policy).await;
     let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
     let mut refused = None;
     let mut dials: Vec<DialPermit> = Vec::new();
@@ -305,7 +316,7 @@ async fn connect(
     let mut failure = DenialReason::UpstreamUnreachable;
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
         entry.dials(dial.address());
-        match loaded.upstream.connect(dial, purpose, voice).await {
+        match loaded.upstream.connect(dial, purpose, voice, password.as_ref()).await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,
         }

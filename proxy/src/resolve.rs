@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agentsandbox_policy::{DenialReason, Host};
+use agentsandbox_policy::{DenialReason, Host, Policy};
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -31,28 +31,32 @@ impl Resolver {
         Self { fixed: by_host, system: system() }
     }
 
-    /// The addresses of the host of an allowed request. They are not judged yet.
+    /// The addresses of the next hop of an allowed request. They are not judged yet.
     ///
     /// No other name can be asked for: a query is a packet that leaves, and the agent chooses the name.
     ///
     /// ```compile_fail,E0308
-    /// fn any_name(resolver: &agentsandbox_proxy::resolve::Resolver, host: &agentsandbox_policy::Host) {
-    ///     drop(resolver.resolve(host));
+    /// fn any_name(resolver: &agentsandbox_proxy::resolve::Resolver, host: &agentsandbox_policy::Host, policy: &agentsandbox_policy::Policy) {
+    ///     drop(resolver.resolve(host, policy));
     /// }
     /// ```
     ///
     /// ```
-    /// fn a_recorded_one(resolver: &agentsandbox_proxy::resolve::Resolver, recorded: &agentsandbox_proxy::audit::Recorded) {
-    ///     drop(resolver.resolve(recorded));
+    /// fn a_recorded_one(resolver: &agentsandbox_proxy::resolve::Resolver, recorded: &agentsandbox_proxy::audit::Recorded, policy: &agentsandbox_policy::Policy) {
+    ///     drop(resolver.resolve(recorded, policy));
     /// }
     /// ```
-    pub async fn resolve(&self, recorded: &Recorded) -> Result<Vec<IpAddr>, DenialReason> {
-        self.lookup(recorded.permit().host()).await
+    pub async fn resolve(&self, recorded: &Recorded, policy: &Policy) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(recorded.permit().next_hop(policy)).await
     }
 
-    /// The addresses of the host that TLS may be handed on to. They are not judged yet.
-    pub async fn resolve_pass(&self, recorded: &RecordedPass) -> Result<Vec<IpAddr>, DenialReason> {
-        self.lookup(recorded.permit().host()).await
+    /// The addresses of the next hop of TLS that may be handed on. They are not judged yet.
+    pub async fn resolve_pass(
+        &self,
+        recorded: &RecordedPass,
+        policy: &Policy,
+    ) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(recorded.permit().next_hop(policy)).await
     }
 
     async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DenialReason> {

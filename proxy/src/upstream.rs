@@ -194,19 +194,21 @@ impl Upstream {
         permit: &DialPermit,
         purpose: Purpose,
         voice: &Voice,
+        password: Option<&Secret>,
     ) -> Result<Lease, DenialReason> {
         let address = permit.address();
-        let stream = dial::connect(permit).await.map_err(|error| {
+        let stream = dial::connect(permit, password).await.map_err(|error| {
             tracing::info!(address = %address, error = %error, "the upstream does not answer");
             DenialReason::UpstreamUnreachable
         })?;
         self.metrics.upstream_connected();
-        let to = (permit.scheme(), permit.host().clone(), address.port());
+        let to = (permit.scheme(), permit.host().clone(), permit.port());
         let sender = match permit.scheme() {
             Scheme::Http => over_http1(stream).await?,
             Scheme::Https => self.over_tls(stream, permit, purpose).await?,
         };
-        let may_lead_back = !permit.is_public();
+        // Through another proxy it is that proxy who is told; the destination is not known to be near.
+        let may_lead_back = !permit.is_public() && permit.through().is_none();
         let lease = Lease { sender, to, voice: voice.clone(), address, may_lead_back };
         if let Some(shared) = lease.shared() {
             self.keep(shared);
@@ -216,7 +218,7 @@ impl Upstream {
 
     async fn over_tls(
         &self,
-        stream: tokio::net::TcpStream,
+        stream: dial::Stream,
         permit: &DialPermit,
         purpose: Purpose,
     ) -> Result<Sender, DenialReason> {

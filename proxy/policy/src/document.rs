@@ -201,6 +201,21 @@ pub struct UpstreamDocument {
     /// PEM certificates of private CAs, trusted beside the public roots.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub additional_roots: Option<String>,
+    /// The proxy through which every upstream is reached. Absent reaches them directly.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<UpstreamProxyDocument>,
+}
+
+/// A proxy of the organisation's own. It resolves the names of destinations, so their addresses are its to judge; its own
+/// address is judged like any other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamProxyDocument {
+    /// `http://host:port` (CONNECT) or `socks5://host:port`.
+    pub url: String,
+    /// Name of the credential it asks for: one of type Basic whose scopes hold its host and port.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 impl AddressesDocument {

@@ -24,5 +24,5 @@ pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use pattern::HostPattern;
-pub use policy::{Fault, Injection, InvalidPolicy, Policy, Scheme};
+pub use policy::{Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy};
 pub use target::Target;

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{Binding, EntranceContext, Origin, serve_http1, tunnel};
 use crate::destination::host_field;
+use crate::loops;
 use crate::pipeline::{Proxy, refuse};
 use crate::respond::{self, Body};
 
@@ -34,6 +35,9 @@ pub(super) fn connect(
         .and_then(|loaded| {
             let (host, port) = authority(&request)?;
             entry.asks_to_connect(host.as_str(), port);
+            if loops::is_back(request.headers()) {
+                return Err(Box::new(Denial::new(DenialReason::LoopDetected)));
+            }
             admit(&loaded.policy, &host, port)?;
             let recorded = entry.admits().map_err(Denial::from)?;
             Ok(((host, port), recorded))

@@ -7,12 +7,11 @@ use std::sync::atomic::Ordering;
 
 use agentsandbox_policy::{Denial, DenialReason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::Origin;
 use crate::audit::{Entry, RecordedPass};
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
-use crate::pipeline::Proxy;
+use crate::pipeline::{Proxy, password};
 use crate::reload::Loaded;
 use crate::{dial, upgrade};
 
@@ -51,11 +50,12 @@ async fn connect(
     loaded: &Loaded,
     recorded: &RecordedPass,
     entry: &mut Entry,
-) -> Result<TcpStream, Box<Denial>> {
+) -> Result<dial::Stream, Box<Denial>> {
     let failed = |reason| Box::new(Denial::new(reason));
     let permit = recorded.permit();
     let mut last = failed(DenialReason::NameNotFound);
-    let addresses = proxy.resolver.resolve_pass(recorded).await.map_err(failed)?;
+    let password = password(proxy, &loaded.policy)?;
+    let addresses = proxy.resolver.resolve_pass(recorded, &loaded.policy).await.map_err(failed)?;
     let judged: Vec<_> = addresses.into_iter().map(|address| permit.dial(&loaded.policy, address)).collect();
     let mut dialled = 0;
     for dial in judged {
@@ -63,7 +63,7 @@ async fn connect(
             Ok(dial) if dialled < ADDRESSES_PER_REQUEST_MAX => {
                 dialled += 1;
                 entry.dials(dial.address());
-                match dial::connect(&dial).await {
+                match dial::connect(&dial, password.as_ref()).await {
                     Ok(stream) => return Ok(stream),
                     Err(_) => last = failed(DenialReason::UpstreamUnreachable),
                 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use agentsandbox_policy::{Method, Policy, Request, Scheme, Target};
+use agentsandbox_policy::{Method, Request, Scheme, Target};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -47,9 +47,14 @@ async fn serving(answer: impl Fn(&[u8], bool) -> Option<Vec<u8>> + Send + Sync +
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // A port that is free for both.
+    let (socket, listener) = loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+            break (socket, listener);
+        }
+    };
     let address = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(address).await.unwrap();
     let (answer, udp, tcp) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (over_udp, asked) = (Arc::clone(&answer), Arc::clone(&udp));
     tokio::spawn(async move {
@@ -100,7 +105,7 @@ impl Server {
         });
         let audit = Audit::new(Box::new(std::io::sink()), Arc::default());
         let mut entry = audit.open(Entrance::HttpProxy, Some(&policy));
-        self.resolver.resolve(&entry.begins(permit.unwrap()).unwrap()).await
+        self.resolver.resolve(&entry.begins(permit.unwrap()).unwrap(), &policy).await
     }
 }
 

@@ -10,6 +10,7 @@
 mod abuse;
 mod audit;
 mod authority;
+mod chain;
 mod credentials;
 mod entrances;
 mod flow;

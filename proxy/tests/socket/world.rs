@@ -184,6 +184,7 @@ pub fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
         bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         resolve: vec![
             (Host::parse(HOST).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            (Host::parse("proxy.test").unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
             (Host::parse("pass.good.test").unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
             (Host::parse("tls.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7))),
             (Host::parse("plain.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8))),
