@@ -6,7 +6,7 @@
 //! [`folds`], and its count is a line too.
 //!
 //! An [`Entry`] is opened before anything is decided and writes itself when it is dropped, so that no path can forget
-//! it: neither an early return nor a client that goes away. What is allowed needs a [`Recorded`], which only a written
+//! it: neither an early return nor a client that goes away. What is allowed needs a [`Recorded`] or an [`Admitted`], which only a written
 //! line makes: where nothing can be written, nothing is allowed. Fields are typed; there is none for a query, a header
 //! or a body, and none that could hold a secret. The sink is written under a lock, so sequence numbers have no gap; a
 //! sink that blocks blocks requests, because an unwritten decision is worse than a slow one.
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Permit, Policy, Tally};
+use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy, Tally};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -54,9 +54,59 @@ pub enum Event {
     Deny,
 }
 
-/// The proof that a decision to allow was written down. Only a line that is out makes one.
+/// The right to send one request, and the proof that this was written down. Only a line that is out makes one, and it
+/// holds the request's own permit: what is resolved, dialled and sent is read from here, so the record of one request
+/// cannot serve another.
+///
+/// ```compile_fail,E0451
+/// fn forge(permit: agentsandbox_policy::Permit) -> agentsandbox_proxy::audit::Recorded {
+///     agentsandbox_proxy::audit::Recorded { permit }
+/// }
+/// ```
+///
+/// A permit is recorded once:
+///
+/// ```compile_fail,E0382
+/// fn twice(entry: &mut agentsandbox_proxy::audit::Entry, permit: agentsandbox_policy::Permit) {
+///     let _ = (entry.begins(permit), entry.begins(permit));
+/// }
+/// ```
+///
+/// ```
+/// fn once(entry: &mut agentsandbox_proxy::audit::Entry, permit: agentsandbox_policy::Permit) {
+///     let _ = entry.begins(permit);
+/// }
+/// ```
 #[derive(Debug)]
-pub struct Recorded(());
+pub struct Recorded {
+    permit: Permit,
+}
+
+impl Recorded {
+    /// What may be sent.
+    #[must_use]
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+}
+
+/// The right to hand one TLS connection on unopened, and the proof that this was written down, as [`Recorded`] is.
+#[derive(Debug)]
+pub struct RecordedPass {
+    permit: PassPermit,
+}
+
+impl RecordedPass {
+    /// Where it may be handed on to.
+    #[must_use]
+    pub const fn permit(&self) -> &PassPermit {
+        &self.permit
+    }
+}
+
+/// The proof that leave to go on with a name was written down. It is no right to send anything.
+#[derive(Debug)]
+pub struct Admitted(());
 
 /// The decision could not be written down, so nothing is allowed.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -203,7 +253,7 @@ impl Audit {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(&self, record: &mut Record) -> Result<Recorded, Unrecorded> {
+    fn write(&self, record: &mut Record) -> Result<(), Unrecorded> {
         record.time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         record.seq = sink.seq;
@@ -214,7 +264,7 @@ impl Audit {
         match written {
             Ok(()) => {
                 sink.seq += 1;
-                Ok(Recorded(()))
+                Ok(())
             }
             Err(error) => {
                 self.metrics.audit_lost();
@@ -307,26 +357,37 @@ impl Entry {
     ///
     /// # Errors
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
-    pub fn begins(&mut self, permit: &Permit) -> Result<Recorded, Unrecorded> {
+    pub fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
         self.record.rule = Some(permit.rule().to_owned());
         self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
-        let recorded = self.allows(Event::Begin)?;
+        self.allows(Event::Begin)?;
         self.stage = Stage::Begun;
-        Ok(recorded)
+        Ok(Recorded { permit })
+    }
+
+    /// The policy allows TLS to pass unopened: writes that down, before anything of it leaves.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn begins_to_pass(&mut self, permit: PassPermit) -> Result<RecordedPass, Unrecorded> {
+        self.record.rule = Some(permit.rule().to_owned());
+        self.allows(Event::Begin)?;
+        self.stage = Stage::Begun;
+        Ok(RecordedPass { permit })
     }
 
     /// The policy allows the name, and no more than that: writes that down, and nothing is left to be written.
     ///
     /// # Errors
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
-    pub fn admits(&mut self) -> Result<Recorded, Unrecorded> {
-        let recorded = self.allows(Event::Admit)?;
+    pub fn admits(&mut self) -> Result<Admitted, Unrecorded> {
+        self.allows(Event::Admit)?;
         self.stage = Stage::Whole;
         self.count();
-        Ok(recorded)
+        Ok(Admitted(()))
     }
 
-    fn allows(&mut self, event: Event) -> Result<Recorded, Unrecorded> {
+    fn allows(&mut self, event: Event) -> Result<(), Unrecorded> {
         self.record.event = event;
         self.record.decision = Decision::Allow;
         self.audit.write(&mut self.record).inspect_err(|_| {
@@ -349,6 +410,11 @@ impl Entry {
         record.method = record.method.take().or_else(|| denial.method.clone());
         record.path = record.path.take().or_else(|| denial.path.as_deref().map(shortened));
         record.credential = record.credential.take().or_else(|| denial.credential.clone());
+    }
+
+    /// The upstream failed after it had begun to answer.
+    pub fn breaks_off(&mut self, reason: DenialReason) {
+        self.record.reason = Some(reason);
     }
 
     /// The address that is dialled; of several the last.

@@ -4,13 +4,22 @@
 use agentsandbox_policy::DialPermit;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 
+use crate::chain::{self, Tunnel};
 use crate::limits::CONNECT_TIMEOUT;
+use crate::secrets::Secret;
 
-/// Connects to the judged address.
-pub async fn connect(permit: &DialPermit) -> std::io::Result<TcpStream> {
+/// A connection to a destination, directly or through the upstream proxy.
+pub type Stream = Either<TcpStream, Tunnel>;
+
+/// Connects to the judged address, and asks the proxy there for the destination if the policy names one.
+pub async fn connect(permit: &DialPermit, password: Option<&Secret>) -> std::io::Result<Stream> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(permit.address())).await??;
     // Streams of small events are the common case here; Nagle would hold them back.
     stream.set_nodelay(true)?;
-    Ok(stream)
+    match permit.through() {
+        None => Ok(Either::Left(stream)),
+        Some(proxy) => timeout(CONNECT_TIMEOUT, chain::open(stream, permit, proxy, password)).await?,
+    }
 }

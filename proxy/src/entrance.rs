@@ -4,7 +4,9 @@
 
 pub mod base_url;
 pub mod dns;
+mod hello;
 pub mod http_proxy;
+mod passthrough;
 mod resets;
 pub mod socks5;
 pub mod tls;
@@ -27,10 +29,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use self::resets::Watched;
-use crate::audit::Recorded;
+use crate::audit::Admitted;
 use crate::limits::{
-    H2_CONNECTION_WINDOW_BYTES, H2_STREAM_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX,
-    HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT, STREAMS_PER_CONNECTION_MAX,
+    H2_CONNECTION_WINDOW_BYTES, H2_IDLE_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_SEND_BUFFER_BYTES,
+    H2_STREAM_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT,
+    STREAMS_PER_CONNECTION_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::Body;
@@ -136,7 +139,7 @@ enum Protocol {
 
 /// A tunnel to a named destination: finds out whether TLS or HTTP is inside, and serves that. Anything else is closed.
 /// It is opened only once that was written down.
-pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, origin: Origin, to: (Host, u16), _: Recorded)
+pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, origin: Origin, to: (Host, u16), _: Admitted)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -180,7 +183,7 @@ where
 {
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let asked = Arc::new(AtomicBool::new(false));
-    let service = service(Arc::clone(&proxy), context, Arc::clone(&asked));
+    let service = service(Arc::clone(&proxy), Arc::new(context), Arc::clone(&asked));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
@@ -210,7 +213,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
-    let service = service(Arc::clone(&proxy), context, Arc::default());
+    let context = Arc::new(context);
+    let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
     let owner = Arc::clone(&proxy);
     let io = Watched::new(io, move || {
         refuse_connection(&owner, entrance, &Denial::new(DenialReason::MalformedRequest));
@@ -221,11 +225,14 @@ where
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_TIMEOUT)
         .serve_connection(TokioIo::new(io), service_fn(service));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.cancelled() => {
+        () = async { tokio::select! { () = shutdown.cancelled() => {}, () = idle(&context) => {} } } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -252,20 +259,34 @@ fn refused_head(error: &hyper::Error, asked: bool) -> Option<DenialReason> {
     }
 }
 
-/// Whether an HTTP/2 connection ended by its frames, and not because it was closed.
+/// Whether an HTTP/2 connection ended by its frames, and not because it was closed or no longer answered.
 fn broke_the_protocol(error: &hyper::Error) -> bool {
     use std::error::Error as _;
-    error.source().is_some_and(|cause| !cause.is::<std::io::Error>())
+    !error.is_timeout() && error.source().is_some_and(|cause| !cause.is::<std::io::Error>())
+}
+
+/// Completes when an HTTP/2 connection has had no request for a while. Each request that is not over holds a copy of the
+/// context, beside those of the connection itself.
+async fn idle(context: &Arc<EntranceContext>) {
+    const OF_THE_CONNECTION: usize = 2;
+    let mut idle_before = false;
+    loop {
+        tokio::time::sleep(H2_IDLE_TIMEOUT / 2).await;
+        let idle_now = Arc::strong_count(context) <= OF_THE_CONNECTION;
+        if idle_now && idle_before {
+            return;
+        }
+        idle_before = idle_now;
+    }
 }
 
 type Answer = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 fn service(
     proxy: Arc<Proxy>,
-    context: EntranceContext,
+    context: Arc<EntranceContext>,
     asked: Arc<AtomicBool>,
 ) -> impl Fn(Request<Incoming>) -> Answer {
-    let context = Arc::new(context);
     move |request| {
         asked.store(true, Ordering::Relaxed);
         let (proxy, context) = (Arc::clone(&proxy), Arc::clone(&context));

@@ -9,15 +9,18 @@
 pub mod admin;
 pub mod audit;
 pub mod authority;
+mod chain;
 pub mod cli;
 pub mod config;
 mod destination;
 mod dial;
 pub mod enrolment;
 pub mod entrance;
+mod exchange;
 mod headers;
 pub mod health;
 pub mod limits;
+mod loops;
 pub mod metrics;
 pub mod pipeline;
 mod placeholder;

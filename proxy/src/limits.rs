@@ -33,6 +33,8 @@ pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
 pub const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 8;
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
+/// How often connections that became too old are looked for.
+pub const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Leaves kept; beyond this the oldest go.
 pub const LEAVES_MAX: usize = 256;
 /// A leaf lives a day, so a leaked one is soon worthless.
@@ -65,6 +67,11 @@ pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
 pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// See [`H2_STREAM_WINDOW_BYTES`].
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
+/// half a MiB still is ten MiB in a second at a round trip of 50 ms.
+pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+/// The same for all streams of one upstream connection.
+pub const H2_UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Connections to the enrolment port at a time: they are not the agent's, and a flood of the agent's must not keep out the
 /// fence of its successor.
 pub const ENROLMENTS_MAX: usize = 16;
@@ -77,3 +84,24 @@ pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
 /// The proxy's pod has five seconds between SIGTERM and SIGKILL (`GRACE_SECS` of the operator's proxy pod), and the last
 /// audit lines must be out before that. Nothing worth a longer wait remains: an agent is gone before its proxy.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A client that says nothing for this long after it was accepted only holds a place.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence in the middle of a request's body, before its answer has begun.
+pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is still taken of a request's body once its answer is over. Bodies of refused API calls are well below it.
+pub const LATE_BODY_BYTES_MAX: usize = 256 * 1024;
+/// How long the rest of such a body is waited for.
+pub const LATE_BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Silence on an HTTP/2 connection after which the other side is asked whether it lives; below the minute after which
+/// middleboxes commonly forget a connection.
+pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Time to answer that.
+pub const H2_PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// An agent's HTTP/2 connection without a request for this long gives its place back. Clients keep idle ones for a minute
+/// or two.
+pub const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
+/// Shortest time an upstream's address is remembered: a name with a TTL of zero would otherwise be asked for with each
+/// connection.
+pub const RESOLVED_TTL_MIN: Duration = Duration::from_secs(5);
+/// Frames of an answer that one HTTP/2 stream towards an agent holds when the agent does not read.
+pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;

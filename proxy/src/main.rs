@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use agentsandbox_policy::{Method, Policy, Request, Target, parse_authority};
+use agentsandbox_policy::{Method, Policy, Request, Scheme, Target, parse_authority};
 use agentsandbox_proxy::cli::{Cli, Command, ServeArgs};
 use agentsandbox_proxy::config::{Config, StartError, chain};
 use agentsandbox_proxy::{health, reload, serve};
@@ -125,6 +125,14 @@ fn explain(file: &Path, request: &str) -> ExitCode {
         Ok(decided) => decided,
         Err(fault) => return fail(&fault, EXIT_USAGE),
     };
+    if asked.scheme == Scheme::Https
+        && let Some(pass) = policy.pass(&asked.host, asked.port)
+    {
+        // No request is seen there, so none is judged.
+        let place = json!({"decision": "allow", "tls": "Passthrough", "rule": pass.rule(),
+            "host": pass.host().as_str(), "port": pass.port()});
+        return say(&format!("{place:#}"));
+    }
     match policy.decide(asked) {
         Ok(permit) => say(&format!(
             "{:#}",
@@ -149,8 +157,8 @@ fn read_request(text: &str) -> Result<Request, String> {
     let (method, url) = text.split_once(' ').ok_or_else(usage)?;
     let (scheme, rest) = url.split_once("://").ok_or_else(usage)?;
     let scheme = match scheme {
-        "https" => agentsandbox_policy::Scheme::Https,
-        "http" => agentsandbox_policy::Scheme::Http,
+        "https" => Scheme::Https,
+        "http" => Scheme::Http,
         _ => return Err(usage()),
     };
     let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

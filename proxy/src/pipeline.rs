@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Request as Asked};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy, Request as Asked};
+use http::header::TRAILER;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -23,8 +25,10 @@ use crate::authority::Authority;
 use crate::destination;
 use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
+use crate::exchange::{self, Download, Progress, Upload};
 use crate::headers;
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
+use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
@@ -34,7 +38,7 @@ use crate::scrub::Scrubber;
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Downward, Upward};
 use crate::upgrade;
-use crate::upstream::{ExchangeError, Lease, Purpose};
+use crate::upstream::{ExchangeError, Lease, Purpose, Voice};
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -133,8 +137,8 @@ impl Proxy {
 /// Answers one request.
 pub async fn handle(
     proxy: Arc<Proxy>,
-    request: Request<Incoming>,
-    context: &EntranceContext,
+    mut request: Request<Incoming>,
+    context: &Arc<EntranceContext>,
 ) -> Response<Body> {
     let loaded = match proxy.policy.current(Instant::now()) {
         Ok(loaded) => loaded,
@@ -142,9 +146,17 @@ pub async fn handle(
     };
     let mut entry = proxy.audit.open(context.origin.entrance, Some(&loaded.policy));
     let asked_with = agent_only(request.headers());
-    match exchange(&proxy, &loaded, request, context, &mut entry).await {
+    let agent = hyper::upgrade::on(&mut request);
+    let (head, body) = request.into_parts();
+    let mut body = Some(body);
+    match exchange(&proxy, &loaded, (head, &mut body, agent), context, &mut entry).await {
         Ok(answered) => deliver(&proxy, context, answered, entry),
-        Err(denial) => refuse(entry, &denial, &asked_with),
+        Err(denial) => {
+            if let Some(body) = body {
+                exchange::drain(body);
+            }
+            refuse(entry, &denial, &asked_with)
+        }
     }
 }
 
@@ -153,6 +165,7 @@ struct Answered {
     response: Response<Incoming>,
     scrubber: Option<Scrubber>,
     tunnel: Option<Tunnel>,
+    progress: Progress,
 }
 
 struct Tunnel {
@@ -163,12 +176,13 @@ struct Tunnel {
 async fn exchange(
     proxy: &Proxy,
     loaded: &Loaded,
-    mut request: Request<Incoming>,
+    (head, body, agent): (Parts, &mut Option<Incoming>, OnUpgrade),
     context: &EntranceContext,
     entry: &mut Entry,
 ) -> Result<Answered, Box<Denial>> {
-    let agent = hyper::upgrade::on(&mut request);
-    let (head, body) = request.into_parts();
+    if loops::is_back(&head.headers) {
+        return Err(Box::new(Denial::new(DenialReason::LoopDetected)));
+    }
     let asked = destination::read(&head, &context.binding, &loaded.policy)?;
     entry.asks(asked.host.as_str(), asked.port);
     entry.asks_for(asked.method.as_str(), asked.target.path());
@@ -182,19 +196,34 @@ async fn exchange(
     })?;
     presented::judge(&loaded.policy, &loaded.placeholders, &permit, &head.headers)?;
     let secret = secret(proxy, &permit)?;
-    let recorded = entry.begins(&permit).map_err(Denial::from)?;
+    let voice = Voice::of(&permit, secret.as_ref());
+    let recorded = entry.begins(permit).map_err(Denial::from)?;
+    let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let injection = permit.credential().map(|credential| credential.injection().clone());
+    let progress = Progress::default();
+    let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
     let traffic = entry.traffic();
-    let body =
-        Upward::new(body, injection, loaded.placeholders.in_body(), Arc::clone(&traffic)).boxed_unsync();
-    let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
+    let body = Upward::new(body, injection, loaded.placeholders.in_body(), Arc::clone(&traffic));
+    let body = Upload::new(body, &head.headers, progress.clone()).boxed_unsync();
+    let (request, target, scrubber) = outgoing(permit, head.headers, body, secret.as_ref())?;
     let response =
-        send(proxy, loaded, &permit, (request, &target), entry, &recorded).await.map_err(|failed| {
+        send(proxy, loaded, (&recorded, &voice), (request, &target), entry).await.map_err(|failed| {
             // The upstream broke off because the body was.
-            traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(&permit, credential)))
+            traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(permit, credential)))
         })?;
-    Ok(Answered { response, scrubber, tunnel })
+    progress.answered();
+    Ok(Answered { response, scrubber, tunnel, progress })
+}
+
+/// The password of the upstream proxy, if it asks for one.
+pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>, Box<Denial>> {
+    let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
+    proxy.secrets.get(&login.file, Instant::now()).map(Some).map_err(|error| {
+        let advice = format!("The secret of credential {} is not usable: {error}.", login.credential);
+        let denial = Denial::new(DenialReason::CredentialUnavailable).with_credential(&login.credential);
+        Box::new(denial.with_how_to_allow(advice))
+    })
 }
 
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
@@ -217,8 +246,11 @@ fn outgoing(
     secret: Option<&Secret>,
 ) -> Result<Outgoing, Box<Denial>> {
     let injection = permit.credential().map(|credential| credential.injection());
+    // Over HTTP/1.1 a trailer is sent only if it was announced; those that may not be sent are taken out as they come.
+    let announced: Vec<_> = fields.get_all(TRAILER).into_iter().cloned().collect();
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);
+    fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
     let mut target = Zeroizing::new(permit.target().as_str().to_owned());
     let mut scrubber = None;
     if let (Some(injection), Some(secret)) = (injection, secret) {
@@ -244,15 +276,15 @@ fn outgoing(
 async fn send(
     proxy: &Proxy,
     loaded: &Loaded,
-    permit: &Permit,
+    (recorded, voice): (&Recorded, &Voice),
     (mut request, target): (Request<Body>, &str),
     entry: &mut Entry,
-    _: &Recorded,
 ) -> Result<Response<Incoming>, Box<Denial>> {
+    let permit = recorded.permit();
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
     if purpose == Purpose::Exchange {
-        while let Some(lease) = loaded.upstream.reuse(permit) {
+        while let Some(lease) = loaded.upstream.reuse(recorded, voice) {
             entry.dials(lease.address());
             match loaded.upstream.exchange(lease, request, target, purpose).await {
                 Ok(response) => return Ok(response),
@@ -261,7 +293,7 @@ async fn send(
             }
         }
     }
-    let lease = connect(proxy, loaded, permit, purpose, entry).await?;
+    let lease = connect(proxy, loaded, (recorded, voice), purpose, entry).await?;
     match loaded.upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
@@ -273,12 +305,14 @@ async fn send(
 async fn connect(
     proxy: &Proxy,
     loaded: &Loaded,
-    permit: &Permit,
+    (recorded, voice): (&Recorded, &Voice),
     purpose: Purpose,
     entry: &mut Entry,
 ) -> Result<Lease, Box<Denial>> {
-    let addresses =
-        proxy.resolver.resolve(permit.host()).await.map_err(|reason| Box::new(denial(permit, reason)))?;
+    let permit = recorded.permit();
+    let password = password(proxy, &loaded.policy)?;
+    let resolved = proxy.resolver.resolve(recorded, &loaded.policy).await;
+    let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
     let mut refused = None;
     let mut dials: Vec<DialPermit> = Vec::new();
     for address in addresses {
@@ -293,7 +327,7 @@ async fn connect(
     let mut failure = DenialReason::UpstreamUnreachable;
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
         entry.dials(dial.address());
-        match loaded.upstream.connect(dial, purpose).await {
+        match loaded.upstream.connect(dial, purpose, voice, password.as_ref()).await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,
         }
@@ -303,11 +337,11 @@ async fn connect(
 
 fn deliver(
     proxy: &Arc<Proxy>,
-    context: &EntranceContext,
+    context: &Arc<EntranceContext>,
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, scrubber, tunnel } = answered;
+    let Answered { mut response, scrubber, tunnel, progress } = answered;
     // The words behind a status code are the upstream's own, and would be passed on.
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
     if let Some(scrubber) = &scrubber {
@@ -317,7 +351,10 @@ fn deliver(
     entry.answers(response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         headers::strip_response(response.headers_mut());
-        return response.map(|body| Downward::new(body, scrubber, entry).boxed_unsync());
+        return response.map(|body| {
+            let body = Downward::new(body, scrubber, entry);
+            Download::new(body, progress, Arc::clone(context)).boxed_unsync()
+        });
     }
     match tunnel {
         Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept) => {

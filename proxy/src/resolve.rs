@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agentsandbox_policy::{DenialReason, Host};
-use hickory_resolver::TokioResolver;
+use agentsandbox_policy::{DenialReason, Host, Policy};
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::time::timeout;
 
-use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_TTL_MAX};
+use crate::audit::{Recorded, RecordedPass};
+use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_TTL_MAX, RESOLVED_TTL_MIN};
 
 /// The resolver, and the names that were given addresses by hand.
 pub struct Resolver {
@@ -28,8 +31,35 @@ impl Resolver {
         Self { fixed: by_host, system: system() }
     }
 
-    /// The addresses of a host. They are not judged yet.
-    pub async fn resolve(&self, host: &Host) -> Result<Vec<IpAddr>, DenialReason> {
+    /// The addresses of the next hop of an allowed request. They are not judged yet.
+    ///
+    /// No other name can be asked for: a query is a packet that leaves, and the agent chooses the name.
+    ///
+    /// ```compile_fail,E0308
+    /// fn any_name(resolver: &agentsandbox_proxy::resolve::Resolver, host: &agentsandbox_policy::Host, policy: &agentsandbox_policy::Policy) {
+    ///     drop(resolver.resolve(host, policy));
+    /// }
+    /// ```
+    ///
+    /// ```
+    /// fn a_recorded_one(resolver: &agentsandbox_proxy::resolve::Resolver, recorded: &agentsandbox_proxy::audit::Recorded, policy: &agentsandbox_policy::Policy) {
+    ///     drop(resolver.resolve(recorded, policy));
+    /// }
+    /// ```
+    pub async fn resolve(&self, recorded: &Recorded, policy: &Policy) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(recorded.permit().next_hop(policy)).await
+    }
+
+    /// The addresses of the next hop of TLS that may be handed on. They are not judged yet.
+    pub async fn resolve_pass(
+        &self,
+        recorded: &RecordedPass,
+        policy: &Policy,
+    ) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(recorded.permit().next_hop(policy)).await
+    }
+
+    async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DenialReason> {
         if let Some(address) = host.address() {
             return Ok(vec![address]);
         }
@@ -51,29 +81,23 @@ impl Resolver {
 }
 
 fn system() -> Option<TokioResolver> {
-    let built = TokioResolver::builder_tokio().and_then(|mut builder| {
-        narrow(builder.options_mut());
-        builder.build()
-    });
+    let built = TokioResolver::builder_tokio().and_then(build);
     built.inspect_err(|error| tracing::error!(error = %error, "there is no usable resolver")).ok()
+}
+
+fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, NetError> {
+    narrow(builder.options_mut());
+    builder.build()
 }
 
 fn narrow(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
     options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.positive_min_ttl = Some(RESOLVED_TTL_MIN);
     options.positive_max_ttl = Some(RESOLVED_TTL_MAX);
-    options.negative_max_ttl = Some(std::time::Duration::from_secs(5));
+    options.negative_min_ttl = Some(RESOLVED_TTL_MIN);
+    options.negative_max_ttl = Some(RESOLVED_TTL_MIN);
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p_b8_the_hosts_file_is_never_asked() {
-        let mut options = ResolverOpts::default();
-        assert!(options.use_hosts_file != ResolveHosts::Never, "it would be, if nothing were said");
-        narrow(&mut options);
-        assert!(options.use_hosts_file == ResolveHosts::Never);
-    }
-}
+mod tests;

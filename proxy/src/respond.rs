@@ -27,6 +27,7 @@ pub const fn status(reason: DenialReason) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         DenialReason::LimitExceeded => StatusCode::URI_TOO_LONG,
+        DenialReason::LoopDetected => StatusCode::LOOP_DETECTED,
         DenialReason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::FORBIDDEN,
     }

@@ -9,6 +9,7 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,15 +18,31 @@ use zeroize::Zeroizing;
 
 use crate::limits::{SECRET_BYTES_MAX, SECRET_STAT_INTERVAL};
 
+/// How many times a secret was read since the start.
+static READS: AtomicU64 = AtomicU64::new(0);
+
 /// One secret's bytes: visible ASCII, at least one.
 #[derive(Clone)]
-pub struct Secret(Arc<Zeroizing<Vec<u8>>>);
+pub struct Secret {
+    bytes: Arc<Zeroizing<Vec<u8>>>,
+    generation: u64,
+}
 
 impl Secret {
+    fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self { bytes: Arc::new(bytes), generation: READS.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Tells this reading of the file from each other reading, of this file or another.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// The bytes, for the one who puts them into a request or finds them in an answer.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -33,7 +50,7 @@ impl Secret {
 impl Secret {
     /// A secret as a file would give it.
     pub fn of(text: &str) -> Self {
-        Self(Arc::new(Zeroizing::new(text.as_bytes().to_vec())))
+        Self::new(Zeroizing::new(text.as_bytes().to_vec()))
     }
 }
 
@@ -124,7 +141,7 @@ fn read(path: &std::path::Path) -> Result<Secret, SecretError> {
     if bytes.is_empty() || !fits || !bytes.iter().all(u8::is_ascii_graphic) {
         return Err(SecretError::Malformed);
     }
-    Ok(Secret(Arc::new(bytes)))
+    Ok(Secret::new(bytes))
 }
 
 #[cfg(test)]

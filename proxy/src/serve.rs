@@ -18,7 +18,7 @@ use crate::audit::folds::Folds;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX};
+use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -45,7 +45,22 @@ pub struct Bound {
     proxy: Arc<Proxy>,
     listeners: Vec<(Port, TcpListener)>,
     dns: Option<UdpSocket>,
-    slots: Arc<Semaphore>,
+    slots: Slots,
+}
+
+/// Places for connections. Those of enrolment are its own: a flood of the agent's must not keep out the fence of its
+/// successor, and a flood of enrolments not the agent.
+#[derive(Clone)]
+struct Slots {
+    agent: Arc<Semaphore>,
+    enrolment: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn take(&self, entrance: Entrance) -> Option<Slot> {
+        let slots = if entrance == Entrance::Enrolment { &self.enrolment } else { &self.agent };
+        Arc::clone(slots).try_acquire_owned().ok().map(Slot::new)
+    }
 }
 
 /// Binds every port.
@@ -76,7 +91,10 @@ pub async fn bind(
         }
         listeners.push((port, listener));
     }
-    let slots = Arc::new(Semaphore::new(config.connections_max));
+    let slots = Slots {
+        agent: Arc::new(Semaphore::new(config.connections_max)),
+        enrolment: Arc::new(Semaphore::new(ENROLMENTS_MAX)),
+    };
     Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns, slots })
 }
 
@@ -123,7 +141,7 @@ impl Bound {
             background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
         }
         for (port, listener) in listeners {
-            background.spawn(accept(Arc::clone(&proxy), port, listener, Arc::clone(&slots)));
+            background.spawn(accept(Arc::clone(&proxy), port, listener, slots.clone()));
         }
         background.close();
         background.wait().await;
@@ -144,8 +162,7 @@ async fn write_folds(proxy: Arc<Proxy>) {
     }
 }
 
-async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc<Semaphore>) {
-    let enrolments = Arc::new(Semaphore::new(ENROLMENTS_MAX));
+async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slots) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -172,13 +189,12 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc
             // No slot: a probe must get through a flood.
             Port::Admin => Box::pin(admin::serve(Arc::clone(&proxy), io)),
             Port::Entrance(entrance) => {
-                let slots = if entrance == Entrance::Enrolment { &enrolments } else { &slots };
-                let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+                let Some(slot) = slots.take(entrance) else {
                     proxy.metrics.connection_refused();
                     proxy.refuse_often(entrance, None, DenialReason::LimitExceeded);
                     continue;
                 };
-                serve(Arc::clone(&proxy), io, Origin { entrance, peer, slot: Slot::new(slot) })
+                Box::pin(attend(Arc::clone(&proxy), io, Origin { entrance, peer, slot }))
             }
         };
         let owner = Arc::clone(&proxy);
@@ -195,6 +211,16 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Arc
 }
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves a client that says something in time.
+async fn attend(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) {
+    // `readable` alone may answer before there is anything to read.
+    match timeout(FIRST_BYTE_TIMEOUT, io.peek(&mut [0])).await {
+        Ok(Ok(_)) => serve(proxy, io, origin).await,
+        Ok(Err(_)) => {}
+        Err(_) => proxy.refuse_often(origin.entrance, None, DenialReason::LimitExceeded),
+    }
+}
 
 fn serve(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) -> Work {
     match origin.entrance {

@@ -11,7 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use agentsandbox_policy::Injection;
+use agentsandbox_policy::{DenialReason, Injection};
 use tokio::time::{Sleep, sleep};
 
 use crate::audit::{Entry, Traffic};
@@ -96,7 +96,7 @@ pub struct Downward {
     inner: Incoming,
     scrub: Option<Scrub>,
     traffic: Arc<Traffic>,
-    _entry: Entry,
+    entry: Entry,
 }
 
 /// What keeps the secret out of a body and its trailers.
@@ -119,7 +119,7 @@ impl Downward {
             trailers: None,
             patience: None,
         });
-        Self { inner, scrub, traffic: entry.traffic(), _entry: entry }
+        Self { inner, scrub, traffic: entry.traffic(), entry }
     }
 }
 
@@ -178,6 +178,9 @@ impl HttpBody for Downward {
                 }
             };
             count(frame.as_ref(), &self.traffic.down);
+            if let Some(Err(_)) = frame {
+                self.entry.breaks_off(DenialReason::UpstreamUnreachable);
+            }
             let Some(scrub) = &mut self.scrub else {
                 return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             };

@@ -76,7 +76,12 @@ pub(crate) fn join(
     response.map(|_| respond::empty())
 }
 
-async fn relay(agent: impl AsyncRead + AsyncWrite, upstream: impl AsyncRead + AsyncWrite, entry: &Entry) {
+/// Passes bytes both ways until both sides have ended, and counts them. That one side has no more to say is passed on as well.
+pub(crate) async fn relay(
+    agent: impl AsyncRead + AsyncWrite,
+    upstream: impl AsyncRead + AsyncWrite,
+    entry: &Entry,
+) {
     let traffic = entry.traffic();
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);

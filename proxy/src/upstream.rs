@@ -1,13 +1,14 @@
 //! Connections to upstreams: verified, pooled, and bound to one policy.
 //!
 //! Each policy generation has its own pool, so revoking a host or a range ends the idle connections made under the old
-//! one. The key is (scheme, host, port): HTTP/2 connections are never shared between names, whatever a certificate
-//! says. No byte of a request is written before the server has proven its name.
+//! one. A proxy serves one sandbox, so its pools do. A connection carries requests to one (scheme, host, port) only,
+//! whatever a certificate says, and with one reading of one secret only, for some upstreams remember who spoke first. No
+//! byte of a request is written before the server has proven its name.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use agentsandbox_policy::{DenialReason, DialPermit, Host, Permit, Scheme};
 use http::header::HOST;
@@ -21,18 +22,47 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::audit::Recorded;
 use crate::dial;
 use crate::limits::{
-    CONNECT_TIMEOUT, HEADER_BYTES_MAX, IDLE_CONNECTION_AGE_MAX, IDLE_CONNECTIONS_PER_HOST_MAX,
-    RESPONSE_HEAD_TIMEOUT,
+    CONNECT_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES,
+    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX, IDLE_CONNECTION_AGE_MAX,
+    IDLE_CONNECTIONS_PER_HOST_MAX, IDLE_SWEEP_INTERVAL, RESPONSE_HEAD_TIMEOUT,
 };
+use crate::loops;
 use crate::metrics::Metrics;
 use crate::respond::Body;
+use crate::secrets::Secret;
 
-type Key = (Scheme, Host, u16);
+type Destination = (Scheme, Host, u16);
+
+/// As whom requests speak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voice(Option<(String, u64)>);
+
+impl Voice {
+    /// The voice of a permitted request, which is sent with this secret.
+    #[must_use]
+    pub fn of(permit: &Permit, secret: Option<&Secret>) -> Self {
+        Self(
+            permit
+                .credential()
+                .zip(secret)
+                .map(|(used, secret)| (used.name().to_owned(), secret.generation())),
+        )
+    }
+
+    /// Whether this is the same credential with an older secret.
+    fn is_outdated_by(&self, newer: &Self) -> bool {
+        match (&self.0, &newer.0) {
+            (Some((name, own)), Some((other, latest))) => name == other && own < latest,
+            _ => false,
+        }
+    }
+}
 
 /// What the agent wants of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +77,15 @@ pub enum Purpose {
 pub struct Upstream {
     any: TlsConnector,
     http1: TlsConnector,
-    idle: Arc<Mutex<HashMap<Key, Vec<Idle>>>>,
+    pool: Arc<Pool>,
     metrics: Arc<Metrics>,
+}
+
+/// The connections that are kept, and whether somebody looks after them.
+#[derive(Default)]
+struct Pool {
+    idle: Mutex<HashMap<Destination, Vec<Idle>>>,
+    swept: AtomicBool,
 }
 
 struct Idle {
@@ -56,11 +93,20 @@ struct Idle {
     lease: Lease,
 }
 
+impl Idle {
+    fn is_usable(&self) -> bool {
+        self.since.elapsed() < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
+    }
+}
+
 /// A connection on which one request may be sent.
 pub struct Lease {
     sender: Sender,
-    key: Key,
+    to: Destination,
+    voice: Voice,
     address: SocketAddr,
+    /// Whether the address is not public, and so could be a way back to this proxy.
+    may_lead_back: bool,
 }
 
 enum Sender {
@@ -118,37 +164,52 @@ impl Upstream {
         let http1 = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let any = TlsConnector::from(Arc::new(config));
-        Ok(Self { any, http1, idle: Arc::default(), metrics })
+        Ok(Self { any, http1, pool: Arc::default(), metrics })
     }
 
-    /// A connection that is open and free, made for this destination under this policy.
+    /// A connection that is open and free, made for this destination and this voice under this policy. Those of an older
+    /// secret of the same credential end.
     #[must_use]
-    pub fn reuse(&self, permit: &Permit) -> Option<Lease> {
-        let key = (permit.scheme(), permit.host().clone(), permit.port());
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = idle.get_mut(&key)?;
-        known.retain(|idle| idle.since.elapsed() < IDLE_CONNECTION_AGE_MAX && idle.lease.is_open());
+    pub fn reuse(&self, recorded: &Recorded, voice: &Voice) -> Option<Lease> {
+        let permit = recorded.permit();
+        let to = (permit.scheme(), permit.host().clone(), permit.port());
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = idle.get_mut(&to)?;
+        known.retain(|idle| idle.is_usable() && !idle.lease.voice.is_outdated_by(voice));
+        let last = known.iter().rposition(|idle| idle.lease.voice == *voice)?;
         // An HTTP/2 connection stays for others, an HTTP/1.1 connection is taken.
-        match known.last()?.lease.shared() {
-            Some(shared) => Some(shared),
-            None => known.pop().map(|idle| idle.lease),
+        let found = known.get_mut(last)?;
+        match found.lease.shared() {
+            Some(shared) => {
+                found.since = Instant::now();
+                Some(shared)
+            }
+            None => Some(known.remove(last).lease),
         }
     }
 
     /// A new connection to a judged address.
-    pub async fn connect(&self, permit: &DialPermit, purpose: Purpose) -> Result<Lease, DenialReason> {
+    pub async fn connect(
+        &self,
+        permit: &DialPermit,
+        purpose: Purpose,
+        voice: &Voice,
+        password: Option<&Secret>,
+    ) -> Result<Lease, DenialReason> {
         let address = permit.address();
-        let stream = dial::connect(permit).await.map_err(|error| {
+        let stream = dial::connect(permit, password).await.map_err(|error| {
             tracing::info!(address = %address, error = %error, "the upstream does not answer");
             DenialReason::UpstreamUnreachable
         })?;
         self.metrics.upstream_connected();
-        let key = (permit.scheme(), permit.host().clone(), address.port());
+        let to = (permit.scheme(), permit.host().clone(), permit.port());
         let sender = match permit.scheme() {
             Scheme::Http => over_http1(stream).await?,
             Scheme::Https => self.over_tls(stream, permit, purpose).await?,
         };
-        let lease = Lease { sender, key, address };
+        // Through another proxy it is that proxy who is told; the destination is not known to be near.
+        let may_lead_back = !permit.is_public() && permit.through().is_none();
+        let lease = Lease { sender, to, voice: voice.clone(), address, may_lead_back };
         if let Some(shared) = lease.shared() {
             self.keep(shared);
         }
@@ -157,7 +218,7 @@ impl Upstream {
 
     async fn over_tls(
         &self,
-        stream: tokio::net::TcpStream,
+        stream: dial::Stream,
         permit: &DialPermit,
         purpose: Purpose,
     ) -> Result<Sender, DenialReason> {
@@ -187,16 +248,17 @@ impl Upstream {
         purpose: Purpose,
     ) -> Result<Response<Incoming>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
-        let Lease { sender, key, address } = lease;
+        let Lease { sender, to, voice, address, may_lead_back } = lease;
         match sender {
             Sender::Http1(mut sender) => {
                 let response = head(sender.try_send_request(request)).await?;
                 if purpose == Purpose::Exchange {
-                    let idle = Arc::clone(&self.idle);
+                    let pool = Arc::clone(&self.pool);
                     tokio::spawn(async move {
                         // Ready again means that the answer was read to its end.
                         if sender.ready().await.is_ok() {
-                            put(&idle, Lease { sender: Sender::Http1(sender), key, address });
+                            let sender = Sender::Http1(sender);
+                            put(&pool, Lease { sender, to, voice, address, may_lead_back });
                         }
                     });
                 }
@@ -207,7 +269,7 @@ impl Upstream {
     }
 
     fn keep(&self, lease: Lease) {
-        put(&self.idle, lease);
+        put(&self.pool, lease);
     }
 }
 
@@ -230,19 +292,37 @@ impl Lease {
             Sender::Http1(_) => None,
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
-                key: self.key.clone(),
+                to: self.to.clone(),
+                voice: self.voice.clone(),
                 address: self.address,
+                may_lead_back: self.may_lead_back,
             }),
         }
     }
 }
 
-fn put(idle: &Mutex<HashMap<Key, Vec<Idle>>>, lease: Lease) {
-    let mut idle = idle.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = idle.entry(lease.key.clone()).or_default();
-    known.retain(|idle| idle.since.elapsed() < IDLE_CONNECTION_AGE_MAX && idle.lease.is_open());
+fn put(pool: &Arc<Pool>, lease: Lease) {
+    if !pool.swept.swap(true, Ordering::Relaxed) {
+        tokio::spawn(sweep(Arc::downgrade(pool)));
+    }
+    let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = idle.entry(lease.to.clone()).or_default();
+    known.retain(Idle::is_usable);
     if known.len() < IDLE_CONNECTIONS_PER_HOST_MAX {
         known.push(Idle { since: Instant::now(), lease });
+    }
+}
+
+/// Ends connections that nobody used for too long, until the policy they were made under is gone.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(IDLE_SWEEP_INTERVAL).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, known| {
+            known.retain(Idle::is_usable);
+            !known.is_empty()
+        });
     }
 }
 
@@ -264,7 +344,7 @@ async fn head(
 
 /// Gives the request the form of the connection's protocol: origin form with Host, or pseudo-header fields.
 fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(), DenialReason> {
-    let (scheme, host, port) = &lease.key;
+    let (scheme, host, port) = &lease.to;
     let (scheme, default_port) = match scheme {
         Scheme::Https => ("https", 443),
         Scheme::Http => ("http", 80),
@@ -272,6 +352,7 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
     let authority = if *port == default_port { host.to_string() } else { format!("{host}:{port}") };
     let target = PathAndQuery::try_from(target).map_err(|_| DenialReason::MalformedRequest)?;
     request.headers_mut().remove(HOST);
+    loops::mark(request.headers_mut(), lease.may_lead_back);
     match lease.sender {
         Sender::Http1(_) => {
             let value = HeaderValue::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
@@ -306,7 +387,14 @@ async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Sender, DenialReason> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder.timer(TokioTimer::new()).max_header_list_size(HEADER_BYTES_MAX);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(H2_UPSTREAM_CONNECTION_WINDOW_BYTES)
+        // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_TIMEOUT);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
     tokio::spawn(async move {

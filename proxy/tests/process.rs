@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ struct Proxy {
     child: Child,
     address: SocketAddr,
     upstream: TcpListener,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Proxy {
@@ -44,15 +45,21 @@ impl Proxy {
               rules: [{{name: plain, host: plain.test, ports: [{port}], scheme: http}}]}}"
         );
         std::fs::write(at("policy.yaml"), policy).unwrap();
+        let (child, address) = Self::start(folder.path(), 0, stdout);
+        Self { child, address, upstream, folder }
+    }
+
+    /// The process, and its base-URL entrance.
+    fn start(folder: &Path, port: u16, stdout: Stdio) -> (Child, SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
-        command.arg("serve").arg("--policy").arg(at("policy.yaml"));
-        command.arg("--secrets").arg(folder.path()).arg("--state").arg(folder.path());
+        command.arg("serve").arg("--policy").arg(folder.join("policy.yaml"));
+        command.arg("--secrets").arg(folder).arg("--state").arg(folder);
+        command.arg(format!("--base-url-port={port}"));
         command.args([
             "--resolve",
             "plain.test=127.0.0.1",
             "--http-port=0",
             "--socks-port=0",
-            "--base-url-port=0",
             "--admin-port=0",
         ]);
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
@@ -65,7 +72,7 @@ impl Proxy {
             .unwrap();
         // Its log must not fill the pipe.
         std::thread::spawn(move || log.for_each(drop));
-        Self { child, address, upstream, _folder: folder }
+        (child, address)
     }
 
     fn ask(&self) -> TcpStream {
@@ -148,4 +155,25 @@ fn the_record_is_whole_before_a_pod_is_killed_though_a_stream_is_open() {
     let record = proxy.record();
     assert_eq!(events(&record), ["begin", "end"]);
     assert_eq!((&record[1]["status"], &record[1]["requestId"]), (&200.into(), &record[0]["requestId"]));
+}
+
+#[test]
+fn p_c14_a_killed_proxy_serves_nobody_and_goes_on_with_its_ca_when_it_is_back() {
+    let mut proxy = Proxy::serving(Stdio::null());
+    let ca = std::fs::read(proxy.folder.path().join("ca.crt")).unwrap();
+    for kills in 0..3 {
+        let agent = proxy.ask();
+        let mut upstream = proxy.arrived();
+        upstream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+        let mut told = String::new();
+        BufReader::new(agent).read_line(&mut told).unwrap();
+        assert_eq!(told, "HTTP/1.1 200 OK\r\n", "after {kills} kills");
+        proxy.child.kill().unwrap();
+        proxy.child.wait().unwrap();
+        assert!(TcpStream::connect(proxy.address).is_err(), "nothing answers in its place");
+        let (child, address) = Proxy::start(proxy.folder.path(), proxy.address.port(), Stdio::null());
+        assert_eq!(address, proxy.address);
+        proxy.child = child;
+        assert_eq!(std::fs::read(proxy.folder.path().join("ca.crt")).unwrap(), ca);
+    }
 }

@@ -95,3 +95,21 @@ fn the_example_serves_denies_with_a_remedy_and_tells_its_health() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn tls_that_passes_unopened_is_explained_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.yaml");
+    let policy = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
+        rules: [{name: pinned, host: pinned.test, ports: [443], scheme: https, tls: Passthrough}]}";
+    std::fs::write(&file, policy).unwrap();
+    let explain = |request: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
+        command.arg("explain").arg("--policy").arg(&file).args(["--request", request]);
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (allowed, said) = explain("GET https://pinned.test/x");
+    assert!(allowed && said.contains("Passthrough") && said.contains("pinned"), "{said}");
+    assert!(!explain("GET http://pinned.test/x").0 && !explain("GET https://pinned.test:8443/x").0);
+}

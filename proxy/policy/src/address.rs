@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{Denial, DenialReason, Host, Permit, Policy, Scheme};
+use crate::{Denial, DenialReason, Host, PassPermit, Permit, Policy, Scheme, UpstreamProxy};
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -86,18 +86,21 @@ const METADATA: [IpAddr; 11] = [
 /// ```compile_fail,E0451
 /// use agentsandbox_policy::{DialPermit, Host, Scheme};
 /// fn forge(host: Host, address: std::net::SocketAddr) -> DialPermit {
-///     DialPermit { scheme: Scheme::Https, host, address }
+///     DialPermit { scheme: Scheme::Https, host, port: 443, address, public: true, through: None }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct DialPermit {
     scheme: Scheme,
     host: Host,
+    port: u16,
     address: SocketAddr,
+    public: bool,
+    through: Option<UpstreamProxy>,
 }
 
 impl DialPermit {
-    /// The address that was judged, with the port of the request.
+    /// The address that was judged, with its port: the destination's, or the upstream proxy's.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -109,6 +112,24 @@ impl DialPermit {
         &self.host
     }
 
+    /// The port of the destination.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The proxy at the address, which is to be asked for the destination.
+    #[must_use]
+    pub const fn through(&self) -> Option<&UpstreamProxy> {
+        self.through.as_ref()
+    }
+
+    /// Whether the address is public by itself, and not only allowed by the document.
+    #[must_use]
+    pub const fn is_public(&self) -> bool {
+        self.public
+    }
+
     /// Whether the connection must be TLS.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {
@@ -117,28 +138,63 @@ impl DialPermit {
 }
 
 impl Permit {
-    /// Judges an address that the permitted host resolved to.
+    /// The name whose addresses may be judged for this request: its host, or the upstream proxy.
+    #[must_use]
+    pub fn next_hop<'a>(&'a self, policy: &'a Policy) -> &'a Host {
+        policy.upstream_proxy().map_or_else(|| self.host(), |proxy| &proxy.host)
+    }
+
+    /// Judges an address that the [next hop](Self::next_hop) resolved to.
     ///
     /// # Errors
     /// A [`Denial`] for a [forbidden address](DenialReason::ForbiddenAddress).
     pub fn dial(&self, policy: &Policy, address: IpAddr) -> Result<DialPermit, Box<Denial>> {
-        let address = address.to_canonical();
-        match policy.addresses().verdict(address) {
-            Verdict::Public => Ok(DialPermit {
-                scheme: self.scheme(),
-                host: self.host().clone(),
-                address: SocketAddr::new(address, self.port()),
-            }),
-            refused => Err(Box::new(
-                Denial::new(DenialReason::ForbiddenAddress)
-                    .with_rule(self.rule())
-                    .with_host(self.host())
-                    .with_port(self.port())
-                    .with_method(self.method())
-                    .with_path(self.target().path())
-                    .with_how_to_allow(refused.advice(self.host(), address)),
-            )),
-        }
+        judge(policy, (self.scheme(), self.host(), self.port()), address).map_err(|denial| {
+            Box::new(denial.with_rule(self.rule()).with_method(self.method()).with_path(self.target().path()))
+        })
+    }
+}
+
+impl PassPermit {
+    /// The name whose addresses may be judged for this connection, as for a [request](Permit::next_hop).
+    #[must_use]
+    pub fn next_hop<'a>(&'a self, policy: &'a Policy) -> &'a Host {
+        policy.upstream_proxy().map_or_else(|| self.host(), |proxy| &proxy.host)
+    }
+
+    /// Judges an address that the [next hop](Self::next_hop) resolved to.
+    ///
+    /// # Errors
+    /// A [`Denial`] for a [forbidden address](DenialReason::ForbiddenAddress).
+    pub fn dial(&self, policy: &Policy, address: IpAddr) -> Result<DialPermit, Box<Denial>> {
+        judge(policy, (Scheme::Https, self.host(), self.port()), address)
+            .map_err(|denial| Box::new(denial.with_rule(self.rule())))
+    }
+}
+
+fn judge(
+    policy: &Policy,
+    (scheme, host, port): (Scheme, &Host, u16),
+    address: IpAddr,
+) -> Result<DialPermit, Box<Denial>> {
+    let address = address.to_canonical();
+    let through = policy.upstream_proxy();
+    let (hop, hop_port) = through.map_or((host, port), |proxy| (&proxy.host, proxy.port));
+    match policy.addresses().verdict(address) {
+        Verdict::Public => Ok(DialPermit {
+            scheme,
+            host: host.clone(),
+            port,
+            address: SocketAddr::new(address, hop_port),
+            public: is_public(address),
+            through: through.cloned(),
+        }),
+        refused => Err(Box::new(
+            Denial::new(DenialReason::ForbiddenAddress)
+                .with_host(host)
+                .with_port(port)
+                .with_how_to_allow(refused.advice(hop, address)),
+        )),
     }
 }
 

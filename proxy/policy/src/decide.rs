@@ -85,6 +85,40 @@ pub struct NamePermit {
     port: u16,
 }
 
+/// The right to hand one TLS connection on unopened, to the server that its handshake names.
+///
+/// ```compile_fail,E0451
+/// fn forge(host: agentsandbox_policy::Host) -> agentsandbox_policy::PassPermit {
+///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443 }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct PassPermit {
+    rule: String,
+    host: Host,
+    port: u16,
+}
+
+impl PassPermit {
+    /// Name of the rule that allows it.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// The host to dial.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port to dial.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
 impl Permit {
     /// How to reach the upstream.
     #[must_use]
@@ -199,7 +233,7 @@ impl Policy {
             return Err(Box::new(metadata(host).with_port(port)));
         }
         let mut nearest: Option<(Gap, &Rule)> = None;
-        for rule in self.rules().iter().filter(|rule| rule.scope.host.matches(host)) {
+        for rule in self.opened().filter(|rule| rule.scope.host.matches(host)) {
             match name_gap(rule, scheme, port) {
                 None => return Ok(NamePermit { scheme, host: host.clone(), port }),
                 Some(gap) => nearest = further(nearest, (gap, rule)),
@@ -207,6 +241,26 @@ impl Policy {
         }
         let place = Place { scheme, host, port, request: None };
         Err(Box::new(self.advise(&place, nearest)))
+    }
+
+    /// Leave to hand TLS to this host and port on unopened. Of the rules for them the most specific speaks, and of equals
+    /// one that opens it.
+    #[must_use]
+    pub fn pass(&self, host: &Host, port: u16) -> Option<PassPermit> {
+        if host.is_metadata_name() {
+            return None;
+        }
+        let fits =
+            |rule: &&Rule| rule.scope.host.matches(host) && name_gap(rule, Scheme::Https, port).is_none();
+        let rules = self.rules().iter().filter(fits);
+        let speaker = rules.min_by_key(|rule| (rule.scope.host.specificity(), rule.passthrough))?;
+        let permit = || PassPermit { rule: speaker.name.clone(), host: host.clone(), port };
+        speaker.passthrough.then(permit)
+    }
+
+    /// The rules under which requests are judged.
+    fn opened(&self) -> impl Iterator<Item = &Rule> {
+        self.rules().iter().filter(|rule| !rule.passthrough)
     }
 
     /// Whether the policy DNS answers for this host.
@@ -220,8 +274,7 @@ impl Policy {
         if request.host.is_metadata_name() {
             return None;
         }
-        self.rules()
-            .iter()
+        self.opened()
             .filter(|rule| rule.scope.host.matches(&request.host) && request_gap(rule, request).is_none())
             // min_by_key keeps the first of equals.
             .min_by_key(|rule| rule.scope.host.specificity())
@@ -270,8 +323,7 @@ impl Policy {
             return metadata(&request.host).with_port(request.port);
         }
         let nearest = self
-            .rules()
-            .iter()
+            .opened()
             .filter(|rule| rule.scope.host.matches(&request.host))
             .filter_map(|rule| request_gap(rule, request).map(|gap| (gap, rule)))
             .fold(None, further);

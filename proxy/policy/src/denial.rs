@@ -105,6 +105,10 @@ denial_reasons! {
     MalformedRequest => "Send a request that can be read in exactly one way.",
     /// The protocol is not one that the proxy can judge.
     UnsupportedProtocol => "Use HTTP/1.1 or HTTP/2, over TLS where the rule says https.",
+    /// The real name is encrypted in the TLS handshake, so it cannot be judged.
+    EncryptedClientHello => "Turn off Encrypted Client Hello (ECH) in the client: a name that cannot be read cannot be allowed.",
+    /// The request came back to this proxy.
+    LoopDetected => "Name a destination other than this proxy.",
     /// The upstream cannot be reached.
     UpstreamUnreachable => "The destination is allowed but does not answer; try again later.",
     /// The upstream's certificate does not verify.
@@ -234,7 +238,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 23);
+        assert_eq!(DenialReason::ALL.len(), 25);
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct RuleDocument {
     /// Whether a WebSocket upgrade may pass. Absent denies it.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub websocket: Option<WebsocketDocument>,
+    /// Whether TLS is opened. Absent opens it.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsDocument>,
 }
 
 /// Scheme of the upstream connection.
@@ -89,6 +92,16 @@ pub enum WebsocketDocument {
     Allow,
     /// The upgrade is denied.
     Deny,
+}
+
+/// What becomes of the agent's TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsDocument {
+    /// It is opened, and each request in it is judged.
+    Intercept,
+    /// It passes unopened to the server that its handshake names, for clients that trust that server's certificate alone.
+    /// Such a rule can have no methods, paths, credential or WebSocket: none of them could be seen.
+    Passthrough,
 }
 
 /// How one secret may be used. The value itself is never in the document.
@@ -208,6 +221,21 @@ pub struct UpstreamDocument {
     /// PEM certificates of private CAs, trusted beside the public roots.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub additional_roots: Option<String>,
+    /// The proxy through which every upstream is reached. Absent reaches them directly.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<UpstreamProxyDocument>,
+}
+
+/// A proxy of the organisation's own. It resolves the names of destinations, so their addresses are its to judge; its own
+/// address is judged like any other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamProxyDocument {
+    /// `http://host:port` (CONNECT) or `socks5://host:port`.
+    pub url: String,
+    /// Name of the credential it asks for: one of type Basic whose scopes hold its host and port.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 impl AddressesDocument {

@@ -20,12 +20,12 @@ mod tally;
 mod target;
 
 pub use address::DialPermit;
-pub use decide::{CredentialUse, NamePermit, Permit, Request};
+pub use decide::{CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use path::PathGlob;
 pub use pattern::HostPattern;
-pub use policy::{Fault, Injection, InvalidPolicy, Policy, Scheme};
+pub use policy::{Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy};
 pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally};
 pub use target::Target;

@@ -91,6 +91,40 @@ pub struct Policy {
     credentials: BTreeMap<String, Credential>,
     addresses: Addresses,
     additional_roots: Option<String>,
+    upstream_proxy: Option<UpstreamProxy>,
+}
+
+/// The proxy through which every upstream is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamProxy {
+    /// What it speaks.
+    pub protocol: ProxyProtocol,
+    /// Where it is.
+    pub host: Host,
+    /// Its port.
+    pub port: u16,
+    /// What it asks for.
+    pub login: Option<Login>,
+}
+
+/// How a proxy is asked for a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// CONNECT (RFC 9110, 9.3.6).
+    Http,
+    /// SOCKS5 (RFC 1928).
+    Socks5,
+}
+
+/// A user name, and which file holds its password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Name of the credential.
+    pub credential: String,
+    /// The file.
+    pub file: String,
+    /// The user name, without a colon.
+    pub username: String,
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +134,7 @@ pub(crate) struct Rule {
     pub(crate) scope: Scope,
     pub(crate) credential: Option<String>,
     pub(crate) websocket: bool,
+    pub(crate) passthrough: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +215,12 @@ impl Policy {
         self.additional_roots.as_deref()
     }
 
+    /// The proxy through which every upstream is reached; none if they are reached directly.
+    #[must_use]
+    pub const fn upstream_proxy(&self) -> Option<&UpstreamProxy> {
+        self.upstream_proxy.as_ref()
+    }
+
     /// Number of rules.
     #[must_use]
     pub fn rule_count(&self) -> usize {
@@ -211,6 +252,11 @@ impl Policy {
 }
 
 impl Credential {
+    /// Whether some request to this host and port may carry it.
+    pub(crate) fn reaches(&self, host: &Host, port: u16) -> bool {
+        self.scopes.iter().any(|scope| scope.host.matches(host) && scope.ports.contains(&port))
+    }
+
     pub(crate) fn reach(&self, host: &Host, port: u16, method: &Method, target: &Target) -> Reach {
         let reaches = |scope: &Scope| match scope {
             _ if !scope.host.matches(host) || !scope.ports.contains(&port) => Reach::Outside,

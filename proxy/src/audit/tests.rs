@@ -54,11 +54,21 @@ fn begin(entry: &mut Entry) -> Result<Recorded, Unrecorded> {
     };
     entry.asks("api.good.test", 443);
     entry.asks_for("GET", "/v1");
-    entry.begins(&Policy::from_yaml(POLICY).unwrap().decide(request).unwrap())
+    entry.begins(Policy::from_yaml(POLICY).unwrap().decide(request).unwrap())
 }
 
 fn read(lines: &[String]) -> Vec<Value> {
     lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn p_i16_the_record_of_a_request_holds_its_own_permit_and_an_unwritten_one_none() {
+    let disk = Disk::default().room(usize::MAX);
+    let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
+    let recorded = begin(&mut entry).unwrap();
+    let permit = recorded.permit();
+    assert_eq!((permit.host().as_str(), permit.target().as_str()), ("api.good.test", "/v1?secret-query"));
+    assert!(begin(&mut audit(&Disk::default()).open(Entrance::HttpProxy, None)).is_err());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Host, NamePermit, Policy, Scheme, parse_authority};
+use agentsandbox_policy::{Denial, DenialReason, Host, Policy, Scheme, parse_authority};
 use http::header::HOST;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{Binding, EntranceContext, Origin, serve_http1, tunnel};
 use crate::destination::host_field;
+use crate::loops;
 use crate::pipeline::{Proxy, refuse};
 use crate::respond::{self, Body};
 
@@ -34,6 +35,9 @@ pub(super) fn connect(
         .and_then(|loaded| {
             let (host, port) = authority(&request)?;
             entry.asks_to_connect(host.as_str(), port);
+            if loops::is_back(request.headers()) {
+                return Err(Box::new(Denial::new(DenialReason::LoopDetected)));
+            }
             admit(&loaded.policy, &host, port)?;
             let recorded = entry.admits().map_err(Denial::from)?;
             Ok(((host, port), recorded))
@@ -62,10 +66,12 @@ pub(super) fn connect(
 }
 
 /// Leave to open a tunnel: what it carries is not known yet, so either scheme will do.
-pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<NamePermit, Box<Denial>> {
-    policy
-        .admit(Scheme::Https, host, port)
-        .or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial))
+pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<(), Box<Denial>> {
+    if policy.pass(host, port).is_some() {
+        return Ok(());
+    }
+    let admitted = policy.admit(Scheme::Https, host, port);
+    admitted.or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial)).map(drop)
 }
 
 fn authority(request: &Request<Incoming>) -> Result<(Host, u16), Box<Denial>> {

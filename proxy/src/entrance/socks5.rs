@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Entrance, Origin, refuse_connection, tls, tunnel};
-use crate::audit::Recorded;
+use crate::audit::Admitted;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
 
@@ -83,14 +83,14 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) 
 }
 
 /// Leave to open the tunnel, written down; or the reason why not, written down as well.
-fn admit(proxy: &Proxy, entrance: Entrance, host: &Host, port: u16) -> Result<Recorded, DenialReason> {
+fn admit(proxy: &Proxy, entrance: Entrance, host: &Host, port: u16) -> Result<Admitted, DenialReason> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
     entry.asks_to_connect(host.as_str(), port);
     let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))
         .and_then(|loaded| super::http_proxy::admit(&loaded.policy, host, port))
-        .and_then(|_| entry.admits().map_err(|error| Box::new(error.into())));
+        .and_then(|()| entry.admits().map_err(|error| Box::new(error.into())));
     admitted.map_err(|denial| {
         entry.refuses(&denial, None);
         denial.reason

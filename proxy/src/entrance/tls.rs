@@ -2,15 +2,21 @@
 //! nothing goes on. A leaf is minted only for a name that the policy admits; a refused client gets an alert and no
 //! certificate. A handshake that fails is never followed by a blind tunnel.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Host, NamePermit, Scheme};
+use rustls::AlertDescription;
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::hello::{Overheard, is_encrypted};
+use super::passthrough::{self, Passing};
 use super::{Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2};
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
@@ -18,7 +24,7 @@ use crate::pipeline::Proxy;
 /// Takes over a TLS connection as the name it asks for.
 pub(crate) async fn intercept<S>(
     proxy: Arc<Proxy>,
-    io: S,
+    stream: S,
     origin: Origin,
     expected: Option<(Host, u16)>,
     port: u16,
@@ -26,12 +32,24 @@ pub(crate) async fn intercept<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let entrance = origin.entrance;
-    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), io);
-    let Ok(Ok(start)) = timeout(HANDSHAKE_TIMEOUT, acceptor).await else {
+    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), Overheard::new(stream));
+    let Ok(Ok(mut start)) = timeout(HANDSHAKE_TIMEOUT, acceptor).await else {
         let denial = unsupported(expected.as_ref().map(|(host, _)| host), port);
         return refuse_connection(&proxy, entrance, &denial);
     };
-    let admitted = admit(&proxy, entrance, start.client_hello().server_name(), expected.as_ref(), port);
+    let first = start.io.take();
+    let encrypted = is_encrypted(&first);
+    let hello = Hello { sni: start.client_hello().server_name().map(str::to_owned), encrypted };
+    if let Some(passed) = pass(&proxy, entrance, &hello, expected.as_ref(), port) {
+        match passed {
+            Ok(passing) => passthrough::hand_on(&proxy, (start.io, first), origin, passing).await,
+            Err(Refused) => {
+                let _ = timeout(HANDSHAKE_TIMEOUT, start.into_stream(proxy.authority.refuse())).await;
+            }
+        }
+        return;
+    }
+    let admitted = admit(&proxy, entrance, &hello, expected.as_ref(), port);
     let (name, config) = match admitted {
         Ok(admitted) => admitted,
         Err(Refused) => {
@@ -40,7 +58,12 @@ pub(crate) async fn intercept<S>(
             return;
         }
     };
-    let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await else {
+    let mut shaken = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await;
+    if encrypted && means_another_name(&mut shaken).await {
+        let denial = Denial::new(DenialReason::EncryptedClientHello).with_host(name.host()).with_port(port);
+        return refuse_connection(&proxy, entrance, &denial);
+    }
+    let Ok(Ok(stream)) = shaken else {
         // Most often a client that does not trust the sandbox's CA, or wants a protocol other than HTTP.
         return refuse_connection(&proxy, entrance, &unsupported(Some(name.host()), port));
     };
@@ -54,18 +77,46 @@ pub(crate) async fn intercept<S>(
     }
 }
 
+/// If the policy lets TLS to this name pass unopened: leave to do so, written down; or a denial that is.
+fn pass(
+    proxy: &Proxy,
+    entrance: Entrance,
+    hello: &Hello,
+    expected: Option<&(Host, u16)>,
+    port: u16,
+) -> Option<Result<Passing, Refused>> {
+    let loaded = proxy.policy.current(Instant::now()).ok()?;
+    let host = name(hello.sni.as_deref(), expected, port).ok()?;
+    let permit = loaded.policy.pass(&host, port)?;
+    let mut entry = proxy.audit.open(entrance, Some(&loaded.policy));
+    entry.asks(host.as_str(), port);
+    if hello.encrypted {
+        // Nobody here could see what is meant, whether it only pretends or not.
+        let denial = Denial::new(DenialReason::EncryptedClientHello).with_rule(permit.rule());
+        entry.refuses(&denial, None);
+        return Some(Err(Refused));
+    }
+    Some(match entry.begins_to_pass(permit) {
+        Ok(recorded) => Ok(Passing { loaded, entry, recorded }),
+        Err(unrecorded) => {
+            entry.refuses(&unrecorded.into(), None);
+            Err(Refused)
+        }
+    })
+}
+
 /// The name to answer as, and TLS as that name; or a denial that is written down already.
 fn admit(
     proxy: &Proxy,
     entrance: Entrance,
-    sni: Option<&str>,
+    hello: &Hello,
     expected: Option<&(Host, u16)>,
     port: u16,
 ) -> Result<(NamePermit, Arc<rustls::ServerConfig>), Refused> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
     let admitted = loaded.map_err(|reason| Box::new(Denial::new(reason))).and_then(|loaded| {
-        let host = name(sni, expected, port)?;
+        let host = name(hello.sni.as_deref(), expected, port)?;
         entry.asks(host.as_str(), port);
         let name = loaded.policy.admit(Scheme::Https, &host, port)?;
         let config = proxy.authority.impersonate(&name, Instant::now()).map_err(|error| {
@@ -76,9 +127,50 @@ fn admit(
         Ok((name, config))
     });
     admitted.map_err(|denial| {
-        entry.refuses(&denial, None);
+        entry.refuses(&hello.explains(*denial), None);
         Refused
     })
+}
+
+/// What a client hello says.
+struct Hello {
+    sni: Option<String>,
+    /// Whether the name may only be the wrapping of another one.
+    encrypted: bool,
+}
+
+impl Hello {
+    /// A name that is not allowed is most likely the wrapping: nobody who was told by the policy DNS comes here with it.
+    fn explains(&self, denial: Denial) -> Denial {
+        match denial.reason {
+            DenialReason::HostNotAllowed | DenialReason::AuthorityMismatch if self.encrypted => {
+                let advice = Denial::new(DenialReason::EncryptedClientHello).how_to_allow;
+                Denial { reason: DenialReason::EncryptedClientHello, ..denial }.with_how_to_allow(advice)
+            }
+            _ => denial,
+        }
+    }
+}
+
+/// Whether a client whose hello was encrypted gives up once it sees that nobody could decrypt it (RFC 9849, 6.1.6), in its
+/// last flight of the handshake or right after it. One that only pretended goes on, and its first byte may be waited for:
+/// a client of HTTP speaks first.
+async fn means_another_name<S>(shaken: &mut Result<io::Result<TlsStream<S>>, Elapsed>) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let after = match shaken {
+        Ok(Ok(stream)) => timeout(HANDSHAKE_TIMEOUT, stream.fill_buf()).await.ok().and_then(Result::err),
+        _ => None,
+    };
+    let Some(error) = (match shaken {
+        Ok(Err(error)) => Some(&*error),
+        _ => after.as_ref(),
+    }) else {
+        return false;
+    };
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::EncryptedClientHelloRequired)))
 }
 
 struct Refused;

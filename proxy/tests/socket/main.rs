@@ -7,14 +7,20 @@
     reason = "a test states its claims by them, and so do its helpers"
 )]
 
+mod abuse;
 mod audit;
 mod authority;
+mod chain;
 mod credentials;
 mod denials;
 mod entrances;
+mod flow;
 mod framing;
+mod hello;
 mod peers;
 mod placeholders;
+mod pool;
 mod streams;
+mod times;
 mod upstream;
 mod world;

@@ -3,10 +3,10 @@
 use agentsandbox_proxy::entrance::Entrance;
 use http::{Request, StatusCode};
 use http_body_util::Full;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::world::{TOKEN, World, get, in_pod, over_http1};
+use crate::world::{Setup, TOKEN, World, args, build, get, in_pod, over_http1};
 
 const ENTRANCES: [Entrance; 6] = [
     Entrance::HttpProxy,
@@ -79,4 +79,62 @@ async fn a_new_enrolment_ends_the_connections_of_the_old_agent() {
     let answer = over_http1(io, request.body(Full::default()).unwrap()).await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     assert!(is_closed(old).await);
+}
+
+#[tokio::test]
+async fn p_d11_agents_and_enrolments_have_places_of_their_own() {
+    const ENROLMENTS: usize = 16;
+    let setup = Setup {
+        protocols: vec!["http/1.1"],
+        token: Some(TOKEN),
+        connections_max: Some(1),
+        ..Setup::default()
+    };
+    let world = build(setup).await;
+    let busy = |entrance| {
+        let address = world.at(entrance);
+        async move {
+            let mut io = TcpStream::connect(address).await.unwrap();
+            io.write_all(b"G").await.unwrap();
+            io
+        }
+    };
+    assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT);
+    let agent = busy(Entrance::HttpProxy).await;
+    assert!(is_closed(busy(Entrance::BaseUrl).await).await, "the agent has one place");
+    let mut fences = Vec::new();
+    for _ in 0..ENROLMENTS {
+        assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT, "whatever the agent does");
+        fences.push(busy(Entrance::Enrolment).await);
+        // A place is taken when the connection is accepted.
+        if fences.len() < ENROLMENTS {
+            assert_eq!(enrol(&world, "wrong").await, StatusCode::UNAUTHORIZED);
+        }
+    }
+    assert!(is_closed(busy(Entrance::Enrolment).await).await, "enrolments have {ENROLMENTS}");
+    drop(agent);
+    let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
+    let answer = over_http1(io, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK, "whatever the fences do");
+}
+
+#[test]
+fn p_c13_without_a_first_policy_there_is_nothing_that_could_listen() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["secrets", "state"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let parse = || agentsandbox_proxy::config::Config::parse(&args(folder.path().to_owned(), None));
+    let refused = || match parse() {
+        Err(agentsandbox_proxy::config::StartError::Faults(faults)) => {
+            faults.len() == 1 && faults[0].contains("--policy")
+        }
+        _ => false,
+    };
+    assert!(refused(), "there is no document");
+    std::fs::write(folder.path().join("policy.yaml"), "rules: [").unwrap();
+    assert!(refused(), "there is half a document");
+    let document = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1, rules: []}";
+    std::fs::write(folder.path().join("policy.yaml"), document).unwrap();
+    assert!(parse().is_ok());
 }

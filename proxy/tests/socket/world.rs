@@ -107,6 +107,8 @@ pub struct Setup {
     pub secret: Option<&'static str>,
     /// Connections at a time.
     pub connections_max: Option<usize>,
+    /// What the upstream does, in place of an echo.
+    pub behaviour: Option<upstream::Behaviour>,
 }
 
 /// A world outside a pod: loopback peers are served. The upstream offers `protocols`.
@@ -135,9 +137,14 @@ pub async fn build(setup: Setup) -> World {
     let closed = Arc::new(AtomicUsize::new(0));
     let (listener, upstream) = upstream::listen().await;
     let (acceptor, roots) = upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST));
-    match setup.script {
-        None => upstream::echoing(listener, acceptor, Arc::clone(&log.connections), Arc::clone(&finish)),
-        Some(answer) => {
+    match (setup.script, setup.behaviour) {
+        (None, Some(behaviour)) => {
+            upstream::behaving(listener, acceptor, Arc::clone(&log.connections), behaviour);
+        }
+        (None, None) => {
+            upstream::echoing(listener, acceptor, Arc::clone(&log.connections), Arc::clone(&finish))
+        }
+        (Some(answer), _) => {
             let counters = [Arc::clone(&log.connections), Arc::clone(&closed)];
             upstream::following(listener, acceptor, counters, answer, Arc::clone(&received));
         }
@@ -166,7 +173,7 @@ pub async fn build(setup: Setup) -> World {
     World { ports, upstream, finish, folder, received, closed, log, shutdown, running }
 }
 
-fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
+pub fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
     let any = Some(0);
     ServeArgs {
         policy: folder.join("policy.yaml"),
@@ -179,6 +186,8 @@ fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
         bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         resolve: vec![
             (Host::parse(HOST).unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            (Host::parse("proxy.test").unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            (Host::parse("pass.good.test").unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST)),
             (Host::parse("tls.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7))),
             (Host::parse("plain.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8))),
             (Host::parse("meta.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254))),
@@ -271,6 +280,22 @@ impl World {
     /// How many upstream connections there were when each line was written.
     pub fn connections_at_lines(&self) -> Vec<usize> {
         self.log.state.lock().unwrap().connections.clone()
+    }
+
+    /// Edits the policy document, and waits until it is in force.
+    pub async fn edit(&self, edit: impl FnOnce(&str) -> String) {
+        let file = self.folder.path().join("policy.yaml");
+        let edited = edit(&std::fs::read_to_string(&file).unwrap());
+        std::fs::write(&file, edited.replace("generation: 7", "generation: 8")).unwrap();
+        for _ in 0..500 {
+            let io = TcpStream::connect(self.at(Entrance::HttpProxy)).await.unwrap();
+            over_http1(io, get("http://nobody.test/", "nobody.test")).await;
+            if self.lines().last().unwrap()["generation"] == 8 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("the document is not in force");
     }
 
     /// The audit lines, once there are so many.

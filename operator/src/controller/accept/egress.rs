@@ -96,6 +96,7 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
         methods: methods(rule.methods.as_ref()),
         paths: rule.paths.clone(),
         credential: rule.credential.clone(),
+        tls: None,
         websocket: match rule.websocket {
             Some(Websocket::Allow) => Some(WebsocketDocument::Allow),
             Some(Websocket::Deny) | None => None,

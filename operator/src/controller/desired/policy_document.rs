@@ -74,6 +74,6 @@ pub fn document(
             allow: class.private_ranges.iter().map(ToString::to_string).collect(),
             deny: platform.cluster_ranges.iter().map(ToString::to_string).collect(),
         },
-        upstream: UpstreamDocument { additional_roots: class.additional_roots.clone() },
+        upstream: UpstreamDocument { additional_roots: class.additional_roots.clone(), proxy: None },
     }
 }

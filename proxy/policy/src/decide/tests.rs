@@ -398,3 +398,57 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn p_i11_nothing_that_needs_to_be_seen_goes_with_tls_that_is_not_opened() {
+    let document = |more: &str| {
+        format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 1,
+              rules: [{{name: a, host: a.test, ports: [443], tls: Passthrough, {more}}}],
+              credentials: [{{name: c, inject: {{type: Bearer}}, scopes: [{{host: a.test, ports: [443]}}]}}]}}"
+        )
+    };
+    assert!(Policy::from_yaml(&document("scheme: https")).is_ok());
+    for (more, field) in [
+        ("scheme: https, credential: c", "credential"),
+        ("scheme: https, methods: [GET]", "methods"),
+        ("scheme: https, paths: ['/x']", "paths"),
+        ("scheme: https, websocket: Allow", "websocket"),
+        ("scheme: http", "tls"),
+    ] {
+        let faults = Policy::from_yaml(&document(more)).unwrap_err();
+        assert_eq!(faults.faults().len(), 1, "{more}");
+        assert_eq!(faults.faults()[0].field, format!("rules[0].{field}"));
+    }
+}
+
+#[test]
+fn p_f20_of_equally_specific_rules_the_one_that_opens_tls_speaks() {
+    let policy = |rules: &str| {
+        Policy::from_yaml(&format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 1, rules: [{rules}]}}"
+        ))
+        .unwrap()
+    };
+    let passes = "{name: p, host: a.b.test, ports: [443], scheme: https, tls: Passthrough}";
+    let opens = "{name: o, host: a.b.test, ports: [443], scheme: https, tls: Intercept}";
+    let opens_all = "{name: w, host: '*.b.test', ports: [443], scheme: https}";
+    let passes_all = "{name: v, host: '*.b.test', ports: [443], scheme: https, tls: Passthrough}";
+    let host = Host::parse("a.b.test").unwrap();
+    for (rules, expected) in [
+        (vec![passes], Some("p")),
+        (vec![opens], None),
+        (vec![passes, opens], None),
+        (vec![opens_all, passes], Some("p")),
+        (vec![passes_all, opens], None),
+        (vec![passes_all], Some("v")),
+    ] {
+        let policy = policy(&rules.join(", "));
+        assert_eq!(policy.pass(&host, 443).as_ref().map(PassPermit::rule), expected, "{rules:?}");
+        assert!(
+            policy.pass(&host, 8443).is_none() && policy.pass(&Host::parse("c.test").unwrap(), 443).is_none()
+        );
+    }
+    // No leaf is minted and no request allowed by a rule that opens nothing.
+    assert!(policy(passes).admit(Scheme::Https, &host, 443).is_err());
+}

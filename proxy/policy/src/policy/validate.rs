@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{Credential, Fault, Injection, InvalidPolicy, Policy, Rule, Scheme, Scope};
+use super::{
+    Credential, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Rule, Scheme, Scope,
+    UpstreamProxy,
+};
 use crate::address::{Addresses, is_too_wide};
 use crate::document::{
     API_VERSION, CredentialDocument, InjectDocument, PolicyDocument, RuleDocument, SchemeDocument,
-    ScopeDocument, WebsocketDocument,
+    ScopeDocument, TlsDocument, UpstreamProxyDocument, WebsocketDocument,
 };
 use crate::path::PathGlob;
-use crate::{HostPattern, Method};
+use crate::{HostPattern, Method, parse_authority};
 
 /// Each request may look at each rule.
 const RULES_MAX: usize = 256;
@@ -93,6 +96,8 @@ impl TryFrom<PolicyDocument> for Policy {
                 "write PEM certificates, each with its BEGIN CERTIFICATE line",
             );
         }
+        let proxy = document.upstream.proxy;
+        let upstream_proxy = proxy.and_then(|proxy| upstream_proxy(&proxy, &credentials, &mut faults));
         faults.none().map(|()| Self {
             sandbox: document.sandbox,
             generation: document.generation,
@@ -100,6 +105,7 @@ impl TryFrom<PolicyDocument> for Policy {
             credentials,
             addresses: Addresses::new(allow, deny),
             additional_roots,
+            upstream_proxy,
         })
     }
 }
@@ -154,6 +160,10 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
             faults.add(field, "there is no such credential; write the name of one in credentials");
         }
     }
+    let passthrough = document.tls == Some(TlsDocument::Passthrough);
+    if passthrough {
+        unopened(at, &document, faults);
+    }
     let scope = ScopeDocument {
         host: document.host,
         ports: document.ports,
@@ -167,7 +177,25 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
         scheme,
         credential: document.credential,
         websocket: document.websocket == Some(WebsocketDocument::Allow),
+        passthrough,
     })
+}
+
+/// What is never seen can be neither judged nor changed.
+fn unopened(at: &str, document: &RuleDocument, faults: &mut Faults) {
+    if document.scheme != SchemeDocument::Https {
+        faults.add(format!("{at}.tls"), "write scheme: https, for only TLS can pass unopened");
+    }
+    let written = [
+        ("methods", document.methods.is_some()),
+        ("paths", document.paths.is_some()),
+        ("credential", document.credential.is_some()),
+        ("websocket", document.websocket.is_some()),
+    ];
+    for (field, _) in written.iter().filter(|(_, is_written)| *is_written) {
+        let message = "it cannot hold for TLS that is not opened; remove it, or remove tls: Passthrough";
+        faults.add(format!("{at}.{field}"), message);
+    }
 }
 
 fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (String, Credential) {
@@ -182,6 +210,46 @@ fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (S
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
     (document.name, Credential { file, injection, placeholders, scopes })
+}
+
+fn upstream_proxy(
+    document: &UpstreamProxyDocument,
+    credentials: &BTreeMap<String, Credential>,
+    faults: &mut Faults,
+) -> Option<UpstreamProxy> {
+    let read = || {
+        let (scheme, authority) = document.url.split_once("://")?;
+        let protocol = match scheme {
+            "http" => ProxyProtocol::Http,
+            "socks5" => ProxyProtocol::Socks5,
+            _ => return None,
+        };
+        let (host, port) = parse_authority(authority, None).ok()?;
+        Some((protocol, host, port))
+    };
+    let Some((protocol, host, port)) = read() else {
+        let forms = "write http://proxy.example.com:3128 or socks5://proxy.example.com:1080, with its port and nothing more";
+        faults.add("upstream.proxy.url", forms);
+        return None;
+    };
+    let login = document.credential.as_ref().map(|name| {
+        let credential = credentials.get(name).filter(|credential| credential.reaches(&host, port));
+        let login = credential.and_then(|credential| match &credential.injection {
+            Injection::Basic { username } => Some(Login {
+                credential: name.clone(),
+                file: credential.file.clone(),
+                username: username.clone(),
+            }),
+            _ => None,
+        });
+        if login.is_none() {
+            let message =
+                "write the name of a credential of type Basic whose scopes hold the proxy's host and port";
+            faults.add("upstream.proxy.credential", message);
+        }
+        login
+    });
+    Some(UpstreamProxy { protocol, host, port, login: login.flatten() })
 }
 
 fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope> {

@@ -298,3 +298,39 @@ fn p_i7_there_is_no_mode_that_only_watches() {
         assert_eq!(faults("generation: 0\n", &format!("generation: 0\n{field}\n")).len(), 1, "{field}");
     }
 }
+
+#[test]
+fn an_upstream_proxy_is_a_plain_url_and_a_login_that_may_go_there() {
+    let document = |proxy: &str| {
+        VALID.replacen("credentials:\n", "credentials:\n- {name: login, inject: {type: Basic, username: a}, scopes: [{host: proxy.test, ports: [3128]}]}\n", 1)
+            + &format!("upstream: {{proxy: {proxy}}}\n")
+    };
+    for (url, protocol) in [("http", ProxyProtocol::Http), ("socks5", ProxyProtocol::Socks5)] {
+        let policy =
+            Policy::from_yaml(&document(&format!("{{url: '{url}://proxy.test:3128', credential: login}}")))
+                .unwrap();
+        let proxy = policy.upstream_proxy().unwrap();
+        assert_eq!((proxy.protocol, proxy.host.as_str(), proxy.port), (protocol, "proxy.test", 3128));
+        assert_eq!(proxy.login.as_ref().map(|login| login.file.as_str()), Some("login"));
+    }
+    for (proxy, field) in [
+        ("{url: 'https://proxy.test:3128'}", "url"),
+        ("{url: 'http://proxy.test'}", "url"),
+        ("{url: 'http://a:b@proxy.test:3128'}", "url"),
+        ("{url: 'http://proxy.test:3128/'}", "url"),
+        ("{url: 'proxy.test:3128'}", "url"),
+        ("{url: 'http://proxy.test:3128', credential: none}", "credential"),
+        ("{url: 'http://proxy.test:3128', credential: key}", "credential"),
+        ("{url: 'http://proxy.test:3129', credential: login}", "credential"),
+        ("{url: 'http://other.test:3128', credential: login}", "credential"),
+    ] {
+        let error = Policy::from_yaml(&document(proxy)).expect_err(proxy);
+        assert_eq!(
+            error.faults().iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(),
+            [format!("upstream.proxy.{field}")],
+            "{proxy}"
+        );
+    }
+    assert!(Policy::from_yaml(&document("{url: 'http://proxy.test:3128', credential: null}")).is_err());
+    assert!(Policy::from_yaml(VALID).unwrap().upstream_proxy().is_none());
+}

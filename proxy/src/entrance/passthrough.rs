@@ -1,0 +1,77 @@
+//! TLS that is not opened, for clients that trust one certificate alone. A rule has to say so; what the handshake names is
+//! judged like any other name, its addresses like any other addresses, and it is written down. No request is seen, so
+//! none is changed: no credential goes this way, and an agent can say there whatever it likes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agentsandbox_policy::{Denial, DenialReason};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::Origin;
+use crate::audit::{Entry, RecordedPass};
+use crate::limits::ADDRESSES_PER_REQUEST_MAX;
+use crate::pipeline::{Proxy, password};
+use crate::reload::Loaded;
+use crate::{dial, upgrade};
+
+/// A connection that may be handed on.
+pub(super) struct Passing {
+    pub loaded: Arc<Loaded>,
+    pub entry: Entry,
+    pub recorded: RecordedPass,
+}
+
+/// Hands a connection on, beginning with what was read of it.
+pub(super) async fn hand_on<S>(proxy: &Arc<Proxy>, agent: (S, Vec<u8>), origin: Origin, passing: Passing)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Passing { loaded, mut entry, recorded } = passing;
+    let mut upstream = match connect(proxy, &loaded, &recorded, &mut entry).await {
+        Ok(upstream) => upstream,
+        Err(denial) => return entry.refuses(&denial, None),
+    };
+    let (agent, first) = agent;
+    if upstream.write_all(&first).await.is_err() {
+        return entry.breaks_off(DenialReason::UpstreamUnreachable);
+    }
+    entry.traffic().up.fetch_add(u64::try_from(first.len()).unwrap_or(0), Ordering::Relaxed);
+    // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.
+    let _origin = origin;
+    tokio::select! {
+        () = upgrade::relay(agent, upstream, &entry) => {}
+        () = proxy.shutdown.cancelled() => {}
+    }
+}
+
+async fn connect(
+    proxy: &Proxy,
+    loaded: &Loaded,
+    recorded: &RecordedPass,
+    entry: &mut Entry,
+) -> Result<dial::Stream, Box<Denial>> {
+    let failed = |reason| Box::new(Denial::new(reason));
+    let permit = recorded.permit();
+    let mut last = failed(DenialReason::NameNotFound);
+    let password = password(proxy, &loaded.policy)?;
+    let addresses = proxy.resolver.resolve_pass(recorded, &loaded.policy).await.map_err(failed)?;
+    let judged: Vec<_> = addresses.into_iter().map(|address| permit.dial(&loaded.policy, address)).collect();
+    let mut dialled = 0;
+    for dial in judged {
+        match dial {
+            Ok(dial) if dialled < ADDRESSES_PER_REQUEST_MAX => {
+                dialled += 1;
+                entry.dials(dial.address());
+                match dial::connect(&dial, password.as_ref()).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(_) => last = failed(DenialReason::UpstreamUnreachable),
+                }
+            }
+            Ok(_) => {}
+            // Why an address was refused says more than that another did not answer.
+            Err(denial) => last = denial,
+        }
+    }
+    Err(last)
+}
