@@ -12,6 +12,7 @@
 //! - [`bench`]: measurements on the running cluster.
 //! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`test`]: everything that must hold, in parts.
+//! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
@@ -19,6 +20,7 @@ pub mod agent_images;
 pub mod bench;
 pub mod borrowed_image;
 pub mod cluster;
+pub mod conformance;
 pub mod failure;
 pub mod images;
 pub mod install;
