@@ -40,8 +40,15 @@ def hosts(port):
     return [host for host, on, *_ in RULES if on == port]
 
 
+def canonical(name):
+    try:
+        return (name or "").encode("idna").decode().lower().rstrip(".")
+    except UnicodeError:
+        return ""
+
+
 def named(name, port):
-    return any(re.fullmatch(host, (name or "").lower()) for host in hosts(port))
+    return any(re.fullmatch(host, canonical(name)) for host in hosts(port))
 
 
 def deny(flow, status=403):
@@ -62,9 +69,9 @@ def requestheaders(flow):
             return deny(flow)
         request.path = "/" + rest
         request.host, request.port, request.scheme = BASE[first], 443, "https"
-    elif flow.client_conn.tls and flow.client_conn.sni != request.host:
+    elif flow.client_conn.tls and canonical(flow.client_conn.sni) != canonical(request.host):
         return deny(flow, 421)
-    elif request.host_header and request.host_header.lower() not in (request.host, f"{request.host}:{request.port}"):
+    elif canonical(re.sub(rf":{request.port}$", "", request.host_header or "")) != canonical(request.host):
         return deny(flow, 421)
     if len(request.headers.get_all("host")) > 1:
         return deny(flow, 400)
@@ -72,7 +79,7 @@ def requestheaders(flow):
     rule = next(
         (
             rule for rule in RULES
-            if re.fullmatch(rule[0], request.host.lower()) and rule[1] == request.port and rule[2] == request.scheme
+            if re.fullmatch(rule[0], canonical(request.host)) and rule[1] == request.port and rule[2] == request.scheme
             and request.method in rule[3] and re.fullmatch(rule[4], path)
         ),
         None,

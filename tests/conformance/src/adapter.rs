@@ -97,7 +97,8 @@ impl Kind {
         match self {
             Self::Ours | Self::Mitmproxy | Self::Squid => true,
             _ if is_plain => true,
-            // "https in the clear" is an error to it, and http to a server of https is upgraded.
+            // "https in the clear" is an error to it, and http to a server of https is upgraded, to port 443.
+            Self::Envoy if send.to.as_ref().is_some_and(|to| to.ends_with(":80")) => false,
             Self::Envoy => {
                 send.scheme = Some("http".to_owned());
                 true
@@ -207,11 +208,14 @@ impl Proxy {
         let (kind, can) = (program.kind, program.kind.can());
         let mut proxy = Self { kind, doors: BTreeMap::new(), can, audit, child };
         proxy.await_doors(&log)?;
-        let roots_pem = if is_ours {
-            let file = folder.join("state/ca.crt");
-            fs::read_to_string(&file).during(format!("{} cannot be read", file.display()))?
-        } else {
-            face.certificate_pem
+        let roots_pem = match kind {
+            Kind::Ours => {
+                let file = folder.join("state/ca.crt");
+                fs::read_to_string(&file).during(format!("{} cannot be read", file.display()))?
+            }
+            // It passes TLS on, so the client meets the server itself.
+            Kind::Tinyproxy => world.authority.certificate_pem.clone(),
+            _ => face.certificate_pem,
         };
         proxy.doors = kind
             .doors()
@@ -248,17 +252,14 @@ impl Proxy {
     }
 }
 
-/// The configuration files as they are committed, by the name that they get in the folder.
-fn templates(kind: Kind) -> &'static [(&'static str, &'static str)] {
+/// The configuration files as they are committed in `peers/`, and the names that they get in the folder.
+const fn templates(kind: Kind) -> &'static [(&'static str, &'static str)] {
     match kind {
-        Kind::Ours => &[("policy.yaml", include_str!("../peers/ours.yaml"))],
-        Kind::Envoy => &[("envoy.yaml", include_str!("../peers/envoy.yaml"))],
-        Kind::Mitmproxy => &[("addon.py", include_str!("../peers/mitmproxy.py"))],
-        Kind::Squid => &[("squid.conf", include_str!("../peers/squid.conf"))],
-        Kind::Tinyproxy => &[
-            ("tinyproxy.conf", include_str!("../peers/tinyproxy.conf")),
-            ("filter", include_str!("../peers/tinyproxy.filter")),
-        ],
+        Kind::Ours => &[("ours.yaml", "policy.yaml")],
+        Kind::Envoy => &[("envoy.yaml", "envoy.yaml")],
+        Kind::Mitmproxy => &[("mitmproxy.py", "addon.py")],
+        Kind::Squid => &[("squid.conf", "squid.conf")],
+        Kind::Tinyproxy => &[("tinyproxy.conf", "tinyproxy.conf"), ("tinyproxy.filter", "filter")],
     }
 }
 
@@ -280,8 +281,10 @@ fn configure(program: &Program, world: &World, face: &Authority, folder: &Path) 
     // mitmproxy looks for key and certificate in one file of this name.
     write("mitmproxy-ca.pem", &format!("{}{}", face.key_pem, face.certificate_pem))?;
     let indented = world.authority.certificate_pem.replace('\n', "\n    ");
-    for (name, text) in templates(program.kind) {
-        let text = text
+    for (template, name) in templates(program.kind) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(template);
+        let text = fs::read_to_string(&file)
+            .during(format!("{} cannot be read", file.display()))?
             .replace("@FOLDER@", &folder.display().to_string())
             .replace("@ROOT@", &program.root.display().to_string())
             .replace("@NAME_SERVER@", NAME_SERVER)

@@ -100,7 +100,7 @@ pub async fn all(cases: &[Case], program: &Program, version: &str, folder: &Path
         outcomes.push(outcome(case, verdict));
     }
     outcomes.extend(engine.still_serves().await);
-    outcomes.sort_by(|a, b| order(&a.id).cmp(&order(&b.id)));
+    outcomes.sort_by_key(|outcome| order(&outcome.id));
     Ok(Run { proxy: program.kind, version: version.to_owned(), outcomes })
 }
 
@@ -240,12 +240,13 @@ impl Engine<'_> {
         let mark = self.world.state.mark();
         let mut running = Vec::new();
         for case in cases {
+            let case = self.in_its_reach(case);
             let (send, entrance) = (case.send.clone(), case.entrance);
-            let begun = self.door(case).map(|door| {
+            let begun = self.door(&case).map(|door| {
                 let to = door.clone();
                 (door, tokio::spawn(async move { speak(&to, entrance, &send).await }))
             });
-            running.push((*case, begun));
+            running.push((case, begun));
         }
         let mut told = Vec::new();
         for (case, begun) in running {
@@ -271,7 +272,7 @@ impl Engine<'_> {
                     }
                 }
             };
-            outcomes.push(outcome(case, verdict));
+            outcomes.push(outcome(&case, verdict));
         }
         Ok(outcomes)
     }
@@ -343,17 +344,14 @@ fn judge(
                 told.text()
             ));
         }
-        passed_once(entrance, &own, new)?;
-        if injects {
-            own.iter().try_for_each(|request| is_injected(send, entrance, request))?;
-        }
+        is_passed_on(send, entrance, &own, new, injects)?;
     } else if told.is_refusal() {
         // A refusal that came from the good server is a request that was passed on.
         if own.len() > 1 {
             return Err(format!("{} requests arrived", own.len()));
         }
-    } else if own.len() != 1 {
-        return Err(format!("{} requests arrived; status {:?}", own.len(), told.status));
+    } else {
+        is_passed_on(send, entrance, &own, new, injects)?;
     }
     let sent = own.iter().map(|request| request.to_lowercase()).collect::<String>();
     contains(&sent, &expect.sent, true, "what was sent")?;
@@ -385,26 +383,39 @@ fn is_denied(expect: &Expect, told: &Told, new: &New, own: usize, before: usize)
     asks_for_nothing_denied(new)
 }
 
+/// The client's own address, which Squid looks up: that says nothing to anybody.
+const OWN_ADDRESS: &str = "1.0.0.127.in-addr.arpa";
+
 fn asks_for_nothing_denied(new: &New) -> Result<(), String> {
     let is_named = |name: &String| {
         NAMED.iter().any(|known| name == known || (known.starts_with('.') && name.ends_with(known)))
     };
-    match new.questions.iter().find(|name| !is_named(name)) {
+    match new.questions.iter().find(|name| !is_named(name) && *name != OWN_ADDRESS) {
         Some(name) => Err(format!("the name server was asked for {name}")),
         None => Ok(()),
     }
 }
 
-/// Once, and to the right place.
-fn passed_once(entrance: Entrance, own: &[&String], new: &New) -> Result<(), String> {
+/// Once, to the right place, and with the credential where there is one.
+fn is_passed_on(
+    send: &Send,
+    entrance: Entrance,
+    own: &[&String],
+    new: &New,
+    injects: bool,
+) -> Result<(), String> {
     let wanted = usize::from(entrance != Entrance::Dns);
     if own.len() != wanted {
         return Err(format!("{} requests arrived", own.len()));
     }
-    match new.connections.iter().find(|(address, port)| *address != GOOD || !matches!(port, 80 | 443)) {
-        Some(stranger) => Err(format!("a connection was opened to {stranger:?}")),
-        None => Ok(()),
+    let is_strange = |to: &&(std::net::IpAddr, u16)| to.0 != GOOD || !matches!(to.1, 80 | 443);
+    if let Some(stranger) = new.connections.iter().find(is_strange) {
+        return Err(format!("a connection was opened to {stranger:?}"));
     }
+    if injects {
+        own.iter().try_for_each(|request| is_injected(send, entrance, request))?;
+    }
+    Ok(())
 }
 
 /// The credential stands in the request exactly once, where there is one.
@@ -412,10 +423,15 @@ fn is_injected(send: &Send, entrance: Entrance, request: &str) -> Result<(), Str
     let usual =
         if entrance == Entrance::TransparentHttp { "plain.good.test:80" } else { "api.good.test:443" };
     let name = send.to.as_deref().unwrap_or(usual).to_lowercase();
-    let keyed =
-        request.to_lowercase().contains("host: api.good.test\r\n") || name.starts_with("api.good.test");
+    let keyed = is_for_the_keys_host(request) || name.starts_with("api.good.test");
     let (count, wanted) = (request.matches(secret::REAL).count(), usize::from(keyed));
     if count == wanted { Ok(()) } else { Err(format!("the credential was sent {count} times, not {wanted}")) }
+}
+
+/// Whether a request names the credential's host, with its port or without.
+fn is_for_the_keys_host(request: &str) -> bool {
+    let request = request.to_lowercase();
+    ["", ":443"].iter().any(|port| request.contains(&format!("host: api.good.test{port}\r\n")))
 }
 
 /// No spelling of the secret where it must not be, whatever the vector is about.
@@ -432,9 +448,9 @@ fn leaks_nothing(told: &Told, new: &New) -> Result<(), String> {
             return Err("the secret was sent in plaintext".to_owned());
         }
     }
-    let keyless = |request: &str| !request.to_lowercase().contains("host: api.good.test\r\n");
+    let keyless = |request: &str| !is_for_the_keys_host(request);
     if new.requests.iter().any(|(_, request)| keyless(request) && request.contains(secret::REAL)) {
-        return Err("another host's request has the secret".to_owned());
+        return Err("a request that does not name its host has the secret".to_owned());
     }
     Ok(())
 }

@@ -72,6 +72,8 @@ pub fn filled_in(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests state their claims by it")]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     #[test]
