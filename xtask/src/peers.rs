@@ -105,6 +105,8 @@ pub fn installed(peer: Peer) -> Result<Paths> {
     let (program, libraries) = (root.join(program), root.join("usr/lib").join(multiarch()));
     let mut ask = shell::command(&program, &[version]);
     let said = shell::output(ask.env("LD_LIBRARY_PATH", &libraries))?;
+    // Some begin with the path by which they were called.
+    let said = said.replace(&*program.to_string_lossy(), peer.as_str());
     let version = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned();
     Ok(Paths { program, root, libraries, version })
 }
@@ -128,9 +130,8 @@ fn install(peer: Peer, root: &Path) -> Result<()> {
         // A virtual environment knows its own path, so it is made where it stays.
         Source::Python(packages) => {
             let made = environment(packages, root, &partial.join("install.log"));
-            if made.is_err() {
-                let _absent = fs::remove_dir_all(root);
-            }
+            // Of a failure its log stays, of a success nothing.
+            let _absent = fs::remove_dir_all(if made.is_err() { root } else { &partial });
             made
         }
     }

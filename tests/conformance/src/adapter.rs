@@ -187,6 +187,7 @@ impl Proxy {
     /// When it does not start; the sentence holds the end of its log.
     pub fn start(program: &Program, world: &World, folder: &Path) -> Result<Self> {
         let face = Authority::new("the proxy's CA")?;
+        let program = &within_reach(program, folder)?;
         configure(program, world, &face, folder)?;
         let log = folder.join("log");
         let file = File::create(&log).during(format!("{} cannot be written", log.display()))?;
@@ -322,6 +323,7 @@ fn command(program: &Program, folder: &Path) -> Result<Command> {
         }
         Kind::Squid => {
             // Certificates that it mints are kept in a database of its own, which its helper makes.
+            let _absent = fs::remove_dir_all(file("certificates"));
             let mut make = Command::new(program.root.join("usr/lib/squid/security_file_certgen"));
             make.env("LD_LIBRARY_PATH", &program.libraries);
             make.arg("-c").arg("-s").arg(file("certificates")).args(["-M", "4MB"]);
@@ -367,12 +369,31 @@ fn regex_of(text: &str) -> String {
     escaped.collect()
 }
 
+/// Squid's helpers run as a user of its own, who may not enter the cache: it is copied to where he can read.
+fn within_reach(program: &Program, folder: &Path) -> Result<Program> {
+    if program.kind != Kind::Squid {
+        return Ok(program.clone());
+    }
+    let root = folder.join("root");
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-RT").arg(&program.root).arg(&root).status().during("cp cannot be started")?;
+    if !copied.success() {
+        return Err(Failure::new("Squid's files cannot be copied"));
+    }
+    let moved = |path: &Path| {
+        path.strip_prefix(&program.root).map_or_else(|_| path.to_owned(), |rest| root.join(rest))
+    };
+    let (path, libraries) = (moved(&program.path), moved(&program.libraries));
+    Ok(Program { kind: program.kind, path, libraries, root })
+}
+
 /// Squid drops to a user of its own, who must be able to read and write here.
 fn open_to_all(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut pending = vec![folder.to_owned()];
     while let Some(path) = pending.pop() {
-        let mode = if path.is_dir() { 0o777 } else { 0o666 };
+        let own = path.metadata().during("permissions cannot be read")?.permissions().mode();
+        let mode = own | if path.is_dir() { 0o777 } else { 0o666 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).during("permissions cannot be set")?;
         if path.is_dir() {
             let entries = fs::read_dir(&path).during(format!("{} cannot be read", path.display()))?;

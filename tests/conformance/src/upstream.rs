@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_chunked_body_ends_where_its_last_chunk_and_its_trailers_end() {
         assert_eq!(chunks_end(b"2\r\nok\r\n0\r\n\r\nGET"), Some(12));
-        assert_eq!(chunks_end(b"2;a=b\r\nok\r\n0\r\nx: y\r\n\r\n"), Some(23));
+        assert_eq!(chunks_end(b"2;a=b\r\nok\r\n0\r\nx: y\r\n\r\n"), Some(22));
         assert_eq!(chunks_end(b"2\r\nok\r\n0\r\n"), None);
         assert_eq!(chunks_end(b""), None);
     }
