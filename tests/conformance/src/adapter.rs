@@ -392,6 +392,10 @@ fn open_to_all(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut pending = vec![folder.to_owned()];
     while let Some(path) = pending.pop() {
+        // What a link leads to is not ours to open.
+        if path.is_symlink() || path == folder.join("root") {
+            continue;
+        }
         let own = path.metadata().during("permissions cannot be read")?.permissions().mode();
         let mode = own | if path.is_dir() { 0o777 } else { 0o666 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).during("permissions cannot be set")?;
