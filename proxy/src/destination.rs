@@ -83,7 +83,9 @@ fn agrees(head: &Parts, scheme: Scheme, host: &Host, port: u16) -> Result<(), Bo
 
 fn base_url(head: &Parts, path: &str, policy: &Policy) -> Result<Place, Box<Denial>> {
     // This entrance is a server with a name of its own; its Host says nothing, but must still be one.
-    host_field(&head.headers)?;
+    host_field(&head.headers)?
+        .map(|text| parse_authority(text, Some(Scheme::Http.default_port())))
+        .transpose()?;
     if head.uri.authority().is_some() {
         return Err(malformed("This is the base-URL entrance: send /<rule>/… in origin form."));
     }

@@ -10,7 +10,9 @@
 //! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements on the running cluster.
+//! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`test`]: everything that must hold, in parts.
+//! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
@@ -18,12 +20,14 @@ pub mod agent_images;
 pub mod bench;
 pub mod borrowed_image;
 pub mod cluster;
+pub mod conformance;
 pub mod failure;
 pub mod images;
 pub mod install;
 pub mod oci;
 pub mod parts;
 pub mod paths;
+pub mod peers;
 pub mod quickstart;
 pub mod shell;
 pub mod test;

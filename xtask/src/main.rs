@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
-use xtask::{Failure, Result, agent_images, bench, install, paths, quickstart, test};
+use xtask::{Failure, Result, agent_images, bench, conformance, install, paths, quickstart, test};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -44,6 +44,15 @@ enum Task {
     Bench {
         /// What is measured.
         what: bench::Subject,
+    },
+    /// Runs the attack catalogue against our proxy and other people's, and writes docs/conformance.md.
+    Conformance {
+        /// Only these proxies; the document is written when all have run.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<conformance::Contender>,
+        /// Only this entry, such as P-A1.
+        #[arg(long)]
+        vector: Option<String>,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -137,6 +146,9 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
         Task::Bench { what } => bench::run(what).map(|()| ExitCode::SUCCESS),
         Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Conformance { only, vector } => {
+            conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }

@@ -165,7 +165,12 @@ async fn p_a8_a_host_field_that_can_be_read_in_two_ways_is_malformed() {
         "Host: api.good.test/x",
         "Host:",
     ] {
-        for (entrance, target) in [(Entrance::HttpProxy, url.as_str()), (Entrance::TransparentHttp, "/")] {
+        let entrances = [
+            (Entrance::HttpProxy, url.as_str()),
+            (Entrance::TransparentHttp, "/"),
+            (Entrance::BaseUrl, "/good/v1/x"),
+        ];
+        for (entrance, target) in entrances {
             let head = format!("GET {target} HTTP/1.1\r\n{field}\r\n\r\n");
             let answer = raw(&world, entrance, head.as_bytes()).await;
             assert!(answer.starts_with("HTTP/1.1 400"), "{entrance:?} {field:?}: {answer}");
