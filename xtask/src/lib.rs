@@ -10,6 +10,7 @@
 //! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements on the running cluster.
+//! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
@@ -24,6 +25,7 @@ pub mod install;
 pub mod oci;
 pub mod parts;
 pub mod paths;
+pub mod peers;
 pub mod quickstart;
 pub mod shell;
 pub mod test;
