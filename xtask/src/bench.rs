@@ -26,7 +26,11 @@ pub enum Subject {
 pub fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Start => start(),
-        Subject::Proxy(args) => keep("proxy", &proxy::measure(args)?),
+        Subject::Proxy(args) if args.is_whole() => keep("proxy", &proxy::measure(args)?),
+        Subject::Proxy(args) => {
+            print!("{}", proxy::measure(args)?);
+            Ok(())
+        }
     }
 }
 

@@ -152,7 +152,7 @@ impl Scenario {
     pub fn path(self) -> String {
         match self {
             Self::Events => format!("/events?millis={EVENT_MILLIS}"),
-            // An hour: the first event comes at once, and no other.
+            // An hour: none comes.
             Self::Idle => "/events?millis=3600000".to_owned(),
             Self::Download => format!("/download?bytes={LARGE_BYTES}"),
             Self::Upload => "/upload".to_owned(),

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::SECRET;
@@ -30,6 +32,8 @@ pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 const ANSWER_BYTES: usize = 1024;
 /// Bytes of one piece of a large body.
 pub const PIECE_BYTES: usize = 64 * 1024;
+/// Places of event streams in an interval.
+const SPREAD: u32 = 1000;
 /// More than any scenario opens: what is measured is the contender, not how it waits for a stream.
 const STREAMS_MAX: u32 = 4096;
 
@@ -143,10 +147,14 @@ fn futures_stream(
     })
 }
 
+/// Streams that begin together tell their events one after another, spread over the interval: otherwise a delay would say
+/// how long a burst takes.
 fn events(every: Duration) -> Response<Body> {
+    static STREAMS: AtomicU32 = AtomicU32::new(0);
     let (sender, body) = channel();
+    let place = STREAMS.fetch_add(1, Ordering::Relaxed) % SPREAD;
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(every);
+        let mut ticks = tokio::time::interval_at(Instant::now() + every * place / SPREAD, every);
         loop {
             ticks.tick().await;
             let event = format!("data: {}\n\n", now_nanos());

@@ -112,8 +112,10 @@ impl Bench {
     fn measure(&self, scenario: Scenario) -> Measured {
         let wanted =
             |contender: &Contender| self.args.contender.is_empty() || self.args.contender.contains(contender);
-        let (absent, present): (Vec<_>, Vec<_>) =
+        let (without, present): (Vec<_>, Vec<_>) =
             Contender::ALL.into_iter().filter(wanted).partition(|c| c.absent(scenario).is_some());
+        let why = |contender: Contender| Some((contender, contender.absent(scenario)?.to_owned()));
+        let mut absent: BTreeMap<Contender, String> = without.into_iter().filter_map(why).collect();
         let mut samples: BTreeMap<Contender, Vec<Sample>> = BTreeMap::new();
         if scenario == Scenario::Idle {
             for round in 0..self.args.rounds {
@@ -126,7 +128,7 @@ impl Bench {
                 }
             }
         } else {
-            self.rounds(scenario, &present, &mut samples);
+            self.rounds(scenario, &present, &mut samples, &mut absent);
         }
         let versions = self.programs.peers.iter().map(|(name, peer)| (name.clone(), peer.version.clone()));
         Measured {
@@ -134,25 +136,26 @@ impl Bench {
             machine: self.args.machine.clone(),
             versions: versions.collect(),
             samples,
-            absent: absent
-                .into_iter()
-                .filter_map(|contender| Some((contender, contender.absent(scenario)?.to_owned())))
-                .collect(),
+            absent,
         }
     }
 
-    /// All contenders run, and are asked in turn.
+    /// All contenders run, and are asked in turn. One that fails a request is out.
     fn rounds(
         &self,
         scenario: Scenario,
         present: &[Contender],
         samples: &mut BTreeMap<Contender, Vec<Sample>>,
+        absent: &mut BTreeMap<Contender, String>,
     ) {
         let started: Vec<(Contender, Contestant)> =
             present.iter().map(|contender| (*contender, self.start(*contender, scenario))).collect();
         let mut rates = BTreeMap::new();
         for round in 0..self.args.rounds {
             for (contender, contestant) in &started {
+                if absent.contains_key(contender) {
+                    continue;
+                }
                 let mut job = scenario.job();
                 let mut asked = 0.0;
                 if let Job::Rate { per_second, .. } = &mut job {

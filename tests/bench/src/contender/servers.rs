@@ -31,6 +31,12 @@ pub(super) fn nginx(setting: &Setting<'_>) -> Command {
             "proxy_set_header Authorization \"{bearer}\"; grpc_set_header Authorization \"{bearer}\";"
         ),
     };
+    let buffering = match setting.scenario {
+        Scenario::Events => "proxy_buffering off;",
+        _ => {
+            "proxy_buffer_size 64k; proxy_buffers 16 64k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;"
+        }
+    };
     let text = format!(
         "daemon off; master_process off; worker_processes 1;
 pid {folder}/pid; error_log {folder}/error.log error;
@@ -41,7 +47,7 @@ http {{
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
   uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
   tcp_nodelay on; keepalive_requests 1000000000; http2_max_concurrent_streams 1024;
-  client_max_body_size 0; proxy_request_buffering off; proxy_buffering off;
+  client_max_body_size 0; proxy_request_buffering off; {buffering}
   upstream up {{ server {back}; keepalive 1024; keepalive_requests 1000000000; }}
   proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host {name};
   {authorization}
