@@ -9,6 +9,7 @@
 
 mod audit;
 mod authority;
+mod bursts;
 mod credentials;
 mod entrances;
 mod framing;
