@@ -88,7 +88,8 @@ const ASKED: Column = ("asked per second", 0, |s| s.asked_per_second);
 
 const fn columns(scenario: Scenario) -> &'static [Column] {
     match scenario {
-        Scenario::Events => &[MILLIS_P50, MILLIS_P99, PER_SECOND, CPU, MEMORY],
+        // CPU time would be that of opening the streams.
+        Scenario::Events => &[MILLIS_P50, MILLIS_P99, PER_SECOND, MEMORY],
         Scenario::Download | Scenario::Upload => &[MIB_PER_SECOND, CPU_PER_GIB, CORE],
         Scenario::Latency => &[MILLIS_P50, MILLIS_P99, ASKED, PER_SECOND],
         _ => &[PER_SECOND, CPU, CORE, MEMORY],
@@ -153,7 +154,7 @@ impl Measured {
     fn ratios(&self) -> Option<String> {
         let of = if matches!(self.scenario, Scenario::Download | Scenario::Upload) {
             CPU_PER_GIB.2
-        } else if matches!(self.scenario, Scenario::Idle | Scenario::Latency) {
+        } else if matches!(self.scenario, Scenario::Idle | Scenario::Latency | Scenario::Events) {
             return None;
         } else {
             CPU.2

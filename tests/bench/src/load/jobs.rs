@@ -15,6 +15,8 @@ use crate::upstream::{Body, drain, now_nanos};
 
 /// Events are not counted before all streams have settled.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long after its end a run waits for answers that are still due; what has not come then has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one task saw.
 #[derive(Default)]
@@ -83,7 +85,7 @@ async fn closed(client: Arc<Client>, connections: usize, streams: usize, length:
             seen
         });
     }
-    summed(tasks, begin).await
+    summed(tasks, begin, length).await
 }
 
 async fn repeat<F>(concurrency: usize, length: Duration, once: impl Fn(u64) -> F) -> Outcome
@@ -106,9 +108,10 @@ where
             all.add(done.unwrap());
         }
     }
-    while let Some(done) = tasks.join_next().await {
+    while let Ok(Some(done)) = tokio::time::timeout(PATIENCE, tasks.join_next()).await {
         all.add(done.unwrap());
     }
+    all.failed += tasks.len() as u64;
     all.outcome(begin)
 }
 
@@ -130,31 +133,42 @@ async fn handshakes(client: Arc<Client>, concurrency: usize, distinct: bool, len
 }
 
 async fn events(client: Arc<Client>, connections: usize, streams: usize, length: Duration) -> Outcome {
-    let begin = Instant::now();
-    let mut tasks = JoinSet::new();
+    let mut opening = JoinSet::new();
     for mut sender in senders(&client, connections, streams).await {
         let client = Arc::clone(&client);
+        opening.spawn(async move { Ok::<_, Failed>((client.ask(&mut sender, nothing()).await?, sender)) });
+    }
+    // Nothing is measured before all have begun.
+    let begun = tokio::time::timeout(PATIENCE, opening.join_all()).await.expect("all streams begin");
+    let begin = Instant::now();
+    let mut tasks = JoinSet::new();
+    for stream in begun {
         tasks.spawn(async move {
-            let mut seen = Seen::default();
-            let answered = client.ask(&mut sender, nothing()).await;
-            let Ok(mut body) = answered.map(hyper::Response::into_body) else {
-                return Seen { failed: 1, ..seen };
-            };
-            let end = SETTLE + length;
-            while let Some(left) = end.checked_sub(begin.elapsed()) {
-                match tokio::time::timeout(left, body.frame()).await {
-                    Ok(Some(Ok(frame))) if begin.elapsed() > SETTLE => {
-                        seen.nanos.extend(frame.data_ref().and_then(delay));
-                    }
-                    Ok(Some(Ok(_))) => {}
-                    Ok(_) => seen.failed += 1,
-                    Err(_) => break,
-                }
-            }
-            seen
+            let Ok((answer, _sender)) = stream else { return Seen { failed: 1, ..Seen::default() } };
+            listen(answer.into_body(), begin, length).await
         });
     }
-    summed(tasks, begin).await
+    let outcome = summed(tasks, begin, length).await;
+    Outcome { seconds: outcome.seconds - SETTLE.as_secs_f64(), ..outcome }
+}
+
+/// Reads events until the time is over.
+async fn listen(mut body: hyper::body::Incoming, begin: Instant, length: Duration) -> Seen {
+    let mut seen = Seen::default();
+    while let Some(left) = (SETTLE + length).checked_sub(begin.elapsed()) {
+        match tokio::time::timeout(left, body.frame()).await {
+            Ok(Some(Ok(frame))) if begin.elapsed() > SETTLE => {
+                seen.nanos.extend(frame.data_ref().and_then(delay));
+            }
+            Ok(Some(Ok(_))) => {}
+            Ok(_) => {
+                seen.failed += 1;
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    seen
 }
 
 /// How old an event is.
@@ -220,14 +234,16 @@ pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Waits for the tasks and puts together what they saw.
-pub async fn summed(mut tasks: JoinSet<Seen>, begin: Instant) -> Outcome {
+/// Waits for the tasks and puts together what they saw. Those that do not end are failures.
+pub async fn summed(mut tasks: JoinSet<Seen>, begin: Instant, length: Duration) -> Outcome {
     let mut all = Seen::default();
-    while let Some(seen) = tasks.join_next().await {
+    let deadline = tokio::time::Instant::from_std(begin + SETTLE + length + PATIENCE);
+    while let Ok(Some(seen)) = tokio::time::timeout_at(deadline, tasks.join_next()).await {
         let seen = seen.unwrap();
         all.nanos.extend(seen.nanos);
         all.failed += seen.failed;
     }
+    all.failed += tasks.len() as u64;
     all.outcome(begin)
 }
 

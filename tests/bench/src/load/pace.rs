@@ -35,7 +35,7 @@ pub async fn rate(client: Arc<Client>, connections: usize, per_second: f64, leng
             }
         });
     }
-    let outcome = summed(tasks, begin).await;
+    let outcome = summed(tasks, begin, length).await;
     clock.join().unwrap();
     outcome
 }
