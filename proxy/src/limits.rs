@@ -29,8 +29,10 @@ pub const ADDRESSES_PER_REQUEST_MAX: usize = 4;
 pub const RESOLVED_TTL_MAX: Duration = Duration::from_secs(300);
 /// An upstream may think before its first byte: models take minutes.
 pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
-/// Idle upstream connections kept for each (scheme, host, port).
-pub const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 8;
+/// Idle upstream connections kept for each (scheme, host, port): as many as an agent with all its tools sends requests at a
+/// time. With fewer, most requests of a burst pay for a TLS handshake, which costs more than all else that is done for
+/// them.
+pub const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 64;
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 /// How often connections that became too old are looked for.

@@ -1,40 +1,66 @@
-//! `cargo xtask bench`: measurements on the running cluster, with what they are compared to in the same run.
+//! `cargo xtask bench`: measurements, each with what it is compared to in the same run.
+
+mod proxy;
 
 use std::process::Stdio;
 
-use clap::ValueEnum;
+use clap::Subcommand;
 
 use crate::cluster::{Cluster, DEFAULT_NAME};
 use crate::failure::{During, Result};
 use crate::{parts, paths, quickstart, shell};
 
 /// What can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Subject {
     /// From `create` to the agent's running process, beside a bare gVisor pod, and the operator's API writes.
     Start,
+    /// The proxy beside Envoy, nginx, HAProxy, Squid, mitmproxy and a bare forwarder; needs no cluster, and a quiet machine.
+    Proxy(proxy::ProxyArgs),
 }
 
-/// Measures, and writes `docs/benchmarks.md`.
+/// Measures, and writes its section of `docs/benchmarks.md`.
 ///
 /// # Errors
-/// When the cluster cannot be brought up or a measurement cannot be made.
-pub fn run(subject: Subject) -> Result<()> {
+/// When the cluster cannot be brought up, a peer cannot be installed or a measurement cannot be made.
+pub fn run(subject: &Subject) -> Result<()> {
+    match subject {
+        Subject::Start => start(),
+        Subject::Proxy(args) if args.is_whole() => keep("proxy", &proxy::measure(args)?),
+        Subject::Proxy(args) => {
+            print!("{}", proxy::measure(args)?);
+            Ok(())
+        }
+    }
+}
+
+fn start() -> Result<()> {
     quickstart::prepare(&Cluster::named(DEFAULT_NAME)?)?;
-    let Subject::Start = subject;
     let program = ["run", "--locked", "--package", "agentsandbox-tests", "--bin", "bench-start"];
     let mut bench = shell::command("cargo", &program);
     bench.current_dir(paths::repository()).stderr(Stdio::inherit());
     let measured = shell::output(&mut bench)?;
-    let text = format!("{HEAD}\n{}\n\n{measured}", machine());
-    print!("{text}");
+    let software = format!("Kubernetes {}, gVisor with the systrap platform", parts::KUBERNETES_VERSION);
+    keep("start", &format!("Machine: {}; {software}.\n\n{measured}", machine()))
+}
+
+/// Prints what was measured, and puts it into its section of the document.
+fn keep(section: &str, measured: &str) -> Result<()> {
+    print!("{measured}");
     let file = paths::repository().join("docs/benchmarks.md");
+    let document = std::fs::read_to_string(&file).during(format!("{} cannot be read", file.display()))?;
+    let text = placed(&document, section, measured)
+        .during(format!("{} has no section {section:?} between its two marks", file.display()))?;
     std::fs::write(&file, text).during(format!("{} cannot be written", file.display()))
 }
 
-const HEAD: &str = "# Benchmarks
-Written by `cargo xtask bench start`, which measures everything below in one run, on a cluster of this project's rig that does nothing else.
-";
+/// The document with the text between the section's two marks.
+fn placed(document: &str, section: &str, text: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- measured: {section} -->\n"), format!("<!-- end: {section} -->"));
+    let (before, rest) = document.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{}\n{end}{after}", text.trim()))
+}
 
 /// What was measured on.
 fn machine() -> String {
@@ -45,9 +71,27 @@ fn machine() -> String {
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.split_whitespace().next());
     let gib = kib.and_then(|kib| kib.parse::<u64>().ok()).map_or(0, |kib| kib >> 20);
-    format!(
-        "Machine: {cores} cores, {gib} GiB, {}; Kubernetes {}, gVisor with the systrap platform.",
-        std::env::consts::ARCH,
-        parts::KUBERNETES_VERSION
-    )
+    format!("{cores} cores, {gib} GiB, {}", std::env::consts::ARCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_replaced_and_the_rest_of_the_document_stays() {
+        let document = "# A\n<!-- measured: one -->\nold\n<!-- end: one -->\n\n## B\n<!-- measured: two -->\n<!-- end: two -->\n";
+        let placed = placed(document, "one", "new\n").unwrap();
+        assert_eq!(placed, document.replace("old", "new"));
+        assert_eq!(super::placed(document, "three", "new"), None);
+    }
+
+    #[test]
+    fn the_document_has_a_place_for_each_section() {
+        let file = paths::repository().join("docs/benchmarks.md");
+        let document = std::fs::read_to_string(file).unwrap();
+        for section in ["start", "proxy"] {
+            assert!(placed(&document, section, "x").is_some(), "{section}");
+        }
+    }
 }

@@ -9,7 +9,7 @@
 //! - [`install`]: the chart, installed into the cluster.
 //! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
 //! - [`agent_images`]: the agents of the cluster tests.
-//! - [`bench`]: measurements on the running cluster.
+//! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.

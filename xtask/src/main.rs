@@ -40,9 +40,10 @@ enum Task {
         #[arg(long)]
         only: Option<String>,
     },
-    /// Measures on the running cluster and prints a table.
+    /// Measures, and prints tables.
     Bench {
         /// What is measured.
+        #[command(subcommand)]
         what: bench::Subject,
     },
     /// Runs the attack catalogue against our proxy and other people's, and writes docs/conformance.md.
@@ -144,7 +145,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(ClusterArgs { context: Some(context), verb, .. }) => on_foreign(&context, verb),
         Task::Cluster(args) => on_cluster(&Cluster::named(&args.name)?, args.verb),
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
-        Task::Bench { what } => bench::run(what).map(|()| ExitCode::SUCCESS),
+        Task::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
         Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Conformance { only, vector } => {
             conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)

