@@ -1,0 +1,208 @@
+//! One client, one entrance, one request; judged by what arrived, by what was written down, and by what the client could see.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use agentsandbox_world::journal::Request;
+use agentsandbox_world::names;
+use serde_json::Value;
+
+use crate::catalogue::{Client, Target};
+use crate::entrance::Entrance;
+use crate::failure::{During, Result};
+use crate::install::Folders;
+use crate::rig::Rig;
+
+/// How long a client may take; a coding agent starts slowly.
+const CLIENT_TIMEOUT_SECS: u32 = 120;
+/// How much of what a client says is told with a fault.
+const TOLD_BYTES: usize = 1500;
+/// One denial may be asked about twice: a decision does not change by asking again.
+pub const REQUESTS_PER_DENIAL_MAX: usize = 2;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A path that the policy allows.
+    Allowed,
+    /// A path of the same host that no rule allows.
+    DeniedPath,
+    /// A host that no rule names.
+    DeniedHost,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is wrong, in a sentence.
+    pub fault: Option<String>,
+    /// How often the client asked for what was denied.
+    pub denials: usize,
+    /// Other hosts that the client asked for and was denied.
+    pub elsewhere: BTreeSet<String>,
+}
+
+/// What a client's run left behind.
+struct Traces {
+    code: Option<i32>,
+    said: String,
+    requests: Vec<Request>,
+    names: Vec<String>,
+    audit: Vec<Value>,
+    agents_packets: usize,
+}
+
+/// A client's script, and what it is told.
+pub struct Script<'a> {
+    /// The script.
+    pub run: &'a str,
+    /// The way.
+    pub entrance: Entrance,
+    /// Where the request goes, path included.
+    pub base: String,
+    /// The folders of the parts.
+    pub folders: &'a Folders,
+}
+
+/// Runs a client once and judges it.
+///
+/// # Errors
+/// When the rig fails; a client's failure is an outcome.
+pub fn run(
+    rig: &Rig,
+    folders: &Folders,
+    client: &Client,
+    target: &Target,
+    entrance: Entrance,
+    ask: Ask,
+) -> Result<Outcome> {
+    let base = match ask {
+        Ask::Allowed => format!("{}{}", entrance.origin(target), target.allowed),
+        Ask::DeniedPath => format!("{}{}", entrance.origin(target), target.denied),
+        Ask::DeniedHost => entrance.origin(target).replace(&target.host, names::EVIL) + &target.allowed,
+    };
+    let traces = trace(rig, &Script { run: &client.run, entrance, base, folders })?;
+    let fault = match ask {
+        Ask::Allowed => fault_of_allowed(&traces, client, target, entrance),
+        Ask::DeniedPath | Ask::DeniedHost => fault_of_denied(&traces, client, target, ask),
+    };
+    let refused = traces.audit.iter().filter(|line| line["event"] == "deny");
+    let denials = refused.clone().filter(|line| is_denial(line, target, ask)).count();
+    let hosts = refused.filter_map(|line| line["host"].as_str());
+    let elsewhere = hosts.filter(|host| *host != target.host && *host != names::EVIL);
+    let elsewhere = elsewhere.map(str::to_owned).collect();
+    let fault = fault.or_else(|| fault_of_any(&traces)).or_else(|| fault_of_count(ask, denials));
+    let fault = fault.map(|fault| format!("{fault}\n{}", tail(&traces.said)));
+    Ok(Outcome { fault, denials, elsewhere })
+}
+
+/// Runs a script in the agent's namespace with a home of its own, and says how it ended and what it printed.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn script(rig: &Rig, script: &Script<'_>) -> Result<(Option<i32>, String)> {
+    let home = tempfile::tempdir().during("there is no place for a client's home")?;
+    let mut command = rig.spaces.agent.contained("timeout");
+    command.args(["-s", "KILL", &CLIENT_TIMEOUT_SECS.to_string(), "sh", "-euc", script.run]);
+    command.current_dir(home.path()).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("HOME", home.path()).env("TMPDIR", home.path()).env("LANG", "C.UTF-8");
+    command.env("BASE", &script.base).env("TRUST", rig.trust());
+    command.envs(script.folders).envs(script.entrance.variables(&rig.trust()));
+    let out = command.output().during("a client cannot be started")?;
+    let said = [out.stdout, out.stderr].concat();
+    Ok((out.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+fn trace(rig: &Rig, asked: &Script<'_>) -> Result<Traces> {
+    rig.forget()?;
+    let begin = rig.audit_end()?;
+    let (code, said) = script(rig, asked)?;
+    Ok(Traces {
+        code,
+        said,
+        requests: rig.requests()?,
+        names: rig.names_asked_for()?,
+        audit: rig.audit_since(begin)?,
+        agents_packets: rig.packets()?.0,
+    })
+}
+
+fn fault_of_allowed(traces: &Traces, client: &Client, target: &Target, entrance: Entrance) -> Option<String> {
+    if traces.code != Some(0) {
+        return Some(format!("it ended with {:?} though the request is allowed", traces.code));
+    }
+    if !traces.said.contains(&client.says) {
+        return Some(format!("it did not say {:?}", client.says));
+    }
+    let arrived =
+        |request: &&Request| request.host == target.host && request.path.starts_with(&target.allowed);
+    let mut requests = traces.requests.iter().filter(arrived).peekable();
+    if requests.peek().is_none() {
+        return Some("no request arrived, yet the client was answered".to_owned());
+    }
+    let (field, value) = &target.key;
+    let keys: Vec<_> = requests.map(|request| request.header(field)).collect();
+    let wanted = entrance.carries_a_key().then_some(value.as_str());
+    keys.iter().any(|key| *key != wanted).then(|| format!("{field} arrived as {keys:?}"))
+}
+
+fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) -> Option<String> {
+    if traces.code == Some(0) {
+        return Some("it ended well though the request is denied".to_owned());
+    }
+    let arrived = traces.requests.iter().find(|request| match ask {
+        Ask::DeniedHost => request.host == names::EVIL,
+        _ => request.host == target.host && request.path.starts_with(&target.denied),
+    });
+    if let Some(request) = arrived {
+        return Some(format!("{} {} arrived", request.method, request.path));
+    }
+    if ask == Ask::DeniedHost && traces.names.iter().any(|name| name == names::EVIL) {
+        return Some("the denied host's name was resolved".to_owned());
+    }
+    let shown = ["403", "NotAllowed", "agentsandbox refused"].iter().any(|sign| traces.said.contains(sign));
+    (!shown && client.hides.is_empty()).then(|| "the denial cannot be seen in what it says".to_owned())
+}
+
+fn fault_of_any(traces: &Traces) -> Option<String> {
+    if let Some(name) = Rig::secret_in(&traces.said) {
+        return Some(format!("the key of {name} is in what it says"));
+    }
+    (traces.agents_packets > 0).then(|| format!("{} packets went around the proxy", traces.agents_packets))
+}
+
+fn fault_of_count(ask: Ask, denials: usize) -> Option<String> {
+    match (ask, denials) {
+        (Ask::Allowed, _) | (_, 1..=REQUESTS_PER_DENIAL_MAX) => None,
+        (_, 0) => Some("the proxy wrote down no denial".to_owned()),
+        (_, more) => Some(format!("it asked {more} times for what was denied")),
+    }
+}
+
+fn is_denial(line: &Value, target: &Target, ask: Ask) -> bool {
+    let path = line["path"].as_str().unwrap_or_default();
+    match ask {
+        Ask::Allowed => false,
+        Ask::DeniedPath => line["host"] == *target.host && path.starts_with(&target.denied),
+        Ask::DeniedHost => line["host"] == names::EVIL,
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let mut begin = text.len().saturating_sub(TOLD_BYTES);
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    text.get(begin..).unwrap_or_default()
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Allowed => "allowed",
+            Self::DeniedPath => "denied path",
+            Self::DeniedHost => "denied host",
+        })
+    }
+}
