@@ -10,6 +10,7 @@
 //! - [`quickstart`]: from a fresh machine to a fenced agent. - [`borrowed_image`]: the agent it runs.
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements on the running cluster.
+//! - [`clients`]: real clients through the proxy.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
@@ -17,6 +18,7 @@
 pub mod agent_images;
 pub mod bench;
 pub mod borrowed_image;
+pub mod clients;
 pub mod cluster;
 pub mod failure;
 pub mod images;

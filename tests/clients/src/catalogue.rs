@@ -88,9 +88,12 @@ pub struct Client {
     /// What it says when it was answered.
     #[serde(default)]
     pub says: String,
-    /// Why it cannot show the denial itself, where it cannot.
+    /// Why it does not show the denial itself, where it does not.
     #[serde(default)]
     pub hides: String,
+    /// What somebody who uses it must know.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// Whether a client belongs to the quick runs.

@@ -1,6 +1,6 @@
 //! One client, one entrance, one request; judged by what arrived, by what was written down, and by what the client could see.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use agentsandbox_world::journal::Request;
@@ -14,10 +14,14 @@ use crate::install::Folders;
 use crate::rig::Rig;
 
 /// How long a client may take; a coding agent starts slowly.
-const CLIENT_TIMEOUT_SECS: u32 = 120;
+pub const CLIENT_TIMEOUT_SECS: u32 = 120;
+/// How long a client is watched that is refused the host: some ask for a tunnel until they are stopped.
+const WATCHED_SECS: u32 = 60;
+/// What a client ends with that was stopped.
+const KILLED: i32 = 128 + 9;
 /// How much of what a client says is told with a fault.
 const TOLD_BYTES: usize = 1500;
-/// One denial may be asked about twice: a decision does not change by asking again.
+/// A denied request may be asked for twice: a decision does not change by asking again.
 pub const REQUESTS_PER_DENIAL_MAX: usize = 2;
 
 /// What is asked for.
@@ -36,8 +40,10 @@ pub enum Ask {
 pub struct Outcome {
     /// What is wrong, in a sentence.
     pub fault: Option<String>,
-    /// How often the client asked for what was denied.
+    /// How often the client asked for the same thing that was denied.
     pub denials: usize,
+    /// Whether it was stopped while it was still asking.
+    pub stopped: bool,
     /// Other hosts that the client asked for and was denied.
     pub elsewhere: BTreeSet<String>,
 }
@@ -62,6 +68,8 @@ pub struct Script<'a> {
     pub base: String,
     /// The folders of the parts.
     pub folders: &'a Folders,
+    /// How long it may take.
+    pub seconds: u32,
 }
 
 /// Runs a client once and judges it.
@@ -81,19 +89,24 @@ pub fn run(
         Ask::DeniedPath => format!("{}{}", entrance.origin(target), target.denied),
         Ask::DeniedHost => entrance.origin(target).replace(&target.host, names::EVIL) + &target.allowed,
     };
-    let traces = trace(rig, &Script { run: &client.run, entrance, base, folders })?;
+    let seconds = if ask == Ask::DeniedHost { WATCHED_SECS } else { CLIENT_TIMEOUT_SECS };
+    let traces = trace(rig, &Script { run: &client.run, entrance, base, folders, seconds })?;
     let fault = match ask {
         Ask::Allowed => fault_of_allowed(&traces, client, target, entrance),
         Ask::DeniedPath | Ask::DeniedHost => fault_of_denied(&traces, client, target, ask),
     };
     let refused = traces.audit.iter().filter(|line| line["event"] == "deny");
-    let denials = refused.clone().filter(|line| is_denial(line, target, ask)).count();
+    let mut asked_for = BTreeMap::<_, usize>::new();
+    for line in refused.clone().filter(|line| is_denial(line, target, ask)) {
+        *asked_for.entry((line["method"].as_str(), line["path"].as_str())).or_default() += 1;
+    }
+    let denials = asked_for.into_values().max().unwrap_or_default();
     let hosts = refused.filter_map(|line| line["host"].as_str());
     let elsewhere = hosts.filter(|host| *host != target.host && *host != names::EVIL);
     let elsewhere = elsewhere.map(str::to_owned).collect();
     let fault = fault.or_else(|| fault_of_any(&traces)).or_else(|| fault_of_count(ask, denials));
     let fault = fault.map(|fault| format!("{fault}\n{}", tail(&traces.said)));
-    Ok(Outcome { fault, denials, elsewhere })
+    Ok(Outcome { fault, denials, stopped: traces.code == Some(KILLED), elsewhere })
 }
 
 /// Runs a script in the agent's namespace with a home of its own, and says how it ended and what it printed.
@@ -103,11 +116,16 @@ pub fn run(
 pub fn script(rig: &Rig, script: &Script<'_>) -> Result<(Option<i32>, String)> {
     let home = tempfile::tempdir().during("there is no place for a client's home")?;
     let mut command = rig.spaces.agent.contained("timeout");
-    command.args(["-s", "KILL", &CLIENT_TIMEOUT_SECS.to_string(), "sh", "-euc", script.run]);
-    command.current_dir(home.path()).env_clear();
+    command.args(["-s", "KILL", &script.seconds.to_string(), "sh", "-euc", script.run]);
+    // Go takes no folder of temporary files itself for a module.
+    let work = home.path().join("work");
+    std::fs::create_dir(&work).during("a client's folder cannot be made")?;
+    command.current_dir(work).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("HOME", home.path()).env("TMPDIR", home.path()).env("LANG", "C.UTF-8");
     command.env("BASE", &script.base).env("TRUST", rig.trust());
+    // Toolchains of the user who runs this are below the real home.
+    command.env("MACHINE_HOME", std::env::var_os("HOME").unwrap_or_default());
     command.envs(script.folders).envs(script.entrance.variables(&rig.trust()));
     let out = command.output().during("a client cannot be started")?;
     let said = [out.stdout, out.stderr].concat();
@@ -161,8 +179,10 @@ fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) 
     if ask == Ask::DeniedHost && traces.names.iter().any(|name| name == names::EVIL) {
         return Some("the denied host's name was resolved".to_owned());
     }
+    // Of a tunnel that was refused many clients say no more than that.
     let shown = ["403", "NotAllowed", "agentsandbox refused"].iter().any(|sign| traces.said.contains(sign));
-    (!shown && client.hides.is_empty()).then(|| "the denial cannot be seen in what it says".to_owned())
+    let shows = ask == Ask::DeniedHost || shown || !client.hides.is_empty();
+    (!shows).then(|| "the denial cannot be seen in what it says".to_owned())
 }
 
 fn fault_of_any(traces: &Traces) -> Option<String> {
@@ -176,6 +196,8 @@ fn fault_of_count(ask: Ask, denials: usize) -> Option<String> {
     match (ask, denials) {
         (Ask::Allowed, _) | (_, 1..=REQUESTS_PER_DENIAL_MAX) => None,
         (_, 0) => Some("the proxy wrote down no denial".to_owned()),
+        // A client that gets no tunnel gets no answer either that could tell it to stop. What it does is told, not judged.
+        (Ask::DeniedHost, _) => None,
         (_, more) => Some(format!("it asked {more} times for what was denied")),
     }
 }

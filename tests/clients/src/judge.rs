@@ -6,6 +6,9 @@ use crate::failure::Result;
 use crate::install::Folders;
 use crate::rig::Rig;
 
+/// How long a suite may take: h2spec waits for many timeouts.
+const SUITE_TIMEOUT_SECS: u32 = 900;
+
 /// What a suite found.
 #[derive(Debug)]
 pub struct Verdict {
@@ -29,9 +32,16 @@ pub fn run(rig: &Rig, catalogue: &Catalogue, folders: &Folders, judge: &Judge) -
     let target = catalogue.target(&judge.target)?;
     let base = format!("{}{}", judge.entrance.origin(target), target.allowed);
     rig.forget()?;
-    let asked = Script { run: &judge.run, entrance: judge.entrance, base: base.clone(), folders };
+    let asked = Script {
+        run: &judge.run,
+        entrance: judge.entrance,
+        base: base.clone(),
+        folders,
+        seconds: SUITE_TIMEOUT_SECS,
+    };
     let (_, said) = script(rig, &asked)?;
-    let version = Script { run: &judge.version, entrance: judge.entrance, base, folders };
+    let version =
+        Script { run: &judge.version, entrance: judge.entrance, base, folders, seconds: SUITE_TIMEOUT_SECS };
     let (_, version) = script(rig, &version)?;
     let passed = said.lines().filter(|line| line.starts_with("PASS ")).count();
     let failed: Vec<_> =

@@ -101,7 +101,10 @@ impl Namespace {
     #[must_use]
     pub fn contained(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         // The shell stays, as the first process of its own namespace: a client is seldom made to be that one.
-        let script = "mount --bind \"$0\" /etc/resolv.conf || exit 99; \"$@\"; exit $?";
+        // The bundle is mounted over the system's own, as in an agent.
+        let script = "mount --bind \"$0\" /etc/resolv.conf || exit 99
+            [ -z \"${TRUST-}\" ] || mount --bind \"$TRUST/ca-bundle.crt\" /etc/ssl/certs/ca-certificates.crt || exit 99
+            \"$@\"; exit $?";
         let unshare = ["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
         self.entered(&unshare, script, program.as_ref())
     }

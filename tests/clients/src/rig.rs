@@ -80,6 +80,14 @@ impl Rig {
         let spaces = Namespaces::create(folder.path(), WORLD_DNS)?;
         let world = World::new(&folder.path().join("world"));
         let mut rig = Self { _children: Vec::new(), spaces, world, runtime, folder };
+        if let Some(indexes) = folders.get("part_indexes") {
+            fs::create_dir_all(rig.folder.path().join("world")).during("the internet's folder")?;
+            std::os::unix::fs::symlink(
+                Path::new(indexes).join("sites"),
+                rig.folder.path().join("world/sites"),
+            )
+            .during("the static indexes cannot be put in place")?;
+        }
         rig.start_world()?;
         for stand in &catalogue.stands {
             if stand.needs.iter().all(|part| folders.contains_key(&format!("part_{part}"))) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalogue::{Catalogue, Client, Judge};
-use crate::cell::{self, Ask, Script};
+use crate::cell::{self, Ask, CLIENT_TIMEOUT_SECS, Script};
 use crate::entrance::Entrance;
 use crate::failure::{Failure, Result};
 use crate::install::{self, Folders};
@@ -103,8 +103,8 @@ fn row(
 /// The client's version. A client that cannot say it is not there, and that ends the run: it would otherwise pass for one
 /// that was refused.
 fn version(rig: &Rig, folders: &Folders, client: &Client) -> Result<String> {
-    let asked =
-        Script { run: &client.version, entrance: Entrance::TransparentTls, base: String::new(), folders };
+    let (entrance, seconds) = (Entrance::TransparentTls, CLIENT_TIMEOUT_SECS);
+    let asked = Script { run: &client.version, entrance, base: String::new(), folders, seconds };
     let (code, said) = cell::script(rig, &asked)?;
     // Java tells of its options on every start.
     let version =

@@ -23,8 +23,8 @@ pub struct Row {
     pub denied_path: Outcome,
     /// A host that is denied, where the client names it to a proxy.
     pub denied_host: Option<Outcome>,
-    /// Why the client does not show a denial, where it does not.
-    pub hides: String,
+    /// What somebody who uses the client must know.
+    pub notes: Vec<String>,
 }
 
 impl Row {
@@ -44,7 +44,11 @@ impl Row {
             allowed,
             denied_path,
             denied_host,
-            hides: client.hides.clone(),
+            notes: [&client.hides, &client.note]
+                .into_iter()
+                .filter(|note| !note.is_empty())
+                .cloned()
+                .collect(),
         }
     }
 
@@ -75,7 +79,13 @@ impl Row {
             well(&self.allowed, key),
             well(&self.denied_path, "refused"),
             self.denied_path.denials,
-            host.map_or_else(|| "–".to_owned(), |outcome| outcome.denials.to_string()),
+            host.map_or_else(
+                || "–".to_owned(),
+                |outcome| {
+                    // It was still asking when its time was up.
+                    format!("{}{}", outcome.denials, if outcome.stopped { "+" } else { "" })
+                }
+            ),
         )
     }
 }
@@ -87,9 +97,10 @@ that an agent has. An agent's network namespace leads to the proxy and nowhere e
 
 - **allowed**: the client was answered, and the stand-in saw the key, which is nowhere in what the client was sent. Plain HTTP never carries a key.
 - **denied path**: a path of the same host that no rule allows. The client failed and shows the denial, and the stand-in saw nothing.
-- **requests per denial**: how often the client asked for that path: the proxy's audit lines. More than two would be a failure.
-- **…per denied host**: the same for a host that no rule names, where the client tells a proxy the host. Its name was not resolved. Other
-  entrances have no such request: the policy DNS knows no such name.
+- **requests per denial**: how often the client asked for the same thing, by the proxy's audit trail. More than two is a failure (P-I14).
+- **per denied host**: how often it asked for a host that no rule names, where it tells a proxy the host. Nothing arrived, and the name was not
+  resolved. Such a client gets no tunnel, and so no answer that could tell it to stop: many take that for a broken network and ask again, which is
+  told here and not judged. A plus: it was still asking after a minute. Through the other entrances the name does not exist.
 
 | client | version | entrance | allowed | denied path | requests per denial | per denied host |
 |---|---|---|---|---|---|---|
@@ -116,15 +127,18 @@ pub fn document(rows: &[Row], verdicts: &[Verdict]) -> String {
 }
 
 fn notes(rows: &[Row]) -> String {
-    let hidden: BTreeSet<_> =
-        rows.iter().filter(|row| !row.hides.is_empty()).map(|row| (&row.client, &row.hides)).collect();
+    let told: BTreeSet<_> =
+        rows.iter().flat_map(|row| row.notes.iter().map(move |note| (&row.client, note))).collect();
     let elsewhere: BTreeSet<_> = rows
         .iter()
         .flat_map(|row| row.allowed.elsewhere.iter().map(move |host| (&row.client, host)))
         .collect();
     let mut text = String::new();
-    for (client, why) in hidden {
-        let _ = writeln!(text, "\n{client}: {why}");
+    if !told.is_empty() {
+        text.push('\n');
+    }
+    for (client, note) in told {
+        let _ = writeln!(text, "- {client}: {}", note.trim());
     }
     if !elsewhere.is_empty() {
         text += "\nHosts that clients asked for beside the one they were sent to, and were denied without harm to their work:\n\n";
