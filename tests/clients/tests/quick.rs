@@ -25,20 +25,20 @@ fn quick_clients_are_answered_and_refused_through_each_entrance() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// What an agent does to get around the proxy, with `$BASE` for the host that it would like to reach.
+/// What an agent does to get around the proxy, in two seconds, since a packet that goes nowhere is never answered; with `$BASE` for the host that it would like to reach.
 const WAYS_AROUND: [&str; 9] = [
-    "curl -sS --max-time 10 --fail-with-body --noproxy '*' \"$BASE/thing\"",
-    "NO_PROXY='*' no_proxy='*' curl -sS --max-time 10 --fail-with-body -k \"$BASE/thing\"",
-    "env -i PATH=\"$PATH\" curl -sS --max-time 10 --fail-with-body -k \"$BASE/thing\"",
-    "printf 'proxy = \"\"\\ninsecure\\n' > \"$HOME/.curlrc\"; curl -sS --max-time 10 --fail-with-body \"$BASE/thing\"",
-    "git -c http.proxy= -c http.sslVerify=false ls-remote \"$BASE/thing\"",
+    "curl -sS --max-time 2 --fail-with-body --noproxy '*' \"$BASE/thing\"",
+    "NO_PROXY='*' no_proxy='*' curl -sS --max-time 2 --fail-with-body -k \"$BASE/thing\"",
+    "env -i PATH=\"$PATH\" curl -sS --max-time 2 --fail-with-body -k \"$BASE/thing\"",
+    "printf 'proxy = \"\"\\ninsecure\\n' > \"$HOME/.curlrc\"; curl -sS --max-time 2 --fail-with-body \"$BASE/thing\"",
+    "timeout 2 git -c http.proxy= -c http.sslVerify=false ls-remote \"$BASE/thing\"",
     "python3 -c 'import os, ssl, urllib.request as u; \
-     u.build_opener(u.ProxyHandler({}), u.HTTPSHandler(context=ssl._create_unverified_context())).open(os.environ[\"BASE\"] + \"/thing\", timeout=10)'",
+     u.build_opener(u.ProxyHandler({}), u.HTTPSHandler(context=ssl._create_unverified_context())).open(os.environ[\"BASE\"] + \"/thing\", timeout=2)'",
     // The right name at the real server's own address, and at the proxy's.
-    "curl -sS --max-time 3 --fail-with-body -k --noproxy '*' --resolve '*:443:93.184.215.14' \"$BASE/thing\"",
-    "curl -sS --max-time 10 --fail-with-body -k --noproxy '*' --resolve '*:443:10.9.0.1' \"$BASE/thing\"",
+    "curl -sS --max-time 2 --fail-with-body -k --noproxy '*' --resolve '*:443:93.184.215.14' \"$BASE/thing\"",
+    "curl -sS --max-time 2 --fail-with-body -k --noproxy '*' --resolve '*:443:10.9.0.1' \"$BASE/thing\"",
     // A name that is allowed for the handshake, and the other inside.
-    "curl -sS --max-time 10 --fail-with-body -k --noproxy '*' -H 'Host: evil.world.test' https://echo.world.test/allowed/thing",
+    "curl -sS --max-time 2 --fail-with-body -k --noproxy '*' -H 'Host: evil.world.test' https://echo.world.test/allowed/thing",
 ];
 
 fn ask(rig: &Rig, run: &str, base: &str) -> (Option<i32>, String) {
@@ -55,9 +55,9 @@ fn p_i2_a_client_that_ignores_proxy_and_certificates_gains_nothing() {
     let rig = Rig::start(&Catalogue::read().unwrap(), &Folders::new()).unwrap();
     let ask = |run: &str, base: &str| ask(&rig, run, base);
     // Each of these ways reaches what is allowed, by the transparent entrance; so none fails for its own faults below.
-    for run in WAYS_AROUND.iter().filter(|run| !run.starts_with("git") && !run.contains("93.184.215.14")) {
+    for run in WAYS_AROUND.iter().filter(|run| !run.contains("git") && !run.contains("93.184.215.14")) {
         let base = "https://echo.world.test/allowed";
-        let run = run.replace("-H 'Host: evil.world.test'", "");
+        let run = run.replace("-H 'Host: evil.world.test'", "").replace("--max-time 2", "--max-time 20");
         let (code, said) = ask(&run, base);
         assert_eq!(code, Some(0), "{run}: {said}");
     }

@@ -70,6 +70,11 @@ fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
+/// No body.
+pub(crate) fn empty() -> Body {
+    full(Bytes::new())
+}
+
 /// The whole body, or none where it is too large or breaks off.
 async fn read_body(body: Incoming) -> Option<Bytes> {
     let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
