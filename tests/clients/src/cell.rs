@@ -228,3 +228,87 @@ impl fmt::Display for Ask {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    /// What an allowed request through CONNECT leaves behind.
+    fn traces(path: &str, key: Option<&str>) -> Traces {
+        let headers = key.map(|key| ("authorization".to_owned(), key.to_owned())).into_iter().collect();
+        let request = Request {
+            time_ns: 0,
+            peer: [10, 9, 1, 2].into(),
+            local: None,
+            scheme: "https".to_owned(),
+            sni: None,
+            host: names::ECHO.to_owned(),
+            method: "GET".to_owned(),
+            path: path.to_owned(),
+            version: "HTTP/1.1".to_owned(),
+            headers,
+            body_bytes: None,
+        };
+        Traces {
+            code: Some(0),
+            said: "200".to_owned(),
+            requests: vec![request],
+            names: Vec::new(),
+            audit: Vec::new(),
+            agents_packets: 0,
+        }
+    }
+
+    #[test]
+    fn an_allowed_request_is_answered_and_arrives_with_the_key_where_one_is_added() {
+        let catalogue = Catalogue::read().unwrap();
+        let (client, target) = (&catalogue.clients[0], &catalogue.targets["echo"]);
+        let key = target.key.1.as_str();
+        let fault = |traces: &Traces, entrance| fault_of_allowed(traces, client, target, entrance);
+        let (tls, plain) = (Entrance::Connect, Entrance::TransparentHttp);
+        assert_eq!(fault(&traces("/allowed/x", Some(key)), tls), None);
+        assert_eq!(fault(&traces("/allowed/x", None), plain), None);
+        assert!(fault(&traces("/allowed/x", None), tls).is_some());
+        assert!(fault(&traces("/allowed/x", Some("Bearer another")), tls).is_some());
+        assert!(fault(&traces("/allowed/x", Some(key)), plain).is_some());
+        assert!(fault(&traces("/elsewhere", Some(key)), tls).is_some());
+        assert!(fault(&Traces { code: Some(1), ..traces("/allowed/x", Some(key)) }, tls).is_some());
+    }
+
+    #[test]
+    fn a_denied_request_fails_visibly_and_arrives_nowhere() {
+        let catalogue = Catalogue::read().unwrap();
+        let (client, target) = (&catalogue.clients[0], &catalogue.targets["echo"]);
+        let refused = |path| Traces { code: Some(22), said: "403".to_owned(), ..traces(path, None) };
+        let fault = |traces: &Traces| fault_of_denied(traces, client, target, Ask::DeniedPath);
+        assert_eq!(fault(&refused("/allowed/before")), None);
+        assert!(fault(&refused("/denied/x")).is_some());
+        assert!(fault(&Traces { code: Some(0), ..refused("/allowed/before") }).is_some());
+        assert!(fault(&Traces { said: "timeout".to_owned(), ..refused("/allowed/before") }).is_some());
+        let resolved = Traces { names: vec![names::EVIL.to_owned()], ..refused("/allowed/before") };
+        assert!(fault_of_denied(&resolved, client, target, Ask::DeniedHost).is_some());
+    }
+
+    #[test]
+    fn a_key_that_a_client_prints_and_a_packet_around_the_proxy_are_faults() {
+        let told = Traces { said: "it was real-key-of-echo-5f1d".to_owned(), ..traces("/allowed/x", None) };
+        assert!(fault_of_any(&told).is_some());
+        assert!(fault_of_any(&Traces { agents_packets: 1, ..traces("/allowed/x", None) }).is_some());
+        assert_eq!(fault_of_any(&traces("/allowed/x", None)), None);
+    }
+
+    #[test]
+    fn a_denial_that_nobody_wrote_down_or_that_is_asked_for_thrice_is_a_fault() {
+        for (ask, denials, is_fault) in [
+            (Ask::Allowed, 0, false),
+            (Ask::DeniedPath, 0, true),
+            (Ask::DeniedPath, 2, false),
+            (Ask::DeniedPath, 3, true),
+            (Ask::DeniedHost, 0, true),
+            (Ask::DeniedHost, 3, false),
+        ] {
+            assert_eq!(fault_of_count(ask, denials).is_some(), is_fault, "{ask} {denials}");
+        }
+    }
+}

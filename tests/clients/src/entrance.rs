@@ -117,3 +117,22 @@ impl fmt::Display for Entrance {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::repository;
+
+    #[test]
+    fn a_client_is_told_of_trust_by_the_variables_that_the_operator_sets() {
+        let file = repository().join("operator/src/controller/desired/environment.rs");
+        let text = std::fs::read_to_string(file).unwrap();
+        let list = text.split("BUNDLE_VARIABLES").nth(1).and_then(|rest| rest.split("];").next()).unwrap();
+        let names: Vec<_> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names, BUNDLE_VARIABLES);
+        let others = Entrance::Connect.variables(Path::new("/trust"));
+        for name in others.keys().filter(|name| !BUNDLE_VARIABLES.contains(&name.as_str())) {
+            assert!(text.contains(&format!("\"{name}\"")), "the operator does not set {name}");
+        }
+    }
+}
