@@ -101,7 +101,8 @@ pub fn run(
         *asked_for.entry((line["method"].as_str(), line["path"].as_str())).or_default() += 1;
     }
     let denials = asked_for.into_values().max().unwrap_or_default();
-    let hosts = refused.filter_map(|line| line["host"].as_str());
+    // What is counted later is counted in another client's time.
+    let hosts = refused.filter(|line| line["folded"].is_null()).filter_map(|line| line["host"].as_str());
     let elsewhere = hosts.filter(|host| *host != target.host && *host != names::EVIL);
     let elsewhere = elsewhere.map(str::to_owned).collect();
     let fault = fault.or_else(|| fault_of_any(&traces)).or_else(|| fault_of_count(ask, denials));
