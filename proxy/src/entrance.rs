@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentsandbox_policy::{Denial, DenialReason, Host, Scheme};
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -296,7 +296,15 @@ fn service(
             if is_connect && matches!(context.binding, Binding::AbsoluteForm) {
                 return Ok(http_proxy::connect(proxy, request, &context));
             }
-            Ok(crate::pipeline::handle(proxy, request, &context).await)
+            // Over HTTP/1.1 hyper leaves the body out of an answer to HEAD by itself; over HTTP/2 it would send it, and the
+            // client reset the stream.
+            let bodiless =
+                request.method() == http::Method::HEAD && request.version() == http::Version::HTTP_2;
+            let response = crate::pipeline::handle(proxy, request, &context).await;
+            if bodiless && !response.body().is_end_stream() {
+                return Ok(response.map(|_| crate::respond::empty()));
+            }
+            Ok(response)
         })
     }
 }

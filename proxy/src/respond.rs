@@ -33,6 +33,15 @@ pub const fn status(reason: DenialReason) -> StatusCode {
     }
 }
 
+/// codex takes a 403 for a broken stream and asks five times more; of the client errors only 400 is final to it.
+fn status_for(reason: DenialReason, asked_with: &HeaderMap) -> StatusCode {
+    let is_codex = asked_with.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"codex"));
+    match status(reason) {
+        StatusCode::FORBIDDEN if is_codex => StatusCode::BAD_REQUEST,
+        status => status,
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Refusal<'a> {
@@ -55,7 +64,7 @@ pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Res
         )
     };
     let mut response = Response::new(full(text));
-    *response.status_mut() = status(denial.reason);
+    *response.status_mut() = status_for(denial.reason, asked_with);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -101,5 +110,19 @@ mod tests {
         let told = refusal(&denial, "r1", &asked);
         assert_eq!(told.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
         assert_eq!(refusal(&denial, "r1", &HeaderMap::new()).headers()[CONTENT_TYPE], "application/json");
+    }
+
+    #[test]
+    fn p_i14_codex_is_told_with_the_one_status_that_is_final_to_it_and_nobody_else_is() {
+        let answered = |agent: &'static str, reason| {
+            let mut asked = HeaderMap::new();
+            asked.insert(USER_AGENT, HeaderValue::from_static(agent));
+            refusal(&Denial::new(reason), "r1", &asked).status()
+        };
+        let denied = DenialReason::PathNotAllowed;
+        assert_eq!(answered("codex_exec/0.169.0 (Debian 12.0.0; x86_64)", denied), StatusCode::BAD_REQUEST);
+        assert_eq!(answered("curl/7.88.1 codex", denied), StatusCode::FORBIDDEN);
+        // What may pass when asked for again keeps a status that says so.
+        assert_eq!(answered("codex_cli_rs/0.169.0", DenialReason::NoPolicy), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -98,12 +98,45 @@ async fn copy(
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
-            return to.shutdown().await;
-        }
+        let read = match from.read(&mut buffer).await {
+            // A side that breaks off has ended too: many servers close without TLS's goodbye, and the other side would
+            // wait for the end.
+            Ok(0) | Err(_) => return to.shutdown().await,
+            Ok(read) => read,
+        };
         to.write_all(buffer.get(..read).unwrap_or_default()).await?;
         to.flush().await?;
         counter.fetch_add(u64::try_from(read).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    struct BreaksOff;
+
+    impl AsyncRead for BreaksOff {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn p_h1_a_side_that_breaks_off_ends_the_other_at_once() {
+        let (mut agent, ours) = tokio::io::duplex(64);
+        // The reading half lives on, as it does in a relay.
+        let (_up, down) = tokio::io::split(ours);
+        copy(BreaksOff, down, &AtomicU64::new(0)).await.unwrap();
+        assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
     }
 }

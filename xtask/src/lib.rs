@@ -11,6 +11,7 @@
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
+//! - [`clients`]: real clients through the proxy.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
@@ -19,6 +20,7 @@
 pub mod agent_images;
 pub mod bench;
 pub mod borrowed_image;
+pub mod clients;
 pub mod cluster;
 pub mod conformance;
 pub mod failure;

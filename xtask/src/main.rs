@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
-use xtask::{Failure, Result, agent_images, bench, conformance, install, paths, quickstart, test};
+use xtask::{Failure, Result, agent_images, bench, clients, conformance, install, paths, quickstart, test};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -54,6 +54,12 @@ enum Task {
         /// Only this entry, such as P-A1.
         #[arg(long)]
         vector: Option<String>,
+    },
+    /// Runs real clients through each entrance of the proxy, allowed and denied, and writes docs/clients.md.
+    Clients {
+        /// Only these, by name, with commas between; the document is then left as it is.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -150,6 +156,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance { only, vector } => {
             conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)
         }
+        Task::Clients { only } => clients::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }

@@ -23,11 +23,14 @@ pub enum Part {
     Unit,
     /// The chart renders, and refuses what it should.
     Chart,
+    /// The machine's own clients through the proxy, in network namespaces.
+    Clients,
     /// The product on a real cluster.
     Cluster,
 }
 
-const ALL: [Part; 6] = [Part::Fmt, Part::Clippy, Part::Deny, Part::Unit, Part::Chart, Part::Cluster];
+const ALL: [Part; 7] =
+    [Part::Fmt, Part::Clippy, Part::Deny, Part::Unit, Part::Chart, Part::Clients, Part::Cluster];
 
 /// Runs the parts, or one of them, and prints a line that counts them.
 ///
@@ -70,6 +73,11 @@ impl Part {
                 cargo(&args)
             }
             Self::Chart => chart(),
+            Self::Clients => {
+                let mut args = vec!["test", "--locked", "--package", "agentsandbox-clients"];
+                args.extend(only_test);
+                cargo(&args)
+            }
             Self::Cluster => cluster(only_test),
         }
     }

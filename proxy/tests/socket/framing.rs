@@ -261,6 +261,20 @@ async fn p_f6_the_key_comes_back_in_no_field_name_trailer_or_status_line() {
     }
 }
 
+#[tokio::test]
+async fn p_d9_an_answer_to_head_has_no_body_over_http_2_either() {
+    let world = build(Setup { protocols: vec!["h2"], ..Setup::default() }).await;
+    let ask = |method| {
+        let mut request = get(&world.url("/v1/x"), &world.authority());
+        *request.method_mut() = method;
+        world.through_connect("h2", request)
+    };
+    assert_eq!(ask(http::Method::GET).await.status, StatusCode::OK);
+    // No rule allows HEAD, so this is the proxy's own answer. With a body, the client would call the stream broken.
+    let refused = ask(http::Method::HEAD).await;
+    assert_eq!((refused.status, refused.body.as_str()), (StatusCode::FORBIDDEN, ""));
+}
+
 /// A frame of HTTP/2 (RFC 9113, 4.1) on stream 1.
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

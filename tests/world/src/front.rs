@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
+use hyper::{Method, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
@@ -129,10 +130,13 @@ where
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let entry = entry(&request, &connection);
         let world = world.clone();
+        // Over HTTP/2 hyper would send the body of an answer to HEAD.
+        let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         async move {
             let host = entry.host.clone();
             world.journal().request(entry);
-            Ok::<_, Infallible>(sites::answer(&world, &host, request).await)
+            let response = sites::answer(&world, &host, request).await;
+            Ok::<_, Infallible>(if bodiless { response.map(|_| sites::empty()) } else { response })
         }
     });
     let served = auto::Builder::new(TokioExecutor::new())

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 /// The Anthropic API stand-in.
 pub const ANTHROPIC: &str = "api.anthropic.com";
-/// The OpenAI API stand-in: records, and answers 401.
+/// The OpenAI API stand-in: records, and answers 401 to every key but the one that a test has set.
 pub const OPENAI: &str = "api.openai.com";
 /// The git server.
 pub const GIT: &str = "git.world.test";
@@ -22,6 +22,8 @@ pub const PIP_UPLOAD: &str = "upload.pypi.world.test";
 pub const NPM: &str = "npm.world.test";
 /// Answers with what it received.
 pub const ECHO: &str = "echo.world.test";
+/// An address of its own, for a server that a test brings.
+pub const GRPC: &str = "grpc.world.test";
 /// Where nothing should ever arrive.
 pub const EVIL: &str = "evil.world.test";
 /// Every name below this exists, at [`OTHERS_ADDRESS`].
@@ -49,6 +51,7 @@ pub const TABLE: &[(&str, Ipv4Addr)] = &[
     (PIP_UPLOAD, Ipv4Addr::new(151, 101, 64, 223)),
     (NPM, Ipv4Addr::new(104, 16, 24, 34)),
     (ECHO, Ipv4Addr::new(93, 184, 215, 14)),
+    (GRPC, Ipv4Addr::new(93, 184, 215, 50)),
     (EVIL, Ipv4Addr::new(93, 184, 215, 66)),
     (REBIND_PRIVATE, Ipv4Addr::new(10, 0, 0, 1)),
     (REBIND_METADATA, Ipv4Addr::new(169, 254, 169, 254)),

@@ -140,6 +140,12 @@ impl Servers {
         Self(Arc::new(Inner { folder, slots: Mutex::default() }))
     }
 
+    /// The world's state folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.0.folder
+    }
+
     /// Starts every server beside the others and returns at once; [`Self::state`] tells how each fares.
     pub fn start(&self, cache: &Cache, authority: &Arc<Authority>, git_address: SocketAddr) {
         for kind in Kind::ALL {

@@ -4,6 +4,8 @@
 
 mod anthropic;
 mod echo;
+mod files;
+mod openai;
 mod upstream;
 
 use std::convert::Infallible;
@@ -34,13 +36,14 @@ pub async fn answer(world: &World, host: &str, request: Request<Incoming>) -> Re
     match host {
         names::ANTHROPIC => anthropic::answer(world, request).await,
         names::ECHO => echo::answer(request).await,
-        names::OPENAI => {
-            json_response(StatusCode::UNAUTHORIZED, &json!({"error": {"message": "no key is right here"}}))
-        }
+        names::OPENAI => openai::answer(world, request).await,
         names::PIP | names::PIP_UPLOAD => upstream::forward(world, Kind::Pip, host, request).await,
         names::NPM => upstream::forward(world, Kind::Npm, host, request).await,
         names::GIT | names::GITHUB => unavailable(world, Kind::Git),
-        _ => recorded(request).await,
+        _ => match files::folder(world, host) {
+            Some(folder) => files::answer(&folder, &request).await,
+            None => recorded(request).await,
+        },
     }
 }
 
@@ -65,6 +68,11 @@ fn json_response(status: StatusCode, value: &Value) -> Response<Body> {
 
 fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+/// No body.
+pub(crate) fn empty() -> Body {
+    full(Bytes::new())
 }
 
 /// The whole body, or none where it is too large or breaks off.

@@ -1,0 +1,172 @@
+//! `clients.yaml`: clients, their targets and where their programs come from, as data.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::entrance::Entrance;
+use crate::failure::{During, Failure, Result};
+
+/// Everything that is run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// Programs that are installed into the cache.
+    pub parts: Vec<Part>,
+    /// Stand-ins beside those of the test internet.
+    pub stands: Vec<Stand>,
+    /// What clients ask for.
+    pub targets: BTreeMap<String, Target>,
+    /// The clients.
+    pub clients: Vec<Client>,
+    /// Conformance suites that others wrote.
+    pub judges: Vec<Judge>,
+}
+
+/// Programs from one package registry.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Its name; scripts find its folder in `$part_<name>`.
+    pub name: String,
+    /// Parts that must be there before.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// The script that fills the current folder. Versions are pinned here.
+    pub run: String,
+}
+
+/// A server in the internet's namespace.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stand {
+    /// The name that it has a certificate for, in `$CERTIFICATE` and `$KEY`.
+    pub host: String,
+    /// Where its program comes from.
+    pub needs: Vec<String>,
+    /// The script that starts it. It prints `ready`, and appends a line of JSON to `$SEEN` for each request.
+    pub run: String,
+}
+
+/// A host, what the policy allows there and what it denies.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The host.
+    pub host: String,
+    /// The name of its rule.
+    pub rule: String,
+    /// What the path of an allowed request begins with.
+    pub allowed: String,
+    /// What the path of a denied request begins with; no rule allows it.
+    pub denied: String,
+    /// The field that the key is added in, and what it then holds.
+    pub key: (String, String),
+}
+
+/// A client.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// Its name.
+    pub name: String,
+    /// Parts that hold its programs; none means that the machine has them.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Whether it is run by `cargo test`: it needs no part, and little time.
+    #[serde(default)]
+    pub quick: Quick,
+    /// The script that prints its version.
+    pub version: String,
+    /// What it asks for.
+    pub target: String,
+    /// The entrances that it can use.
+    pub entrances: Vec<Entrance>,
+    /// The script that makes one request to `$BASE`, ends with 0 only if it was answered, and prints what the client says.
+    pub run: String,
+    /// What it says when it was answered.
+    #[serde(default)]
+    pub says: String,
+    /// Why it does not show the denial itself, where it does not.
+    #[serde(default)]
+    pub hides: String,
+    /// What somebody who uses it must know.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// Whether a client belongs to the quick runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quick {
+    /// Only in whole runs.
+    #[default]
+    No,
+    /// In all runs.
+    Yes,
+}
+
+/// A conformance suite.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// Its name.
+    pub name: String,
+    /// Parts that hold its program.
+    pub needs: Vec<String>,
+    /// The entrance that it is sent through.
+    pub entrance: Entrance,
+    /// What it asks for.
+    pub target: String,
+    /// The script that prints its version.
+    pub version: String,
+    /// The script that prints a line `PASS case` or `FAIL case: why` for each case.
+    pub run: String,
+    /// How many cases it has: fewer would be a suite that broke off.
+    pub cases: usize,
+}
+
+impl Catalogue {
+    /// Reads the catalogue of this package.
+    ///
+    /// # Errors
+    /// When it is not there, or names what is not in it.
+    pub fn read() -> Result<Self> {
+        let file = folder().join("clients.yaml");
+        let text = std::fs::read_to_string(&file).during(format!("{} cannot be read", file.display()))?;
+        let catalogue: Self = serde_yaml::from_str(&text).during(file.display())?;
+        for (name, target) in catalogue.wanted() {
+            if !catalogue.targets.contains_key(target) {
+                return Err(Failure::new(format!("{name} asks for {target:?}, which is no target")));
+            }
+        }
+        Ok(catalogue)
+    }
+
+    /// A target by its name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn target(&self, name: &str) -> Result<&Target> {
+        self.targets.get(name).ok_or_else(|| Failure::new(format!("there is no target {name:?}")))
+    }
+
+    fn wanted(&self) -> impl Iterator<Item = (&str, &str)> {
+        let clients = self.clients.iter().map(|client| (&*client.name, &*client.target));
+        clients.chain(self.judges.iter().map(|judge| (&*judge.name, &*judge.target)))
+    }
+}
+
+/// The folder of this package, with its data.
+#[must_use]
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let folder = folder();
+    folder.ancestors().nth(2).unwrap_or(&folder).to_owned()
+}

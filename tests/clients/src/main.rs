@@ -1,0 +1,38 @@
+//! `clients`: every client through every entrance; writes `docs/clients.md`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a run talks to the person who started it")]
+
+use std::process::ExitCode;
+
+use agentsandbox_clients::catalogue::{self, Catalogue};
+use agentsandbox_clients::failure::{During, Failure, Result};
+use agentsandbox_clients::{run, table};
+use clap::Parser;
+
+/// Runs real clients through the proxy.
+#[derive(Parser)]
+struct Cli {
+    /// Only these clients and suites, by name, with commas between; the document is then left as it is.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match whole(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn whole(cli: &Cli) -> Result<()> {
+    let found = run::run(&Catalogue::read()?, &cli.only)?;
+    let faults = found.faults();
+    if cli.only.is_empty() {
+        let file = catalogue::repository().join("docs/clients.md");
+        std::fs::write(&file, table::document(&found.rows, &found.verdicts)).during(file.display())?;
+    }
+    println!("{} rows, {} suites, {} faults", found.rows.len(), found.verdicts.len(), faults.len());
+    if faults.is_empty() { Ok(()) } else { Err(Failure::new(faults.join("\n"))) }
+}
