@@ -124,9 +124,9 @@ impl State {
         }
     }
 
-    /// Waits, for a second at most, until every connection that was answered as a vector says has ended.
+    /// Waits, for a quarter of a second at most, until every connection that was answered as a vector says has ended.
     pub async fn quiet(&self) {
-        for _ in 0..100 {
+        for _ in 0..25 {
             if self.seen().scripted == 0 {
                 return;
             }
