@@ -273,6 +273,7 @@ fn service(
             let is_connect = request.method() == http::Method::CONNECT;
             // Only a proxy is asked to CONNECT; inside a tunnel the policy refuses the method.
             if is_connect && matches!(context.binding, Binding::AbsoluteForm) {
+                proxy.audit.turn().await;
                 return Ok(http_proxy::connect(proxy, request, &context));
             }
             Ok(crate::pipeline::handle(proxy, request, &context).await)

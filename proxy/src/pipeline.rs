@@ -16,7 +16,6 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::folds::{Folds, Kind};
 use crate::audit::{Audit, Entry, Recorded, Unrecorded};
 use crate::authority::Authority;
 use crate::destination;
@@ -56,8 +55,6 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
-    /// Decisions that repeat.
-    pub folds: Folds,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }
@@ -73,46 +70,30 @@ impl Proxy {
         false
     }
 
-    /// Writes down a refusal that may come often: the first of its kind at once, the number of the others later.
+    /// Writes down a refusal that comes from nobody in particular: the first at once, the number of the others later.
     pub(crate) fn refuse_often(&self, entrance: Entrance, host: Option<&Host>, reason: DenialReason) {
-        if let Some(kind) = self.folds.note(entrance, host, Some(reason)) {
-            self.write_kind(entrance, &kind, None);
-        }
+        self.open_often(entrance, host).refuses(&Denial::new(reason), None);
     }
 
     /// Writes down that a name is answered for; the first time at once, the number of the other times later.
     pub(crate) fn admit_often(&self, entrance: Entrance, host: &Host) -> Result<(), Unrecorded> {
-        let Some(kind) = self.folds.note(entrance, Some(host), None) else { return Ok(()) };
-        let mut entry = self.open_kind(entrance, &kind);
-        entry.admits().map(drop).inspect_err(|_| self.folds.forget(&kind))
+        self.open_often(entrance, Some(host)).admits_often()
     }
 
     /// Writes down how often each decision was repeated since this was last done.
     pub(crate) fn write_folds(&self) {
-        for folded in self.folds.take() {
-            self.write_kind(folded.entrance, &folded.kind, Some(folded.count));
-        }
+        let loaded = self.policy.current(Instant::now()).ok();
+        self.audit.write_folds(loaded.as_ref().map(|loaded| &loaded.policy));
     }
 
-    fn open_kind(&self, entrance: Entrance, kind: &Kind) -> Entry {
+    fn open_often(&self, entrance: Entrance, host: Option<&Host>) -> Entry {
         let loaded = self.policy.current(Instant::now()).ok();
         let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-        if let Some(host) = &kind.host {
+        entry.repeats();
+        if let Some(host) = host {
             entry.asks_name(host.as_str());
         }
         entry
-    }
-
-    fn write_kind(&self, entrance: Entrance, kind: &Kind, more: Option<u64>) {
-        let mut entry = self.open_kind(entrance, kind);
-        if let Some(more) = more {
-            entry.folds(more);
-        }
-        match kind.reason {
-            Some(reason) => entry.refuses(&Denial::new(reason), None),
-            // These were allowed by the line before them; a failure is counted, and the next name finds out.
-            None => drop(entry.admits()),
-        }
     }
 
     /// Refuses a request, and writes that down.
@@ -134,11 +115,13 @@ pub async fn handle(
     request: Request<Incoming>,
     context: &EntranceContext,
 ) -> Response<Body> {
+    let turn = proxy.audit.turn().await;
     let loaded = match proxy.policy.current(Instant::now()) {
         Ok(loaded) => loaded,
         Err(reason) => return proxy.refuse(context.origin.entrance, &Denial::new(reason), request.headers()),
     };
     let mut entry = proxy.audit.open(context.origin.entrance, Some(&loaded.policy));
+    entry.takes(turn);
     let asked_with = agent_only(request.headers());
     match exchange(&proxy, &loaded, request, context, &mut entry).await {
         Ok(answered) => deliver(&proxy, context, answered, entry),

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::audit::Audit;
-use crate::audit::folds::Folds;
+use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
@@ -88,12 +88,11 @@ fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: Can
         authority: config.authority,
         resolver: Resolver::new(&config.resolve),
         enrolment: config.enrolment,
-        audit: Audit::new(audit, Arc::clone(&config.metrics)),
+        audit: Audit::new(audit, Pace::new(config.decisions_per_second), Arc::clone(&config.metrics)),
         metrics: config.metrics,
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
-        folds: Folds::default(),
         dns_budget: Budget::default(),
     }
 }

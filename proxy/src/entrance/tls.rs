@@ -31,6 +31,7 @@ pub(crate) async fn intercept<S>(
         let denial = unsupported(expected.as_ref().map(|(host, _)| host), port);
         return refuse_connection(&proxy, entrance, &denial);
     };
+    proxy.audit.turn().await;
     let admitted = admit(&proxy, entrance, start.client_hello().server_name(), expected.as_ref(), port);
     let (name, config) = match admitted {
         Ok(admitted) => admitted,

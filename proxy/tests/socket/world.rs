@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -105,6 +106,8 @@ pub struct Setup {
     pub certificate: Option<&'static str>,
     /// Connections at a time.
     pub connections_max: Option<usize>,
+    /// Decisions for one second.
+    pub decisions_per_second: Option<NonZeroU32>,
 }
 
 /// A world outside a pod: loopback peers are served. The upstream offers `protocols`.
@@ -157,6 +160,7 @@ pub async fn build(setup: Setup) -> World {
     });
     let mut config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
     config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
+    config.decisions_per_second = setup.decisions_per_second;
     let shutdown = CancellationToken::new();
     let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();
     let ports = bound.addresses().collect();
