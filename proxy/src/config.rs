@@ -86,7 +86,7 @@ impl Config {
         else {
             return Err(StartError::Faults(faults));
         };
-        let secrets = Secrets::new(args.secrets.clone());
+        let secrets = Secrets::new(args.secrets.clone(), Arc::clone(&metrics));
         for (name, file) in policy.2.policy.secret_files() {
             if let Err(error) = secrets.get(file, std::time::Instant::now()) {
                 return Err(StartError::Credential { name: name.to_owned(), error });

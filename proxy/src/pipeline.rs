@@ -1,5 +1,5 @@
 //! The one way of a request through the proxy: canonicalise → decide → secret → write down → resolve → judge and dial → strip →
-//! inject → stream → scrub → audit. All entrances end here, and what was judged is what is sent.
+//! inject → stream → decode → scrub → audit. All entrances end here, and what was judged is what is sent.
 //!
 //! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
 //! denial too: no step has a success to fall back on.
@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Request as Asked};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +30,9 @@ use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body};
 use crate::scrub::Scrubber;
+use crate::scrub::decode::{self, Undecodable};
 use crate::secrets::{Secret, Secrets};
-use crate::stream::{Downward, Upward};
+use crate::stream::{Decoding, Downward, Search, Upward};
 use crate::upgrade;
 use crate::upstream::{ExchangeError, Lease, Purpose};
 
@@ -55,6 +58,8 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
+    /// Places among the answers that are decoded at a time and take much memory for it.
+    pub decoders: Arc<Semaphore>,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }
@@ -132,7 +137,9 @@ pub async fn handle(
 /// An upstream's answer, and what its delivery needs.
 struct Answered {
     response: Response<Incoming>,
-    scrubber: Option<Scrubber>,
+    scrubber: Option<Arc<Scrubber>>,
+    /// Whether the request carried a secret.
+    injected: bool,
     tunnel: Option<Tunnel>,
 }
 
@@ -166,9 +173,18 @@ async fn exchange(
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let injection = permit.credential().map(|credential| credential.injection().clone());
     let body = Upward::new(body, injection, entry.traffic()).boxed_unsync();
-    let (request, target, scrubber) = outgoing(&permit, head.headers, body, secret.as_ref())?;
+    let scrubber = scrubber(proxy, loaded, &permit);
+    let (request, target) = outgoing(&permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
     let response = send(proxy, loaded, &permit, (request, &target), entry, &recorded).await?;
-    Ok(Answered { response, scrubber, tunnel })
+    // Worked out anew: it may have taken minutes until here, and meanwhile another secret may have been sent to this host.
+    let scrubber = scrubber.and_then(|_| self::scrubber(proxy, loaded, &permit));
+    Ok(Answered { response, scrubber, injected: secret.is_some(), tunnel })
+}
+
+/// What finds the secrets that the permit's host may know; none where it can know none.
+fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit) -> Option<Arc<Scrubber>> {
+    let known = (&proxy.secrets, proxy.metrics.as_ref());
+    loaded.scrubbers.at(&loaded.policy, permit.host(), known, Instant::now())
 }
 
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
@@ -186,18 +202,18 @@ fn outgoing(
     mut fields: HeaderMap,
     body: Body,
     secret: Option<&Secret>,
-) -> Result<(Request<Body>, String, Option<Scrubber>), Box<Denial>> {
+    scrubber: Option<&Scrubber>,
+) -> Result<(Request<Body>, String), Box<Denial>> {
     let injection = permit.credential().map(|credential| credential.injection());
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);
     let mut target = permit.target().clone();
-    let mut scrubber = None;
+    if scrubber.is_some() {
+        headers::ask_readable(&mut fields);
+    }
     if let (Some(injection), Some(secret)) = (injection, secret) {
         target = headers::inject(&mut fields, &target, injection, secret)
             .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
-        scrubber = Some(Scrubber::new(injection, secret));
-        // What is compressed cannot be searched while it passes by.
-        fields.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if permit.websocket() {
         upgrade::ask(&mut fields);
@@ -207,7 +223,7 @@ fn outgoing(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.headers_mut() = fields;
-    Ok((request, target.as_str().to_owned(), scrubber))
+    Ok((request, target.as_str().to_owned()))
 }
 
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
@@ -278,25 +294,48 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, scrubber, tunnel } = answered;
+    let Answered { mut response, scrubber, injected, tunnel } = answered;
     // The words behind a status code are the upstream's own, and would be passed on.
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
-    if let Some(scrubber) = &scrubber {
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let search = match scrubber.as_ref().map(|scrubber| search(proxy, scrubber, &response)).transpose() {
+        Ok(search) => search,
+        Err(Undecodable) => {
+            return refuse(entry, &Denial::new(DenialReason::UnreadableAnswer), &HeaderMap::new());
+        }
+    };
+    if injected {
         headers::strip_session(response.headers_mut());
+    }
+    if let Some(scrubber) = &scrubber {
+        let coding = decode::coding(response.headers()).ok().flatten();
+        headers::strip_digests(response.headers_mut(), coding);
         scrubber.scrub(response.headers_mut());
     }
     entry.answers(response.status().as_u16());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if !is_upgrade {
         headers::strip_response(response.headers_mut());
-        return response.map(|body| Downward::new(body, scrubber, entry).boxed_unsync());
+        return response.map(|body| Downward::new(body, search, entry).boxed_unsync());
     }
     match tunnel {
-        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept) => {
-            upgrade::join(proxy, context, tunnel.agent, response, entry)
+        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept, scrubber.as_ref()) => {
+            upgrade::join(proxy, context, tunnel.agent, response, (scrubber, entry))
         }
         // Nobody asked for it, or it is not the protocol that was asked for.
         _ => refuse(entry, &Denial::new(DenialReason::UpstreamUnreachable), &HeaderMap::new()),
     }
+}
+
+/// How this answer is searched. An answer without a body needs no decoding, whatever its head says of one.
+fn search(
+    proxy: &Proxy,
+    scrubber: &Arc<Scrubber>,
+    response: &Response<Incoming>,
+) -> Result<Search, Undecodable> {
+    let coding = decode::coding(response.headers())?.filter(|_| !response.body().is_end_stream());
+    let decoding =
+        coding.map(|coding| Decoding::new(coding, &proxy.decoders).ok_or(Undecodable)).transpose()?;
+    Ok(Search { scrubber: Arc::clone(scrubber), decoding })
 }
 
 /// Refuses a request in its own entry.

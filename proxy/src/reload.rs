@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{POLICY_BYTES_MAX, POLICY_POLL_INTERVAL, POLICY_STALE_MAX};
 use crate::metrics::Metrics;
+use crate::scrub::scope::Scrubbers;
 use crate::upstream::{RootsError, Upstream};
 
 /// A policy and what belongs to it.
@@ -21,6 +22,7 @@ pub struct Loaded {
     /// The decisions.
     pub policy: Policy,
     pub(crate) upstream: Upstream,
+    pub(crate) scrubbers: Scrubbers,
 }
 
 /// Why a document is not obeyed.
@@ -44,7 +46,7 @@ pub enum LoadError {
 pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) -> Result<Loaded, LoadError> {
     let policy = Policy::from_yaml(text)?;
     let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
-    Ok(Loaded { policy, upstream })
+    Ok(Loaded { policy, upstream, scrubbers: Scrubbers::default() })
 }
 
 /// Reads a document's text.
@@ -120,7 +122,9 @@ impl ActivePolicy {
             }
             Ok(text) if state.refused.as_ref() == Some(&text) => {}
             Ok(text) => match load(&text, &self.provider, &self.metrics) {
-                Ok(loaded) => {
+                Ok(mut loaded) => {
+                    let old = &state.loaded;
+                    loaded.scrubbers = Scrubbers::after(&old.policy, &old.scrubbers, now);
                     tracing::info!(generation = loaded.policy.generation(), "a new policy is in force");
                     *state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
                 }

@@ -18,7 +18,7 @@ use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX};
+use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, WIDE_DECODERS_MAX};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -93,6 +93,7 @@ fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: Can
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
+        decoders: Arc::new(Semaphore::new(WIDE_DECODERS_MAX)),
         dns_budget: Budget::default(),
     }
 }

@@ -13,6 +13,7 @@ mod credentials;
 mod entrances;
 mod framing;
 mod peers;
+mod scrub;
 mod streams;
 mod upstream;
 mod world;
