@@ -178,6 +178,8 @@ mod tests {
             let shown: usize = clean.iter().filter(|byte| **byte == b'*').count();
             assert!(shown >= KEY.len() - 7 && shown <= KEY.len(), "cut at {cut}: {shown} masked");
             assert!(clean.ends_with(b"*.") && clean.windows(12).any(|text| text == b"still there?"));
+            let ping = 2 + cut..2 + cut + 14;
+            assert_eq!(clean[ping.clone()], bytes[ping], "cut at {cut}: each frame stays where it was");
             assert_eq!(clean.len(), bytes.len());
         }
     }

@@ -9,8 +9,8 @@ use super::Case;
 
 /// `%2541` is `%41` encoded again, as in a URL within a URL. Deeper ones are not seen in the field.
 const PERCENT_LAYERS: usize = 3;
-/// Steps for each byte of a text, all secrets together. A text without escapes takes none; a secret that is encoded three
-/// times over takes about forty.
+/// Steps for each byte of a text, all secrets together. A text without escapes takes none, and the worst patterns of the test
+/// below two for each secret: this leaves room for all the secrets of a host.
 const STEPS_PER_BYTE_MAX: usize = 512;
 
 /// A way to read what stands at one place: the character, and where the next one begins.
@@ -212,9 +212,9 @@ mod tests {
             let text = repeated(pattern);
             let spelled = Spelled::new(&text);
             let widest = spelled.readings.iter().map(Vec::len).max().unwrap_or(0);
-            assert!(widest <= 8, "{pattern}: {widest} ways to read one place");
+            assert!(widest <= 4, "{pattern}: {widest} ways to read one place");
             let (steps, given_up) = steps(&text);
-            assert!(!given_up && steps <= 40 * HEAD, "{pattern}: {steps} steps");
+            assert!(!given_up && steps <= 2 * HEAD, "{pattern}: {steps} steps");
         }
     }
 
