@@ -182,13 +182,15 @@ fn log_to_stderr() {
 fn seal_memory() {
     use rustix::mm::{MlockAllFlags, mlockall};
     use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
     let sealed = set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .and_then(|()| setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }));
     if let Err(error) = sealed {
         tracing::warn!(error = %error, "core files are not switched off");
     }
     // Under a limit the lock would be refused now, or worse, any later growth would be.
-    if getrlimit(Resource::Memlock).current.is_some() {
+    let may_lock_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    if !may_lock_all && getrlimit(Resource::Memlock).current.is_some() {
         return tracing::debug!("memory is not locked: there is a limit on locked memory");
     }
     // On fault: only what is really used is kept in memory.
