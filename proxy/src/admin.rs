@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
+use crate::audit::Unrecorded;
 use crate::enrolment::EnrolmentError;
 use crate::entrance::{Entrance, Origin, refuse_connection};
 use crate::limits::HEADER_READ_TIMEOUT;
@@ -90,7 +91,7 @@ fn enrol(proxy: &Proxy, request: &Request<Incoming>, peer: IpAddr) -> Response<B
         Method::POST => {
             let field = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
             let token = field.and_then(|field| field.strip_prefix(b"Bearer ")).unwrap_or_default();
-            match proxy.enrolment.enrol(peer, token) {
+            match proxy.enrolment.enrol(peer, token, || admit(proxy, peer)) {
                 Ok(()) => {
                     tracing::info!(peer = %peer, "an agent is enrolled");
                     text(StatusCode::NO_CONTENT, "")
@@ -102,13 +103,25 @@ fn enrol(proxy: &Proxy, request: &Request<Incoming>, peer: IpAddr) -> Response<B
     }
 }
 
+/// Writes down who becomes the agent.
+fn admit(proxy: &Proxy, peer: IpAddr) -> Result<(), Unrecorded> {
+    let loaded = proxy.policy.current(Instant::now()).ok();
+    let mut entry = proxy.audit.open(Entrance::Enrolment, loaded.as_ref().map(|loaded| &loaded.policy));
+    entry.asks_name(&peer.to_canonical().to_string());
+    entry.admits().map(drop)
+}
+
 fn refuse(proxy: &Proxy, peer: IpAddr, error: &EnrolmentError) -> Response<Body> {
-    tracing::warn!(peer = %peer, error = %error, "an enrolment is refused");
+    // The audit trail has it, and folds it; whoever tries tokens must not fill the log either.
+    tracing::debug!(peer = %peer, error = %error, "an enrolment is refused");
+    if matches!(error, EnrolmentError::Unrecorded(_)) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the enrolment cannot be written down\n");
+    }
     refuse_connection(proxy, Entrance::Enrolment, &Denial::new(DenialReason::UnknownPeer));
     match error {
         EnrolmentError::WrongToken => text(StatusCode::UNAUTHORIZED, "wrong token\n"),
         EnrolmentError::NotUsed => text(StatusCode::NOT_FOUND, "enrolment is not used here\n"),
-        EnrolmentError::Unwritable(_) => {
+        EnrolmentError::Unrecorded(_) | EnrolmentError::Unwritable(_) => {
             text(StatusCode::INTERNAL_SERVER_ERROR, "the address cannot be kept\n")
         }
     }

@@ -3,7 +3,7 @@
 //! An allowed request has two lines that share a `requestId`: `begin`, written before its first byte leaves, so that no
 //! death of the process can hide what was sent; and `end`, with what came of it. Leave to go on with a name (a tunnel, a
 //! TLS handshake, a DNS answer) is one line, `admit`; a refusal is one line, `deny`. What repeats is counted in
-//! [`folds`], and its count is a line too.
+//! [`folds`], and its count is a line too; what is allowed waits for its turn in [`pace`] if there is too much of it.
 //!
 //! An [`Entry`] is opened before anything is decided and writes itself when it is dropped, so that no path can forget
 //! it: neither an early return nor a client that goes away. What is allowed needs a [`Recorded`] or an [`Admitted`], which only a written
@@ -12,6 +12,8 @@
 //! sink that blocks blocks requests, because an unwritten decision is worse than a slow one.
 
 pub mod folds;
+pub mod pace;
+mod sink;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -26,12 +28,15 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use self::folds::{Folded, Folds, Kind, Verdict};
+use self::pace::{Pace, Turn};
+use self::sink::Sink;
 use crate::entrance::Entrance;
-use crate::limits::AUDIT_PATH_BYTES_MAX;
+use crate::limits::{AUDIT_DENIALS_PER_KIND_MAX, AUDIT_PATH_BYTES_MAX};
 use crate::metrics::Metrics;
 
 /// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// The policy allows it; `reason` tells whether the upstream then failed.
@@ -164,41 +169,18 @@ pub struct Audit {
     requests: AtomicU64,
     metrics: Arc<Metrics>,
     tally: Mutex<Tally>,
-}
-
-struct Sink {
-    seq: u64,
-    /// Part of a line is out and the rest failed: the next line needs a line of its own.
-    torn: bool,
-    out: Box<dyn Write + Send>,
-}
-
-impl Sink {
-    fn write_line(&mut self, line: &[u8]) -> std::io::Result<()> {
-        if self.torn {
-            self.out.write_all(b"\n")?;
-            self.torn = false;
-        }
-        let mut rest = line;
-        while !rest.is_empty() {
-            match self.out.write(rest) {
-                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            self.torn = !rest.is_empty();
-        }
-        self.out.flush()
-    }
+    folds: Folds,
+    pace: Pace,
 }
 
 impl Audit {
-    /// An audit trail into `out`.
+    /// An audit trail into `out`, at this pace.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(out: Box<dyn Write + Send>, pace: Pace, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            sink: Mutex::new(Sink { seq: 0, torn: false, out }),
+            sink: Mutex::new(Sink::new(out)),
+            folds: Folds::default(),
+            pace,
             run: RandomState::new().build_hasher().finish(),
             requests: AtomicU64::new(0),
             metrics,
@@ -206,44 +188,73 @@ impl Audit {
         })
     }
 
+    /// Waits until one more decision may be written.
+    pub async fn turn(&self) -> Turn {
+        self.pace.turn().await
+    }
+
+    /// Writes down how often each decision was repeated since this was last done.
+    pub fn write_folds(self: &Arc<Self>, policy: Option<&Policy>) {
+        for folded in self.folds.take() {
+            let mut record = self.blank(folded.entrance, policy);
+            record.decision = folded.kind.decision;
+            if record.decision == Decision::Allow {
+                record.event = Event::Admit;
+            }
+            record.host.clone_from(&folded.kind.host);
+            record.rule.clone_from(&folded.kind.rule);
+            record.reason = folded.kind.reason;
+            record.folded = Some(folded.count);
+            if self.write(&mut record).is_err() {
+                self.folds.count(&folded);
+            }
+        }
+    }
+
     /// Opens the entry of one exchange.
     #[must_use]
     pub fn open(self: &Arc<Self>, entrance: Entrance, policy: Option<&Policy>) -> Entry {
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let sandbox = policy.map(|policy| policy.sandbox());
         Entry {
             audit: Arc::clone(self),
             started: Instant::now(),
             stage: Stage::Open,
             traffic: Arc::new(Traffic::default()),
-            record: Record {
-                time: String::new(),
-                seq: 0,
-                sandbox: sandbox.map_or_else(Sandbox::default, |s| Sandbox {
-                    namespace: s.namespace.clone(),
-                    name: s.name.clone(),
-                    uid: s.uid.clone(),
-                }),
-                entrance,
-                event: Event::Deny,
-                request_id: format!("{:016x}-{number:06x}", self.run),
-                host: None,
-                port: None,
-                method: None,
-                path: None,
-                rule: None,
-                // Until something allows it, it is denied; also when the task is cancelled half-way.
-                decision: Decision::Deny,
-                reason: None,
-                credential: None,
-                address: None,
-                status: None,
-                bytes_up: 0,
-                bytes_down: 0,
-                millis: 0,
-                generation: policy.map_or(0, |policy| policy.generation()),
-                folded: None,
-            },
+            record: self.blank(entrance, policy),
+            told_max: AUDIT_DENIALS_PER_KIND_MAX,
+            turn: None,
+        }
+    }
+
+    fn blank(&self, entrance: Entrance, policy: Option<&Policy>) -> Record {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let sandbox = policy.map(|policy| policy.sandbox());
+        Record {
+            time: String::new(),
+            seq: 0,
+            sandbox: sandbox.map_or_else(Sandbox::default, |s| Sandbox {
+                namespace: s.namespace.clone(),
+                name: s.name.clone(),
+                uid: s.uid.clone(),
+            }),
+            entrance,
+            event: Event::Deny,
+            request_id: format!("{:016x}-{number:06x}", self.run),
+            host: None,
+            port: None,
+            method: None,
+            path: None,
+            rule: None,
+            // Until something allows it, it is denied; also when the task is cancelled half-way.
+            decision: Decision::Deny,
+            reason: None,
+            credential: None,
+            address: None,
+            status: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            millis: 0,
+            generation: policy.map_or(0, |policy| policy.generation()),
+            folded: None,
         }
     }
 
@@ -264,11 +275,15 @@ impl Audit {
         match written {
             Ok(()) => {
                 sink.seq += 1;
+                sink.failing = false;
                 Ok(())
             }
             Err(error) => {
                 self.metrics.audit_lost();
-                tracing::error!(error = %error, "an audit line cannot be written; nothing is allowed until one can");
+                // Once: the log may be on the disk that is full, and the agent can ask without end.
+                if !std::mem::replace(&mut sink.failing, true) {
+                    tracing::error!(error = %error, "an audit line cannot be written; nothing is allowed until one can");
+                }
                 Err(Unrecorded)
             }
         }
@@ -315,6 +330,9 @@ pub struct Entry {
     stage: Stage,
     traffic: Arc<Traffic>,
     record: Record,
+    /// How many denials like this one have a line of their own in a window.
+    told_max: usize,
+    turn: Option<Turn>,
 }
 
 impl Entry {
@@ -322,6 +340,16 @@ impl Entry {
     #[must_use]
     pub fn request_id(&self) -> &str {
         &self.record.request_id
+    }
+
+    /// It was waited for this turn, which is given back if no line comes of it.
+    pub fn takes(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+
+    /// It comes from nobody in particular, and often: one line tells of all.
+    pub fn repeats(&mut self) {
+        self.told_max = 1;
     }
 
     /// The byte counters of this exchange.
@@ -387,6 +415,55 @@ impl Entry {
         Ok(Admitted(()))
     }
 
+    /// The same for what is asked over and over: the first time is written down, and the number of the others later.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn admits_often(&mut self) -> Result<(), Unrecorded> {
+        let kind = Kind { decision: Decision::Allow, ..self.kind() };
+        match self.audit.folds.note(kind, self.record.entrance, self.told_max) {
+            Verdict::Tell(kind) => {
+                let admitted = self.admits().map(drop);
+                admitted.inspect_err(|_| self.audit.folds.untold(&kind))
+            }
+            Verdict::Counted => {
+                self.record.decision = Decision::Allow;
+                self.stage = Stage::Whole;
+                self.count();
+                Ok(())
+            }
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        let Record { entrance, decision, host, rule, reason, .. } = &self.record;
+        Kind {
+            entrance: (self.told_max > 1).then_some(*entrance),
+            decision: *decision,
+            host: host.clone(),
+            rule: rule.clone(),
+            reason: *reason,
+        }
+    }
+
+    /// Writes down a denial, or counts it if there are many like it.
+    fn denies(&mut self) {
+        let entrance = self.record.entrance;
+        match self.audit.folds.note(self.kind(), entrance, self.told_max) {
+            Verdict::Tell(kind) => {
+                if self.audit.write(&mut self.record).is_err() {
+                    self.audit.folds.untold(&kind);
+                    self.audit.folds.count(&Folded { kind, entrance, count: 1 });
+                }
+            }
+            Verdict::Counted => {
+                if let Some(turn) = self.turn.take() {
+                    self.audit.pace.give_back(turn);
+                }
+            }
+        }
+    }
+
     fn allows(&mut self, event: Event) -> Result<(), Unrecorded> {
         self.record.event = event;
         self.record.decision = Decision::Allow;
@@ -412,11 +489,6 @@ impl Entry {
         record.credential = record.credential.take().or_else(|| denial.credential.clone());
     }
 
-    /// The upstream failed after it had begun to answer.
-    pub fn breaks_off(&mut self, reason: DenialReason) {
-        self.record.reason = Some(reason);
-    }
-
     /// The address that is dialled; of several the last.
     pub fn dials(&mut self, address: SocketAddr) {
         self.record.address = Some(address);
@@ -427,20 +499,20 @@ impl Entry {
         self.record.status = Some(status);
     }
 
-    /// This line stands for so many more.
-    pub fn folds(&mut self, count: u64) {
-        self.record.folded = Some(count);
+    /// The exchange broke off; the first reason stands.
+    pub fn breaks(&mut self, reason: DenialReason) {
+        self.record.reason.get_or_insert(reason);
     }
 
     fn count(&self) {
-        let Record { entrance, decision, reason, folded, .. } = &self.record;
-        self.audit.metrics.decided(*entrance, *decision, *reason, folded.unwrap_or(1));
+        let Record { entrance, decision, reason, .. } = &self.record;
+        self.audit.metrics.decided(*entrance, *decision, *reason);
         // A stranger's connection is no doing of the agent's.
         if let (Decision::Deny, Some(reason)) = (decision, reason)
             && *reason != DenialReason::UnknownPeer
         {
             let mut tally = self.audit.tally.lock().unwrap_or_else(PoisonError::into_inner);
-            tally.note(self.record.host.as_deref(), self.record.port, *reason, folded.unwrap_or(1));
+            tally.note(self.record.host.as_deref(), self.record.port, *reason, 1);
         }
     }
 }
@@ -462,6 +534,9 @@ impl Drop for Entry {
         self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.count();
         self.audit.metrics.carried(self.record.bytes_up, self.record.bytes_down);
+        if self.stage == Stage::Open {
+            return self.denies();
+        }
         // What is over cannot be undone; the loss is counted, and the next request finds out by itself.
         let _ = self.audit.write(&mut self.record);
     }
@@ -471,7 +546,12 @@ impl Drop for Entry {
 const fn is_upstream_failure(reason: DenialReason) -> bool {
     matches!(
         reason,
-        DenialReason::UpstreamUnreachable | DenialReason::UpstreamUntrusted | DenialReason::NameNotFound
+        DenialReason::UpstreamUnreachable
+            | DenialReason::UpstreamUntrusted
+            | DenialReason::AnswerBroken
+            | DenialReason::UnreadableAnswer
+            | DenialReason::Interrupted
+            | DenialReason::NameNotFound
     )
 }
 
@@ -487,4 +567,4 @@ fn shortened(path: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,6 +2,7 @@
 //! is ready for use; nothing later can find a missing file or a bad address.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::authority::Authority;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
-use crate::limits::CONNECTIONS_MAX;
+use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_MAX};
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets};
@@ -37,6 +38,8 @@ pub struct Config {
     pub enrolment: Enrolment,
     /// How many connections are served at a time.
     pub connections_max: usize,
+    /// Decisions for one second, beyond which requests wait. Outside a pod nobody rotates the audit trail away.
+    pub decisions_per_second: Option<NonZeroU32>,
     /// What the policy DNS answers with.
     pub advertise: Option<IpAddr>,
     /// Names with addresses given by hand.
@@ -83,7 +86,7 @@ impl Config {
         else {
             return Err(StartError::Faults(faults));
         };
-        let secrets = Secrets::new(args.secrets.clone());
+        let secrets = Secrets::new(args.secrets.clone(), Arc::clone(&metrics));
         for (name, file) in policy.2.policy.secret_files() {
             if let Err(error) = secrets.get(file, std::time::Instant::now()) {
                 return Err(StartError::Credential { name: name.to_owned(), error });
@@ -93,6 +96,7 @@ impl Config {
         let resolve = args.resolve.clone();
         let ports = args.ports.or_defaults(args.keys.is_some());
         let connections_max = CONNECTIONS_MAX;
+        let decisions_per_second = args.keys.as_ref().map(|_| AUDIT_DECISIONS_PER_SECOND_MAX);
         Ok(Self {
             bind,
             ports,
@@ -101,6 +105,7 @@ impl Config {
             authority,
             enrolment,
             connections_max,
+            decisions_per_second,
             advertise,
             resolve,
             provider,

@@ -10,6 +10,8 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::audit::Unrecorded;
+
 const FILE: &str = "enrolled";
 
 /// The rule by which peers are told apart.
@@ -36,6 +38,9 @@ pub enum EnrolmentError {
     /// There is no token in this mode.
     #[error("this proxy serves loopback peers and enrols nobody")]
     NotUsed,
+    /// The enrolment could not be written down.
+    #[error("the audit line cannot be written")]
+    Unrecorded(#[from] Unrecorded),
     /// The address could not be kept.
     #[error("the enrolled address cannot be written")]
     Unwritable(#[from] std::io::Error),
@@ -73,14 +78,20 @@ impl Enrolment {
         }
     }
 
-    /// Makes `peer` the agent if `token` is right.
-    pub fn enrol(&self, peer: IpAddr, token: &[u8]) -> Result<(), EnrolmentError> {
+    /// Makes `peer` the agent if `token` is right, and once that is written down.
+    pub fn enrol(
+        &self,
+        peer: IpAddr,
+        token: &[u8],
+        record: impl FnOnce() -> Result<(), Unrecorded>,
+    ) -> Result<(), EnrolmentError> {
         let Self::Token(enrolment) = self else { return Err(EnrolmentError::NotUsed) };
         // An empty token would be shown by anybody.
         if enrolment.token.is_empty() {
             return Err(EnrolmentError::WrongToken);
         }
         verify_slices_are_equal(&enrolment.token, token).map_err(|_| EnrolmentError::WrongToken)?;
+        record()?;
         let peer = peer.to_canonical();
         let fresh = enrolment.file.with_extension("new");
         std::fs::write(&fresh, peer.to_string())?;
@@ -104,9 +115,9 @@ mod tests {
         let (agent, stranger) = ("10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap());
         let enrolment = fresh(state.path());
         assert!(!enrolment.admits(agent));
-        assert!(matches!(enrolment.enrol(stranger, b"wrong"), Err(EnrolmentError::WrongToken)));
+        assert!(matches!(enrolment.enrol(stranger, b"wrong", || Ok(())), Err(EnrolmentError::WrongToken)));
         assert!(!enrolment.admits(stranger));
-        enrolment.enrol(agent, b"right").unwrap();
+        enrolment.enrol(agent, b"right", || Ok(())).unwrap();
         assert!(enrolment.admits(agent) && !enrolment.admits(stranger));
         assert!(
             enrolment.admits("::ffff:10.0.0.7".parse().unwrap()),
@@ -119,7 +130,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let enrolment = Enrolment::with_token(Zeroizing::new(Vec::new()), state.path(), None);
         let peer = "10.0.0.7".parse().unwrap();
-        assert!(matches!(enrolment.enrol(peer, b""), Err(EnrolmentError::WrongToken)));
+        assert!(matches!(enrolment.enrol(peer, b"", || Ok(())), Err(EnrolmentError::WrongToken)));
         assert!(!enrolment.admits(peer));
     }
 
@@ -128,14 +139,25 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (old, new) = ("10.0.0.7".parse().unwrap(), "10.0.0.8".parse().unwrap());
         let start = || Enrolment::with_token(Zeroizing::new(b"right".to_vec()), state.path(), Some(old));
-        start().enrol(new, b"right").unwrap();
+        start().enrol(new, b"right", || Ok(())).unwrap();
         assert!(start().admits(new) && !start().admits(old));
     }
 
     #[test]
     fn the_enrolled_address_survives_a_restart() {
         let state = tempfile::tempdir().unwrap();
-        fresh(state.path()).enrol("10.0.0.7".parse().unwrap(), b"right").unwrap();
+        fresh(state.path()).enrol("10.0.0.7".parse().unwrap(), b"right", || Ok(())).unwrap();
         assert!(fresh(state.path()).admits("10.0.0.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn p_i5_nobody_is_enrolled_where_that_cannot_be_written_down() {
+        let state = tempfile::tempdir().unwrap();
+        let (enrolment, agent) = (fresh(state.path()), "10.0.0.7".parse().unwrap());
+        let refused = enrolment.enrol(agent, b"right", || Err(Unrecorded));
+        assert!(matches!(refused, Err(EnrolmentError::Unrecorded(_))) && !enrolment.admits(agent));
+        assert!(!fresh(state.path()).admits(agent), "nor after a restart");
+        enrolment.enrol(agent, b"right", || Ok(())).unwrap();
+        assert!(enrolment.admits(agent));
     }
 }

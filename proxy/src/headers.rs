@@ -9,11 +9,12 @@ use agentsandbox_policy::{Injection, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, TE,
-    TRANSFER_ENCODING,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, SET_COOKIE, TE, TRANSFER_ENCODING,
 };
 use zeroize::Zeroizing;
 
+use crate::scrub::decode::Coding;
 use crate::secrets::Secret;
 
 /// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
@@ -54,6 +55,13 @@ const HOP_BY_HOP: [&str; 10] = [
 /// Fields by which a client asks for a compressed answer. What is compressed cannot be searched for the secret while it
 /// passes by.
 const COMPRESSION: [&str; 3] = ["accept-encoding", "connect-accept-encoding", "grpc-accept-encoding"];
+/// Fields by which a client asks for a part of an answer, or for an extension that hides what frames say. Of a secret in
+/// the answer each part would show so little that it is not known again.
+const PARTS: [&str; 4] = ["if-range", "range", "request-range", "sec-websocket-extensions"];
+/// Fields that speak for the very bytes of an answer, and would be wrong once a secret in it is masked. `ETag` stays: it names
+/// what the upstream has, and is compared by the upstream alone.
+const DIGESTS: [&str; 6] =
+    ["accept-ranges", "content-digest", "content-md5", "digest", "repr-digest", "x-goog-hash"];
 /// Fields by which a client could make an upstream judge another host, path, method or client than we judged.
 const FORWARDING: [&str; 18] = [
     "cf-connecting-ip",
@@ -120,6 +128,36 @@ fn own_slot(injection: &Injection) -> Option<String> {
     match injection {
         Injection::Header { name, .. } => Some(spelling(name)),
         _ => None,
+    }
+}
+
+/// Has the answer come whole and readable, so that it can be searched: for requests to hosts that know a secret.
+pub fn ask_readable(headers: &mut HeaderMap) {
+    let unwanted = |name: &&HeaderName| {
+        let plain = spelling(name.as_str());
+        COMPRESSION.contains(&plain.as_str()) || PARTS.contains(&plain.as_str())
+    };
+    let unwanted = headers.keys().filter(unwanted).cloned().collect();
+    remove_all(headers, unwanted);
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Removes from an answer what masking makes untrue; and, where its body is decoded on the way, what decoding does.
+pub fn strip_digests(headers: &mut HeaderMap, decoding: Option<Coding>) {
+    for name in DIGESTS {
+        headers.remove(name);
+    }
+    if decoding.is_none() {
+        return;
+    }
+    headers.remove(CONTENT_ENCODING);
+    headers.remove(CONTENT_LENGTH);
+    // The same answer in another coding is the same in its meaning only (RFC 9110, 8.8.1).
+    if let Some(tag) = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")) {
+        match HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()) {
+            Ok(weak) => headers.insert(ETAG, weak),
+            Err(_) => headers.remove(ETAG),
+        };
     }
 }
 
@@ -272,6 +310,41 @@ mod tests {
             strip_request(&mut bare, None);
             assert_eq!((headers.len(), bare.len()), (0, 1), "{name}");
         }
+    }
+
+    #[test]
+    fn p_f6_no_part_and_no_compression_is_asked_for_of_a_host_that_knows_a_secret() {
+        let mut headers = HeaderMap::new();
+        for name in
+            ["range", "if-range", "request_range", "accept_encoding", "sec-websocket-extensions", "x-plain"]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("bytes=0-9"));
+        }
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        ask_readable(&mut headers);
+        assert_eq!(
+            (headers.len(), &headers["x-plain"], &headers[ACCEPT_ENCODING]),
+            (2, &"bytes=0-9".parse().unwrap(), &"identity".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn p_f7_a_digest_goes_a_tag_stays_and_a_decoded_answer_has_a_weak_one() {
+        let mut headers = HeaderMap::new();
+        for name in DIGESTS.into_iter().chain(["content-encoding", "content-length"]) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("7"));
+        }
+        headers.insert(ETAG, HeaderValue::from_static("\"a\""));
+        let mut decoded = headers.clone();
+        strip_digests(&mut headers, None);
+        assert_eq!(
+            (headers.len(), &headers[ETAG], headers.contains_key(CONTENT_LENGTH)),
+            (3, &"\"a\"".parse().unwrap(), true)
+        );
+        strip_digests(&mut decoded, Some(Coding::Gzip));
+        assert_eq!((decoded.len(), &decoded[ETAG]), (1, &"W/\"a\"".parse().unwrap()));
+        strip_digests(&mut decoded, Some(Coding::Gzip));
+        assert_eq!(decoded[ETAG], "W/\"a\"");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Every bound of the proxy, with its reason. A bound that is not here does not exist.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// One agent opens tens of connections at a time; a flood beyond this is dropped at accept.
@@ -81,6 +82,15 @@ pub const ENROLMENTS_MAX: usize = 16;
 pub const AUDIT_FOLD_WINDOW: Duration = Duration::from_secs(10);
 /// Kinds of repeated decisions with a line of their own in one window; an agent can make up any number of names.
 pub const AUDIT_NAMES_PER_WINDOW_MAX: usize = 64;
+/// Denials of one kind with a line of their own in one window: enough to see what an agent tries.
+pub const AUDIT_DENIALS_PER_KIND_MAX: usize = 16;
+/// Denials of all kinds with a line of their own in one window.
+pub const AUDIT_DENIALS_PER_WINDOW_MAX: usize = 128;
+/// Decisions for one second in a pod, whose log kubelet rotates; beyond it requests wait. Each is a line or two of some 600
+/// bytes, and whatever ships the log has to keep up with them.
+pub const AUDIT_DECISIONS_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+/// After a pause so many seconds' worth of decisions may come at once: an installer asks for hundreds of files.
+pub const AUDIT_BURST_SECS: u64 = 4;
 /// Longer paths are cut in the audit line.
 pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
 /// The proxy's pod has five seconds between SIGTERM and SIGKILL (`GRACE_SECS` of the operator's proxy pod), and the last
@@ -107,3 +117,24 @@ pub const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 pub const RESOLVED_TTL_MIN: Duration = Duration::from_secs(5);
 /// Frames of an answer that one HTTP/2 stream towards an agent holds when the agent does not read.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a secret that was replaced is still looked for in answers; it is never sent again. A host that remembers it has
+/// stopped writing it by then, or the owner has withdrawn it.
+pub const SECRET_REMEMBERED: Duration = Duration::from_secs(600);
+/// Replaced secrets of one file that are remembered at a time; the oldest goes.
+pub const SECRETS_REMEMBERED_MAX: usize = 8;
+/// Replaced policies whose secrets are remembered at a time; the oldest goes.
+pub const POLICIES_REMEMBERED_MAX: usize = 8;
+/// Shorter secrets draw a warning (P-F5): they can be guessed, and stand in answers by chance.
+pub const SECRET_BYTES_ADVISED_MIN: usize = 12;
+/// Scrubbers kept for one policy, one for each set of credentials that some host has; beyond this all are made anew.
+pub const SCRUBBERS_MAX: usize = 64;
+/// Decoded bytes for each byte of a compressed answer, beyond [`DECODED_FREE_BYTES`]. Text seldom has more than twenty,
+/// and a bomb of deflate a thousand.
+pub const DECODED_RATIO_MAX: u64 = 200;
+/// So much may come of a compressed answer however short it is.
+pub const DECODED_FREE_BYTES: u64 = 1024 * 1024;
+/// Window of a compressed answer in zstd: what HTTP allows (RFC 9659).
+pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Answers that are decoded at a time in a coding with a window of megabytes: all together stay below the memory that the
+/// proxy's pod has.
+pub const WIDE_DECODERS_MAX: usize = 8;

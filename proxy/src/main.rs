@@ -185,13 +185,26 @@ fn log_to_stderr() {
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).with_env_filter(filter).init();
 }
 
-/// No core file may hold a secret, and no process of the same user may read our memory.
+/// No core file may hold a secret, no process of the same user may read our memory, and none of it is swapped out where the
+/// limit lets us say so.
 fn seal_memory() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::mm::{MlockAllFlags, mlockall};
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
     let sealed = set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .and_then(|()| setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }));
     if let Err(error) = sealed {
         tracing::warn!(error = %error, "core files are not switched off");
+    }
+    // Under a limit the lock would be refused now, or worse, any later growth would be.
+    let may_lock_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    if !may_lock_all && getrlimit(Resource::Memlock).current.is_some() {
+        return tracing::debug!("memory is not locked: there is a limit on locked memory");
+    }
+    // On fault: only what is really used is kept in memory.
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    if let Err(error) = mlockall(all) {
+        tracing::debug!(error = %error, "memory is not locked");
     }
 }
 

@@ -25,18 +25,20 @@ pub struct Metrics {
     upstream_connections: AtomicU64,
     policy_rejected: AtomicU64,
     leaves_minted: AtomicU64,
+    short_secrets: AtomicU64,
+    scrubbers_made: AtomicU64,
 }
 
 impl Metrics {
-    /// A decision was written down.
-    pub fn decided(&self, entrance: Entrance, decision: Decision, reason: Option<DenialReason>, count: u64) {
+    /// A decision was made; it is written down, or counted to be written down.
+    pub fn decided(&self, entrance: Entrance, decision: Decision, reason: Option<DenialReason>) {
         let decision = match decision {
             Decision::Allow => "allow",
             Decision::Deny => "deny",
         };
         let labels = (entrance, decision, reason.map_or("", DenialReason::as_str));
         let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        *decisions.entry(labels).or_default() += count;
+        *decisions.entry(labels).or_default() += 1;
     }
 
     /// Bytes of a finished exchange.
@@ -75,6 +77,22 @@ impl Metrics {
         self.leaves_minted.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A secret was read that is shorter than is advised.
+    pub fn short_secret(&self) {
+        self.short_secrets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What finds the secrets of a host was worked out; that is costly, and not done for each request.
+    pub fn scrubber_made(&self) {
+        self.scrubbers_made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    #[must_use]
+    pub fn scrubbers_made(&self) -> u64 {
+        self.scrubbers_made.load(Ordering::Relaxed)
+    }
+
     /// The exposition.
     #[must_use]
     pub fn render(&self) -> String {
@@ -98,7 +116,7 @@ impl Metrics {
         text
     }
 
-    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 8] {
+    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 10] {
         [
             ("agentsandbox_proxy_bytes_up_total", "Body bytes from the agent.", &self.bytes_up),
             ("agentsandbox_proxy_bytes_down_total", "Body bytes to the agent.", &self.bytes_down),
@@ -124,6 +142,12 @@ impl Metrics {
             ),
             ("agentsandbox_proxy_policy_rejected_total", "Policy documents refused.", &self.policy_rejected),
             ("agentsandbox_proxy_leaves_minted_total", "Leaf certificates minted.", &self.leaves_minted),
+            (
+                "agentsandbox_proxy_short_secrets_total",
+                "Secrets read that are shorter than advised.",
+                &self.short_secrets,
+            ),
+            ("agentsandbox_proxy_scrubbers_made_total", "Scrubbers made.", &self.scrubbers_made),
         ]
     }
 }

@@ -1,5 +1,5 @@
 //! The one way of a request through the proxy: canonicalise → decide → secret → write down → resolve → judge and dial → strip →
-//! inject → stream → scrub → audit. All entrances end here, and what was judged is what is sent.
+//! inject → stream → decode → scrub → audit. All entrances end here, and what was judged is what is sent.
 //!
 //! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
 //! denial too: no step has a success to fall back on.
@@ -11,15 +11,16 @@ use std::time::Instant;
 use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy, Request as Asked};
 use http::header::TRAILER;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use crate::audit::folds::{Folds, Kind};
 use crate::audit::{Audit, Entry, Recorded, Unrecorded};
 use crate::authority::Authority;
 use crate::destination;
@@ -35,8 +36,9 @@ use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body};
 use crate::scrub::Scrubber;
+use crate::scrub::decode::{self, Undecodable};
 use crate::secrets::{Secret, Secrets};
-use crate::stream::{Downward, Upward};
+use crate::stream::{Decoding, Downward, Search, Upward};
 use crate::upgrade;
 use crate::upstream::{ExchangeError, Lease, Purpose, Voice};
 
@@ -62,8 +64,8 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
-    /// Decisions that repeat.
-    pub folds: Folds,
+    /// Places among the answers that are decoded at a time and take much memory for it.
+    pub decoders: Arc<Semaphore>,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }
@@ -79,46 +81,30 @@ impl Proxy {
         false
     }
 
-    /// Writes down a refusal that may come often: the first of its kind at once, the number of the others later.
+    /// Writes down a refusal that comes from nobody in particular: the first at once, the number of the others later.
     pub(crate) fn refuse_often(&self, entrance: Entrance, host: Option<&Host>, reason: DenialReason) {
-        if let Some(kind) = self.folds.note(entrance, host, Some(reason)) {
-            self.write_kind(entrance, &kind, None);
-        }
+        self.open_often(entrance, host).refuses(&Denial::new(reason), None);
     }
 
     /// Writes down that a name is answered for; the first time at once, the number of the other times later.
     pub(crate) fn admit_often(&self, entrance: Entrance, host: &Host) -> Result<(), Unrecorded> {
-        let Some(kind) = self.folds.note(entrance, Some(host), None) else { return Ok(()) };
-        let mut entry = self.open_kind(entrance, &kind);
-        entry.admits().map(drop).inspect_err(|_| self.folds.forget(&kind))
+        self.open_often(entrance, Some(host)).admits_often()
     }
 
     /// Writes down how often each decision was repeated since this was last done.
     pub(crate) fn write_folds(&self) {
-        for folded in self.folds.take() {
-            self.write_kind(folded.entrance, &folded.kind, Some(folded.count));
-        }
+        let loaded = self.policy.current(Instant::now()).ok();
+        self.audit.write_folds(loaded.as_ref().map(|loaded| &loaded.policy));
     }
 
-    fn open_kind(&self, entrance: Entrance, kind: &Kind) -> Entry {
+    fn open_often(&self, entrance: Entrance, host: Option<&Host>) -> Entry {
         let loaded = self.policy.current(Instant::now()).ok();
         let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-        if let Some(host) = &kind.host {
+        entry.repeats();
+        if let Some(host) = host {
             entry.asks_name(host.as_str());
         }
         entry
-    }
-
-    fn write_kind(&self, entrance: Entrance, kind: &Kind, more: Option<u64>) {
-        let mut entry = self.open_kind(entrance, kind);
-        if let Some(more) = more {
-            entry.folds(more);
-        }
-        match kind.reason {
-            Some(reason) => entry.refuses(&Denial::new(reason), None),
-            // These were allowed by the line before them; a failure is counted, and the next name finds out.
-            None => drop(entry.admits()),
-        }
     }
 
     /// Refuses a request, and writes that down.
@@ -140,11 +126,13 @@ pub async fn handle(
     mut request: Request<Incoming>,
     context: &Arc<EntranceContext>,
 ) -> Response<Body> {
+    let turn = proxy.audit.turn().await;
     let loaded = match proxy.policy.current(Instant::now()) {
         Ok(loaded) => loaded,
         Err(reason) => return proxy.refuse(context.origin.entrance, &Denial::new(reason), request.headers()),
     };
     let mut entry = proxy.audit.open(context.origin.entrance, Some(&loaded.policy));
+    entry.takes(turn);
     let asked_with = agent_only(request.headers());
     let agent = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
@@ -163,7 +151,9 @@ pub async fn handle(
 /// An upstream's answer, and what its delivery needs.
 struct Answered {
     response: Response<Incoming>,
-    scrubber: Option<Scrubber>,
+    scrubber: Option<Arc<Scrubber>>,
+    /// Whether the request carried a secret.
+    injected: bool,
     tunnel: Option<Tunnel>,
     progress: Progress,
 }
@@ -206,14 +196,17 @@ async fn exchange(
     let traffic = entry.traffic();
     let body = Upward::new(body, injection, loaded.placeholders.in_body(), Arc::clone(&traffic));
     let body = Upload::new(body, &head.headers, progress.clone()).boxed_unsync();
-    let (request, target, scrubber) = outgoing(permit, head.headers, body, secret.as_ref())?;
+    let scrubber = scrubber(proxy, loaded, permit);
+    let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
     let response =
         send(proxy, loaded, (&recorded, &voice), (request, &target), entry).await.map_err(|failed| {
             // The upstream broke off because the body was.
             traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(permit, credential)))
         })?;
     progress.answered();
-    Ok(Answered { response, scrubber, tunnel, progress })
+    // Worked out anew: it may have taken minutes until here, and meanwhile another secret may have been sent to this host.
+    let scrubber = scrubber.and_then(|_| self::scrubber(proxy, loaded, permit));
+    Ok(Answered { response, scrubber, injected: secret.is_some(), tunnel, progress })
 }
 
 /// The password of the upstream proxy, if it asks for one.
@@ -226,6 +219,12 @@ pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>,
     })
 }
 
+/// What finds the secrets that the permit's host may know; none where it can know none.
+fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit) -> Option<Arc<Scrubber>> {
+    let known = (&proxy.secrets, proxy.metrics.as_ref());
+    loaded.scrubbers.at(&loaded.policy, permit.host(), known, Instant::now())
+}
+
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
 fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
@@ -236,14 +235,15 @@ fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>>
     })
 }
 
-/// A request, the path and query to send it with, and what finds its secret in the answer.
-type Outgoing = (Request<Body>, Zeroizing<String>, Option<Scrubber>);
+/// A request, and the path and query to send it with.
+type Outgoing = (Request<Body>, Zeroizing<String>);
 
 fn outgoing(
     permit: &Permit,
     mut fields: HeaderMap,
     body: Body,
     secret: Option<&Secret>,
+    scrubber: Option<&Scrubber>,
 ) -> Result<Outgoing, Box<Denial>> {
     let injection = permit.credential().map(|credential| credential.injection());
     // Over HTTP/1.1 a trailer is sent only if it was announced; those that may not be sent are taken out as they come.
@@ -252,13 +252,12 @@ fn outgoing(
     headers::strip_request(&mut fields, injection);
     fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
     let mut target = Zeroizing::new(permit.target().as_str().to_owned());
-    let mut scrubber = None;
+    if scrubber.is_some() {
+        headers::ask_readable(&mut fields);
+    }
     if let (Some(injection), Some(secret)) = (injection, secret) {
         target = headers::inject(&mut fields, permit.target(), injection, secret)
             .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
-        scrubber = Some(Scrubber::new(injection, secret));
-        // What is compressed cannot be searched while it passes by.
-        fields.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if permit.websocket() {
         upgrade::ask(&mut fields);
@@ -268,7 +267,7 @@ fn outgoing(
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.headers_mut() = fields;
-    Ok((request, target, scrubber))
+    Ok((request, target))
 }
 
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
@@ -341,28 +340,51 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, scrubber, tunnel, progress } = answered;
+    let Answered { mut response, scrubber, injected, tunnel, progress } = answered;
     // The words behind a status code are the upstream's own, and would be passed on.
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
-    if let Some(scrubber) = &scrubber {
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let search = match scrubber.as_ref().map(|scrubber| search(proxy, scrubber, &response)).transpose() {
+        Ok(search) => search,
+        Err(Undecodable) => {
+            return refuse(entry, &Denial::new(DenialReason::UnreadableAnswer), &HeaderMap::new());
+        }
+    };
+    if injected {
         headers::strip_session(response.headers_mut());
+    }
+    if let Some(scrubber) = &scrubber {
+        let coding = decode::coding(response.headers()).ok().flatten();
+        headers::strip_digests(response.headers_mut(), coding);
         scrubber.scrub(response.headers_mut());
     }
     entry.answers(response.status().as_u16());
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if !is_upgrade {
         headers::strip_response(response.headers_mut());
         return response.map(|body| {
-            let body = Downward::new(body, scrubber, entry);
+            let body = Downward::new(body, search, entry);
             Download::new(body, progress, Arc::clone(context)).boxed_unsync()
         });
     }
     match tunnel {
-        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept) => {
-            upgrade::join(proxy, context, tunnel.agent, response, entry)
+        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept, scrubber.as_ref()) => {
+            upgrade::join(proxy, context, tunnel.agent, response, (scrubber, entry))
         }
         // Nobody asked for it, or it is not the protocol that was asked for.
         _ => refuse(entry, &Denial::new(DenialReason::UpstreamUnreachable), &HeaderMap::new()),
     }
+}
+
+/// How this answer is searched. An answer without a body needs no decoding, whatever its head says of one.
+fn search(
+    proxy: &Proxy,
+    scrubber: &Arc<Scrubber>,
+    response: &Response<Incoming>,
+) -> Result<Search, Undecodable> {
+    let coding = decode::coding(response.headers())?.filter(|_| !response.body().is_end_stream());
+    let decoding =
+        coding.map(|coding| Decoding::new(coding, &proxy.decoders).ok_or(Undecodable)).transpose()?;
+    Ok(Search { scrubber: Arc::clone(scrubber), decoding })
 }
 
 /// Refuses a request in its own entry.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::{POLICY_BYTES_MAX, POLICY_POLL_INTERVAL, POLICY_STALE_MAX};
 use crate::metrics::Metrics;
 use crate::placeholder::{Placeholders, Unsearchable};
+use crate::scrub::scope::Scrubbers;
 use crate::upstream::{RootsError, Upstream};
 
 /// A policy and what belongs to it.
@@ -23,6 +24,7 @@ pub struct Loaded {
     pub policy: Policy,
     pub(crate) placeholders: Arc<Placeholders>,
     pub(crate) upstream: Upstream,
+    pub(crate) scrubbers: Scrubbers,
 }
 
 /// Why a document is not obeyed.
@@ -50,7 +52,7 @@ pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) 
     let policy = Policy::from_yaml(text)?;
     let placeholders = Arc::new(Placeholders::of(&policy)?);
     let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
-    Ok(Loaded { policy, placeholders, upstream })
+    Ok(Loaded { policy, placeholders, upstream, scrubbers: Scrubbers::default() })
 }
 
 /// Reads a document's text.
@@ -126,7 +128,9 @@ impl ActivePolicy {
             }
             Ok(text) if state.refused.as_ref() == Some(&text) => {}
             Ok(text) => match load(&text, &self.provider, &self.metrics) {
-                Ok(loaded) => {
+                Ok(mut loaded) => {
+                    let old = &state.loaded;
+                    loaded.scrubbers = Scrubbers::after(&old.policy, &old.scrubbers, now);
                     tracing::info!(generation = loaded.policy.generation(), "a new policy is in force");
                     *state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
                 }

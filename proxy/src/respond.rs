@@ -23,9 +23,12 @@ pub const fn status(reason: DenialReason) -> StatusCode {
         }
         DenialReason::MalformedRequest => StatusCode::BAD_REQUEST,
         DenialReason::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
-        DenialReason::UpstreamUnreachable | DenialReason::UpstreamUntrusted | DenialReason::NameNotFound => {
-            StatusCode::BAD_GATEWAY
-        }
+        DenialReason::UpstreamUnreachable
+        | DenialReason::UpstreamUntrusted
+        | DenialReason::AnswerBroken
+        | DenialReason::UnreadableAnswer
+        | DenialReason::Interrupted
+        | DenialReason::NameNotFound => StatusCode::BAD_GATEWAY,
         DenialReason::LimitExceeded => StatusCode::URI_TOO_LONG,
         DenialReason::LoopDetected => StatusCode::LOOP_DETECTED,
         DenialReason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,

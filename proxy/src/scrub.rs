@@ -1,8 +1,11 @@
-//! Finds a secret in what comes back, in each way an upstream may write what it was sent, and puts a mark in its place.
+//! Finds secrets in what comes back, in each way an upstream may write what it was sent, and puts a mark in their place.
 //!
-//! Known are the secret itself and the credentials rendered from it, in base64 and base64url at any alignment, and in
-//! hexadecimal; and each of these with any of its characters percent-encoded, once or over again, or escaped as in JSON.
-//! An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
+//! Known are a secret itself and the credentials rendered from it, in base64 and base64url at any alignment, and in
+//! hexadecimal; in fields also each of these with any of its characters percent-encoded, once or over again, or escaped
+//! as in JSON. An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
+//!
+//! [`scope`] says which secrets are looked for in which host's answers, [`spelling`] reads fields, [`body`] masks what
+//! streams by, [`decode`] makes compressed bodies readable, and [`frames`] finds the payload of a WebSocket.
 
 use agentsandbox_policy::Injection;
 use base64::Engine as _;
@@ -15,20 +18,30 @@ use crate::headers::pair;
 use crate::secrets::Secret;
 
 mod body;
+pub mod decode;
+pub mod frames;
+pub mod scope;
+mod spelling;
 
 pub use body::BodyMask;
+
+use spelling::Spelled;
 
 const REPLACEMENT: &[u8] = b"[redacted]";
 /// Shorter encodings would be found where no secret is.
 const ENCODED_BYTES_MIN: usize = 8;
-/// `%2541` is `%41` encoded again, as in a URL within a URL. Deeper ones are not seen in the field.
-const PERCENT_LAYERS: usize = 3;
 const ALPHABETS: [GeneralPurpose; 2] =
     [GeneralPurpose::new(&alphabet::STANDARD, NO_PAD), GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD)];
 
-/// Finds the secret of one exchange.
-#[derive(Clone)]
-pub struct Scrubber(Vec<Needle>);
+/// Finds the secrets of one host. It is costly to make and cheap to share, so [`scope`] makes it once.
+#[derive(Default)]
+pub struct Scrubber {
+    /// What is looked for in fields, the longest first.
+    needles: Vec<Needle>,
+    /// What is looked for in bodies, letter for letter.
+    spelled: Vec<Zeroizing<Vec<u8>>>,
+    longest: usize,
+}
 
 #[derive(Clone, PartialEq, Eq)]
 struct Needle {
@@ -43,24 +56,21 @@ enum Case {
 }
 
 impl Scrubber {
-    /// A scrubber for a secret that was sent as the credential says.
+    /// A scrubber for secrets that are sent as their credentials say.
     #[must_use]
-    pub fn new(injection: &Injection, secret: &Secret) -> Self {
-        let mut needles = vec![Needle::exact(Zeroizing::new(secret.expose().to_vec()))];
-        let mut encoded: Vec<Needle> = (0..3).flat_map(|before| aligned(secret.expose(), before)).collect();
-        if let Injection::Basic { username } = injection {
-            encoded.extend(aligned(&pair(username, secret), 0));
-        }
-        encoded.push(hexadecimal(secret.expose()));
-        encoded.extend(escaped_forms(secret.expose()));
-        needles.extend(encoded.into_iter().filter(|needle| needle.bytes.len() >= ENCODED_BYTES_MIN));
-        // A longer one may hold a shorter one, and goes as a whole.
-        needles.sort_by_key(|needle| std::cmp::Reverse(needle.bytes.len()));
+    pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a Injection, &'a Secret)>) -> Self {
+        let mut needles: Vec<Needle> =
+            secrets.into_iter().flat_map(|(injection, secret)| forms(injection, secret)).collect();
+        // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
+        needles.sort_by(|a, b| b.bytes.len().cmp(&a.bytes.len()).then_with(|| a.bytes.cmp(&b.bytes)));
         needles.dedup();
-        Self(needles)
+        let mut spelled: Vec<Zeroizing<Vec<u8>>> = needles.iter().flat_map(Needle::letters).collect();
+        spelled.dedup();
+        let longest = spelled.iter().map(|letters| letters.len()).max().unwrap_or(0);
+        Self { needles, spelled, longest }
     }
 
-    /// Replaces the secret in each value, and removes fields that are named after it.
+    /// Replaces the secrets in each value, and removes fields that are named after one.
     pub fn scrub(&self, headers: &mut HeaderMap) {
         let named: Vec<HeaderName> = headers.keys().filter(|name| self.names(name)).cloned().collect();
         for name in named {
@@ -75,16 +85,21 @@ impl Scrubber {
 
     /// Names of fields are read in lower case, whatever was sent.
     fn names(&self, name: &HeaderName) -> bool {
-        let text = name.as_str().as_bytes();
-        let found =
-            |needle: &Needle| (0..text.len()).any(|at| spelled(text, at, &needle.bytes, Case::Any).is_some());
-        self.0.iter().any(found)
+        let mut text = Spelled::new(name.as_str().as_bytes());
+        // What cannot be read to its end is taken for a secret.
+        self.needles.iter().any(|needle| text.find(&needle.bytes, Case::Any).is_none_or(|at| !at.is_empty()))
     }
 
     fn redacted(&self, text: &[u8]) -> Option<Vec<u8>> {
-        self.0.iter().fold(None, |clean: Option<Vec<u8>>, needle| {
-            replaced(clean.as_deref().unwrap_or(text), needle).or(clean)
-        })
+        let mut spelled = Spelled::new(text);
+        let mut places = Vec::new();
+        for needle in &self.needles {
+            match spelled.find(&needle.bytes, needle.case) {
+                Some(found) => places.extend(found),
+                None => return Some(REPLACEMENT.to_vec()),
+            }
+        }
+        (!places.is_empty()).then(|| replaced(text, places))
     }
 }
 
@@ -92,86 +107,44 @@ impl Needle {
     const fn exact(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self { bytes, case: Case::Exact }
     }
-}
 
-/// The text with each occurrence replaced, if there is one.
-fn replaced(text: &[u8], needle: &Needle) -> Option<Vec<u8>> {
-    let (mut clean, mut at, mut found) = (Vec::with_capacity(text.len()), 0, false);
-    while let Some(byte) = text.get(at) {
-        match spelled(text, at, &needle.bytes, needle.case) {
-            Some(end) => {
-                clean.extend_from_slice(REPLACEMENT);
-                (at, found) = (end, true);
-            }
-            None => {
-                clean.push(*byte);
-                at += 1;
+    /// The ways to write it that a body is searched for.
+    fn letters(&self) -> Vec<Zeroizing<Vec<u8>>> {
+        match self.case {
+            Case::Exact => vec![self.bytes.clone()],
+            Case::Any => {
+                vec![self.bytes.to_ascii_lowercase().into(), self.bytes.to_ascii_uppercase().into()]
             }
         }
     }
-    found.then_some(clean)
 }
 
-/// Where the text that begins at `at` and reads as `needle` ends. A character can be read in more than one way, so all
-/// places at which the next one may begin are kept.
-fn spelled(text: &[u8], at: usize, needle: &[u8], case: Case) -> Option<usize> {
-    let same = |a: u8, b: u8| a == b || (case == Case::Any && a.eq_ignore_ascii_case(&b));
-    // Most characters are neither an escape nor the first of a secret, and are done with here.
-    let (plain, first) = (*text.get(at)?, *needle.first()?);
-    if !same(plain, first) && !matches!(plain, b'%' | b'\\') {
-        return None;
+/// The ways to write one secret.
+fn forms(injection: &Injection, secret: &Secret) -> Vec<Needle> {
+    let mut encoded: Vec<Needle> = (0..3).flat_map(|before| aligned(secret.expose(), before)).collect();
+    if let Injection::Basic { username } = injection {
+        encoded.extend(aligned(&pair(username, secret), 0));
     }
-    let mut places = vec![at];
-    for wanted in needle {
-        let mut next: Vec<usize> = places
-            .iter()
-            .flat_map(|at| readings(text, *at, PERCENT_LAYERS))
-            .filter(|(byte, _)| same(*byte, *wanted))
-            .map(|(_, end)| end)
-            .collect();
-        if next.is_empty() {
-            return None;
+    encoded.push(hexadecimal(secret.expose()));
+    encoded.extend(escaped_forms(secret.expose()));
+    encoded.retain(|needle| needle.bytes.len() >= ENCODED_BYTES_MIN);
+    encoded.push(Needle::exact(Zeroizing::new(secret.expose().to_vec())));
+    encoded
+}
+
+/// The text with a mark in each of these places. Places that overlap are one.
+fn replaced(text: &[u8], mut places: Vec<(usize, usize)>) -> Vec<u8> {
+    places.sort_unstable();
+    let (mut clean, mut at) = (Vec::with_capacity(text.len()), 0);
+    for (start, end) in places {
+        if start >= at {
+            clean.extend_from_slice(text.get(at..start).unwrap_or_default());
+            clean.extend_from_slice(REPLACEMENT);
         }
-        next.sort_unstable();
-        next.dedup();
-        places = next;
+        at = at.max(end);
     }
-    places.last().copied()
-}
-
-/// What the character at `at` can be read as, and where the next one begins then. Its percent sign and its digits may be
-/// encoded themselves, `layers` deep.
-fn readings(text: &[u8], at: usize, layers: usize) -> Vec<(u8, usize)> {
-    let Some(plain) = text.get(at) else { return Vec::new() };
-    let mut all = vec![(*plain, at + 1)];
-    all.extend(escaped(text, at));
-    if layers == 0 || !matches!(plain, b'%' | b'\\') {
-        return all;
-    }
-    let deeper = |at| readings(text, at, layers - 1).into_iter();
-    let digits = |at| deeper(at).filter_map(|(digit, end)| Some((char::from(digit).to_digit(16)?, end)));
-    for (_, high_at) in deeper(at).filter(|(sign, _)| *sign == b'%') {
-        for (high, low_at) in digits(high_at) {
-            for (low, end) in digits(low_at) {
-                all.extend(u8::try_from(high * 16 + low).ok().map(|byte| (byte, end)));
-            }
-        }
-    }
-    all
-}
-
-/// The escapes of JSON (RFC 8259, 7) that stand for ASCII.
-fn escaped(text: &[u8], at: usize) -> Option<(u8, usize)> {
-    match (text.get(at)?, text.get(at + 1)?) {
-        (b'\\', b'u') if text.get(at + 2..at + 4)? == b"00" => Some((hex_byte(text, at + 4)?, at + 6)),
-        (b'\\', plain @ (b'"' | b'\\' | b'/')) => Some((*plain, at + 2)),
-        _ => None,
-    }
-}
-
-fn hex_byte(text: &[u8], at: usize) -> Option<u8> {
-    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok()
+    clean.extend_from_slice(text.get(at..).unwrap_or_default());
+    clean
 }
 
 /// What base64 has of these bytes wherever they stand behind `before` others, modulo three: the characters that no

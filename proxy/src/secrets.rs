@@ -2,7 +2,8 @@
 //! [`crate::headers`], inside a [`Secret`], which cannot be printed and is wiped when dropped.
 //!
 //! A file that is missing, empty or not usable as a header value yields no secret, and without one the request is
-//! denied. The old value is not used a moment longer than the new one is known.
+//! denied. The old value is not sent a moment longer than the new one is known; a host may remember it, so it is still
+//! looked for in answers for a while.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
@@ -16,7 +17,11 @@ use std::time::Instant;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::limits::{SECRET_BYTES_MAX, SECRET_STAT_INTERVAL};
+use crate::limits::{
+    SECRET_BYTES_ADVISED_MIN, SECRET_BYTES_MAX, SECRET_REMEMBERED, SECRET_STAT_INTERVAL,
+    SECRETS_REMEMBERED_MAX,
+};
+use crate::metrics::Metrics;
 
 /// How many times a secret was read since the start.
 static READS: AtomicU64 = AtomicU64::new(0);
@@ -74,13 +79,23 @@ pub enum SecretError {
 /// The secrets folder.
 pub struct Secrets {
     folder: PathBuf,
-    known: Mutex<HashMap<String, Known>>,
+    known: Mutex<State>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<String, Known>,
+    /// Raised whenever a secret is known that was not, or no longer.
+    generation: u64,
 }
 
 struct Known {
     looked: Instant,
     stamp: Option<Stamp>,
     secret: Result<Secret, SecretError>,
+    /// What the file held before, and until when that is looked for in answers. It is never sent again.
+    before: Vec<(Secret, Instant)>,
 }
 
 /// Changes whenever kubelet swaps a file, and whenever someone writes to it.
@@ -102,28 +117,89 @@ impl From<Metadata> for Stamp {
 impl Secrets {
     /// The secrets in `folder`, one in each file.
     #[must_use]
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder, known: Mutex::default() }
+    pub fn new(folder: PathBuf, metrics: Arc<Metrics>) -> Self {
+        Self { folder, known: Mutex::default(), metrics }
     }
 
     /// The current secret in a file of the folder. What is remembered is remembered by file, so a credential that is
     /// pointed at another file never gets what the first one held. The policy admits bare file names only.
     pub fn get(&self, file: &str, now: Instant) -> Result<Secret, SecretError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = known.get(file)
-            && now.saturating_duration_since(entry.looked) < SECRET_STAT_INTERVAL
+        let mut state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        self.refresh(&mut state, file, now);
+        state.files.get(file).map_or(Err(SecretError::Missing), |known| known.secret.clone())
+    }
+
+    /// Looks at these files again, where that is due, and gives back the generation of what is known then. While it stays
+    /// the same, [`Self::known`] gives the same.
+    pub fn look<'f>(&self, files: impl Iterator<Item = &'f str>, now: Instant) -> u64 {
+        let mut state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in files {
+            self.refresh(&mut state, file, now);
+        }
+        state.generation
+    }
+
+    /// Every secret of a file that a host may still remember: the current one, and those before it.
+    #[must_use]
+    pub fn known(&self, file: &str) -> Vec<Secret> {
+        let state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = state.files.get(file) else { return Vec::new() };
+        let before = known.before.iter().map(|(secret, _)| secret.clone());
+        known.secret.iter().cloned().chain(before).collect()
+    }
+
+    fn refresh(&self, state: &mut State, file: &str, now: Instant) {
+        let old = state.files.get_mut(file);
+        if old
+            .as_ref()
+            .is_some_and(|known| now.saturating_duration_since(known.looked) < SECRET_STAT_INTERVAL)
         {
-            return entry.secret.clone();
+            return;
         }
         let path = self.folder.join(file);
         let stamp = std::fs::metadata(&path).ok().map(Stamp::from);
-        let secret = match known.get(file) {
-            Some(entry) if stamp.is_some() && entry.stamp == stamp => entry.secret.clone(),
-            _ => read(&path),
+        let Some(known) = old else {
+            let secret = self.read(&path);
+            state.generation += 1;
+            state.files.insert(file.to_owned(), Known { looked: now, stamp, secret, before: Vec::new() });
+            return;
         };
-        known.insert(file.to_owned(), Known { looked: now, stamp, secret: secret.clone() });
-        secret
+        known.looked = now;
+        let remembered = known.before.len();
+        // One that a request still holds is looked for in its answer, however long that takes.
+        known.before.retain(|(secret, until)| *until > now || Arc::strong_count(&secret.bytes) > 1);
+        let mut changed = known.before.len() != remembered;
+        if stamp.is_none() || known.stamp != stamp {
+            let secret = self.read(&path);
+            known.stamp = stamp;
+            if bytes(&known.secret) != bytes(&secret) {
+                changed = true;
+                if let Ok(old) = std::mem::replace(&mut known.secret, secret) {
+                    known.before.insert(0, (old, now + SECRET_REMEMBERED));
+                    known.before.truncate(SECRETS_REMEMBERED_MAX);
+                }
+            } else {
+                known.secret = secret;
+            }
+        }
+        state.generation += u64::from(changed);
     }
+
+    fn read(&self, path: &std::path::Path) -> Result<Secret, SecretError> {
+        let secret = read(path)?;
+        if secret.expose().len() < SECRET_BYTES_ADVISED_MIN {
+            self.metrics.short_secret();
+            tracing::warn!(
+                file = ?path.file_name(),
+                "a secret is shorter than 12 bytes: it can be guessed, and is found in answers where it is not"
+            );
+        }
+        Ok(secret)
+    }
+}
+
+fn bytes(secret: &Result<Secret, SecretError>) -> Option<&[u8]> {
+    secret.as_ref().ok().map(Secret::expose)
 }
 
 fn read(path: &std::path::Path) -> Result<Secret, SecretError> {
@@ -153,7 +229,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let read = |bytes: &[u8]| {
             std::fs::write(folder.path().join("c"), bytes).unwrap();
-            Secrets::new(folder.path().to_owned())
+            Secrets::new(folder.path().to_owned(), Arc::default())
                 .get("c", Instant::now())
                 .map(|secret| secret.expose().to_vec())
         };
@@ -182,7 +258,7 @@ mod tests {
         for (number, (text, fits)) in all.enumerate() {
             let file = format!("c{number}");
             std::fs::write(folder.path().join(&file), &text).unwrap();
-            let read = Secrets::new(folder.path().to_owned()).get(&file, Instant::now());
+            let read = Secrets::new(folder.path().to_owned(), Arc::default()).get(&file, Instant::now());
             assert_eq!(read.is_ok(), fits, "{text:.20?}");
         }
     }
@@ -192,7 +268,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c");
         std::fs::write(&file, "old").unwrap();
-        let secrets = Secrets::new(folder.path().to_owned());
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
         let start = Instant::now();
         assert_eq!(secrets.get("c", start).unwrap().expose(), b"old");
         std::fs::write(&file, "newer").unwrap();
@@ -205,11 +281,62 @@ mod tests {
     fn p_f16_a_credential_pointed_at_a_file_that_is_not_there_yet_gets_nothing() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("old"), "old-key").unwrap();
-        let secrets = Secrets::new(folder.path().to_owned());
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
         let now = Instant::now();
         assert_eq!(secrets.get("old", now).unwrap().expose(), b"old-key");
         assert_eq!(secrets.get("new", now).map(|_| ()), Err(SecretError::Missing));
         std::fs::write(folder.path().join("new"), "new-key").unwrap();
         assert_eq!(secrets.get("new", now + SECRET_STAT_INTERVAL).unwrap().expose(), b"new-key");
+    }
+
+    #[test]
+    fn p_f5_a_short_secret_is_counted_once_and_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::clone(&metrics));
+        let start = Instant::now();
+        for (number, (key, short)) in
+            [("0123456789a", 1), ("0123456789ab", 1), ("b", 2)].into_iter().enumerate()
+        {
+            std::fs::write(folder.path().join("c"), key).unwrap();
+            for look in 0..3 {
+                let now = start + SECRET_STAT_INTERVAL * u32::try_from(3 * number + look).unwrap();
+                assert_eq!(secrets.get("c", now).unwrap().expose(), key.as_bytes());
+            }
+            let counted = format!("agentsandbox_proxy_short_secrets_total {short}\n");
+            assert!(metrics.render().contains(&counted), "{key}");
+        }
+    }
+
+    #[test]
+    fn p_f17_an_old_secret_is_known_and_never_given_out_and_one_in_use_is_known_for_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+        let start = Instant::now();
+        std::fs::write(folder.path().join("c"), "old-0123456789").unwrap();
+        let in_use = secrets.get("c", start).unwrap();
+        std::fs::write(folder.path().join("c"), "new-0123456789x").unwrap();
+        let late = start + SECRET_REMEMBERED * 2;
+        for now in [start + SECRET_STAT_INTERVAL, late] {
+            assert_eq!(secrets.get("c", now).unwrap().expose(), b"new-0123456789x");
+            assert_eq!(secrets.known("c").len(), 2);
+        }
+        drop(in_use);
+        let before = secrets.look(["c"].into_iter(), late);
+        assert_ne!(secrets.look(["c"].into_iter(), late + SECRET_STAT_INTERVAL), before, "it is forgotten");
+        assert_eq!(secrets.known("c").len(), 1);
+    }
+
+    #[test]
+    fn p_f17_the_old_secrets_that_are_remembered_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+        let start = Instant::now();
+        for number in 0..20 {
+            std::fs::write(folder.path().join("c"), format!("key-{number}-0123456789{}", "x".repeat(number)))
+                .unwrap();
+            secrets.get("c", start + SECRET_STAT_INTERVAL * u32::try_from(number).unwrap()).unwrap();
+        }
+        assert_eq!(secrets.known("c").len(), 1 + SECRETS_REMEMBERED_MAX);
     }
 }

@@ -14,11 +14,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::audit::Audit;
-use crate::audit::folds::Folds;
+use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT};
+use crate::limits::{
+    ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, WIDE_DECODERS_MAX,
+};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -106,12 +108,12 @@ fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: Can
         authority: config.authority,
         resolver: Resolver::new(&config.resolve),
         enrolment: config.enrolment,
-        audit: Audit::new(audit, Arc::clone(&config.metrics)),
+        audit: Audit::new(audit, Pace::new(config.decisions_per_second), Arc::clone(&config.metrics)),
         metrics: config.metrics,
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
-        folds: Folds::default(),
+        decoders: Arc::new(Semaphore::new(WIDE_DECODERS_MAX)),
         dns_budget: Budget::default(),
     }
 }

@@ -1,24 +1,35 @@
 //! WebSockets. The handshake is a request like any other; only after a 101 that answers the agent's own key do bytes
-//! pass both ways, and until either side ends. Frames are not read.
+//! pass both ways, and until either side ends. What a host that knows a secret sends down is masked, frame by frame; for
+//! that no extension is agreed on. Nothing else of the frames is read.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use agentsandbox_policy::DenialReason;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::Response;
-use http::header::{CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    UPGRADE,
+};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::audit::Entry;
 use crate::entrance::{EntranceContext, Origin};
 use crate::headers;
+use crate::limits::HELD_BYTES_PATIENCE;
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
+use crate::scrub::Scrubber;
+use crate::scrub::frames::FrameMask;
 
 /// RFC 6455, 1.3.
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -31,9 +42,12 @@ pub fn accept_for(asked: &HeaderMap) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, ACCEPT_SUFFIX].concat()))
 }
 
-/// Whether a 101 is the answer to our handshake.
+/// Whether a 101 is the answer to our handshake, in which no extension was asked for where frames are read.
 #[must_use]
-pub fn is_accepted(answer: &HeaderMap, accept: &str) -> bool {
+pub fn is_accepted(answer: &HeaderMap, accept: &str, scrubber: Option<&Arc<Scrubber>>) -> bool {
+    if scrubber.is_some() && answer.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+        return false;
+    }
     let is_websocket =
         answer.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     is_websocket
@@ -52,7 +66,7 @@ pub(crate) fn join(
     context: &EntranceContext,
     agent: OnUpgrade,
     mut response: Response<Incoming>,
-    entry: Entry,
+    (scrubber, mut entry): (Option<Arc<Scrubber>>, Entry),
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
     let origin = context.origin.clone();
@@ -62,7 +76,7 @@ pub(crate) fn join(
         let Origin { peer, slot: _slot, .. } = origin;
         let work = async {
             if let Ok((agent, upstream)) = tokio::try_join!(agent, upstream) {
-                relay(TokioIo::new(agent), TokioIo::new(upstream), &entry).await;
+                relay(TokioIo::new(agent), TokioIo::new(upstream), scrubber.as_ref(), &mut entry).await;
             }
         };
         tokio::select! {
@@ -80,14 +94,36 @@ pub(crate) fn join(
 pub(crate) async fn relay(
     agent: impl AsyncRead + AsyncWrite,
     upstream: impl AsyncRead + AsyncWrite,
-    entry: &Entry,
+    scrubber: Option<&Arc<Scrubber>>,
+    entry: &mut Entry,
 ) {
     let traffic = entry.traffic();
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let up = copy(agent_read, upstream_write, &traffic.up);
-    let down = copy(upstream_read, agent_write, &traffic.down);
-    let _ = tokio::join!(up, down);
+    let down = async {
+        match scrubber {
+            Some(scrubber) => {
+                copy_masked(upstream_read, agent_write, &traffic.down, FrameMask::new(scrubber)).await
+            }
+            None => copy(upstream_read, agent_write, &traffic.down).await,
+        }
+    };
+    let mut up = std::pin::pin!(up);
+    let mut down = std::pin::pin!(down);
+    let down = tokio::select! {
+        // The agent may have said all it has to say, and still listen.
+        _ = &mut up => down.as_mut().await,
+        result = &mut down => {
+            if !matches!(&result, Err(error) if error.kind() == ErrorKind::InvalidData) {
+                let _ = up.as_mut().await;
+            }
+            result
+        }
+    };
+    if down.is_err_and(|error| error.kind() == ErrorKind::InvalidData) {
+        entry.breaks(DenialReason::UnreadableAnswer);
+    }
 }
 
 /// Copies and counts while it goes, so that a tunnel that is cut off is counted as well.
@@ -104,10 +140,49 @@ async fn copy(
             Ok(0) | Err(_) => return to.shutdown().await,
             Ok(read) => read,
         };
-        to.write_all(buffer.get(..read).unwrap_or_default()).await?;
-        to.flush().await?;
-        counter.fetch_add(u64::try_from(read).unwrap_or(0), Ordering::Relaxed);
+        write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?;
     }
+}
+
+/// The same, with secrets masked. What may be the beginning of one waits for what follows, but not for long.
+async fn copy_masked(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    counter: &AtomicU64,
+    mut mask: FrameMask,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let read = if mask.holds() {
+            let Ok(read) = timeout(HELD_BYTES_PATIENCE, from.read(&mut buffer)).await else {
+                write(&mut to, &mask.release(), counter).await?;
+                continue;
+            };
+            read
+        } else {
+            from.read(&mut buffer).await
+        };
+        let read = match read {
+            Ok(0) | Err(_) => {
+                write(&mut to, &mask.release(), counter).await?;
+                return to.shutdown().await;
+            }
+            Ok(read) => read,
+        };
+        let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+        let clean = mask.pass(bytes).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))?;
+        write(&mut to, &clean, counter).await?;
+    }
+}
+
+async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], counter: &AtomicU64) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    to.write_all(bytes).await?;
+    to.flush().await?;
+    counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(0), Ordering::Relaxed);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -177,3 +177,16 @@ fn p_c14_a_killed_proxy_serves_nobody_and_goes_on_with_its_ca_when_it_is_back() 
         assert_eq!(std::fs::read(proxy.folder.path().join("ca.crt")).unwrap(), ca);
     }
 }
+
+#[test]
+fn p_f11_memory_is_locked_where_no_limit_forbids_it() {
+    use rustix::process::{Resource, getrlimit};
+    use rustix::thread::{CapabilitySet, capabilities};
+    let privileged = capabilities(None).unwrap().effective.contains(CapabilitySet::IPC_LOCK);
+    let may_lock = privileged || getrlimit(Resource::Memlock).current.is_none();
+    let proxy = Proxy::serving(Stdio::null());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    assert_eq!(kilobytes > 1024, may_lock, "{kilobytes} kB");
+}

@@ -113,6 +113,12 @@ denial_reasons! {
     UpstreamUnreachable => "The destination is allowed but does not answer; try again later.",
     /// The upstream's certificate does not verify.
     UpstreamUntrusted => "The server's certificate is not valid for this host; a platform admin may add a private CA to the AgentSandboxClass.",
+    /// The upstream broke off in the middle of its answer.
+    AnswerBroken => "The destination is allowed but broke off its answer; try again later.",
+    /// The answer is compressed in a way that cannot be searched for secrets.
+    UnreadableAnswer => "The server compressed its answer although it was asked not to, in a way that the proxy cannot decode; configure it to send this answer uncompressed.",
+    /// The answer was not taken to its end: the client went away, or the proxy was told to end.
+    Interrupted => "Nothing was refused; the exchange ended before its answer did.",
     /// The name does not exist.
     NameNotFound => "The host is allowed but has no address; check its spelling.",
     /// A limit on size, number or time is exceeded.
@@ -238,7 +244,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 25);
+        assert_eq!(DenialReason::ALL.len(), 28);
     }
 
     #[test]

@@ -209,6 +209,14 @@ impl Policy {
         self.credentials.values().filter(may_go).map(|credential| &credential.injection)
     }
 
+    /// The credentials that may go to this host, on whichever port, method and path: what the host was sent it may write into
+    /// any of its answers. Each with its number, the name of its secret's file, and the place of its secret.
+    pub fn credentials_of_host(&self, host: &Host) -> impl Iterator<Item = (usize, &str, &Injection)> {
+        let all = self.credentials.values().enumerate();
+        all.filter(|(_, credential)| credential.scopes.iter().any(|scope| scope.host.matches(host)))
+            .map(|(number, credential)| (number, credential.file.as_str(), &credential.injection))
+    }
+
     /// PEM certificates of private CAs to trust beside the public roots.
     #[must_use]
     pub fn additional_roots(&self) -> Option<&str> {

@@ -1,4 +1,5 @@
 use agentsandbox_policy::{Host, Method, Request, Scheme, Target};
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -9,15 +10,15 @@ const POLICY: &str =
 
 /// A sink that takes so many bytes and then fails, until it is given more room.
 #[derive(Clone, Default)]
-struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+pub(crate) struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 
 impl Disk {
-    fn room(self, bytes: usize) -> Self {
+    pub(crate) fn room(self, bytes: usize) -> Self {
         self.0.lock().unwrap().1 = bytes;
         self
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         String::from_utf8(self.0.lock().unwrap().0.clone()).unwrap().lines().map(str::to_owned).collect()
     }
 }
@@ -39,11 +40,11 @@ impl Write for Disk {
     }
 }
 
-fn audit(disk: &Disk) -> Arc<Audit> {
-    Audit::new(Box::new(disk.clone()), Arc::default())
+pub(crate) fn audit(disk: &Disk) -> Arc<Audit> {
+    Audit::new(Box::new(disk.clone()), Pace::new(None), Arc::default())
 }
 
-fn begin(entry: &mut Entry) -> Result<Recorded, Unrecorded> {
+pub(crate) fn begin(entry: &mut Entry) -> Result<Recorded, Unrecorded> {
     let request = Request {
         scheme: Scheme::Https,
         host: Host::parse("api.good.test").unwrap(),
@@ -57,7 +58,7 @@ fn begin(entry: &mut Entry) -> Result<Recorded, Unrecorded> {
     entry.begins(Policy::from_yaml(POLICY).unwrap().decide(request).unwrap())
 }
 
-fn read(lines: &[String]) -> Vec<Value> {
+pub(crate) fn read(lines: &[String]) -> Vec<Value> {
     lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -140,7 +141,7 @@ fn p_i5_a_full_disk_tears_one_line_and_sequence_numbers_have_no_gap() {
     drop(entry);
     let (whole, torn): (Vec<_>, Vec<_>) =
         disk.lines().into_iter().partition(|line| serde_json::from_str::<Value>(line).is_ok());
-    assert_eq!((torn.len(), torn[0].len()), (1, 20));
+    assert_eq!((torn.len(), torn[0].len()), (1, 20 + "~torn".len()));
     let numbers: Vec<_> = read(&whole).iter().map(|line| line["seq"].as_u64().unwrap()).collect();
     assert_eq!(numbers, [0, 1, 2], "begin and end, and the denial of the second");
     assert_eq!(read(&whole)[2]["reason"], "AuditUnavailable");
@@ -161,4 +162,162 @@ fn p_i5_no_character_forges_a_line_and_a_long_path_is_cut_with_its_digest() {
         read(&disk.lines()).iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect();
     assert!(paths[0].len() < AUDIT_PATH_BYTES_MAX + 120 && paths[0].contains("65538 bytes, sha256 "));
     assert_ne!(paths[0], paths[1], "the digest tells them apart");
+}
+
+/// The decisions that these lines stand for. Lines that are no JSON were never told to anybody.
+fn decisions(lines: &[String]) -> u64 {
+    let whole = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    whole.filter(|line| line["event"] != "end").map(|line| line["folded"].as_u64().unwrap_or(1)).sum()
+}
+
+#[test]
+fn p_i5_a_line_without_its_end_is_completed_by_nothing() {
+    let mut whole_but_for_its_end = 0;
+    let disk = Disk::default().room(usize::MAX);
+    begin(&mut audit(&disk).open(Entrance::HttpProxy, None)).unwrap();
+    let usual = disk.lines()[0].len();
+    // A line's length varies with the digits of its time, so the one room that matters is tried often.
+    for room in (0..usual + 5).chain(std::iter::repeat_n(usual, 50)) {
+        let disk = Disk::default().room(room);
+        let audit = audit(&disk);
+        let mut entry = audit.open(Entrance::HttpProxy, None);
+        let told = usize::from(begin(&mut entry).is_ok());
+        let out = disk.0.lock().unwrap().0.clone();
+        whole_but_for_its_end += usize::from(told == 0 && serde_json::from_slice::<Value>(&out).is_ok());
+        let _ = disk.clone().room(usize::MAX);
+        // Nothing more of this one, so that the next line is another's.
+        std::mem::forget(entry);
+        drop(audit.open(Entrance::Dns, None));
+        let lines = disk.lines();
+        let begun = lines
+            .iter()
+            .filter(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line["event"] == "begin"));
+        assert_eq!(begun.count(), told, "room for {room} bytes: {:?}", disk.lines());
+        assert_eq!(decisions(&disk.lines()), 1 + told as u64);
+    }
+    assert!(whole_but_for_its_end > 0, "the case that matters was tried");
+}
+
+#[test]
+fn p_i4_denials_are_folded_by_entrance_host_rule_and_reason() {
+    let disk = Disk::default().room(usize::MAX);
+    let audit = audit(&disk);
+    let denial = |rule: &str, reason| {
+        let mut entry = audit.open(Entrance::HttpProxy, None);
+        entry.asks("api.good.test", 443);
+        entry.refuses(&Denial::new(reason).with_rule(rule), Some(403));
+    };
+    for _ in 0..100 {
+        denial("a", DenialReason::PathNotAllowed);
+        denial("b", DenialReason::PathNotAllowed);
+        denial("a", DenialReason::MethodNotAllowed);
+    }
+    assert_eq!(disk.lines().len(), 3 * AUDIT_DENIALS_PER_KIND_MAX);
+    audit.write_folds(None);
+    let lines = read(&disk.lines());
+    assert_eq!(lines.len(), 3 * AUDIT_DENIALS_PER_KIND_MAX + 3);
+    for line in &lines[3 * AUDIT_DENIALS_PER_KIND_MAX..] {
+        assert_eq!(line["folded"], 100 - AUDIT_DENIALS_PER_KIND_MAX);
+        assert_eq!((&line["event"], &line["host"]), (&"deny".into(), &"api.good.test".into()));
+    }
+    assert_eq!(decisions(&disk.lines()), 300);
+    let numbers: Vec<_> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn ids_are_of_one_run() {
+    let (one, other) = (audit(&Disk::default()), audit(&Disk::default()));
+    let id = |audit: &Arc<Audit>| {
+        let entry = audit.open(Entrance::HttpProxy, None);
+        let (run, number) = entry.request_id().split_once('-').unwrap();
+        (run.to_owned(), number.to_owned())
+    };
+    let [a, b, c] = [id(&one), id(&one), id(&other)];
+    assert_eq!((&a.0, a.1.as_str(), b.1.as_str()), (&b.0, "000000", "000001"));
+    assert_ne!(a.0, c.0, "the same number of another run is another request");
+    assert_eq!((c.1.as_str(), c.0.len()), ("000000", 16));
+}
+
+#[test]
+fn the_first_reason_of_a_broken_exchange_stands() {
+    let disk = Disk::default().room(usize::MAX);
+    let audit = audit(&disk);
+    let mut entry = audit.open(Entrance::HttpProxy, None);
+    begin(&mut entry).unwrap();
+    entry.breaks(DenialReason::AnswerBroken);
+    entry.breaks(DenialReason::Interrupted);
+    drop(entry);
+    let end = &read(&disk.lines())[1];
+    assert_eq!((&end["reason"], &end["decision"]), (&"AnswerBroken".into(), &"allow".into()));
+}
+
+/// One thing that happens to an audit trail.
+#[derive(Clone, Debug)]
+enum Happening {
+    Denied { host: u8, rule: u8, reason: usize, often: bool },
+    Begun,
+    Admitted,
+    AdmittedOften { host: u8 },
+    WindowEnds,
+    Room(usize),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        8 => (0..90_u8, 0..2_u8, 0..DenialReason::ALL.len(), any::<bool>())
+            .prop_map(|(host, rule, reason, often)| Happening::Denied { host, rule, reason, often }),
+        2 => Just(Happening::Begun),
+        1 => Just(Happening::Admitted),
+        3 => (0..90_u8).prop_map(|host| Happening::AdmittedOften { host }),
+        1 => Just(Happening::WindowEnds),
+        1 => prop_oneof![Just(usize::MAX), 0..2000_usize].prop_map(Happening::Room),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn p_i5_lines_and_counts_add_up_to_the_decisions_whatever_the_disk_does(
+        happenings in prop::collection::vec(happening(), 1..400),
+    ) {
+        let disk = Disk::default().room(usize::MAX);
+        let audit = audit(&disk);
+        let mut made = 0;
+        for happening in happenings {
+            made += 1;
+            let mut entry = audit.open(Entrance::HttpProxy, None);
+            match happening {
+                Happening::Denied { host, rule, reason, often } => {
+                    if often {
+                        entry.repeats();
+                    }
+                    entry.asks(&format!("x{host}.test"), 443);
+                    entry.refuses(&Denial::new(DenialReason::ALL[reason]).with_rule(rule), None);
+                }
+                Happening::Begun => drop(begin(&mut entry)),
+                Happening::Admitted => drop(entry.admits()),
+                Happening::AdmittedOften { host } => {
+                    entry.repeats();
+                    entry.asks_name(&format!("x{host}.test"));
+                    let _ = entry.admits_often();
+                }
+                Happening::WindowEnds => {
+                    entry.stage = Stage::Whole;
+                    made -= 1;
+                    audit.write_folds(None);
+                }
+                Happening::Room(bytes) => {
+                    entry.stage = Stage::Whole;
+                    made -= 1;
+                    let _ = disk.clone().room(bytes);
+                }
+            }
+        }
+        let _ = disk.clone().room(usize::MAX);
+        audit.write_folds(None);
+        prop_assert_eq!(decisions(&disk.lines()), made);
+        let numbers: Vec<_> = disk.lines().iter().filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .map(|line| line["seq"].as_u64().unwrap()).collect();
+        prop_assert_eq!(&numbers, &(0..numbers.len() as u64).collect::<Vec<_>>());
+    }
 }

@@ -34,13 +34,13 @@ where
     };
     let (agent, first) = agent;
     if upstream.write_all(&first).await.is_err() {
-        return entry.breaks_off(DenialReason::UpstreamUnreachable);
+        return entry.breaks(DenialReason::UpstreamUnreachable);
     }
     entry.traffic().up.fetch_add(u64::try_from(first.len()).unwrap_or(0), Ordering::Relaxed);
     // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.
     let _origin = origin;
     tokio::select! {
-        () = upgrade::relay(agent, upstream, &entry) => {}
+        () = upgrade::relay(agent, upstream, None, &mut entry) => {}
         () = proxy.shutdown.cancelled() => {}
     }
 }

@@ -72,6 +72,7 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) 
         reply(&mut io, Reply::Succeeded).await;
         return tls::intercept(proxy, io, origin, None, port).await;
     }
+    proxy.audit.turn().await;
     match admit(&proxy, origin.entrance, &host, port) {
         Ok(recorded) => {
             reply(&mut io, Reply::Succeeded).await;

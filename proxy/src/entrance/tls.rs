@@ -37,6 +37,7 @@ pub(crate) async fn intercept<S>(
         let denial = unsupported(expected.as_ref().map(|(host, _)| host), port);
         return refuse_connection(&proxy, entrance, &denial);
     };
+    proxy.audit.turn().await;
     let first = start.io.take();
     let encrypted = is_encrypted(&first);
     let hello = Hello { sni: start.client_hello().server_name().map(str::to_owned), encrypted };

@@ -109,7 +109,8 @@ impl Server {
             target: Target::parse("/").unwrap(),
             websocket: false,
         });
-        let audit = Audit::new(Box::new(std::io::sink()), Arc::default());
+        let audit =
+            Audit::new(Box::new(std::io::sink()), crate::audit::pace::Pace::new(None), Arc::default());
         let mut entry = audit.open(Entrance::HttpProxy, Some(&policy));
         self.resolver.resolve(&entry.begins(permit.unwrap()).unwrap(), &policy).await
     }

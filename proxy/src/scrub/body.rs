@@ -1,22 +1,30 @@
-//! Masks a secret in a body that passes by, without gathering it and without changing its length.
+//! Masks secrets in a body that passes by, without gathering it and without changing its length.
 //!
 //! Each occurrence becomes asterisks, so `Content-Length` and frames of what is inside stay true. An occurrence may be
 //! cut anywhere between two frames: the end of a frame that may be the beginning of one is held until the next frame
 //! tells. Fewer than [`HELD_BYTES_MIN`] bytes are never held, because a peer may wait for exactly those before it sends
 //! more; what came before is remembered instead, and the rest of the occurrence is masked.
+//!
+//! What is held when the body ends, or for too long, may be most of a secret. It is passed on only where it is too little
+//! to be worth anything (see [`shows_too_much`]), and masked otherwise.
+
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use super::{Case, Scrubber};
+use super::Scrubber;
 
 /// Bytes of a secret that a frame must end with to be held.
 const HELD_BYTES_MIN: usize = 4;
+/// Bytes of a secret that may be shown when nothing follows them: no more than what names its kind, such as `ghp_` or
+/// `sk-ant-`.
+const SHOWN_BYTES_MAX: usize = 7;
 const MASK: u8 = b'*';
 
 /// The state between two frames of one body.
 pub struct BodyMask {
-    needles: Vec<Zeroizing<Vec<u8>>>,
+    scrubber: Arc<Scrubber>,
     /// The last bytes that were passed on, as they came: one fewer than the longest needle has.
     passed: Zeroizing<Vec<u8>>,
     held: Zeroizing<Vec<u8>>,
@@ -25,14 +33,8 @@ pub struct BodyMask {
 impl BodyMask {
     /// Masks what the scrubber knows, letter for letter.
     #[must_use]
-    pub fn new(scrubber: &Scrubber) -> Self {
-        let spelled = scrubber.0.iter().flat_map(|needle| match needle.case {
-            Case::Exact => vec![needle.bytes.clone()],
-            Case::Any => {
-                vec![needle.bytes.to_ascii_lowercase().into(), needle.bytes.to_ascii_uppercase().into()]
-            }
-        });
-        Self { needles: spelled.collect(), passed: Zeroizing::default(), held: Zeroizing::default() }
+    pub fn new(scrubber: Arc<Scrubber>) -> Self {
+        Self { scrubber, passed: Zeroizing::default(), held: Zeroizing::default() }
     }
 
     /// What may be passed on once this frame has come; it can be nothing.
@@ -58,8 +60,7 @@ impl BodyMask {
             }
             masked.freeze()
         };
-        let longest = self.needles.iter().map(|needle| needle.len()).max().unwrap_or(0);
-        let remembered = until.saturating_sub(longest.saturating_sub(1));
+        let remembered = until.saturating_sub(self.scrubber.longest.saturating_sub(1));
         self.held = Zeroizing::new(text.get(until..).unwrap_or_default().to_vec());
         self.passed = Zeroizing::new(text.get(remembered..until).unwrap_or_default().to_vec());
         clean
@@ -70,6 +71,10 @@ impl BodyMask {
     pub fn release(&mut self) -> Bytes {
         let held = std::mem::take(&mut self.held);
         self.passed.extend_from_slice(&held);
+        let all = self.passed.as_slice();
+        if self.scrubber.spelled.iter().any(|needle| shows_too_much(needle, begun(needle, all))) {
+            return Bytes::from(vec![MASK; held.len()]);
+        }
         Bytes::copy_from_slice(&held)
     }
 
@@ -91,19 +96,28 @@ impl BodyMask {
             let length = needle.len();
             memchr::memmem::find_iter(text, needle.as_slice()).map(|at| (at, at + length)).collect::<Vec<_>>()
         };
-        self.needles.iter().flat_map(places).collect()
+        self.scrubber.spelled.iter().flat_map(places).collect()
     }
 
     /// Length of the longest end of the text that begins a needle and must be held.
     fn beginning(&self, text: &[u8]) -> usize {
-        let begun = |needle: &Zeroizing<Vec<u8>>| {
-            let longest = needle.len().saturating_sub(1).min(text.len());
-            (HELD_BYTES_MIN..=longest).rev().find(|length| {
-                text.len().checked_sub(*length).and_then(|at| text.get(at..)) == needle.get(..*length)
-            })
-        };
-        self.needles.iter().filter_map(begun).max().unwrap_or(0)
+        let begun = self.scrubber.spelled.iter().map(|needle| begun(needle, text));
+        begun.filter(|length| *length >= HELD_BYTES_MIN).max().unwrap_or(0)
     }
+}
+
+/// Length of the longest end of the text that begins this needle and is not all of it.
+fn begun(needle: &[u8], text: &[u8]) -> usize {
+    let longest = needle.len().saturating_sub(1).min(text.len());
+    let ends_with =
+        |length: usize| text.len().checked_sub(length).and_then(|at| text.get(at..)) == needle.get(..length);
+    (1..=longest).rev().find(|length| ends_with(*length)).unwrap_or(0)
+}
+
+/// Whether so many bytes of the beginning tell more than the kind of a secret: more than [`SHOWN_BYTES_MAX`], or half of a
+/// short one.
+fn shows_too_much(needle: &[u8], bytes: usize) -> bool {
+    bytes > SHOWN_BYTES_MAX || 2 * bytes >= needle.len()
 }
 
 #[cfg(test)]
@@ -115,8 +129,12 @@ mod tests {
 
     const KEY: &str = "sk-live-0123456789abcdef";
 
+    fn masking(key: &str) -> BodyMask {
+        BodyMask::new(Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(key))])))
+    }
+
     fn mask() -> BodyMask {
-        BodyMask::new(&Scrubber::new(&Injection::Bearer, &Secret::of(KEY)))
+        masking(KEY)
     }
 
     /// The text as it is passed on when it comes in frames of these sizes, the last one repeated.
@@ -170,7 +188,7 @@ mod tests {
     #[test]
     fn p_f7_the_spelling_that_was_sent_in_a_query_and_the_one_of_json_are_masked() {
         let key = "ab+cd/ef==\"0123";
-        let mut mask = BodyMask::new(&Scrubber::new(&Injection::Bearer, &Secret::of(key)));
+        let mut mask = masking(key);
         for spelled in [
             "ab%2Bcd%2Fef%3D%3D%220123",
             "ab%2bcd%2fef%3d%3d%220123",
@@ -185,9 +203,34 @@ mod tests {
     #[test]
     fn what_follows_released_bytes_is_still_masked() {
         let mut mask = mask();
-        let (left, right) = KEY.split_at(9);
+        let (left, right) = KEY.split_at(SHOWN_BYTES_MAX);
         assert_eq!(mask.pass(Bytes::from(left)), "");
         assert_eq!(mask.release(), left);
         assert_eq!(mask.pass(Bytes::from(right)), "*".repeat(right.len()));
+    }
+
+    #[test]
+    fn p_f6_a_secret_that_the_end_of_a_body_cuts_off_shows_no_more_than_its_kind() {
+        for length in 1..KEY.len() {
+            let cut = passed(&format!("x{}", &KEY[..length]), KEY.len() + 1);
+            let shown = if length > SHOWN_BYTES_MAX { "*".repeat(length) } else { KEY[..length].to_owned() };
+            assert_eq!(cut, format!("x{shown}"), "{length} bytes");
+        }
+        // Of a short secret half is too much.
+        let mut short = masking("12345678");
+        assert_eq!((short.pass(Bytes::from("1234")), short.release()), (Bytes::new(), Bytes::from("****")));
+        assert_eq!(short.pass(Bytes::from("5678")), "****");
+    }
+
+    #[test]
+    fn p_f6_bytes_that_are_released_one_by_one_show_no_more_than_those_released_at_once() {
+        let mut mask = mask();
+        let mut shown = Vec::new();
+        for byte in KEY.bytes() {
+            shown.extend_from_slice(&mask.pass(Bytes::from(vec![byte])));
+            shown.extend_from_slice(&mask.release());
+        }
+        let expected = format!("{}{}", &KEY[..SHOWN_BYTES_MAX], "*".repeat(KEY.len() - SHOWN_BYTES_MAX));
+        assert_eq!(String::from_utf8(shown).unwrap(), expected);
     }
 }

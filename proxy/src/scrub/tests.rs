@@ -6,7 +6,7 @@ use super::*;
 const SECRET: &str = "sk-Re/al%+41?0123456789";
 
 fn scrubber(injection: &Injection, secret: &str) -> Scrubber {
-    Scrubber::new(injection, &Secret::of(secret))
+    Scrubber::new([(injection, &Secret::of(secret))])
 }
 
 fn query() -> Injection {

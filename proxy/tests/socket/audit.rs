@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::entrances::{denied, query, socks, to};
-use crate::world::{HOST, Setup, World, build, get, over_http1, standalone};
+use crate::world::{HOST, Setup, TOKEN, World, build, get, in_pod, over_http1, standalone};
 
 /// NXDOMAIN and SERVFAIL (RFC 1035, 4.1.1).
 const NO_SUCH_NAME: u8 = 3;
@@ -199,4 +199,87 @@ async fn p_d11_a_tunnel_takes_a_place_for_as_long_as_it_lives() {
     assert!(is_turned_away(&world).await, "the WebSocket has the only place");
     drop(socket);
     assert!(has_room(&world).await, "and gives it back");
+}
+
+/// The decisions that these lines stand for.
+fn decisions(lines: &[serde_json::Value]) -> u64 {
+    let told = lines.iter().filter(|line| line["event"] != "end");
+    told.map(|line| line["folded"].as_u64().unwrap_or(1)).sum()
+}
+
+#[tokio::test]
+async fn p_i4_a_flood_of_denials_is_a_few_lines_and_their_number() {
+    const FLOOD: u64 = 300;
+    let mut world = standalone(&["http/1.1"]).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    for n in 0..FLOOD {
+        let request = get(&world.url(&format!("/denied/{n}")), &world.authority());
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        response.into_body().collect().await.unwrap();
+    }
+    let allowed = sender.send_request(get(&world.url("/v1/x"), &world.authority())).await.unwrap();
+    assert_eq!(allowed.status(), StatusCode::OK, "it is told among them");
+    allowed.into_body().collect().await.unwrap();
+    drop(sender);
+    world.end().await;
+    let lines = world.lines();
+    assert!(lines.len() < 40, "{} lines", lines.len());
+    assert_eq!(decisions(&lines), FLOOD + 1);
+    let folded = lines.iter().find(|line| line["folded"].is_u64()).unwrap();
+    assert_eq!(
+        (&folded["host"], &folded["rule"], &folded["reason"]),
+        (&HOST.into(), &"good".into(), &"PathNotAllowed".into())
+    );
+    assert_eq!(folded["entrance"], "http-proxy");
+}
+
+#[tokio::test]
+async fn p_i4_what_is_allowed_too_fast_waits_and_is_told_in_full() {
+    const RATE: u32 = 25;
+    let decisions_per_second = std::num::NonZeroU32::new(RATE);
+    let mut world = build(Setup { protocols: vec!["h2"], decisions_per_second, ..Setup::default() }).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    let start = std::time::Instant::now();
+    // A burst of four seconds' worth, and half a second's more.
+    let requests = RATE * 4 + RATE / 2;
+    for _ in 0..requests {
+        let response = sender.send_request(get(&world.url("/v1/x"), &world.authority())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
+    }
+    assert!(start.elapsed() >= std::time::Duration::from_millis(400), "{:?}", start.elapsed());
+    drop(sender);
+    world.end().await;
+    assert_eq!(world.lines().len() as u64, 2 * u64::from(requests));
+}
+
+async fn enrol(world: &World, token: &str) -> StatusCode {
+    let request =
+        Request::post("/enrol").header("host", "proxy").header("authorization", format!("Bearer {token}"));
+    over_http1(to(world, Entrance::Enrolment).await, request.body(Full::default()).unwrap()).await.status
+}
+
+#[tokio::test]
+async fn p_i5_who_is_enrolled_is_told_before_and_wrong_tokens_are_folded() {
+    const WRONG: u64 = 50;
+    let mut world = in_pod().await;
+    for _ in 0..WRONG {
+        assert_eq!(enrol(&world, "wrong").await, StatusCode::UNAUTHORIZED);
+    }
+    world.disk_is_full(true);
+    assert_eq!(enrol(&world, TOKEN).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!world.folder.path().join("state/enrolled").exists());
+    world.disk_is_full(false);
+    assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT);
+    let line = world.line(&[("event", "admit")]).await;
+    assert_eq!((&line["entrance"], &line["host"]), (&"enrolment".into(), &"127.0.0.1".into()));
+    world.end().await;
+    let lines = world.lines();
+    assert!(lines.len() < 20, "{} lines", lines.len());
+    assert_eq!(decisions(&lines), WRONG + 2, "each wrong token, what could not be told, and the agent");
 }

@@ -225,10 +225,12 @@ async fn websocket_passes_bytes_both_ways_after_an_accepted_handshake() {
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     let mut io = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-    io.write_all(b"ping").await.unwrap();
+    // Comes back as it is, and is a frame of a server then.
+    let frame = *b"\x81\x02hi";
+    io.write_all(&frame).await.unwrap();
     let mut back = [0; 4];
     io.read_exact(&mut back).await.unwrap();
-    assert_eq!(&back, b"ping");
+    assert_eq!(back, frame);
     drop(io);
     assert_eq!(world.line(&[("event", "end")]).await["status"], 101);
 }

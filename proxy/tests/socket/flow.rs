@@ -326,7 +326,7 @@ async fn an_upstream_that_resets_a_stream_is_not_taken_for_a_fault_of_the_agents
         assert!(response.into_body().collect().await.is_err(), "half an answer is none");
     }
     let line = world.line(&[("event", "end")]).await;
-    assert_eq!((&line["decision"], &line["reason"]), (&"allow".into(), &"UpstreamUnreachable".into()));
+    assert_eq!((&line["decision"], &line["reason"]), (&"allow".into(), &"AnswerBroken".into()));
     assert!(world.lines().iter().all(|line| line["reason"] != "MalformedRequest"), "{:#?}", world.lines());
 }
 

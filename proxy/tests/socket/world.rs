@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -109,6 +110,8 @@ pub struct Setup {
     pub connections_max: Option<usize>,
     /// What the upstream does, in place of an echo.
     pub behaviour: Option<upstream::Behaviour>,
+    /// Decisions for one second.
+    pub decisions_per_second: Option<NonZeroU32>,
 }
 
 /// A world outside a pod: loopback peers are served. The upstream offers `protocols`.
@@ -166,6 +169,7 @@ pub async fn build(setup: Setup) -> World {
     });
     let mut config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
     config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
+    config.decisions_per_second = setup.decisions_per_second;
     let shutdown = CancellationToken::new();
     let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();
     let ports = bound.addresses().collect();

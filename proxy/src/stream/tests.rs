@@ -1,0 +1,145 @@
+use std::io::Write;
+use std::time::Duration;
+
+use agentsandbox_policy::Injection;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::*;
+use crate::audit::tests::{Disk, audit, begin, read};
+use crate::entrance::Entrance;
+use crate::secrets::Secret;
+
+const KEY: &str = "sk-live-0123456789abcdef";
+
+type Event = Result<Frame<Bytes>, BoxError>;
+
+/// A body on its way, the end where it comes from, and what was written down about it.
+struct Rig {
+    upstream: Option<mpsc::UnboundedSender<Event>>,
+    body: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError>>>,
+    disk: Disk,
+}
+
+fn rig(coding: Option<Coding>) -> Rig {
+    let disk = Disk::default().room(usize::MAX);
+    let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
+    begin(&mut entry).unwrap();
+    let (upstream, events) = mpsc::unbounded_channel::<Event>();
+    let events = futures::stream::unfold(events, |mut events| async { Some((events.recv().await?, events)) });
+    let scrubber = Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(KEY))]));
+    let places = Arc::new(Semaphore::new(1));
+    let decoding = coding.map(|coding| Decoding::new(coding, &places).unwrap());
+    let search = Some(Search { scrubber, decoding });
+    Rig {
+        upstream: Some(upstream),
+        body: Box::pin(Downward::new(StreamBody::new(events.boxed()), search, entry)),
+        disk,
+    }
+}
+
+impl Rig {
+    fn sends(&self, data: impl Into<Bytes>) {
+        self.upstream.as_ref().unwrap().send(Ok(Frame::data(data.into()))).unwrap();
+    }
+
+    async fn frame(&mut self) -> String {
+        let data = self.body.frame().await.unwrap().unwrap().into_data().unwrap();
+        String::from_utf8(data.to_vec()).unwrap()
+    }
+
+    async fn ends(&mut self) -> Result<String, BoxError> {
+        self.upstream = None;
+        let mut all = Vec::new();
+        while let Some(frame) = self.body.frame().await {
+            all.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        }
+        Ok(String::from_utf8(all)?)
+    }
+
+    /// The reason at the end, once the body is gone.
+    fn reason(self) -> Option<String> {
+        drop(self.body);
+        let lines = read(&self.disk.lines());
+        assert_eq!(lines.last().unwrap()["event"], "end");
+        lines.last().unwrap()["reason"].as_str().map(str::to_owned)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_h3_held_bytes_go_on_when_nothing_follows_them_for_long_enough_and_not_before() {
+    let mut rig = rig(None);
+    rig.sends(format!("data: {}", &KEY[..6]));
+    assert_eq!(rig.frame().await, "data: ");
+    let start = Instant::now();
+    assert_eq!(rig.frame().await, &KEY[..6]);
+    assert_eq!(start.elapsed(), HELD_BYTES_PATIENCE);
+    // What follows in time is not waited for, and the patience begins anew.
+    rig.sends(format!("x {}", &KEY[..6]));
+    assert_eq!(rig.frame().await, "x ");
+    tokio::time::sleep(HELD_BYTES_PATIENCE - Duration::from_millis(1)).await;
+    rig.sends(format!("{} ", &KEY[6..]));
+    assert_eq!(rig.frame().await, format!("{} ", "*".repeat(KEY.len())));
+    rig.sends(format!("y {}", &KEY[..9]));
+    assert_eq!(rig.frame().await, "y ");
+    assert_eq!(rig.frame().await, "*".repeat(9), "too much of it to be shown");
+    assert_eq!(rig.ends().await.unwrap(), "");
+    assert_eq!(rig.reason(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_f6_a_compressed_body_is_masked_while_it_streams() {
+    let mut rig = rig(Some(Coding::Gzip));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    for part in ["data: first\n\n", &format!("data: {KEY}\n\n")] {
+        encoder.write_all(part.as_bytes()).unwrap();
+        encoder.flush().unwrap();
+        rig.sends(std::mem::take(encoder.get_mut()));
+        assert_eq!(rig.frame().await, part.replace(KEY, &"*".repeat(KEY.len())), "before the next is sent");
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-echo", KEY.parse().unwrap());
+    rig.sends(encoder.finish().unwrap());
+    rig.upstream.take().unwrap().send(Ok(Frame::trailers(trailers))).unwrap();
+    let trailers = rig.body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["x-echo"], "[redacted]");
+    assert_eq!(rig.reason(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_i5_a_body_that_breaks_says_why_and_one_that_is_whole_says_nothing() {
+    for (cut, reason) in [(0, None), (3, Some("UnreadableAnswer"))] {
+        let mut rig = rig(Some(Coding::Gzip));
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(b"text").unwrap();
+        let body = encoder.finish().unwrap();
+        rig.sends(body[..body.len() - cut].to_vec());
+        assert_eq!(rig.ends().await.is_ok(), reason.is_none());
+        assert_eq!(rig.reason().as_deref(), reason);
+    }
+    let mut broken = rig(None);
+    broken.sends("begun");
+    assert_eq!(broken.frame().await, "begun");
+    broken.upstream.as_ref().unwrap().send(Err("reset".into())).unwrap();
+    assert!(broken.ends().await.is_err());
+    assert_eq!(broken.reason().unwrap(), "AnswerBroken");
+    let mut left = rig(None);
+    left.sends("begun");
+    assert_eq!(left.frame().await, "begun");
+    assert_eq!(left.reason().unwrap(), "Interrupted");
+}
+
+#[test]
+fn p_d10_answers_with_a_wide_window_are_decoded_a_few_at_a_time() {
+    let places = Arc::new(Semaphore::new(1));
+    for coding in [Coding::Brotli, Coding::Zstd] {
+        let first = Decoding::new(coding, &places);
+        assert!(first.is_some() && Decoding::new(Coding::Zstd, &places).is_none());
+        assert!(Decoding::new(Coding::Gzip, &places).is_some(), "one with a small window needs no place");
+        drop(first);
+    }
+}
