@@ -1,12 +1,15 @@
 //! Placeholders, keys of the agent's own, and the two places of a secret that have no field of their own, through the whole
 //! proxy.
 
+use std::time::Duration;
+
 use agentsandbox_proxy::entrance::Entrance;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::entrances::to;
 use crate::world::{Answer, KEY, Setup, World, build, over_http1};
@@ -100,7 +103,8 @@ async fn in_pieces(world: &World, pieces: &[&str]) -> String {
 async fn p_f3_a_body_that_streams_already_ends_before_the_placeholder_is_whole_and_its_line_says_why() {
     let endless = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n".to_vec();
     let world = world(HEADER, "http/1.1", Some(endless)).await;
-    in_pieces(&world, &["first sk-placehold", "er-0123456789abcdef last"]).await;
+    let pieces = in_pieces(&world, &["first sk-placehold", "er-0123456789abcdef last"]);
+    assert!(timeout(Duration::from_secs(10), pieces).await.is_ok(), "the answer goes on for ever");
     let line = world.line(&[("event", "end"), ("reason", "PlaceholderMisuse")]).await;
     assert_eq!((&line["decision"], &line["bytesUp"]), (&"deny".into(), &18.into()));
     while world.upstream_closed() == 0 {
