@@ -125,17 +125,29 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
 }
 
-/// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, and whichever of
-/// its characters are escaped. Servers differ in both, and what is left out must be left out for each of them.
+/// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, whichever of its
+/// characters are escaped, with or without empty segments and path parameters. Servers differ in all of these, and what is
+/// left out must be left out for each of them.
 pub(crate) fn any_reading_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     if globs.is_empty() {
         return false;
     }
     let named = |text: &str| globs.iter().any(|glob| glob.matches_text(text));
     path.readings().iter().any(|reading| {
+        let written = reading.to_ascii_lowercase();
         let plain = String::from_utf8_lossy(&decoded(reading)).to_ascii_lowercase();
-        named(&reading.to_ascii_lowercase()) || named(&plain)
+        let bare = without_parameters(&written.replace("%3b", ";"));
+        let plain_bare = without_parameters(&plain);
+        [written, plain, bare, plain_bare]
+            .iter()
+            .any(|text| named(text) || named(&without_empty_segments(text)))
     })
+}
+
+/// The path without doubled slashes and without one at its end.
+fn without_empty_segments(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    format!("/{}", segments.join("/"))
 }
 
 /// Percent-decoding; an escape that is not valid stands for itself.

@@ -31,7 +31,7 @@ credentials:
   scopes:
   - host: files.test
     ports: [443]
-    exceptPaths: [/v1/files, "/v1/files/**", "/*/*/Keys", "/v1/models/*:tune", "/@scope/secret", "/@scope%2Fsealed"]
+    exceptPaths: [/v1/files, "/v1/files/**", "/*/*/Keys", "/user/tokens", "/v1/models/*:tune", "/@scope/secret", "/@scope%2Fsealed"]
   - {host: files.test, ports: [443], methods: [GET], paths: ["/v1/files/public/**"]}
 "#;
 
@@ -70,6 +70,16 @@ fn p_f22_a_path_that_is_left_out_is_denied_however_it_is_read_unless_a_scope_nam
         ("POST https://files.test/v1/files;v=1", "CredentialScope"),
         ("POST https://files.test/v1/files%2Fa", "CredentialScope"),
         ("GET https://files.test/user/1/KEYS", "CredentialScope"),
+        ("POST https://files.test/user/tokens", "CredentialScope"),
+        ("POST https://files.test/user/tokens/", "CredentialScope"),
+        ("POST https://files.test/user/tokens;v=1", "CredentialScope"),
+        ("POST https://files.test/user/tokens%3Bv=1", "CredentialScope"),
+        ("POST https://files.test/user/tokens/;v=1", "CredentialScope"),
+        ("POST https://files.test/user/%3B/tokens%3b", "CredentialScope"),
+        ("POST https://files.test/user;a/;b/tokens/", "CredentialScope"),
+        ("POST https://files.test/@scope/sealed%3Bv/", "files files"),
+        ("POST https://files.test/@scope%2Fsealed%3Bv", "CredentialScope"),
+        ("POST https://files.test/user/tokensmith/", "files files"),
         ("POST https://files.test/v1/models/m%3Atune", "CredentialScope"),
         ("POST https://files.test/v1/models/m:run", "files files"),
         ("GET https://files.test/@scope%2fsecret", "CredentialScope"),
