@@ -80,6 +80,7 @@ impl Entrance {
         let mut set = |name: &str, value: String| all.insert(name.to_owned(), value);
         set("NODE_EXTRA_CA_CERTS", trust.join("ca.crt").display().to_string());
         set("UV_NATIVE_TLS", "true".to_owned());
+        set("UV_SYSTEM_CERTS", "true".to_owned());
         set(
             "JAVA_TOOL_OPTIONS",
             format!(

@@ -46,7 +46,9 @@ fn trust() -> Vec<EnvVar> {
     all.extend(BUNDLE_VARIABLES.iter().map(|name| variable(name, &bundle)));
     // Node adds these to its own roots, so it gets the sandbox's CA only.
     all.push(variable("NODE_EXTRA_CA_CERTS", &format!("{TRUST_DIR}/ca.crt")));
+    // The second is the name of the first in newer versions.
     all.push(variable("UV_NATIVE_TLS", "true"));
+    all.push(variable("UV_SYSTEM_CERTS", "true"));
     all.push(variable(
         "JAVA_TOOL_OPTIONS",
         &format!(
