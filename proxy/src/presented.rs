@@ -4,7 +4,8 @@
 //! A placeholder belongs in the place of its credential, on a rule that names the credential; there it is removed and the
 //! secret put in. So it is in other fields that authenticate, which are removed there, too, for some clients send both.
 //! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
-//! credential while one covers the host, the agent went around it, and the request is denied.
+//! credential while one covers the host, the agent went around it, and the request is denied. So it is on a rule that names
+//! one, when the place of another credential of the host is filled and would stay so.
 
 use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy};
 use http::HeaderMap;
@@ -26,9 +27,8 @@ pub fn judge(
     if let Some(credential) = misused(placeholders, permit, fields) {
         return Err(Box::new(misuse(permit, credential)));
     }
-    if permit.credential().is_none()
-        && policy.injections_at(permit.host()).any(|place| is_filled(place, permit, fields))
-    {
+    let own = permit.credential().map(|credential| credential.injection());
+    if policy.injections_at(permit.host()).any(|place| is_filled(place, own, permit, fields)) {
         return Err(Box::new(described(permit, DenialReason::ForeignCredential)));
     }
     Ok(())
@@ -65,24 +65,32 @@ fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &Head
     placeholders.misused(target.as_str().as_bytes(), own_in_target).or_else(in_rest).or_else(in_fields)
 }
 
-/// Whether the agent put something of its own where a key for this host is expected.
-fn is_filled(place: &Injection, permit: &Permit, fields: &HeaderMap) -> bool {
-    let own_place = match place {
-        Injection::Query { name } => permit.target().has_query_parameter(name),
+/// Whether the agent put something of its own where a key for this host is expected, and it would stay there: what is removed
+/// where a secret is put in, in the place `own`, is not sent.
+fn is_filled(place: &Injection, own: Option<&Injection>, permit: &Permit, fields: &HeaderMap) -> bool {
+    let filled = match place {
+        Injection::Query { name } => {
+            let replaced =
+                matches!(own, Some(Injection::Query { name: own }) if own.eq_ignore_ascii_case(name));
+            !replaced && permit.target().has_query_parameter(name)
+        }
         Injection::Cookie { name } => {
-            fields.get_all(COOKIE).into_iter().any(|value| has_cookie(value.as_bytes(), name))
+            // No cookie of the agent's own is sent beside a secret.
+            own.is_none()
+                && fields.get_all(COOKIE).into_iter().any(|value| has_cookie(value.as_bytes(), name))
         }
         Injection::Header { .. }
         | Injection::Bearer
         | Injection::Basic { .. }
         | Injection::PathSegment { .. } => false,
     };
-    own_place
+    filled
         || fields.iter().any(|(field, value)| {
             // What a client shows to a proxy is not for the upstream.
             field != PROXY_AUTHORIZATION
                 && field != COOKIE
                 && headers::replaces(place, field.as_str())
+                && !own.is_some_and(|own| headers::replaces(own, field.as_str()))
                 && !value.as_bytes().trim_ascii().is_empty()
         })
 }

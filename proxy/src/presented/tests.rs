@@ -17,12 +17,18 @@ rules:
 - {name: cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: cookie}
 - {name: bare-cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/open/**"]}
 - {name: bot, host: bot.test, ports: [443], scheme: https, credential: bot}
+- {name: both-header, host: both.test, ports: [443], scheme: https, paths: ["/h/**"], credential: both-header}
+- {name: both-query, host: both.test, ports: [443], scheme: https, paths: ["/q/**"], credential: both-query}
+- {name: both-cookie, host: both.test, ports: [443], scheme: https, paths: ["/c/**"], credential: both-cookie}
 - {name: elsewhere, host: elsewhere.test, ports: [443], scheme: https}
 - {name: plain, host: plain.test, ports: [80], scheme: http}
 credentials:
 - {name: key, placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
 - {name: query, placeholders: [issued-for-query-01], inject: {type: Query, name: key}, scopes: [{host: query.test, ports: [443]}]}
 - {name: cookie, placeholders: [issued-for-cookie-1], inject: {type: Cookie, name: session}, scopes: [{host: cookie.test, ports: [443]}]}
+- {name: both-header, inject: {type: Header, name: x-both-key}, scopes: [{host: both.test, ports: [443]}]}
+- {name: both-query, inject: {type: Query, name: token}, scopes: [{host: both.test, ports: [443]}]}
+- {name: both-cookie, inject: {type: Cookie, name: sid}, scopes: [{host: both.test, ports: [443]}]}
 - {name: bot, placeholders: [issued-for-bot-0001], inject: {type: PathSegment}, scopes: [{host: bot.test, ports: [443]}]}
 "#;
 
@@ -116,6 +122,27 @@ fn p_f1_an_agents_own_key_for_a_host_of_a_credential_is_refused_where_none_is_pu
         ("query.test/v1/x?key=own", "", "sent"),
         // No credential is for this host, so the field is removed and nothing more.
         ("elsewhere.test/", "authorization: Bearer own", "sent"),
+    ] {
+        assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+}
+
+#[test]
+fn p_f1_an_agents_own_key_in_the_place_of_another_credential_of_the_host_is_refused_where_one_is_put_in() {
+    for (url, field, expected) in [
+        ("both.test/q/x", "x-both-key: own", "ForeignCredential"),
+        ("both.test/q/x", "X_Both_Key: own", "ForeignCredential"),
+        ("both.test/c/x", "x-both-key: own", "ForeignCredential"),
+        ("both.test/h/x?token=own", "", "ForeignCredential"),
+        ("both.test/c/x?a=1;T%6fken=own", "", "ForeignCredential"),
+        // In the credential's own place it is replaced; other fields that authenticate, and cookies, are removed.
+        ("both.test/h/x", "x-both-key: own", "sent"),
+        ("both.test/q/x?TOKEN=own", "", "sent"),
+        ("both.test/c/x", "cookie: sid=own", "sent"),
+        ("both.test/h/x", "cookie: sid=own", "sent"),
+        ("both.test/h/x", "authorization: Bearer own", "sent"),
+        ("both.test/q/x", "x-both-key: ", "sent"),
+        ("both.test/h/x?tokens=own", "x-other: own", "sent"),
     ] {
         assert_eq!(judged(url, field), expected, "{url} {field}");
     }
