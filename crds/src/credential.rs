@@ -170,11 +170,12 @@ pub struct CredentialHost {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8), inner(range(min = 1, max = 65535)), extend("x-kubernetes-list-type" = "set"))]
     pub ports: Option<Vec<i32>>,
-    /// Methods; absent means all of them.
+    /// Methods; absent means all of them, or, where the preset knows the host and no paths are written, those of the preset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 7), extend("x-kubernetes-list-type" = "set"))]
     pub methods: Option<Vec<Method>>,
-    /// Path globs: `*` stays within a segment, `**` crosses segments; absent means every path.
+    /// Path globs: `*` stays within a segment, `**` crosses segments; absent means every path, or, where the preset knows the
+    /// host, those of the preset.
     #[x_kube(validation = Rule::new(PATHS_RULE).message(PATHS_MESSAGE))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "atomic"))]

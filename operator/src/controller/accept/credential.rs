@@ -10,6 +10,7 @@ use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use super::egress::{HTTPS_PORT, credential_file, methods, ports};
+use super::hosts::covers;
 use super::{Rejection, RejectionReason, reject};
 
 /// Bytes of an issued placeholder before they are written in hexadecimal: 128 bits, so that no two are alike by chance.
@@ -54,7 +55,9 @@ impl Credential {
         };
         let of_preset = preset.as_ref();
         let inject = spec.inject.clone().or_else(|| Some(of_preset?.inject.clone()));
-        let hosts = spec.hosts.clone().or_else(|| Some(of_preset?.hosts.clone()));
+        let known = of_preset.map_or(&[][..], |preset| &preset.hosts);
+        let own = spec.hosts.as_ref().map(|own| own.iter().flat_map(|host| inherited(host, known)).collect());
+        let hosts = own.or_else(|| Some(of_preset?.hosts.clone()));
         let placeholders = spec.placeholder_env.clone().or_else(|| Some(of_preset?.placeholder_env.clone()));
         let (Some(inject), Some(hosts)) = (inject, hosts) else {
             return refused(
@@ -136,6 +139,22 @@ impl Credential {
         let others = (named.is_none() || !others.is_empty()).then(|| scope(Some(others), &self.except));
         others.into_iter().chain(named).collect()
     }
+}
+
+/// A host that an AgentCredential writes, with what its preset says of it where no paths are written: what is left out is a list
+/// of what was known, so each path that a provider adds would be open.
+fn inherited(own: &CredentialHost, preset: &[CredentialHost]) -> Vec<CredentialHost> {
+    let takes_in = |known: &&CredentialHost| covers(&own.host, &known.host);
+    let known: Vec<&CredentialHost> = preset.iter().filter(takes_in).collect();
+    if own.paths.is_some() || known.is_empty() {
+        return vec![own.clone()];
+    }
+    let with = |known: &CredentialHost| CredentialHost {
+        methods: own.methods.clone().or_else(|| known.methods.clone()),
+        paths: known.paths.clone(),
+        ..own.clone()
+    };
+    known.into_iter().map(with).collect()
 }
 
 fn refused<T>(credential: &AgentCredential, what: &str, faults: &mut Vec<Rejection>) -> Option<T> {

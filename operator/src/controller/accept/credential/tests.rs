@@ -116,7 +116,7 @@ fn p_g1_an_owner_who_writes_a_wide_path_does_not_let_in_what_the_preset_leaves_o
 {
     let with = |hosts: Value| policy(&json!({"preset": "Anthropic", "hosts": hosts}), &["api.anthropic.com"]);
     let wide = [
-        with(json!([{"host": "api.anthropic.com"}])),
+        with(json!([{"host": "api.anthropic.com", "paths": ["/**"]}])),
         with(json!([{"host": "**.anthropic.com", "paths": ["/v1/**"]}])),
     ];
     for policy in &wide {
@@ -141,6 +141,109 @@ fn p_g1_an_owner_who_writes_a_wide_path_does_not_let_in_what_the_preset_leaves_o
     assert!(
         goes(&only, "POST api.anthropic.com/v1/files") && !goes(&only, "POST api.anthropic.com/v1/messages")
     );
+}
+
+#[test]
+fn p_g1_a_host_that_is_written_without_paths_has_the_paths_and_methods_that_its_preset_knows() {
+    let with =
+        |preset: &str, host: &str, hosts: Value| policy(&json!({"preset": preset, "hosts": hosts}), &[host]);
+    let anthropic = |hosts: Value| with("Anthropic", "api.anthropic.com", hosts);
+    for policy in [
+        anthropic(json!([{"host": "api.anthropic.com"}])),
+        anthropic(json!([{"host": "*.anthropic.com"}])),
+        anthropic(json!([{"host": "api.anthropic.com", "ports": [443]}, {"host": "**.anthropic.com"}])),
+    ] {
+        assert!(goes(&policy, "POST api.anthropic.com/v1/messages"));
+        for line in ["POST api.anthropic.com/v1/not-yet-known", "DELETE api.anthropic.com/v1/messages"] {
+            assert!(!goes(&policy, line), "{line}");
+        }
+    }
+    let written = anthropic(json!([{"host": "api.anthropic.com", "paths": ["/**"]}]));
+    assert!(goes(&written, "DELETE api.anthropic.com/v1/not-yet-known"));
+    let openai = with("OpenAI", "api.openai.com", json!([{"host": "api.openai.com"}]));
+    for (line, allowed) in [
+        ("POST api.openai.com/v1/responses", true),
+        ("GET api.openai.com/v1/models", true),
+        ("POST api.openai.com/v1/models/x", false),
+    ] {
+        assert_eq!(goes(&openai, line), allowed, "{line}");
+    }
+    let publishes =
+        with("Npm", "registry.npmjs.org", json!([{"host": "registry.npmjs.org", "methods": ["PUT"]}]));
+    assert!(
+        goes(&publishes, "PUT registry.npmjs.org/left-pad")
+            && !goes(&publishes, "GET registry.npmjs.org/left-pad")
+    );
+    let unknown = with("OpenAI", "api.example.com", json!([{"host": "api.example.com"}]));
+    assert!(goes(&unknown, "GET api.example.com/any"), "the preset says nothing of this host");
+}
+
+#[test]
+fn p_g1_what_each_preset_leaves_out_stays_left_out_where_every_path_is_written() {
+    for (preset, host, open, closed) in [
+        (
+            "Anthropic",
+            "api.anthropic.com",
+            "/v1/messages",
+            &[
+                "/v1/environments",
+                "/v1/sessions/",
+                "/v1/vaults/v/credentials",
+                "/v1/memory_stores",
+                "/v1/agents/a",
+            ][..],
+        ),
+        (
+            "Gemini",
+            "generativelanguage.googleapis.com",
+            "/v1beta/models/gemini:generateContent",
+            &[
+                "/google.ai.generativelanguage.v1beta.FileService/CreateFile",
+                "/$rpc/google.ai.generativelanguage.v1beta.FileService/ListFiles",
+                "/resumable/upload/v1beta/files",
+                "/batch",
+                "/batch/v1beta",
+                "/v1beta/openai/files",
+                "/v1beta/interactions",
+                "/v1beta/interactions/1",
+            ],
+        ),
+        (
+            "GitHub",
+            "api.github.com",
+            "/user",
+            &[
+                "/user/codespaces",
+                "/user/codespaces/secrets",
+                "/user/repository_invitations/1",
+                "/copilot_internal/v2/token",
+            ],
+        ),
+        (
+            "GitLab",
+            "gitlab.com",
+            "/api/v4/user",
+            &[
+                "/api/v4/user/emails",
+                "/api/v4/runners/1",
+                "/api/v4/groups/1/service_accounts/1/personal_access_tokens",
+                "/api/v4/user/personal_access_tokens/",
+                "/api/v4/admin/ci/variables",
+            ],
+        ),
+        (
+            "HuggingFace",
+            "huggingface.co",
+            "/acme/model/git-upload-pack",
+            &["/acme/model/git-receive-pack", "/datasets/acme/data/git-receive-pack"],
+        ),
+    ] {
+        let policy = policy(&json!({"preset": preset, "hosts": [{"host": host, "paths": ["/**"]}]}), &[host]);
+        assert!(goes(&policy, &format!("POST {host}{open}")), "{host}{open}");
+        for path in closed {
+            assert!(!goes(&policy, &format!("POST {host}{path}")), "{host}{path}");
+        }
+    }
 }
 
 #[test]
