@@ -75,7 +75,8 @@ pub struct SecretKeyRef {
     validation = Rule::new("(self.type == 'Header') == has(self.header)").message("header belongs to type Header and only to it: write inject: {type: Header, header: {name: x-api-key}}").field_path(".header"),
     validation = Rule::new("(self.type == 'Basic') == has(self.basic)").message("basic belongs to type Basic and only to it: write inject: {type: Basic, basic: {username: x-access-token}}").field_path(".basic"),
     validation = Rule::new("(self.type == 'Query') == has(self.query)").message("query belongs to type Query and only to it: write inject: {type: Query, query: {name: key}}").field_path(".query"),
-    validation = Rule::new("(self.type == 'Cookie') == has(self.cookie)").message("cookie belongs to type Cookie and only to it: write inject: {type: Cookie, cookie: {name: session}}").field_path(".cookie")
+    validation = Rule::new("(self.type == 'Cookie') == has(self.cookie)").message("cookie belongs to type Cookie and only to it: write inject: {type: Cookie, cookie: {name: session}}").field_path(".cookie"),
+    validation = Rule::new("(self.type == 'PathSegment') == has(self.pathSegment)").message("pathSegment belongs to type PathSegment and only to it: write inject: {type: PathSegment, pathSegment: {after: /bot}}").field_path(".pathSegment")
 )]
 pub struct Injection {
     /// How the secret travels: in a header of its own, as a Bearer token, as a Basic password, as a query parameter, as a cookie,
@@ -94,6 +95,9 @@ pub struct Injection {
     /// For type Cookie: which cookie.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<CookieInjection>,
+    /// For type PathSegment: where in the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_segment: Option<PathSegmentInjection>,
 }
 
 /// Ways to put a secret into a request.
@@ -156,6 +160,17 @@ pub struct CookieInjection {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._~-]+$')").message("name must be a cookie of letters, digits, -, ., _ and ~, such as session"))]
     #[schemars(length(min = 1, max = 64))]
     pub name: String,
+}
+
+/// The place in the path that holds the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathSegmentInjection {
+    /// What the path is before the placeholder, from its beginning, such as `/bot`. Anywhere else the placeholder denies the
+    /// request.
+    #[x_kube(validation = Rule::new("self.matches('^/[A-Za-z0-9._~:/-]*$') && !self.contains('//') && !self.matches('/[.][.]?(/|$)')").message("after must be what the path is before the placeholder: / and then letters, digits, -, ., _, ~, : and /, such as /bot"))]
+    #[schemars(length(min = 1, max = 64))]
+    pub after: String,
 }
 
 /// One destination of a secret.

@@ -209,8 +209,8 @@ pub fn inject(
             let target = target.with_query_parameter(name, text()?);
             return Ok(Zeroizing::new(target.as_str().to_owned()));
         }
-        Injection::PathSegment { placeholders } => {
-            return target.with_path_segment(placeholders, text()?).map(Zeroizing::new).ok_or(Unfit);
+        Injection::PathSegment { after, placeholders } => {
+            return target.with_path_segment(after, placeholders, text()?).map(Zeroizing::new).ok_or(Unfit);
         }
         // What a cookie cannot hold (RFC 6265, 4.1.1) would end it, and begin another.
         Injection::Cookie { .. } if secret.expose().iter().any(|byte| b"\",;\\".contains(byte)) => {

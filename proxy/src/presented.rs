@@ -53,7 +53,9 @@ fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &Head
         Some(Injection::Query { name }) => {
             (own, Some(target.with_query_parameter(name, "").as_str().to_owned()))
         }
-        Some(Injection::PathSegment { placeholders }) => (own, target.with_path_segment(placeholders, "")),
+        Some(Injection::PathSegment { after, placeholders }) => {
+            (own, target.with_path_segment(after, placeholders, ""))
+        }
         _ => (None, None),
     };
     let in_rest = || rest.as_ref().and_then(|rest| placeholders.misused(rest.as_bytes(), None));

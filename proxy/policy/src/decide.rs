@@ -308,10 +308,12 @@ impl Policy {
                 return Err(denial(DenialReason::CredentialScope, how));
             }
         };
-        if let Injection::PathSegment { placeholders } = &credential.injection
-            && target.with_path_segment(placeholders, "").is_none()
+        if let Injection::PathSegment { after, placeholders } = &credential.injection
+            && target.with_path_segment(after, placeholders, "").is_none()
         {
-            let how = format!("Write the placeholder of AgentCredential {name} in the path, once.");
+            let how = format!(
+                "Write the placeholder of AgentCredential {name} in the path once, right behind {after}."
+            );
             return Err(denial(DenialReason::PlaceholderMisuse, how));
         }
         let Credential { file, injection, .. } = credential;

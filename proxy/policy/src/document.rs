@@ -156,7 +156,11 @@ pub enum InjectDocument {
     },
     /// The secret stands in one segment of the path, percent-encoded, where the agent wrote a placeholder of the credential,
     /// as in `/bot<placeholder>/sendMessage`. Rules and scopes are matched with the placeholder in its place.
-    PathSegment,
+    PathSegment {
+        /// What the path is before the placeholder, from its beginning, such as `/bot`: canonical, at most 256 bytes. Anywhere
+        /// else the placeholder denies the request, whatever the globs of paths admit.
+        after: String,
+    },
 }
 
 /// [`InjectDocument`] as it is read. In a tagged enum serde lets a variant without braces have any fields, so that
@@ -179,7 +183,9 @@ enum InjectWire {
     Cookie {
         name: String,
     },
-    PathSegment {},
+    PathSegment {
+        after: String,
+    },
 }
 
 /// One destination a credential may be sent to.
@@ -258,7 +264,7 @@ impl From<InjectWire> for InjectDocument {
             InjectWire::Basic { username } => Self::Basic { username },
             InjectWire::Query { name } => Self::Query { name },
             InjectWire::Cookie { name } => Self::Cookie { name },
-            InjectWire::PathSegment {} => Self::PathSegment,
+            InjectWire::PathSegment { after } => Self::PathSegment { after },
         }
     }
 }

@@ -77,6 +77,8 @@ pub enum Injection {
     },
     /// One segment of the path holds the secret in the place of a placeholder.
     PathSegment {
+        /// What stands before the placeholder, from the beginning of the path.
+        after: String,
         /// The placeholders of the credential, one of which stands in the path once.
         placeholders: Vec<String>,
     },

@@ -84,9 +84,9 @@ impl Target {
     }
 
     /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path
-    /// holds. None when no placeholder stands in the path, or more than one does.
+    /// holds, right behind `after`. None when no placeholder stands in the path, more than one does, or it stands elsewhere.
     #[must_use]
-    pub fn with_path_segment(&self, placeholders: &[String], value: &str) -> Option<String> {
+    pub fn with_path_segment(&self, after: &str, placeholders: &[String], value: &str) -> Option<String> {
         let path = self.path();
         let found =
             |text: &String| path.match_indices(text).map(|(at, _)| (at, at + text.len())).collect::<Vec<_>>();
@@ -96,7 +96,10 @@ impl Target {
         if all.iter().any(|(from, until)| *from < start || *until > end) {
             return None;
         }
-        let (before, after) = (path.get(..start)?, self.text.get(end..)?);
+        let (before, rest) = (path.get(..start)?, self.text.get(end..)?);
+        if before != after {
+            return None;
+        }
         let mut text = before.to_owned();
         for byte in value.bytes() {
             match byte {
@@ -105,7 +108,7 @@ impl Target {
                 other => push_escaped(&mut text, other),
             }
         }
-        Some(text + after)
+        Some(text + rest)
     }
 
     pub(crate) const fn canonical_path(&self) -> &CanonicalPath {
@@ -216,12 +219,18 @@ mod tests {
             ("/botplaceholder-2/send", Some("/bot12:a%2Fb%3F%3B%25/send")),
             ("/bot/send", None),
             ("/placeholder/placeholder", None),
+            ("/placeholder/send", None),
+            ("/v1/botplaceholder/send", None),
+            ("/Botplaceholder/send", None),
+            ("/bot/placeholder/send", None),
+            ("/botx-placeholder/send", None),
+            ("/bot1/x?a=/botplaceholder", None),
             ("/placeholder/placeholder-2", None),
         ] {
-            let found = target(text).with_path_segment(&placeholders, "12:a/b?;%");
+            let found = target(text).with_path_segment("/bot", &placeholders, "12:a/b?;%");
             assert_eq!(found.as_deref(), sent, "{text}");
         }
-        assert_eq!(target("/x").with_path_segment(&[], "secret"), None);
+        assert_eq!(target("/x").with_path_segment("/", &[], "secret"), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ credentials:
 - {name: both-header, inject: {type: Header, name: x-both-key}, scopes: [{host: both.test, ports: [443]}]}
 - {name: both-query, inject: {type: Query, name: token}, scopes: [{host: both.test, ports: [443]}]}
 - {name: both-cookie, inject: {type: Cookie, name: sid}, scopes: [{host: both.test, ports: [443]}]}
-- {name: bot, placeholders: [issued-for-bot-0001], inject: {type: PathSegment}, scopes: [{host: bot.test, ports: [443]}]}
+- {name: bot, placeholders: [issued-for-bot-0001], inject: {type: PathSegment, after: /bot}, scopes: [{host: bot.test, ports: [443]}]}
 "#;
 
 /// What becomes of a request with one field, written `name: value`.

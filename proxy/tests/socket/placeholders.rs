@@ -32,7 +32,8 @@ const HEADER: &str =
     "  placeholders: [sk-placeholder-0123456789abcdef]\n  inject: {type: Header, name: x-api-key}";
 const COOKIE: &str =
     "  placeholders: [sk-placeholder-0123456789abcdef]\n  inject: {type: Cookie, name: session}";
-const PATH: &str = "  placeholders: [sk-placeholder-0123456789abcdef]\n  inject: {type: PathSegment}";
+const PATH: &str =
+    "  placeholders: [sk-placeholder-0123456789abcdef]\n  inject: {type: PathSegment, after: /v1/bot}";
 
 async fn sent(world: &World, path: &str, field: (&str, &str), body: &'static str) -> Answer {
     let request = Request::post(world.url(path)).header("host", world.authority()).header(field.0, field.1);

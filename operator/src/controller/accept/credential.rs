@@ -196,7 +196,9 @@ fn inject(injection: &Injection) -> Option<InjectDocument> {
         }
         InjectionType::Query => InjectDocument::Query { name: injection.query.as_ref()?.name.clone() },
         InjectionType::Cookie => InjectDocument::Cookie { name: injection.cookie.as_ref()?.name.clone() },
-        InjectionType::PathSegment => InjectDocument::PathSegment,
+        InjectionType::PathSegment => {
+            InjectDocument::PathSegment { after: injection.path_segment.as_ref()?.after.clone() }
+        }
     })
 }
 

@@ -13,7 +13,7 @@ use crate::document::{
     API_VERSION, CredentialDocument, InjectDocument, PolicyDocument, RuleDocument, SchemeDocument,
     ScopeDocument, TlsDocument, UpstreamProxyDocument, WebsocketDocument,
 };
-use crate::path::PathGlob;
+use crate::path::{CanonicalPath, PathGlob};
 use crate::{HostPattern, Method, parse_authority};
 
 /// Each request may look at each rule.
@@ -377,18 +377,27 @@ fn injection(at: &str, document: InjectDocument, placeholders: &[String], faults
             }
             Injection::Cookie { name }
         }
-        InjectDocument::PathSegment => {
-            // Others have more than one spelling in a path, or end the segment.
-            let stands = |text: &String| text.bytes().all(|byte| is_unreserved(byte) || byte == b':');
-            if placeholders.is_empty() || !placeholders.iter().all(stands) {
-                faults.add(
-                    format!("{at}.type"),
-                    "PathSegment needs a placeholder of at least 8 letters, digits, -, ., _, ~ and : to find the place by",
-                );
-            }
-            Injection::PathSegment { placeholders: placeholders.to_vec() }
-        }
+        InjectDocument::PathSegment { after } => path_segment(at, after, placeholders, faults),
     }
+}
+
+fn path_segment(at: &str, after: String, placeholders: &[String], faults: &mut Faults) -> Injection {
+    // Others have more than one spelling in a path, or end the segment.
+    let stands = |text: &str| text.bytes().all(|byte| is_unreserved(byte) || byte == b':');
+    if placeholders.is_empty() || !placeholders.iter().all(|text| stands(text)) {
+        faults.add(
+            format!("{at}.type"),
+            "PathSegment needs a placeholder of at least 8 letters, digits, -, ., _, ~ and : to find the place by",
+        );
+    }
+    let canonical = CanonicalPath::parse(&after).is_ok_and(|path| path.as_str() == after);
+    if !canonical || !after.split('/').all(stands) || after.len() > INJECTION_TEXT_BYTES_MAX {
+        faults.add(
+            format!("{at}.after"),
+            "write what the path is before the placeholder, from its first /, in letters, digits, -, ., _, ~, : and /, such as /bot",
+        );
+    }
+    Injection::PathSegment { after, placeholders: placeholders.to_vec() }
 }
 
 fn is_unreserved(byte: u8) -> bool {

@@ -272,9 +272,9 @@ fn a_key_in_a_cookie_or_the_path_is_told_to_the_proxy_as_it_is_written() {
     };
     let cookie = with(json!({"type": "Cookie", "cookie": {"name": "session"}}), json!([])).unwrap();
     assert_eq!(cookie, InjectDocument::Cookie { name: "session".to_owned() });
-    let path = json!({"type": "PathSegment"});
+    let path = json!({"type": "PathSegment", "pathSegment": {"after": "/bot"}});
     let found = with(path.clone(), json!([{"name": "BOT", "prefix": "123456:"}])).unwrap();
-    assert_eq!(found, InjectDocument::PathSegment);
+    assert_eq!(found, InjectDocument::PathSegment { after: "/bot".to_owned() });
     for env in [
         json!([]),
         json!([{"name": "BOT", "value": "short"}]),

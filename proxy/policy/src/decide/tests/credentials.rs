@@ -16,7 +16,7 @@ rules:
 - {name: late, host: api.good.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: admin}
 - {name: open, host: api.good.test, ports: [443], scheme: https, methods: [GET], paths: ["/public"]}
 - {name: any, host: "*.good.test", ports: [443], scheme: https, paths: ["/v1/x", "/else"], credential: admin}
-- {name: bot, host: bot.test, ports: [443], scheme: https, paths: ["/bot*/sendMessage"], credential: bot}
+- {name: bot, host: bot.test, ports: [443], scheme: https, paths: ["/bot*/sendMessage", "/*/bot*/sendMessage"], credential: bot}
 - {name: files, host: files.test, ports: [443], scheme: https, credential: files}
 credentials:
 - {name: reader, inject: {type: Bearer}, scopes: [{host: api.good.test, ports: [443]}]}
@@ -24,8 +24,8 @@ credentials:
 - {name: admin, inject: {type: Cookie, name: session}, scopes: [{host: "*.good.test", ports: [443]}]}
 - name: bot
   placeholders: [placeholder, "123456:placeholder-of-the-bot"]
-  inject: {type: PathSegment}
-  scopes: [{host: bot.test, ports: [443], paths: ["/bot*/sendMessage"]}]
+  inject: {type: PathSegment, after: /bot}
+  scopes: [{host: bot.test, ports: [443], paths: ["/bot*/sendMessage", "/*/bot*/sendMessage"]}]
 - name: files
   inject: {type: Bearer}
   scopes:
@@ -102,7 +102,10 @@ fn what_is_left_out_is_told_apart_from_what_was_never_in() {
     assert_eq!(denial.credential.as_deref(), Some("files"));
     let denial = told("GET https://bot.test/botplaceholderandplaceholder/sendMessage");
     assert_eq!(denial.reason, DenialReason::PlaceholderMisuse);
-    assert_eq!(denial.how_to_allow, "Write the placeholder of AgentCredential bot in the path, once.");
+    assert_eq!(
+        denial.how_to_allow,
+        "Write the placeholder of AgentCredential bot in the path once, right behind /bot."
+    );
 }
 
 #[test]
@@ -114,6 +117,9 @@ fn p_f16_a_path_without_its_placeholder_is_never_sent_bare() {
         ("/bot/sendMessage", "PlaceholderMisuse"),
         ("/bot123456:own-token/sendMessage", "PlaceholderMisuse"),
         ("/botplaceholderplaceholder/sendMessage", "PlaceholderMisuse"),
+        ("/bots-placeholder/sendMessage", "PlaceholderMisuse"),
+        ("/placeholder/bot1/sendMessage", "PlaceholderMisuse"),
+        ("/v1/botplaceholder/sendMessage", "PlaceholderMisuse"),
         ("/botplaceholder/getUpdates", "PathNotAllowed"),
     ] {
         assert_eq!(verdict(&format!("GET https://bot.test{path}")), expected, "{path}");

@@ -85,13 +85,28 @@ fn each_fault_names_its_field_and_says_what_to_write() {
         ),
         (
             "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
-            "inject: {type: PathSegment}",
+            "inject: {type: PathSegment, after: /bot}",
             "credentials[0].inject.type: PathSegment needs a placeholder",
         ),
         (
             "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
-            "placeholders: [long-enough, 'not/in/a/segment'], inject: {type: PathSegment}",
+            "placeholders: [long-enough, 'not/in/a/segment'], inject: {type: PathSegment, after: /bot}",
             "credentials[0].inject.type: PathSegment needs a placeholder",
+        ),
+        (
+            "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
+            "placeholders: [long-enough], inject: {type: PathSegment, after: bot}",
+            "credentials[0].inject.after: write what the path is",
+        ),
+        (
+            "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
+            "placeholders: [long-enough], inject: {type: PathSegment, after: /a/../bot}",
+            "credentials[0].inject.after: write what the path is",
+        ),
+        (
+            "inject: {type: Header, name: x-api-key, prefix: \"token \"}",
+            "placeholders: [long-enough], inject: {type: PathSegment, after: /bot*}",
+            "credentials[0].inject.after: write what the path is",
         ),
         (
             "{name: key, ",
