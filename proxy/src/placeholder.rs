@@ -3,8 +3,9 @@
 //!
 //! In a head a placeholder is found as it is, in base64 and base64url at any alignment, and with its characters
 //! percent-encoded or escaped as in JSON, three times over. In a body, which passes by, it is found as it is and escaped once.
-//! One of fewer than [`BODY_BYTES_MIN`] bytes is not looked for in bodies. What is compressed, and what a WebSocket carries,
-//! is not searched.
+//! One of fewer than [`TELLING_BYTES_MIN`] bytes is not looked for in bodies. What is compressed, and what a WebSocket carries,
+//! is not searched. A constant, which anybody may know, is looked for in heads alone, and only from that length on: in a body
+//! it may be a quotation, and whoever writes what the agent reads could stop its requests with it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ mod body;
 pub use body::BodySearch;
 
 /// A shorter one, such as the word itself, may be a part of any text.
-pub const BODY_BYTES_MIN: usize = 16;
+pub const TELLING_BYTES_MIN: usize = 16;
 /// An escape of an escape of an escape; servers undo one or two.
 const LAYERS: usize = 3;
 const ALPHABETS: [GeneralPurpose; 2] =
@@ -40,6 +41,8 @@ struct Known {
     /// As the name of a field would hold it.
     name: String,
     credentials: Vec<String>,
+    /// Whether only this agent was given it.
+    issued: bool,
 }
 
 /// Texts to look for, and which of the known placeholders each of them spells.
@@ -60,18 +63,23 @@ impl Placeholders {
     /// # Errors
     /// [`Unsearchable`] when no automaton can be made of them.
     pub fn of(policy: &Policy) -> Result<Self, Unsearchable> {
-        let mut all = BTreeMap::<&str, Vec<String>>::new();
-        for (credential, texts) in policy.placeholders() {
-            for text in texts {
-                all.entry(text).or_default().push(credential.to_owned());
+        let mut all = BTreeMap::<&str, (Vec<String>, bool)>::new();
+        let issued = policy.placeholders().map(|(credential, texts)| (credential, texts, true));
+        let constant = policy.constants().map(|(credential, texts)| (credential, texts, false));
+        for (credential, texts, issued) in issued.chain(constant) {
+            for text in texts.iter().filter(|text| issued || text.len() >= TELLING_BYTES_MIN) {
+                let (credentials, is_issued) = all.entry(text).or_default();
+                credentials.push(credential.to_owned());
+                *is_issued |= issued;
             }
         }
         let known: Vec<Known> = all
             .into_iter()
-            .map(|(text, credentials)| Known {
+            .map(|(text, (credentials, issued))| Known {
                 text: text.to_owned(),
                 name: text.to_ascii_lowercase(),
                 credentials,
+                issued,
             })
             .collect();
         let numbered = || known.iter().enumerate();
@@ -80,7 +88,7 @@ impl Placeholders {
         });
         let heads = Words::new(spelled)?;
         let whole = numbered()
-            .filter(|(_, known)| known.text.len() >= BODY_BYTES_MIN)
+            .filter(|(_, known)| known.issued && known.text.len() >= TELLING_BYTES_MIN)
             .map(|(number, known)| (number, known.text.as_bytes().to_vec()));
         let bodies = Some(Words::new(whole)?).filter(|words| !words.spells.is_empty()).map(Arc::new);
         Ok(Self { known, heads, bodies })

@@ -115,10 +115,15 @@ pub struct CredentialDocument {
     /// proxy that still has the old folder finds nothing, and never sends an old secret to a new host.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// What the agent is given in the secret's place: at most 16 texts, each of 8 to 1024 bytes. None is a secret. One that
-    /// the agent sends anywhere but in the place of this credential, on a rule that names it, denies the request.
+    /// What the agent is given in the secret's place: at most 16 texts, each of 8 to 1024 bytes, that nobody else has. None is
+    /// a secret. One that the agent sends anywhere but in the place of this credential, on a rule that names it, denies the
+    /// request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placeholders: Vec<String>,
+    /// The like, but texts that others may know and write, within the same bounds. One of at least 16 bytes is looked for in
+    /// heads; none is in bodies, where whoever writes what the agent reads could stop its requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constants: Vec<String>,
     /// Where in the request the secret is put.
     pub inject: InjectDocument,
     /// Where the secret may go. A rule can only narrow these.

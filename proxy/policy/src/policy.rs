@@ -144,6 +144,7 @@ pub(crate) struct Credential {
     pub(crate) file: String,
     pub(crate) injection: Injection,
     placeholders: Vec<String>,
+    constants: Vec<String>,
     scopes: Vec<Scope>,
 }
 
@@ -199,7 +200,12 @@ impl Policy {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.file.as_str()))
     }
 
-    /// Names of the credentials, each with what the agent was given in its secret's place, in alphabetical order.
+    /// Names of the credentials, each with the constants that the agent was given in its secret's place, in alphabetical order.
+    pub fn constants(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.constants.as_slice()))
+    }
+
+    /// Names of the credentials, each with what only this agent was given in its secret's place, in alphabetical order.
     pub fn placeholders(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.placeholders.as_slice()))
     }

@@ -86,6 +86,25 @@ fn one_constant_may_stand_for_several_credentials_and_be_a_part_of_another() {
     assert!(placeholders(&[], &[]).in_body().is_none());
 }
 
+#[test]
+fn p_f3_a_constant_is_found_in_heads_if_it_is_long_enough_and_never_in_bodies() {
+    let text = r#"{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, rules: [], credentials: [
+        {name: one, placeholders: [issued-0123456789abcdef], constants: [placeholder, a-placeholder-of-28-letters], inject: {type: Bearer},
+         scopes: [{host: a.test, ports: [443]}]}]}"#;
+    let all = Arc::new(Placeholders::of(&Policy::from_yaml(text).unwrap()).unwrap());
+    for (text, in_head, in_body) in [
+        ("placeholder", false, false),
+        ("a-placeholder-of-28-letters", true, false),
+        ("issued-0123456789abcdef", true, true),
+    ] {
+        assert_eq!(all.misused(text.as_bytes(), None).is_some(), in_head, "{text}");
+        let mut named = HeaderMap::new();
+        named.insert(http::HeaderName::from_bytes(text.as_bytes()).unwrap(), "1".parse().unwrap());
+        assert_eq!(all.misused_in(&named, |_| None).is_some(), in_head, "{text}");
+        assert_eq!(found(&all, text.as_bytes(), text.len()).is_some(), in_body, "{text}");
+    }
+}
+
 /// Whether the placeholder is found when the text comes in frames of this size, and how many bytes came before.
 fn found(all: &Arc<Placeholders>, text: &[u8], frame_bytes: usize) -> Option<usize> {
     let mut search = all.in_body().unwrap();

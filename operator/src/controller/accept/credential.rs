@@ -95,14 +95,17 @@ impl Credential {
             );
             return None;
         };
-        let mut placeholders: Vec<String> = self.variables(uid).map(|variable| variable.value).collect();
-        placeholders.retain(|value| PLACEHOLDER_BYTES.contains(&value.len()));
-        placeholders.sort_unstable();
-        placeholders.dedup();
+        let constant = |value: &String| self.placeholders.iter().any(|own| own.value.as_ref() == Some(value));
+        let mut given: Vec<String> = self.variables(uid).map(|variable| variable.value).collect();
+        given.retain(|value| PLACEHOLDER_BYTES.contains(&value.len()));
+        given.sort_unstable();
+        given.dedup();
+        let (constants, placeholders) = given.into_iter().partition(constant);
         let document = CredentialDocument {
             name: self.name.clone(),
             file: Some(credential_file(&self.name, &self.secret)),
             placeholders,
+            constants,
             inject,
             scopes: self.hosts.iter().flat_map(|host| self.scopes(host)).collect(),
         };

@@ -202,14 +202,16 @@ fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (S
     name(&format!("{at}.name"), &document.name, faults);
     let file = document.file.unwrap_or_else(|| document.name.clone());
     file_name(&format!("{at}.file"), &file, faults);
-    let placeholders = placeholders(&format!("{at}.placeholders"), document.placeholders, faults);
-    let injection = injection(&format!("{at}.inject"), document.inject, &placeholders, faults);
+    let placeholders = self::placeholders(&format!("{at}.placeholders"), document.placeholders, faults);
+    let constants = self::placeholders(&format!("{at}.constants"), document.constants, faults);
+    let both = [placeholders.as_slice(), &constants].concat();
+    let injection = injection(&format!("{at}.inject"), document.inject, &both, faults);
     faults.bound(&format!("{at}.scopes"), document.scopes.len(), 1, SCOPES_MAX);
     let mut scopes = Vec::new();
     for (index, scope) in document.scopes.into_iter().enumerate() {
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
-    (document.name, Credential { file, injection, placeholders, scopes })
+    (document.name, Credential { file, injection, placeholders, constants, scopes })
 }
 
 fn upstream_proxy(

@@ -113,6 +113,7 @@ fn each_fault_names_its_field_and_says_what_to_write() {
             "{name: key, placeholders: [long-enough, 7-bytes], ",
             "credentials[0].placeholders[1]: write 8",
         ),
+        ("{name: key, ", "{name: key, constants: [7-bytes], ", "credentials[0].constants[0]: write 8"),
         (
             "{name: key, ",
             "{name: key, placeholders: [a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q], ",
