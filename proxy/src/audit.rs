@@ -13,51 +13,29 @@
 
 pub mod folds;
 pub mod pace;
+mod record;
 mod sink;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy, Tally};
-use aws_lc_rs::digest::{SHA256, digest};
-use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use self::folds::{Folded, Folds, Kind, Verdict};
 use self::pace::{Pace, Turn};
+use self::record::{Sandbox, shortened};
 use self::sink::Sink;
 use crate::entrance::Entrance;
-use crate::limits::{AUDIT_DENIALS_PER_KIND_MAX, AUDIT_PATH_BYTES_MAX};
+use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
 use crate::metrics::Metrics;
 
-/// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decision {
-    /// The policy allows it; `reason` tells whether the upstream then failed.
-    Allow,
-    /// Refused.
-    Deny,
-}
-
-/// What a line says about its decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Event {
-    /// A request is allowed and about to be sent; an [`Event::End`] with the same request id follows.
-    Begin,
-    /// A request that began has ended.
-    End,
-    /// A name may be gone on with; no request was judged.
-    Admit,
-    /// Something is refused.
-    Deny,
-}
+pub use self::record::{Decision, Event, Record, Traffic};
 
 /// The right to send one request, and the proof that this was written down. Only a line that is out makes one, and it
 /// holds the request's own permit: what is resolved, dialled and sent is read from here, so the record of one request
@@ -122,42 +100,6 @@ impl From<Unrecorded> for Denial {
     fn from(_: Unrecorded) -> Self {
         Self::new(DenialReason::AuditUnavailable)
     }
-}
-
-/// One line.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Record {
-    time: String,
-    seq: u64,
-    sandbox: Sandbox,
-    entrance: Entrance,
-    event: Event,
-    request_id: String,
-    host: Option<String>,
-    port: Option<u16>,
-    method: Option<String>,
-    path: Option<String>,
-    rule: Option<String>,
-    decision: Decision,
-    reason: Option<DenialReason>,
-    credential: Option<String>,
-    address: Option<SocketAddr>,
-    status: Option<u16>,
-    bytes_up: u64,
-    bytes_down: u64,
-    millis: u64,
-    generation: i64,
-    /// How many more like the line before them this line stands for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    folded: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default, Serialize)]
-struct Sandbox {
-    namespace: String,
-    name: String,
-    uid: String,
 }
 
 /// Where the lines go.
@@ -287,31 +229,6 @@ impl Audit {
                 Err(Unrecorded)
             }
         }
-    }
-}
-
-/// Bytes of one exchange, counted where they pass.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    /// From the agent.
-    pub up: AtomicU64,
-    /// To the agent.
-    pub down: AtomicU64,
-    /// The credential whose placeholder the agent's body was broken off for.
-    misused: OnceLock<String>,
-}
-
-impl Traffic {
-    /// The agent's body holds a placeholder of this credential.
-    pub fn misuses(&self, credential: &str) {
-        // A body that is broken off has no second one.
-        let _ = self.misused.set(credential.to_owned());
-    }
-
-    /// The credential whose placeholder was found in the agent's body.
-    #[must_use]
-    pub fn misused(&self) -> Option<&str> {
-        self.misused.get().map(String::as_str)
     }
 }
 
@@ -553,17 +470,6 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
             | DenialReason::Interrupted
             | DenialReason::NameNotFound
     )
-}
-
-/// Long paths are cut; the digest still tells them apart.
-fn shortened(path: &str) -> String {
-    if path.len() <= AUDIT_PATH_BYTES_MAX {
-        return path.to_owned();
-    }
-    let end = (0..=AUDIT_PATH_BYTES_MAX).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
-    let sum = digest(&SHA256, path.as_bytes());
-    let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}… ({} bytes, sha256 {hex})", path.get(..end).unwrap_or_default(), path.len())
 }
 
 #[cfg(test)]

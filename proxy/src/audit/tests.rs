@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::limits::AUDIT_PATH_BYTES_MAX;
 
 const POLICY: &str =
     "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: team, name: demo}, generation: 3,

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::adapter::{Kind, Program, Proxy};
 use crate::client::{Door, Ended, Told, speak};
@@ -19,6 +21,8 @@ use crate::world::{GOOD, New, World};
 
 /// How long our audit trail may lag behind an answer.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The admin port of our proxy, where it is when nobody says otherwise.
+const OUR_ADMIN: &str = "127.0.0.1:9090";
 /// Cases that wait longer than this run beside each other.
 const SLOW_SECS: u64 = 6;
 /// Hosts that the policy names, whole or as the end of a name.
@@ -190,6 +194,8 @@ impl Engine<'_> {
         expect: &Expect,
     ) -> Result<(), String> {
         let (mark, lines) = (self.world.state.mark(), self.proxy.audit.len());
+        let is_ours_asked = self.proxy.kind == Kind::Ours;
+        let counted = if is_ours_asked { decided(expect).await } else { 0 };
         self.world.state.follow(send.answer.as_deref());
         let told = speak(door, entrance, send).await.map_err(|error| format!("no connection: {error}"))?;
         if send.answer.is_some() {
@@ -201,20 +207,25 @@ impl Engine<'_> {
         let (before, new) = (usize::from(send.after), self.world.state.since(mark));
         let injects = self.proxy.can.contains(&Need::Inject);
         judge(entrance, send, expect, &told, &new, before, injects)?;
-        if self.proxy.kind == Kind::Ours {
-            self.is_written_down(entrance, expect, lines).await?;
+        if is_ours_asked {
+            self.is_written_down(entrance, expect, (lines, counted)).await?;
             is_ours(expect, &told)?;
         }
         Ok(())
     }
 
-    /// Our own trail must say what was decided, and why.
-    async fn is_written_down(&self, entrance: Entrance, expect: &Expect, from: usize) -> Result<(), String> {
+    /// Our own trail must say what was decided, and why: in a line, or in a count once there are many lines like it.
+    async fn is_written_down(
+        &self,
+        entrance: Entrance,
+        expect: &Expect,
+        (from, counted): (usize, u64),
+    ) -> Result<(), String> {
         // Repeated questions to the name server are counted, not written one by one.
         if entrance == Entrance::Dns || expect.single.is_some() {
             return Ok(());
         }
-        let refused = expect.deny.is_some() && expect.upstream == Upstream::None;
+        let refused = is_refused(expect);
         let decision = if refused { r#""decision":"deny""# } else { r#""decision":"allow""# };
         let reason =
             expect.reason.as_ref().map_or_else(String::new, |reason| format!(r#""reason":"{reason}""#));
@@ -225,7 +236,7 @@ impl Engine<'_> {
             if let Some(line) = lines.iter().find(|line| secret::found_in(line.as_bytes()).is_some()) {
                 return Err(format!("the secret is in the audit trail: {line}"));
             }
-            if lines.iter().any(wanted) {
+            if lines.iter().any(wanted) || (refused && decided(expect).await > counted) {
                 return Ok(());
             }
             if tokio::time::Instant::now() > end {
@@ -462,6 +473,27 @@ fn contains(text: &str, all: &[String], wanted: bool, what: &str) -> Result<(), 
         Some(part) => Err(format!("{part:?} is in {what}")),
         None => Ok(()),
     }
+}
+
+/// Whether our proxy must have refused it itself.
+fn is_refused(expect: &Expect) -> bool {
+    expect.deny.is_some() && expect.upstream == Upstream::None
+}
+
+/// How many decisions of the expected kind our proxy's counters know of. One that does not answer knows of none.
+async fn decided(expect: &Expect) -> u64 {
+    let ask = async {
+        let mut io = TcpStream::connect(OUR_ADMIN).await?;
+        io.write_all(b"GET /metrics HTTP/1.1\r\nhost: proxy\r\n\r\n").await?;
+        let mut text = String::new();
+        io.read_to_string(&mut text).await.map(|_| text)
+    };
+    let text: std::io::Result<String> = ask.await;
+    let decision = if is_refused(expect) { "decision=\"deny\"" } else { "decision=\"allow\"" };
+    let reason = expect.reason.as_ref().map_or_else(String::new, |reason| format!("reason=\"{reason}\""));
+    let lines = text.unwrap_or_default();
+    let counts = lines.lines().filter(|line| line.contains(decision) && line.contains(&reason));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]

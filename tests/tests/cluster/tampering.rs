@@ -27,7 +27,11 @@ where
     K::DynamicType: Default,
 {
     let api: Api<K> = Api::namespaced(ns.client.clone(), &ns.name);
-    let uid = api.get(name).await.expect("the child exists").meta().uid.clone();
+    // Another child's absence may have replaced this one too: an agent's pod knows its Service by the address.
+    let uid = eventually(&format!("{name} exists"), REPAIR, || async {
+        api.get(name).await.map(|child| child.meta().uid.clone()).map_err(|error| error.to_string())
+    })
+    .await;
     api.delete(name, &DeleteParams::default()).await.expect("the child can be deleted");
     eventually(&format!("{name} recreated"), within, || async {
         match api.get_opt(name).await {
