@@ -37,6 +37,10 @@ use crate::metrics::Metrics;
 
 pub use self::record::{Decision, Event, Record, Traffic};
 
+/// What each fence asks the policy DNS, to see that a name which no rule allows does not exist. It is written down like any
+/// other denial, and not counted among the agent's.
+pub const FENCE_QUESTION: &str = "fence.agentsandbox.invalid";
+
 /// The right to send one request, and the proof that this was written down. Only a line that is out makes one, and it
 /// holds the request's own permit: what is resolved, dialled and sent is read from here, so the record of one request
 /// cannot serve another.
@@ -424,9 +428,10 @@ impl Entry {
     fn count(&self) {
         let Record { entrance, decision, reason, .. } = &self.record;
         self.audit.metrics.decided(*entrance, *decision, *reason);
-        // A stranger's connection is no doing of the agent's.
+        // A stranger's connection and the fence's question are no doing of the agent's.
         if let (Decision::Deny, Some(reason)) = (decision, reason)
             && *reason != DenialReason::UnknownPeer
+            && self.record.host.as_deref() != Some(FENCE_QUESTION)
         {
             let mut tally = self.audit.tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.note(self.record.host.as_deref(), self.record.port, *reason, 1);

@@ -28,6 +28,10 @@ async fn denials_are_counted_by_host_port_and_reason_and_what_is_allowed_is_not(
         assert_eq!(ask("http://evil.test/x", "evil.test").await, StatusCode::FORBIDDEN);
     }
     assert_eq!(ask(&world.url("/admin"), &world.authority()).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        ask("http://fence.agentsandbox.invalid/", "fence.agentsandbox.invalid").await,
+        StatusCode::FORBIDDEN
+    );
     let told = tally(&world).await;
     let kinds: Vec<_> =
         told.latest.iter().map(|kind| (kind.host.as_deref(), kind.reason.as_str(), kind.count)).collect();

@@ -153,6 +153,16 @@ fn the_proxy_has_drained_before_its_pod_is_killed() {
     assert!(drain > 0 && drain < grace, "the proxy drains for {drain} s and is killed after {grace} s");
 }
 
+#[test]
+fn the_proxy_knows_what_the_fence_asks() {
+    let text_in = |file: &str, before: &str| {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        text.split(before).nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned).unwrap()
+    };
+    let asked = text_in("init/src/enrolment.rs", "NAME_UNKNOWN: &str = \"");
+    assert_eq!(asked.trim_end_matches('.'), text_in("proxy/src/audit.rs", "FENCE_QUESTION: &str = \""));
+}
+
 /// Names of tests that begin with a catalogue id, such as `p_a1_…` or `o_n7_…`.
 fn catalogue_tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
