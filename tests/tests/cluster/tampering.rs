@@ -32,7 +32,12 @@ where
         api.get(name).await.map(|child| child.meta().uid.clone()).map_err(|error| error.to_string())
     })
     .await;
-    api.delete(name, &DeleteParams::default()).await.expect("the child can be deleted");
+    match api.delete(name, &DeleteParams::default()).await {
+        Ok(_) => {}
+        // The one that was seen has been replaced in between, which is what is waited for.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => panic!("{name} cannot be deleted: {error}"),
+    }
     eventually(&format!("{name} recreated"), within, || async {
         match api.get_opt(name).await {
             Ok(Some(o)) if o.meta().uid != uid => Ok(()),
