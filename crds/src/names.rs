@@ -51,6 +51,22 @@ pub const PORT_DNS: u16 = 53;
 /// The proxy's admin port: in no Service and in no policy of the agent.
 pub const PORT_ADMIN: u16 = 9090;
 
+/// Variables of the agent that name a bundle of all roots, for the programs that read them.
+pub const BUNDLE_VARIABLES: [&str; 12] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "NPM_CONFIG_CAFILE",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "CODEX_CA_CERTIFICATE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+];
+
 /// Longest name of an AgentSandbox, in bytes; a CEL rule on the kind enforces it.
 pub const SANDBOX_NAME_BYTES_MAX: usize = 40;
 /// Suffix of the agent's children.

@@ -17,7 +17,6 @@
 pub mod catalogue;
 pub mod cell;
 pub mod entrance;
-pub mod failure;
 pub mod install;
 pub mod judge;
 pub mod netns;
@@ -25,4 +24,4 @@ pub mod rig;
 pub mod run;
 pub mod table;
 
-pub use failure::{Failure, Result};
+pub use xtask::failure::{self, Failure, Result};

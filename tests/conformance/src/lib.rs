@@ -10,7 +10,6 @@
 pub mod adapter;
 pub mod client;
 pub mod dns;
-pub mod failure;
 pub mod http2;
 pub mod namespace;
 pub mod pki;
@@ -22,4 +21,4 @@ pub mod upstream;
 pub mod vector;
 pub mod world;
 
-pub use failure::{Failure, Result};
+pub use xtask::failure::{self, Failure, Result};

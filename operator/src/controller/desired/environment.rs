@@ -1,6 +1,6 @@
 //! Variables of the agent: where the proxy is, where each toolchain looks for trust, placeholders, and the user's own.
 
-use agentsandbox_crds::names::PORT_HTTP_PROXY;
+use agentsandbox_crds::names::{BUNDLE_VARIABLES, PORT_HTTP_PROXY};
 use agentsandbox_crds::sandbox::ProxyEnvironment;
 use k8s_openapi::api::core::v1::EnvVar;
 
@@ -11,22 +11,6 @@ use crate::controller::apply::Sealed;
 pub const TRUST_DIR: &str = "/etc/agentsandbox/trust";
 /// Home of the agent.
 pub const HOME_DIR: &str = "/home/agent";
-
-/// Variables that name a bundle of all roots.
-const BUNDLE_VARIABLES: [&str; 12] = [
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "PIP_CERT",
-    "NPM_CONFIG_CAFILE",
-    "CARGO_HTTP_CAINFO",
-    "AWS_CA_BUNDLE",
-    "DENO_CERT",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "CODEX_CA_CERTIFICATE",
-    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-];
 
 /// All variables, in a fixed order; none is written twice, which accept has seen to.
 #[must_use]
