@@ -117,6 +117,21 @@ pub fn built() -> Result<PathBuf> {
     Ok(bin)
 }
 
+/// Begins to download the sources of the parts that are not built, and does not wait: compilers keep the cores busy meanwhile.
+/// What cannot be downloaded is told by [`built`], which asks again; where a build could not be made, nothing is.
+pub fn fetch_ahead() {
+    if fs::create_dir_all(paths::cache()).is_err() || check_can_build(&paths::cache()).is_err() {
+        return;
+    }
+    let missing = PARTS.iter().filter(|part| part.key().is_ok_and(|key| !part.is_built(&key)));
+    let commands: Vec<Command> = missing.map(Part::listing).collect();
+    std::thread::spawn(move || {
+        for mut command in commands {
+            let _told_by_the_build = command.output();
+        }
+    });
+}
+
 fn check_can_build(folder: &Path) -> Result<()> {
     if !shell::exists("go") {
         return Err(Failure::new(
@@ -189,6 +204,14 @@ impl Part {
         self.programs
             .iter()
             .try_for_each(|(name, _)| relink(&self.folder_of(key).join(name), &bin.join(name)))
+    }
+
+    /// Lists all packages that the programs are made from, for which Go has to download those that are not there.
+    fn listing(&self) -> Command {
+        let mut go = shell::command("go", &["list", "-deps", "-f", "", "-tags", self.tags]);
+        go.args(self.programs.iter().map(|(_, package)| package));
+        go.current_dir(self.source()).env("CGO_ENABLED", "0");
+        go
     }
 
     fn build(&self, key: &str) -> Result<()> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cluster::{Cluster, bootstrap, up};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{borrowed_image, install, paths, shell};
+use crate::{borrowed_image, install, parts, paths, shell};
 
 const NAMESPACE: &str = "quickstart";
 const SANDBOX: &str = "hello-agent";
@@ -40,6 +40,7 @@ pub fn quickstart(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// As [`quickstart`].
 pub fn prepare(cluster: &Cluster) -> Result<()> {
+    parts::fetch_ahead();
     step("images");
     let mut archives: Vec<PathBuf> = images::build(&paths::repository(), Selection::WithTests)
         .during("the images are not made")?

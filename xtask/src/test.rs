@@ -39,6 +39,9 @@ const ALL: [Part; 7] =
 pub fn test(only_part: Option<Part>, only_test: Option<&str>) -> Result<()> {
     let selected: Vec<Part> = ALL.into_iter().filter(|p| only_part.is_none_or(|o| o == *p)).collect();
     let mut passed = 0;
+    if selected.iter().any(|part| part.needs_cluster_programs()) {
+        parts::fetch_ahead();
+    }
     for part in selected {
         let begin = Instant::now();
         println!("==> {part:?}");
@@ -60,6 +63,10 @@ pub fn test(only_part: Option<Part>, only_test: Option<&str>) -> Result<()> {
 }
 
 impl Part {
+    const fn needs_cluster_programs(self) -> bool {
+        matches!(self, Self::Chart | Self::Cluster)
+    }
+
     fn run(self, only_test: Option<&str>) -> Result<()> {
         match self {
             Self::Fmt => cargo(&["fmt", "--all", "--check"]),
