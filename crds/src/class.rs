@@ -168,9 +168,22 @@ pub struct ClassEgress {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 9, max = 18)), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_private_ranges: Vec<String>,
+    /// Whether rules may hand TLS on unopened (`tls: Passthrough`), where neither requests nor what leaves in them are seen: Allow,
+    /// or Deny (absent means this).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_passthrough: Option<TlsPassthrough>,
     /// PEM certificates of private CAs that proxies trust beside the public roots, at most 64 KiB.
     #[x_kube(validation = Rule::new("self.contains('-----BEGIN CERTIFICATE-----')").message("additionalRoots must be PEM: write the certificates with their -----BEGIN CERTIFICATE----- lines"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub additional_roots: Option<String>,
+}
+
+/// Whether TLS may pass unopened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TlsPassthrough {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
 }

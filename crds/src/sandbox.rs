@@ -146,7 +146,9 @@ pub struct Egress {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential")
+    validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential"),
+    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !has(self.scheme) || self.scheme == 'Https'").message("plain HTTP holds no TLS that could pass: remove tls, or remove scheme: Http").field_path(".tls"),
+    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket))").message("what passes unopened is not seen: remove methods, paths, credential and websocket, or remove tls: Passthrough").field_path(".tls")
 )]
 pub struct EgressRule {
     /// Name of the rule in audit lines, and with an exact host the first path segment of the base-URL entrance. Absent
@@ -183,6 +185,19 @@ pub struct EgressRule {
     /// Whether a WebSocket may be opened: Allow, or Deny (absent means this).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub websocket: Option<Websocket>,
+    /// What becomes of the agent's TLS: Intercept (absent means this) opens it and judges each request; Passthrough hands it on
+    /// unopened, for a client that trusts the host's own certificate alone, where the class allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// What becomes of the agent's TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Tls {
+    /// It is opened, and each request in it is judged.
+    Intercept,
+    /// It passes unopened to the host that its handshake names; its bytes are counted and not seen.
+    Passthrough,
 }
 
 /// How a host is reached.

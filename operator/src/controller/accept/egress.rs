@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agentsandbox_crds::class::AgentSandboxClass;
+use agentsandbox_crds::class::{AgentSandboxClass, TlsPassthrough};
 use agentsandbox_crds::common::Method;
 use agentsandbox_crds::credential::{CredentialHost, SecretKeyRef};
-use agentsandbox_crds::sandbox::{AgentSandbox, EgressRule, Scheme, Websocket};
-use agentsandbox_policy::document::{CredentialDocument, RuleDocument, SchemeDocument, WebsocketDocument};
+use agentsandbox_crds::sandbox::{AgentSandbox, EgressRule, Scheme, Tls, Websocket};
+use agentsandbox_policy::document::{
+    CredentialDocument, RuleDocument, SchemeDocument, TlsDocument, WebsocketDocument,
+};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
@@ -45,6 +47,7 @@ pub(super) fn egress(
     let mut rules = Vec::new();
     for (index, rule) in allow.iter().enumerate() {
         ceiling(index, rule, class, faults);
+        passthrough(index, rule, class, faults);
         let document = document(rule, &mut taken);
         credential_of(
             index,
@@ -82,6 +85,22 @@ fn ceiling(index: usize, rule: &EgressRule, class: &AgentSandboxClass, faults: &
     }
 }
 
+/// TLS passes unopened only where the class says so: nobody sees what leaves in it.
+fn passthrough(index: usize, rule: &EgressRule, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
+    let of_class = class.spec.egress.as_ref().and_then(|egress| egress.tls_passthrough);
+    if rule.tls == Some(Tls::Passthrough) && of_class != Some(TlsPassthrough::Allow) {
+        reject(
+            faults,
+            RejectionReason::OutsideClass,
+            format!("spec.egress.allow[{index}].tls"),
+            format!(
+                "class {} does not let TLS pass unopened; remove tls, or use a class with egress.tlsPassthrough: Allow",
+                class.name_any()
+            ),
+        );
+    }
+}
+
 fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
     let scheme = match rule.scheme {
         Some(Scheme::Http) => SchemeDocument::Http,
@@ -96,7 +115,10 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
         methods: methods(rule.methods.as_ref()),
         paths: rule.paths.clone(),
         credential: rule.credential.clone(),
-        tls: None,
+        tls: match rule.tls {
+            Some(Tls::Passthrough) => Some(TlsDocument::Passthrough),
+            Some(Tls::Intercept) | None => None,
+        },
         websocket: match rule.websocket {
             Some(Websocket::Allow) => Some(WebsocketDocument::Allow),
             Some(Websocket::Deny) | None => None,

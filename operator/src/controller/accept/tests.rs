@@ -2,7 +2,8 @@
 
 use agentsandbox_crds::class::SidecarPlacement;
 use agentsandbox_crds::credential::AgentCredential;
-use agentsandbox_crds::sandbox::EgressRule;
+use agentsandbox_crds::sandbox::{EgressRule, Tls};
+use agentsandbox_policy::document::TlsDocument;
 use serde_json::json;
 
 use super::*;
@@ -161,6 +162,38 @@ fn limits_stay_within_the_class() {
 fn hosts_stay_within_the_class() {
     let ceiling = with_class(|c| c.spec.egress = Some(from(json!({"allowedHosts": ["**.anthropic.com"]}))));
     only(rejected(&sandbox(|_| ()), &ceiling), RejectionReason::OutsideClass, "spec.egress.allow[1].host");
+}
+
+#[test]
+fn tls_passes_unopened_only_where_the_class_allows_it() {
+    let unopened = rule(|r| {
+        r.tls = Some(Tls::Passthrough);
+        r.credential = None;
+        r.methods = None;
+        r.paths = None;
+    });
+    only(rejected(&unopened, &ordinary()), RejectionReason::OutsideClass, "spec.egress.allow[0].tls");
+    let of_class = |word: &str| {
+        let egress = json!({"tlsPassthrough": word});
+        with_class(|c| c.spec.egress = Some(from(egress)))
+    };
+    only(rejected(&unopened, &of_class("Deny")), RejectionReason::OutsideClass, "spec.egress.allow[0].tls");
+    let accepted = accept(&identity(), &unopened, &of_class("Allow"), &platform()).unwrap();
+    assert_eq!(accepted.rules.first().unwrap().tls, Some(TlsDocument::Passthrough));
+    let opened =
+        accept(&identity(), &rule(|r| r.tls = Some(Tls::Intercept)), &ordinary(), &platform()).unwrap();
+    assert_eq!(opened.rules.first().unwrap().tls, None);
+}
+
+#[test]
+fn what_passes_unopened_is_never_judged_by_what_nobody_sees() {
+    let allowing = with_class(|c| c.spec.egress = Some(from(json!({"tlsPassthrough": "Allow"}))));
+    let with_credential = rule(|r| r.tls = Some(Tls::Passthrough));
+    only(
+        rejected(&with_credential, &allowing),
+        RejectionReason::InvalidField,
+        "spec.egress.allow[0].credential",
+    );
 }
 
 #[test]
