@@ -19,6 +19,7 @@ mod fixtures;
 mod least_privilege;
 mod main_job;
 mod ownership;
+mod passthrough;
 mod race;
 mod readme;
 mod secret;
