@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{HOST_MESSAGE, ResourceLimits};
+use crate::credential::SecretKeyRef;
 
 /// What an isolation technology means in this cluster, and the ceilings for sandboxes that use it.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -177,6 +178,37 @@ pub struct ClassEgress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub additional_roots: Option<String>,
+    /// The organisation's own proxy, through which every upstream is then reached; there is no way around it. Absent reaches
+    /// them directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_proxy: Option<ClassUpstreamProxy>,
+}
+
+/// A proxy of the organisation's own. It is asked for tunnels by name, so it sees names and no request; what addresses those
+/// names have is its to judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassUpstreamProxy {
+    /// `http://host:port`, which is asked with CONNECT, or `socks5://host:port`. A private address needs a range in
+    /// allowedPrivateRanges.
+    #[x_kube(validation = Rule::new("self.matches('^(http|socks5)://[a-z0-9]([-a-z0-9.]*[a-z0-9])?:[1-9][0-9]{0,4}$')").message("url must be http://host:port or socks5://host:port and nothing more, such as http://proxy.example.com:3128"))]
+    #[schemars(length(min = 1, max = 270))]
+    pub url: String,
+    /// What it asks for; absent gives it nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<UpstreamProxyLogin>,
+}
+
+/// User name and password for an upstream proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamProxyLogin {
+    /// The user.
+    #[x_kube(validation = Rule::new("!self.contains(':')").message("username cannot contain a colon: it ends the name"))]
+    #[schemars(length(min = 1, max = 128))]
+    pub username: String,
+    /// The password, in a Secret of each sandbox's own namespace; only its proxy reads it.
+    pub secret_ref: SecretKeyRef,
 }
 
 /// Whether TLS may pass unopened.

@@ -58,7 +58,7 @@ pub struct AgentCredentialSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// Name of the Secret, in the namespace of the AgentCredential.
+    /// Name of the Secret, in the namespace of the AgentCredential, or of the sandbox where a class names it.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("name must be the name of a Secret in this namespace: lower-case letters, digits, - and ., without a namespace or a slash"))]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,

@@ -10,7 +10,7 @@ use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
 use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
-use agentsandbox_policy::document::{CredentialDocument, RuleDocument};
+use agentsandbox_policy::document::{CredentialDocument, RuleDocument, UpstreamProxyDocument};
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -124,6 +124,8 @@ pub struct ClassInForce {
     pub private_ranges: Vec<Ipv4Net>,
     /// Private CAs that the proxy trusts.
     pub additional_roots: Option<String>,
+    /// The organisation's own proxy, through which the sandbox's proxy reaches everything.
+    pub upstream_proxy: Option<UpstreamProxyDocument>,
 }
 
 /// One reason why a sandbox is not accepted.
@@ -203,7 +205,8 @@ pub fn accept(
     let in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
-    let egress = egress::egress(identity, sandbox, class, references, &mut faults);
+    let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
+    egress.credentials.extend(class::login(class));
     let placeholders = placeholders(&egress.variables, &mut faults);
     environment(sandbox, &placeholders, &mut faults);
     let policy = policy_document::document(identity, &in_force, &egress.rules, &egress.credentials, platform);

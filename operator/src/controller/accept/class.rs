@@ -4,11 +4,16 @@
 use std::collections::BTreeSet;
 
 use agentsandbox_crds::class::{AgentSandboxClass, Isolation, SidecarPlacement};
+use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
 use agentsandbox_crds::sandbox::AgentSandbox;
+use agentsandbox_policy::document::{
+    CredentialDocument, InjectDocument, ScopeDocument, UpstreamProxyDocument,
+};
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
 
+use super::egress::credential_file;
 use super::{ClassInForce, References, Rejection, RejectionReason, reject};
 use crate::platform::METADATA_ADDRESSES;
 
@@ -130,5 +135,36 @@ pub(super) fn in_force(
         scheduling: class.spec.scheduling.clone().unwrap_or_default(),
         private_ranges,
         additional_roots: egress.additional_roots,
+        upstream_proxy: egress.upstream_proxy.map(|proxy| UpstreamProxyDocument {
+            url: proxy.url,
+            credential: proxy.login.is_some().then(|| LOGIN.to_owned()),
+        }),
     }
+}
+
+/// Name of the login at the class's upstream proxy, among a sandbox's credentials. No AgentCredential that a rule names has a
+/// point in its name, so none is mistaken for it.
+pub(super) const LOGIN: &str = "upstream.proxy";
+
+/// The login at the class's upstream proxy, for that proxy alone.
+pub(super) fn login(class: &AgentSandboxClass) -> Option<(CredentialDocument, SecretKeyRef)> {
+    let proxy = class.spec.egress.as_ref()?.upstream_proxy.as_ref()?;
+    let login = proxy.login.as_ref()?;
+    let (_, authority) = proxy.url.split_once("://")?;
+    let (host, port) = authority.rsplit_once(':')?;
+    let document = CredentialDocument {
+        name: LOGIN.to_owned(),
+        file: Some(credential_file(LOGIN, &login.secret_ref)),
+        placeholders: Vec::new(),
+        constants: Vec::new(),
+        inject: InjectDocument::Basic { username: login.username.clone() },
+        scopes: vec![ScopeDocument {
+            host: host.to_owned(),
+            ports: vec![port.parse().ok()?],
+            methods: None,
+            paths: None,
+            except_paths: None,
+        }],
+    };
+    Some((document, login.secret_ref.clone()))
 }

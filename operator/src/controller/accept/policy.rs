@@ -5,6 +5,7 @@ use agentsandbox_crds::sandbox::AgentSandbox;
 use agentsandbox_policy::Policy;
 use agentsandbox_policy::document::PolicyDocument;
 
+use super::class::LOGIN;
 use super::{Rejection, RejectionReason, reject};
 
 pub(super) fn judge(
@@ -35,6 +36,10 @@ fn written(
     if let Some(rest) = field.strip_prefix("rules") {
         return (RejectionReason::InvalidField, format!("spec.egress.allow{rest}"), message.to_owned());
     }
+    if let Some((_, rest)) = credential(credentials, field).filter(|(name, _)| *name == LOGIN) {
+        let message = format!("class {class} has a wrong egress.upstreamProxy: {rest}: {message}");
+        return (RejectionReason::ClassUnsupported, "spec.className".to_owned(), message);
+    }
     if let Some((name, rest)) = credential(credentials, field) {
         let own = rest.replace("scopes", "hosts");
         let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
@@ -44,7 +49,11 @@ fn written(
         let message = format!("AgentCredential {name} cannot be used, its spec{own} is wrong: {message}");
         return (RejectionReason::InvalidField, field, message);
     }
-    let own = [("addresses.allow", "egress.allowedPrivateRanges"), ("upstream", "egress")];
+    let own = [
+        ("addresses.allow", "egress.allowedPrivateRanges"),
+        ("upstream.proxy", "egress.upstreamProxy"),
+        ("upstream", "egress"),
+    ];
     let of_class = own.iter().find_map(|(prefix, own)| Some(format!("{own}{}", field.strip_prefix(prefix)?)));
     let (reason, what) = match of_class {
         Some(what) => (RejectionReason::ClassUnsupported, format!("class {class} has a wrong {what}")),

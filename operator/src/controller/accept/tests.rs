@@ -3,7 +3,7 @@
 use agentsandbox_crds::class::SidecarPlacement;
 use agentsandbox_crds::credential::AgentCredential;
 use agentsandbox_crds::sandbox::{EgressRule, Tls};
-use agentsandbox_policy::document::TlsDocument;
+use agentsandbox_policy::document::{InjectDocument, TlsDocument};
 use serde_json::json;
 
 use super::*;
@@ -348,11 +348,36 @@ fn what_the_proxy_would_refuse_of_a_credential_names_the_credential_and_its_fiel
     );
 }
 
+fn upstream_proxy(url: &str) -> serde_json::Value {
+    json!({"url": url, "login": {"username": "agents", "secretRef": {"name": "corporate", "key": "password"}}})
+}
+
+#[test]
+fn the_login_at_the_classes_proxy_is_for_that_proxy_alone_and_comes_from_the_sandboxes_namespace() {
+    let egress = json!({"upstreamProxy": upstream_proxy("http://proxy.example.com:3128")});
+    let class = with_class(|c| c.spec.egress = Some(from(egress)));
+    let accepted = accept(&identity(), &sandbox(|_| ()), &class, &platform()).unwrap();
+    let (login, secret) = accepted.credentials.last().unwrap();
+    assert_eq!((secret.name.as_str(), secret.key.as_str()), ("corporate", "password"));
+    assert_eq!(login.inject, InjectDocument::Basic { username: "agents".to_owned() });
+    let scope: Vec<_> = login.scopes.iter().map(|s| (s.host.as_str(), s.ports.as_slice())).collect();
+    assert_eq!(scope, [("proxy.example.com", [3128].as_slice())]);
+    let proxy = accepted.class.upstream_proxy.unwrap();
+    assert_eq!(proxy.credential.as_ref(), Some(&login.name));
+    // No rule has it sent anywhere else.
+    assert!(accepted.rules.iter().all(|rule| rule.credential.as_ref() != Some(&login.name)));
+    let taken = rule(|r| r.credential = Some(login.name.clone()));
+    only(rejected(&taken, &class), RejectionReason::CredentialNotFound, "spec.egress.allow[0].credential");
+}
+
 #[test]
 fn what_the_proxy_would_refuse_of_a_class_is_the_classes_fault() {
-    for egress in
-        [json!({"allowedPrivateRanges": ["0.0.0.0/0"]}), json!({"additionalRoots": "no certificate"})]
-    {
+    for egress in [
+        json!({"allowedPrivateRanges": ["0.0.0.0/0"]}),
+        json!({"additionalRoots": "no certificate"}),
+        json!({"upstreamProxy": {"url": "https://proxy.example.com"}}),
+        json!({"upstreamProxy": upstream_proxy("http://proxy.example.com:0")}),
+    ] {
         let wrong = with_class(|c| c.spec.egress = Some(from(egress)));
         only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
     }

@@ -74,6 +74,9 @@ pub fn document(
             allow: class.private_ranges.iter().map(ToString::to_string).collect(),
             deny: platform.cluster_ranges.iter().map(ToString::to_string).collect(),
         },
-        upstream: UpstreamDocument { additional_roots: class.additional_roots.clone(), proxy: None },
+        upstream: UpstreamDocument {
+            additional_roots: class.additional_roots.clone(),
+            proxy: class.upstream_proxy.clone(),
+        },
     }
 }
