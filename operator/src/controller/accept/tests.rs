@@ -70,7 +70,7 @@ fn o_g2_a_missing_class_or_runtime_is_refused_and_never_replaced() {
 }
 
 #[test]
-fn a_sidecar_in_the_agents_pod_is_refused_until_it_is_served() {
+fn p_c12_a_sidecar_in_the_agents_pod_is_refused_until_it_is_served() {
     let inside = with_class(|c| c.spec.sidecar_placement = SidecarPlacement::Container);
     only(rejected(&sandbox(|_| ()), &inside), RejectionReason::ClassUnsupported, "spec.className");
 }

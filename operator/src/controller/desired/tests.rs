@@ -142,6 +142,77 @@ fn o_g10_the_agents_pod_has_no_proxy_and_no_credential() {
 }
 
 #[test]
+fn p_c11_the_agents_pod_holds_no_volume_device_or_port_that_leads_out() {
+    let pod = serde_json::to_value(agent()).unwrap();
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    let kinds: Vec<_> = volumes
+        .iter()
+        .flat_map(|volume| volume.as_object().unwrap().keys().filter(|key| *key != "name").cloned())
+        .collect();
+    // A closed list: a socket of the node or of a driver could only come through another kind.
+    assert_eq!(kinds, ["secret", "emptyDir", "emptyDir", "emptyDir", "emptyDir"]);
+    for container in
+        ["initContainers", "containers"].iter().flat_map(|list| pod["spec"][*list].as_array().unwrap())
+    {
+        for door in ["ports", "volumeDevices", "envFrom", "lifecycle", "stdin", "tty"] {
+            assert!(container.get(door).is_none(), "{door}");
+        }
+        let limits = container["resources"]["limits"].as_object().unwrap();
+        assert!(limits.keys().all(|resource| resource == "ephemeral-storage"), "a device: {limits:?}");
+    }
+    for door in [
+        "hostNetwork",
+        "hostPID",
+        "hostIPC",
+        "shareProcessNamespace",
+        "resourceClaims",
+        "ephemeralContainers",
+    ] {
+        assert!(pod["spec"].get(door).is_none(), "{door}");
+    }
+}
+
+#[test]
+fn p_g7_every_pod_that_a_sandbox_has_is_behind_a_wall_for_what_it_sends() {
+    let walls = [network_policy::agent(&identity()), network_policy::proxy(&accepted(|_| ()), &platform())];
+    let pods = [proxy(), agent()];
+    let all =
+        names("fix-login").into_iter().filter(|(kind, _)| *kind == ChildKind::Pod).map(|(_, name)| name);
+    let described: Vec<_> = pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
+    assert_eq!(described, Vec::from_iter(all), "a pod that this test does not know");
+    for pod in pods {
+        let labels = pod.metadata.labels.unwrap();
+        let behind = walls.iter().filter_map(|wall| wall.spec.as_ref()).any(|wall| {
+            selects(wall.pod_selector.as_ref().unwrap(), &labels)
+                && wall.policy_types.as_ref().unwrap().contains(&"Egress".to_owned())
+        });
+        assert!(behind, "{labels:?}");
+    }
+}
+
+#[test]
+fn p_i12_what_the_proxy_trusts_comes_from_the_api_server_and_into_no_hand_of_the_agent() {
+    let proxy = serde_json::to_value(proxy()).unwrap();
+    let mounts = proxy["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
+    let writable: Vec<_> =
+        mounts.iter().filter(|mount| mount["readOnly"] != true).map(|mount| &mount["name"]).collect();
+    assert_eq!(writable, ["state"], "policy, credentials and keys are read only");
+    for volume in
+        proxy["spec"]["volumes"].as_array().unwrap().iter().filter(|volume| volume["name"] != "state")
+    {
+        let from_api = ["configMap", "projected", "secret"].iter().any(|kind| volume.get(*kind).is_some());
+        assert!(from_api, "{volume}");
+    }
+    // The two share no volume but the Secret of keys, of which each has its own items, and which no container can write.
+    let agent = agent().spec.unwrap();
+    let program = agent.containers[0].volume_mounts.clone().unwrap();
+    assert!(program.iter().filter(|mount| mount.name == "trust").all(|mount| mount.read_only == Some(true)));
+    assert!(program.iter().any(|mount| mount.name == "trust"));
+    let claims = agent.volumes.iter().flatten().filter(|volume| volume.empty_dir.is_none());
+    assert!(claims.map(|volume| volume.name.as_str()).eq(["enrolment"]));
+}
+
+#[test]
 fn o_h6_no_pod_and_no_account_gets_a_token() {
     for component in [Component::Agent, Component::Proxy] {
         let account = service_account::service_account(&identity(), component);
