@@ -42,6 +42,7 @@ fn build() -> Result<PathBuf> {
     let key: String = hex(&Sha256::new().chain_update(recipe).chain_update(main).finalize())[..16].to_owned();
     let folder = paths::cache().join("agent-images").join(key);
     let archive = folder.join("agent.tar");
+    let _held = paths::cache_locked("agent-images")?;
     if archive.exists() {
         return Ok(archive);
     }

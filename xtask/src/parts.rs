@@ -96,6 +96,7 @@ pub const BUILD_BYTES_FREE_MIN: u64 = 15 << 30;
 /// # Errors
 /// When Go is missing, the disk is full, or a build fails; the sentence says what to do.
 pub fn built() -> Result<PathBuf> {
+    let _held = paths::cache_locked("rig-bin")?;
     let bin = paths::cache().join("rig/bin");
     fs::create_dir_all(&bin).during(format!("{} cannot be made", bin.display()))?;
     let mut missing = Vec::new();

@@ -1,7 +1,10 @@
 //! Where things are kept: caches under `$XDG_CACHE_HOME`, clusters under `/var/lib/agentsandbox`.
 
 use std::env;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+use crate::failure::{During, Result};
 
 /// The repository.
 #[must_use]
@@ -16,6 +19,20 @@ pub fn cache() -> PathBuf {
     let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
     base.unwrap_or_else(home).join("agentsandbox")
+}
+
+/// Waits until no other process fills this part of the cache, and keeps others waiting until the file is closed: what is half made
+/// looks like what broke off. Two of one process wait for each other too.
+///
+/// # Errors
+/// When the cache cannot be written.
+pub fn cache_locked(part: &str) -> Result<File> {
+    let folder = cache();
+    fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
+    let path = folder.join(format!("{part}.lock"));
+    let file = File::create(&path).during(format!("{} cannot be written", path.display()))?;
+    file.lock().during(format!("{} cannot be locked", path.display()))?;
+    Ok(file)
 }
 
 /// State of the cluster of this name.

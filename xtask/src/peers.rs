@@ -110,10 +110,12 @@ impl Peer {
 /// When a package cannot be had or unpacked, or the program does not run; the sentence says which.
 pub fn installed(peer: Peer) -> Result<Paths> {
     let root = paths::cache().join("peers").join(format!("{}-{RECIPE}", peer.as_str()));
+    let held = paths::cache_locked("peers")?;
     if !root.is_dir() {
         println!("installing {} into {}; this is done once", peer.as_str(), root.display());
         install(peer, &root)?;
     }
+    drop(held);
     let (program, version) = peer.program();
     let (program, libraries) = (root.join(program), root.join("usr/lib").join(multiarch()));
     // nginx says it on standard error.

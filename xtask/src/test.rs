@@ -113,6 +113,7 @@ const DENY_VERSION: &str = "0.20.2";
 fn deny() -> Result<()> {
     let root = paths::cache().join(format!("rig/cargo-deny-{DENY_VERSION}"));
     let program = root.join("bin/cargo-deny");
+    let held = paths::cache_locked("cargo-deny")?;
     if !program.is_file() {
         println!("building cargo-deny {DENY_VERSION}; this is done once");
         let mut install =
@@ -121,6 +122,7 @@ fn deny() -> Result<()> {
         install.args(["--root"]).arg(&root).arg("cargo-deny").current_dir(paths::cache());
         shell::logged(&mut install, &root.join("install.log"))?;
     }
+    drop(held);
     let mut check = shell::command(
         &program,
         &["--locked", "--workspace", "--log-level", "error", "check", "bans", "licenses", "sources"],

@@ -1,10 +1,11 @@
 //! Puts the programs of the clients into the cache, once.
 //!
 //! A part is a folder, named by its script's digest: another version is another folder. It is finished when its marker is there; one that
-//! broke off is begun anew. Only here is the network needed, and it is reached by the ordinary clients of the registries as the machine has
+//! broke off is begun anew. Of several processes one installs and the others wait for it. Only here is the network needed, and it is reached by the ordinary clients of the registries as the machine has
 //! set them up.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,6 +15,8 @@ use crate::catalogue::{self, Catalogue, Part};
 use crate::failure::{During, Failure, Result};
 
 const DONE: &str = ".done";
+/// The file that is locked by the process that installs.
+const LOCK: &str = ".lock";
 /// Lines of a failed installation that are shown.
 const TAIL_LINES: usize = 12;
 
@@ -26,6 +29,8 @@ pub type Folders = BTreeMap<String, String>;
 /// When a part is not known, or cannot be installed.
 pub fn install(catalogue: &Catalogue, needed: &[&str]) -> Result<Folders> {
     let root = cache()?;
+    // A part that another process is making looks like one that broke off.
+    let _held = locked(&root)?;
     let mut folders =
         Folders::from([("DRIVERS".to_owned(), catalogue::folder().join("drivers").display().to_string())]);
     for name in needed {
@@ -73,6 +78,14 @@ fn make(part: &Part, folder: &Path, folders: &Folders) -> Result<()> {
         return Err(Failure::new(format!("part {} cannot be installed:\n{tail}", part.name)));
     }
     std::fs::write(folder.join(DONE), "").during("the cache cannot be written")
+}
+
+/// The folder is this process's own until the file is closed, by the kernel if need be.
+fn locked(root: &Path) -> Result<File> {
+    std::fs::create_dir_all(root).during(format!("{} cannot be made", root.display()))?;
+    let file = File::create(root.join(LOCK)).during("the cache cannot be written")?;
+    file.lock().during("the cache cannot be locked")?;
+    Ok(file)
 }
 
 fn digest(part: &Part) -> String {

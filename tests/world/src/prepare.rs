@@ -1,7 +1,7 @@
 //! Puts the programs of the real servers into a cache, once: `agentsandbox-world prepare`.
 //!
 //! The cache is a folder named by a version, below the user's cache folder; each part in it is finished when its marker file exists, and a part
-//! that broke off is begun anew. Programs are unpacked there and never installed into the system, so that no service of the distribution starts. Only here does
+//! that broke off is begun anew. Of several processes one fills it and the others wait for it. Programs are unpacked there and never installed into the system, so that no service of the distribution starts. Only here does
 //! the world need the network, and it reaches it through the machine's own apt, pip and npm, configured as they are.
 
 use std::fs;
@@ -21,6 +21,8 @@ const PYPISERVER: &str = "pypiserver==2.4.2";
 const DEBIAN_PACKAGES: [&str; 3] = ["nginx", "fcgiwrap", "libfcgi0ldbl"];
 /// The file that says that a part is finished.
 const DONE: &str = ".done";
+/// The file that is locked by the process that fills the cache.
+const LOCK: &str = ".lock";
 
 /// Why a part is not in the cache.
 #[derive(Debug, thiserror::Error)]
@@ -93,11 +95,13 @@ impl Cache {
         Self { root }
     }
 
-    /// Fills what is missing; quick when nothing is.
+    /// Fills what is missing; quick when nothing is. While another process fills it, this waits.
     ///
     /// # Errors
     /// The first part that cannot be made. The parts made before it stay.
     pub async fn prepare(&self) -> Result<(), Error> {
+        // A part that another process is making looks like one that broke off.
+        let _held = self.lock().await?;
         self.part("debian", |folder| async move { debian(&folder).await }).await?;
         self.part("repositories", |folder| async move { repositories(&folder).await }).await?;
         self.part("pip", |folder| async move { pip(&folder).await }).await?;
@@ -128,6 +132,15 @@ impl Cache {
     fn done(&self, part: &str) -> Option<PathBuf> {
         let folder = self.root.join(part);
         folder.join(DONE).exists().then_some(folder)
+    }
+
+    /// The cache is this process's own until the file is closed, by the kernel if need be.
+    async fn lock(&self) -> Result<fs::File, Error> {
+        create_folder(&self.root)?;
+        let path = self.root.join(LOCK);
+        let file = fs::File::create(&path).map_err(|error| Error::Files(path.clone(), error))?;
+        let waited = tokio::task::spawn_blocking(move || file.lock().map(|()| file)).await;
+        waited.map_err(io::Error::other).flatten().map_err(|error| Error::Files(path, error))
     }
 
     async fn part<F, R>(&self, part: &str, make: F) -> Result<(), Error>
@@ -292,5 +305,34 @@ mod tests {
         cache.part("a", |folder| async move { write(&folder.join("whole"), "") }).await.unwrap();
         assert!(!folder.path().join("a/half").exists());
         cache.part("a", |_| async { Err(Error::NoCacheFolder) }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cache_that_another_fills_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().to_owned());
+        let held = cache.lock().await.unwrap();
+        let other = fs::File::open(folder.path().join(LOCK)).unwrap();
+        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        let parts = ["debian", "repositories", "pip", "npm"].map(|part| folder.path().join(part));
+        for part in &parts {
+            create_folder(part).unwrap();
+            write(&part.join("half"), "").unwrap();
+        }
+        let mut second = std::pin::pin!(cache.prepare());
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        assert!(
+            parts.iter().all(|part| part.join("half").exists()),
+            "what is half made is not what broke off"
+        );
+        for part in &parts {
+            write(&part.join(DONE), "").unwrap();
+        }
+        drop(held);
+        second.await.unwrap();
+        assert!(
+            parts.iter().all(|part| part.join("half").exists()),
+            "and what was finished meanwhile is left"
+        );
     }
 }

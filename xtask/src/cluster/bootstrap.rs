@@ -32,6 +32,7 @@ int main(void) {
 pub fn images(cluster: &Cluster) -> Result<()> {
     let folder = paths::cache().join("rig/images");
     fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
+    let held = paths::cache_locked("rig-images")?;
     let (pause, dns) = (folder.join("pause.tar"), folder.join("coredns.tar"));
     if !pause.exists() {
         let (source, program) = (folder.join("pause.c"), folder.join("pause"));
@@ -45,6 +46,7 @@ pub fn images(cluster: &Cluster) -> Result<()> {
     if !dns.exists() || modified(&program) > modified(&dns) {
         archive(DNS_IMAGE, "/coredns", &program, "65532:65532", &dns)?;
     }
+    drop(held);
     cluster.load(&[pause, dns])
 }
 
