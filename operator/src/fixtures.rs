@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentsandbox_crds::class::{AgentSandboxClass, AgentSandboxClassSpec};
 use agentsandbox_crds::credential::{AgentCredential, AgentCredentialSpec};
@@ -27,6 +28,10 @@ use crate::metrics::Metrics;
 use crate::platform::Platform;
 
 pub mod api;
+
+/// What the operator bears for seconds is borne for so long in tests: longer than a machine stands still, and shorter than the
+/// longest pause between two passes.
+pub const PATIENCE: Duration = Duration::from_secs(50);
 
 /// UID of the sandbox of every test.
 pub const UID: &str = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
@@ -231,7 +236,7 @@ pub fn ctx(
     children: &[Child],
     others: &[NetworkPolicy],
 ) -> Arc<Ctx> {
-    let (metrics, recent) = (Arc::new(Metrics::default()), Arc::new(Recent::default()));
+    let (metrics, recent) = (Arc::new(Metrics::default()), Arc::new(Recent::keeping(PATIENCE)));
     let pick = |kind: ChildKind| children.iter().filter(move |child| child.kind() == kind).map(Child::value);
     let policies =
         pick(ChildKind::NetworkPolicy).chain(others.iter().map(|p| serde_json::to_value(p).unwrap()));
@@ -257,7 +262,7 @@ pub fn ctx(
         wall_probe: WallProbe::None,
         metrics,
         failures: Failures::default(),
-        breaches: Breaches::default(),
+        breaches: Breaches::bearing(PATIENCE),
         progress: Progress::default(),
         denials: Arc::default(),
     })

@@ -32,9 +32,19 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BOTH: &[Component] = &[Component::Agent, Component::Proxy];
 const AGENT: &[Component] = &[Component::Agent];
 
-/// Since when each sandbox is out of bounds, by its UID.
-#[derive(Debug, Default)]
-pub struct Breaches(Mutex<HashMap<String, Instant>>);
+/// Which sandboxes are out of bounds, and how long that is borne.
+#[derive(Debug)]
+pub struct Breaches {
+    patience: Duration,
+    /// When patience ends, by the sandbox's UID.
+    ends: Mutex<HashMap<String, Instant>>,
+}
+
+impl Default for Breaches {
+    fn default() -> Self {
+        Self { patience: PATIENCE, ends: Mutex::default() }
+    }
+}
 
 /// Puts up the boundary. If something of it is not as wanted and the API server takes its time, what that bounds is stopped
 /// while the answer is awaited.
@@ -193,30 +203,34 @@ async fn halt_all(ctx: &Ctx, identity: &Identity, all: &[Component]) -> Result<(
 impl Breaches {
     /// How long the breach may yet last; it begins with the first question.
     fn left(&self, uid: &str) -> Duration {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = all.entry(uid.to_owned()).or_insert_with(Instant::now);
-        PATIENCE.saturating_sub(since.elapsed())
+        let mut all = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        all.entry(uid.to_owned()).or_insert(now + self.patience).saturating_duration_since(now)
     }
 
     /// When patience ends, if there is a breach and some of it is left.
     pub(super) fn due_in(&self, uid: &str) -> Option<Duration> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = PATIENCE.saturating_sub(all.get(uid)?.elapsed());
+        let all = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = all.get(uid)?.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
 
     /// The sandbox is within its bounds, or gone.
     pub(super) fn end(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 
 #[cfg(test)]
 impl Breaches {
+    /// With another patience, for tests that must not depend on how fast the machine is.
+    pub(crate) fn bearing(patience: Duration) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
     /// As if the breach had been seen when patience ends just now.
     pub(super) fn exhaust(&self, uid: &str) {
-        let since = Instant::now().checked_sub(PATIENCE).unwrap();
-        self.0.lock().unwrap().insert(uid.to_owned(), since);
+        self.ends.lock().unwrap().insert(uid.to_owned(), Instant::now());
     }
 }
 

@@ -92,12 +92,19 @@ enum Sighted {
 type RecentKey = (ChildKind, String, String);
 
 /// Our own writes that the watches have not brought yet, and what probes have seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recent {
+    max_age: Duration,
     children: Mutex<HashMap<RecentKey, (Child, Instant)>>,
     sandboxes: Mutex<HashMap<String, AgentSandbox>>,
     sightings: Sightings,
     gone: Mutex<HashMap<String, Instant>>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self::keeping(RECENT_MAX_AGE)
+    }
 }
 
 impl Observed {
@@ -172,7 +179,7 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
         let child = match recent.overlay(kind, identity, &name, watched) {
             Sighted::Watched(child) => child,
             Sighted::Written(child) => {
-                look_again_in = Some(RECENT_MAX_AGE);
+                look_again_in = Some(recent.max_age);
                 Some(child)
             }
         };
@@ -238,6 +245,17 @@ pub fn address(pod: &Pod) -> Option<IpAddr> {
 }
 
 impl Recent {
+    /// Keeps own writes for so long that a watch which has not brought them then is not merely late.
+    pub(crate) fn keeping(max_age: Duration) -> Self {
+        Self {
+            max_age,
+            children: Mutex::default(),
+            sandboxes: Mutex::default(),
+            sightings: Sightings::default(),
+            gone: Mutex::default(),
+        }
+    }
+
     /// Remembers an object as the API server answered our write.
     pub fn wrote(&self, namespace: &str, child: Child) {
         let key = (child.kind(), namespace.to_owned(), child.name().to_owned());
@@ -281,7 +299,7 @@ impl Recent {
             None => kind != ChildKind::NetworkPolicy,
         };
         let ours = super::plan::is_owned(own.metadata(), identity);
-        if behind && ours && since.elapsed() < RECENT_MAX_AGE {
+        if behind && ours && since.elapsed() < self.max_age {
             return Sighted::Written(own.clone());
         }
         all.remove(&key);

@@ -6,6 +6,7 @@ use agentsandbox_crds::AgentSandboxStatus;
 use agentsandbox_crds::names::{LABEL_MANAGED_BY, LABEL_SANDBOX_UID};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -372,12 +373,16 @@ async fn a_finalizer_that_is_off_is_not_taken_off_again_though_the_watch_still_s
     assert_eq!(api.writes(), ["PATCH agentsandboxes/fix-login"]);
 }
 
+/// The state of a container that has just started, and has not run for long however long the test takes: it starts in an hour.
+fn just_started() -> Value {
+    json!({"running": {"startedAt": (Timestamp::now() + SignedDuration::from_hours(1)).to_string()}})
+}
+
 #[tokio::test]
 async fn a_confirmation_that_finds_the_proxy_open_stops_the_agent_without_patience() {
     let _open = TcpListener::bind("127.0.77.3:3128").await.unwrap();
     let mut proxy = fixtures::proxy_pod("127.0.77.3");
-    let just_now = json!({"running": {"startedAt": Timestamp::now().to_string()}});
-    proxy.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(just_now));
+    proxy.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(just_started()));
     for seen_before in [true, false] {
         let mut scene = Scene::running().without(ChildKind::Pod, "fix-login-proxy");
         scene.children.push(Child::Pod(Box::new(proxy.clone())));

@@ -141,7 +141,7 @@ async fn a_wall_that_fails_in_passing_leaves_nothing_known_and_stops_the_agent_w
         let _ = retry(&sandbox, &error, &ctx);
     }
     let due = ctx.breaches.due_in(UID).unwrap();
-    assert!(due <= PATIENCE);
+    assert!(due <= fixtures::PATIENCE);
     assert_ne!(retry(&sandbox, &error, &ctx), Action::requeue(super::super::BACKOFF_MAX));
 
     ctx.breaches.exhaust(UID);
@@ -157,7 +157,7 @@ async fn a_breach_that_was_mended_begins_anew() {
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
     ctx.breaches.exhaust(UID);
     reconcile(scene.sandbox.into(), ctx.clone()).await.unwrap();
-    assert!(ctx.breaches.left(UID) > PATIENCE / 2);
+    assert!(ctx.breaches.left(UID) > fixtures::PATIENCE / 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -329,7 +329,7 @@ async fn what_a_lost_watch_event_would_hide_is_looked_at_again() {
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
     ctx.recent.wrote("team", service);
     let action = reconcile(scene.sandbox.into(), ctx).await.unwrap();
-    assert_eq!(action, Action::requeue(std::time::Duration::from_secs(3)));
+    assert_eq!(action, Action::requeue(fixtures::PATIENCE));
     assert!(!api.was_asked("POST services"));
     let settled: Result<Action, ReconcileError> = Scene::running().pass(takes_all()).await.result;
     assert_eq!(settled.unwrap(), Action::await_change());

@@ -4,7 +4,7 @@ use crate::fixtures::{self, boundary, identity, live};
 /// What is known of an object that we just wrote and no watch shows, to the sandbox of this identity.
 fn unseen(kind: ChildKind, identity: &Identity) -> Sighted {
     let own = boundary().into_iter().find(|child| child.kind() == kind).unwrap();
-    let (recent, name) = (Recent::default(), own.name().to_owned());
+    let (recent, name) = (Recent::keeping(fixtures::PATIENCE), own.name().to_owned());
     recent.wrote(&identity.namespace, own);
     recent.overlay(kind, identity, &name, None)
 }
@@ -26,7 +26,7 @@ fn what_was_written_for_an_earlier_sandbox_of_the_name_is_dropped() {
 #[test]
 fn a_repaired_wall_is_as_written_while_the_watch_shows_an_older_one() {
     let wall = boundary().into_iter().find(|child| child.kind() == ChildKind::NetworkPolicy).unwrap();
-    let (recent, older) = (Recent::default(), wall.clone());
+    let (recent, older) = (Recent::keeping(fixtures::PATIENCE), wall.clone());
     let mut value = wall.value();
     value["metadata"]["resourceVersion"] = "51".into();
     recent.wrote("team", Child::NetworkPolicy(fixtures::from(value)));

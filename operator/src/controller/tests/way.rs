@@ -14,8 +14,8 @@ fn unknown(pod: &Pod) -> Pod {
 fn young(address: &'static str) -> impl Fn(&Pod) -> Pod {
     move |_| {
         let mut pod = fixtures::proxy_pod(address);
-        let just_now = json!({"running": {"startedAt": Timestamp::now().to_string()}});
-        pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(from(just_now));
+        pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state =
+            Some(from(just_started()));
         pod
     }
 }
