@@ -156,8 +156,16 @@ mod tests {
 
     use super::*;
 
+    /// Far longer than an answer or a refusal takes, both of which come at once.
+    const LONG: Duration = Duration::from_secs(20);
+
     async fn tried(route: Route) -> Sighting {
-        attempt(route, sleep(WINDOW)).await
+        attempt(route, sleep(LONG)).await
+    }
+
+    /// An address on which nobody else listens, whatever the port, so that a port that was given up is nobody's.
+    fn lonely(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, 0, 91, last)
     }
 
     fn loopback(protocol: Protocol, port: u16) -> Route {
@@ -173,12 +181,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_port_is_found_closed_at_once() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind((lonely(1), 0)).await.unwrap();
+        let target = listener.local_addr().unwrap();
         drop(listener);
         let before = std::time::Instant::now();
-        assert_eq!(tried(loopback(Protocol::Tcp, port)).await, Sighting::Closed);
-        assert!(before.elapsed() < WINDOW, "a refusal is not waited out");
+        assert_eq!(tried(Route { protocol: Protocol::Tcp, target }).await, Sighting::Closed);
+        assert!(before.elapsed() < LONG, "a refusal is not waited out");
     }
 
     #[tokio::test]
@@ -200,10 +208,11 @@ mod tests {
     async fn silence_is_closed_and_is_asked_twice() {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = silent.local_addr().unwrap().port();
-        assert_eq!(tried(loopback(Protocol::Dns, port)).await, Sighting::Closed);
+        let silence = sleep(SECOND_ATTEMPT_AFTER + Duration::from_secs(1));
+        assert_eq!(attempt(loopback(Protocol::Dns, port), silence).await, Sighting::Closed);
         let mut packet = [0; 2048];
         for _ in 0..2 {
-            timeout(WINDOW, silent.recv_from(&mut packet)).await.expect("two attempts").unwrap();
+            timeout(LONG, silent.recv_from(&mut packet)).await.expect("two attempts").unwrap();
         }
     }
 
@@ -248,19 +257,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_control_is_the_proxys_answer_and_nothing_else() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind((lonely(2), 0)).await.unwrap();
         let proxy = listener.local_addr().unwrap();
-        assert!(control(proxy, WINDOW_PATIENT).await.is_some_and(|took| took <= WINDOW_PATIENT));
+        assert!(control(proxy, LONG).await.is_some_and(|took| took <= LONG));
         drop(listener);
-        assert_eq!(control(proxy, WINDOW_PATIENT).await, None);
+        assert_eq!(control(proxy, LONG).await, None);
     }
 
     #[tokio::test]
     async fn a_dead_datagram_port_is_closed() {
-        let gone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = gone.local_addr().unwrap().port();
+        let gone = UdpSocket::bind((lonely(3), 0)).await.unwrap();
+        let target = gone.local_addr().unwrap();
         drop(gone);
-        assert_eq!(tried(loopback(Protocol::Quic, port)).await, Sighting::Closed);
+        let before = std::time::Instant::now();
+        assert_eq!(tried(Route { protocol: Protocol::Quic, target }).await, Sighting::Closed);
+        assert!(before.elapsed() < LONG, "a refusal is not waited out");
     }
 
     #[tokio::test]

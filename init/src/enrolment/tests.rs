@@ -133,7 +133,8 @@ async fn a_proxy_that_never_takes_the_pod_enrols_nobody() {
         assert!(enrolled.is_err(), "{enrolled:?}");
         assert!(count.load(Ordering::SeqCst) > 1);
     }
-    let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    // An address on which nobody else listens, so that the port stays nobody's.
+    let gone = TcpListener::bind((Ipv4Addr::new(127, 0, 91, 4), 0)).await.unwrap().local_addr().unwrap();
     let enrolled = timeout(Duration::from_secs(20), enrol(gone, &token())).await;
     assert!(enrolled.is_err(), "nobody listens: {enrolled:?}");
 }
