@@ -22,4 +22,4 @@ pub mod wait;
 pub use namespace::{Namespace, with_namespace};
 pub use rig::Rig;
 pub use sandbox::Sandbox;
-pub use wait::eventually;
+pub use wait::{asked, eventually};

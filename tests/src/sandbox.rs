@@ -58,14 +58,18 @@ impl Sandbox {
     }
 
     /// The condition of this type, if the status has it.
-    pub async fn condition(&self, kind: &str) -> Option<Condition> {
-        self.get().await.status?.conditions.into_iter().find(|c| c.type_ == kind)
+    ///
+    /// # Errors
+    /// When the sandbox cannot be read; who waits asks again.
+    pub async fn condition(&self, kind: &str) -> Result<Option<Condition>, String> {
+        let sandbox = self.api().get(&self.name).await.map_err(|error| error.to_string())?;
+        Ok(sandbox.status.and_then(|status| status.conditions.into_iter().find(|c| c.type_ == kind)))
     }
 
     /// Waits until the condition of this type has this status, and returns it.
     pub async fn await_condition(&self, kind: &str, status: &str, within: Duration) -> Condition {
         eventually(&format!("{} {kind}={status}", self.name), within, || async {
-            match self.condition(kind).await {
+            match self.condition(kind).await? {
                 Some(c) if c.status == status => Ok(c),
                 other => Err(format!("{other:?}")),
             }
@@ -76,7 +80,7 @@ impl Sandbox {
     /// Waits until the condition of this type is false for this reason, and returns it.
     pub async fn await_reason(&self, kind: &str, reason: &str, within: Duration) -> Condition {
         eventually(&format!("{} {kind} reason {reason}", self.name), within, || async {
-            match self.condition(kind).await {
+            match self.condition(kind).await? {
                 Some(c) if c.reason == reason => Ok(c),
                 other => Err(format!("{other:?}")),
             }

@@ -74,7 +74,7 @@ async fn o_t6_an_edited_wall_is_repaired_within_a_second() {
         let wider = json!({"spec": {"egress": [{}]}});
         api.patch("w-agent", &PatchParams::default(), &Patch::Merge(&wider)).await.unwrap();
         eventually("wall repaired", WALL_REPAIR, || async {
-            let now = api.get("w-agent").await.unwrap().spec;
+            let now = api.get("w-agent").await.map_err(|error| error.to_string())?.spec;
             if now == before { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
