@@ -4,13 +4,15 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use agentsandbox_tests::sandbox::READY_WITHIN;
-use agentsandbox_tests::{Rig, Sandbox, eventually, with_namespace};
+use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::fixtures;
 
 /// How many sandboxes start at once.
 const AT_ONCE: usize = 20;
+/// Looks in a row that see no new packet: more than a pod without CPU spoils.
+const EQUAL_LOOKS: usize = 10;
 
 async fn agent_pod(sandbox: &Sandbox) -> Option<Pod> {
     sandbox.pods().get_opt(&sandbox.agent_pod()).await.expect("pods are readable")
@@ -82,6 +84,30 @@ spec:
     )
 }
 
+/// How many packets of these pods reach the world before their policy holds.
+async fn leaks(rig: &Rig, ns: &Namespace, names: &[&str]) -> u64 {
+    let mut addresses = Vec::new();
+    for name in names {
+        ns.apply(&eager(name)).await.unwrap();
+        let pod = ns.pod_ready(name, Duration::from_secs(60)).await;
+        addresses.push(pod.status.and_then(|s| s.pod_ip).expect("it has an address").parse().unwrap());
+    }
+    let mut leaked = 0;
+    for address in &addresses {
+        // The policy does hold in the end: looks in a row see the same, though the pod sends every millisecond.
+        let looks = RefCell::new(Vec::new());
+        leaked += eventually("the policy holds", Duration::from_secs(30), || async {
+            let sent = rig.packets_from(*address).await;
+            let mut looks = looks.borrow_mut();
+            looks.push(sent);
+            let alike = looks.iter().rev().take_while(|look| **look == sent).count();
+            if alike >= EQUAL_LOOKS { Ok(sent) } else { Err(format!("{looks:?}")) }
+        })
+        .await;
+    }
+    leaked
+}
+
 #[tokio::test]
 async fn the_control_plain_pods_under_a_policy_that_was_there_first_reach_the_world_before_it_holds() {
     let rig = Rig::beside().await;
@@ -93,28 +119,15 @@ metadata: {name: closed}
 spec: {podSelector: {matchLabels: {walls: closed}}, policyTypes: [Ingress, Egress]}
 ";
         ns.apply(closed).await.unwrap();
-        let mut addresses = Vec::new();
-        for name in ["one", "two", "three"] {
-            ns.apply(&eager(name)).await.unwrap();
-            let pod = ns.pod_ready(name, Duration::from_secs(60)).await;
-            addresses.push(pod.status.and_then(|s| s.pod_ip).expect("it has an address").parse().unwrap());
+        // A pod that gets no CPU while the engine works sends nothing: of six, one leaks.
+        let (mut pods, mut leaked) = (0, 0);
+        for names in [["one", "two", "three"], ["four", "five", "six"]] {
+            if leaked == 0 {
+                leaked = leaks(&rig, &ns, &names).await;
+                pods += names.len();
+            }
         }
-        let mut leaked = 0;
-        for address in &addresses {
-            // The policy does hold in the end: looks in a row see the same, though the pod sends every millisecond.
-            let looks = RefCell::new(Vec::new());
-            leaked += eventually("the policy holds", Duration::from_secs(30), || async {
-                let sent = rig.packets_from(*address).await;
-                let mut looks = looks.borrow_mut();
-                looks.push(sent);
-                match looks.as_slice() {
-                    [.., a, b, c] if a == b && b == c => Ok(sent),
-                    all => Err(format!("{all:?}")),
-                }
-            })
-            .await;
-        }
-        eprintln!("three plain pods sent {leaked} packets before their policy held");
+        eprintln!("{pods} plain pods sent {leaked} packets before their policy held");
         assert!(leaked > 0, "no plain pod leaked, so the fence's wait was not needed here");
     })
     .await;
