@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agentsandbox_tests::exec::{Output, exec};
+use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -26,7 +27,7 @@ async fn served(ns: &Namespace) -> Sandbox {
 
 async fn is_served(sandbox: &Sandbox) {
     eventually("the agent is served", Duration::from_secs(20), || async {
-        let answer = sandbox.sh(&format!("curl -sS -m 5 -o /dev/null -w '%{{http_code}}' {ECHO}")).await;
+        let answer = sandbox.sh(&format!("curl -sS -m 20 -o /dev/null -w '%{{http_code}}' {ECHO}")).await;
         if answer.stdout == "200" { Ok(()) } else { Err(format!("{answer:?}")) }
     })
     .await;
@@ -60,6 +61,12 @@ async fn in_lookalike(ns: &Namespace, line: &str) -> Output {
     exec(&ns.pods(), "lookalike", "agent", &["/bin/sh", "-c", line]).await
 }
 
+/// Whether this line of the audit trail says that an address was enrolled.
+fn is_enrolment(line: &&serde_json::Value) -> bool {
+    // A folded line stands for enrolments before it.
+    line["entrance"] == "enrolment" && line["event"] == "admit" && line.get("folded").is_none()
+}
+
 #[tokio::test]
 async fn o_n18_a_pod_with_the_agents_labels_is_not_served_and_cannot_enrol_itself() {
     let rig = Rig::beside().await;
@@ -79,7 +86,7 @@ async fn o_n18_a_pod_with_the_agents_labels_is_not_served_and_cannot_enrol_itsel
         }
         // The wall did let it in: what refused it is the proxy, which this port answers whoever asks.
         let enrol = format!(
-            "curl -sS -m 5 -o /dev/null -w '%{{http_code}}' -X POST -H 'authorization: Bearer guess' http://{proxy}:3129/enrol"
+            "curl -sS -m 20 -o /dev/null -w '%{{http_code}}' -X POST -H 'authorization: Bearer guess' http://{proxy}:3129/enrol"
         );
         let refused = in_lookalike(&ns, &enrol).await.ok();
         assert!(["401", "403"].contains(&refused.stdout.as_str()), "{refused:?}");
@@ -104,13 +111,28 @@ async fn an_agent_recreated_under_a_new_address_is_served_and_the_old_address_is
             }
         })
         .await;
+        let new = ns.pod_ready(&sandbox.agent_pod(), READY_WITHIN).await;
         sandbox.ready().await;
-        let (old, new) = (old.status.and_then(|s| s.pod_ip).unwrap(), ip(&ns, &sandbox.agent_pod()).await);
+        let (old, new) =
+            (old.status.and_then(|s| s.pod_ip).unwrap(), new.status.and_then(|s| s.pod_ip).unwrap());
         assert_ne!(old, new, "the same address came back, so this test proves nothing");
         is_served(&sandbox).await;
-        let enrolled = sandbox.audit().await.into_iter().rev().find(|line| line["path"] == "/enrolled");
-        let peer = enrolled.expect("the request is in the audit log")["client"].as_str().map(str::to_owned);
-        assert!(peer.as_deref().is_none_or(|peer| !peer.contains(&old)), "{peer:?}");
+        // The proxy serves the address that was enrolled last and no other, and writes down whom it enrols before it does.
+        eventually("the new address is the last that was enrolled", Duration::from_secs(20), || async {
+            let told = sandbox.audit().await;
+            let served =
+                told.iter().rposition(|line| line["path"] == "/enrolled" && line["event"] == "begin");
+            let enrolled = told.iter().take(served.ok_or("the request is not in the audit trail")?);
+            let mut enrolled: Vec<_> =
+                enrolled.filter(is_enrolment).map(|line| line["host"].clone()).collect();
+            enrolled.dedup();
+            if enrolled == [&*old, &*new] {
+                Ok(())
+            } else {
+                Err(format!("{enrolled:?}, not {old} and {new}"))
+            }
+        })
+        .await;
     })
     .await;
 }
