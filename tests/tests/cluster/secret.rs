@@ -1,16 +1,19 @@
 //! The key is in its Secret and in the proxy, and nowhere else.
 
 use agentsandbox_crds::names;
-use agentsandbox_tests::{Rig, Sandbox, with_namespace};
+use agentsandbox_tests::{Namespace, Rig, Sandbox, with_namespace};
 use base64::Engine;
 use xtask::shell;
 
 use crate::fixtures;
 
-const KEY: &str = "canary-2f9c4b61d0a7458e93c1";
+/// A key of this run alone: what an earlier one left behind is not found again.
+fn canary(ns: &Namespace) -> String {
+    format!("2f9c4b61d0a7458e93c1-{}", ns.name)
+}
 
-/// Keys of etcd whose values hold the canary, of all keys there are.
-fn etcd_keys_with_canary(rig: &Rig) -> Vec<String> {
+/// Keys of etcd whose values hold this key, of all keys there are.
+fn etcd_keys_with(rig: &Rig, key: &str) -> Vec<String> {
     // The range from \0 to \0 is everything (etcd's gRPC gateway).
     let all = r#"{"key":"AA==","range_end":"AA=="}"#;
     let args = ["-sS", "-d", all, "http://127.0.0.1:2379/v3/kv/range"];
@@ -22,20 +25,20 @@ fn etcd_keys_with_canary(rig: &Rig) -> Vec<String> {
             .decode(value.as_str().unwrap_or_default())
             .expect("values are base64")
     };
-    let holds = |value: &[u8]| value.windows(KEY.len()).any(|window| window == KEY.as_bytes());
+    let holds = |value: &[u8]| value.windows(key.len()).any(|window| window == key.as_bytes());
     let found = pairs.iter().filter(|pair| holds(&bytes(&pair["value"])));
     found.map(|pair| String::from_utf8_lossy(&bytes(&pair["key"])).into_owned()).collect()
 }
 
-async fn agent_sees_nothing(sandbox: &Sandbox) {
+async fn agent_sees_nothing(sandbox: &Sandbox, key: &str) {
     let shown = sandbox.sh("env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'").await;
     assert!(
         shown.stdout.contains("HTTPS_PROXY"),
         "no environment is seen, so this proves nothing: {shown:?}"
     );
-    assert!(!shown.stdout.contains(KEY), "the agent sees the key: {}", shown.stdout);
+    assert!(!shown.stdout.contains(key), "the agent sees the key: {}", shown.stdout);
     // In two halves, so that the command itself is not what is found. The planted file is the positive control.
-    let (left, right) = KEY.split_at(KEY.len() / 2);
+    let (left, right) = key.split_at(key.len() / 2);
     let search = format!(
         "k=\"$(printf %s%s '{left}' '{right}')\"; echo \"$k\" > /tmp/planted; grep -rlsa \"$k\" / --exclude-dir=proc --exclude-dir=sys"
     );
@@ -46,7 +49,8 @@ async fn agent_sees_nothing(sandbox: &Sandbox) {
 async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_event() {
     let rig = Rig::beside().await;
     with_namespace(&rig, "canary", async |ns| {
-        ns.secret("echo", "token", KEY).await;
+        let key = &*canary(&ns);
+        ns.secret("echo", "token", key).await;
         ns.apply(fixtures::ECHO_CREDENTIAL).await.unwrap();
         let manifest = fixtures::sleeper(
             "c",
@@ -59,13 +63,13 @@ async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_eve
         sandbox.sh("curl -sS -D /tmp/head -o /tmp/body https://echo.world.test/x?token=y").await.ok();
 
         let seen = rig.world.requests_to("echo.world.test").await.unwrap();
-        let arrived = seen.iter().any(|r| r.header("authorization") == Some(&format!("Bearer {KEY}")));
+        let arrived = seen.iter().any(|r| r.header("authorization") == Some(&format!("Bearer {key}")));
         assert!(arrived, "the key never arrived, so this test proves nothing");
-        agent_sees_nothing(&sandbox).await;
-        assert!(!sandbox.log("c-proxy", "proxy").await.contains(KEY), "the key is in the audit log");
+        agent_sees_nothing(&sandbox, key).await;
+        assert!(!sandbox.log("c-proxy", "proxy").await.contains(key), "the key is in the audit log");
         let raw = format!("/api/v1/namespaces/{}/pods/c-proxy:{}/proxy/metrics", ns.name, names::PORT_ADMIN);
         let metrics = shell::output(&mut rig.cluster.kubectl(&["get", "--raw", &raw]).unwrap()).unwrap();
-        assert!(metrics.contains("# TYPE") && !metrics.contains(KEY), "{metrics}");
+        assert!(metrics.contains("# TYPE") && !metrics.contains(key), "{metrics}");
 
         let get = [
             "get",
@@ -76,13 +80,13 @@ async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_eve
             "yaml",
         ];
         let objects = shell::output(&mut rig.cluster.kubectl(&get).unwrap()).unwrap();
-        assert!(!objects.contains(KEY), "the key is in an object beside its Secret");
+        assert!(!objects.contains(key), "the key is in an object beside its Secret");
         // Finding the Secret itself is the positive control.
-        assert_eq!(etcd_keys_with_canary(&rig), [format!("/registry/secrets/{}/echo", ns.name)]);
+        assert_eq!(etcd_keys_with(&rig, key), [format!("/registry/secrets/{}/echo", ns.name)]);
         let logs = rig.cluster.state().join("logs").display().to_string();
         let found = shell::run(
             "grep",
-            &["-r", "-l", "-a", KEY, &logs, &rig.cluster.audit_log().display().to_string()],
+            &["-r", "-l", "-a", key, &logs, &rig.cluster.audit_log().display().to_string()],
         );
         assert!(found.is_err(), "the key is in a log of the cluster: {found:?}");
     })
