@@ -62,12 +62,20 @@ fn traces() -> Vec<String> {
         ("namespace", "ip netns list"),
         ("mount", "cat /proc/mounts"),
         ("link", "ip -o link"),
-        ("group", "find /sys/fs/cgroup -maxdepth 3 -type d"),
         ("rule", "iptables-save"),
     ] {
         let text = shell::run("sh", &["-c", command]).expect("it can be listed");
         let ours = text.lines().filter(|line| line.contains(&mark) || line.contains(&folder));
         found.extend(ours.map(|line| format!("{what} {line}")));
+    }
+    let mut groups = vec!["/sys/fs/cgroup".to_owned()];
+    for _ in 0..3 {
+        // Others come and go meanwhile, which find would take for a failure.
+        let below = groups.iter().filter_map(|group| fs::read_dir(group).ok()).flatten().flatten();
+        let folders = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        groups = folders.map(|entry| entry.path().display().to_string()).collect();
+        let ours = groups.iter().filter(|group| group.contains(&mark) || group.contains(&folder));
+        found.extend(ours.map(|group| format!("group {group}")));
     }
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
