@@ -10,14 +10,17 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::entrances::to;
+use crate::peers::in_turns;
 use crate::world::{Setup, World, build, get, over_http1, scripted};
 use agentsandbox_proxy::entrance::Entrance;
 
 const MIB: usize = 1 << 20;
 /// More than any buffer holds.
 const FLOOD_BYTES_MAX: usize = 64 * MIB;
-/// Long enough for a proxy that reads to read.
-const STALL: Duration = Duration::from_millis(500);
+/// Turns of the runtime that are enough for a proxy that reads to read: half a second.
+const STALL: u32 = 50;
+/// And for one that has had enough to say so: five seconds.
+const GOODBYE: u32 = 500;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -95,9 +98,9 @@ async fn flood(
     let (mut taken, mut number) = (0, 0);
     let endless = loop {
         let bytes = piece(number);
-        match timeout(STALL, write.write_all(&bytes)).await {
-            Ok(Ok(())) if taken < FLOOD_BYTES_MAX => taken += bytes.len(),
-            Ok(Ok(())) => break true,
+        match in_turns(STALL, write.write_all(&bytes)).await {
+            Some(Ok(())) if taken < FLOOD_BYTES_MAX => taken += bytes.len(),
+            Some(Ok(())) => break true,
             _ => break false,
         }
         number += 1;
@@ -105,7 +108,7 @@ async fn flood(
     if !reads {
         return Flood { taken, code: None, endless };
     }
-    let code = timeout(Duration::from_secs(5), answers).await.ok().and_then(|ended| ended.unwrap().1);
+    let code = in_turns(GOODBYE, answers).await.and_then(|ended| ended.unwrap().1);
     Flood { taken, code, endless }
 }
 

@@ -1,10 +1,14 @@
 //! Who is served: nobody before enrolment, then one address.
 
+use std::time::{Duration, Instant};
+
 use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::limits::HEADER_READ_TIMEOUT;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::world::{Setup, TOKEN, World, args, build, get, in_pod, over_http1};
 
@@ -24,10 +28,24 @@ async fn enrol(world: &World, token: &str) -> StatusCode {
     over_http1(io, request.body(Full::default()).unwrap()).await.status
 }
 
-/// Reads what a peer gets without saying a word: nothing, and the end.
-async fn is_closed(mut io: TcpStream) -> bool {
-    let read = tokio::time::timeout(std::time::Duration::from_secs(3), io.read_u8()).await;
-    read.is_ok_and(|read| read.is_err())
+/// A turn of the runtime.
+const TURN: Duration = Duration::from_millis(10);
+
+/// What comes of this within so many turns of the runtime, in which the proxy has its turns too: however long the machine stands
+/// still, it is one turn.
+pub async fn in_turns<T>(turns: u32, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..turns {
+        if let Ok(done) = timeout(TURN, future.as_mut()).await {
+            return Some(done);
+        }
+    }
+    None
+}
+
+/// Reads what a peer gets without saying a word: nothing, and the end; in three seconds, long before silence is the reason.
+pub async fn is_closed(mut io: TcpStream) -> bool {
+    in_turns(300, io.read_u8()).await.is_some_and(|read| read.is_err())
 }
 
 #[tokio::test]
@@ -83,6 +101,20 @@ async fn a_new_enrolment_ends_the_connections_of_the_old_agent() {
 
 #[tokio::test]
 async fn p_d11_agents_and_enrolments_have_places_of_their_own() {
+    for _ in 0..10 {
+        let begin = Instant::now();
+        let shown = places().await;
+        // Later the first of them are closed for their silence, and then nothing is shown.
+        if begin.elapsed() < HEADER_READ_TIMEOUT {
+            assert_eq!(shown, Ok(()));
+            return;
+        }
+    }
+    panic!("the machine is too slow to fill all places in {HEADER_READ_TIMEOUT:?}");
+}
+
+/// Fills all places; what is not as it should be.
+async fn places() -> Result<(), &'static str> {
     const ENROLMENTS: usize = 16;
     let setup = Setup {
         protocols: vec!["http/1.1"],
@@ -101,21 +133,27 @@ async fn p_d11_agents_and_enrolments_have_places_of_their_own() {
     };
     assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT);
     let agent = busy(Entrance::HttpProxy).await;
-    assert!(is_closed(busy(Entrance::BaseUrl).await).await, "the agent has one place");
+    if !is_closed(busy(Entrance::BaseUrl).await).await {
+        return Err("the agent has more than one place");
+    }
     let mut fences = Vec::new();
     for _ in 0..ENROLMENTS {
-        assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT, "whatever the agent does");
+        if enrol(&world, TOKEN).await != StatusCode::NO_CONTENT {
+            return Err("the agent takes the places of enrolments");
+        }
         fences.push(busy(Entrance::Enrolment).await);
         // A place is taken when the connection is accepted.
-        if fences.len() < ENROLMENTS {
-            assert_eq!(enrol(&world, "wrong").await, StatusCode::UNAUTHORIZED);
+        if fences.len() < ENROLMENTS && enrol(&world, "wrong").await != StatusCode::UNAUTHORIZED {
+            return Err("enrolments have fewer than 16 places");
         }
     }
-    assert!(is_closed(busy(Entrance::Enrolment).await).await, "enrolments have {ENROLMENTS}");
+    if !is_closed(busy(Entrance::Enrolment).await).await {
+        return Err("enrolments have more than 16 places");
+    }
     drop(agent);
     let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
     let answer = over_http1(io, get(&world.url("/v1/x"), &world.authority())).await;
-    assert_eq!(answer.status, StatusCode::OK, "whatever the fences do");
+    if answer.status == StatusCode::OK { Ok(()) } else { Err("enrolments take the place of the agent") }
 }
 
 #[test]
