@@ -90,11 +90,10 @@ async fn o_h30_the_operator_uses_exactly_the_verbs_it_is_granted(rig: &Rig) {
     let used: BTreeSet<String> = requests.iter().map(|request| used(request, &granted)).collect();
     let beyond: Vec<_> = used.difference(&granted).collect();
     assert!(beyond.is_empty(), "the operator asked for what it may not: {beyond:?}");
-    let refused: Vec<_> = requests
-        .iter()
-        .filter(|e| e["annotations"]["authorization.k8s.io/decision"] == "forbid")
-        .map(|e| e["requestURI"].clone())
-        .collect();
+    let decided = |event: &Value, how: &str| event["annotations"]["authorization.k8s.io/decision"] == how;
+    assert!(requests.iter().any(|request| decided(request, "allow")), "the audit log tells no decisions");
+    let refused: Vec<_> =
+        requests.iter().filter(|e| decided(e, "forbid")).map(|e| e["requestURI"].clone()).collect();
     assert!(refused.is_empty(), "refused by authorization: {refused:?}");
     let idle: Vec<_> = granted.difference(&used).filter(|right| *right != NEVER_REQUESTED).collect();
     assert!(idle.is_empty(), "granted and not used in this run of {} requests: {idle:?}", requests.len());

@@ -26,7 +26,8 @@ async fn a_denied_request_is_counted_in_the_status_and_told_as_an_event() {
         assert_eq!(dev.get().await.status.unwrap().egress, None, "nothing was denied yet");
         dev.sh("curl -s -o /dev/null https://files.example.com/x; true").await;
         let denied = eventually("the denial is counted", TOLD_WITHIN, || async {
-            let egress = dev.get().await.status.and_then(|status| status.egress).unwrap_or_default();
+            let now = dev.api().get("dev").await.map_err(|error| error.to_string())?;
+            let egress = now.status.and_then(|status| status.egress).unwrap_or_default();
             let one = egress.latest.iter().find(|one| one.host.as_deref() == Some("files.example.com"));
             one.cloned().ok_or_else(|| format!("{egress:?}"))
         })
