@@ -29,7 +29,7 @@ use time::format_description::well_known::Rfc3339;
 
 use self::folds::{Folded, Folds, Kind, Verdict};
 use self::pace::{Pace, Turn};
-use self::record::{Sandbox, shortened};
+use self::record::{Sandbox, VERSION, shortened};
 use self::sink::Sink;
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
@@ -175,6 +175,7 @@ impl Audit {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let sandbox = policy.map(|policy| policy.sandbox());
         Record {
+            version: VERSION,
             time: String::new(),
             seq: 0,
             sandbox: sandbox.map_or_else(Sandbox::default, |s| Sandbox {

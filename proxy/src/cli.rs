@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use agentsandbox_policy::Host;
 use clap::{Args, Parser, Subcommand};
 
+use crate::schema::Described;
+
 /// The egress proxy beside an agent.
 #[derive(Debug, Parser)]
 #[command(name = "agentsandbox-proxy", version, about)]
@@ -40,6 +42,11 @@ pub enum Command {
         /// Method and URL, such as "GET https://api.example.com/v1/models".
         #[arg(long)]
         request: String,
+    },
+    /// Print the JSON Schema (2020-12) of the policy document or of an audit line.
+    Schema {
+        /// Which.
+        of: Described,
     },
 }
 

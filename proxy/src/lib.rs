@@ -28,6 +28,7 @@ mod presented;
 pub mod reload;
 pub mod resolve;
 pub mod respond;
+pub mod schema;
 mod scrub;
 pub mod secrets;
 pub mod serve;

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         },
         Command::Check { policy } => check(&policy),
         Command::Explain { policy, request } => explain(&policy, &request),
+        Command::Schema { of } => say(of.schema().trim_end()),
     }
 }
 

@@ -14,6 +14,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use agentsandbox_proxy::schema::Described;
 use serde_json::Value;
 
 /// It bounds a hang; it is no promise.
@@ -114,7 +115,10 @@ impl Proxy {
     fn record(&mut self) -> Vec<Value> {
         let mut text = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let schema = serde_json::from_str(&Described::Audit.schema()).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.iter().for_each(|line| assert!(jsonschema::is_valid(&schema, line), "{line}"));
+        lines
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What an agent sent cannot be read in exactly one way.
@@ -43,7 +44,7 @@ impl Malformed {
 macro_rules! denial_reasons {
     ($($(#[$doc:meta])* $name:ident => $advice:literal,)+) => {
         /// Why something was refused. The names are stable: metrics, events and clients rely on them.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
         pub enum DenialReason {
             $($(#[$doc])* $name,)+
         }

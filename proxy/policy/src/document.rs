@@ -5,25 +5,46 @@
 //! never an absent restriction. A key that is written must have a value: `methods: null` is an error too, since it could
 //! be meant either way.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The only accepted value of [`PolicyDocument::api_version`].
 pub const API_VERSION: &str = "policy.agentsandbox.dev/v1";
+/// Each request may look at each rule.
+pub(crate) const RULES_MAX: usize = 256;
+/// Each credential is a file in the proxy's pod.
+pub(crate) const CREDENTIALS_MAX: usize = 64;
+pub(crate) const SCOPES_MAX: usize = 64;
+pub(crate) const PORTS_MAX: usize = 64;
+pub(crate) const METHODS_MAX: usize = 32;
+pub(crate) const PATHS_MAX: usize = 64;
+/// A preset leaves out more than anyone lists.
+pub(crate) const EXCEPT_PATHS_MAX: usize = 128;
+/// Each is a variable of the agent.
+pub(crate) const PLACEHOLDERS_MAX: usize = 16;
+/// A shorter text is found where nobody meant a placeholder.
+pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
+pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
+pub(crate) const RANGES_MAX: usize = 4096;
 
 /// Everything one agent may do on the network. What no rule allows is denied.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicyDocument {
     /// Always [`API_VERSION`].
+    #[schemars(extend("const" = API_VERSION))]
     pub api_version: String,
     /// The sandbox this policy belongs to; it appears in every audit line.
     pub sandbox: SandboxIdentity,
     /// `metadata.generation` of the AgentSandbox the document was written from; 0 outside Kubernetes.
+    #[schemars(range(min = 0))]
     pub generation: i64,
     /// The allow-list, at most 256 rules. Empty denies everything.
+    #[schemars(length(max = RULES_MAX))]
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules may name, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = CREDENTIALS_MAX))]
     pub credentials: Vec<CredentialDocument>,
     /// Which upstream addresses are forbidden or re-allowed beside the built-in ranges.
     #[serde(default, skip_serializing_if = "AddressesDocument::is_empty")]
@@ -34,7 +55,7 @@ pub struct PolicyDocument {
 }
 
 /// Who the agent is, for the audit log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SandboxIdentity {
     /// Namespace of the AgentSandbox, or any label outside Kubernetes.
@@ -47,7 +68,7 @@ pub struct SandboxIdentity {
 }
 
 /// One allowed kind of request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleDocument {
     /// Unique name; with an exact host it is also the first path segment of the base-URL entrance.
@@ -55,28 +76,34 @@ pub struct RuleDocument {
     /// `api.example.com`, `*.example.com` (exactly one label) or `**.example.com` (one or more labels).
     pub host: String,
     /// TCP ports, 1-65535, at least one.
+    #[schemars(length(min = 1, max = PORTS_MAX), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<u16>,
     /// Whether the upstream is reached over TLS. A plaintext rule may not name a credential.
     pub scheme: SchemeDocument,
     /// Allowed methods in upper case. Absent allows each ordinary method; CONNECT and TRACE are never allowed.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = METHODS_MAX))]
     pub methods: Option<Vec<String>>,
     /// Allowed path globs: `*` stays within a segment, `**` crosses segments. Absent allows any path.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = PATHS_MAX))]
     pub paths: Option<Vec<String>>,
     /// Name of the credential to inject.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub credential: Option<String>,
     /// Whether a WebSocket upgrade may pass. Absent denies it.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "WebsocketDocument")]
     pub websocket: Option<WebsocketDocument>,
     /// Whether TLS is opened. Absent opens it.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TlsDocument")]
     pub tls: Option<TlsDocument>,
 }
 
 /// Scheme of the upstream connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SchemeDocument {
     /// TLS, verified against the public roots and the document's additional roots.
@@ -86,7 +113,7 @@ pub enum SchemeDocument {
 }
 
 /// Whether a rule lets a WebSocket upgrade pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WebsocketDocument {
     /// The upgrade may pass.
     Allow,
@@ -95,7 +122,7 @@ pub enum WebsocketDocument {
 }
 
 /// What becomes of the agent's TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TlsDocument {
     /// It is opened, and each request in it is judged.
     Intercept,
@@ -105,7 +132,7 @@ pub enum TlsDocument {
 }
 
 /// How one secret may be used. The value itself is never in the document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialDocument {
     /// Unique name, by which rules and audit lines call it.
@@ -114,25 +141,30 @@ pub struct CredentialDocument {
     /// means the credential's own name. Whoever points a credential at another secret gives it another file, so that a
     /// proxy that still has the old folder finds nothing, and never sends an old secret to a new host.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub file: Option<String>,
     /// What the agent is given in the secret's place: at most 16 texts, each of 8 to 1024 bytes, that nobody else has. None is
     /// a secret. One that the agent sends anywhere but in the place of this credential, on a rule that names it, denies the
     /// request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = PLACEHOLDERS_MAX), inner(length(max = PLACEHOLDER_BYTES_MAX)))]
     pub placeholders: Vec<String>,
     /// The like, but texts that others may know and write, within the same bounds. One of at least 16 bytes is looked for in
     /// heads; none is in bodies, where whoever writes what the agent reads could stop its requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = PLACEHOLDERS_MAX), inner(length(max = PLACEHOLDER_BYTES_MAX)))]
     pub constants: Vec<String>,
     /// Where in the request the secret is put.
     pub inject: InjectDocument,
     /// Where the secret may go. A rule can only narrow these.
+    #[schemars(length(min = 1, max = SCOPES_MAX))]
     pub scopes: Vec<ScopeDocument>,
 }
 
 /// The place of a secret in a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", from = "InjectWire")]
+#[schemars(!from, deny_unknown_fields)]
 pub enum InjectDocument {
     /// A header holds the secret, after an optional fixed prefix.
     Header {
@@ -140,6 +172,7 @@ pub enum InjectDocument {
         name: String,
         /// Text before the secret, such as `token `.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "String", default)]
         prefix: Option<String>,
     },
     /// `Authorization: Bearer <secret>` (RFC 6750).
@@ -194,58 +227,67 @@ enum InjectWire {
 }
 
 /// One destination a credential may be sent to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScopeDocument {
     /// Host pattern, as in a rule.
     pub host: String,
     /// TCP ports, at least one.
+    #[schemars(length(min = 1, max = PORTS_MAX), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<u16>,
     /// Allowed methods; absent allows each ordinary method.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = METHODS_MAX))]
     pub methods: Option<Vec<String>>,
     /// Allowed path globs; absent allows any path.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = PATHS_MAX))]
     pub paths: Option<Vec<String>>,
     /// Path globs that this scope leaves out of what `paths` allows, in any letter case, at most 128. A path is left out as
     /// soon as one way to read it matches.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = EXCEPT_PATHS_MAX))]
     pub except_paths: Option<Vec<String>>,
 }
 
 /// Upstream address ranges, beside the built-in forbidden ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AddressesDocument {
     /// CIDRs of private networks that may be dialled. Metadata addresses stay forbidden.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = RANGES_MAX))]
     pub allow: Vec<String>,
     /// CIDRs that may not be dialled: the cluster's pods, services and nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = RANGES_MAX))]
     pub deny: Vec<String>,
 }
 
 /// Verification of upstream servers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamDocument {
     /// PEM certificates of private CAs, trusted beside the public roots.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub additional_roots: Option<String>,
     /// The proxy through which every upstream is reached. Absent reaches them directly.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UpstreamProxyDocument")]
     pub proxy: Option<UpstreamProxyDocument>,
 }
 
 /// A proxy of the organisation's own. It resolves the names of destinations, so their addresses are its to judge; its own
 /// address is judged like any other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamProxyDocument {
     /// `http://host:port` (CONNECT) or `socks5://host:port`.
     pub url: String,
     /// Name of the credential it asks for: one of type Basic whose scopes hold its host and port.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub credential: Option<String>,
 }
 

@@ -6,13 +6,17 @@ use std::sync::atomic::AtomicU64;
 
 use agentsandbox_policy::DenialReason;
 use aws_lc_rs::digest::{SHA256, digest};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_PATH_BYTES_MAX;
 
+/// Of the shape of a line. It is raised when a field is taken away or means something else; a new field raises nothing.
+pub(super) const VERSION: u8 = 1;
+
 /// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// The policy allows it; `reason` tells whether the upstream then failed.
@@ -22,7 +26,7 @@ pub enum Decision {
 }
 
 /// What a line says about its decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
     /// A request is allowed and about to be sent; an [`Event::End`] with the same request id follows.
@@ -35,39 +39,69 @@ pub enum Event {
     Deny,
 }
 
-/// One line.
-#[derive(Clone, Debug, Serialize)]
+/// One line of the audit trail. What is not known, or does not apply, is null.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "AuditLine")]
 pub struct Record {
+    /// The version of this shape.
+    #[schemars(extend("const" = VERSION))]
+    pub(super) version: u8,
+    /// When the line was written, in UTC (RFC 3339).
+    #[schemars(extend("format" = "date-time"))]
     pub(super) time: String,
+    /// Number of the line since the proxy's start, from 0, without gaps.
     pub(super) seq: u64,
+    /// Whose agent it is; its fields are empty while there is no policy in force.
     pub(super) sandbox: Sandbox,
+    /// Where it came in.
     pub(super) entrance: Entrance,
+    /// What the line says about its decision.
     pub(super) event: Event,
+    /// Shared by `begin` and `end`, and told to the agent with a refusal.
     pub(super) request_id: String,
+    /// Canonical host.
     pub(super) host: Option<String>,
+    /// Port asked for.
     pub(super) port: Option<u16>,
+    /// Method asked for.
     pub(super) method: Option<String>,
+    /// Canonical path, never with a query. One over 2 KiB is cut, with its SHA-256.
     pub(super) path: Option<String>,
+    /// Name of the rule that allowed it, or came closest.
     pub(super) rule: Option<String>,
+    /// What was decided.
     pub(super) decision: Decision,
+    /// Why it was refused or failed.
     pub(super) reason: Option<DenialReason>,
+    /// Name of the credential that was added, or that is concerned.
     pub(super) credential: Option<String>,
+    /// Address that was dialled; of several the last.
     pub(super) address: Option<SocketAddr>,
+    /// Status the agent was answered with.
     pub(super) status: Option<u16>,
+    /// Bytes of bodies from the agent.
     pub(super) bytes_up: u64,
+    /// Bytes of bodies to the agent.
     pub(super) bytes_down: u64,
+    /// Milliseconds since the exchange began.
     pub(super) millis: u64,
+    /// Generation of the AgentSandbox that the policy was written from.
     pub(super) generation: i64,
     /// How many more like the line before them this line stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64")]
     pub(super) folded: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+/// Whose agent it is.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub(super) struct Sandbox {
+    /// Namespace of the AgentSandbox.
     pub(super) namespace: String,
+    /// Its name.
     pub(super) name: String,
+    /// Its UID; empty outside Kubernetes.
     pub(super) uid: String,
 }
 

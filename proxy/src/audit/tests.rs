@@ -60,7 +60,9 @@ pub(crate) fn begin(entry: &mut Entry) -> Result<Recorded, Unrecorded> {
 }
 
 pub(crate) fn read(lines: &[String]) -> Vec<Value> {
-    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.iter().for_each(crate::schema::tests::audit_line_fits);
+    lines
 }
 
 #[test]

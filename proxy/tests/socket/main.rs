@@ -21,6 +21,7 @@ mod hello;
 mod peers;
 mod placeholders;
 mod pool;
+mod schema;
 mod scrub;
 mod streams;
 mod times;

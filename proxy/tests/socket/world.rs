@@ -27,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::upstream;
+use crate::{schema, upstream};
 
 pub const HOST: &str = "api.good.test";
 pub const KEY: &str = "sk-real-0123456789";
@@ -51,6 +51,10 @@ pub struct World {
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            self.lines().iter().for_each(schema::audit_line_fits);
+        }
     }
 }
 
@@ -157,6 +161,7 @@ pub async fn build(setup: Setup) -> World {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
     }
+    schema::policy_fits(&text);
     std::fs::write(at("policy.yaml"), text).unwrap();
     let keys = setup.token.map(|token| {
         // A CA in the shape that the operator makes; the standalone mode knows how.

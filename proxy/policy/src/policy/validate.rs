@@ -10,29 +10,15 @@ use super::{
 };
 use crate::address::{Addresses, is_too_wide};
 use crate::document::{
-    API_VERSION, CredentialDocument, InjectDocument, PolicyDocument, RuleDocument, SchemeDocument,
-    ScopeDocument, TlsDocument, UpstreamProxyDocument, WebsocketDocument,
+    API_VERSION, CREDENTIALS_MAX, CredentialDocument, EXCEPT_PATHS_MAX, InjectDocument, METHODS_MAX,
+    PATHS_MAX, PLACEHOLDER_BYTES_MAX, PLACEHOLDER_BYTES_MIN, PLACEHOLDERS_MAX, PORTS_MAX, PolicyDocument,
+    RANGES_MAX, RULES_MAX, RuleDocument, SCOPES_MAX, SchemeDocument, ScopeDocument, TlsDocument,
+    UpstreamProxyDocument, WebsocketDocument,
 };
 use crate::path::{CanonicalPath, PathGlob};
 use crate::{HostPattern, Method, parse_authority};
 
-/// Each request may look at each rule.
-const RULES_MAX: usize = 256;
-/// Each credential is a file in the proxy's pod.
-const CREDENTIALS_MAX: usize = 64;
-const SCOPES_MAX: usize = 64;
-const PORTS_MAX: usize = 64;
-const METHODS_MAX: usize = 32;
-const PATHS_MAX: usize = 64;
-/// A preset leaves out more than anyone lists.
-const EXCEPT_PATHS_MAX: usize = 128;
-/// Each is a variable of the agent.
-const PLACEHOLDERS_MAX: usize = 16;
-/// A shorter text is found where nobody meant a placeholder.
-const PLACEHOLDER_BYTES_MIN: usize = 8;
-const PLACEHOLDER_BYTES_MAX: usize = 1024;
 const PATH_GLOB_BYTES_MAX: usize = 1024;
-const RANGES_MAX: usize = 4096;
 /// Longest name of a Secret's key, and of a file on every file system that matters.
 const FILE_NAME_BYTES_MAX: usize = 253;
 /// A rule's name may be a host with a word before it and a number behind it.
