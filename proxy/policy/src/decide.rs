@@ -4,13 +4,12 @@
 //! allow it the one with the most specific host speaks, and of equals the first in the document: it names the permit and
 //! the credential. A credential that may not go where the request goes denies the request, which is never sent bare.
 
+mod advice;
+
 use std::cmp::Reverse;
 
 use crate::policy::{Credential, Reach, Rule};
 use crate::{Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
-
-/// Longest path that advice repeats; the CRD takes no longer one.
-const ADVISED_PATH_BYTES_MAX: usize = 256;
 
 /// A request in canonical parts. It has no power.
 #[derive(Clone, Debug)]
@@ -333,51 +332,6 @@ impl Policy {
             Place { scheme: request.scheme, host: &request.host, port: request.port, request: Some(request) };
         self.advise(&place, nearest)
     }
-
-    /// The denial that the nearest rule explains, with what to write.
-    fn advise(&self, place: &Place<'_>, nearest: Option<(Gap, &Rule)>) -> Denial {
-        let denial = |reason| match place.request {
-            Some(request) => described(reason, request),
-            None => Denial::new(reason).with_host(place.host).with_port(place.port),
-        };
-        let Some((gap, rule)) = nearest else {
-            let how = format!("Add to {}: `- {}`.", self.allow_list(), self.rule_text(place));
-            return denial(DenialReason::HostNotAllowed).with_how_to_allow(how);
-        };
-        let how = match (gap, place.request) {
-            (Gap::Method, Some(request)) if request.method.is_never_allowed() => {
-                format!("{} is never allowed; use another method.", request.method)
-            }
-            (Gap::Scheme, _) => format!("Use {}, the scheme of rule {}.", rule.scheme, rule.name),
-            (Gap::Websocket, _) => {
-                format!("Write `websocket: Allow` in rule {} of {}.", rule.name, self.allow_list())
-            }
-            (Gap::Port | Gap::Method | Gap::Path, _) => {
-                let (field, value) = addition(gap, place);
-                format!("Add to {field} of rule {} in {}: `{value}`.", rule.name, self.allow_list())
-            }
-        };
-        denial(gap.reason()).with_rule(&rule.name).with_how_to_allow(how)
-    }
-
-    fn allow_list(&self) -> String {
-        let identity = self.sandbox();
-        if identity.uid.is_empty() {
-            return "rules of the policy document".to_owned();
-        }
-        format!("spec.egress.allow of AgentSandbox {}/{}", identity.namespace, identity.name)
-    }
-
-    /// A rule for this place, as the AgentSandbox or the standalone document spells it.
-    fn rule_text(&self, place: &Place<'_>) -> String {
-        let Place { scheme, host, port, .. } = place;
-        if self.sandbox().uid.is_empty() {
-            return format!("{{name: {host}, host: {host}, ports: [{port}], scheme: {scheme}}}");
-        }
-        let scheme_field = if *scheme == Scheme::Http { ", scheme: Http" } else { "" };
-        let ports = if *port == scheme.default_port() { String::new() } else { format!(", ports: [{port}]") };
-        format!("{{host: {host}{ports}{scheme_field}}}")
-    }
 }
 
 /// What a denial is about.
@@ -441,18 +395,6 @@ fn further<'a>(best: Option<(Gap, &'a Rule)>, next: (Gap, &'a Rule)) -> Option<(
     match best {
         Some(best) if rank(best) <= rank(next) => Some(best),
         _ => Some(next),
-    }
-}
-
-/// The list of a rule that lacks something, and what it lacks.
-fn addition(gap: Gap, place: &Place<'_>) -> (&'static str, String) {
-    match (gap, place.request) {
-        (Gap::Method, Some(request)) => ("methods", request.method.to_string()),
-        (Gap::Path, Some(request)) if request.target.path().len() <= ADVISED_PATH_BYTES_MAX => {
-            ("paths", request.target.path().to_owned())
-        }
-        (Gap::Path, _) => ("paths", "/**".to_owned()),
-        _ => ("ports", place.port.to_string()),
     }
 }
 

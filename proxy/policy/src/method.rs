@@ -6,7 +6,7 @@ use crate::Malformed;
 
 const METHOD_BYTES_MAX: usize = 32;
 /// What a rule without `methods` allows. HEAD stands beside GET here, but a rule that lists GET alone allows GET alone.
-const ORDINARY: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+pub(crate) const ORDINARY: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 /// Never allowed, whatever a rule lists: TRACE and TRACK echo the request with the credential in it, CONNECT opens a
 /// tunnel behind the proxy's back, and DEBUG starts a debugger on some servers.
 const NEVER: [&str; 4] = ["CONNECT", "DEBUG", "TRACE", "TRACK"];

@@ -125,6 +125,20 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
 }
 
+/// Globs that together allow the path in each way in which it is read, none longer than this; `/**` where they cannot be
+/// written.
+pub(crate) fn globs_for(path: &CanonicalPath, bytes_max: usize) -> Vec<String> {
+    let mut all = path.readings();
+    for glob in &mut all {
+        // A star is a character of a path, too, which a glob takes in; two of them would be another glob.
+        while glob.contains("**") {
+            *glob = glob.replace("**", "*");
+        }
+    }
+    let is_glob = |glob: &String| glob.len() <= bytes_max && PathGlob::parse(glob).is_ok();
+    if all.iter().all(is_glob) { all } else { vec!["/**".to_owned()] }
+}
+
 /// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, whichever of its
 /// characters are escaped, with or without empty segments and path parameters. Servers differ in all of these, and what is
 /// left out must be left out for each of them.

@@ -292,6 +292,16 @@ impl Scope {
         listed && !method.is_never_allowed()
     }
 
+    /// The methods that are listed, if any are.
+    pub(crate) fn listed_methods(&self) -> Option<&[Method]> {
+        self.methods.as_deref()
+    }
+
+    /// How many path globs are listed.
+    pub(crate) fn paths_listed(&self) -> usize {
+        self.paths.as_ref().map_or(0, Vec::len)
+    }
+
     pub(crate) fn allows_path(&self, target: &Target) -> bool {
         self.paths.as_ref().is_none_or(|globs| any_matches(globs, target.canonical_path()))
     }

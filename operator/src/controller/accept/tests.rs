@@ -9,6 +9,8 @@ use serde_json::json;
 use super::*;
 use crate::fixtures::{class, credential, from, identity, ordinary, platform, references, sandbox};
 
+mod advice;
+
 /// What was rejected, as (reason, field).
 fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {
     let faults = accept(&identity(), sandbox, references, &platform()).expect_err("the sandbox is rejected");

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod advice;
 mod credentials;
 mod examples;
 
@@ -306,12 +307,12 @@ fn a_denial_says_what_to_write() {
         (
             "GET https://socket.test:22/",
             Some("socket"),
-            "Add to ports of rule socket in spec.egress.allow of AgentSandbox team/demo: `22`.",
+            "In rule socket of spec.egress.allow of AgentSandbox team/demo: write `ports: [443, 22]`.",
         ),
         (
             "DELETE https://dav.test/",
             Some("listed"),
-            "Add to methods of rule listed in spec.egress.allow of AgentSandbox team/demo: `DELETE`.",
+            "In rule listed of spec.egress.allow of AgentSandbox team/demo: write `methods: [PROPFIND, GET, DELETE]`.",
         ),
         ("GET https://plain.test:80/", Some("plain"), "Use http, the scheme of rule plain."),
     ] {

@@ -1,0 +1,219 @@
+//! What to write so that a denied request would be allowed.
+//!
+//! A snippet is what stands between backticks, and is YAML: where it says to add or to write it, doing so allows the very
+//! request that was denied, with all that it lacks and not only with what was asked first. Where writing cannot help, or
+//! must not, there is no snippet. A list is written whole where leaving it out has a meaning of its own, for then adding
+//! to it would take something away.
+
+use std::fmt::Display;
+
+use super::{Gap, Place};
+use crate::document::{PATHS_MAX, PORTS_MAX, RULES_MAX};
+use crate::method::ORDINARY;
+use crate::path::globs_for;
+use crate::policy::Rule;
+use crate::{Denial, DenialReason, Host, HostPattern, Policy, Scheme};
+
+/// Longest path glob of an AgentSandbox, in characters; the CRD takes no longer one.
+const GLOB_BYTES_MAX: usize = 256;
+/// Rules of an AgentSandbox, and ports and paths of one of them: the CRD's bounds.
+const SANDBOX_RULES_MAX: usize = 128;
+const SANDBOX_PORTS_MAX: usize = 8;
+const SANDBOX_PATHS_MAX: usize = 16;
+
+impl Policy {
+    /// The denial that the nearest rule explains, with what to write.
+    pub(super) fn advise(&self, place: &Place<'_>, nearest: Option<(Gap, &Rule)>) -> Denial {
+        let denial = |reason| match place.request {
+            Some(request) => super::described(reason, request),
+            None => Denial::new(reason).with_host(place.host).with_port(place.port),
+        };
+        match nearest {
+            None => denial(DenialReason::HostNotAllowed).with_how_to_allow(self.new_rule(place, None)),
+            Some((gap, rule)) => {
+                denial(gap.reason()).with_rule(&rule.name).with_how_to_allow(self.way(place, gap, rule))
+            }
+        }
+    }
+
+    fn way(&self, place: &Place<'_>, gap: Gap, rule: &Rule) -> String {
+        if let Some(never) = self.never(place) {
+            return never;
+        }
+        if gap == Gap::Scheme {
+            return format!("Use {}, the scheme of rule {}.", rule.scheme, rule.name);
+        }
+        if let Some(name) = &rule.credential {
+            if let Some(request) = place.request
+                && let Err(next) = self.credential_use(name, rule, request)
+            {
+                return format!("{} Rule {} must allow it, too.", next.how_to_allow, rule.name);
+            }
+            if !self.credential(name).is_some_and(|known| known.reaches(place.host, place.port)) {
+                let Place { host, port, .. } = place;
+                return format!(
+                    "Ask the owner of AgentCredential {name} to allow {host}:{port} in its hosts. Rule {} must allow it, too.",
+                    rule.name
+                );
+            }
+        }
+        match self.changes(place, rule) {
+            Some(changes) => format!("In rule {} of {}: {changes}.", rule.name, self.allow_list()),
+            None => self.new_rule(place, Some(rule)),
+        }
+    }
+
+    /// What no rule can allow.
+    fn never(&self, place: &Place<'_>) -> Option<String> {
+        let method = &place.request?.method;
+        if method.is_never_allowed() {
+            return Some(format!("{method} is never allowed; use another method."));
+        }
+        let unwritable = self.is_of_sandbox() && !method.is_ordinary();
+        unwritable.then(|| format!("No AgentSandbox can allow {method}; use one of {}.", ORDINARY.join(", ")))
+    }
+
+    /// Everything that the rule lacks for this place; none if it has no room for it.
+    fn changes(&self, place: &Place<'_>, rule: &Rule) -> Option<String> {
+        let (ports_max, paths_max) = if self.is_of_sandbox() {
+            (SANDBOX_PORTS_MAX, SANDBOX_PATHS_MAX)
+        } else {
+            (PORTS_MAX, PATHS_MAX)
+        };
+        let mut changes = Vec::new();
+        if !rule.scope.ports.contains(&place.port) {
+            if rule.scope.ports.len() >= ports_max {
+                return None;
+            }
+            let all = rule.scope.ports.iter().chain([&place.port]);
+            changes.push(format!("write `ports: [{}]`", list(all)));
+        }
+        if let Some(request) = place.request {
+            if !rule.scope.allows_method(&request.method) {
+                let all = rule.scope.listed_methods();
+                let known = all.map_or_else(|| ORDINARY.join(", "), |all| list(all.iter()));
+                changes.push(format!("write `methods: [{known}, {}]`", request.method));
+            }
+            if !rule.scope.allows_path(&request.target) {
+                let more = globs_for(request.target.canonical_path(), GLOB_BYTES_MAX);
+                if rule.scope.paths_listed() + more.len() > paths_max {
+                    return None;
+                }
+                changes.push(format!("add to paths `[{}]`", list(more.iter().map(|glob| quoted(glob)))));
+            }
+            if request.websocket && !rule.websocket {
+                changes.push("write `websocket: Allow`".to_owned());
+            }
+        }
+        Some(changes.join(", "))
+    }
+
+    /// A rule for this place, with the credential of the rule that has no room for it.
+    fn new_rule(&self, place: &Place<'_>, full: Option<&Rule>) -> String {
+        if let Some(never) = self.never(place) {
+            return never;
+        }
+        if place.host.address().is_some() {
+            return "No rule can name an address; ask for the destination by its DNS name.".to_owned();
+        }
+        if !self.can_name(place.host) {
+            return "No rule can name this host; ask for it by a full DNS name, such as api.example.com."
+                .to_owned();
+        }
+        let most = if self.is_of_sandbox() { SANDBOX_RULES_MAX } else { RULES_MAX };
+        if self.rule_count() >= most {
+            return format!("There are {most} rules already, and there can be no more; widen or remove one.");
+        }
+        format!("Add to {}: `- {{{}}}`.", self.allow_list(), self.fields(place, full).join(", "))
+    }
+
+    /// The fields of a new rule, as the AgentSandbox or the standalone document spells them.
+    fn fields(&self, place: &Place<'_>, full: Option<&Rule>) -> Vec<String> {
+        let Place { scheme, host, port, request } = place;
+        let host_field = format!("host: {}", scalar(host.as_str()));
+        let mut fields = if self.is_of_sandbox() {
+            let mut fields = vec![host_field];
+            if *port != scheme.default_port() {
+                fields.push(format!("ports: [{port}]"));
+            }
+            if *scheme == Scheme::Http {
+                fields.push("scheme: Http".to_owned());
+            }
+            fields
+        } else {
+            let name = scalar(&self.free_name(host));
+            vec![format!("name: {name}"), host_field, format!("ports: [{port}]"), format!("scheme: {scheme}")]
+        };
+        if let Some(request) = request {
+            if full.is_some() || !request.method.is_ordinary() {
+                fields.push(format!("methods: [{}]", request.method));
+            }
+            if full.is_some() {
+                let globs = globs_for(request.target.canonical_path(), GLOB_BYTES_MAX);
+                fields.push(format!("paths: [{}]", list(globs.iter().map(|glob| quoted(glob)))));
+            }
+            if request.websocket {
+                fields.push("websocket: Allow".to_owned());
+            }
+        }
+        fields.extend(
+            full.and_then(|rule| rule.credential.as_ref())
+                .map(|name| format!("credential: {}", scalar(name))),
+        );
+        fields
+    }
+
+    /// The host as a rule's name, with a number behind it if another has that name.
+    fn free_name(&self, host: &Host) -> String {
+        let plain = host.as_str().trim_matches(|c: char| !c.is_ascii_alphanumeric());
+        let base = if plain.is_empty() { "rule" } else { plain };
+        let is_free = |name: &String| self.rules().iter().all(|rule| rule.name != *name);
+        let numbered = (2..=RULES_MAX + 1).map(|number| format!("{base}-{number}"));
+        std::iter::once(base.to_owned()).chain(numbered).find(is_free).unwrap_or_else(|| base.to_owned())
+    }
+
+    /// Whether a rule can be written for exactly this host.
+    fn can_name(&self, host: &Host) -> bool {
+        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let label = |label: &str| {
+            let bytes = label.as_bytes();
+            edge(bytes.first())
+                && edge(bytes.last())
+                && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+        };
+        let is_domain = || {
+            let last = host.as_str().rsplit('.').next().unwrap_or_default();
+            let top = last.len() > 1 && last.starts_with(|c: char| c.is_ascii_alphabetic());
+            top && host.as_str().contains('.') && host.as_str().split('.').all(label)
+        };
+        HostPattern::parse(host.as_str()).is_ok() && (!self.is_of_sandbox() || is_domain())
+    }
+
+    /// Whether the rules are written in an AgentSandbox, and not in this document.
+    fn is_of_sandbox(&self) -> bool {
+        !self.sandbox().uid.is_empty()
+    }
+
+    fn allow_list(&self) -> String {
+        if !self.is_of_sandbox() {
+            return "rules of the policy document".to_owned();
+        }
+        let identity = self.sandbox();
+        format!("spec.egress.allow of AgentSandbox {}/{}", identity.namespace, identity.name)
+    }
+}
+
+fn list<T: Display>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A path in YAML's double quotes: it holds neither of them nor a backslash, for those are escaped in a canonical path.
+fn quoted(path: &str) -> String {
+    format!("\"{path}\"")
+}
+
+/// A name as a YAML scalar: `null`, `on` and numbers would be read as something else.
+fn scalar(name: &str) -> String {
+    let plain = name.contains('.') && name.starts_with(|c: char| c.is_ascii_alphabetic());
+    if plain { name.to_owned() } else { quoted(name) }
+}

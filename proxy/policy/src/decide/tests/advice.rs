@@ -1,0 +1,217 @@
+//! What a denial says to write is written, and the request is asked for again.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn document() -> Value {
+    json!({
+        "apiVersion": "policy.agentsandbox.dev/v1",
+        "sandbox": {"namespace": "a", "name": "b"},
+        "generation": 0,
+        "rules": [
+            {"name": "api", "host": "api.good.test", "ports": [443], "scheme": "https", "methods": ["GET"],
+                "paths": ["/v1/*"], "credential": "key"},
+            {"name": "open", "host": "open.test", "ports": [443], "scheme": "https"},
+            {"name": "wide", "host": "**.wide.test", "ports": [443], "scheme": "https", "methods": ["GET"]},
+            {"name": "plain", "host": "plain.test", "ports": [80], "scheme": "http", "paths": ["/x"]},
+            {"name": "pinned", "host": "pinned.test", "ports": [443], "scheme": "https", "tls": "Passthrough"},
+            {"name": "taken.test", "host": "other.test", "ports": [443], "scheme": "https"},
+        ],
+        "credentials": [{"name": "key", "inject": {"type": "Bearer"},
+            "scopes": [{"host": "api.good.test", "ports": [443, 8443], "methods": ["GET", "POST"]}]}],
+    })
+}
+
+fn policy_of(document: &Value) -> Policy {
+    Policy::from_yaml(&document.to_string()).unwrap_or_else(|error| panic!("{error}\n{document:#}"))
+}
+
+fn yaml(snippet: &str) -> Value {
+    serde_yaml::from_str(snippet).unwrap_or_else(|error| panic!("{snippet}: {error}"))
+}
+
+/// The document with the advice followed; none if there is nothing to write.
+fn followed(document: &Value, advice: &str) -> Option<Value> {
+    let mut changed = document.clone();
+    let rules = changed["rules"].as_array_mut().unwrap();
+    let parts: Vec<&str> = advice.split('`').collect();
+    if let Some(rest) = advice.strip_prefix("In rule ") {
+        let (name, _) = rest.split_once(" of rules of the policy document: ").unwrap();
+        let rule = rules.iter_mut().find(|rule| rule["name"] == name).unwrap();
+        for clause in parts.chunks(2).filter(|clause| clause.len() == 2) {
+            let value = yaml(clause[1]);
+            if clause[0].ends_with("write ") {
+                value.as_object().unwrap().iter().for_each(|(field, value)| rule[field] = value.clone());
+            } else {
+                assert!(clause[0].ends_with("add to paths "), "{advice}");
+                rule["paths"].as_array_mut().unwrap().extend(value.as_array().unwrap().iter().cloned());
+            }
+        }
+    } else if advice.starts_with("Add to rules of the policy document: `") {
+        rules.extend(yaml(parts[1]).as_array().unwrap().iter().cloned());
+    } else {
+        assert_eq!(parts.len(), 1, "a snippet that nobody knows where to write: {advice}");
+        return None;
+    }
+    Some(changed)
+}
+
+fn asked(line: &str) -> Request {
+    let websocket = line.strip_prefix("socket ");
+    Request { websocket: websocket.is_some(), ..request(websocket.unwrap_or(line)) }
+}
+
+#[test]
+fn whatever_a_denial_says_to_write_allows_the_request_that_was_denied() {
+    let document = document();
+    for (line, reason) in [
+        ("GET https://new.test/a", "HostNotAllowed"),
+        ("POST http://new.test:8080/a?q=1", "HostNotAllowed"),
+        ("socket GET https://new.test/a", "HostNotAllowed"),
+        ("PROPFIND https://new.test/a", "HostNotAllowed"),
+        ("GET https://taken.test/", "HostNotAllowed"),
+        ("GET https://null/", "HostNotAllowed"),
+        ("GET https://xn--bcher-kva.test/", "HostNotAllowed"),
+        ("GET https://pinned.test/", "HostNotAllowed"),
+        ("GET https://open.test:8443/", "PortNotAllowed"),
+        ("PROPFIND https://open.test:8443/", "PortNotAllowed"),
+        ("socket GET https://open.test:8443/", "PortNotAllowed"),
+        ("POST https://api.good.test:8443/v2/x", "PortNotAllowed"),
+        ("POST https://api.good.test/v1/x", "MethodNotAllowed"),
+        ("POST https://api.good.test/v2", "MethodNotAllowed"),
+        ("DELETE https://a.wide.test/x", "MethodNotAllowed"),
+        ("PROPFIND https://open.test/x", "MethodNotAllowed"),
+        ("GET https://api.good.test/v2?q=1", "PathNotAllowed"),
+        ("GET https://api.good.test/v2/a%2Fb", "PathNotAllowed"),
+        ("GET https://api.good.test/v2/a;p=1/b", "PathNotAllowed"),
+        ("GET https://api.good.test/v2/;p/b", "PathNotAllowed"),
+        ("GET https://api.good.test/v2/a,b'c&d", "PathNotAllowed"),
+        ("GET https://api.good.test/v2/**/x**y/*", "PathNotAllowed"),
+        ("socket GET https://api.good.test/v2", "PathNotAllowed"),
+        ("GET http://plain.test/y", "PathNotAllowed"),
+        ("socket GET https://open.test/ws", "WebsocketNotAllowed"),
+        ("socket GET http://plain.test/x", "WebsocketNotAllowed"),
+    ] {
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        assert_eq!(denial.reason.as_str(), reason, "{line}");
+        let changed = followed(&document, &denial.how_to_allow).unwrap_or_else(|| panic!("{line}: {denial}"));
+        let allowed = policy_of(&changed).decide(asked(line));
+        assert!(allowed.is_ok(), "{line}: {denial}\n{:?}", allowed.unwrap_err());
+    }
+    let long = format!("GET https://api.good.test/v2/{}", "x".repeat(300));
+    let denial = policy_of(&document).decide(asked(&long)).unwrap_err();
+    assert!(policy_of(&followed(&document, &denial.how_to_allow).unwrap()).decide(asked(&long)).is_ok());
+}
+
+#[test]
+fn a_name_that_is_denied_is_admitted_and_answered_once_the_advice_is_followed() {
+    let document = document();
+    for (scheme, name, port) in
+        [(Scheme::Https, "new.test", 443), (Scheme::Http, "new.test", 80), (Scheme::Https, "open.test", 22)]
+    {
+        let host = Host::parse(name).unwrap();
+        let denial = policy_of(&document).admit(scheme, &host, port).unwrap_err();
+        let changed = policy_of(&followed(&document, &denial.how_to_allow).unwrap());
+        assert!(changed.admit(scheme, &host, port).is_ok() && changed.answers(&host), "{denial}");
+    }
+}
+
+#[test]
+fn what_must_not_be_allowed_or_cannot_be_has_nothing_to_write() {
+    let document = document();
+    for line in [
+        "GET https://metadata.google.internal/",
+        "GET http://169.254.169.254/latest/meta-data/",
+        "GET https://10.0.0.1/",
+        "GET https://[fd00:ec2::254]/",
+        "TRACE https://new.test/",
+        "TRACE https://open.test/",
+        "GET http://open.test/",
+        // The credential may not go there, and it is not its user who says where it may.
+        "DELETE https://api.good.test/v1/x",
+        "GET https://api.good.test:9443/v1/x",
+    ] {
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        assert!(followed(&document, &denial.how_to_allow).is_none(), "{line}: {denial}");
+    }
+    let credential = |line| policy_of(&document).decide(asked(line)).unwrap_err().how_to_allow;
+    assert_eq!(
+        credential("DELETE https://api.good.test/v1/x"),
+        "Ask the owner of AgentCredential key to allow DELETE on this path of api.good.test:443 in its hosts, or narrow the rule to what they allow. Rule api must allow it, too."
+    );
+    assert!(credential("GET https://10.0.0.1/").starts_with("No rule can name an address;"));
+    let host = Host::parse("api.good.test").unwrap();
+    let denial = policy_of(&document).admit(Scheme::Https, &host, 9443).unwrap_err();
+    assert!(followed(&document, &denial.how_to_allow).is_none(), "{denial}");
+    for reason in DenialReason::ALL {
+        if *reason != DenialReason::WebsocketNotAllowed {
+            assert!(!Denial::new(*reason).how_to_allow.contains('`'), "{reason}");
+        }
+    }
+    let mut inside = document.clone();
+    inside["rules"] = json!([{"name": "in", "host": "in.test", "ports": [443], "scheme": "https"}]);
+    inside["addresses"] = json!({"deny": ["10.96.0.0/12"]});
+    let policy = policy_of(&inside);
+    for address in ["169.254.169.254", "10.96.0.1", "10.1.2.3"] {
+        let permit = policy.decide(request("GET https://in.test/")).unwrap();
+        let denial = permit.dial(&policy, address.parse().unwrap()).unwrap_err();
+        assert!(followed(&inside, &denial.how_to_allow).is_none(), "{denial}");
+    }
+}
+
+#[test]
+fn where_a_list_is_full_another_rule_is_proposed_with_the_same_credential() {
+    let mut full = document();
+    full["rules"][0]["paths"] = (0..64).map(|number| json!(format!("/{number}"))).collect();
+    let line = "GET https://api.good.test/v2";
+    let denial = policy_of(&full).decide(asked(line)).unwrap_err();
+    let changed = policy_of(&followed(&full, &denial.how_to_allow).unwrap());
+    let permit = changed.decide(asked(line)).unwrap();
+    assert_eq!((permit.rule(), permit.credential().unwrap().name()), ("api.good.test", "key"), "{denial}");
+    assert!(changed.decide(asked("GET https://api.good.test/v3")).is_err(), "the path, and no other");
+    full["rules"] = (0..256)
+        .map(|n| json!({"name": format!("r{n}"), "host": "r.test", "ports": [443], "scheme": "https"}))
+        .collect();
+    let denial = policy_of(&full).decide(asked("GET https://new.test/")).unwrap_err();
+    assert!(followed(&full, &denial.how_to_allow).is_none(), "{denial}");
+}
+
+#[test]
+fn a_change_takes_nothing_away() {
+    let document = document();
+    let before = ["GET https://open.test/x", "HEAD https://open.test/x", "DELETE https://open.test/"];
+    for line in ["PROPFIND https://open.test/x", "GET https://open.test:22/x"] {
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        let changed = policy_of(&followed(&document, &denial.how_to_allow).unwrap());
+        for line in before.iter().chain([&line]) {
+            assert!(changed.decide(asked(line)).is_ok(), "{line}: {denial}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_denied_request_has_advice_that_does_not_help(
+        host in prop_oneof![
+            Just("api.good.test"), Just("open.test"), Just("x.wide.test"), Just("plain.test"), Just("pinned.test"),
+            Just("new.test"), Just("on"), Just("a_b.test"), Just("127.0.0.1"), Just("metadata"), Just("9.test"),
+        ],
+        scheme in prop_oneof![Just("https"), Just("http")],
+        port in prop_oneof![Just(80_u16), Just(443), Just(8443), 1_u16..],
+        method in prop_oneof![Just("GET"), Just("POST"), Just("DELETE"), Just("PROPFIND"), Just("TRACE")],
+        path in "(/[a-z*;,%2F'!:@&=]{1,6}){0,4}/?",
+        socket in any::<bool>(),
+    ) {
+        let line = format!("{method} {scheme}://{host}:{port}{path}");
+        prop_assume!(path.starts_with('/') && Target::parse(&path).is_ok());
+        let ask = || Request { websocket: socket, ..request(&line) };
+        let document = document();
+        if let Err(denial) = policy_of(&document).decide(ask())
+            && let Some(changed) = followed(&document, &denial.how_to_allow)
+        {
+            let allowed = policy_of(&changed).decide(ask());
+            prop_assert!(allowed.is_ok(), "{line}: {denial}\n{:?}", allowed.unwrap_err());
+        }
+    }
+}
