@@ -21,6 +21,7 @@ use crate::enrolment::EnrolmentError;
 use crate::entrance::{Entrance, Origin, refuse_connection};
 use crate::limits::HEADER_READ_TIMEOUT;
 use crate::pipeline::Proxy;
+use crate::ready;
 use crate::respond::{self, Body};
 
 /// Serves health and metrics on one connection.
@@ -53,10 +54,12 @@ async fn answer(io: TcpStream, respond: impl Fn(&Request<Incoming>) -> Response<
 fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/readyz") => match pending(proxy) {
-            None => text(StatusCode::OK, "ready\n"),
-            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
-        },
+        (&Method::GET, "/readyz") => {
+            let pending = ready::pending(proxy, Instant::now());
+            let counted = ready::counted(pending, request.uri().query().unwrap_or_default());
+            let status = if counted.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            text(status, ready::report(&counted))
+        }
         (&Method::GET, "/metrics") => text(StatusCode::OK, proxy.metrics.render()),
         (&Method::GET, "/denials") => denials(proxy),
         _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /denials\n"),
@@ -73,20 +76,12 @@ fn denials(proxy: &Proxy) -> Response<Body> {
         .map_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, ""), |tally| text(StatusCode::OK, tally))
 }
 
-/// What the proxy still waits for. Enrolment is not among it: the agent pod exists only once the proxy is ready.
-fn pending(proxy: &Proxy) -> Option<&'static str> {
-    if proxy.shutdown.is_cancelled() {
-        return Some("draining\n");
-    }
-    proxy.policy.current(Instant::now()).err().map(|_| "waiting for a valid policy document\n")
-}
-
 fn enrol(proxy: &Proxy, request: &Request<Incoming>, peer: IpAddr) -> Response<Body> {
     if request.uri().path() != "/enrol" {
         return text(StatusCode::NOT_FOUND, "there is /enrol\n");
     }
     match *request.method() {
-        Method::GET if pending(proxy).is_none() => text(StatusCode::OK, "ready\n"),
+        Method::GET if ready::may_start(proxy, Instant::now()) => text(StatusCode::OK, "ready\n"),
         Method::GET => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         Method::POST => {
             let field = request.headers().get(AUTHORIZATION).map(http::HeaderValue::as_bytes);

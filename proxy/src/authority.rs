@@ -5,6 +5,7 @@
 //! name could otherwise be shown under another. The server's side of TLS offers HTTP/2 and HTTP/1.1, nothing else.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -20,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::limits::{LEAF_AGE_MAX, LEAF_BACKDATE, LEAF_VALIDITY, LEAVES_MAX};
@@ -55,6 +57,8 @@ pub enum AuthorityError {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    /// From when until when the certificate is valid, in seconds since 1970.
+    valid: RangeInclusive<i64>,
     leaf_key: KeyPair,
     provider: Arc<CryptoProvider>,
     leaves: Mutex<HashMap<Host, Leaf>>,
@@ -81,10 +85,12 @@ impl Authority {
         let certificate = pem_certificate(&read(CERTIFICATE)?)?;
         let key = KeyPair::from_pem(&Zeroizing::new(read(KEY)?))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        let valid = validity(&certificate)?;
         let refusing = configuration(&provider, Arc::new(NoCertificate))?;
         Ok(Self {
             issuer,
             certificate,
+            valid,
             leaf_key: KeyPair::generate()?,
             provider,
             leaves: Mutex::default(),
@@ -123,6 +129,12 @@ impl Authority {
         leaves.insert(name.host().clone(), Leaf { minted: now, config: Arc::clone(&config) });
         self.metrics.leaf_minted();
         Ok(config)
+    }
+
+    /// Whether a client would take a leaf of this CA at this time.
+    #[must_use]
+    pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
+        self.valid.contains(&now.unix_timestamp())
     }
 
     /// TLS that ends in an `access_denied` alert: no name, no certificate.
@@ -190,6 +202,13 @@ fn pem_certificate(pem: &str) -> Result<CertificateDer<'static>, AuthorityError>
         .map_err(|_| AuthorityError::Unusable(rcgen::Error::CouldNotParseCertificate))
 }
 
+fn validity(certificate: &[u8]) -> Result<RangeInclusive<i64>, AuthorityError> {
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|_| AuthorityError::Unusable(rcgen::Error::CouldNotParseCertificate))?;
+    let validity = certificate.validity();
+    Ok(validity.not_before.timestamp()..=validity.not_after.timestamp())
+}
+
 fn create(folder: &Path) -> Result<(), AuthorityError> {
     use std::os::unix::fs::OpenOptionsExt;
     let key = KeyPair::generate()?;
@@ -227,7 +246,7 @@ impl ResolvesServerCert for NoCertificate {
 #[cfg(test)]
 mod tests {
     use agentsandbox_policy::{Policy, Scheme};
-    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+    use x509_parser::prelude::GeneralName;
 
     use super::*;
 
@@ -277,6 +296,21 @@ mod tests {
         let first = authority.impersonate(&name, now).unwrap();
         assert!(Arc::ptr_eq(&first, &authority.impersonate(&name, now + LEAF_AGE_MAX / 2).unwrap()));
         assert!(!Arc::ptr_eq(&first, &authority.impersonate(&name, now + LEAF_AGE_MAX).unwrap()));
+    }
+
+    #[test]
+    fn a_ca_is_valid_within_its_time_and_at_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, now) = (authority(folder.path()), OffsetDateTime::now_utc());
+        let end = now + time::Duration::days(STANDALONE_VALIDITY_DAYS);
+        for (at, valid) in [
+            (now, true),
+            (now - time::Duration::days(1), false),
+            (end - time::Duration::days(1), true),
+            (end + time::Duration::days(1), false),
+        ] {
+            assert_eq!(authority.is_valid_at(at), valid, "{at}");
+        }
     }
 
     #[test]

@@ -66,6 +66,15 @@ impl Enrolment {
         }
     }
 
+    /// Whether there is an agent to serve.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Token(enrolment) => enrolment.agent.borrow().is_some(),
+            Self::Loopback => true,
+        }
+    }
+
     /// Completes when this peer is no longer the agent.
     pub async fn replaced(&self, peer: IpAddr) {
         match self {

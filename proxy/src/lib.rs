@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod pipeline;
 mod placeholder;
 mod presented;
+mod ready;
 pub mod reload;
 pub mod resolve;
 pub mod respond;

@@ -31,6 +31,18 @@ impl Resolver {
         Self { fixed: by_host, system: system() }
     }
 
+    /// Whether names can be asked for at all.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        self.system.is_some()
+    }
+
+    /// One that has nobody to ask.
+    #[cfg(test)]
+    pub(crate) fn unusable() -> Self {
+        Self { fixed: HashMap::new(), system: None }
+    }
+
     /// The addresses of the next hop of an allowed request. They are not judged yet.
     ///
     /// No other name can be asked for: a query is a packet that leaves, and the agent chooses the name.

@@ -100,7 +100,11 @@ pub async fn bind(
     Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns, slots })
 }
 
-fn assemble(config: Config, audit: Box<dyn std::io::Write + Send>, shutdown: CancellationToken) -> Proxy {
+pub(crate) fn assemble(
+    config: Config,
+    audit: Box<dyn std::io::Write + Send>,
+    shutdown: CancellationToken,
+) -> Proxy {
     let (file, text, loaded) = config.policy;
     Proxy {
         policy: ActivePolicy::new(file, text, loaded, config.provider, Arc::clone(&config.metrics)),

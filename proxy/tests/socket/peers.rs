@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agentsandbox_proxy::entrance::Entrance;
 use agentsandbox_proxy::limits::HEADER_READ_TIMEOUT;
+use agentsandbox_proxy::serve::Port;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +74,23 @@ async fn the_fence_sees_that_the_proxy_answers_and_then_enrols() {
     assert_eq!(answer.status, StatusCode::OK);
     let kept = std::fs::read_to_string(world.folder.path().join("state/enrolled")).unwrap();
     assert_eq!(kept, "127.0.0.1");
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_agent_unless_that_is_left_out() {
+    let world = in_pod().await;
+    // What the machine that runs the test has for a resolver is not asked.
+    let ask = async |query: &str| {
+        let io = TcpStream::connect(world.port(Port::Admin)).await.unwrap();
+        over_http1(io, get(&format!("/readyz?exclude=resolver{query}"), "proxy")).await
+    };
+    let waiting = ask("").await;
+    assert_eq!(waiting.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(waiting.body.contains("\n{\"item\":\"enrolment\","), "{}", waiting.body);
+    assert_eq!(ask("&exclude=enrolment").await.status, StatusCode::OK);
+    assert_eq!(enrol(&world, TOKEN).await, StatusCode::NO_CONTENT);
+    let ready = ask("").await;
+    assert_eq!((ready.status, ready.body.as_str()), (StatusCode::OK, "{\"ready\":true,\"pending\":[]}\n"));
 }
 
 #[tokio::test]

@@ -145,10 +145,14 @@ fn await_serving() -> Lifecycle {
     }
 }
 
+/// Without the agent, which comes only once the proxy is ready, and without single secrets, which hinder no request that
+/// does not need them.
+const READY: &str = "/readyz?exclude=enrolment&exclude=secret";
+
 fn readiness() -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            path: Some("/readyz".to_owned()),
+            path: Some(READY.to_owned()),
             port: IntOrString::Int(i32::from(PORT_ADMIN)),
             scheme: Some("HTTP".to_owned()),
             ..HTTPGetAction::default()
