@@ -42,6 +42,12 @@ pub enum Command {
         /// Method and URL, such as "GET https://api.example.com/v1/models".
         #[arg(long)]
         request: String,
+        /// A field of the request, as "name: value"; may be given again. Placeholders and keys in it are judged.
+        #[arg(long = "header")]
+        headers: Vec<String>,
+        /// A file with the request's body.
+        #[arg(long)]
+        body: Option<PathBuf>,
     },
     /// Print the JSON Schema (2020-12) of the policy document or of an audit line.
     Schema {

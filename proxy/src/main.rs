@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use agentsandbox_policy::{Method, Policy, Request, Scheme, Target, parse_authority};
+use agentsandbox_policy::Policy;
 use agentsandbox_proxy::cli::{Cli, Command, ServeArgs};
 use agentsandbox_proxy::config::{Config, StartError, chain};
+use agentsandbox_proxy::explain::{self, Explained, Question};
 use agentsandbox_proxy::{health, reload, serve};
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -35,7 +36,9 @@ fn main() -> ExitCode {
             Err(error) => fail(&chain(&error), 1),
         },
         Command::Check { policy } => check(&policy),
-        Command::Explain { policy, request } => explain(&policy, &request),
+        Command::Explain { policy, request, headers, body } => {
+            explain(&policy, &request, &headers, body.as_deref())
+        }
         Command::Schema { of } => say(of.schema().trim_end()),
     }
 }
@@ -117,59 +120,26 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
-fn explain(file: &Path, request: &str) -> ExitCode {
-    let decided = reload::read(file)
-        .map_err(|error| chain(&error))
-        .and_then(|text| parse(&text))
-        .and_then(|policy| Ok((read_request(request)?, policy)));
-    let (asked, policy) = match decided {
-        Ok(decided) => decided,
-        Err(fault) => return fail(&fault, EXIT_USAGE),
+fn explain(file: &Path, request: &str, fields: &[String], body: Option<&Path>) -> ExitCode {
+    let explained = || {
+        let policy = reload::read(file).map_err(|error| chain(&error)).and_then(|text| parse(&text))?;
+        let body = body.map_or_else(|| Ok(Vec::new()), std::fs::read);
+        let body = body.map_err(|error| format!("the body cannot be read: {error}"))?;
+        explain::explain(&policy, Question { request, fields, body: &body })
+            .map_err(|error| error.to_string())
     };
-    if asked.scheme == Scheme::Https
-        && let Some(pass) = policy.pass(&asked.host, asked.port)
-    {
-        // No request is seen there, so none is judged.
-        let place = json!({"decision": "allow", "tls": "Passthrough", "rule": pass.rule(),
-            "host": pass.host().as_str(), "port": pass.port()});
-        return say(&format!("{place:#}"));
-    }
-    match policy.decide(asked) {
-        Ok(permit) => say(&format!(
-            "{:#}",
-            json!({"decision": "allow", "rule": permit.rule(), "host": permit.host().as_str(), "port": permit.port(),
-                "method": permit.method().as_str(), "path": permit.target().path(),
-                "credential": permit.credential().map(|credential| credential.name())})
-        )),
-        Err(denial) => {
-            say(&format!("{:#}", json!({"decision": "deny", "denial": denial})));
-            ExitCode::from(1)
+    match explained() {
+        Ok(Explained { allowed, text }) => {
+            let said = say(&format!("{text:#}"));
+            if allowed { said } else { ExitCode::from(1) }
         }
+        Err(fault) => fail(&fault, EXIT_USAGE),
     }
 }
 
 fn parse(text: &str) -> Result<Policy, String> {
     Policy::from_yaml(text)
         .map_err(|error| error.faults().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-}
-
-fn read_request(text: &str) -> Result<Request, String> {
-    let usage = || "write a method and a URL, such as \"GET https://api.example.com/v1/models\"".to_owned();
-    let (method, url) = text.split_once(' ').ok_or_else(usage)?;
-    let (scheme, rest) = url.split_once("://").ok_or_else(usage)?;
-    let scheme = match scheme {
-        "https" => Scheme::Https,
-        "http" => Scheme::Http,
-        _ => return Err(usage()),
-    };
-    let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    let read = || {
-        let (host, port) = parse_authority(authority, Some(scheme.default_port()))?;
-        let (method, target) = (Method::parse(method)?, Target::parse(&target)?);
-        Ok(Request { scheme, host, port, method, target, websocket: false })
-    };
-    read().map_err(|error: agentsandbox_policy::Malformed| error.to_string())
 }
 
 /// The audit trail without the standard library's buffer: a line that failed must not appear later, and each is one

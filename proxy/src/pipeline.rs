@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy, Request as Asked};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy};
 use http::header::TRAILER;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Entry, Recorded, Unrecorded};
 use crate::authority::Authority;
+use crate::decision;
 use crate::destination;
 use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
@@ -176,15 +177,7 @@ async fn exchange(
     let asked = destination::read(&head, &context.binding, &loaded.policy)?;
     entry.asks(asked.host.as_str(), asked.port);
     entry.asks_for(asked.method.as_str(), asked.target.path());
-    let permit = loaded.policy.decide(Asked {
-        scheme: asked.scheme,
-        host: asked.host,
-        port: asked.port,
-        method: asked.method,
-        target: asked.target,
-        websocket: asked.websocket,
-    })?;
-    presented::judge(&loaded.policy, &loaded.placeholders, &permit, &head.headers)?;
+    let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
     let secret = secret(proxy, &permit)?;
     let voice = Voice::of(&permit, secret.as_ref());
     let recorded = entry.begins(permit).map_err(Denial::from)?;

@@ -15,6 +15,7 @@ mod chain;
 mod credentials;
 mod denials;
 mod entrances;
+mod explain;
 mod flow;
 mod framing;
 mod hello;
