@@ -193,3 +193,16 @@ async fn p_f10_the_key_is_in_no_audit_line_and_neither_it_nor_a_host_in_a_metric
     assert!(!metrics.contains(KEY) && !metrics.contains(HOST), "{metrics}");
     assert!(!format!("{:?}", world.lines()).contains(KEY));
 }
+
+#[tokio::test]
+async fn p_f15_an_answer_that_asks_for_another_token_is_passed_on_and_nothing_is_asked_again() {
+    let refusal = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer error=\"invalid_token\"\r\ncontent-length: 0\r\n\r\n";
+    let world = scripted(refusal).await;
+    let answer =
+        over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    let end = world.line(&[("event", "end")]).await;
+    assert_eq!((&end["status"], &end["decision"]), (&401.into(), &"allow".into()));
+    assert_eq!(world.received().matches("/v1/x").count(), 1, "one request, with the key that there is");
+    assert_eq!(world.upstream_connections(), 1);
+}

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod absent;
 mod advice;
 mod credentials;
 mod examples;

@@ -1,0 +1,107 @@
+//! Guards that do not exist: whoever asks for one has no policy, which would otherwise allow what the guard was to keep out;
+//! and what the guard was to let through in part is denied as a whole.
+
+use super::*;
+
+const RULE: &str = "name: a, host: api.good.test, ports: [443], scheme: https";
+const INJECT: &str = "inject: {type: Bearer}";
+
+/// Whether a document is taken with this rule and this credential.
+fn is_taken(rule: &str, inject: &str) -> bool {
+    let text = format!(
+        "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 0, rules: [{{{rule}}}],
+          credentials: [{{name: key, {inject}, scopes: [{{host: api.good.test, ports: [443]}}]}}]}}"
+    );
+    Policy::from_yaml(&text).is_ok()
+}
+
+#[track_caller]
+fn no_rule_can_ask_for(guards: &[&str]) {
+    assert!(is_taken(RULE, INJECT), "without a guard it is");
+    for guard in guards {
+        assert!(!is_taken(&format!("{RULE}, {guard}"), INJECT), "{guard}");
+    }
+}
+
+/// The verdicts of a policy with these rules.
+fn verdicts(rules: &str, lines: &[&str]) -> Vec<String> {
+    let text = format!(
+        "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 0, rules: [{rules}],
+          credentials: [{{name: key, {INJECT}, scopes: [{{host: api.good.test, ports: [443], exceptPaths: [/graphql]}}]}}]}}"
+    );
+    let policy = Policy::from_yaml(&text).unwrap();
+    lines.iter().map(|line| verdict_of(&policy, line)).collect()
+}
+
+#[test]
+fn p_e6_no_rule_can_ask_for_an_operation_and_a_path_that_is_left_out_never_gets_the_key() {
+    no_rule_can_ask_for(&["graphql: {operations: [viewer]}", "operations: [query]", "body: {query: '*'}"]);
+    let rules = format!("{{{RULE}, paths: [\"/**\"], credential: key}}");
+    let asked = [
+        "POST https://api.good.test/graphql",
+        "POST https://api.good.test/GraphQL/",
+        "POST https://api.good.test/v1",
+    ];
+    assert_eq!(verdicts(&rules, &asked), ["CredentialScope", "CredentialScope", "a key"]);
+    let rules = format!("{{{RULE}, paths: [\"/v1\"], credential: key}}");
+    assert_eq!(verdicts(&rules, &asked), ["PathNotAllowed", "PathNotAllowed", "a key"]);
+}
+
+#[test]
+fn p_e8_no_rule_can_ask_for_a_tool_and_a_server_of_tools_is_denied_as_a_whole() {
+    no_rule_can_ask_for(&["mcp: {tools: [search]}", "tools: [search]", "protocol: MCP"]);
+    let rules = format!("{{{RULE}, methods: [GET], paths: [\"/v1/**\"]}}");
+    let asked =
+        ["POST https://api.good.test/mcp", "GET https://api.good.test/sse", "GET https://api.good.test/v1/x"];
+    assert_eq!(verdicts(&rules, &asked), ["MethodNotAllowed", "PathNotAllowed", "a -"]);
+}
+
+#[test]
+fn p_e10_no_rule_can_ask_for_a_ref_and_a_push_is_denied_as_a_whole() {
+    no_rule_can_ask_for(&[
+        "git: {push: [refs/heads/agent]}",
+        "refs: [refs/heads/agent]",
+        "protectedRefs: [main]",
+    ]);
+    let rules = format!("{{{RULE}, paths: [/r.git/info/refs, /r.git/git-upload-pack]}}");
+    let asked = [
+        "POST https://api.good.test/r.git/git-receive-pack",
+        "POST https://api.good.test/r.git/git-receive-pack?atomic=1",
+        "POST https://api.good.test/r.git/git-upload-pack",
+    ];
+    assert_eq!(verdicts(&rules, &asked), ["PathNotAllowed", "PathNotAllowed", "a -"]);
+}
+
+#[test]
+fn p_f13_no_credential_can_sign_requests() {
+    assert!(is_taken(RULE, INJECT));
+    for inject in [
+        "inject: {type: SigV4}",
+        "inject: {type: SigV4, region: eu-west-1, service: s3}",
+        "inject: {type: AwsSigV4}",
+        "inject: {type: Bearer, region: eu-west-1}",
+        "inject: {type: Bearer}, region: eu-west-1",
+    ] {
+        assert!(!is_taken(RULE, inject), "{inject}");
+    }
+}
+
+#[test]
+fn p_i6_no_rule_can_ask_for_an_approval_and_what_none_allows_is_denied_at_once() {
+    no_rule_can_ask_for(&["approval: Required", "ask: true", "approve: {methods: [POST]}", "decision: Ask"]);
+    let rules = format!("{{{RULE}, methods: [GET]}}");
+    let asked = ["POST https://api.good.test/x", "GET https://api.good.test/x"];
+    assert_eq!(verdicts(&rules, &asked), ["MethodNotAllowed", "a -"]);
+}
+
+#[test]
+fn a_limit_that_does_not_exist_cannot_be_asked_for() {
+    no_rule_can_ask_for(&[
+        "budget: {requests: 1}",
+        "rateLimit: 1",
+        "maxBytes: 1",
+        "maxResponseBytes: 1",
+        "allowHeaders: [accept]",
+        "headers: {x-expected-bucket-owner: '1'}",
+    ]);
+}
