@@ -19,7 +19,7 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -60,7 +60,8 @@ pub struct Authority {
     /// From when until when the certificate is valid, in seconds since 1970.
     valid: RangeInclusive<i64>,
     leaf_key: KeyPair,
-    provider: Arc<CryptoProvider>,
+    /// The same key as TLS signs with it, read once: to read it costs as much as to sign a leaf.
+    signing_key: Arc<dyn SigningKey>,
     leaves: Mutex<HashMap<Host, Leaf>>,
     refusing: Arc<ServerConfig>,
     metrics: Arc<Metrics>,
@@ -86,13 +87,17 @@ impl Authority {
         let key = KeyPair::from_pem(&Zeroizing::new(read(KEY)?))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
         let valid = validity(&certificate)?;
-        let refusing = configuration(&provider, Arc::new(NoCertificate))?;
+        let refusing = refusing(&provider)?;
+        let leaf_key = KeyPair::generate()?;
+        let der = PrivateKeyDer::try_from(leaf_key.serialize_der())
+            .map_err(|why| rustls::Error::General(why.to_owned()))?;
+        let signing_key = provider.key_provider.load_private_key(der)?;
         Ok(Self {
             issuer,
             certificate,
             valid,
-            leaf_key: KeyPair::generate()?,
-            provider,
+            leaf_key,
+            signing_key,
             leaves: Mutex::default(),
             refusing: Arc::new(refusing),
             metrics,
@@ -145,11 +150,11 @@ impl Authority {
 
     fn mint(&self, name: &NamePermit) -> Result<ServerConfig, AuthorityError> {
         let leaf = self.certificate_for(name)?;
-        let key = PrivateKeyDer::try_from(self.leaf_key.serialize_der())
-            .map_err(|why| rustls::Error::General(why.to_owned()))?;
-        let key = self.provider.key_provider.load_private_key(key)?;
         let chain = vec![leaf.der().clone(), self.certificate.clone()];
-        configuration(&self.provider, Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
+        let certified = CertifiedKey::new(chain, Arc::clone(&self.signing_key));
+        let mut config = ServerConfig::clone(&self.refusing);
+        config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        Ok(config)
     }
 
     fn certificate_for(&self, name: &NamePermit) -> Result<rcgen::Certificate, AuthorityError> {
@@ -172,14 +177,12 @@ impl Authority {
     }
 }
 
-fn configuration(
-    provider: &Arc<CryptoProvider>,
-    certificates: Arc<dyn ResolvesServerCert>,
-) -> Result<ServerConfig, AuthorityError> {
+/// TLS as it is spoken under every name, still without a certificate.
+fn refusing(provider: &Arc<CryptoProvider>) -> Result<ServerConfig, AuthorityError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(certificates);
+        .with_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
