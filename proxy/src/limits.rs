@@ -34,6 +34,12 @@ pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// time. With fewer, most requests of a burst pay for a TLS handshake, which costs more than all else that is done for
 /// them.
 pub const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 64;
+/// Idle upstream connections kept for all destinations together; beyond this the oldest goes. A wildcard allows any number of
+/// names, so this bounds the descriptors and the memory that an agent can have held for nothing: four hosts in a burst.
+pub const IDLE_CONNECTIONS_MAX: usize = 256;
+/// HTTP/2 connections kept for each destination and credential. One carries as many streams as the upstream allows, commonly a hundred;
+/// one more is opened when all are full. Four carry 400, more than an agent has requests under way.
+pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 /// How often connections that became too old are looked for.

@@ -41,7 +41,7 @@ use crate::scrub::decode::{self, Undecodable};
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Decoding, Downward, Search, Upward};
 use crate::upgrade;
-use crate::upstream::{ExchangeError, Lease, Purpose, Voice};
+use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Voice};
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -151,7 +151,7 @@ pub async fn handle(
 
 /// An upstream's answer, and what its delivery needs.
 struct Answered {
-    response: Response<Incoming>,
+    response: Response<Answer>,
     scrubber: Option<Arc<Scrubber>>,
     /// Whether the request carried a secret.
     injected: bool,
@@ -179,7 +179,8 @@ async fn exchange(
     entry.asks_for(asked.method.as_str(), asked.target.path());
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
     let secret = secret(proxy, &permit)?;
-    let voice = Voice::of(&permit, secret.as_ref());
+    let password = password(proxy, &loaded.policy)?;
+    let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
     let recorded = entry.begins(permit).map_err(Denial::from)?;
     let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
@@ -191,8 +192,9 @@ async fn exchange(
     let body = Upload::new(body, &head.headers, progress.clone()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
-    let response =
-        send(proxy, loaded, (&recorded, &voice), (request, &target), entry).await.map_err(|failed| {
+    let response = send(proxy, loaded, (&recorded, &voice, password.as_ref()), (request, &target), entry)
+        .await
+        .map_err(|failed| {
             // The upstream broke off because the body was.
             traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(permit, credential)))
         })?;
@@ -263,29 +265,44 @@ fn outgoing(
     Ok((request, target))
 }
 
+/// What a request is sent by: the right to send it, as whom it speaks, and what the upstream proxy is told.
+type Leave<'a> = (&'a Recorded, &'a Voice, Option<&'a Secret>);
+
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
 /// about to be sent is written down already.
 async fn send(
     proxy: &Proxy,
     loaded: &Loaded,
-    (recorded, voice): (&Recorded, &Voice),
+    leave: Leave<'_>,
     (mut request, target): (Request<Body>, &str),
     entry: &mut Entry,
-) -> Result<Response<Incoming>, Box<Denial>> {
+) -> Result<Response<Answer>, Box<Denial>> {
+    let (recorded, voice, _) = leave;
     let permit = recorded.permit();
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
+    let mut opening = Opening::default();
     if purpose == Purpose::Exchange {
-        while let Some(lease) = loaded.upstream.reuse(recorded, voice) {
+        opening = loop {
+            let lease = match loaded.upstream.reuse(recorded, voice) {
+                Ok(lease) => lease,
+                Err(opening) => break opening,
+            };
             entry.dials(lease.address());
             match loaded.upstream.exchange(lease, request, target, purpose).await {
                 Ok(response) => return Ok(response),
                 Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
                 Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
             }
-        }
+        };
     }
-    let lease = connect(proxy, loaded, (recorded, voice), purpose, entry).await?;
+    let connected = connect(proxy, loaded, leave, purpose, entry).await;
+    let lease = connected.or_else(|denial| {
+        // One that is full is better than none.
+        let full = opening.is_for_one_more().then(|| loaded.upstream.share(recorded, voice)).flatten();
+        full.inspect(|lease| entry.dials(lease.address())).ok_or(denial)
+    })?;
+    drop(opening);
     match loaded.upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
@@ -297,12 +314,11 @@ async fn send(
 async fn connect(
     proxy: &Proxy,
     loaded: &Loaded,
-    (recorded, voice): (&Recorded, &Voice),
+    (recorded, voice, password): Leave<'_>,
     purpose: Purpose,
     entry: &mut Entry,
 ) -> Result<Lease, Box<Denial>> {
     let permit = recorded.permit();
-    let password = password(proxy, &loaded.policy)?;
     let resolved = proxy.resolver.resolve(recorded, &loaded.policy).await;
     let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
     let mut refused = None;
@@ -319,7 +335,7 @@ async fn connect(
     let mut failure = DenialReason::UpstreamUnreachable;
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
         entry.dials(dial.address());
-        match loaded.upstream.connect(dial, purpose, voice, password.as_ref()).await {
+        match loaded.upstream.connect(dial, purpose, voice, password).await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,
         }
@@ -372,7 +388,7 @@ fn deliver(
 fn search(
     proxy: &Proxy,
     scrubber: &Arc<Scrubber>,
-    response: &Response<Incoming>,
+    response: &Response<Answer>,
 ) -> Result<Search, Undecodable> {
     let coding = decode::coding(response.headers())?.filter(|_| !response.body().is_end_stream());
     let decoding =

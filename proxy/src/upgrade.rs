@@ -16,7 +16,6 @@ use http::header::{
     CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     UPGRADE,
 };
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,6 +29,7 @@ use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
 use crate::scrub::Scrubber;
 use crate::scrub::frames::FrameMask;
+use crate::upstream::Answer;
 
 /// RFC 6455, 1.3.
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -65,7 +65,7 @@ pub(crate) fn join(
     proxy: &Arc<Proxy>,
     context: &EntranceContext,
     agent: OnUpgrade,
-    mut response: Response<Incoming>,
+    mut response: Response<Answer>,
     (scrubber, mut entry): (Option<Arc<Scrubber>>, Entry),
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);

@@ -5,15 +5,19 @@
 //! whatever a certificate says, and with one reading of one secret only, for some upstreams remember who spoke first. No
 //! byte of a request is written before the server has proven its name.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+mod pool;
 
-use agentsandbox_policy::{DenialReason, DialPermit, Host, Permit, Scheme};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use agentsandbox_policy::{DenialReason, DialPermit, Host, Scheme};
+use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,47 +26,22 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use self::pool::{Destination, Pool, Stream, Streams};
 use crate::audit::Recorded;
 use crate::dial;
 use crate::limits::{
     CONNECT_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES,
-    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX, IDLE_CONNECTION_AGE_MAX,
-    IDLE_CONNECTIONS_PER_HOST_MAX, IDLE_SWEEP_INTERVAL, RESPONSE_HEAD_TIMEOUT,
+    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX, RESPONSE_HEAD_TIMEOUT,
 };
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::respond::Body;
 use crate::secrets::Secret;
 
-type Destination = (Scheme, Host, u16);
-
-/// As whom requests speak.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Voice(Option<(String, u64)>);
-
-impl Voice {
-    /// The voice of a permitted request, which is sent with this secret.
-    #[must_use]
-    pub fn of(permit: &Permit, secret: Option<&Secret>) -> Self {
-        Self(
-            permit
-                .credential()
-                .zip(secret)
-                .map(|(used, secret)| (used.name().to_owned(), secret.generation())),
-        )
-    }
-
-    /// Whether this is the same credential with an older secret.
-    fn is_outdated_by(&self, newer: &Self) -> bool {
-        match (&self.0, &newer.0) {
-            (Some((name, own)), Some((other, latest))) => name == other && own < latest,
-            _ => false,
-        }
-    }
-}
+pub use self::pool::{Opening, Voice};
 
 /// What the agent wants of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,24 +60,6 @@ pub struct Upstream {
     metrics: Arc<Metrics>,
 }
 
-/// The connections that are kept, and whether somebody looks after them.
-#[derive(Default)]
-struct Pool {
-    idle: Mutex<HashMap<Destination, Vec<Idle>>>,
-    swept: AtomicBool,
-}
-
-struct Idle {
-    since: Instant,
-    lease: Lease,
-}
-
-impl Idle {
-    fn is_usable(&self) -> bool {
-        self.since.elapsed() < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
-    }
-}
-
 /// A connection on which one request may be sent.
 pub struct Lease {
     sender: Sender,
@@ -107,11 +68,39 @@ pub struct Lease {
     address: SocketAddr,
     /// Whether the address is not public, and so could be a way back to this proxy.
     may_lead_back: bool,
+    /// Its place among the streams of the connection, if that is shared.
+    stream: Option<Stream>,
 }
 
 enum Sender {
     Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>, Arc<Streams>),
+}
+
+/// The body of an answer. Until it is dropped its stream is counted.
+pub struct Answer {
+    body: Incoming,
+    _stream: Option<Stream>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The request was not sent, and is given back.
@@ -168,24 +157,18 @@ impl Upstream {
     }
 
     /// A connection that is open and free, made for this destination and this voice under this policy. Those of an older
-    /// secret of the same credential end.
+    /// secret of the same credential, or of an older password, end.
+    ///
+    /// # Errors
+    /// The leave to open a connection, if there is none.
+    pub fn reuse(&self, recorded: &Recorded, voice: &Voice) -> Result<Lease, Opening> {
+        self.pool.take(destination(recorded), voice)
+    }
+
+    /// A connection that others send on, for a request that would have had one of its own if that could have been opened.
     #[must_use]
-    pub fn reuse(&self, recorded: &Recorded, voice: &Voice) -> Option<Lease> {
-        let permit = recorded.permit();
-        let to = (permit.scheme(), permit.host().clone(), permit.port());
-        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = idle.get_mut(&to)?;
-        known.retain(|idle| idle.is_usable() && !idle.lease.voice.is_outdated_by(voice));
-        let last = known.iter().rposition(|idle| idle.lease.voice == *voice)?;
-        // An HTTP/2 connection stays for others, an HTTP/1.1 connection is taken.
-        let found = known.get_mut(last)?;
-        match found.lease.shared() {
-            Some(shared) => {
-                found.since = Instant::now();
-                Some(shared)
-            }
-            None => Some(known.remove(last).lease),
-        }
+    pub fn share(&self, recorded: &Recorded, voice: &Voice) -> Option<Lease> {
+        self.pool.share(destination(recorded), voice)
     }
 
     /// A new connection to a judged address.
@@ -209,9 +192,9 @@ impl Upstream {
         };
         // Through another proxy it is that proxy who is told; the destination is not known to be near.
         let may_lead_back = !permit.is_public() && permit.through().is_none();
-        let lease = Lease { sender, to, voice: voice.clone(), address, may_lead_back };
+        let mut lease = Lease { sender, to, voice: voice.clone(), address, may_lead_back, stream: None };
         if let Some(shared) = lease.shared() {
-            self.keep(shared);
+            self.pool.put(std::mem::replace(&mut lease, shared));
         }
         Ok(lease)
     }
@@ -246,10 +229,10 @@ impl Upstream {
         mut request: Request<Body>,
         target: &str,
         purpose: Purpose,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    ) -> Result<Response<Answer>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
-        let Lease { sender, to, voice, address, may_lead_back } = lease;
-        match sender {
+        let Lease { sender, to, voice, address, may_lead_back, stream } = lease;
+        let response = match sender {
             Sender::Http1(mut sender) => {
                 let response = head(sender.try_send_request(request)).await?;
                 if purpose == Purpose::Exchange {
@@ -258,18 +241,15 @@ impl Upstream {
                         // Ready again means that the answer was read to its end.
                         if sender.ready().await.is_ok() {
                             let sender = Sender::Http1(sender);
-                            put(&pool, Lease { sender, to, voice, address, may_lead_back });
+                            pool.put(Lease { sender, to, voice, address, may_lead_back, stream: None });
                         }
                     });
                 }
-                Ok(response)
+                response
             }
-            Sender::Http2(mut sender) => head(sender.try_send_request(request)).await,
-        }
-    }
-
-    fn keep(&self, lease: Lease) {
-        put(&self.pool, lease);
+            Sender::Http2(mut sender, _) => head(sender.try_send_request(request)).await?,
+        };
+        Ok(response.map(|body| Answer { body, _stream: stream }))
     }
 }
 
@@ -283,47 +263,29 @@ impl Lease {
     fn is_open(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
+            Sender::Http2(sender, _) => sender.is_ready(),
         }
     }
 
+    /// A stream of the same connection, if it has streams.
     fn shared(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
-            Sender::Http2(sender) => Some(Self {
-                sender: Sender::Http2(sender.clone()),
+            Sender::Http2(sender, streams) => Some(Self {
+                sender: Sender::Http2(sender.clone(), Arc::clone(streams)),
                 to: self.to.clone(),
                 voice: self.voice.clone(),
                 address: self.address,
                 may_lead_back: self.may_lead_back,
+                stream: Some(streams.open()),
             }),
         }
     }
 }
 
-fn put(pool: &Arc<Pool>, lease: Lease) {
-    if !pool.swept.swap(true, Ordering::Relaxed) {
-        tokio::spawn(sweep(Arc::downgrade(pool)));
-    }
-    let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = idle.entry(lease.to.clone()).or_default();
-    known.retain(Idle::is_usable);
-    if known.len() < IDLE_CONNECTIONS_PER_HOST_MAX {
-        known.push(Idle { since: Instant::now(), lease });
-    }
-}
-
-/// Ends connections that nobody used for too long, until the policy they were made under is gone.
-async fn sweep(pool: Weak<Pool>) {
-    loop {
-        tokio::time::sleep(IDLE_SWEEP_INTERVAL).await;
-        let Some(pool) = pool.upgrade() else { return };
-        let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|_, known| {
-            known.retain(Idle::is_usable);
-            !known.is_empty()
-        });
-    }
+fn destination(recorded: &Recorded) -> Destination {
+    let permit = recorded.permit();
+    (permit.scheme(), permit.host().clone(), permit.port())
 }
 
 async fn head(
@@ -360,7 +322,7 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
             *request.uri_mut() = Uri::from(target);
             *request.version_mut() = Version::HTTP_11;
         }
-        Sender::Http2(_) => {
+        Sender::Http2(..) => {
             let authority = Authority::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
             let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();
             *request.uri_mut() = uri.map_err(|_| DenialReason::MalformedRequest)?;
@@ -396,13 +358,21 @@ async fn over_http2(
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
+    let (sender, mut connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
+    let streams = Streams::new(connection.current_max_send_streams());
+    let told = Arc::clone(&streams);
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        // It is polled for each request that is to be sent, and so learns in time what the upstream allows.
+        let ended = std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            told.allows(connection.current_max_send_streams());
+            polled
+        });
+        if let Err(error) = ended.await {
             tracing::debug!(error = %error, "an upstream connection ended");
         }
     });
-    Ok(Sender::Http2(sender))
+    Ok(Sender::Http2(sender, streams))
 }
 
 fn server_name(host: &Host) -> Option<ServerName<'static>> {

@@ -154,6 +154,44 @@ async fn without_its_proxy_an_upstream_is_not_reached_at_all() {
 }
 
 #[tokio::test]
+async fn p_f17_a_tunnel_that_was_opened_with_a_replaced_or_deleted_password_carries_no_more_requests() {
+    for protocol in ["http", "socks5"] {
+        for upstream in ["h2", "http/1.1"] {
+            let world = standalone(&[upstream]).await;
+            let (address, told) = corporate(protocol).await;
+            behind(&world, &format!("{protocol}://proxy.test:{}", address.port()), PASSWORD).await;
+            injected(&ask(&world).await);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let heard = told.lock().unwrap().len();
+            injected(&ask(&world).await);
+            assert_eq!(told.lock().unwrap().len(), heard, "the tunnel is kept, and used again");
+            let file = world.folder.path().join("secrets/corporate");
+            // The proxy takes the old password only: what is told the new one is a new tunnel.
+            std::fs::write(&file, "pw-rotated").unwrap();
+            until(&world, StatusCode::BAD_GATEWAY).await;
+            denied(&ask(&world).await, StatusCode::BAD_GATEWAY, "UpstreamUnreachable");
+            std::fs::write(&file, PASSWORD).unwrap();
+            until(&world, StatusCode::OK).await;
+            std::fs::remove_file(&file).unwrap();
+            until(&world, StatusCode::FORBIDDEN).await;
+            denied(&ask(&world).await, StatusCode::FORBIDDEN, "CredentialUnavailable");
+        }
+    }
+}
+
+/// Asks until this is the answer, for as long as a rotation may take.
+async fn until(world: &World, status: StatusCode) {
+    for _ in 0..500 {
+        if ask(world).await.status == status {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn p_c7_the_address_of_the_upstream_proxy_is_judged_like_any_other() {
     let world = standalone(&["http/1.1"]).await;
     let (address, told) = corporate("http").await;
