@@ -232,7 +232,7 @@ impl Policy {
             return Err(Box::new(metadata(host).with_port(port)));
         }
         let mut nearest: Option<(Gap, &Rule)> = None;
-        for rule in self.opened().filter(|rule| rule.scope.host.matches(host)) {
+        for rule in self.opened(host) {
             match name_gap(rule, scheme, port) {
                 None => return Ok(NamePermit { scheme, host: host.clone(), port }),
                 Some(gap) => nearest = further(nearest, (gap, rule)),
@@ -249,23 +249,21 @@ impl Policy {
         if host.is_metadata_name() {
             return None;
         }
-        let fits =
-            |rule: &&Rule| rule.scope.host.matches(host) && name_gap(rule, Scheme::Https, port).is_none();
-        let rules = self.rules().iter().filter(fits);
+        let rules = self.rules_for(host).filter(|rule| name_gap(rule, Scheme::Https, port).is_none());
         let speaker = rules.min_by_key(|rule| (rule.scope.host.specificity(), rule.passthrough))?;
         let permit = || PassPermit { rule: speaker.name.clone(), host: host.clone(), port };
         speaker.passthrough.then(permit)
     }
 
-    /// The rules under which requests are judged.
-    fn opened(&self) -> impl Iterator<Item = &Rule> {
-        self.rules().iter().filter(|rule| !rule.passthrough)
+    /// The rules under which requests to this host are judged.
+    fn opened(&self, host: &Host) -> impl Iterator<Item = &Rule> {
+        self.rules_for(host).filter(|rule| !rule.passthrough)
     }
 
     /// Whether the policy DNS answers for this host.
     #[must_use]
     pub fn answers(&self, host: &Host) -> bool {
-        !host.is_metadata_name() && self.rules().iter().any(|rule| rule.scope.host.matches(host))
+        !host.is_metadata_name() && self.rules_for(host).next().is_some()
     }
 
     /// Of the rules that allow the request, the one that speaks.
@@ -273,8 +271,8 @@ impl Policy {
         if request.host.is_metadata_name() {
             return None;
         }
-        self.opened()
-            .filter(|rule| rule.scope.host.matches(&request.host) && request_gap(rule, request).is_none())
+        self.opened(&request.host)
+            .filter(|rule| request_gap(rule, request).is_none())
             // min_by_key keeps the first of equals.
             .min_by_key(|rule| rule.scope.host.specificity())
     }
@@ -324,8 +322,7 @@ impl Policy {
             return metadata(&request.host).with_port(request.port);
         }
         let nearest = self
-            .opened()
-            .filter(|rule| rule.scope.host.matches(&request.host))
+            .opened(&request.host)
             .filter_map(|rule| request_gap(rule, request).map(|gap| (gap, rule)))
             .fold(None, further);
         let place =

@@ -111,6 +111,11 @@ impl HostPattern {
         (self.form == Form::Exact).then_some(&self.base)
     }
 
+    /// The name that stands in the pattern: each host that it means is this name, or ends with it behind a dot.
+    pub(crate) const fn base(&self) -> &Host {
+        &self.base
+    }
+
     /// How specific the pattern is; the smallest is the most specific. Of two wildcards of one form the longer one
     /// names fewer hosts.
     pub(crate) fn specificity(&self) -> impl Ord + use<> {

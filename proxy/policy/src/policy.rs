@@ -3,10 +3,13 @@
 //! There is no default and no empty constructor. A [`Policy`] comes out of a document that was understood as a whole
 //! (see `validate`); whoever has none has nothing that could allow.
 
+mod index;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+
+use self::index::HostIndex;
 
 use crate::address::Addresses;
 use crate::document::{PolicyDocument, SandboxIdentity};
@@ -89,7 +92,7 @@ pub enum Injection {
 pub struct Policy {
     sandbox: SandboxIdentity,
     generation: i64,
-    rules: Vec<Rule>,
+    rules: Rules,
     credentials: BTreeMap<String, Credential>,
     addresses: Addresses,
     additional_roots: Option<String>,
@@ -127,6 +130,22 @@ pub struct Login {
     pub file: String,
     /// The user name, without a colon.
     pub username: String,
+}
+
+/// The rules in the order of the document, and where each is found.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    list: Vec<Rule>,
+    by_host: HostIndex,
+    by_name: HashMap<String, usize>,
+}
+
+impl Rules {
+    fn new(list: Vec<Rule>) -> Self {
+        let by_host = HostIndex::new(list.iter().map(|rule| &rule.scope.host));
+        let by_name = list.iter().enumerate().map(|(position, rule)| (rule.name.clone(), position)).collect();
+        Self { list, by_host, by_name }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -240,22 +259,34 @@ impl Policy {
     /// Number of rules.
     #[must_use]
     pub fn rule_count(&self) -> usize {
-        self.rules.len()
+        self.rules.list.len()
     }
 
     /// Where the base-URL entrance of a rule leads: the scheme's own port if the rule lists it, or else its first one.
     /// Rules with wildcards have none.
     #[must_use]
     pub fn base_url(&self, rule_name: &str) -> Option<(Scheme, Host, u16)> {
-        let rule = self.rules.iter().find(|rule| rule.name == rule_name)?;
+        let rule = self.rules.list.get(*self.rules.by_name.get(rule_name)?)?;
         let host = rule.scope.host.exact()?;
         let own = rule.scheme.default_port();
         let port = if rule.scope.ports.contains(&own) { own } else { *rule.scope.ports.first()? };
         Some((rule.scheme, host.clone(), port))
     }
 
-    pub(crate) fn rules(&self) -> &[Rule] {
-        &self.rules
+    /// Whether a rule has this name.
+    pub(crate) fn has_rule(&self, name: &str) -> bool {
+        self.rules.by_name.contains_key(name)
+    }
+
+    /// The rules that speak of this host, in the order of the document.
+    pub(crate) fn rules_for(&self, host: &Host) -> impl Iterator<Item = &Rule> {
+        let near = self.near(host).into_iter().filter_map(|position| self.rules.list.get(position));
+        near.filter(|rule| rule.scope.host.matches(host))
+    }
+
+    /// Where the rules stand that may speak of this host; all others do not.
+    pub(crate) fn near(&self, host: &Host) -> Vec<usize> {
+        self.rules.by_host.at(host)
     }
 
     pub(crate) fn credential(&self, name: &str) -> Option<&Credential> {

@@ -8,6 +8,7 @@ mod absent;
 mod advice;
 mod credentials;
 mod examples;
+mod index;
 
 const POLICY: &str = r#"
 apiVersion: policy.agentsandbox.dev/v1

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use super::{
-    Credential, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Rule, Scheme, Scope,
+    Credential, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Rule, Rules, Scheme, Scope,
     UpstreamProxy,
 };
 use crate::address::{Addresses, is_too_wide};
@@ -87,7 +87,7 @@ impl TryFrom<PolicyDocument> for Policy {
         faults.none().map(|()| Self {
             sandbox: document.sandbox,
             generation: document.generation,
-            rules,
+            rules: Rules::new(rules),
             credentials,
             addresses: Addresses::new(allow, deny),
             additional_roots,

@@ -1,0 +1,33 @@
+//! Which rules may speak of a host, found without a look at the others, so that what a request costs does not grow with the
+//! policy. The index only narrows: whether a pattern means a host is said by [`HostPattern::matches`] alone.
+
+use std::collections::HashMap;
+
+use crate::{Host, HostPattern};
+
+/// Positions of patterns, by the name that each of them ends with.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HostIndex {
+    by_base: HashMap<String, Vec<usize>>,
+}
+
+impl HostIndex {
+    /// The index of these patterns, which are counted from zero.
+    pub(super) fn new<'a>(patterns: impl Iterator<Item = &'a HostPattern>) -> Self {
+        let mut by_base: HashMap<String, Vec<usize>> = HashMap::new();
+        for (position, pattern) in patterns.enumerate() {
+            by_base.entry(pattern.base().as_str().to_owned()).or_default().push(position);
+        }
+        Self { by_base }
+    }
+
+    /// Positions of the patterns that may mean this host, in order: those over it or over a name that it ends with.
+    pub(super) fn at(&self, host: &Host) -> Vec<usize> {
+        let name = host.as_str();
+        let parents = name.match_indices('.').filter_map(|(dot, _)| name.get(dot + 1..));
+        let lists = std::iter::once(name).chain(parents).filter_map(|base| self.by_base.get(base));
+        let mut found: Vec<usize> = lists.flatten().copied().collect();
+        found.sort_unstable();
+        found
+    }
+}
