@@ -56,7 +56,7 @@ pub const LEAF_BACKDATE: Duration = Duration::from_secs(300);
 pub const POLICY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the last good policy is obeyed once the file is missing or invalid.
 pub const POLICY_STALE_MAX: Duration = Duration::from_secs(600);
-/// A policy document of 256 rules is far below this.
+/// A policy document of 10,000 rules with a path or two each is below this.
 pub const POLICY_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// How often a secret's file is looked at again; well below the five seconds promised for a rotation.
 pub const SECRET_STAT_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// The only accepted value of [`PolicyDocument::api_version`].
 pub const API_VERSION: &str = "policy.agentsandbox.dev/v1";
-/// Each request may look at each rule.
-pub(crate) const RULES_MAX: usize = 256;
+/// A request looks at the rules over its host alone, so more of them cost memory and the time to read the document.
+pub(crate) const RULES_MAX: usize = 10_000;
 /// Each credential is a file in the proxy's pod.
 pub(crate) const CREDENTIALS_MAX: usize = 64;
 pub(crate) const SCOPES_MAX: usize = 64;
@@ -39,7 +39,7 @@ pub struct PolicyDocument {
     /// `metadata.generation` of the AgentSandbox the document was written from; 0 outside Kubernetes.
     #[schemars(range(min = 0))]
     pub generation: i64,
-    /// The allow-list, at most 256 rules. Empty denies everything.
+    /// The allow-list, at most 10,000 rules. Empty denies everything.
     #[schemars(length(max = RULES_MAX))]
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules may name, at most 64.
