@@ -296,7 +296,8 @@ async fn send(
             }
         };
     }
-    let connected = connect(proxy, loaded, leave, purpose, entry).await;
+    // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
+    let connected = Box::pin(connect(proxy, loaded, leave, purpose, entry)).await;
     let lease = connected.or_else(|denial| {
         // One that is full is better than none.
         let full = opening.is_for_one_more().then(|| loaded.upstream.share(recorded, voice)).flatten();

@@ -239,3 +239,27 @@ fn serve(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) -> Work {
         Entrance::Enrolment => Box::pin(admin::serve_enrolment(proxy, io, origin)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+
+    use super::*;
+    use crate::entrance::EntranceContext;
+    use crate::pipeline::handle;
+    use crate::respond::Body;
+
+    fn bytes_of<A, B, C, F: Future<Output = Response<Body>>>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_is_not_moved_about_with_the_room_for_a_handshake_that_it_seldom_makes() {
+        type Context = &'static Arc<EntranceContext>;
+        let bytes = bytes_of(|proxy: Arc<Proxy>, request: Request<Incoming>, context: Context| {
+            handle(proxy, request, context)
+        });
+        assert!((1..8 * 1024).contains(&bytes), "{bytes}");
+    }
+}
