@@ -5,6 +5,8 @@
 //! is removed, in each spelling an upstream might read, then the secret is added once, marked sensitive, so that
 //! neither HPACK's table nor a debug print ever holds it. Nothing here logs.
 
+use std::borrow::Cow;
+
 use agentsandbox_policy::{Injection, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -96,15 +98,16 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
         .keys()
         .filter(|name| {
             let plain = spelling(name.as_str());
-            AUTH_SLOTS.contains(&plain.as_str())
+            let plain = plain.as_ref();
+            AUTH_SLOTS.contains(&plain)
                 // A session of the agent's own could speak in place of the key. Without a key there is none to replace.
                 || (injection.is_some() && plain == "cookie")
-                || (injection.is_some() && COMPRESSION.contains(&plain.as_str()))
-                || own.as_deref() == Some(plain.as_str())
-                || HOP_BY_HOP.contains(&plain.as_str())
-                || FORWARDING.contains(&plain.as_str())
+                || (injection.is_some() && COMPRESSION.contains(&plain))
+                || own.as_deref() == Some(plain)
+                || HOP_BY_HOP.contains(&plain)
+                || FORWARDING.contains(&plain)
                 || plain.starts_with(FORWARDING_PREFIX)
-                || named.contains(&plain)
+                || named.iter().any(|name| name == plain)
         })
         .cloned()
         .collect();
@@ -120,11 +123,11 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
 #[must_use]
 pub fn replaces(injection: &Injection, field: &str) -> bool {
     let plain = spelling(field);
-    AUTH_SLOTS.contains(&plain.as_str()) || plain == "cookie" || own_slot(injection).as_ref() == Some(&plain)
+    AUTH_SLOTS.contains(&plain.as_ref()) || plain == "cookie" || own_slot(injection) == Some(plain)
 }
 
 /// The field of its own that a secret is put into.
-fn own_slot(injection: &Injection) -> Option<String> {
+fn own_slot(injection: &Injection) -> Option<Cow<'_, str>> {
     match injection {
         Injection::Header { name, .. } => Some(spelling(name)),
         _ => None,
@@ -135,7 +138,7 @@ fn own_slot(injection: &Injection) -> Option<String> {
 pub fn ask_readable(headers: &mut HeaderMap) {
     let unwanted = |name: &&HeaderName| {
         let plain = spelling(name.as_str());
-        COMPRESSION.contains(&plain.as_str()) || PARTS.contains(&plain.as_str())
+        COMPRESSION.contains(&plain.as_ref()) || PARTS.contains(&plain.as_ref())
     };
     let unwanted = headers.keys().filter(unwanted).cloned().collect();
     remove_all(headers, unwanted);
@@ -246,15 +249,19 @@ fn joined(prefix: &str, secret: &[u8]) -> Zeroizing<Vec<u8>> {
 }
 
 /// CGI-like upstreams read `X_Api_Key` and `X-Api-Key` as one.
-fn spelling(name: &str) -> String {
-    name.to_ascii_lowercase().replace('_', "-")
+fn spelling(name: &str) -> Cow<'_, str> {
+    // Names are in lower case already, and few have an underscore: most are read as they stand.
+    if name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase()) {
+        return Cow::Owned(name.to_ascii_lowercase().replace('_', "-"));
+    }
+    Cow::Borrowed(name)
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(','))
-        .map(|name| spelling(name.trim()))
+        .map(|name| spelling(name.trim()).into_owned())
         .filter(|n| n != "host")
         .collect()
 }
