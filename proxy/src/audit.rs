@@ -12,6 +12,7 @@
 //! sink that blocks blocks requests, because an unwritten decision is worse than a slow one.
 
 pub mod folds;
+mod line;
 pub mod pace;
 mod record;
 mod sink;
@@ -215,10 +216,8 @@ impl Audit {
         record.time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         record.seq = sink.seq;
-        let written = serde_json::to_vec(record).map_err(std::io::Error::other).and_then(|mut line| {
-            line.push(b'\n');
-            sink.write_line(&line)
-        });
+        let line = line::of(record).map_err(std::io::Error::other);
+        let written = line.and_then(|line| sink.write_line(&line));
         match written {
             Ok(()) => {
                 sink.seq += 1;
