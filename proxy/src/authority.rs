@@ -15,11 +15,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
 };
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{CipherSuite, ServerConfig};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -179,7 +179,11 @@ impl Authority {
 
 /// TLS as it is spoken under every name, still without a certificate.
 fn refusing(provider: &Arc<CryptoProvider>) -> Result<ServerConfig, AuthorityError> {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+    let mut own = CryptoProvider::clone(provider);
+    // A handshake is mostly hashes beside its two signatures and keys, and processors have instructions for SHA-256 but seldom for SHA-384. The sort
+    // keeps the order of the others.
+    own.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(own))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(NoCertificate));
@@ -187,6 +191,7 @@ fn refusing(provider: &Arc<CryptoProvider>) -> Result<ServerConfig, AuthorityErr
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.ignore_client_order = true;
     Ok(config)
 }
 
@@ -289,6 +294,49 @@ mod tests {
         let backdated = now - first.validity().not_before.timestamp();
         assert!((300..320).contains(&backdated), "{backdated}");
         first.verify_signature(Some(ca.public_key())).unwrap();
+    }
+
+    /// The suite that a client of these suites ends up with.
+    fn agreed(authority: &Authority, offered: &[CipherSuite]) -> CipherSuite {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|suite| offered.contains(&suite.suite()));
+        provider.cipher_suites.sort_by_key(|suite| offered.iter().position(|own| *own == suite.suite()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(authority.certificate.clone()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "api.good.test".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let served = authority.impersonate(&permit("api.good.test"), Instant::now()).unwrap();
+        let mut server = rustls::ServerConnection::new(served).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        server.negotiated_cipher_suite().unwrap().suite()
+    }
+
+    #[test]
+    fn a_suite_with_sha_256_is_taken_where_it_is_offered_and_another_where_it_is_not() {
+        use CipherSuite::{
+            TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let authority = authority(folder.path());
+        let all = [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256, TLS13_AES_128_GCM_SHA256];
+        assert_eq!(agreed(&authority, &all), TLS13_AES_128_GCM_SHA256);
+        for only in [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256] {
+            assert_eq!(agreed(&authority, &[only]), only);
+        }
     }
 
     #[test]
