@@ -4,8 +4,8 @@
 //! hexadecimal; in fields also each of these with any of its characters percent-encoded, once or over again, or escaped
 //! as in JSON. An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
 //!
-//! [`scope`] says which secrets are looked for in which host's answers, [`spelling`] reads fields, [`body`] masks what
-//! streams by, [`decode`] makes compressed bodies readable, and [`frames`] finds the payload of a WebSocket.
+//! [`scope`] says which secrets are looked for in which host's answers, [`needles`] finds them in one pass, [`spelling`]
+//! reads fields, [`body`] masks what streams by, [`decode`] makes compressed bodies readable, and [`frames`] finds the payload of a WebSocket.
 
 use agentsandbox_policy::Injection;
 use base64::Engine as _;
@@ -20,12 +20,14 @@ use crate::secrets::Secret;
 mod body;
 pub mod decode;
 pub mod frames;
+mod needles;
 pub mod scope;
 mod spelling;
 
 pub use body::BodyMask;
 
-use spelling::Spelled;
+use needles::{Anchors, Needles};
+use spelling::{Spelled, is_escaped};
 
 const REPLACEMENT: &[u8] = b"[redacted]";
 /// Shorter encodings would be found where no secret is.
@@ -34,13 +36,13 @@ const ALPHABETS: [GeneralPurpose; 2] =
     [GeneralPurpose::new(&alphabet::STANDARD, NO_PAD), GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD)];
 
 /// Finds the secrets of one host. It is costly to make and cheap to share, so [`scope`] makes it once.
-#[derive(Default)]
 pub struct Scrubber {
     /// What is looked for in fields, the longest first.
     needles: Vec<Needle>,
+    /// How any of them begins, in any case.
+    anchors: Anchors,
     /// What is looked for in bodies, letter for letter.
-    spelled: Vec<Zeroizing<Vec<u8>>>,
-    longest: usize,
+    bodies: Needles,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -64,10 +66,9 @@ impl Scrubber {
         // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
         needles.sort_by(|a, b| b.bytes.len().cmp(&a.bytes.len()).then_with(|| a.bytes.cmp(&b.bytes)));
         needles.dedup();
-        let mut spelled: Vec<Zeroizing<Vec<u8>>> = needles.iter().flat_map(Needle::letters).collect();
-        spelled.dedup();
-        let longest = spelled.iter().map(|letters| letters.len()).max().unwrap_or(0);
-        Self { needles, spelled, longest }
+        let anchors = Anchors::new(needles.iter().map(|needle| needle.bytes.as_slice()), Case::Any);
+        let bodies = Needles::new(needles.iter().flat_map(Needle::letters).collect());
+        Self { needles, anchors, bodies }
     }
 
     /// Replaces the secrets in each value, and removes fields that are named after one.
@@ -85,12 +86,23 @@ impl Scrubber {
 
     /// Names of fields are read in lower case, whatever was sent.
     fn names(&self, name: &HeaderName) -> bool {
+        if self.is_clean(name.as_str().as_bytes()) {
+            return false;
+        }
         let mut text = Spelled::new(name.as_str().as_bytes());
         // What cannot be read to its end is taken for a secret.
         self.needles.iter().any(|needle| text.find(&needle.bytes, Case::Any).is_none_or(|at| !at.is_empty()))
     }
 
+    /// Whether one look tells that no secret stands in a field: most have neither an escape nor the beginning of one.
+    fn is_clean(&self, text: &[u8]) -> bool {
+        !is_escaped(text) && !self.anchors.stand_in(text)
+    }
+
     fn redacted(&self, text: &[u8]) -> Option<Vec<u8>> {
+        if self.is_clean(text) {
+            return None;
+        }
         let mut spelled = Spelled::new(text);
         let mut places = Vec::new();
         for needle in &self.needles {

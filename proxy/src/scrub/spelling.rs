@@ -30,7 +30,7 @@ impl<'t> Spelled<'t> {
     pub fn new(text: &'t [u8]) -> Self {
         let steps_left = text.len().saturating_mul(STEPS_PER_BYTE_MAX);
         let mut spelled = Self { text, readings: Vec::new(), steps_left };
-        if text.iter().any(|byte| is_escape(*byte)) {
+        if is_escaped(text) {
             spelled.read();
         }
         spelled
@@ -124,6 +124,11 @@ impl<'t> Spelled<'t> {
         }
         all
     }
+}
+
+/// Whether some of the text may be read in more than one way.
+pub fn is_escaped(text: &[u8]) -> bool {
+    memchr::memchr2(b'%', b'\\', text).is_some()
 }
 
 const fn is_escape(byte: u8) -> bool {
