@@ -4,7 +4,7 @@
 //! hexadecimal; in fields also each of these with any of its characters percent-encoded, once or over again, or escaped
 //! as in JSON. An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
 //!
-//! [`scope`] says which secrets are looked for in which host's answers, [`needles`] finds them in one pass, [`spelling`]
+//! [`scope`] says which secrets are looked for in which host's answers, [`escapes`] how encoders write them, [`needles`] finds them in one pass, [`spelling`]
 //! reads fields, [`body`] masks what streams by, [`decode`] makes compressed bodies readable, and [`frames`] finds the payload of a WebSocket.
 
 use agentsandbox_policy::Injection;
@@ -19,6 +19,7 @@ use crate::secrets::Secret;
 
 mod body;
 pub mod decode;
+mod escapes;
 pub mod frames;
 mod needles;
 pub mod scope;
@@ -61,14 +62,22 @@ impl Scrubber {
     /// A scrubber for secrets that are sent as their credentials say.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a Injection, &'a Secret)>) -> Self {
-        let mut needles: Vec<Needle> =
-            secrets.into_iter().flat_map(|(injection, secret)| forms(injection, secret)).collect();
+        let (mut needles, mut bodies) = (Vec::new(), Vec::new());
+        for (injection, secret) in secrets {
+            let encodings = encodings(injection, secret);
+            // Fields are read escape by escape; a body is searched for these letter for letter.
+            let exact = encodings.iter().filter(|needle| needle.case == Case::Exact);
+            let escaped = exact.flat_map(|needle| escapes::all(&needle.bytes)).map(Needle::exact);
+            bodies.extend(escaped.filter(Needle::is_telling).flat_map(|needle| needle.letters()));
+            needles.extend(encodings);
+            needles.extend(escapes::usual(secret.expose()).map(Needle::exact).filter(Needle::is_telling));
+        }
         // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
         needles.sort_by(|a, b| b.bytes.len().cmp(&a.bytes.len()).then_with(|| a.bytes.cmp(&b.bytes)));
         needles.dedup();
         let anchors = Anchors::new(needles.iter().map(|needle| needle.bytes.as_slice()), Case::Any);
-        let bodies = Needles::new(needles.iter().flat_map(Needle::letters).collect());
-        Self { needles, anchors, bodies }
+        bodies.extend(needles.iter().flat_map(Needle::letters));
+        Self { needles, anchors, bodies: Needles::new(bodies) }
     }
 
     /// Replaces the secrets in each value, and removes fields that are named after one.
@@ -120,6 +129,10 @@ impl Needle {
         Self { bytes, case: Case::Exact }
     }
 
+    fn is_telling(&self) -> bool {
+        self.bytes.len() >= ENCODED_BYTES_MIN
+    }
+
     /// The ways to write it that a body is searched for.
     fn letters(&self) -> Vec<Zeroizing<Vec<u8>>> {
         match self.case {
@@ -131,15 +144,14 @@ impl Needle {
     }
 }
 
-/// The ways to write one secret.
-fn forms(injection: &Injection, secret: &Secret) -> Vec<Needle> {
+/// The ways to write one secret: itself, and its encodings.
+fn encodings(injection: &Injection, secret: &Secret) -> Vec<Needle> {
     let mut encoded: Vec<Needle> = (0..3).flat_map(|before| aligned(secret.expose(), before)).collect();
     if let Injection::Basic { username } = injection {
         encoded.extend(aligned(&pair(username, secret), 0));
     }
     encoded.push(hexadecimal(secret.expose()));
-    encoded.extend(escaped_forms(secret.expose()));
-    encoded.retain(|needle| needle.bytes.len() >= ENCODED_BYTES_MIN);
+    encoded.retain(Needle::is_telling);
     encoded.push(Needle::exact(Zeroizing::new(secret.expose().to_vec())));
     encoded
 }
@@ -172,36 +184,6 @@ fn aligned(bytes: &[u8], before: usize) -> impl Iterator<Item = Needle> {
         let whole = encoded.as_bytes().get(first..end)?;
         Some(Needle::exact(Zeroizing::new(whole.to_vec())))
     })
-}
-
-/// The secret as a query and as JSON text spell it, where that differs from the secret itself. Fields are read escape by
-/// escape anyway; a body is searched for these letter for letter.
-fn escaped_forms(bytes: &[u8]) -> impl Iterator<Item = Needle> {
-    let percent = |digits: &[u8; 16]| {
-        let mut text = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
-        for byte in bytes {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
-                text.push(*byte);
-            } else {
-                let digit = |half: u8| digits.get(usize::from(half)).copied().unwrap_or(b'0');
-                text.extend([b'%', digit(byte >> 4), digit(byte & 0xf)]);
-            }
-        }
-        text
-    };
-    let json = |escaped: &[u8]| {
-        let mut text = Zeroizing::new(Vec::with_capacity(2 * bytes.len()));
-        for byte in bytes {
-            if escaped.contains(byte) {
-                text.push(b'\\');
-            }
-            text.push(*byte);
-        }
-        text
-    };
-    // Some encoders escape the slash and some do not.
-    let forms = [percent(b"0123456789ABCDEF"), percent(b"0123456789abcdef"), json(b"\"\\"), json(b"\"\\/")];
-    forms.into_iter().filter(move |form| form.as_slice() != bytes).map(Needle::exact)
 }
 
 fn hexadecimal(bytes: &[u8]) -> Needle {

@@ -79,6 +79,66 @@ fn p_f7_the_spelling_that_was_sent_in_a_query_and_the_one_of_json_are_masked() {
     }
 }
 
+/// A key and, by the command that made it, how an encoder writes it.
+fn spellings() -> (&'static str, Vec<(&'static str, &'static str)>) {
+    let mut lines = include_str!("../fixtures/spellings.txt").lines().filter(|line| !line.starts_with("# "));
+    let key = lines.next().unwrap();
+    let all: Vec<_> = std::iter::from_fn(|| Some((lines.next()?, lines.next()?))).collect();
+    (key, all)
+}
+
+#[test]
+fn p_f7_a_body_is_masked_in_the_spellings_of_the_encoders_in_use() {
+    let (key, all) = spellings();
+    assert_eq!(all.len(), 13);
+    let mut mask = masking(key);
+    // The digits of each escape in upper or in lower case: programs differ.
+    let digits = |text: &str, upper: bool| {
+        let sign = if text.contains("\\u00") { "\\u00" } else { "%" };
+        let mut parts = text.split(sign);
+        let first = parts.next().unwrap().to_owned();
+        parts.fold(first, |text, part| {
+            let (hex, rest) = part.split_at(2);
+            text + sign + &if upper { hex.to_uppercase() } else { hex.to_lowercase() } + rest
+        })
+    };
+    for (command, spelled) in all {
+        let both = [digits(spelled, true), digits(spelled, false)];
+        assert!(both.contains(&spelled.to_owned()), "{command}");
+        for spelled in both {
+            let clean = mask.pass(Bytes::from(format!("<{spelled}>")));
+            assert_eq!(clean, format!("<{}>", "*".repeat(spelled.len())), "{command}: {spelled}");
+        }
+        let other = spelled.replacen('4', "5", 1);
+        assert_eq!(mask.pass(Bytes::from(other.clone())), other, "{command}: it is another key");
+    }
+}
+
+#[test]
+fn p_f7_a_body_is_masked_in_the_spelling_that_was_sent_in_a_path() {
+    let (key, _) = spellings();
+    let placeholder = "placeholder-0123".to_owned();
+    let target = agentsandbox_policy::Target::parse("/bot/placeholder-0123").unwrap();
+    let sent = target.with_path_segment("/bot/", &[placeholder], key).unwrap();
+    let spelled = sent.strip_prefix("/bot/").unwrap();
+    assert!(spelled.contains("%3D:~") && spelled != key, "{spelled}");
+    let clean = masking(key).pass(Bytes::from(format!("no such method: {sent}!")));
+    assert_eq!(clean, format!("no such method: /bot/{}!", "*".repeat(spelled.len())));
+}
+
+#[test]
+fn p_f7_base64_of_a_secret_is_masked_as_a_query_and_json_text_spell_it() {
+    use base64::Engine as _;
+    let (key, _) = spellings();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(key);
+    assert!(encoded.contains('+') && encoded.contains('/'));
+    let query = encoded.replace('+', "%2b").replace('/', "%2f");
+    for spelled in [encoded.clone(), query, encoded.replace('/', "\\/")] {
+        let clean = masking(key).pass(Bytes::from(format!("<{spelled}>")));
+        assert_eq!(clean, format!("<{}>", "*".repeat(spelled.len())), "{spelled}");
+    }
+}
+
 #[test]
 fn what_follows_released_bytes_is_still_masked() {
     let mut mask = mask();
