@@ -142,5 +142,7 @@ pub const DECODED_FREE_BYTES: u64 = 1024 * 1024;
 /// Window of a compressed answer in zstd: what HTTP allows (RFC 9659).
 pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Answers that are decoded at a time in a coding with a window of megabytes: all together stay below the memory that the
-/// proxy's pod has.
+/// proxy's pod has. One more is refused, since it could not be searched.
 pub const WIDE_DECODERS_MAX: usize = 8;
+/// The same in a coding with a window of 32 KiB, where each takes some 100 KiB: as many as one HTTP/2 connection has streams.
+pub const NARROW_DECODERS_MAX: usize = 128;

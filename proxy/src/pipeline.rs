@@ -16,7 +16,6 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -65,8 +64,8 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
-    /// Places among the answers that are decoded at a time and take much memory for it.
-    pub decoders: Arc<Semaphore>,
+    /// Places among the answers that are decoded at a time.
+    pub decoders: decode::Places,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }

@@ -18,12 +18,11 @@ use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{
-    ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, WIDE_DECODERS_MAX,
-};
+use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
+use crate::scrub::decode::Places;
 
 /// Why a port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +116,7 @@ pub(crate) fn assemble(
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
-        decoders: Arc::new(Semaphore::new(WIDE_DECODERS_MAX)),
+        decoders: Places::default(),
         dns_budget: Budget::default(),
     }
 }

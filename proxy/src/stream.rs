@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use agentsandbox_policy::{DenialReason, Injection};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 
 use crate::audit::{Entry, Traffic};
@@ -23,7 +23,7 @@ use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
 use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
-use crate::scrub::decode::{Coding, Decoder, Undecodable};
+use crate::scrub::decode::{Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
 
 /// The agent's body on its way up.
@@ -117,20 +117,17 @@ struct Scrub {
     patience: Option<Pin<Box<Sleep>>>,
 }
 
-/// Makes a body readable. It may hold a place among those that take much memory.
+/// Makes a body readable, and holds a place among those that are decoded at a time.
 pub struct Decoding {
     decoder: Decoder,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Decoding {
     /// Decodes a body in this coding; none when too many are decoded already.
     #[must_use]
-    pub fn new(coding: Coding, places: &Arc<Semaphore>) -> Option<Self> {
-        let place = match coding {
-            Coding::Gzip | Coding::Deflate => None,
-            Coding::Brotli | Coding::Zstd => Some(Arc::clone(places).try_acquire_owned().ok()?),
-        };
+    pub fn new(coding: Coding, places: &Places) -> Option<Self> {
+        let place = places.take(coding)?;
         Some(Self { decoder: Decoder::new(coding), _place: place })
     }
 }

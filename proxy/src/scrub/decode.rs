@@ -5,6 +5,7 @@
 //! [`DECODED_RATIO_MAX`] is broken off. What cannot be decoded is never passed on.
 
 use std::io::{self, BufRead, ErrorKind, Read};
+use std::sync::Arc;
 
 use brotli_decompressor::BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW;
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,7 +13,11 @@ use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 
-use crate::limits::{DECODED_FREE_BYTES, DECODED_RATIO_MAX, DECODED_WINDOW_BYTES_MAX};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::{
+    DECODED_FREE_BYTES, DECODED_RATIO_MAX, DECODED_WINDOW_BYTES_MAX, NARROW_DECODERS_MAX, WIDE_DECODERS_MAX,
+};
 
 mod zstd;
 
@@ -75,6 +80,32 @@ pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Undecodable> {
             _ => Err(Undecodable),
         },
         _ => Err(Undecodable),
+    }
+}
+
+/// The places of all answers that are decoded at a time, by how much memory that takes.
+pub struct Places {
+    wide: Arc<Semaphore>,
+    narrow: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { wide: places(WIDE_DECODERS_MAX), narrow: places(NARROW_DECODERS_MAX) }
+    }
+}
+
+impl Places {
+    /// Takes a place until it is dropped; none when all are taken. Nothing waits for one: those that have them may be streams
+    /// without end.
+    #[must_use]
+    pub fn take(&self, coding: Coding) -> Option<OwnedSemaphorePermit> {
+        let places = match coding {
+            Coding::Gzip | Coding::Deflate => &self.narrow,
+            Coding::Brotli | Coding::Zstd => &self.wide,
+        };
+        Arc::clone(places).try_acquire_owned().ok()
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::audit::tests::{Disk, audit, begin, read};
 use crate::entrance::Entrance;
+use crate::limits::{NARROW_DECODERS_MAX, WIDE_DECODERS_MAX};
 use crate::secrets::Secret;
 
 const KEY: &str = "sk-live-0123456789abcdef";
@@ -32,7 +33,7 @@ fn rig(coding: Option<Coding>) -> Rig {
     let (upstream, events) = mpsc::unbounded_channel::<Event>();
     let events = futures::stream::unfold(events, |mut events| async { Some((events.recv().await?, events)) });
     let scrubber = Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(KEY))]));
-    let places = Arc::new(Semaphore::new(1));
+    let places = Places::default();
     let decoding = coding.map(|coding| Decoding::new(coding, &places).unwrap());
     let search = Some(Search { scrubber, decoding });
     Rig {
@@ -134,12 +135,17 @@ async fn p_i5_a_body_that_breaks_says_why_and_one_that_is_whole_says_nothing() {
 }
 
 #[test]
-fn p_d10_answers_with_a_wide_window_are_decoded_a_few_at_a_time() {
-    let places = Arc::new(Semaphore::new(1));
-    for coding in [Coding::Brotli, Coding::Zstd] {
-        let first = Decoding::new(coding, &places);
-        assert!(first.is_some() && Decoding::new(Coding::Zstd, &places).is_none());
-        assert!(Decoding::new(Coding::Gzip, &places).is_some(), "one with a small window needs no place");
-        drop(first);
+fn p_d10_answers_are_decoded_a_few_at_a_time_and_fewer_with_a_wide_window() {
+    let places = Places::default();
+    for (codings, most) in [
+        ([Coding::Gzip, Coding::Deflate], NARROW_DECODERS_MAX),
+        ([Coding::Brotli, Coding::Zstd], WIDE_DECODERS_MAX),
+    ] {
+        let mut taken: Vec<_> =
+            (0..most).map(|number| Decoding::new(codings[number % 2], &places).unwrap()).collect();
+        assert!(codings.iter().all(|coding| Decoding::new(*coding, &places).is_none()), "{codings:?}");
+        taken.pop();
+        assert!(codings.iter().all(|coding| Decoding::new(*coding, &places).is_some()), "one has ended");
     }
+    assert!(Decoding::new(Coding::Gzip, &places).is_some());
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::limits::{NARROW_DECODERS_MAX, WIDE_DECODERS_MAX};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use http::StatusCode;
@@ -160,6 +161,34 @@ async fn p_f7_an_answer_that_cannot_be_read_is_a_bad_gateway() {
             told(&world, "").await.ends_with("as it is"),
             "a host that knows no key compresses as it likes"
         );
+    }
+}
+
+#[tokio::test]
+async fn p_d10_one_compressed_answer_more_than_may_be_decoded_at_a_time_is_refused() {
+    for (coding, most) in [("br", WIDE_DECODERS_MAX), ("gzip", NARROW_DECODERS_MAX)] {
+        // Each answer stays open: what was announced never comes.
+        let world =
+            scripted(format!("HTTP/1.1 200 OK\r\ncontent-encoding: {coding}\r\ncontent-length: 9\r\n\r\n"))
+                .await;
+        let head = format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", world.url("/v1/x"), world.authority());
+        let ask = async || {
+            let mut io = to(&world, Entrance::HttpProxy).await;
+            io.write_all(head.as_bytes()).await.unwrap();
+            (read_until(&mut io, "\r\n\r\n").await, io)
+        };
+        let mut open = Vec::new();
+        for number in 0..most {
+            let (told, io) = ask().await;
+            assert!(told.starts_with("HTTP/1.1 200"), "{coding} {number}: {told}");
+            open.push(io);
+        }
+        let (told, mut io) = ask().await;
+        assert!(told.starts_with("HTTP/1.1 502"), "{coding}: {told}");
+        read_until(&mut io, "UnreadableAnswer").await;
+        open.pop();
+        let again = async { while !ask().await.0.starts_with("HTTP/1.1 200") {} };
+        timeout(Duration::from_secs(20), again).await.unwrap();
     }
 }
 
