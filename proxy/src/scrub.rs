@@ -28,7 +28,7 @@ mod spelling;
 pub use body::BodyMask;
 
 use needles::{Anchors, Needles};
-use spelling::{Spelled, is_escaped};
+use spelling::{Firsts, Spelled, is_escaped};
 
 const REPLACEMENT: &[u8] = b"[redacted]";
 /// Shorter encodings would be found where no secret is.
@@ -42,6 +42,7 @@ pub struct Scrubber {
     needles: Vec<Needle>,
     /// How any of them begins, in any case.
     anchors: Anchors,
+    firsts: Firsts,
     /// What is looked for in bodies, letter for letter.
     bodies: Needles,
 }
@@ -52,7 +53,7 @@ struct Needle {
     case: Case,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
     Exact,
     Any,
@@ -77,7 +78,8 @@ impl Scrubber {
         needles.dedup();
         let anchors = Anchors::new(needles.iter().map(|needle| needle.bytes.as_slice()), Case::Any);
         bodies.extend(needles.iter().flat_map(Needle::letters));
-        Self { needles, anchors, bodies: Needles::new(bodies) }
+        let firsts = Firsts::of(needles.iter().map(|needle| needle.bytes.as_slice()));
+        Self { needles, anchors, firsts, bodies: Needles::new(bodies) }
     }
 
     /// Replaces the secrets in each value, and removes fields that are named after one.
@@ -98,7 +100,7 @@ impl Scrubber {
         if self.is_clean(name.as_str().as_bytes()) {
             return false;
         }
-        let mut text = Spelled::new(name.as_str().as_bytes());
+        let mut text = Spelled::new(name.as_str().as_bytes(), &self.firsts);
         // What cannot be read to its end is taken for a secret.
         self.needles.iter().any(|needle| text.find(&needle.bytes, Case::Any).is_none_or(|at| !at.is_empty()))
     }
@@ -112,7 +114,7 @@ impl Scrubber {
         if self.is_clean(text) {
             return None;
         }
-        let mut spelled = Spelled::new(text);
+        let mut spelled = Spelled::new(text, &self.firsts);
         let mut places = Vec::new();
         for needle in &self.needles {
             match spelled.find(&needle.bytes, needle.case) {

@@ -16,22 +16,49 @@ const STEPS_PER_BYTE_MAX: usize = 512;
 /// A way to read what stands at one place: the character, and where the next one begins.
 type Reading = (u8, usize);
 
+/// The bytes that any secret begins with, in either case.
+pub struct Firsts([bool; 256]);
+
+impl Firsts {
+    /// Those of these secrets.
+    #[must_use]
+    pub fn of<'n>(needles: impl Iterator<Item = &'n [u8]>) -> Self {
+        let mut firsts = [false; 256];
+        for first in needles.filter_map(<[u8]>::first) {
+            for byte in [first.to_ascii_lowercase(), first.to_ascii_uppercase()] {
+                if let Some(is_first) = firsts.get_mut(usize::from(byte)) {
+                    *is_first = true;
+                }
+            }
+        }
+        Self(firsts)
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.0.get(usize::from(byte)).copied().unwrap_or(true)
+    }
+}
+
 /// A text and how it can be read.
 pub struct Spelled<'t> {
     text: &'t [u8],
     /// By place, for places of an escape; empty where there is none in the whole text.
     readings: Vec<Vec<Reading>>,
+    /// Places of such a text that can be read as the first byte of a secret.
+    starts: Vec<usize>,
     steps_left: usize,
 }
 
 impl<'t> Spelled<'t> {
-    /// Reads a text.
+    /// Reads a text in which only secrets are looked for that begin with one of these.
     #[must_use]
-    pub fn new(text: &'t [u8]) -> Self {
+    pub fn new(text: &'t [u8], firsts: &Firsts) -> Self {
         let steps_left = text.len().saturating_mul(STEPS_PER_BYTE_MAX);
-        let mut spelled = Self { text, readings: Vec::new(), steps_left };
+        let mut spelled = Self { text, readings: Vec::new(), starts: Vec::new(), steps_left };
         if is_escaped(text) {
             spelled.read();
+            let begins = |at: &usize| spelled.readings_at(*at).any(|(byte, _)| firsts.has(byte));
+            spelled.starts = (0..text.len()).filter(begins).collect();
         }
         spelled
     }
@@ -43,12 +70,13 @@ impl<'t> Spelled<'t> {
         if self.readings.is_empty() {
             return Some(plain(self.text, needle, case));
         }
-        let (mut places, mut at) = (Vec::new(), 0);
-        while at < self.text.len() {
+        let (mut places, mut past) = (Vec::new(), 0);
+        for number in 0..self.starts.len() {
+            let Some(at) = self.starts.get(number).copied().filter(|at| *at >= past) else { continue };
             let may_begin = self.readings_at(at).any(|(byte, _)| same(byte, *first, case));
             let end = if may_begin { self.spells(at, needle, case)? } else { None };
             places.extend(end.map(|end| (at, end)));
-            at = end.unwrap_or(at + 1);
+            past = end.unwrap_or(past);
         }
         Some(places)
     }
@@ -97,12 +125,17 @@ impl<'t> Spelled<'t> {
         }
         for _ in 0..PERCENT_LAYERS {
             let deeper: Vec<Vec<Reading>> = escapes.iter().map(|at| self.percent(*at)).collect();
+            let mut adds = false;
             for (at, more) in escapes.iter().zip(deeper) {
                 let mut all = self.readings.get(*at).cloned().unwrap_or_default();
                 all.extend(more);
                 all.sort_unstable();
                 all.dedup();
+                adds |= self.readings.get(*at).map(Vec::len) != Some(all.len());
                 self.put(*at, all);
+            }
+            if !adds {
+                return;
             }
         }
     }
@@ -174,6 +207,8 @@ fn hex(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// As many bytes as all fields of one head may have.
@@ -182,10 +217,14 @@ mod tests {
 
     /// Steps that finding this needle in this text takes, and how often the work was too much.
     fn steps(text: &[u8]) -> (usize, bool) {
-        let mut spelled = Spelled::new(text);
+        let mut spelled = Spelled::new(text, &firsts());
         let before = spelled.steps_left;
         let found = spelled.find(NEEDLE, Case::Exact);
         (before - spelled.steps_left, found.is_none())
+    }
+
+    fn firsts() -> Firsts {
+        Firsts::of([NEEDLE, b"a"].into_iter())
     }
 
     fn repeated(pattern: &str) -> Vec<u8> {
@@ -215,7 +254,7 @@ mod tests {
             "%2573%256b%252d%2561%256e%2574%252d%2561%2570%2569%2530%2533%252d",
         ] {
             let text = repeated(pattern);
-            let spelled = Spelled::new(&text);
+            let spelled = Spelled::new(&text, &firsts());
             let widest = spelled.readings.iter().map(Vec::len).max().unwrap_or(0);
             assert!(widest <= 4, "{pattern}: {widest} ways to read one place");
             let (steps, given_up) = steps(&text);
@@ -223,11 +262,23 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn no_place_is_passed_over_at_which_a_secret_may_begin(
+            text in "([abA]|%|%25|%61|%2561|%41|\\\\u0061|\\\\){0,20}",
+            needle in "[ab%]{1,4}",
+            case in prop_oneof![Just(Case::Exact), Just(Case::Any)],
+        ) {
+            let found = |firsts| Spelled::new(text.as_bytes(), &firsts).find(needle.as_bytes(), case);
+            prop_assert_eq!(found(Firsts::of(std::iter::once(needle.as_bytes()))), found(Firsts([true; 256])));
+        }
+    }
+
     #[test]
     fn p_f7_a_text_that_takes_too_much_work_is_not_read_to_its_end_and_goes_whole() {
         let (needle, text) = (vec![b'a'; 2 * STEPS_PER_BYTE_MAX], [&b"%41"[..], &vec![b'a'; HEAD]].concat());
         let needle = [&needle[..], b"b"].concat();
-        assert_eq!(Spelled::new(&text).find(&needle, Case::Exact), None);
+        assert_eq!(Spelled::new(&text, &firsts()).find(&needle, Case::Exact), None);
         let scrubber = super::super::Scrubber::new([(
             &agentsandbox_policy::Injection::Bearer,
             &crate::secrets::Secret::of(std::str::from_utf8(&needle).unwrap()),

@@ -225,7 +225,8 @@ impl Plain {
 fn masking_all(needles: &[String]) -> BodyMask {
     let bodies = Needles::new(needles.iter().map(|needle| needle.clone().into_bytes().into()).collect());
     let anchors = Anchors::new(std::iter::empty(), Case::Any);
-    BodyMask::new(Arc::new(Scrubber { needles: Vec::new(), anchors, bodies }))
+    let firsts = super::super::Firsts::of(std::iter::empty());
+    BodyMask::new(Arc::new(Scrubber { needles: Vec::new(), anchors, firsts, bodies }))
 }
 
 /// A few needles of few letters, so that they overlap each other and themselves; and a body in frames, made of parts of them
