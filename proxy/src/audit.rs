@@ -142,7 +142,16 @@ impl Audit {
 
     /// Writes down how often each decision was repeated since this was last done.
     pub fn write_folds(self: &Arc<Self>, policy: Option<&Policy>) {
-        for folded in self.folds.take() {
+        self.write_folded(self.folds.take(), policy);
+    }
+
+    /// The same for the last time. Whatever is decided from now on has a line of its own: nobody comes back to tell of it.
+    pub fn end_folds(self: &Arc<Self>, policy: Option<&Policy>) {
+        self.write_folded(self.folds.end(), policy);
+    }
+
+    fn write_folded(self: &Arc<Self>, all: Vec<Folded>, policy: Option<&Policy>) {
+        for folded in all {
             let mut record = self.blank(folded.entrance, policy);
             record.decision = folded.kind.decision;
             if record.decision == Decision::Allow {

@@ -97,6 +97,12 @@ impl Proxy {
         self.audit.write_folds(loaded.as_ref().map(|loaded| &loaded.policy));
     }
 
+    /// The same for the last time, when the proxy ends.
+    pub(crate) fn end_folds(&self) {
+        let loaded = self.policy.current(Instant::now()).ok();
+        self.audit.end_folds(loaded.as_ref().map(|loaded| &loaded.policy));
+    }
+
     fn open_often(&self, entrance: Entrance, host: Option<&Host>) -> Entry {
         let loaded = self.policy.current(Instant::now()).ok();
         let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));

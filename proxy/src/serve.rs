@@ -154,7 +154,8 @@ impl Bound {
         if timeout(DRAIN_TIMEOUT, proxy.connections.wait()).await.is_err() {
             tracing::warn!(left = proxy.connections.len(), "connections are cut off at the drain deadline");
         }
-        proxy.write_folds();
+        // Those that are cut off still decide until the process is gone.
+        proxy.end_folds();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Decisions that repeat. The first few of a kind are lines at once; those like them are counted, and their number is a line
-//! at the latest when the window ends or the proxy does. So a flood is bounded, and no decision is without a line.
+//! at the latest when the window ends or the proxy does; what is decided after the last count was taken has a line of its own.
+//! So a flood is bounded, and no decision is without a line.
 //!
 //! What is told at once is bounded twice, for each kind and for all denials of a window; the kinds are bounded too, and
 //! beyond that bound they are told apart by entrance and reason alone. A line that could not be written is counted, so
@@ -57,6 +58,8 @@ pub struct Folds(Mutex<Window>);
 struct Window {
     kinds: HashMap<Kind, Seen>,
     denials_told: usize,
+    /// No window follows that could tell of what is counted.
+    is_last: bool,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,9 @@ impl Folds {
     /// told in this window.
     pub fn note(&self, kind: Kind, entrance: Entrance, told_max: usize) -> Verdict {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.is_last {
+            return Verdict::Tell(kind);
+        }
         let is_denial = kind.decision == Decision::Deny;
         let has_room = !is_denial || window.denials_told < AUDIT_DENIALS_PER_WINDOW_MAX;
         let (kind, seen) = window.seen(kind, entrance);
@@ -109,7 +115,16 @@ impl Folds {
 
     /// Ends the window: what was counted in it, most frequent first.
     pub fn take(&self) -> Vec<Folded> {
-        let window = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        self.replace(Window::default())
+    }
+
+    /// The same for the last time: nothing is counted any more.
+    pub fn end(&self) -> Vec<Folded> {
+        self.replace(Window { is_last: true, ..Window::default() })
+    }
+
+    fn replace(&self, next: Window) -> Vec<Folded> {
+        let window = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
         let mut all: Vec<Folded> = window
             .kinds
             .into_iter()

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::limits::AUDIT_PATH_BYTES_MAX;
+use crate::limits::{AUDIT_BURST_SECS, AUDIT_PATH_BYTES_MAX};
 
 const POLICY: &str =
     "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: team, name: demo}, generation: 3,
@@ -226,6 +226,54 @@ fn p_i4_denials_are_folded_by_entrance_host_rule_and_reason() {
     assert_eq!(decisions(&disk.lines()), 300);
     let numbers: Vec<_> = lines.iter().map(|line| line["seq"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn p_i5_what_is_denied_after_the_last_count_was_taken_has_a_line_of_its_own() {
+    let disk = Disk::default().room(usize::MAX);
+    let audit = audit(&disk);
+    let flood = || {
+        for _ in 0..100 {
+            let mut entry = audit.open(Entrance::Dns, None);
+            entry.repeats();
+            entry.refuses(&Denial::new(DenialReason::HostNotAllowed), None);
+        }
+    };
+    flood();
+    audit.write_folds(None);
+    assert_eq!(disk.lines().len(), 2, "one, and the number of the others");
+    flood();
+    audit.end_folds(None);
+    assert_eq!(disk.lines().len(), 4);
+    flood();
+    assert_eq!((disk.lines().len(), decisions(&disk.lines())), (104, 300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_i4_a_line_spends_its_turn_and_a_denial_that_is_only_counted_does_not() {
+    const RATE: u32 = 1;
+    let disk = Disk::default().room(usize::MAX);
+    let audit =
+        Audit::new(Box::new(disk.clone()), Pace::new(std::num::NonZeroU32::new(RATE)), Arc::default());
+    let start = tokio::time::Instant::now();
+    for _ in 0..10_000 {
+        let turn = audit.turn().await;
+        let mut entry = audit.open(Entrance::HttpProxy, None);
+        entry.takes(turn);
+        entry.refuses(&Denial::new(DenialReason::HostNotAllowed), None);
+    }
+    assert_eq!(disk.lines().len(), AUDIT_DENIALS_PER_KIND_MAX);
+    let waited = start.elapsed().as_secs();
+    let told = AUDIT_DENIALS_PER_KIND_MAX as u64;
+    assert!((told - AUDIT_BURST_SECS..=told).contains(&waited), "{waited} s for {told} lines");
+    let start = tokio::time::Instant::now();
+    for _ in 0..10 {
+        let turn = audit.turn().await;
+        let mut entry = audit.open(Entrance::HttpProxy, None);
+        entry.takes(turn);
+        begin(&mut entry).unwrap();
+    }
+    assert!(start.elapsed().as_secs() >= 9, "each has lines: {:?}", start.elapsed());
 }
 
 #[test]

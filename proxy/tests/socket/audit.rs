@@ -162,6 +162,29 @@ async fn names_that_are_asked_for_again_and_again_are_counted_and_written_at_the
 }
 
 #[tokio::test]
+async fn p_i5_what_is_denied_after_the_drain_deadline_has_a_line() {
+    const GREETING: &[u8] = b"\x05\x01\x00\x05\x01\x00\x03\x09evil.test\x01\xbb";
+    const CLIENTS: usize = 24;
+    let mut world = standalone(&["h2"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut io = to(&world, Entrance::Socks5).await;
+        io.write_all(&GREETING[..1]).await.unwrap();
+        clients.push(io);
+    }
+    world.end().await;
+    for io in &mut clients {
+        io.write_all(&GREETING[1..]).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = io.read_to_end(&mut answer).await;
+        assert_eq!(answer.get(3), Some(&2), "not allowed: {answer:?}");
+    }
+    let denied = |line: &serde_json::Value| line["reason"] == "HostNotAllowed";
+    assert_eq!(decisions(&world.lines()), CLIENTS as u64);
+    assert!(world.lines().iter().all(denied), "{:#?}", world.lines());
+}
+
+#[tokio::test]
 async fn a_message_that_is_no_query_is_counted_as_well() {
     let world = standalone(&["h2"]).await;
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
