@@ -272,7 +272,7 @@ impl Entry {
         &self.record.request_id
     }
 
-    /// It was waited for this turn, which is given back if no line comes of it.
+    /// It was waited for this turn. A line spends it; if none comes of it, it is given back.
     pub fn takes(&mut self, turn: Turn) {
         self.turn = Some(turn);
     }
@@ -384,23 +384,32 @@ impl Entry {
                 if self.audit.write(&mut self.record).is_err() {
                     self.audit.folds.untold(&kind);
                     self.audit.folds.count(&Folded { kind, entrance, count: 1 });
+                    return;
                 }
+                self.spend_turn();
             }
-            Verdict::Counted => {
-                if let Some(turn) = self.turn.take() {
-                    self.audit.pace.give_back(turn);
-                }
-            }
+            Verdict::Counted => {}
+        }
+    }
+
+    fn spend_turn(&mut self) {
+        if let Some(turn) = self.turn.take() {
+            turn.spend();
         }
     }
 
     fn allows(&mut self, event: Event) -> Result<(), Unrecorded> {
         self.record.event = event;
         self.record.decision = Decision::Allow;
-        self.audit.write(&mut self.record).inspect_err(|_| {
-            self.record.decision = Decision::Deny;
-            self.record.reason = Some(DenialReason::AuditUnavailable);
-        })
+        let written = self.audit.write(&mut self.record);
+        match written {
+            Ok(()) => self.spend_turn(),
+            Err(Unrecorded) => {
+                self.record.decision = Decision::Deny;
+                self.record.reason = Some(DenialReason::AuditUnavailable);
+            }
+        }
+        written
     }
 
     /// It is refused, or failed upstream.

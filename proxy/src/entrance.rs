@@ -295,8 +295,8 @@ fn service(
             let is_connect = request.method() == http::Method::CONNECT;
             // Only a proxy is asked to CONNECT; inside a tunnel the policy refuses the method.
             if is_connect && matches!(context.binding, Binding::AbsoluteForm) {
-                proxy.audit.turn().await;
-                return Ok(http_proxy::connect(proxy, request, &context));
+                let turn = proxy.audit.turn().await;
+                return Ok(http_proxy::connect(proxy, request, &context, turn));
             }
             // Over HTTP/1.1 hyper leaves the body out of an answer to HEAD by itself; over HTTP/2 it would send it, and the
             // client reset the stream.

@@ -3,7 +3,7 @@
 //! Nothing is ever dropped.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -11,45 +11,64 @@ use tokio::time::{Instant, sleep_until};
 use crate::limits::AUDIT_BURST_SECS;
 
 /// Hands out turns at a bounded rate, in the order in which they are asked for.
-pub struct Pace {
-    /// From one turn to the next; absent where nothing is bounded.
-    interval: Option<Duration>,
+pub struct Pace(Option<Arc<Queue>>);
+
+#[derive(Debug)]
+struct Queue {
+    /// From one turn to the next.
+    interval: Duration,
     /// When the next turn is due, were there no burst.
     due: Mutex<Option<Instant>>,
 }
 
-/// The right to make one decision now.
+/// The right to make one decision now. Only a line spends it: dropped before that, also while it is still waited for, it is
+/// given back, so that an agent which asks and goes away makes nobody wait.
 #[derive(Debug)]
-pub struct Turn(());
+#[must_use = "a turn that is dropped is given back"]
+pub struct Turn(Option<Arc<Queue>>);
 
 impl Pace {
     /// So many turns in a second, with [`AUDIT_BURST_SECS`] times as many at once after a pause.
     #[must_use]
     pub fn new(turns_per_second: Option<NonZeroU32>) -> Self {
-        let interval = turns_per_second.map(|turns| Duration::from_secs(1) / turns.get());
-        Self { interval, due: Mutex::default() }
+        Self(turns_per_second.map(|turns| {
+            Arc::new(Queue { interval: Duration::from_secs(1) / turns.get(), due: Mutex::default() })
+        }))
     }
 
     /// Waits for a turn.
     pub async fn turn(&self) -> Turn {
-        let Some(interval) = self.interval else { return Turn(()) };
-        let at = {
-            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let mine = due.map_or(now, |due| due.max(now));
-            *due = Some(mine + interval);
-            mine.checked_sub(Duration::from_secs(AUDIT_BURST_SECS)).unwrap_or(now)
-        };
+        let Some(queue) = &self.0 else { return Turn(None) };
+        let (turn, at) = queue.take();
         sleep_until(at).await;
-        Turn(())
+        turn
     }
+}
 
-    /// Takes a turn back that made no line.
-    pub fn give_back(&self, _: Turn) {
+impl Queue {
+    /// A turn, and when it comes.
+    fn take(self: &Arc<Self>) -> (Turn, Instant) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(due), Some(interval)) = (due.as_mut(), self.interval) {
-            *due = due.checked_sub(interval).unwrap_or(*due);
-        }
+        let now = Instant::now();
+        let mine = due.map_or(now, |due| due.max(now));
+        *due = Some(mine + self.interval);
+        let at = mine.checked_sub(Duration::from_secs(AUDIT_BURST_SECS)).unwrap_or(now);
+        (Turn(Some(Arc::clone(self))), at)
+    }
+}
+
+impl Turn {
+    /// A line came of it.
+    pub fn spend(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(queue) = self.0.take() else { return };
+        let mut due = queue.due.lock().unwrap_or_else(PoisonError::into_inner);
+        *due = due.map(|due| due.checked_sub(queue.interval).unwrap_or(due));
     }
 }
 
@@ -62,7 +81,7 @@ mod tests {
     async fn elapsed(pace: &Pace, turns: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..turns {
-            pace.turn().await;
+            pace.turn().await.spend();
         }
         start.elapsed()
     }
@@ -84,10 +103,21 @@ mod tests {
         let pace = Pace::new(NonZeroU32::new(RATE));
         let burst = RATE * u32::try_from(AUDIT_BURST_SECS).unwrap();
         for _ in 0..100 * burst {
-            let turn = pace.turn().await;
-            pace.give_back(turn);
+            drop(pace.turn().await);
         }
         assert_eq!(elapsed(&pace, burst).await, Duration::ZERO);
         assert!(elapsed(&pace, RATE).await >= Duration::from_millis(900));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_i4_a_turn_that_is_no_longer_waited_for_makes_nobody_wait() {
+        let pace = Pace::new(NonZeroU32::new(RATE));
+        let burst = RATE * u32::try_from(AUDIT_BURST_SECS).unwrap();
+        assert_eq!(elapsed(&pace, burst + 1).await, Duration::ZERO);
+        for _ in 0..1000 * RATE {
+            let mut waiting = std::pin::pin!(pace.turn());
+            assert!(futures::poll!(waiting.as_mut()).is_pending(), "the burst is spent");
+        }
+        assert!(elapsed(&pace, RATE).await <= Duration::from_millis(1100), "as if nobody had asked");
     }
 }

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
 use super::{Binding, EntranceContext, Origin, serve_http1, tunnel};
+use crate::audit::pace::Turn;
 use crate::destination::host_field;
 use crate::loops;
 use crate::pipeline::{Proxy, refuse};
@@ -26,10 +27,12 @@ pub(super) fn connect(
     proxy: Arc<Proxy>,
     request: Request<Incoming>,
     context: &EntranceContext,
+    turn: Turn,
 ) -> Response<Body> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry =
         proxy.audit.open(context.origin.entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    entry.takes(turn);
     let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))
         .and_then(|loaded| {

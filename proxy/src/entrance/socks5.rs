@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{Entrance, Origin, refuse_connection, tls, tunnel};
 use crate::audit::Admitted;
+use crate::audit::pace::Turn;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
 
@@ -72,8 +73,8 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) 
         reply(&mut io, Reply::Succeeded).await;
         return tls::intercept(proxy, io, origin, None, port).await;
     }
-    proxy.audit.turn().await;
-    match admit(&proxy, origin.entrance, &host, port) {
+    let turn = proxy.audit.turn().await;
+    match admit(&proxy, origin.entrance, &host, port, turn) {
         Ok(recorded) => {
             reply(&mut io, Reply::Succeeded).await;
             tunnel(proxy, io, origin, (host, port), recorded).await;
@@ -84,9 +85,16 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) 
 }
 
 /// Leave to open the tunnel, written down; or the reason why not, written down as well.
-fn admit(proxy: &Proxy, entrance: Entrance, host: &Host, port: u16) -> Result<Admitted, DenialReason> {
+fn admit(
+    proxy: &Proxy,
+    entrance: Entrance,
+    host: &Host,
+    port: u16,
+    turn: Turn,
+) -> Result<Admitted, DenialReason> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    entry.takes(turn);
     entry.asks_to_connect(host.as_str(), port);
     let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))

@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::hello::{Overheard, is_encrypted};
 use super::passthrough::{self, Passing};
 use super::{Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2};
+use crate::audit::pace::Turn;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
 
@@ -37,11 +38,12 @@ pub(crate) async fn intercept<S>(
         let denial = unsupported(expected.as_ref().map(|(host, _)| host), port);
         return refuse_connection(&proxy, entrance, &denial);
     };
-    proxy.audit.turn().await;
+    let turn = proxy.audit.turn().await;
     let first = start.io.take();
     let encrypted = is_encrypted(&first);
-    let hello = Hello { sni: start.client_hello().server_name().map(str::to_owned), encrypted };
-    if let Some(passed) = pass(&proxy, entrance, &hello, expected.as_ref(), port) {
+    let sni = start.client_hello().server_name().map(str::to_owned);
+    let mut hello = Hello { sni, encrypted, turn: Some(turn) };
+    if let Some(passed) = pass(&proxy, entrance, &mut hello, expected.as_ref(), port) {
         match passed {
             Ok(passing) => passthrough::hand_on(&proxy, (start.io, first), origin, passing).await,
             Err(Refused) => {
@@ -50,7 +52,7 @@ pub(crate) async fn intercept<S>(
         }
         return;
     }
-    let admitted = admit(&proxy, entrance, &hello, expected.as_ref(), port);
+    let admitted = admit(&proxy, entrance, &mut hello, expected.as_ref(), port);
     let (name, config) = match admitted {
         Ok(admitted) => admitted,
         Err(Refused) => {
@@ -82,7 +84,7 @@ pub(crate) async fn intercept<S>(
 fn pass(
     proxy: &Proxy,
     entrance: Entrance,
-    hello: &Hello,
+    hello: &mut Hello,
     expected: Option<&(Host, u16)>,
     port: u16,
 ) -> Option<Result<Passing, Refused>> {
@@ -90,6 +92,7 @@ fn pass(
     let host = name(hello.sni.as_deref(), expected, port).ok()?;
     let permit = loaded.policy.pass(&host, port)?;
     let mut entry = proxy.audit.open(entrance, Some(&loaded.policy));
+    hello.turn.take().into_iter().for_each(|turn| entry.takes(turn));
     entry.asks(host.as_str(), port);
     if hello.encrypted {
         // Nobody here could see what is meant, whether it only pretends or not.
@@ -110,12 +113,13 @@ fn pass(
 fn admit(
     proxy: &Proxy,
     entrance: Entrance,
-    hello: &Hello,
+    hello: &mut Hello,
     expected: Option<&(Host, u16)>,
     port: u16,
 ) -> Result<(NamePermit, Arc<rustls::ServerConfig>), Refused> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    hello.turn.take().into_iter().for_each(|turn| entry.takes(turn));
     let admitted = loaded.map_err(|reason| Box::new(Denial::new(reason))).and_then(|loaded| {
         let host = name(hello.sni.as_deref(), expected, port)?;
         entry.asks(host.as_str(), port);
@@ -138,6 +142,8 @@ struct Hello {
     sni: Option<String>,
     /// Whether the name may only be the wrapping of another one.
     encrypted: bool,
+    /// For the one line that comes of it.
+    turn: Option<Turn>,
 }
 
 impl Hello {

@@ -297,6 +297,26 @@ async fn p_i4_what_is_allowed_too_fast_waits_and_is_told_in_full() {
     assert_eq!(world.lines().len() as u64, 2 * u64::from(requests));
 }
 
+#[tokio::test]
+async fn p_i4_tunnels_and_handshakes_that_are_allowed_too_fast_wait_too() {
+    const RATE: u32 = 5;
+    for entrance in [Entrance::HttpProxy, Entrance::Socks5, Entrance::TransparentTls] {
+        let decisions_per_second = std::num::NonZeroU32::new(RATE);
+        let world = build(Setup { protocols: vec!["h2"], decisions_per_second, ..Setup::default() }).await;
+        let start = std::time::Instant::now();
+        // A burst of four seconds' worth, and one second's more.
+        for _ in 0..RATE * 5 {
+            match entrance {
+                Entrance::HttpProxy => drop(world.connect(&world.authority()).await.unwrap()),
+                Entrance::Socks5 => drop(socks(&world, HOST, world.upstream.port()).await.unwrap()),
+                _ => drop(world.tls(to(&world, entrance).await, "tls.good.test", "h2").await.unwrap()),
+            }
+        }
+        assert!(start.elapsed() >= std::time::Duration::from_millis(750), "{entrance:?}");
+        assert_eq!(decisions(&world.lines()), u64::from(RATE * 5), "{entrance:?}");
+    }
+}
+
 async fn enrol(world: &World, token: &str) -> StatusCode {
     let request =
         Request::post("/enrol").header("host", "proxy").header("authorization", format!("Bearer {token}"));
