@@ -1,24 +1,31 @@
-//! The two bodies of one exchange, and what each has to know of the other. Neither is gathered here.
+//! The agent's body on its way up: passed on frame by frame, counted, never gathered, and what it has to know of its answer.
 //!
 //! An agent that falls silent in the middle of a body is cut off, until its answer has begun: from then on either side
-//! may be silent for as long as it likes, as in an event stream. Once the answer is over nobody waits for the rest of
-//! the body: a little of it is taken, so that a small one leaves the connection usable, and then it is cut off.
+//! may be silent for as long as it likes, as in an event stream. Once the exchange is over, which its audit entry says,
+//! nothing more is sent up. Of what the agent still sends a little is taken, so that a small body leaves its connection
+//! usable, and then it is cut off.
 
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use agentsandbox_policy::Injection;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::entrance::EntranceContext;
+use crate::audit::{Fault, Traffic};
+use crate::headers;
 use crate::limits::{BODY_IDLE_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_TIMEOUT};
+use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
+use crate::stream::count;
 
 /// How far an exchange has come. Clones are of the same exchange.
 #[derive(Clone, Default)]
@@ -27,8 +34,21 @@ pub struct Progress(Arc<State>);
 #[derive(Default)]
 struct State {
     answered: AtomicBool,
-    over: AtomicBool,
-    upload: Mutex<Option<Waker>>,
+    upload: Mutex<Side>,
+    /// Who waits for more of the body.
+    waiting: Mutex<Option<Waker>>,
+}
+
+/// What becomes of the agent's body.
+#[derive(Default)]
+enum Side {
+    /// It is on its way.
+    Open(Incoming),
+    /// It has come to its end, or nobody asks for it any more.
+    #[default]
+    Ended,
+    /// The exchange was over before.
+    CutOff,
 }
 
 impl Progress {
@@ -37,23 +57,29 @@ impl Progress {
         self.0.answered.store(true, Ordering::Release);
     }
 
-    fn over(&self) {
-        self.0.over.store(true, Ordering::Release);
-        if let Some(waker) = self.0.upload.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    /// Nothing more is sent up: what was, is counted when this returns.
+    pub fn over(&self) {
+        let mut side = self.side();
+        let whole = match &*side {
+            Side::Open(body) => body.is_end_stream(),
+            Side::Ended | Side::CutOff => return,
+        };
+        let left = std::mem::replace(&mut *side, if whole { Side::Ended } else { Side::CutOff });
+        drop(side);
+        if let Side::Open(body) = left {
+            drain(body);
+        }
+        if let Some(waker) = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take() {
             waker.wake();
         }
     }
 
-    fn is_answered(&self) -> bool {
-        self.0.answered.load(Ordering::Acquire)
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.over.load(Ordering::Acquire)
+    fn side(&self) -> MutexGuard<'_, Side> {
+        self.0.upload.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wakes(&self, waker: &Waker) {
-        let mut known = self.0.upload.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
         }
@@ -69,58 +95,91 @@ pub enum CutOff {
     /// Nobody wants the rest.
     #[error("the answer is over before the body")]
     Late,
+    /// Nothing may complete what was found in it.
+    #[error("a placeholder stands in the body")]
+    Misused,
     /// The upstream ended in the middle of its answer. What it said of that is not passed on: an HTTP/2 code of the
     /// upstream's would read as if the agent had broken the protocol.
     #[error("the upstream broke off")]
     Upstream,
 }
 
-/// The agent's body, within its bounds.
-pub struct Upload<B> {
-    inner: B,
+/// The agent's body, within its bounds. What is left of it when this is dropped is drained.
+pub struct Upload {
     progress: Progress,
+    traffic: Arc<Traffic>,
+    injection: Option<Injection>,
+    search: Option<BodySearch>,
     may_be_silent: bool,
-    late_bytes: usize,
-    patience: Option<(bool, Pin<Box<Sleep>>)>,
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
-impl<B> Upload<B> {
-    /// Bounds `inner`, the body of a request with these fields.
-    pub fn new(inner: B, fields: &HeaderMap, progress: Progress) -> Self {
+impl Upload {
+    /// Bounds the body of a request with these fields, and counts it into `traffic`.
+    #[must_use]
+    pub fn new(body: Incoming, fields: &HeaderMap, progress: Progress, traffic: Arc<Traffic>) -> Self {
+        *progress.side() = Side::Open(body);
         // A call may be opened and then wait for what the server has to say, before any head of an answer (gRPC over
         // HTTP/2, "Responses"). Whether its agent still lives is asked by HTTP/2 pings.
         let kind = fields.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let may_be_silent = kind.starts_with(b"application/grpc");
-        Self { inner, progress, may_be_silent, late_bytes: 0, patience: None }
+        Self { progress, traffic, injection: None, search: None, may_be_silent, patience: None }
+    }
+
+    /// Breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may
+    /// merge them.
+    #[must_use]
+    pub fn judged(mut self, injection: Option<Injection>, search: Option<BodySearch>) -> Self {
+        (self.injection, self.search) = (injection, search);
+        self
     }
 
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<CutOff> {
         self.progress.wakes(cx.waker());
-        let late = self.progress.is_over();
-        if !late && (self.may_be_silent || self.progress.is_answered()) {
+        if self.may_be_silent || self.progress.0.answered.load(Ordering::Acquire) {
             self.patience = None;
             return Poll::Pending;
         }
-        if self.patience.as_ref().is_some_and(|(was_late, _)| *was_late != late) {
-            self.patience = None;
-        }
-        let time = if late { LATE_BODY_TIMEOUT } else { BODY_IDLE_TIMEOUT };
-        let (_, patience) = self.patience.get_or_insert_with(|| (late, Box::pin(sleep(time))));
-        patience.as_mut().poll(cx).map(|()| if late { CutOff::Late } else { CutOff::Silent })
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(BODY_IDLE_TIMEOUT)));
+        patience.as_mut().poll(cx).map(|()| {
+            self.traffic.faults(Fault::Silent);
+            CutOff::Silent
+        })
     }
 
-    fn is_too_late(&mut self, frame: &Frame<Bytes>) -> bool {
-        if self.progress.is_over() {
-            self.late_bytes = self.late_bytes.saturating_add(frame.data_ref().map_or(0, Buf::remaining));
+    /// What goes up of a frame. It is counted while the body is held, so that the end of the exchange finds it counted.
+    fn pass(&mut self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, BoxError> {
+        let mut frame = frame.inspect_err(|error| self.traffic.faults(fault(error)))?;
+        if let Some(search) = &mut self.search {
+            let found = match (frame.data_ref(), frame.trailers_ref()) {
+                (Some(data), _) => search.finds(data),
+                (None, Some(trailers)) => search.finds_in_trailers(trailers),
+                (None, None) => None,
+            };
+            if let Some(credential) = found {
+                self.traffic.faults(Fault::Misused(credential.to_owned()));
+                return Err(CutOff::Misused.into());
+            }
         }
-        self.late_bytes > LATE_BODY_BYTES_MAX
+        count(&frame, &self.traffic.up);
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_request(trailers, self.injection.as_ref());
+        }
+        Ok(frame)
     }
 }
 
-impl<B> HttpBody for Upload<B>
-where
-    B: HttpBody<Data = Bytes, Error = BoxError> + Unpin,
-{
+/// Whether the agent's body broke the protocol or only ended too early.
+fn fault(error: &hyper::Error) -> Fault {
+    use std::error::Error as _;
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match cause.map(std::io::Error::kind) {
+        Some(ErrorKind::InvalidData | ErrorKind::InvalidInput) => Fault::Malformed,
+        _ => Fault::Gone,
+    }
+}
+
+impl HttpBody for Upload {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -128,89 +187,64 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        let progress = self.progress.clone();
+        let mut side = progress.side();
+        let body = match &mut *side {
+            Side::Open(body) => body,
+            Side::Ended => return Poll::Ready(None),
+            Side::CutOff => return Poll::Ready(Some(Err(CutOff::Late.into()))),
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(Some(frame)) => {
                 self.patience = None;
-                let late = self.is_too_late(&frame);
-                Poll::Ready(Some(if late { Err(CutOff::Late.into()) } else { Ok(frame) }))
+                Poll::Ready(Some(self.pass(frame)))
             }
-            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Ready(None) => {
+                *side = Side::Ended;
+                Poll::Ready(None)
+            }
             Poll::Pending => self.poll_patience(cx).map(|cut_off| Some(Err(cut_off.into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &*self.progress.side() {
+            Side::Open(body) => body.is_end_stream(),
+            Side::Ended => true,
+            Side::CutOff => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &*self.progress.side() {
+            Side::Open(body) => body.size_hint(),
+            Side::Ended | Side::CutOff => SizeHint::default(),
+        }
     }
 }
 
-/// The upstream's body. When it is dropped the exchange is over.
-pub struct Download<B> {
-    inner: B,
-    progress: Progress,
-    /// For as long as this lives the agent's connection is not idle.
-    _context: Arc<EntranceContext>,
-}
-
-impl<B> Download<B> {
-    /// Ends `progress` with `inner`.
-    pub const fn new(inner: B, progress: Progress, context: Arc<EntranceContext>) -> Self {
-        Self { inner, progress, _context: context }
-    }
-}
-
-impl<B> Drop for Download<B> {
+impl Drop for Upload {
     fn drop(&mut self) {
         self.progress.over();
     }
 }
 
-impl<B> HttpBody for Download<B>
-where
-    B: HttpBody<Data = Bytes, Error = BoxError> + Unpin,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx).map(|frame| {
-            frame.map(|frame| {
-                frame.map_err(|error| {
-                    tracing::info!(error = %error, "an answer was not read to its end");
-                    CutOff::Upstream.into()
-                })
-            })
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// Takes a little of the body of a refused request. A connection that is closed with bytes unread is reset, and the
-/// agent's kernel may then throw the refusal away before it is read.
+/// Takes a little of a body that nobody wants. A connection that is closed with bytes unread is reset, and the agent's kernel
+/// may then throw the answer away before it is read.
 pub fn drain(mut body: Incoming) {
     if body.is_end_stream() {
         return;
     }
-    tokio::spawn(timeout(LATE_BODY_TIMEOUT, async move {
+    let taking = timeout(LATE_BODY_TIMEOUT, async move {
         let mut taken = 0_usize;
         while taken <= LATE_BODY_BYTES_MAX
             && let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
         {
             taken = taken.saturating_add(frame.data_ref().map_or(0, Buf::remaining));
         }
-    }));
+    });
+    // None while the process ends, and then the connection does as well.
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(taking);
+    }
 }

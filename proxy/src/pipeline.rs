@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use crate::audit::{Audit, Entry, Recorded, Unrecorded};
+use crate::audit::{Audit, Entry, Fault, Recorded, Unrecorded};
 use crate::authority::Authority;
 use crate::decision;
 use crate::destination;
 use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
-use crate::exchange::{self, Download, Progress, Upload};
+use crate::exchange::{self, Progress, Upload};
 use crate::headers;
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
 use crate::loops;
@@ -34,11 +34,12 @@ use crate::metrics::Metrics;
 use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
-use crate::respond::{self, Body};
+use crate::respond::{self, Body, denial};
 use crate::scrub::Scrubber;
-use crate::scrub::decode::{self, Undecodable};
+use crate::scrub::decode::{self, Coding, Undecodable};
+use crate::scrub::scope::Scrubbers;
 use crate::secrets::{Secret, Secrets};
-use crate::stream::{Decoding, Downward, Search, Upward};
+use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade;
 use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Voice};
 
@@ -112,18 +113,6 @@ impl Proxy {
         }
         entry
     }
-
-    /// Refuses a request, and writes that down.
-    pub(crate) fn refuse(
-        &self,
-        entrance: Entrance,
-        denial: &Denial,
-        asked_with: &HeaderMap,
-    ) -> Response<Body> {
-        let loaded = self.policy.current(Instant::now()).ok();
-        let entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
-        refuse(entry, denial, asked_with)
-    }
 }
 
 /// Answers one request.
@@ -133,17 +122,19 @@ pub async fn handle(
     context: &Arc<EntranceContext>,
 ) -> Response<Body> {
     let turn = proxy.audit.turn().await;
-    let loaded = match proxy.policy.current(Instant::now()) {
-        Ok(loaded) => loaded,
-        Err(reason) => return proxy.refuse(context.origin.entrance, &Denial::new(reason), request.headers()),
-    };
-    let mut entry = proxy.audit.open(context.origin.entrance, Some(&loaded.policy));
+    let loaded = proxy.policy.current(Instant::now());
+    let policy = loaded.as_ref().ok().map(|loaded| &loaded.policy);
+    let mut entry = proxy.audit.open(context.origin.entrance, policy);
     entry.takes(turn);
     let asked_with = agent_only(request.headers());
     let agent = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let mut body = Some(body);
-    match exchange(&proxy, &loaded, (head, &mut body, agent), context, &mut entry).await {
+    let answered = match &loaded {
+        Ok(loaded) => exchange(&proxy, loaded, (head, &mut body, agent), context, &mut entry).await,
+        Err(reason) => Err(Box::new(Denial::new(*reason))),
+    };
+    match answered {
         Ok(answered) => deliver(&proxy, context, answered, entry),
         Err(denial) => {
             if let Some(body) = body {
@@ -157,11 +148,11 @@ pub async fn handle(
 /// An upstream's answer, and what its delivery needs.
 struct Answered {
     response: Response<Answer>,
-    scrubber: Option<Arc<Scrubber>>,
-    /// Whether the request carried a secret.
-    injected: bool,
+    cleaning: Cleaning,
+    /// What its body is made readable with.
+    decoding: Option<Decoding>,
+    /// There if it is a 101, and only then.
     tunnel: Option<Tunnel>,
-    progress: Progress,
 }
 
 struct Tunnel {
@@ -171,7 +162,7 @@ struct Tunnel {
 
 async fn exchange(
     proxy: &Proxy,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     (head, body, agent): (Parts, &mut Option<Incoming>, OnUpgrade),
     context: &EntranceContext,
     entry: &mut Entry,
@@ -190,32 +181,77 @@ async fn exchange(
     let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let injection = permit.credential().map(|credential| credential.injection().clone());
-    let progress = Progress::default();
     let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
-    let traffic = entry.traffic();
-    let body = Upward::new(body, injection, loaded.placeholders.in_body(), Arc::clone(&traffic));
-    let body = Upload::new(body, &head.headers, progress.clone()).boxed_unsync();
+    let (progress, traffic) = (Progress::default(), entry.traffic());
+    entry.carries(progress.clone());
+    let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
+    let body = body.judged(injection, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
     let response = send(proxy, loaded, (&recorded, &voice, password.as_ref()), (request, &target), entry)
         .await
         .map_err(|failed| {
             // The upstream broke off because the body was.
-            traffic.misused().map_or(failed, |credential| Box::new(presented::misuse(permit, credential)))
+            traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
         })?;
     progress.answered();
-    // Worked out anew: it may have taken minutes until here, and meanwhile another secret may have been sent to this host.
-    let scrubber = scrubber.and_then(|_| self::scrubber(proxy, loaded, permit));
-    Ok(Answered { response, scrubber, injected: secret.is_some(), tunnel, progress })
+    let known = known_by_now(proxy, loaded, permit)?;
+    if scrubber.is_none() && known.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
+        // A whole answer was not asked for, and a part may show a part of a secret.
+        return Err(Box::new(denial(permit, DenialReason::UnreadableAnswer)));
+    }
+    let session = if secret.is_some() { Session::Removed } else { Session::Passed };
+    let cleaning = Cleaning { scrubber: known, session };
+    answered(proxy, permit, response, cleaning, tunnel)
+}
+
+/// What can be passed on of an answer, or why nothing can.
+fn answered(
+    proxy: &Proxy,
+    permit: &Permit,
+    mut response: Response<Answer>,
+    cleaning: Cleaning,
+    tunnel: Option<Tunnel>,
+) -> Result<Answered, Box<Denial>> {
+    let failed = |reason| Box::new(denial(permit, reason));
+    // The words behind a status code are the upstream's own, and would be passed on.
+    response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
+    let searched = cleaning.scrubber.as_ref().map(|_| decoding(proxy, &response)).transpose();
+    let (coding, decoding) =
+        searched.map_err(|Undecodable| failed(DenialReason::UnreadableAnswer))?.unwrap_or_default();
+    cleaning.clean(response.headers_mut(), coding);
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let accepted = |tunnel: &Tunnel| {
+        is_upgrade && upgrade::is_accepted(response.headers(), &tunnel.accept, cleaning.scrubber.as_ref())
+    };
+    let tunnel = tunnel.filter(accepted);
+    if is_upgrade && tunnel.is_none() {
+        // Nobody asked for it, or it is not the protocol that was asked for.
+        return Err(failed(DenialReason::UpstreamUnreachable));
+    }
+    Ok(Answered { response, cleaning, decoding, tunnel })
+}
+
+/// The denial of a request whose body was at fault.
+fn faulty(permit: &Permit, fault: &Fault) -> Denial {
+    match fault {
+        Fault::Misused(credential) => presented::misuse(permit, credential),
+        Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
+    }
 }
 
 /// The password of the upstream proxy, if it asks for one.
 pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>, Box<Denial>> {
     let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
-    proxy.secrets.get(&login.file, Instant::now()).map(Some).map_err(|error| {
-        let advice = format!("The secret of credential {} is not usable: {error}.", login.credential);
-        let denial = Denial::new(DenialReason::CredentialUnavailable).with_credential(&login.credential);
-        Box::new(denial.with_how_to_allow(advice))
+    let unavailable = Denial::new(DenialReason::CredentialUnavailable);
+    read(proxy, &login.file, &login.credential, unavailable).map(Some)
+}
+
+/// A credential's secret, or the denial that says why there is none.
+fn read(proxy: &Proxy, file: &str, credential: &str, denial: Denial) -> Result<Secret, Box<Denial>> {
+    proxy.secrets.get(file, Instant::now()).map_err(|error| {
+        let advice = format!("The secret of credential {credential} is not usable: {error}.");
+        Box::new(denial.with_credential(credential).with_how_to_allow(advice))
     })
 }
 
@@ -225,14 +261,28 @@ fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit) -> Option<Arc<Scrub
     loaded.scrubbers.at(&loaded.policy, permit.host(), known, Instant::now())
 }
 
+/// What finds the secrets that this host may have been given until now. It may have taken minutes to the head of the answer:
+/// meanwhile a secret may have been replaced, or a new policy may let another one go there.
+fn known_by_now(
+    proxy: &Proxy,
+    loaded: &Arc<Loaded>,
+    permit: &Permit,
+) -> Result<Option<Arc<Scrubber>>, Box<Denial>> {
+    let now = Instant::now();
+    let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
+    if Arc::ptr_eq(&current, loaded) {
+        return Ok(scrubber(proxy, loaded, permit));
+    }
+    // The request's own policy may have been replaced long enough ago to be forgotten.
+    let scrubbers = Scrubbers::after(&loaded.policy, &current.scrubbers, now);
+    Ok(scrubbers.at(&current.policy, permit.host(), (&proxy.secrets, proxy.metrics.as_ref()), now))
+}
+
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
 fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
-    proxy.secrets.get(credential.file(), Instant::now()).map(Some).map_err(|error| {
-        let advice = format!("The secret of credential {} is not usable: {error}.", credential.name());
-        let denial = denial(permit, DenialReason::CredentialUnavailable);
-        Box::new(denial.with_credential(credential.name()).with_how_to_allow(advice))
-    })
+    let unavailable = denial(permit, DenialReason::CredentialUnavailable);
+    read(proxy, credential.file(), credential.name(), unavailable).map(Some)
 }
 
 /// A request, and the path and query to send it with.
@@ -355,51 +405,25 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, scrubber, injected, tunnel, progress } = answered;
-    // The words behind a status code are the upstream's own, and would be passed on.
-    response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
-    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let search = match scrubber.as_ref().map(|scrubber| search(proxy, scrubber, &response)).transpose() {
-        Ok(search) => search,
-        Err(Undecodable) => {
-            return refuse(entry, &Denial::new(DenialReason::UnreadableAnswer), &HeaderMap::new());
-        }
-    };
-    if injected {
-        headers::strip_session(response.headers_mut());
-    }
-    if let Some(scrubber) = &scrubber {
-        let coding = decode::coding(response.headers()).ok().flatten();
-        headers::strip_digests(response.headers_mut(), coding);
-        scrubber.scrub(response.headers_mut());
-    }
+    let Answered { mut response, cleaning, decoding, tunnel } = answered;
     entry.answers(response.status().as_u16());
-    if !is_upgrade {
-        headers::strip_response(response.headers_mut());
-        return response.map(|body| {
-            let body = Downward::new(body, search, entry);
-            Download::new(body, progress, Arc::clone(context)).boxed_unsync()
-        });
+    if let Some(tunnel) = tunnel {
+        return upgrade::join(proxy, context, tunnel.agent, response, (cleaning.scrubber, entry));
     }
-    match tunnel {
-        Some(tunnel) if upgrade::is_accepted(response.headers(), &tunnel.accept, scrubber.as_ref()) => {
-            upgrade::join(proxy, context, tunnel.agent, response, (scrubber, entry))
-        }
-        // Nobody asked for it, or it is not the protocol that was asked for.
-        _ => refuse(entry, &Denial::new(DenialReason::UpstreamUnreachable), &HeaderMap::new()),
-    }
+    headers::strip_response(response.headers_mut());
+    response.map(|body| Downward::new(body, cleaning, decoding, entry).on(Arc::clone(context)).boxed_unsync())
 }
 
-/// How this answer is searched. An answer without a body needs no decoding, whatever its head says of one.
-fn search(
+/// The coding that an answer comes in, and what decodes it. An answer without a body needs no decoding, whatever its head
+/// says of one.
+fn decoding(
     proxy: &Proxy,
-    scrubber: &Arc<Scrubber>,
     response: &Response<Answer>,
-) -> Result<Search, Undecodable> {
-    let coding = decode::coding(response.headers())?.filter(|_| !response.body().is_end_stream());
-    let decoding =
-        coding.map(|coding| Decoding::new(coding, &proxy.decoders).ok_or(Undecodable)).transpose()?;
-    Ok(Search { scrubber: Arc::clone(scrubber), decoding })
+) -> Result<(Option<Coding>, Option<Decoding>), Undecodable> {
+    let coding = decode::coding(response.headers())?;
+    let used = coding.filter(|_| !response.body().is_end_stream());
+    let decoding = used.map(|coding| Decoding::new(coding, &proxy.decoders).ok_or(Undecodable));
+    Ok((coding, decoding.transpose()?))
 }
 
 /// Refuses a request in its own entry.
@@ -407,15 +431,6 @@ pub(crate) fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) 
     let response = respond::refusal(denial, entry.request_id(), asked_with);
     entry.refuses(denial, Some(response.status().as_u16()));
     response
-}
-
-fn denial(permit: &Permit, reason: DenialReason) -> Denial {
-    Denial::new(reason)
-        .with_rule(permit.rule())
-        .with_host(permit.host())
-        .with_port(permit.port())
-        .with_method(permit.method())
-        .with_path(permit.target().path())
 }
 
 fn agent_only(headers: &HeaderMap) -> HeaderMap {

@@ -13,6 +13,7 @@ use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
 use crate::headers;
 use crate::placeholder::Placeholders;
+use crate::respond::denial;
 
 /// Judges the head of a request.
 ///
@@ -29,7 +30,7 @@ pub fn judge(
     }
     let own = permit.credential().map(|credential| credential.injection());
     if policy.injections_at(permit.host()).any(|place| is_filled(place, own, permit, fields)) {
-        return Err(Box::new(described(permit, DenialReason::ForeignCredential)));
+        return Err(Box::new(denial(permit, DenialReason::ForeignCredential)));
     }
     Ok(())
 }
@@ -37,7 +38,7 @@ pub fn judge(
 /// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
 #[must_use]
 pub fn misuse(permit: &Permit, credential: &str) -> Denial {
-    described(permit, DenialReason::PlaceholderMisuse).with_credential(credential).with_how_to_allow(format!(
+    denial(permit, DenialReason::PlaceholderMisuse).with_credential(credential).with_how_to_allow(format!(
         "The placeholder of AgentCredential {credential} stands where no key is put in; send it only in the credential's own place, and only where a rule names that credential."
     ))
 }
@@ -102,15 +103,6 @@ fn has_cookie(value: &[u8], name: &str) -> bool {
         pair.split(|byte| *byte == b'=').next().is_some_and(|key| key.trim_ascii() == name.as_bytes())
     };
     value.split(|byte| *byte == b';').any(named)
-}
-
-fn described(permit: &Permit, reason: DenialReason) -> Denial {
-    Denial::new(reason)
-        .with_rule(permit.rule())
-        .with_host(permit.host())
-        .with_port(permit.port())
-        .with_method(permit.method())
-        .with_path(permit.target().path())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the agent is told when a request is refused. This is the one table from reasons to status codes, and the one
 //! place that writes a refusal's text. Nothing here repeats a query, a header or a body.
 
-use agentsandbox_policy::{Denial, DenialReason};
+use agentsandbox_policy::{Denial, DenialReason, Permit};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
@@ -30,6 +30,7 @@ pub const fn status(reason: DenialReason) -> StatusCode {
         | DenialReason::Interrupted
         | DenialReason::NameNotFound => StatusCode::BAD_GATEWAY,
         DenialReason::LimitExceeded => StatusCode::URI_TOO_LONG,
+        DenialReason::RequestStalled => StatusCode::REQUEST_TIMEOUT,
         DenialReason::LoopDetected => StatusCode::LOOP_DETECTED,
         DenialReason::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::FORBIDDEN,
@@ -43,6 +44,17 @@ fn status_for(reason: DenialReason, asked_with: &HeaderMap) -> StatusCode {
         StatusCode::FORBIDDEN if is_codex => StatusCode::BAD_REQUEST,
         status => status,
     }
+}
+
+/// The denial of a request that a rule allows, for what came up later.
+#[must_use]
+pub fn denial(permit: &Permit, reason: DenialReason) -> Denial {
+    Denial::new(reason)
+        .with_rule(permit.rule())
+        .with_host(permit.host())
+        .with_port(permit.port())
+        .with_method(permit.method())
+        .with_path(permit.target().path())
 }
 
 #[derive(Serialize)]

@@ -1,5 +1,5 @@
-//! Bodies in flight: passed on frame by frame, counted, never gathered. The answer's body carries the audit entry, so
-//! the line is written when the last byte has gone, or when either side gave up; it tells which.
+//! The upstream's body on its way down: passed on frame by frame, counted, never gathered. It carries the audit entry, so the
+//! line is written when the last byte has gone, or when either side gave up; it tells which.
 //!
 //! An answer that is searched for secrets goes through up to two stages: it is decoded if it is compressed, and masked.
 //! Both hold back as little as they can, and what they hold is given out before the end is.
@@ -14,101 +14,64 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use agentsandbox_policy::{DenialReason, Injection};
+use agentsandbox_policy::DenialReason;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 
 use crate::audit::{Entry, Traffic};
+use crate::entrance::EntranceContext;
+use crate::exchange::CutOff;
 use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
-use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
 use crate::scrub::decode::{Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
-
-/// The agent's body on its way up.
-pub struct Upward {
-    inner: Incoming,
-    injection: Option<Injection>,
-    search: Option<BodySearch>,
-    traffic: Arc<Traffic>,
-}
-
-/// The body is broken off: nothing may complete what was found in it.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a placeholder stands in the body")]
-pub struct Misused;
-
-impl Upward {
-    /// Counts `inner` into `traffic`, and breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may merge them.
-    #[must_use]
-    pub fn new(
-        inner: Incoming,
-        injection: Option<Injection>,
-        search: Option<BodySearch>,
-        traffic: Arc<Traffic>,
-    ) -> Self {
-        Self { inner, injection, search, traffic }
-    }
-
-    fn searched(&mut self, frame: &Frame<Bytes>) -> Result<(), Misused> {
-        let Some(search) = &mut self.search else { return Ok(()) };
-        let found = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => search.finds(data),
-            (None, Some(trailers)) => search.finds_in_trailers(trailers),
-            (None, None) => None,
-        };
-        let Some(credential) = found else { return Ok(()) };
-        self.traffic.misuses(credential);
-        Err(Misused)
-    }
-}
-
-impl HttpBody for Upward {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame {
-            if let Err(misused) = self.searched(frame) {
-                return Poll::Ready(Some(Err(misused.into())));
-            }
-            count(frame, &self.traffic.up);
-            if let Some(trailers) = frame.trailers_mut() {
-                headers::strip_request(trailers, self.injection.as_ref());
-            }
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
 
 /// The upstream's body on its way down.
 pub struct Downward<B: HttpBody = Incoming> {
     inner: B,
     /// The upstream has ended the body; what is left is here.
     has_ended: bool,
+    cleaning: Cleaning,
     scrub: Option<Scrub>,
     traffic: Arc<Traffic>,
     entry: Entry,
-    /// All was passed on, or it was said why not.
-    is_over: bool,
+    /// For as long as this lives the agent's connection is not idle.
+    context: Option<Arc<EntranceContext>>,
 }
 
-/// What keeps secrets out of a body and its trailers.
+/// What the fields of an answer lose: those of its head and those of its trailers, which a client may merge.
+pub struct Cleaning {
+    /// What is looked for; absent where the host can know no secret.
+    pub scrubber: Option<Arc<Scrubber>>,
+    /// Whether a session may be opened with it.
+    pub session: Session,
+}
+
+/// What becomes of a session that an answer opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// It is the agent's own.
+    Passed,
+    /// It would speak in place of a secret.
+    Removed,
+}
+
+impl Cleaning {
+    /// Cleans the fields of an answer whose body is decoded from this coding.
+    pub fn clean(&self, fields: &mut HeaderMap, decoded: Option<Coding>) {
+        if self.session == Session::Removed {
+            headers::strip_session(fields);
+        }
+        if let Some(scrubber) = &self.scrubber {
+            headers::strip_digests(fields, decoded);
+            scrubber.scrub(fields);
+        }
+    }
+}
+
+/// What keeps secrets out of a body.
 struct Scrub {
-    scrubber: Arc<Scrubber>,
     decoding: Option<Decoding>,
     mask: BodyMask,
     /// Trailers that came while the body's last bytes were held.
@@ -132,26 +95,25 @@ impl Decoding {
     }
 }
 
-/// How an answer is searched: for what, and how it is made readable first.
-pub struct Search {
-    /// What is looked for.
-    pub scrubber: Arc<Scrubber>,
-    /// Absent when the body is readable as it is.
-    pub decoding: Option<Decoding>,
-}
-
 impl<B: HttpBody> Downward<B> {
-    /// Counts `inner` into the entry, which is written when this is dropped.
+    /// Counts `inner` into the entry, which is written when this is dropped. It is searched if something is looked for, and
+    /// decoded before if it is not readable as it is.
     #[must_use]
-    pub fn new(inner: B, search: Option<Search>, entry: Entry) -> Self {
-        let scrub = search.map(|Search { scrubber, decoding }| Scrub {
-            mask: BodyMask::new(Arc::clone(&scrubber)),
-            scrubber,
+    pub fn new(inner: B, cleaning: Cleaning, decoding: Option<Decoding>, entry: Entry) -> Self {
+        let scrub = cleaning.scrubber.as_ref().map(|scrubber| Scrub {
+            mask: BodyMask::new(Arc::clone(scrubber)),
             decoding,
             trailers: None,
             patience: None,
         });
-        Self { inner, has_ended: false, scrub, traffic: entry.traffic(), entry, is_over: false }
+        Self { inner, has_ended: false, cleaning, scrub, traffic: entry.traffic(), entry, context: None }
+    }
+
+    /// Keeps the agent's connection from being taken for idle.
+    #[must_use]
+    pub fn on(mut self, context: Arc<EntranceContext>) -> Self {
+        self.context = Some(context);
+        self
     }
 
     fn has_nothing_left(&self) -> bool {
@@ -162,11 +124,11 @@ impl<B: HttpBody> Downward<B> {
     fn breaks(
         &mut self,
         reason: DenialReason,
-        error: BoxError,
+        error: &BoxError,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.is_over = true;
+        tracing::info!(error = %error, "an answer was not read to its end");
         self.entry.breaks(reason);
-        Poll::Ready(Some(Err(error)))
+        Poll::Ready(Some(Err(CutOff::Upstream.into())))
     }
 }
 
@@ -206,9 +168,7 @@ impl Scrub {
                 (!clean.is_empty()).then(|| Frame::data(clean))
             }
             Err(frame) => {
-                let mut trailers = frame.into_trailers().unwrap_or_default();
-                self.scrubber.scrub(&mut trailers);
-                self.trailers = Some(trailers);
+                self.trailers = frame.into_trailers().ok();
                 self.end();
                 None
             }
@@ -247,15 +207,19 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = ready!(self.poll_passed(cx));
-        match &polled {
+        let mut polled = ready!(self.poll_passed(cx));
+        match &mut polled {
             Some(Ok(frame)) => {
                 count(frame, &self.traffic.down);
-                // Nothing follows trailers, and nobody asks whether something does.
-                self.is_over = frame.is_trailers();
+                if let Some(trailers) = frame.trailers_mut() {
+                    self.cleaning.clean(trailers, None);
+                    headers::strip_response(trailers);
+                    // Nothing follows trailers, and nobody asks whether something does.
+                    self.entry.completes();
+                }
             }
             Some(Err(_)) => {}
-            None => self.is_over = true,
+            None => self.entry.completes(),
         }
         Poll::Ready(polled)
     }
@@ -289,7 +253,7 @@ where
                 match scrub.decoded() {
                     Ok(Some(clean)) => return Poll::Ready(Some(Ok(Frame::data(clean)))),
                     Ok(None) => {}
-                    Err(error) => return self.breaks(DenialReason::UnreadableAnswer, error.into()),
+                    Err(error) => return self.breaks(DenialReason::UnreadableAnswer, &error.into()),
                 }
                 if scrub.trailers.is_some() {
                     return Poll::Ready(scrub.rest().map(Ok));
@@ -306,7 +270,7 @@ where
                 }
             };
             let frame = match polled {
-                Some(Err(error)) => return self.breaks(DenialReason::AnswerBroken, error.into()),
+                Some(Err(error)) => return self.breaks(DenialReason::AnswerBroken, &error.into()),
                 Some(Ok(frame)) => frame,
                 None => {
                     self.has_ended = true;
@@ -333,13 +297,14 @@ impl<B: HttpBody> Drop for Downward<B> {
         // Where a length was announced nobody asks for more once all of it has come.
         let is_whole =
             self.inner.size_hint().exact() == Some(0) && self.scrub.as_ref().is_none_or(Scrub::is_empty);
-        if !self.is_over && !is_whole && !self.has_nothing_left() {
-            self.entry.breaks(DenialReason::Interrupted);
+        if is_whole || self.has_nothing_left() {
+            self.entry.completes();
         }
     }
 }
 
-fn count(frame: &Frame<Bytes>, counter: &AtomicU64) {
+/// Adds what a frame carries.
+pub(crate) fn count(frame: &Frame<Bytes>, counter: &AtomicU64) {
     if let Some(data) = frame.data_ref() {
         counter.fetch_add(u64::try_from(data.remaining()).unwrap_or(0), Ordering::Relaxed);
     }

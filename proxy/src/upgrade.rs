@@ -90,6 +90,17 @@ pub(crate) fn join(
     response.map(|_| respond::empty())
 }
 
+/// How a way of a tunnel was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Whoever is read from broke off.
+    Source,
+    /// Whoever is written to takes no more.
+    Sink,
+    /// What was read cannot be searched.
+    Unreadable,
+}
+
 /// Passes bytes both ways until both sides have ended, and counts them. That one side has no more to say is passed on as well.
 pub(crate) async fn relay(
     agent: impl AsyncRead + AsyncWrite,
@@ -111,19 +122,35 @@ pub(crate) async fn relay(
     };
     let mut up = std::pin::pin!(up);
     let mut down = std::pin::pin!(down);
-    let down = tokio::select! {
+    let (up, down) = tokio::select! {
         // The agent may have said all it has to say, and still listen.
-        _ = &mut up => down.as_mut().await,
-        result = &mut down => {
-            if !matches!(&result, Err(error) if error.kind() == ErrorKind::InvalidData) {
-                let _ = up.as_mut().await;
-            }
-            result
-        }
+        ended = &mut up => (ended, down.as_mut().await),
+        ended = &mut down => match ended {
+            Err(Cut::Unreadable) => (Ok(()), ended),
+            _ => (up.as_mut().await, ended),
+        },
     };
-    if down.is_err_and(|error| error.kind() == ErrorKind::InvalidData) {
-        entry.breaks(DenialReason::UnreadableAnswer);
+    match (up, down) {
+        (_, Err(Cut::Unreadable)) => entry.breaks(DenialReason::UnreadableAnswer),
+        (_, Err(Cut::Source)) => entry.breaks(DenialReason::AnswerBroken),
+        (_, Err(Cut::Sink)) | (Err(Cut::Source), _) => entry.breaks(DenialReason::Interrupted),
+        // An upstream that takes no more has said so, or goes on saying what it has to say.
+        (Ok(()) | Err(Cut::Sink | Cut::Unreadable), Ok(())) => entry.completes(),
     }
+}
+
+/// What was read, or the end. Many servers close without TLS's goodbye, so that an end without it is one.
+async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<usize, Cut> {
+    match from.read(buffer).await {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+        read => read.map_err(|_| Cut::Source),
+    }
+}
+
+/// Ends the other side too, which would wait for the end; also where this one broke off.
+async fn end(to: &mut (impl AsyncWrite + Unpin), ended: Result<(), Cut>) -> Result<(), Cut> {
+    let told = to.shutdown().await.map_err(|_| Cut::Sink);
+    ended.and(told)
 }
 
 /// Copies and counts while it goes, so that a tunnel that is cut off is counted as well.
@@ -131,16 +158,13 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     counter: &AtomicU64,
-) -> std::io::Result<()> {
+) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let read = match from.read(&mut buffer).await {
-            // A side that breaks off has ended too: many servers close without TLS's goodbye, and the other side would
-            // wait for the end.
-            Ok(0) | Err(_) => return to.shutdown().await,
-            Ok(read) => read,
-        };
-        write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?;
+        match read(&mut from, &mut buffer).await {
+            Ok(read @ 1..) => write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?,
+            ended => return end(&mut to, ended.map(drop)).await,
+        }
     }
 }
 
@@ -150,39 +174,45 @@ async fn copy_masked(
     mut to: impl AsyncWrite + Unpin,
     counter: &AtomicU64,
     mut mask: FrameMask,
-) -> std::io::Result<()> {
+) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let read = if mask.holds() {
-            let Ok(read) = timeout(HELD_BYTES_PATIENCE, from.read(&mut buffer)).await else {
+            let Ok(read) = timeout(HELD_BYTES_PATIENCE, read(&mut from, &mut buffer)).await else {
                 write(&mut to, &mask.release(), counter).await?;
                 continue;
             };
             read
         } else {
-            from.read(&mut buffer).await
+            read(&mut from, &mut buffer).await
         };
         let read = match read {
-            Ok(0) | Err(_) => {
+            Ok(read @ 1..) => read,
+            ended => {
                 write(&mut to, &mask.release(), counter).await?;
-                return to.shutdown().await;
+                return end(&mut to, ended.map(drop)).await;
             }
-            Ok(read) => read,
         };
         let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
-        let clean = mask.pass(bytes).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error))?;
+        let clean = mask.pass(bytes).map_err(|_| Cut::Unreadable)?;
         write(&mut to, &clean, counter).await?;
     }
 }
 
-async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], counter: &AtomicU64) -> std::io::Result<()> {
-    if bytes.is_empty() {
+/// Writes all of it. Each part is counted when it is taken, so that what went before a tunnel was cut is counted too.
+async fn write(to: &mut (impl AsyncWrite + Unpin), mut rest: &[u8], counter: &AtomicU64) -> Result<(), Cut> {
+    if rest.is_empty() {
         return Ok(());
     }
-    to.write_all(bytes).await?;
-    to.flush().await?;
-    counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(0), Ordering::Relaxed);
-    Ok(())
+    while !rest.is_empty() {
+        let written = to.write(rest).await.map_err(|_| Cut::Sink)?;
+        if written == 0 {
+            return Err(Cut::Sink);
+        }
+        counter.fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    to.flush().await.map_err(|_| Cut::Sink)
 }
 
 #[cfg(test)]
@@ -190,11 +220,13 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    use tokio::io::ReadBuf;
+    use tokio::io::{ReadBuf, duplex, empty, join, sink};
 
     use super::*;
+    use crate::audit::tests::{Disk, audit, begin, read};
+    use crate::entrance::Entrance;
 
-    struct BreaksOff;
+    struct BreaksOff(ErrorKind);
 
     impl AsyncRead for BreaksOff {
         fn poll_read(
@@ -202,16 +234,48 @@ mod tests {
             _: &mut Context<'_>,
             _: &mut ReadBuf<'_>,
         ) -> Poll<std::io::Result<()>> {
-            Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()))
+            Poll::Ready(Err(self.0.into()))
         }
     }
 
     #[tokio::test]
     async fn p_h1_a_side_that_breaks_off_ends_the_other_at_once() {
-        let (mut agent, ours) = tokio::io::duplex(64);
-        // The reading half lives on, as it does in a relay.
-        let (_up, down) = tokio::io::split(ours);
-        copy(BreaksOff, down, &AtomicU64::new(0)).await.unwrap();
-        assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
+        for kind in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset] {
+            let (mut agent, ours) = duplex(64);
+            // The reading half lives on, as it does in a relay.
+            let (_up, down) = tokio::io::split(ours);
+            let ended = copy(BreaksOff(kind), down, &AtomicU64::new(0)).await;
+            assert_eq!(ended.is_ok(), kind == ErrorKind::UnexpectedEof);
+            assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
+        }
+    }
+
+    /// The reason at the end of a tunnel between these two, and the bytes that went down.
+    async fn told(
+        agent: impl AsyncRead + AsyncWrite,
+        upstream: impl AsyncRead + AsyncWrite,
+    ) -> (Option<String>, u64) {
+        let disk = Disk::default().room(usize::MAX);
+        let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
+        begin(&mut entry).unwrap();
+        relay(agent, upstream, None, &mut entry).await;
+        drop(entry);
+        let end = read(&disk.lines()).pop().unwrap();
+        (end["reason"].as_str().map(str::to_owned), end["bytesDown"].as_u64().unwrap())
+    }
+
+    #[tokio::test]
+    async fn p_i5_a_tunnel_that_is_cut_says_by_whom_and_one_that_ends_says_nothing() {
+        let quiet = || join(empty(), sink());
+        let says = || join(&b"data"[..], sink());
+        let breaks = |kind| join(BreaksOff(kind), sink());
+        assert_eq!(told(quiet(), says()).await, (None, 4));
+        assert_eq!(told(quiet(), breaks(ErrorKind::UnexpectedEof)).await, (None, 0), "without a goodbye");
+        let of = |reason: &str| Some(reason.to_owned());
+        assert_eq!(told(quiet(), breaks(ErrorKind::ConnectionReset)).await, (of("AnswerBroken"), 0));
+        assert_eq!(told(breaks(ErrorKind::ConnectionReset), says()).await, (of("Interrupted"), 4));
+        let (deaf, peer) = duplex(64);
+        drop(peer);
+        assert_eq!(told(deaf, says()).await, (of("Interrupted"), 0));
     }
 }

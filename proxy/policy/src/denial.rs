@@ -118,6 +118,8 @@ denial_reasons! {
     AnswerBroken => "The destination is allowed but broke off its answer; try again later.",
     /// The answer is compressed in a way that cannot be searched for secrets.
     UnreadableAnswer => "The server compressed its answer although it was asked not to, in a way that the proxy cannot decode; configure it to send this answer uncompressed.",
+    /// The agent fell silent in the middle of a body.
+    RequestStalled => "Send the body of a request without long pauses.",
     /// The answer was not taken to its end: the client went away, or the proxy was told to end.
     Interrupted => "Nothing was refused; the exchange ended before its answer did.",
     /// The name does not exist.
@@ -245,7 +247,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 28);
+        assert_eq!(DenialReason::ALL.len(), 29);
     }
 
     #[test]

@@ -112,21 +112,46 @@ pub struct Traffic {
     pub up: AtomicU64,
     /// To the agent.
     pub down: AtomicU64,
-    /// The credential whose placeholder the agent's body was broken off for.
-    misused: OnceLock<String>,
+    fault: OnceLock<Fault>,
+}
+
+/// Why the agent's body did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It was broken off for a placeholder of this credential.
+    Misused(String),
+    /// It broke the protocol.
+    Malformed,
+    /// The agent fell silent.
+    Silent,
+    /// The agent went away.
+    Gone,
+}
+
+impl Fault {
+    /// What the exchange is denied for, or failed of.
+    #[must_use]
+    pub const fn reason(&self) -> DenialReason {
+        match self {
+            Self::Misused(_) => DenialReason::PlaceholderMisuse,
+            Self::Malformed => DenialReason::MalformedRequest,
+            Self::Silent => DenialReason::RequestStalled,
+            Self::Gone => DenialReason::Interrupted,
+        }
+    }
 }
 
 impl Traffic {
-    /// The agent's body holds a placeholder of this credential.
-    pub fn misuses(&self, credential: &str) {
-        // A body that is broken off has no second one.
-        let _ = self.misused.set(credential.to_owned());
+    /// The agent's body ends here.
+    pub fn faults(&self, fault: Fault) {
+        // A body that is broken off has no second fault.
+        let _ = self.fault.set(fault);
     }
 
-    /// The credential whose placeholder was found in the agent's body.
+    /// Why the agent's body ended early, if it did.
     #[must_use]
-    pub fn misused(&self) -> Option<&str> {
-        self.misused.get().map(String::as_str)
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.get()
     }
 }
 

@@ -2,8 +2,9 @@ use agentsandbox_policy::{Host, Method, Request, Scheme, Target};
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::entry::Stage;
 use super::*;
-use crate::limits::{AUDIT_BURST_SECS, AUDIT_PATH_BYTES_MAX};
+use crate::limits::{AUDIT_BURST_SECS, AUDIT_DENIALS_PER_KIND_MAX, AUDIT_PATH_BYTES_MAX};
 
 const POLICY: &str =
     "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: team, name: demo}, generation: 3,

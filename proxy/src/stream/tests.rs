@@ -35,10 +35,10 @@ fn rig(coding: Option<Coding>) -> Rig {
     let scrubber = Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(KEY))]));
     let places = Places::default();
     let decoding = coding.map(|coding| Decoding::new(coding, &places).unwrap());
-    let search = Some(Search { scrubber, decoding });
+    let cleaning = Cleaning { scrubber: Some(scrubber), session: Session::Removed };
     Rig {
         upstream: Some(upstream),
-        body: Box::pin(Downward::new(StreamBody::new(events.boxed()), search, entry)),
+        body: Box::pin(Downward::new(StreamBody::new(events.boxed()), cleaning, decoding, entry)),
         disk,
     }
 }

@@ -375,17 +375,59 @@ async fn p_d10_a_head_of_more_than_128_kib_is_refused_however_it_is_cut() {
 }
 
 #[tokio::test]
+async fn what_an_answers_head_loses_its_trailers_lose_too() {
+    const NAMES: [&str; 6] =
+        ["alt-svc", "content-digest", "content-md5", "digest", "repr-digest", "set-cookie"];
+    let behaviour = Behaviour::new(|io| async move {
+        let service = service_fn(|_: Request<Incoming>| async move {
+            let names = NAMES.into_iter().chain(["x-plain"]);
+            let field = |name| (http::HeaderName::from_static(name), "x".parse().unwrap());
+            let trailers: HeaderMap = names.map(field).collect();
+            let frames =
+                [Ok::<_, Infallible>(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers))];
+            Ok::<_, Infallible>(Response::new(StreamBody::new(futures::stream::iter(frames))))
+        });
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(io), service).await;
+    });
+    let without_key = ", credential: good, websocket: Allow";
+    let elsewhere = ("scopes: [{host: api.good.test", "scopes: [{host: other.good.test");
+    for (policy, passed) in [
+        (vec![], vec!["x-plain"]),
+        (vec![(without_key, "")], vec!["set-cookie", "x-plain"]),
+        (vec![(without_key, ""), elsewhere], [&NAMES[1..], &["x-plain"]].concat()),
+    ] {
+        let setup =
+            Setup { protocols: vec!["h2"], behaviour: Some(behaviour.clone()), policy, ..Setup::default() };
+        let world = build(setup).await;
+        let io = TokioIo::new(tunnel(&world, "h2").await);
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let response = sender.send_request(get(&world.url("/v1/x"), &world.authority())).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        let mut names: Vec<_> = body.trailers().unwrap().keys().map(http::HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, passed);
+    }
+}
+
+#[tokio::test]
 async fn a_refused_request_with_a_body_leaves_its_connection_usable() {
     let world = standalone(&["http/1.1"]).await;
     let io = to(&world, Entrance::HttpProxy).await;
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection);
-    let body = http_body_util::Full::from(Bytes::from(vec![b'x'; 100 * 1024]));
-    let refused = Request::post(world.url("/admin")).header("host", world.authority()).body(body).unwrap();
-    let response = sender.send_request(refused).await.unwrap();
-    assert_eq!(response.status(), StatusCode::FORBIDDEN);
-    response.into_body().collect().await.unwrap();
-    sender.ready().await.unwrap();
+    // One is refused before its body is looked at, the other when its address is known.
+    for (uri, host) in
+        [(world.url("/admin"), world.authority()), ("http://meta.good.test/".into(), "meta.good.test".into())]
+    {
+        let body = http_body_util::Full::from(Bytes::from(vec![b'x'; 100 * 1024]));
+        let refused = Request::post(uri).header("host", &host).body(body).unwrap();
+        let response = sender.send_request(refused).await.unwrap();
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        response.into_body().collect().await.unwrap();
+        sender.ready().await.expect(&host);
+    }
     let allowed = Request::get(world.url("/v1/x")).header("host", world.authority());
     let allowed = allowed.body(http_body_util::Full::<Bytes>::default()).unwrap();
     assert_eq!(sender.send_request(allowed).await.unwrap().status(), StatusCode::OK);

@@ -14,6 +14,7 @@ mod bursts;
 mod chain;
 mod credentials;
 mod denials;
+mod ends;
 mod entrances;
 mod explain;
 mod flow;

@@ -1,6 +1,7 @@
 //! What a host that knows the key may write into its answers, and how little of it arrives.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
@@ -10,9 +11,11 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::entrances::to;
+use crate::upstream::Behaviour;
 use crate::world::{KEY, Setup, World, build, get, over_http1, scripted, speak};
 
 const BROTLI: &[u8] = include_bytes!("fixtures/key.br");
@@ -82,6 +85,50 @@ async fn p_f17_a_replaced_key_is_masked_and_a_missing_one_hinders_nobody() {
     std::fs::remove_file(world.folder.path().join("secrets/good")).unwrap();
     let masked = told(&world, "").await;
     assert!(masked.starts_with("HTTP/1.1 200") && !masked.contains(KEY), "{masked}");
+}
+
+/// What becomes of an answer that is awaited while the key is given to its host, or while nothing happens.
+async fn awaited(answer: String, is_given: bool) -> String {
+    let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (seen, went) = (Arc::clone(&asked), Arc::clone(&go));
+    let behaviour = Behaviour::new(move |mut io| {
+        let (answer, seen, went) = (answer.clone(), Arc::clone(&seen), Arc::clone(&went));
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(io.read_u8().await.unwrap());
+            }
+            seen.notify_one();
+            went.notified().await;
+            io.write_all(answer.as_bytes()).await.unwrap();
+            let _ = io.shutdown().await;
+        }
+    });
+    let policy = vec![NOT_INJECTED, NOT_KNOWN];
+    let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), policy, ..Setup::default() };
+    let world = build(setup).await;
+    let change = async {
+        asked.notified().await;
+        if is_given {
+            world.edit(|text| text.replace(NOT_KNOWN.1, NOT_KNOWN.0)).await;
+        }
+        go.notify_one();
+    };
+    tokio::join!(self::told(&world, "range: bytes=0-9\r\n"), change).0
+}
+
+#[tokio::test]
+async fn p_f6_a_key_that_a_host_is_given_while_its_answer_is_awaited_is_masked() {
+    let whole = format!("HTTP/1.1 200 OK\r\nconnection: close\r\nx-log: {KEY}\r\n\r\nkeys: {KEY}.");
+    let masked = awaited(whole.clone(), true).await;
+    assert!(masked.starts_with("HTTP/1.1 200") && masked.contains("x-log: [redacted]"), "{masked}");
+    assert!(masked.contains("keys: ***") && !masked.contains(KEY), "{masked}");
+    assert!(awaited(whole.clone(), false).await.contains(&format!("keys: {KEY}.")));
+    // A part was asked for, and of a part nobody knows what it is a part of.
+    let part = whole.replace("200 OK", "206 Partial Content");
+    let refused = awaited(part.clone(), true).await;
+    assert!(refused.starts_with("HTTP/1.1 502") && refused.contains("UnreadableAnswer"), "{refused}");
+    assert!(awaited(part, false).await.starts_with("HTTP/1.1 206"));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::entrances::to;
@@ -140,6 +141,32 @@ async fn p_h1_a_handshake_that_is_not_answered_is_no_websocket() {
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+}
+
+#[tokio::test]
+async fn p_i5_a_websocket_that_the_proxy_cuts_is_told_as_interrupted_and_one_that_ends_is_not() {
+    for is_cut in [true, false] {
+        let mut world = standalone(&["http/1.1"]).await;
+        let io = to(&world, Entrance::HttpProxy).await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        if !is_cut {
+            // An empty text, and an empty close.
+            socket.write_all(b"\x81\0\x88\0").await.unwrap();
+            let mut echo = Vec::new();
+            socket.read_to_end(&mut echo).await.unwrap();
+            assert_eq!(echo, b"\x81\0\x88\0");
+            drop(socket);
+            let line = world.line(&[("event", "end")]).await;
+            assert_eq!((line["reason"].is_null(), &line["bytesUp"]), (true, &4.into()));
+            continue;
+        }
+        world.end().await;
+        let line = world.line(&[("event", "end")]).await;
+        assert_eq!((&line["decision"], &line["reason"]), (&"allow".into(), &"Interrupted".into()));
+    }
 }
 
 #[tokio::test]

@@ -136,7 +136,9 @@ async fn p_d11_a_body_may_be_silent_for_a_minute() {
     io.write_all(b"a").await.unwrap();
     let (took, told) = ends_after(&mut io, Instant::now()).await;
     about(took, 60);
-    assert!(told.starts_with("HTTP/1.1 502"), "{told}");
+    assert!(told.starts_with("HTTP/1.1 408") && told.contains("RequestStalled"), "{told}");
+    let line = world.line(&[("event", "end"), ("reason", "RequestStalled")]).await;
+    assert_eq!((&line["decision"], &line["status"]), (&"allow".into(), &408.into()));
     // A call may be opened and wait.
     let mut io = post(&world, "content-type: application/grpc\r\ncontent-length: 1").await;
     sleep(Duration::from_secs(90)).await;

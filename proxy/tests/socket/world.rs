@@ -296,9 +296,11 @@ impl World {
         let file = self.folder.path().join("policy.yaml");
         let edited = edit(&std::fs::read_to_string(&file).unwrap());
         std::fs::write(&file, edited.replace("generation: 7", "generation: 8")).unwrap();
-        for _ in 0..500 {
+        for n in 0..500 {
             let io = TcpStream::connect(self.at(Entrance::HttpProxy)).await.unwrap();
-            over_http1(io, get("http://nobody.test/", "nobody.test")).await;
+            // Another name each time, so that each denial has a line.
+            let host = format!("nobody{n}.test");
+            over_http1(io, get(&format!("http://{host}/"), &host)).await;
             if self.lines().last().unwrap()["generation"] == 8 {
                 return;
             }

@@ -1,0 +1,305 @@
+//! One exchange's part of the trail. It is opened before anything is decided and writes itself when it is dropped.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit};
+
+use super::folds::{Folded, Kind, Verdict};
+use super::pace::Turn;
+use super::record::{Decision, Event, Fault, Record, Traffic, shortened};
+use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded};
+use crate::exchange::Progress;
+use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
+
+/// What is out of an entry already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Open,
+    Begun,
+    Whole,
+}
+
+/// The entry of one exchange; it writes itself when dropped.
+pub struct Entry {
+    audit: Arc<Audit>,
+    started: Instant,
+    pub(super) stage: Stage,
+    traffic: Arc<Traffic>,
+    pub(super) record: Record,
+    /// How many denials like this one have a line of their own in a window.
+    told_max: usize,
+    turn: Option<Turn>,
+    upload: Option<Progress>,
+    /// It has come to the end that it was meant to come to.
+    is_complete: bool,
+}
+
+impl Entry {
+    pub(super) fn new(audit: &Arc<Audit>, record: Record) -> Self {
+        Self {
+            audit: Arc::clone(audit),
+            started: Instant::now(),
+            stage: Stage::Open,
+            traffic: Arc::default(),
+            record,
+            told_max: AUDIT_DENIALS_PER_KIND_MAX,
+            turn: None,
+            upload: None,
+            is_complete: false,
+        }
+    }
+
+    /// The id that the client is told as well.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.record.request_id
+    }
+
+    /// It was waited for this turn. A line spends it; if none comes of it, it is given back.
+    pub fn takes(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+
+    /// It comes from nobody in particular, and often: one line tells of all.
+    pub fn repeats(&mut self) {
+        self.told_max = 1;
+    }
+
+    /// The body that goes up is this one's: nothing more of it is sent once the last line is out.
+    pub fn carries(&mut self, upload: Progress) {
+        self.upload = Some(upload);
+    }
+
+    /// The byte counters of this exchange.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
+    /// What the agent asked for, before it is judged.
+    pub fn asks(&mut self, host: &str, port: u16) {
+        self.record.host = Some(host.to_owned());
+        self.record.port = Some(port);
+    }
+
+    /// The name asked for, where there is no port.
+    pub fn asks_name(&mut self, host: &str) {
+        self.record.host = Some(host.to_owned());
+    }
+
+    /// The method and path asked for; never pass a query.
+    pub fn asks_for(&mut self, method: &str, path: &str) {
+        self.record.method = Some(method.to_owned());
+        self.record.path = Some(shortened(path));
+    }
+
+    /// What the agent wants to be connected to.
+    pub fn asks_to_connect(&mut self, host: &str, port: u16) {
+        self.asks(host, port);
+        self.record.method = Some("CONNECT".to_owned());
+    }
+
+    /// The policy allows the request: writes that down, before anything of it leaves.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
+        self.record.rule = Some(permit.rule().to_owned());
+        self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
+        self.allows(Event::Begin)?;
+        self.stage = Stage::Begun;
+        Ok(Recorded { permit })
+    }
+
+    /// The policy allows TLS to pass unopened: writes that down, before anything of it leaves.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn begins_to_pass(&mut self, permit: PassPermit) -> Result<RecordedPass, Unrecorded> {
+        self.record.rule = Some(permit.rule().to_owned());
+        self.allows(Event::Begin)?;
+        self.stage = Stage::Begun;
+        Ok(RecordedPass { permit })
+    }
+
+    /// The policy allows the name, and no more than that: writes that down, and nothing is left to be written.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn admits(&mut self) -> Result<Admitted, Unrecorded> {
+        self.allows(Event::Admit)?;
+        self.stage = Stage::Whole;
+        self.count();
+        Ok(Admitted(()))
+    }
+
+    /// The same for what is asked over and over: the first time is written down, and the number of the others later.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
+    pub fn admits_often(&mut self) -> Result<(), Unrecorded> {
+        let kind = Kind { decision: Decision::Allow, ..self.kind() };
+        match self.audit.folds.note(kind, self.record.entrance, self.told_max) {
+            Verdict::Tell(kind) => {
+                let admitted = self.admits().map(drop);
+                admitted.inspect_err(|_| self.audit.folds.untold(&kind))
+            }
+            Verdict::Counted => {
+                self.record.decision = Decision::Allow;
+                self.stage = Stage::Whole;
+                self.count();
+                Ok(())
+            }
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        let Record { entrance, decision, host, rule, reason, .. } = &self.record;
+        Kind {
+            entrance: (self.told_max > 1).then_some(*entrance),
+            decision: *decision,
+            host: host.clone(),
+            rule: rule.clone(),
+            reason: *reason,
+        }
+    }
+
+    /// Writes down a denial, or counts it if there are many like it.
+    fn denies(&mut self) {
+        let entrance = self.record.entrance;
+        match self.audit.folds.note(self.kind(), entrance, self.told_max) {
+            Verdict::Tell(kind) => {
+                if self.audit.write(&mut self.record).is_err() {
+                    self.audit.folds.untold(&kind);
+                    self.audit.folds.count(&Folded { kind, entrance, count: 1 });
+                    return;
+                }
+                self.spend_turn();
+            }
+            Verdict::Counted => {}
+        }
+    }
+
+    fn spend_turn(&mut self) {
+        if let Some(turn) = self.turn.take() {
+            turn.spend();
+        }
+    }
+
+    fn allows(&mut self, event: Event) -> Result<(), Unrecorded> {
+        self.record.event = event;
+        self.record.decision = Decision::Allow;
+        let written = self.audit.write(&mut self.record);
+        match written {
+            Ok(()) => self.spend_turn(),
+            Err(Unrecorded) => {
+                self.record.decision = Decision::Deny;
+                self.record.reason = Some(DenialReason::AuditUnavailable);
+            }
+        }
+        written
+    }
+
+    /// It is refused, or failed upstream.
+    pub fn refuses(&mut self, denial: &Denial, status: Option<u16>) {
+        let record = &mut self.record;
+        record.reason = Some(denial.reason);
+        record.status = status;
+        if !is_upstream_failure(denial.reason) {
+            record.decision = Decision::Deny;
+        }
+        record.rule = record.rule.take().or_else(|| denial.rule.clone());
+        record.host = record.host.take().or_else(|| denial.host.clone());
+        record.port = record.port.or(denial.port);
+        record.method = record.method.take().or_else(|| denial.method.clone());
+        record.path = record.path.take().or_else(|| denial.path.as_deref().map(shortened));
+        record.credential = record.credential.take().or_else(|| denial.credential.clone());
+    }
+
+    /// The address that is dialled; of several the last.
+    pub fn dials(&mut self, address: SocketAddr) {
+        self.record.address = Some(address);
+    }
+
+    /// The status the agent is answered with.
+    pub fn answers(&mut self, status: u16) {
+        self.record.status = Some(status);
+    }
+
+    /// All of the answer was passed on. What begins and is not completed, refused or broken was interrupted.
+    pub fn completes(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// The exchange broke off; the first reason stands.
+    pub fn breaks(&mut self, reason: DenialReason) {
+        self.record.reason.get_or_insert(reason);
+    }
+
+    /// What the agent sent may be at fault for the end that was seen.
+    fn tell_why(&mut self) {
+        let fault = self.traffic.fault();
+        if let Some(Fault::Misused(credential)) = fault {
+            self.record.decision = Decision::Deny;
+            self.record.reason = Some(DenialReason::PlaceholderMisuse);
+            self.record.credential.get_or_insert_with(|| credential.to_owned());
+        } else if self.stage == Stage::Begun && !self.is_complete {
+            let why = fault.map_or(DenialReason::Interrupted, Fault::reason);
+            self.record.reason.get_or_insert(why);
+        }
+    }
+
+    fn count(&self) {
+        let Record { entrance, decision, reason, .. } = &self.record;
+        self.audit.metrics.decided(*entrance, *decision, *reason);
+        // A stranger's connection and the fence's question are no doing of the agent's.
+        if let (Decision::Deny, Some(reason)) = (decision, reason)
+            && *reason != DenialReason::UnknownPeer
+            && self.record.host.as_deref() != Some(FENCE_QUESTION)
+        {
+            let mut tally = self.audit.tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.note(self.record.host.as_deref(), self.record.port, *reason, 1);
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.record.event = match self.stage {
+            Stage::Open => Event::Deny,
+            Stage::Begun => Event::End,
+            Stage::Whole => return,
+        };
+        if let Some(upload) = self.upload.take() {
+            upload.over();
+        }
+        self.tell_why();
+        self.record.bytes_up = self.traffic.up.load(Ordering::Relaxed);
+        self.record.bytes_down = self.traffic.down.load(Ordering::Relaxed);
+        self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.count();
+        self.audit.metrics.carried(self.record.bytes_up, self.record.bytes_down);
+        if self.stage == Stage::Open {
+            return self.denies();
+        }
+        // What is over cannot be undone; the loss is counted, and the next request finds out by itself.
+        let _ = self.audit.write(&mut self.record);
+    }
+}
+
+/// Failures behind an allowing decision: they say nothing against the request.
+const fn is_upstream_failure(reason: DenialReason) -> bool {
+    matches!(
+        reason,
+        DenialReason::UpstreamUnreachable
+            | DenialReason::UpstreamUntrusted
+            | DenialReason::AnswerBroken
+            | DenialReason::UnreadableAnswer
+            | DenialReason::RequestStalled
+            | DenialReason::Interrupted
+            | DenialReason::NameNotFound
+    )
+}
