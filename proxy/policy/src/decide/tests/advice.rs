@@ -170,7 +170,7 @@ fn where_a_list_is_full_another_rule_is_proposed_with_the_same_credential() {
     let permit = changed.decide(asked(line)).unwrap();
     assert_eq!((permit.rule(), permit.credential().unwrap().name()), ("api.good.test", "key"), "{denial}");
     assert!(changed.decide(asked("GET https://api.good.test/v3")).is_err(), "the path, and no other");
-    full["rules"] = (0..256)
+    full["rules"] = (0..crate::document::RULES_MAX)
         .map(|n| json!({"name": format!("r{n}"), "host": "r.test", "ports": [443], "scheme": "https"}))
         .collect();
     let denial = policy_of(&full).decide(asked("GET https://new.test/")).unwrap_err();
