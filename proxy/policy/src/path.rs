@@ -125,18 +125,13 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
     path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
 }
 
-/// Globs that together allow the path in each way in which it is read, none longer than this; `/**` where they cannot be
-/// written.
-pub(crate) fn globs_for(path: &CanonicalPath, bytes_max: usize) -> Vec<String> {
-    let mut all = path.readings();
-    for glob in &mut all {
-        // A star is a character of a path, too, which a glob takes in; two of them would be another glob.
-        while glob.contains("**") {
-            *glob = glob.replace("**", "*");
-        }
-    }
-    let is_glob = |glob: &String| glob.len() <= bytes_max && PathGlob::parse(glob).is_ok();
-    if all.iter().all(is_glob) { all } else { vec!["/**".to_owned()] }
+/// Globs that together allow the path in each way in which it is read and no other path, none longer than this; none where
+/// they cannot be written. A star is a character of a path, too, and whoever asked for it would have it allow more.
+pub(crate) fn globs_for(path: &CanonicalPath, bytes_max: usize) -> Option<Vec<String>> {
+    let all = path.readings();
+    let is_glob =
+        |glob: &String| !glob.contains('*') && glob.len() <= bytes_max && PathGlob::parse(glob).is_ok();
+    all.iter().all(is_glob).then_some(all)
 }
 
 /// Whether some reading of the path is one that a glob, written in lower case, names: in any letter case, whichever of its

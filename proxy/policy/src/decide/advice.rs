@@ -12,7 +12,7 @@ use crate::document::{PATHS_MAX, PORTS_MAX, RULES_MAX};
 use crate::method::ORDINARY;
 use crate::path::globs_for;
 use crate::policy::Rule;
-use crate::{Denial, DenialReason, Host, HostPattern, Policy, Scheme};
+use crate::{Denial, DenialReason, Host, HostPattern, Policy, Request, Scheme};
 
 /// Longest path glob of an AgentSandbox, in characters; the CRD takes no longer one.
 const GLOB_BYTES_MAX: usize = 256;
@@ -59,6 +59,10 @@ impl Policy {
         }
         match self.changes(place, rule) {
             Some(changes) => format!("In rule {} of {}: {changes}.", rule.name, self.allow_list()),
+            None if place.request.is_some_and(|request| globs_of(request).is_none()) => format!(
+                "Add the path that you mean to paths of rule {}: the one that was asked for is too long for a rule, or would allow more than itself.",
+                rule.name
+            ),
             None => self.new_rule(place, Some(rule)),
         }
     }
@@ -95,7 +99,7 @@ impl Policy {
                 changes.push(format!("write `methods: [{known}, {}]`", request.method));
             }
             if !rule.scope.allows_path(&request.target) {
-                let more = globs_for(request.target.canonical_path(), GLOB_BYTES_MAX);
+                let more = globs_of(request)?;
                 if rule.scope.paths_listed() + more.len() > paths_max {
                     return None;
                 }
@@ -149,7 +153,7 @@ impl Policy {
                 fields.push(format!("methods: [{}]", request.method));
             }
             if full.is_some() {
-                let globs = globs_for(request.target.canonical_path(), GLOB_BYTES_MAX);
+                let globs = globs_of(request).unwrap_or_default();
                 fields.push(format!("paths: [{}]", list(globs.iter().map(|glob| quoted(glob)))));
             }
             if request.websocket {
@@ -216,4 +220,9 @@ fn quoted(path: &str) -> String {
 fn scalar(name: &str) -> String {
     let plain = name.contains('.') && name.starts_with(|c: char| c.is_ascii_alphabetic());
     if plain { name.to_owned() } else { quoted(name) }
+}
+
+/// Globs that allow the path of the request and no other; none where there are none.
+fn globs_of(request: &Request) -> Option<Vec<String>> {
+    globs_for(request.target.canonical_path(), GLOB_BYTES_MAX)
 }
