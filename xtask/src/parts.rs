@@ -91,6 +91,9 @@ const KUBERNETES_PROGRAMS: [&str; 7] = [
 /// Free space that a build from nothing needs: sources, Go's own cache and the programs.
 pub const BUILD_BYTES_FREE_MIN: u64 = 15 << 30;
 
+/// More than the sources of all parts take.
+const SOURCE_BYTES_MAX: u64 = 4 << 30;
+
 /// The folder with the programs, all built.
 ///
 /// # Errors
@@ -121,7 +124,10 @@ pub fn built() -> Result<PathBuf> {
 /// Begins to download the sources of the parts that are not built, and does not wait: compilers keep the cores busy meanwhile.
 /// What cannot be downloaded is told by [`built`], which asks again; where a build could not be made, nothing is.
 pub fn fetch_ahead() {
-    if fs::create_dir_all(paths::cache()).is_err() || check_can_build(&paths::cache()).is_err() {
+    let folder = paths::cache();
+    // The build asks for its room again, and the sources are not to be what it then lacks.
+    let has_room = || free(&folder).is_ok_and(|bytes| bytes >= BUILD_BYTES_FREE_MIN + SOURCE_BYTES_MAX);
+    if fs::create_dir_all(&folder).is_err() || !shell::exists("go") || !has_room() {
         return;
     }
     let missing = PARTS.iter().filter(|part| part.key().is_ok_and(|key| !part.is_built(&key)));
@@ -139,8 +145,7 @@ fn check_can_build(folder: &Path) -> Result<()> {
             "Go 1.26 or newer is needed to build the cluster's programs: install it and put `go` on the PATH",
         ));
     }
-    let stat = nix::sys::statvfs::statvfs(folder).during("the disk cannot be asked for its free space")?;
-    let free = stat.blocks_available() * stat.fragment_size();
+    let free = free(folder)?;
     if free < BUILD_BYTES_FREE_MIN {
         return Err(Failure::new(format!(
             "{} GiB are free in {} and a build needs {}: free some, or set XDG_CACHE_HOME to a larger disk",
@@ -150,6 +155,12 @@ fn check_can_build(folder: &Path) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Bytes that are free in a folder.
+fn free(folder: &Path) -> Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).during("the disk cannot be asked for its free space")?;
+    Ok(stat.blocks_available() * stat.fragment_size())
 }
 
 fn relink(to: &Path, link: &Path) -> Result<()> {
