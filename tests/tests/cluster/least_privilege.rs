@@ -22,6 +22,17 @@ async fn o_h6_the_agent_has_no_service_account_token() {
     .await;
 }
 
+/// What the API server adds to the name of every ServiceAccount.
+fn groups_of(account: &str) -> Vec<String> {
+    let namespace = account.split(':').nth(2).expect("system:serviceaccount:<namespace>:<name>");
+    [
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ]
+    .to_vec()
+}
+
 /// Whether a ServiceAccount may do this in a namespace, as the API server itself decides.
 async fn may(
     ns: &Namespace,
@@ -34,6 +45,7 @@ async fn may(
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(account.to_owned()),
+            groups: Some(groups_of(account)),
             resource_attributes: Some(ResourceAttributes {
                 namespace: Some(ns.name.clone()),
                 verb: Some(verb.to_owned()),

@@ -383,3 +383,8 @@ async fn walls_that_are_deleted_with_their_sandbox_stand_and_the_agent_may_end_c
     assert_eq!(grace(&after.api), Value::Null);
     assert!(!after.api.was_asked(WALL_IS_RELEASED) && !after.api.was_asked(WALL_IS_MADE));
 }
+
+#[test]
+fn a_breach_is_borne_for_two_seconds() {
+    assert_eq!(Breaches::default().patience, Duration::from_secs(2));
+}

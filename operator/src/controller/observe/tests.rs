@@ -39,3 +39,8 @@ fn a_repaired_wall_is_as_written_while_the_watch_shows_an_older_one() {
     let newer = Child::NetworkPolicy(fixtures::from(newer));
     assert_eq!(seen(newer.clone()), Sighted::Watched(Some(newer)));
 }
+
+#[test]
+fn an_own_write_that_no_watch_brings_is_believed_for_three_seconds() {
+    assert_eq!(Recent::default().max_age, Duration::from_secs(3));
+}
