@@ -188,6 +188,9 @@ pub struct ClassEgress {
 /// names have is its to judge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.login) || !self.url.matches('://[0-9.]+:[0-9]+$')").message("a login goes to a proxy that is named and to no address: write its DNS name, such as http://proxy.example.com:3128").field_path(".url")
+)]
 pub struct ClassUpstreamProxy {
     /// `http://host:port`, which is asked with CONNECT, or `socks5://host:port`. A private address needs a range in
     /// allowedPrivateRanges.

@@ -180,6 +180,7 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     let workload = Workload {
         isolation: accepted.class.isolation,
         credentials: accepted.credentials.len(),
+        login: accepted.login.clone(),
         widening: unwidened.err(),
         proxy,
         closed,

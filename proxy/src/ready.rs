@@ -22,6 +22,8 @@ pub(crate) enum Item {
     Ca,
     /// Somebody to ask for addresses.
     Resolver,
+    /// The password of the upstream proxy, without which nothing is reached.
+    Upstream,
     /// The secret of one credential.
     Secret,
     /// An agent to serve.
@@ -57,9 +59,12 @@ pub(crate) fn pending(proxy: &Proxy, now: Instant) -> Vec<Pending> {
     if !proxy.resolver.is_usable() {
         wait(Item::Resolver, None, "the system names no usable resolver".to_owned());
     }
+    let proxies = loaded.iter().filter_map(|loaded| loaded.policy.upstream_proxy());
+    let login = proxies.filter_map(|proxy| proxy.login.as_ref()).next();
     for (name, file) in loaded.iter().flat_map(|loaded| loaded.policy.secret_files()) {
         if let Err(error) = proxy.secrets.get(file, now) {
-            wait(Item::Secret, Some(name), error.to_string());
+            let is_login = login.is_some_and(|login| login.credential == name);
+            wait(if is_login { Item::Upstream } else { Item::Secret }, Some(name), error.to_string());
         }
     }
     if !proxy.enrolment.is_complete() {

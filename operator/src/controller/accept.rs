@@ -85,6 +85,8 @@ pub struct Accepted {
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules name, with where each value is.
     pub credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+    /// The login at the class's upstream proxy, which is one of them.
+    pub login: Option<UpstreamLogin>,
     /// Variables with placeholders, by name.
     pub placeholders: BTreeMap<String, String>,
     _judged: Judged,
@@ -126,6 +128,17 @@ pub struct ClassInForce {
     pub additional_roots: Option<String>,
     /// The organisation's own proxy, through which the sandbox's proxy reaches everything.
     pub upstream_proxy: Option<UpstreamProxyDocument>,
+}
+
+/// The login at the upstream proxy of a class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamLogin {
+    /// What the proxy calls it.
+    pub credential: String,
+    /// The class.
+    pub class: String,
+    /// The password, in the sandbox's namespace.
+    pub secret: SecretKeyRef,
 }
 
 /// One reason why a sandbox is not accepted.
@@ -206,7 +219,8 @@ pub fn accept(
     image(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
-    egress.credentials.extend(class::login(class));
+    let login = class::login(class);
+    egress.credentials.extend(login.clone());
     let placeholders = placeholders(&egress.variables, &mut faults);
     environment(sandbox, &placeholders, &mut faults);
     let policy = policy_document::document(identity, &in_force, &egress.rules, &egress.credentials, platform);
@@ -219,6 +233,11 @@ pub fn accept(
             limits,
             rules: egress.rules,
             credentials: egress.credentials,
+            login: login.map(|(document, secret)| UpstreamLogin {
+                credential: document.name,
+                class: class.name_any(),
+                secret,
+            }),
             placeholders,
             _judged: Judged,
         }),

@@ -4,7 +4,7 @@ use agentsandbox_crds::class::Isolation;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-use super::accept::Rejection;
+use super::accept::{Rejection, UpstreamLogin};
 use super::apply::{Applied, ApplyError};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
@@ -109,8 +109,10 @@ pub enum Halted {
 pub struct Workload {
     /// The kernel that was promised.
     pub isolation: Isolation,
-    /// Credentials that rules name.
+    /// Credentials that rules name, and the login at the class's upstream proxy.
     pub credentials: usize,
+    /// That login, if the class asks for one.
+    pub login: Option<UpstreamLogin>,
     /// The proxy's pod.
     pub proxy: Applied,
     /// Whether the proxy is closed to others.

@@ -144,6 +144,26 @@ async fn a_secret_is_waited_for_by_its_credentials_name_and_nothing_of_it_is_tol
     }
 }
 
+#[tokio::test]
+async fn the_password_of_the_upstream_proxy_is_no_secret_that_only_some_requests_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let (proxy, now) = (ready(folder.path()), Instant::now());
+    let behind = POLICY
+        .replace("api.good.test, ports: [443]}]}]}", "proxy.test, ports: [3128]}]}]}")
+        .replace("two, inject: {type: Bearer}", "two, inject: {type: Basic, username: agents}")
+        .replace(
+            "rules:",
+            "upstream: {proxy: {url: \"http://proxy.test:3128\", credential: second}}, rules:",
+        );
+    std::fs::write(folder.path().join("policy.yaml"), behind).unwrap();
+    proxy.policy.refresh(now);
+    assert_eq!(waits(&proxy, now), []);
+    std::fs::remove_file(folder.path().join("two")).unwrap();
+    let waited = counted(pending(&proxy, now + LATER), "exclude=secret&exclude=resolver");
+    let [only] = waited.as_slice() else { panic!("{waited:?}") };
+    assert_eq!((only.item, only.name.as_deref()), (Item::Upstream, Some("second")));
+}
+
 #[test]
 fn a_report_is_json_with_a_line_for_each_item_and_only_known_kinds_are_left_out() {
     let item =

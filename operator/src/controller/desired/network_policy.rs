@@ -50,7 +50,7 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
         ports: Some(vec![port("TCP", PORT_ADMIN)]),
     });
     let mut egress = vec![cluster_dns(platform)];
-    let ports: BTreeSet<u16> = accepted.rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
+    let ports = dialled(accepted);
     // `to` or `ports` left out would mean every address or every port, so without rules there is no such element.
     if !ports.is_empty() {
         egress.push(NetworkPolicyEgressRule {
@@ -59,6 +59,18 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
         });
     }
     policy(identity, Component::Proxy, std::iter::once(ingress).chain(operator).collect(), egress)
+}
+
+/// The ports that the proxy dials: its upstream proxy's alone, where the class names one, and else those of the rules.
+fn dialled(accepted: &Accepted) -> BTreeSet<u16> {
+    let of_rules = accepted.rules.iter().flat_map(|rule| rule.ports.iter().copied()).collect();
+    match &accepted.class.upstream_proxy {
+        Some(proxy) if !accepted.rules.is_empty() => {
+            let port = proxy.url.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            port.into_iter().collect()
+        }
+        _ => of_rules,
+    }
 }
 
 fn policy(

@@ -146,7 +146,7 @@ fn await_serving() -> Lifecycle {
 }
 
 /// Without the agent, which comes only once the proxy is ready, and without single secrets, which hinder no request that
-/// does not need them.
+/// does not need them. (The login at an upstream proxy is a kind of its own, for every request needs it.)
 const READY: &str = "/readyz?exclude=enrolment&exclude=secret";
 
 fn readiness() -> Probe {

@@ -124,6 +124,23 @@ fn o_n17_allowed_private_ranges_leave_out_metadata_and_the_cluster() {
 }
 
 #[test]
+fn behind_an_upstream_proxy_the_wall_opens_that_proxys_port_and_no_other() {
+    let behind = |url: &str| {
+        let egress = json!({"upstreamProxy": {"url": url}, "allowedPrivateRanges": ["192.168.7.0/24"]});
+        references(vec![class(|c| c.spec.egress = Some(from(egress)))], vec![credential(|_| ())])
+    };
+    let known = behind("socks5://proxy.example.com:1080");
+    let accepted = accept(&identity(), &sandbox(|_| ()), &known, &platform()).unwrap();
+    let egress = network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap();
+    let ports = serde_json::to_value(&egress[1].ports).unwrap();
+    assert_eq!((egress.len(), ports), (2, json!([{"port": 1080, "protocol": "TCP"}])));
+    let to = serde_json::to_string(&egress[1].to).unwrap();
+    assert!(to.contains("192.168.7.0/24"), "{to}");
+    let silent = accept(&identity(), &sandbox(|s| s.spec.egress = None), &known, &platform()).unwrap();
+    assert_eq!(network_policy::proxy(&silent, &platform()).spec.unwrap().egress.unwrap().len(), 1);
+}
+
+#[test]
 fn o_n25_the_agent_is_never_allowed_to_cluster_dns() {
     let text = serde_json::to_string(&network_policy::agent(&identity())).unwrap();
     assert!(!text.contains("kube-dns") && !text.contains("ipBlock"), "{text}");

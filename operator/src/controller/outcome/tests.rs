@@ -116,6 +116,7 @@ fn workload(closed: Closedness) -> Workload {
     Workload {
         isolation: Isolation::GVisor,
         credentials: 1,
+        login: None,
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed,
         agent: Applied::Present(Box::new(agent_pod())),

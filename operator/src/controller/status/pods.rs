@@ -1,5 +1,7 @@
 //! What the kubelet says about the two pods.
 
+use crate::controller::accept::UpstreamLogin;
+use agentsandbox_crds::credential::SecretKeyRef;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use serde::Deserialize;
 
@@ -48,8 +50,14 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
                 CredentialFault::CredentialMissing => Reason::CredentialMissing,
                 CredentialFault::CredentialMalformed => Reason::CredentialMalformed,
             };
-            let message = format!(
-                "AgentCredential {credential} cannot be used: {message} Correct the Secret that its secretRef names; the proxy tries again by itself."
+            let login = workload.login.as_ref().filter(|login| login.credential == credential);
+            let message = login.map_or_else(
+                || {
+                    format!(
+                        "AgentCredential {credential} cannot be used: {message} Correct the Secret that its secretRef names; the proxy tries again by itself."
+                    )
+                },
+                without_login,
             );
             (Holds::False, reason, message)
         }
@@ -59,6 +67,13 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
             "The proxy is starting and has not loaded the credentials yet.".to_owned(),
         ),
     }
+}
+
+fn without_login(login: &UpstreamLogin) -> String {
+    let UpstreamLogin { class, secret: SecretKeyRef { name, key }, .. } = login;
+    format!(
+        "The login at the upstream proxy of class {class} cannot be used: create or correct the Secret {name} of this namespace, with the password under the key {key}; the proxy tries again by itself."
+    )
 }
 
 fn last_words(pod: &Pod) -> Option<LastWords> {

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::accept::RejectionReason;
+use crate::controller::accept::{RejectionReason, UpstreamLogin};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{ChildKind, Component};
 use crate::controller::evaluate::{Direction, Widening};
@@ -24,6 +24,7 @@ fn whole() -> Workload {
     Workload {
         isolation: Isolation::GVisor,
         credentials: 1,
+        login: None,
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed: Closedness::Proven(ProxyClosed::for_tests()),
         agent: Applied::Present(Box::new(agent_pod())),
@@ -256,6 +257,28 @@ fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     says(&crashing, "Ready", "False", "AgentFailing");
     let held = told(with(|w| w.agent = Applied::Held(now())));
     says(&held, "Ready", "False", "FencePending");
+}
+
+#[test]
+fn a_missing_login_at_the_classes_proxy_names_the_secret_to_write_and_no_credential_that_nobody_wrote() {
+    let fault =
+        r#"{"reason": "CredentialMissing", "credential": "upstream.proxy", "message": "There is no file."}"#;
+    let died = json!({"terminated": {"exitCode": 78, "message": fault}});
+    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "why"}});
+    let workload = Workload {
+        proxy: stuck(proxy_pod("10.244.0.8"), &waiting, &died),
+        login: Some(UpstreamLogin {
+            credential: "upstream.proxy".to_owned(),
+            class: "corporate".to_owned(),
+            secret: from(json!({"name": "login", "key": "password"})),
+        }),
+        ..whole()
+    };
+    let said = message(Stage::Standing(Box::new(workload)), "CredentialsReady");
+    for told in ["class corporate", "Secret login", "key password"] {
+        assert!(said.contains(told), "{said}");
+    }
+    assert!(!said.contains("AgentCredential"), "{said}");
 }
 
 fn foreign() -> Blocked {
