@@ -24,4 +24,5 @@ mod race;
 mod readme;
 mod secret;
 mod tampering;
+mod upstream_proxy;
 mod walls;

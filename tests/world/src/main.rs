@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agentsandbox_world::authority::{self, Authority};
 use agentsandbox_world::prepare::{self, Cache};
-use agentsandbox_world::servers::Servers;
+use agentsandbox_world::servers::{Addresses, Servers};
 use agentsandbox_world::world::World;
 use agentsandbox_world::{client, control, dns, front, names, packets};
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +61,9 @@ struct Serve {
     /// Where the git server ends TLS.
     #[arg(long, default_value_t = SocketAddr::from((names::GIT_ADDRESS, 443)))]
     git_address: SocketAddr,
+    /// Where the organisation's own proxy listens.
+    #[arg(long, default_value_t = SocketAddr::from((names::PROXY_ADDRESS, names::PROXY_PORT)))]
+    proxy_address: SocketAddr,
 }
 
 /// Why the program ends with a failure.
@@ -133,7 +136,12 @@ async fn serve(arguments: Serve) -> Result<(), Failure> {
     let ports = front::Ports { https: arguments.https_port, http: arguments.http_port };
     front::serve(&world, arguments.bind, ports).map_err(|error| Failure::Bind("HTTP", error))?;
     front::serve_sinks(arguments.bind);
-    servers.start(&Cache::of_user().map_err(Failure::Cache)?, &authority, arguments.git_address);
+    let addresses = Addresses {
+        git: arguments.git_address,
+        proxy: arguments.proxy_address,
+        names: arguments.dns_address,
+    };
+    servers.start(&Cache::of_user().map_err(Failure::Cache)?, &authority, addresses);
     control::serve(&state, world).map_err(|error| Failure::Bind("the control socket", error))?;
     tracing::info!(state = %state.display(), "the world is there");
     until_told_to_end().await

@@ -31,6 +31,16 @@ pub const ZONE: &str = "world.test";
 
 /// The git server's address: it terminates TLS itself and so owns the address.
 pub const GIT_ADDRESS: Ipv4Addr = Ipv4Addr::new(140, 82, 121, 4);
+/// The organisation's own proxy, which asks for [`PROXY_USER`] and [`PROXY_PASSWORD`].
+pub const PROXY: &str = "proxy.world.test";
+/// Its address, on which it listens itself.
+pub const PROXY_ADDRESS: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 31);
+/// Its port.
+pub const PROXY_PORT: u16 = 3128;
+/// Who may use it.
+pub const PROXY_USER: &str = "agents";
+/// With this password.
+pub const PROXY_PASSWORD: &str = "proxy-real-93c1f07a55d24be8";
 /// The address of every name below [`ZONE`] that has no line of its own.
 pub const OTHERS_ADDRESS: Ipv4Addr = Ipv4Addr::new(93, 184, 215, 200);
 
@@ -52,6 +62,7 @@ pub const TABLE: &[(&str, Ipv4Addr)] = &[
     (NPM, Ipv4Addr::new(104, 16, 24, 34)),
     (ECHO, Ipv4Addr::new(93, 184, 215, 14)),
     (GRPC, Ipv4Addr::new(93, 184, 215, 50)),
+    (PROXY, PROXY_ADDRESS),
     (EVIL, Ipv4Addr::new(93, 184, 215, 66)),
     (REBIND_PRIVATE, Ipv4Addr::new(10, 0, 0, 1)),
     (REBIND_METADATA, Ipv4Addr::new(169, 254, 169, 254)),

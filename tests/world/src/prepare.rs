@@ -18,7 +18,9 @@ const VERSION: &str = "1";
 /// The Python index server.
 const PYPISERVER: &str = "pypiserver==2.4.2";
 /// The packages that hold nginx and fcgiwrap.
-const DEBIAN_PACKAGES: [&str; 3] = ["nginx", "fcgiwrap", "libfcgi0ldbl"];
+const GIT_PACKAGES: [&str; 3] = ["nginx", "fcgiwrap", "libfcgi0ldbl"];
+/// The package that holds Tinyproxy.
+const PROXY_PACKAGES: [&str; 1] = ["tinyproxy-bin"];
 /// The file that says that a part is finished.
 const DONE: &str = ".done";
 /// The file that is locked by the process that fills the cache.
@@ -102,7 +104,8 @@ impl Cache {
     pub async fn prepare(&self) -> Result<(), Error> {
         // A part that another process is making looks like one that broke off.
         let _held = self.lock().await?;
-        self.part("debian", |folder| async move { debian(&folder).await }).await?;
+        self.part("debian", |folder| async move { debian(&folder, &GIT_PACKAGES).await }).await?;
+        self.part("proxy", |folder| async move { debian(&folder, &PROXY_PACKAGES).await }).await?;
         self.part("repositories", |folder| async move { repositories(&folder).await }).await?;
         self.part("pip", |folder| async move { pip(&folder).await }).await?;
         self.part("npm", |folder| async move { npm(&folder).await }).await
@@ -118,6 +121,11 @@ impl Cache {
             backend: backend.exists().then_some(backend)?,
             repositories: self.done("repositories")?.join("bare"),
         })
+    }
+
+    /// The organisation's proxy.
+    pub(crate) fn proxy(&self) -> Option<PathBuf> {
+        Some(self.done("proxy")?.join("root/usr/bin/tinyproxy"))
     }
 
     pub(crate) fn pip(&self) -> Option<PipPrograms> {
@@ -162,16 +170,16 @@ impl Cache {
     }
 }
 
-async fn debian(folder: &Path) -> Result<(), Error> {
+async fn debian(folder: &Path, packages: &[&str]) -> Result<(), Error> {
     let mut download = Command::new("apt-get");
-    download.args(["download", "-qq"]).args(DEBIAN_PACKAGES).current_dir(folder);
+    download.args(["download", "-qq"]).args(packages).current_dir(folder);
     if run(download).await.is_err() {
         // A fresh machine has no package lists.
         let mut update = Command::new("apt-get");
         update.args(["update", "-qq"]);
         run(update).await?;
         let mut again = Command::new("apt-get");
-        again.args(["download", "-qq"]).args(DEBIAN_PACKAGES).current_dir(folder);
+        again.args(["download", "-qq"]).args(packages).current_dir(folder);
         run(again).await?;
     }
     let entries = fs::read_dir(folder).map_err(|error| Error::Files(folder.to_owned(), error))?;

@@ -1,4 +1,4 @@
-//! The real servers behind some hosts, as children of this process: git behind nginx, a Python index, an npm registry.
+//! The real servers behind some hosts, as children of this process: git behind nginx, a Python index, an npm registry, and a proxy.
 //!
 //! Each is started from the cache that [`crate::prepare`] filled, with its configuration and data in the state folder, and is killed by the kernel
 //! when this process ends, however it ends. A server whose programs are missing stays away: its host answers 503 and the status
@@ -7,6 +7,7 @@
 mod git;
 mod npm;
 mod pip;
+mod proxy;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,11 +44,13 @@ pub enum Kind {
     Pip,
     /// The npm registry.
     Npm,
+    /// The organisation's own proxy.
+    Proxy,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Git, Self::Pip, Self::Npm];
+    pub const ALL: [Self; 4] = [Self::Git, Self::Pip, Self::Npm, Self::Proxy];
 }
 
 impl fmt::Display for Kind {
@@ -56,6 +59,7 @@ impl fmt::Display for Kind {
             Self::Git => "git",
             Self::Pip => "pip",
             Self::Npm => "npm",
+            Self::Proxy => "proxy",
         })
     }
 }
@@ -88,6 +92,17 @@ impl fmt::Display for State {
             Self::Missing { message } | Self::Failed { message } => formatter.write_str(message),
         }
     }
+}
+
+/// Where those listen that have an address of their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// The git server.
+    pub git: SocketAddr,
+    /// The organisation's own proxy.
+    pub proxy: SocketAddr,
+    /// The name server that the proxy asks.
+    pub names: Ipv4Addr,
 }
 
 /// Why a server is not there.
@@ -147,13 +162,14 @@ impl Servers {
     }
 
     /// Starts every server beside the others and returns at once; [`Self::state`] tells how each fares.
-    pub fn start(&self, cache: &Cache, authority: &Arc<Authority>, git_address: SocketAddr) {
+    pub fn start(&self, cache: &Cache, authority: &Arc<Authority>, addresses: Addresses) {
         for kind in Kind::ALL {
             let folder = self.0.folder.join(kind.to_string());
             let started = match kind {
-                Kind::Git => git::start(cache, authority, git_address, &folder),
+                Kind::Git => git::start(cache, authority, addresses.git, &folder),
                 Kind::Pip => pip::start(cache, &folder),
                 Kind::Npm => npm::start(cache, &folder),
+                Kind::Proxy => proxy::start(cache, addresses.proxy, addresses.names, &folder),
             };
             match started {
                 Ok(started) => {
@@ -306,7 +322,9 @@ mod tests {
         let authority = Arc::new(Authority::load_or_create(folder.path()).unwrap());
         let servers = Servers::new(folder.path().to_owned());
         let nothing = Cache::at(folder.path().join("nothing"));
-        servers.start(&nothing, &authority, SocketAddr::from(([127, 0, 0, 1], 1)));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let addresses = Addresses { git: nowhere, proxy: nowhere, names: Ipv4Addr::LOCALHOST };
+        servers.start(&nothing, &authority, addresses);
         for kind in Kind::ALL {
             assert!(
                 matches!(servers.state(kind), State::Missing { message } if message.contains("prepare")),
