@@ -40,6 +40,9 @@ pub const IDLE_CONNECTIONS_MAX: usize = 256;
 /// HTTP/2 connections kept for each destination and credential. One carries as many streams as the upstream allows, commonly a hundred;
 /// one more is opened when all are full. Four carry 400, more than an agent has requests under way.
 pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
+/// How long a request waits for a stream while all connections to its destination are full: as long as for the head of an
+/// answer, since it waits for answers of the same upstream to end.
+pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 /// How often connections that became too old are looked for.

@@ -28,7 +28,7 @@ use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
-use crate::limits::ADDRESSES_PER_REQUEST_MAX;
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
@@ -41,7 +41,7 @@ use crate::scrub::scope::Scrubbers;
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade;
-use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Voice};
+use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased, Voice};
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -336,29 +336,32 @@ async fn send(
     let permit = recorded.permit();
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
-    let mut opening = Opening::default();
-    if purpose == Purpose::Exchange {
-        opening = loop {
-            let lease = match loaded.upstream.reuse(recorded, voice) {
-                Ok(lease) => lease,
-                Err(opening) => break opening,
-            };
-            entry.dials(lease.address());
-            match loaded.upstream.exchange(lease, request, target, purpose).await {
-                Ok(response) => return Ok(response),
-                Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
-                Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
-            }
+    let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
+    let lease = loop {
+        let opening = match purpose {
+            Purpose::Upgrade => Opening::default(),
+            Purpose::Exchange => match loaded.upstream.reuse(recorded, voice, until).await {
+                Ok(lease) => {
+                    entry.dials(lease.address());
+                    match loaded.upstream.exchange(lease, request, target, purpose).await {
+                        Ok(response) => return Ok(response),
+                        Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
+                        Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
+                    }
+                    continue;
+                }
+                Err(Unleased::Opening(opening)) => opening,
+                Err(Unleased::Full) => return Err(failed(DenialReason::UpstreamUnreachable)),
+            },
         };
-    }
-    // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
-    let connected = Box::pin(connect(proxy, loaded, leave, purpose, entry)).await;
-    let lease = connected.or_else(|denial| {
-        // One that is full is better than none.
-        let full = opening.is_for_one_more().then(|| loaded.upstream.share(recorded, voice)).flatten();
-        full.inspect(|lease| entry.dials(lease.address())).ok_or(denial)
-    })?;
-    drop(opening);
+        // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
+        match Box::pin(connect(proxy, loaded, leave, purpose, entry)).await {
+            Ok(lease) => break lease,
+            // One that is full is better than none.
+            Err(_) if opening.is_for_one_more() => opening.failed(),
+            Err(denial) => return Err(denial),
+        }
+    };
     match loaded.upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),

@@ -26,7 +26,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use self::pool::{Destination, Pool, Stream, Streams};
@@ -38,10 +38,10 @@ use crate::limits::{
 };
 use crate::loops;
 use crate::metrics::Metrics;
-use crate::respond::Body;
+use crate::respond::{Body, BoxError};
 use crate::secrets::Secret;
 
-pub use self::pool::{Opening, Voice};
+pub use self::pool::{Opening, Unleased, Voice};
 
 /// What the agent wants of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,13 +74,40 @@ pub struct Lease {
 
 enum Sender {
     Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>, Arc<Streams>),
+    Http2(http2::SendRequest<Counted>, Arc<Streams>),
+}
+
+/// The body of a request on a stream. Until it is dropped the stream is counted, even if nobody waits for the answer any more: hyper
+/// keeps a request that was given up until a stream can begin.
+struct Counted {
+    body: Body,
+    _stream: Option<Arc<Stream>>,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The body of an answer. Until it is dropped its stream is counted.
 pub struct Answer {
     body: Incoming,
-    _stream: Option<Stream>,
+    _stream: Option<Arc<Stream>>,
 }
 
 impl HttpBody for Answer {
@@ -156,19 +183,13 @@ impl Upstream {
         Ok(Self { any, http1, pool: Arc::default(), metrics })
     }
 
-    /// A connection that is open and free, made for this destination and this voice under this policy. Those of an older
-    /// secret of the same credential, or of an older password, end.
+    /// A connection that is open and has room, made for this destination and this voice under this policy. Where all are full,
+    /// that is waited for. Those of an older secret of the same credential, or of an older password, end.
     ///
     /// # Errors
-    /// The leave to open a connection, if there is none.
-    pub fn reuse(&self, recorded: &Recorded, voice: &Voice) -> Result<Lease, Opening> {
-        self.pool.take(destination(recorded), voice)
-    }
-
-    /// A connection that others send on, for a request that would have had one of its own if that could have been opened.
-    #[must_use]
-    pub fn share(&self, recorded: &Recorded, voice: &Voice) -> Option<Lease> {
-        self.pool.share(destination(recorded), voice)
+    /// The leave to open a connection, if there is none; or that none had room until then.
+    pub async fn reuse(&self, recorded: &Recorded, voice: &Voice, until: Instant) -> Result<Lease, Unleased> {
+        self.pool.lease(destination(recorded), voice, until).await
     }
 
     /// A new connection to a judged address.
@@ -232,9 +253,10 @@ impl Upstream {
     ) -> Result<Response<Answer>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
         let Lease { sender, to, voice, address, may_lead_back, stream } = lease;
+        let stream = stream.map(Arc::new);
         let response = match sender {
             Sender::Http1(mut sender) => {
-                let response = head(sender.try_send_request(request)).await?;
+                let response = head(sender.try_send_request(request), |request| request).await?;
                 if purpose == Purpose::Exchange {
                     let pool = Arc::clone(&self.pool);
                     tokio::spawn(async move {
@@ -247,7 +269,10 @@ impl Upstream {
                 }
                 response
             }
-            Sender::Http2(mut sender, _) => head(sender.try_send_request(request)).await?,
+            Sender::Http2(mut sender, _) => {
+                let request = request.map(|body| Counted { body, _stream: stream.clone() });
+                head(sender.try_send_request(request), |request| request.map(|counted| counted.body)).await?
+            }
         };
         Ok(response.map(|body| Answer { body, _stream: stream }))
     }
@@ -288,13 +313,14 @@ fn destination(recorded: &Recorded) -> Destination {
     (permit.scheme(), permit.host().clone(), permit.port())
 }
 
-async fn head(
-    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
+async fn head<R>(
+    sent: impl Future<Output = Result<Response<Incoming>, TrySendError<R>>>,
+    as_before: impl FnOnce(R) -> Request<Body>,
 ) -> Result<Response<Incoming>, ExchangeError> {
     match timeout(RESPONSE_HEAD_TIMEOUT, sent).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(mut error)) => match error.take_message() {
-            Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(request)))),
+            Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(as_before(request))))),
             None => {
                 tracing::info!(error = %error.error(), "the upstream broke off");
                 Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable))
@@ -371,6 +397,9 @@ async fn over_http2(
         if let Err(error) = ended.await {
             tracing::debug!(error = %error, "an upstream connection ended");
         }
+        // Only then is it seen to be closed.
+        drop(connection);
+        told.wake_one();
     });
     Ok(Sender::Http2(sender, streams))
 }

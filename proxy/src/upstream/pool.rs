@@ -3,13 +3,20 @@
 //!
 //! A reading is newer than those before it. The first request with a newer one ends the connections of the older, and what
 //! comes back with an older one is not kept: a key that was replaced speaks no more.
+//!
+//! hyper takes any number of requests for a connection that is full, and gives none back. So a request waits here until a
+//! stream can begin, and is dropped here if its agent gives it up. Whatever lets one go on wakes one that waits: a stream
+//! or a connection that ends, one that is kept, a leave to open that is given back. Who goes on wakes the next if there is
+//! room for more; when nothing is left to wait for, all are woken.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use agentsandbox_policy::{Host, Permit, Scheme};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Lease, Sender};
 use crate::limits::{
@@ -57,20 +64,31 @@ pub(super) struct Streams {
     open: AtomicUsize,
     /// What the upstream allows; before it has said so, what hyper assumes.
     max: AtomicUsize,
+    /// Where requests wait for one, once the connection is kept.
+    queue: OnceLock<Arc<Notify>>,
 }
 
 impl Streams {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), max: AtomicUsize::new(max) })
+        Arc::new(Self { open: AtomicUsize::new(0), max: AtomicUsize::new(max), queue: OnceLock::new() })
     }
 
     pub(super) fn allows(&self, max: usize) {
-        self.max.store(max, Ordering::Relaxed);
+        if self.max.swap(max, Ordering::Relaxed) < max {
+            self.wake_one();
+        }
     }
 
     pub(super) fn open(self: &Arc<Self>) -> Stream {
         self.open.fetch_add(1, Ordering::Relaxed);
         Stream(Arc::clone(self))
+    }
+
+    /// Lets one that waits look again: a stream has ended, or the connection has.
+    pub(super) fn wake_one(&self) {
+        if let Some(queue) = self.queue.get() {
+            queue.notify_one();
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -84,21 +102,28 @@ pub struct Stream(Arc<Streams>);
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.wake_one();
     }
 }
 
-/// Which HTTP/2 connections will do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    /// One on which a stream can begin at once.
-    AtOnce,
-    /// Any: the stream waits until another has ended.
-    Eventually,
+/// The leave to open a connection. While it is held nobody else opens one because those of the same key are full; however it
+/// is given back, another may.
+#[derive(Debug, Default)]
+pub struct Opening(Option<OneMore>);
+
+/// The leave to open one more, held by one request at a time.
+#[derive(Debug)]
+struct OneMore {
+    leave: Arc<Leave>,
+    queue: Arc<Notify>,
 }
 
-/// The leave to open a connection. While it is held nobody else opens one because those of the same key are full.
 #[derive(Debug, Default)]
-pub struct Opening(Option<Arc<()>>);
+struct Leave {
+    is_held: AtomicBool,
+    /// The last one could not be opened, so that none is until the next sweep. Else each request that waits would try.
+    has_failed: AtomicBool,
+}
 
 impl Opening {
     /// Whether there are connections, which are full.
@@ -106,6 +131,44 @@ impl Opening {
     pub const fn is_for_one_more(&self) -> bool {
         self.0.is_some()
     }
+
+    /// No connection could be opened.
+    pub fn failed(self) {
+        if let Some(one_more) = &self.0 {
+            one_more.leave.has_failed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Leave {
+    /// Whether the caller may open one more, and nobody else until it is given back.
+    fn take(&self) -> bool {
+        !self.has_failed.load(Ordering::Acquire) && !self.is_held.swap(true, Ordering::AcqRel)
+    }
+}
+
+impl Drop for OneMore {
+    fn drop(&mut self) {
+        self.leave.is_held.store(false, Ordering::Release);
+        self.queue.notify_one();
+    }
+}
+
+/// Why a request has no connection to be sent on.
+#[derive(Debug)]
+pub enum Unleased {
+    /// It may open one.
+    Opening(Opening),
+    /// All were full for as long as it may wait.
+    Full,
+}
+
+/// What there is for a request now.
+enum Taken {
+    Lease(Lease),
+    Opening(Opening),
+    /// Nothing before this is ready.
+    Wait(OwnedNotified),
 }
 
 /// The connections that are kept, and whether somebody looks after them.
@@ -135,8 +198,10 @@ struct Group {
     readings: Readings,
     /// The one that was kept last stands last.
     idle: Vec<Idle>,
-    /// Held by whoever opens one more because these are full.
-    opening: Weak<()>,
+    /// The leave to open one more because these are full.
+    leave: Arc<Leave>,
+    /// Requests that wait because these are full.
+    queue: Arc<Notify>,
 }
 
 struct Idle {
@@ -155,18 +220,49 @@ impl Idle {
             Sender::Http2(_, streams) => Some(streams),
         }
     }
+
+    fn has_room(&self) -> bool {
+        self.streams().is_some_and(|streams| streams.has_room())
+    }
 }
 
 impl Pool {
-    /// A connection for this destination and voice, or the leave to open one.
-    pub(super) fn take(&self, to: Destination, voice: &Voice) -> Result<Lease, Opening> {
-        let mut kept = self.kept();
-        kept.in_group(to, voice, Group::take).unwrap_or_else(|| Err(Opening::default()))
+    /// A connection on which a stream can begin, for this destination and voice; where all are full, the next on which one can,
+    /// if that is before `until`.
+    pub(super) async fn lease(
+        &self,
+        to: Destination,
+        voice: &Voice,
+        until: Instant,
+    ) -> Result<Lease, Unleased> {
+        match self.take(to.clone(), voice) {
+            Taken::Lease(lease) => Ok(lease),
+            Taken::Opening(opening) => Err(Unleased::Opening(opening)),
+            // Apart: most requests wait for nothing, and would all be moved about with the room for a timer.
+            Taken::Wait(change) => Box::pin(self.wait(change, to, voice, until)).await,
+        }
     }
 
-    /// A connection that another request is sent on as well, even if it has to wait there.
-    pub(super) fn share(&self, to: Destination, voice: &Voice) -> Option<Lease> {
-        self.kept().in_group(to, voice, |group| group.shared(Room::Eventually)).flatten()
+    async fn wait(
+        &self,
+        mut change: OwnedNotified,
+        to: Destination,
+        voice: &Voice,
+        until: Instant,
+    ) -> Result<Lease, Unleased> {
+        loop {
+            timeout_at(until, change).await.map_err(|_| Unleased::Full)?;
+            change = match self.take(to.clone(), voice) {
+                Taken::Lease(lease) => return Ok(lease),
+                Taken::Opening(opening) => return Err(Unleased::Opening(opening)),
+                Taken::Wait(next) => next,
+            };
+        }
+    }
+
+    fn take(&self, to: Destination, voice: &Voice) -> Taken {
+        let taken = self.kept().in_group(to, voice, Group::take);
+        taken.unwrap_or_else(|| Taken::Opening(Opening::default()))
     }
 
     /// Keeps a connection. Where there are too many of its key, it is let go; where there are too many of all, the oldest is.
@@ -204,6 +300,7 @@ impl Kept {
         let done = (group.readings == voice.readings).then(|| act(group));
         let after = group.idle.len();
         if after == 0 {
+            group.queue.notify_waiters();
             self.groups.remove(&key);
         }
         self.count = (self.count + after).saturating_sub(before);
@@ -218,6 +315,7 @@ impl Kept {
         let key = key.clone();
         if let Some(group) = self.groups.get_mut(&key) {
             group.idle.remove(at);
+            group.wake();
             self.count = self.count.saturating_sub(1);
             if group.idle.is_empty() {
                 self.groups.remove(&key);
@@ -225,9 +323,11 @@ impl Kept {
         }
     }
 
-    fn retain_usable(&mut self) {
+    fn sweep(&mut self) {
         self.groups.retain(|_, group| {
             group.idle.retain(Idle::is_usable);
+            group.leave.has_failed.store(false, Ordering::Release);
+            group.wake();
             !group.idle.is_empty()
         });
         self.count = self.groups.values().map(|group| group.idle.len()).sum();
@@ -244,33 +344,46 @@ impl Group {
         }
     }
 
-    fn take(&mut self) -> Result<Lease, Opening> {
+    fn take(&mut self) -> Taken {
         while self.idle.last().is_some_and(|last| !last.is_usable()) {
             self.idle.pop();
         }
-        if self.idle.last().is_some_and(|last| last.streams().is_none()) {
-            return self.idle.pop().map(|last| last.lease).ok_or_else(Opening::default);
+        if let Some(last) = self.idle.pop_if(|last| last.streams().is_none()) {
+            return Taken::Lease(last.lease);
         }
-        if let Some(lease) = self.shared(Room::AtOnce) {
-            return Ok(lease);
+        if let Some(lease) = self.shared() {
+            // Who was woken may have been so for more than one stream.
+            if self.idle.iter().any(Idle::has_room) {
+                self.queue.notify_one();
+            }
+            return Taken::Lease(lease);
         }
-        if self.idle.len() < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX && self.opening.strong_count() == 0 {
-            let leave = Arc::new(());
-            self.opening = Arc::downgrade(&leave);
-            return Err(Opening(Some(leave)));
+        if self.idle.is_empty() {
+            return Taken::Opening(Opening::default());
         }
-        self.shared(Room::Eventually).ok_or_else(Opening::default)
+        if self.idle.len() < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX && self.leave.take() {
+            let (leave, queue) = (Arc::clone(&self.leave), Arc::clone(&self.queue));
+            return Taken::Opening(Opening(Some(OneMore { leave, queue })));
+        }
+        Taken::Wait(Arc::clone(&self.queue).notified_owned())
     }
 
-    /// The HTTP/2 connection with the fewest streams.
-    fn shared(&mut self, room: Room) -> Option<Lease> {
-        let fits = |idle: &&mut Idle| {
-            idle.is_usable() && idle.streams().is_some_and(|s| room == Room::Eventually || s.has_room())
-        };
+    /// A stream of the HTTP/2 connection with the fewest, if one can begin at once.
+    fn shared(&mut self) -> Option<Lease> {
+        let fits = |idle: &&mut Idle| idle.has_room() && idle.is_usable();
         let streams = |idle: &&mut Idle| idle.streams().map(|streams| streams.open.load(Ordering::Relaxed));
         let found = self.idle.iter_mut().filter(fits).min_by_key(streams)?;
         found.since = Instant::now();
         found.lease.shared()
+    }
+
+    /// Lets those that wait look again at what is left: one of them, or all if nothing is.
+    fn wake(&self) {
+        if self.idle.is_empty() {
+            self.queue.notify_waiters();
+        } else {
+            self.queue.notify_one();
+        }
     }
 
     fn put(&mut self, lease: Lease) {
@@ -282,7 +395,11 @@ impl Group {
             self.idle.retain(Idle::is_usable);
         }
         if self.idle.len() < most {
+            if let Sender::Http2(_, streams) = &lease.sender {
+                streams.queue.get_or_init(|| Arc::clone(&self.queue));
+            }
             self.idle.push(Idle { since: Instant::now(), lease });
+            self.wake();
         }
     }
 
@@ -297,7 +414,7 @@ async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(IDLE_SWEEP_INTERVAL).await;
         let Some(pool) = pool.upgrade() else { return };
-        pool.kept().retain_usable();
+        pool.kept().sweep();
     }
 }
 

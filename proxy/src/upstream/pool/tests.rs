@@ -1,10 +1,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
+use std::pin::{Pin, pin};
+
+use futures::FutureExt;
+use http::{Request, Response};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::DuplexStream;
 
 use super::*;
+use crate::limits::H2_UPSTREAM_STREAM_WAIT_MAX;
+use crate::metrics::Metrics;
+use crate::respond::full;
+use crate::upstream::{Answer, ExchangeError, Purpose, Upstream};
 
 fn at(host: &str) -> Destination {
     (Scheme::Https, Host::parse(host).unwrap(), 443)
@@ -40,6 +48,21 @@ async fn over_http2(to: Destination, voice: &Voice, streams_max: usize) -> (Leas
     (lease(Sender::Http2(sender, Streams::new(streams_max)), to, voice), far)
 }
 
+/// What a request gets that does not wait.
+fn take(pool: &Pool, to: Destination, voice: &Voice) -> Option<Lease> {
+    match pool.take(to, voice) {
+        Taken::Lease(lease) => Some(lease),
+        Taken::Opening(_) | Taken::Wait(_) => None,
+    }
+}
+
+fn opening(pool: &Pool) -> Option<Opening> {
+    match pool.take(at("good.test"), &nobody()) {
+        Taken::Opening(opening) => Some(opening),
+        Taken::Lease(_) | Taken::Wait(_) => None,
+    }
+}
+
 fn count(pool: &Pool) -> usize {
     let kept = pool.kept();
     let counted = kept.groups.values().map(|group| group.idle.len()).sum();
@@ -66,14 +89,14 @@ async fn p_a11_a_connection_is_found_only_by_all_that_it_may_carry() {
         let pool = Arc::new(Pool::default());
         let (lease, _far) = over_http1(at("good.test"), &own).await;
         pool.put(lease);
-        assert!(pool.take(to.clone(), &other).is_err(), "{to:?} {other:?}");
-        assert!(pool.share(to.clone(), &other).is_none(), "{to:?} {other:?}");
+        let taken = pool.take(to.clone(), &other);
+        assert!(matches!(taken, Taken::Opening(opening) if !opening.is_for_one_more()), "{to:?} {other:?}");
     }
     let pool = Arc::new(Pool::default());
     let (lease, _far) = over_http1(at("good.test"), &own).await;
     pool.put(lease);
-    assert!(pool.take(at("good.test"), &own).is_ok());
-    assert!(pool.take(at("good.test"), &own).is_err(), "it was taken");
+    assert!(take(&pool, at("good.test"), &own).is_some());
+    assert!(take(&pool, at("good.test"), &own).is_none(), "it was taken");
 }
 
 #[tokio::test]
@@ -84,14 +107,14 @@ async fn p_f17_what_was_opened_with_a_replaced_secret_or_password_ends_and_is_no
         let (kept, _far) = over_http1(at("good.test"), &old).await;
         let (in_use, _other_far) = over_http1(at("good.test"), &old).await;
         pool.put(kept);
-        assert!(pool.take(at("good.test"), &new).is_err());
+        assert!(take(&pool, at("good.test"), &new).is_none());
         assert_eq!(count(&pool), 0, "the old one has ended");
         let (latest, _latest_far) = over_http1(at("good.test"), &new).await;
         pool.put(latest);
         pool.put(in_use);
         assert_eq!(count(&pool), 1, "the old one is not kept");
-        assert!(pool.take(at("good.test"), &old).is_err());
-        assert!(pool.take(at("good.test"), &new).is_ok(), "the new one is kept");
+        assert!(take(&pool, at("good.test"), &old).is_none());
+        assert!(take(&pool, at("good.test"), &new).is_some(), "the new one is kept");
     }
 }
 
@@ -118,8 +141,8 @@ async fn p_i4_kept_connections_are_bounded_for_each_destination_and_in_all_and_t
         pool.put(lease);
     }
     assert_eq!(count(&pool), IDLE_CONNECTIONS_MAX);
-    assert!(pool.take(at("good.test"), &nobody()).is_err(), "all of the first host were older");
-    assert!(pool.take(at("x0.test"), &nobody()).is_ok());
+    assert!(take(&pool, at("good.test"), &nobody()).is_none(), "all of the first host were older");
+    assert!(take(&pool, at("x0.test"), &nobody()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,37 +154,79 @@ async fn a_connection_that_is_closed_or_too_old_is_not_given_out() {
     while pool.kept().groups.values().any(|group| group.idle.iter().any(|idle| idle.lease.is_open())) {
         tokio::task::yield_now().await;
     }
-    assert!(pool.take(at("good.test"), &nobody()).is_err());
+    assert!(take(&pool, at("good.test"), &nobody()).is_none());
     assert_eq!(count(&pool), 0);
     for (age, is_given) in [(IDLE_CONNECTION_AGE_MAX / 2, true), (IDLE_CONNECTION_AGE_MAX, false)] {
         let (lease, _far) = over_http1(at("good.test"), &nobody()).await;
         pool.put(lease);
         tokio::time::advance(age).await;
-        assert_eq!(pool.take(at("good.test"), &nobody()).is_ok(), is_given, "{age:?}");
+        assert_eq!(take(&pool, at("good.test"), &nobody()).is_some(), is_given, "{age:?}");
+    }
+}
+
+/// A pool with `full` connections that carry one stream each, and as many streams.
+async fn full_pool(connections: usize) -> (Arc<Pool>, Vec<Lease>, Vec<DuplexStream>) {
+    let pool = Arc::new(Pool::default());
+    let (mut streams, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..connections {
+        let (lease, far) = over_http2(at("good.test"), &nobody(), 1).await;
+        held.push(far);
+        pool.put(lease);
+        streams.push(take(&pool, at("good.test"), &nobody()).unwrap());
+    }
+    (pool, streams, held)
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Lease, Unleased>> + Send>>;
+
+/// A request that found all connections full.
+fn waiting(pool: &Arc<Pool>) -> Waiting {
+    let (pool, until) = (Arc::clone(pool), Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX);
+    let mut waiting: Waiting = Box::pin(async move { pool.lease(at("good.test"), &nobody(), until).await });
+    assert!((&mut waiting).now_or_never().is_none(), "it is not to be sent yet");
+    waiting
+}
+
+/// What those that wait have come to, without any time passing.
+fn leases(waiting: &mut Vec<Waiting>) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    loop {
+        let before = leases.len();
+        waiting.retain_mut(|each| match each.now_or_never() {
+            Some(Ok(lease)) => {
+                leases.push(lease);
+                false
+            }
+            Some(Err(unleased)) => panic!("{unleased:?}"),
+            None => true,
+        });
+        if leases.len() == before {
+            return leases;
+        }
     }
 }
 
 #[tokio::test]
 async fn when_all_http2_connections_are_full_one_more_is_opened_by_one_request_and_up_to_a_bound() {
     let pool = Arc::new(Pool::default());
-    let take = || pool.take(at("good.test"), &nobody());
     let (mut streams, mut held) = (Vec::new(), Vec::new());
     for number in 0..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
         let (lease, far) = over_http2(at("good.test"), &nobody(), 2).await;
         held.push(far);
         pool.put(lease);
         for _ in 0..2 {
-            streams.push(take().unwrap_or_else(|_| panic!("connection {number} has room")));
+            let stream = take(&pool, at("good.test"), &nobody());
+            streams.push(stream.unwrap_or_else(|| panic!("connection {number} has room")));
         }
         if number + 1 < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
-            let opening = take().err().filter(Opening::is_for_one_more);
-            assert!(opening.is_some(), "connection {number} is full");
-            assert!(take().is_ok(), "the others wait on one that is full while it is opened");
-            drop(opening);
-            assert!(take().err().is_some_and(|opening| opening.is_for_one_more()), "it was not opened");
+            let one_more = opening(&pool).filter(Opening::is_for_one_more);
+            assert!(one_more.is_some(), "connection {number} is full");
+            drop(waiting(&pool));
+            drop(one_more);
+            assert!(opening(&pool).is_some_and(|opening| opening.is_for_one_more()), "it was not opened");
         }
     }
-    assert!(take().is_ok(), "no more than so many are opened");
+    drop(waiting(&pool));
     let (lease, far) = over_http2(at("good.test"), &nobody(), 2).await;
     held.push(far);
     pool.put(lease);
@@ -169,12 +234,173 @@ async fn when_all_http2_connections_are_full_one_more_is_opened_by_one_request_a
 }
 
 #[tokio::test]
+async fn p_i4_requests_wait_for_a_connection_that_is_being_opened_and_share_it() {
+    let (pool, _streams, _held) = full_pool(1).await;
+    let one_more = opening(&pool).unwrap();
+    let mut waiting: Vec<_> = (0..20).map(|_| waiting(&pool)).collect();
+    let (lease, _far) = over_http2(at("good.test"), &nobody(), 15).await;
+    pool.put(lease);
+    assert_eq!(leases(&mut waiting).len(), 15, "as many as it has streams");
+    drop(one_more);
+}
+
+#[tokio::test]
+async fn p_i4_a_request_that_waits_is_sent_when_a_stream_ends_and_none_is_lost_with_one_that_is_given_up() {
+    let (pool, mut streams, _held) = full_pool(H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX).await;
+    let mut waiting: Vec<_> = (0..20).map(|_| waiting(&pool)).collect();
+    let mut sent = 0;
+    while !waiting.is_empty() {
+        streams.pop();
+        // Whoever was woken is given up before it looks.
+        drop(waiting.remove(0));
+        let next = leases(&mut waiting);
+        assert!(next.len() <= 1, "one stream, one request");
+        sent += next.len();
+        streams.extend(next);
+    }
+    assert_eq!(sent, 10);
+}
+
+#[tokio::test]
+async fn p_i4_whoever_waits_may_open_when_the_one_that_would_have_is_gone() {
+    let (pool, _streams, _held) = full_pool(1).await;
+    let one_more = opening(&pool).unwrap();
+    let mut waiting: Vec<_> = (0..3).map(|_| waiting(&pool)).collect();
+    drop(one_more);
+    let openings = waiting.iter_mut().filter_map(|each| each.now_or_never());
+    let openings: Vec<_> =
+        openings.filter(|got| matches!(got, Err(Unleased::Opening(o)) if o.is_for_one_more())).collect();
+    assert_eq!(openings.len(), 1, "one of them, at a time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_one_more_cannot_be_opened_nobody_tries_again_before_the_next_sweep() {
+    let (pool, _streams, _held) = full_pool(1).await;
+    let one_more = opening(&pool).unwrap();
+    let (first, second) = (waiting(&pool), waiting(&pool));
+    one_more.failed();
+    let begin = Instant::now();
+    let (got, _) = futures::future::select(first, second).await.factor_first();
+    let Err(Unleased::Opening(opening)) = got else { panic!("nobody may open") };
+    assert!(opening.is_for_one_more());
+    assert_eq!(begin.elapsed().as_secs(), IDLE_SWEEP_INTERVAL.as_secs());
+}
+
+#[tokio::test]
+async fn p_i4_when_the_connections_are_gone_all_that_wait_open_their_own() {
+    let (pool, streams, held) = full_pool(H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX).await;
+    let waiting: Vec<_> = (0..20).map(|_| waiting(&pool)).collect();
+    drop(held);
+    while pool.kept().groups.values().any(|group| group.idle.iter().any(|idle| idle.lease.is_open())) {
+        tokio::task::yield_now().await;
+    }
+    // The last stream that ends wakes one, who finds nothing left.
+    drop(streams);
+    for each in waiting {
+        assert!(matches!(each.await, Err(Unleased::Opening(opening)) if !opening.is_for_one_more()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_i4_when_the_connections_have_become_too_old_all_that_wait_open_their_own() {
+    let (pool, _streams, _held) = full_pool(H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX).await;
+    let until = Instant::now() + IDLE_CONNECTION_AGE_MAX * 2;
+    let nobody = nobody();
+    let waiting: Vec<_> = (0..20).map(|_| pool.lease(at("good.test"), &nobody, until)).collect();
+    for each in futures::future::join_all(waiting).await {
+        assert!(matches!(each, Err(Unleased::Opening(opening)) if !opening.is_for_one_more()));
+    }
+}
+
+#[tokio::test]
+async fn p_f17_a_newer_reading_ends_the_wait_for_a_connection_of_the_older() {
+    let pool = Arc::new(Pool::default());
+    let (old, new) = (voice(Some("key"), Some(3), None), voice(Some("key"), Some(4), None));
+    let mut held = Vec::new();
+    for _ in 0..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
+        let (lease, far) = over_http2(at("good.test"), &old, 0).await;
+        held.push(far);
+        pool.put(lease);
+    }
+    let mut waiting = pin!(pool.lease(at("good.test"), &old, Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    assert!(take(&pool, at("good.test"), &new).is_none());
+    assert!(matches!(waiting.now_or_never(), Some(Err(Unleased::Opening(_)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_i4_a_request_waits_for_a_stream_no_longer_than_the_bound() {
+    let (pool, streams, _held) = full_pool(H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX).await;
+    let begin = Instant::now();
+    let until = begin + IDLE_SWEEP_INTERVAL;
+    let refused = pool.lease(at("good.test"), &nobody(), until).await;
+    assert!(matches!(refused, Err(Unleased::Full)));
+    assert_eq!(begin.elapsed().as_secs(), IDLE_SWEEP_INTERVAL.as_secs());
+    drop(streams);
+    assert!(pool.lease(at("good.test"), &nobody(), until).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_upstream_that_allows_more_streams_than_before_is_sent_those_that_wait() {
+    let (pool, _streams, _held) = full_pool(H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX).await;
+    let mut waiting: Vec<_> = (0..5).map(|_| waiting(&pool)).collect();
+    let allowing = pool.kept().groups.values().next().unwrap().idle[2].streams().cloned().unwrap();
+    allowing.allows(4);
+    assert_eq!(leases(&mut waiting).len(), 3);
+}
+
+fn upstream(pool: &Arc<Pool>) -> Upstream {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Upstream { pool: Arc::clone(pool), ..Upstream::new(None, &provider, Arc::<Metrics>::default()).unwrap() }
+}
+
+async fn send(upstream: Arc<Upstream>, lease: Lease) -> Result<Response<Answer>, ExchangeError> {
+    let request = Request::new(full(""));
+    upstream.exchange(lease, request, "/", Purpose::Exchange).await
+}
+
+#[tokio::test]
+async fn p_i4_a_request_that_is_given_up_is_counted_for_as_long_as_hyper_keeps_it() {
+    const STREAMS: usize = 3;
+    let pool = Arc::new(Pool::default());
+    let (near, far) = tokio::io::duplex(1024);
+    // The other end allows fewer streams than the pool knows of, as it does when it has not yet seen one end.
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) =
+        builder.initial_max_send_streams(1).handshake(TokioIo::new(near)).await.unwrap();
+    let streams = Streams::new(STREAMS);
+    pool.put(lease(Sender::Http2(sender, Arc::clone(&streams)), at("good.test"), &nobody()));
+    let running = tokio::spawn(connection);
+    let upstream = Arc::new(upstream(&pool));
+    for number in 0..STREAMS {
+        let lease = take(&pool, at("good.test"), &nobody());
+        let lease = lease.unwrap_or_else(|| panic!("stream {number}"));
+        let mut sent = Box::pin(send(Arc::clone(&upstream), lease));
+        // The first opens the only stream, the others stay in hyper's queue.
+        for _ in 0..20 {
+            assert!((&mut sent).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        if number == 0 {
+            tokio::spawn(async move { drop(sent.await) });
+        }
+    }
+    assert_eq!(streams.open.load(Ordering::Relaxed), STREAMS);
+    assert!(take(&pool, at("good.test"), &nobody()).is_none(), "no more is handed to hyper");
+    running.abort();
+    drop(far);
+    while streams.open.load(Ordering::Relaxed) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_has_ended_leaves_room_for_another_on_the_connection() {
     let pool = Arc::new(Pool::default());
     let (lease, _far) = over_http2(at("good.test"), &nobody(), 1).await;
     pool.put(lease);
-    let stream = pool.take(at("good.test"), &nobody());
-    assert!(stream.is_ok() && pool.take(at("good.test"), &nobody()).is_err());
+    let stream = take(&pool, at("good.test"), &nobody());
+    assert!(stream.is_some() && take(&pool, at("good.test"), &nobody()).is_none());
     drop(stream);
-    assert!(pool.take(at("good.test"), &nobody()).is_ok());
+    assert!(take(&pool, at("good.test"), &nobody()).is_some());
 }
