@@ -358,6 +358,8 @@ impl Group {
             }
             return Taken::Lease(lease);
         }
+        // One that is closed, but not the last that was kept, is not to count.
+        self.idle.retain(Idle::is_usable);
         if self.idle.is_empty() {
             return Taken::Opening(Opening::default());
         }

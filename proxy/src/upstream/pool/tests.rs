@@ -312,6 +312,27 @@ async fn p_i4_when_the_connections_have_become_too_old_all_that_wait_open_their_
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_leaves_room_for_another_though_its_streams_are_not_over() {
+    let (pool, mut streams) = (Arc::new(Pool::default()), Vec::new());
+    let (near, far) = tokio::io::duplex(1024);
+    pool.put(lease(crate::upstream::over_http2(near).await.unwrap(), at("good.test"), &nobody()));
+    let mut held = Vec::new();
+    for _ in 1..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
+        let (lease, far) = over_http2(at("good.test"), &nobody(), 1).await;
+        held.push(far);
+        pool.put(lease);
+    }
+    while let Some(stream) = take(&pool, at("good.test"), &nobody()) {
+        streams.push(stream);
+    }
+    let waiting = waiting(&pool);
+    drop(far);
+    let begin = Instant::now();
+    assert!(matches!(waiting.await, Err(Unleased::Opening(opening)) if opening.is_for_one_more()));
+    assert_eq!(begin.elapsed().as_secs(), 0, "that is seen before the next sweep");
+}
+
 #[tokio::test]
 async fn p_f17_a_newer_reading_ends_the_wait_for_a_connection_of_the_older() {
     let pool = Arc::new(Pool::default());
