@@ -2,7 +2,7 @@
 //! and which readings of the secrets. There is no other way to one, and none is looked at for a request of another key.
 //!
 //! A reading is newer than those before it. The first request with a newer one ends the connections of the older, and what
-//! comes back with an older one is not kept: a key that was replaced speaks no more.
+//! comes back with an older one is not kept, however late: a key that was replaced speaks no more.
 //!
 //! hyper takes any number of requests for a connection that is full, and gives none back. So a request waits here until a
 //! stream can begin, and is dropped here if its agent gives it up. Whatever lets one go on wakes one that waits: a stream
@@ -190,6 +190,9 @@ struct Kept {
     groups: HashMap<Key, Group>,
     /// Connections of all groups.
     count: usize,
+    /// The newest readings that were spoken with, of each credential of the policy and of none: a connection may come back
+    /// when there is no other one left.
+    latest: HashMap<Option<String>, Readings>,
 }
 
 /// Connections of one key, all of the same readings.
@@ -286,18 +289,19 @@ impl Pool {
 }
 
 impl Kept {
-    /// Does something with the connections of this destination and voice, unless they are of newer readings.
+    /// Does something with the connections of this destination and voice, unless there are newer readings.
     fn in_group<T>(
         &mut self,
         to: Destination,
         voice: &Voice,
         act: impl FnOnce(&mut Group) -> T,
     ) -> Option<T> {
+        let latest = self.latest(voice);
         let key = Key { to, credential: voice.credential.clone() };
         let group = self.groups.get_mut(&key)?;
         let before = group.idle.len();
-        group.follow(voice.readings);
-        let done = (group.readings == voice.readings).then(|| act(group));
+        group.follow(latest);
+        let done = (latest == voice.readings).then(|| act(group));
         let after = group.idle.len();
         if after == 0 {
             group.queue.notify_waiters();
@@ -305,6 +309,15 @@ impl Kept {
         }
         self.count = (self.count + after).saturating_sub(before);
         done
+    }
+
+    fn latest(&mut self, voice: &Voice) -> Readings {
+        if let Some(known) = self.latest.get_mut(&voice.credential) {
+            *known = known.latest(voice.readings);
+            return *known;
+        }
+        self.latest.insert(voice.credential.clone(), voice.readings);
+        voice.readings
     }
 
     /// Only a flood of names comes here, and each connection of it has cost a handshake: all may be looked at.
@@ -336,8 +349,7 @@ impl Kept {
 
 impl Group {
     /// Ends the connections of what has been replaced.
-    fn follow(&mut self, readings: Readings) {
-        let latest = self.readings.latest(readings);
+    fn follow(&mut self, latest: Readings) {
         if self.readings != latest {
             self.readings = latest;
             self.idle.clear();

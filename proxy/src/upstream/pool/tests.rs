@@ -119,6 +119,23 @@ async fn p_f17_what_was_opened_with_a_replaced_secret_or_password_ends_and_is_no
 }
 
 #[tokio::test]
+async fn p_f17_what_comes_back_with_a_replaced_secret_is_not_kept_where_no_connection_is_left_either() {
+    let (old, new) = (voice(Some("key"), Some(3), None), voice(Some("key"), Some(4), None));
+    for newer_at in ["good.test", "other.test"] {
+        let pool = Arc::new(Pool::default());
+        let (in_use, _far) = over_http1(at("good.test"), &old).await;
+        let (newer, _newer_far) = over_http1(at(newer_at), &new).await;
+        pool.put(newer);
+        assert!(take(&pool, at(newer_at), &new).is_some());
+        pool.put(in_use);
+        assert_eq!(count(&pool), 0, "{newer_at}");
+        let (newer, _newer_far) = over_http1(at(newer_at), &new).await;
+        pool.put(newer);
+        assert_eq!(count(&pool), 1, "{newer_at}");
+    }
+}
+
+#[tokio::test]
 async fn p_i4_kept_connections_are_bounded_for_each_destination_and_in_all_and_the_oldest_goes() {
     let pool = Arc::new(Pool::default());
     let mut held = Vec::new();
