@@ -173,7 +173,7 @@ where
 /// Writes down that a connection is closed without an answer.
 pub(crate) fn refuse_connection(proxy: &Proxy, entrance: Entrance, denial: &Denial) {
     let loaded = proxy.policy.current(std::time::Instant::now()).ok();
-    let mut entry = proxy.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().map(|loaded| &*loaded.policy));
     entry.refuses(denial, None);
 }
 

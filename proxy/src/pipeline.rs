@@ -37,7 +37,6 @@ use crate::resolve::Resolver;
 use crate::respond::{self, Body, denial};
 use crate::scrub::Scrubber;
 use crate::scrub::decode::{self, Coding, Undecodable};
-use crate::scrub::scope::Scrubbers;
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade;
@@ -95,18 +94,18 @@ impl Proxy {
     /// Writes down how often each decision was repeated since this was last done.
     pub(crate) fn write_folds(&self) {
         let loaded = self.policy.current(Instant::now()).ok();
-        self.audit.write_folds(loaded.as_ref().map(|loaded| &loaded.policy));
+        self.audit.write_folds(loaded.as_ref().map(|loaded| &*loaded.policy));
     }
 
     /// The same for the last time, when the proxy ends.
     pub(crate) fn end_folds(&self) {
         let loaded = self.policy.current(Instant::now()).ok();
-        self.audit.end_folds(loaded.as_ref().map(|loaded| &loaded.policy));
+        self.audit.end_folds(loaded.as_ref().map(|loaded| &*loaded.policy));
     }
 
     fn open_often(&self, entrance: Entrance, host: Option<&Host>) -> Entry {
         let loaded = self.policy.current(Instant::now()).ok();
-        let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &loaded.policy));
+        let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &*loaded.policy));
         entry.repeats();
         if let Some(host) = host {
             entry.asks_name(host.as_str());
@@ -123,7 +122,7 @@ pub async fn handle(
 ) -> Response<Body> {
     let turn = proxy.audit.turn().await;
     let loaded = proxy.policy.current(Instant::now());
-    let policy = loaded.as_ref().ok().map(|loaded| &loaded.policy);
+    let policy = loaded.as_ref().ok().map(|loaded| &*loaded.policy);
     let mut entry = proxy.audit.open(context.origin.entrance, policy);
     entry.takes(turn);
     let asked_with = agent_only(request.headers());
@@ -270,11 +269,9 @@ fn known_by_now(
 ) -> Result<Option<Arc<Scrubber>>, Box<Denial>> {
     let now = Instant::now();
     let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
-    if Arc::ptr_eq(&current, loaded) {
-        return Ok(scrubber(proxy, loaded, permit));
-    }
-    // The request's own policy may have been replaced long enough ago to be forgotten.
-    let scrubbers = Scrubbers::after(&loaded.policy, &current.scrubbers, now);
+    let is_same = Arc::ptr_eq(&current, loaded);
+    let late = if is_same { None } else { current.scrubbers.late(&loaded.policy, now) };
+    let scrubbers = late.as_deref().unwrap_or(&current.scrubbers);
     Ok(scrubbers.at(&current.policy, permit.host(), (&proxy.secrets, proxy.metrics.as_ref()), now))
 }
 

@@ -21,7 +21,7 @@ use crate::upstream::{RootsError, Upstream};
 /// A policy and what belongs to it.
 pub struct Loaded {
     /// The decisions.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     pub(crate) placeholders: Arc<Placeholders>,
     pub(crate) upstream: Upstream,
     pub(crate) scrubbers: Scrubbers,
@@ -49,7 +49,7 @@ pub enum LoadError {
 
 /// Reads and checks a document.
 pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) -> Result<Loaded, LoadError> {
-    let policy = Policy::from_yaml(text)?;
+    let policy = Arc::new(Policy::from_yaml(text)?);
     let placeholders = Arc::new(Placeholders::of(&policy)?);
     let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
     Ok(Loaded { policy, placeholders, upstream, scrubbers: Scrubbers::default() })

@@ -31,7 +31,7 @@ pub(super) fn connect(
 ) -> Response<Body> {
     let loaded = proxy.policy.current(Instant::now());
     let mut entry =
-        proxy.audit.open(context.origin.entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+        proxy.audit.open(context.origin.entrance, loaded.as_ref().ok().map(|loaded| &*loaded.policy));
     entry.takes(turn);
     let admitted = loaded
         .map_err(|reason| Box::new(Denial::new(reason)))

@@ -93,7 +93,7 @@ fn admit(
     turn: Turn,
 ) -> Result<Admitted, DenialReason> {
     let loaded = proxy.policy.current(Instant::now());
-    let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &*loaded.policy));
     entry.takes(turn);
     entry.asks_to_connect(host.as_str(), port);
     let admitted = loaded

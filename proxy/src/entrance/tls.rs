@@ -118,7 +118,7 @@ fn admit(
     port: u16,
 ) -> Result<(NamePermit, Arc<rustls::ServerConfig>), Refused> {
     let loaded = proxy.policy.current(Instant::now());
-    let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &loaded.policy));
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().ok().map(|loaded| &*loaded.policy));
     hello.turn.take().into_iter().for_each(|turn| entry.takes(turn));
     let admitted = loaded.map_err(|reason| Box::new(Denial::new(reason))).and_then(|loaded| {
         let host = name(hello.sni.as_deref(), expected, port)?;

@@ -23,6 +23,8 @@ use crate::secrets::Secrets;
 pub struct Scrubbers {
     before: Vec<Replaced>,
     made: Mutex<HashMap<Key, Made>>,
+    /// For answers to requests of policies that are forgotten; the one that was made last stands last.
+    late: Mutex<Vec<Arc<Scrubbers>>>,
 }
 
 /// A policy that is no longer in force, and how long its secrets are looked for.
@@ -50,11 +52,41 @@ struct Use<'p> {
 impl Scrubbers {
     /// The scrubbers of a policy that replaces another one now.
     #[must_use]
-    pub fn after(replaced: &Policy, before: &Self, now: Instant) -> Self {
-        let replaced = Replaced { policy: Arc::new(replaced.clone()), until: now + SECRET_REMEMBERED };
-        let older = before.before.iter().filter(|older| older.until > now).cloned();
-        let before = std::iter::once(replaced).chain(older).take(POLICIES_REMEMBERED_MAX).collect();
-        Self { before, made: Mutex::default() }
+    pub fn after(replaced: &Arc<Policy>, before: &Self, now: Instant) -> Self {
+        let mut before = before.and(replaced, now);
+        before.truncate(POLICIES_REMEMBERED_MAX);
+        Self { before, ..Self::default() }
+    }
+
+    /// Finds as well what a host may have been given under the policy that a request began with, which may have been replaced so
+    /// long ago, or so often, that it is forgotten; none if it is not. All answers to requests of that policy share it.
+    #[must_use]
+    pub fn late(&self, began: &Arc<Policy>, now: Instant) -> Option<Arc<Self>> {
+        if self.remembers(began, now) {
+            return None;
+        }
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = late.iter().find(|known| known.remembers(began, now)) {
+            return Some(Arc::clone(known));
+        }
+        if late.len() >= POLICIES_REMEMBERED_MAX {
+            late.remove(0);
+        }
+        // One more than are remembered: none of those is to be forgotten for it.
+        let made = Arc::new(Self { before: self.and(began, now), ..Self::default() });
+        late.push(Arc::clone(&made));
+        Some(made)
+    }
+
+    fn remembers(&self, policy: &Arc<Policy>, now: Instant) -> bool {
+        self.before.iter().any(|replaced| replaced.until > now && Arc::ptr_eq(&replaced.policy, policy))
+    }
+
+    /// The policies that are remembered now, and this one before them.
+    fn and(&self, policy: &Arc<Policy>, now: Instant) -> Vec<Replaced> {
+        let added = Replaced { policy: Arc::clone(policy), until: now + SECRET_REMEMBERED };
+        let older = self.before.iter().filter(|older| older.until > now).cloned();
+        std::iter::once(added).chain(older).collect()
     }
 
     /// What finds the secrets in answers of this host; none where no credential may go there. A secret that cannot be read
@@ -118,12 +150,12 @@ mod tests {
 
     const KEYS: [&str; 2] = ["sk-live-0123456789", "ghp_abcdefghijklmnop"];
 
-    fn policy(credentials: &str) -> Policy {
+    fn policy(credentials: &str) -> Arc<Policy> {
         let text = format!(
             "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 1, rules: [],
               credentials: [{credentials}]}}"
         );
-        Policy::from_yaml(&text).unwrap()
+        Arc::new(Policy::from_yaml(&text).unwrap())
     }
 
     fn credential(name: &str, host: &str) -> String {
@@ -256,6 +288,62 @@ mod tests {
             (scrubbers.before.len(), scrubbers.uses(&none, &host, now).len()),
             (POLICIES_REMEMBERED_MAX, 0)
         );
+    }
+
+    #[test]
+    fn p_f17_an_answer_to_a_request_of_a_forgotten_policy_is_searched_for_its_secrets_and_all_that_are_remembered()
+     {
+        let (rig, start) = (Rig::new(), Instant::now());
+        let began = policy(&credential("one", "api.good.test"));
+        let oldest = policy(&credential("two", "api.good.test"));
+        let mut scrubbers = Scrubbers::after(&oldest, &Scrubbers::default(), start);
+        let none = policy("");
+        for _ in 1..POLICIES_REMEMBERED_MAX {
+            scrubbers = Scrubbers::after(&none, &scrubbers, start);
+        }
+        let text = KEYS.join(" ");
+        assert_eq!(
+            rig.clean(&scrubbers, &none, "api.good.test", &text, start).unwrap(),
+            format!("{} [redacted]", KEYS[0])
+        );
+        for now in [start, start + SECRET_REMEMBERED / 2] {
+            for _ in 0..10 {
+                let late = scrubbers.late(&began, now).unwrap();
+                let cleaned = rig.clean(&late, &none, "api.good.test", &text, now);
+                assert_eq!(cleaned.unwrap(), "[redacted] [redacted]");
+            }
+        }
+        assert_eq!(rig.made(), 2, "one for all answers to its requests");
+        let (now, made) = (start + SECRET_REMEMBERED * 2, rig.made());
+        let late = scrubbers.late(&began, now).unwrap();
+        let cleaned = rig.clean(&late, &none, "api.good.test", &text, now);
+        assert_eq!(cleaned.unwrap(), format!("[redacted] {}", KEYS[1]), "its own are looked for at any time");
+        assert_eq!(rig.made(), made + 1);
+    }
+
+    #[test]
+    fn p_f17_an_answer_that_is_late_by_one_policy_shares_the_scrubber_of_the_one_in_force() {
+        let (rig, start) = (Rig::new(), Instant::now());
+        let (old, new) = (policy(&credential("one", "api.good.test")), policy(""));
+        let scrubbers = Scrubbers::after(&old, &Scrubbers::default(), start);
+        assert!(scrubbers.late(&old, start).is_none());
+        assert!(rig.clean(&scrubbers, &new, "api.good.test", KEYS[0], start).is_some());
+        let later = start + SECRET_REMEMBERED + Duration::from_secs(1);
+        assert!(scrubbers.late(&old, later).is_some(), "until it is forgotten");
+    }
+
+    #[test]
+    fn p_i4_scrubbers_for_forgotten_policies_are_bounded_and_the_oldest_goes() {
+        let (scrubbers, now) = (Scrubbers::default(), Instant::now());
+        let policies: Vec<_> = (0..POLICIES_REMEMBERED_MAX + 3).map(|_| policy("")).collect();
+        let late: Vec<_> = policies.iter().filter_map(|began| scrubbers.late(began, now)).collect();
+        assert_eq!(
+            (late.len(), scrubbers.late.lock().unwrap().len()),
+            (policies.len(), POLICIES_REMEMBERED_MAX)
+        );
+        let again =
+            |number: usize| Arc::ptr_eq(&scrubbers.late(&policies[number], now).unwrap(), &late[number]);
+        assert!(again(policies.len() - 1) && !again(0));
     }
 
     #[test]
