@@ -16,13 +16,14 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::audit::{Fault, Traffic};
 use crate::headers;
-use crate::limits::{BODY_IDLE_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_TIMEOUT};
+use crate::limits::{BODY_IDLE_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT};
 use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
 use crate::stream::count;
@@ -231,20 +232,68 @@ impl Drop for Upload {
 
 /// Takes a little of a body that nobody wants. A connection that is closed with bytes unread is reset, and the agent's kernel
 /// may then throw the answer away before it is read.
-pub fn drain(mut body: Incoming) {
+pub fn drain(body: Incoming) {
     if body.is_end_stream() {
         return;
     }
-    let taking = timeout(LATE_BODY_TIMEOUT, async move {
+    // None while the process ends, and then the connection does as well.
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(take(body));
+    }
+}
+
+/// Takes of a body what comes without a pause, up to a bound and for a time.
+async fn take(mut body: impl HttpBody<Data = Bytes> + Unpin) {
+    let taking = timeout(LATE_BODY_TIMEOUT, async {
         let mut taken = 0_usize;
         while taken <= LATE_BODY_BYTES_MAX
-            && let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+            && let Ok(Some(Ok(frame))) = timeout(LATE_BODY_IDLE_TIMEOUT, body.frame()).await
         {
             taken = taken.saturating_add(frame.data_ref().map_or(0, Buf::remaining));
         }
     });
-    // None while the process ends, and then the connection does as well.
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(taking);
+    // However it ends, the rest is not taken.
+    let _ = taking.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use futures::StreamExt;
+    use http_body_util::StreamBody;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How much is taken, and for how long, of a body whose frames of this size come at this interval without end.
+    async fn taken(frame_bytes: usize, interval: Duration) -> (usize, Duration) {
+        let (given, begin) = (Cell::new(0), Instant::now());
+        let frames = futures::stream::repeat(()).then(|()| async {
+            sleep(interval).await;
+            given.set(given.get() + frame_bytes);
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; frame_bytes])))
+        });
+        timeout(LATE_BODY_TIMEOUT * 2, take(StreamBody::new(Box::pin(frames)))).await.unwrap();
+        (given.get(), begin.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_body_is_taken_until_it_pauses_or_is_too_long_or_takes_too_long() {
+        let (often, seldom) = (LATE_BODY_IDLE_TIMEOUT / 2, LATE_BODY_IDLE_TIMEOUT * 2);
+        let size = LATE_BODY_BYTES_MAX / 8;
+        let (bytes, time) = taken(size, often).await;
+        assert_eq!(
+            (bytes, time.as_secs()),
+            (size * 9, (often * 9).as_secs()),
+            "however slow, up to the bound"
+        );
+        let (bytes, time) = taken(size, seldom).await;
+        assert_eq!((bytes, time.as_secs()), (0, LATE_BODY_IDLE_TIMEOUT.as_secs()), "silence");
+        let (bytes, time) = taken(1, often).await;
+        assert!(bytes > 10);
+        assert_eq!(time.as_secs(), LATE_BODY_TIMEOUT.as_secs(), "a trickle");
     }
 }

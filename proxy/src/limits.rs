@@ -111,8 +111,10 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is still taken of a request's body once its answer is over. Bodies of refused API calls are well below it.
 pub const LATE_BODY_BYTES_MAX: usize = 256 * 1024;
-/// How long the rest of such a body is waited for.
-pub const LATE_BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Silence in the rest of such a body.
+pub const LATE_BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for all of it: as for a head, since one that takes longer only trickles.
+pub const LATE_BODY_TIMEOUT: Duration = HEADER_READ_TIMEOUT;
 /// Silence on an HTTP/2 connection after which the other side is asked whether it lives; below the minute after which
 /// middleboxes commonly forget a connection.
 pub const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
