@@ -5,7 +5,7 @@
 //! everything is denied.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use agentsandbox_policy::{DenialReason, InvalidPolicy, Policy};
@@ -68,6 +68,8 @@ pub struct ActivePolicy {
     file: PathBuf,
     provider: Arc<CryptoProvider>,
     metrics: Arc<Metrics>,
+    /// Held from the reading of the file until what was read is in force: what is read later comes into force later.
+    looking: Mutex<()>,
     state: RwLock<State>,
 }
 
@@ -90,7 +92,7 @@ impl ActivePolicy {
         metrics: Arc<Metrics>,
     ) -> Self {
         let state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
-        Self { file, provider, metrics, state: RwLock::new(state) }
+        Self { file, provider, metrics, looking: Mutex::default(), state: RwLock::new(state) }
     }
 
     /// The policy to obey now.
@@ -118,30 +120,40 @@ impl ActivePolicy {
 
     /// Looks at the file once.
     pub fn refresh(&self, now: Instant) {
+        self.refresh_with(now, |text| load(text, &self.provider, &self.metrics));
+    }
+
+    /// Requests go on under the old document while a new one is loaded, which may have thousands of rules.
+    fn refresh_with(&self, now: Instant, load: impl FnOnce(&str) -> Result<Loaded, LoadError>) {
+        let _looking = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
         let text = read(&self.file);
+        let loaded = text.as_ref().ok().filter(|text| self.is_new(text)).map(|text| load(text));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        match text {
-            Ok(text) if text == state.text => {
+        match (text, loaded) {
+            (Ok(text), Some(Ok(mut loaded))) => {
+                let old = &state.loaded;
+                loaded.scrubbers = Scrubbers::after(&old.policy, &old.scrubbers, now);
+                tracing::info!(generation = loaded.policy.generation(), "a new policy is in force");
+                *state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
+            }
+            (Ok(text), Some(Err(error))) => {
+                self.refuse(&mut state, &error, now);
+                state.refused = Some(text);
+            }
+            (Ok(text), None) if text == state.text => {
                 // The same bad text may come back, and its ten minutes begin anew then.
                 state.bad_since = None;
                 state.refused = None;
             }
-            Ok(text) if state.refused.as_ref() == Some(&text) => {}
-            Ok(text) => match load(&text, &self.provider, &self.metrics) {
-                Ok(mut loaded) => {
-                    let old = &state.loaded;
-                    loaded.scrubbers = Scrubbers::after(&old.policy, &old.scrubbers, now);
-                    tracing::info!(generation = loaded.policy.generation(), "a new policy is in force");
-                    *state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
-                }
-                Err(error) => {
-                    self.refuse(&mut state, &error, now);
-                    state.refused = Some(text);
-                }
-            },
-            Err(error) if state.bad_since.is_none() => self.refuse(&mut state, &error, now),
-            Err(_) => {}
+            (Err(error), _) if state.bad_since.is_none() => self.refuse(&mut state, &error, now),
+            (Ok(_) | Err(_), _) => {}
         }
+    }
+
+    /// Whether it is neither the text in force nor the one that was refused last.
+    fn is_new(&self, text: &str) -> bool {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        text != state.text && state.refused.as_deref() != Some(text)
     }
 
     fn refuse(&self, state: &mut State, error: &LoadError, now: Instant) {
@@ -215,6 +227,26 @@ mod tests {
         }
         shutdown.cancel();
         following.await.unwrap();
+    }
+
+    #[test]
+    fn p_i8_requests_go_on_while_a_document_is_loaded_and_an_older_one_is_not_in_force_after_a_newer() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        mounted.swap("..2", &document(2));
+        let later = Arc::clone(&policy);
+        let mut newer = None;
+        policy.refresh_with(Instant::now(), |text| {
+            assert!(policy.state.try_read().is_ok(), "a request finds a policy");
+            assert_eq!(generation(&policy), 1);
+            // Somebody else looks, and finds a newer document, before this one is loaded.
+            mounted.swap("..3", &document(3));
+            assert!(policy.looking.try_lock().is_err(), "and waits");
+            newer = Some(std::thread::spawn(move || later.refresh(Instant::now())));
+            load(text, &policy.provider, &policy.metrics)
+        });
+        newer.unwrap().join().unwrap();
+        assert_eq!(generation(&policy), 3);
     }
 
     #[test]
