@@ -20,7 +20,8 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -371,12 +372,38 @@ async fn over_http1(
     Ok(Sender::Http1(sender))
 }
 
+/// Streams that begin before the upstream has said how many it allows: the one that the connection was opened for. More might
+/// stay in hyper's queue.
+const STREAMS_BEFORE_TOLD: usize = 1;
+
+/// Runs the tasks of a connection. hyper polls the connection itself only when there is a request to send: until the upstream has
+/// said how many streams it allows, it is polled after each step of theirs as well.
+#[derive(Clone)]
+struct Telling(Arc<Streams>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
+    fn execute(&self, task: F) {
+        let streams = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let mut task = std::pin::pin!(task);
+            std::future::poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx);
+                streams.may_be_told(STREAMS_BEFORE_TOLD);
+                polled
+            })
+            .await;
+        });
+    }
+}
+
 async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Sender, DenialReason> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let streams = Streams::new(STREAMS_BEFORE_TOLD);
+    let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
     builder
         .timer(TokioTimer::new())
+        .initial_max_send_streams(STREAMS_BEFORE_TOLD)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_UPSTREAM_CONNECTION_WINDOW_BYTES)
@@ -385,11 +412,10 @@ async fn over_http2(
         .keep_alive_timeout(H2_PING_TIMEOUT);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (sender, mut connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
-    let streams = Streams::new(connection.current_max_send_streams());
     let told = Arc::clone(&streams);
     tokio::spawn(async move {
-        // It is polled for each request that is to be sent, and so learns in time what the upstream allows.
         let ended = std::future::poll_fn(|cx| {
+            told.wakes(cx.waker());
             let polled = Pin::new(&mut connection).poll(cx);
             told.allows(connection.current_max_send_streams());
             polled

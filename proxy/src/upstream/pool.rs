@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
 
 use agentsandbox_policy::{Host, Permit, Scheme};
 use tokio::sync::Notify;
@@ -62,15 +63,35 @@ impl Voice {
 /// Streams of one HTTP/2 connection.
 pub(super) struct Streams {
     open: AtomicUsize,
-    /// What the upstream allows; before it has said so, what hyper assumes.
+    /// What the upstream allows, as far as it has said so.
     max: AtomicUsize,
     /// Where requests wait for one, once the connection is kept.
     queue: OnceLock<Arc<Notify>>,
+    /// Whoever asks the connection what it allows.
+    asking: Mutex<Option<Waker>>,
 }
 
 impl Streams {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), max: AtomicUsize::new(max), queue: OnceLock::new() })
+        let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(max));
+        Arc::new(Self { open, max, queue: OnceLock::new(), asking: Mutex::default() })
+    }
+
+    /// Whom to wake when the upstream may have said what it allows.
+    pub(super) fn wakes(&self, waker: &Waker) {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asking.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *asking = Some(waker.clone());
+        }
+    }
+
+    /// Has the connection asked what it allows, while that is still what it was `before_told`.
+    pub(super) fn may_be_told(&self, before_told: usize) {
+        if self.max.load(Ordering::Relaxed) == before_told
+            && let Some(waker) = &*self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            waker.wake_by_ref();
+        }
     }
 
     pub(super) fn allows(&self, max: usize) {

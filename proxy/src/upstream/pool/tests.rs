@@ -1,3 +1,4 @@
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use std::pin::{Pin, pin};
@@ -11,7 +12,7 @@ use tokio::io::DuplexStream;
 use super::*;
 use crate::limits::H2_UPSTREAM_STREAM_WAIT_MAX;
 use crate::metrics::Metrics;
-use crate::respond::full;
+use crate::respond::{Body, full};
 use crate::upstream::{Answer, ExchangeError, Purpose, Upstream};
 
 fn at(host: &str) -> Destination {
@@ -385,6 +386,28 @@ async fn an_upstream_that_allows_more_streams_than_before_is_sent_those_that_wai
     let allowing = pool.kept().groups.values().next().unwrap().idle[2].streams().cloned().unwrap();
     allowing.allows(4);
     assert_eq!(leases(&mut waiting).len(), 3);
+}
+
+#[tokio::test]
+async fn p_i4_only_one_stream_begins_before_the_upstream_has_said_how_many_it_allows() {
+    for (allowed, sent) in [(Some(3), 3), (Some(1), 1), (None, 250)] {
+        let pool = Arc::new(Pool::default());
+        let (near, far) = tokio::io::duplex(1024);
+        pool.put(lease(crate::upstream::over_http2(near).await.unwrap(), at("good.test"), &nobody()));
+        let mut streams = vec![take(&pool, at("good.test"), &nobody()).unwrap()];
+        // Held, so that those that wait do not open another one.
+        let _one_more = opening(&pool).unwrap();
+        let mut waiting: Vec<_> = (1..250).map(|_| waiting(&pool)).collect();
+        let service =
+            hyper::service::service_fn(|_| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(server.max_concurrent_streams(allowed).serve_connection(TokioIo::new(far), service));
+        for _ in 0..100 {
+            streams.extend(leases(&mut waiting));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(streams.len(), sent, "{allowed:?}");
+    }
 }
 
 fn upstream(pool: &Arc<Pool>) -> Upstream {
