@@ -19,6 +19,7 @@ mod entrances;
 mod explain;
 mod flow;
 mod framing;
+mod fullness;
 mod hello;
 mod peers;
 mod placeholders;
