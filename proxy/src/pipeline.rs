@@ -28,7 +28,9 @@ use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
+use crate::limits::{
+    ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, H2_UPSTREAM_STREAM_WAIT_UNCHECKED_MAX,
+};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
@@ -324,20 +326,19 @@ type Leave<'a> = (&'a Recorded, &'a Voice, Option<&'a Secret>);
 /// about to be sent is written down already.
 async fn send(
     proxy: &Proxy,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     leave: Leave<'_>,
     (mut request, target): (Request<Body>, &str),
     entry: &mut Entry,
 ) -> Result<Response<Answer>, Box<Denial>> {
-    let (recorded, voice, _) = leave;
-    let permit = recorded.permit();
+    let permit = leave.0.permit();
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
     let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
     let lease = loop {
         let opening = match purpose {
             Purpose::Upgrade => Opening::default(),
-            Purpose::Exchange => match loaded.upstream.reuse(recorded, voice, until).await {
+            Purpose::Exchange => match reuse(proxy, loaded, leave, until).await? {
                 Ok(lease) => {
                     entry.dials(lease.address());
                     match loaded.upstream.exchange(lease, request, target, purpose).await {
@@ -364,6 +365,28 @@ async fn send(
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
         Err(ExchangeError::Failed(reason)) => Err(failed(reason)),
     }
+}
+
+/// A connection with room, or the leave to open one. A request that had to wait may have been overtaken by a decision of its owner.
+async fn reuse(
+    proxy: &Proxy,
+    loaded: &Arc<Loaded>,
+    (recorded, voice, _): Leave<'_>,
+    until: tokio::time::Instant,
+) -> Result<Result<Lease, Unleased>, Box<Denial>> {
+    let began = tokio::time::Instant::now();
+    let found = loaded.upstream.reuse(recorded, voice, until).await;
+    if began.elapsed() > H2_UPSTREAM_STREAM_WAIT_UNCHECKED_MAX {
+        let permit = recorded.permit();
+        let current =
+            proxy.policy.current(Instant::now()).map_err(|reason| Box::new(denial(permit, reason)))?;
+        let (secret, password) = (secret(proxy, permit)?, password(proxy, &loaded.policy)?);
+        let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *voice;
+        if !Arc::ptr_eq(&current, loaded) || !is_as_before {
+            return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)));
+        }
+    }
+    Ok(found)
 }
 
 /// Resolves once, judges each address, and dials the judged ones in turn.

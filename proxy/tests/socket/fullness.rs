@@ -12,10 +12,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::entrances::to;
 use crate::upstream::Behaviour;
-use crate::world::{Setup, build, get, over_http1};
+use crate::world::{Setup, World, build, get, over_http1};
 
 /// An upstream that allows one stream for each connection, answers when it is let, and remembers what it was asked for.
 fn narrow(asked: &Arc<Mutex<Vec<String>>>, answers: &Arc<Semaphore>) -> Behaviour {
@@ -37,23 +38,16 @@ fn narrow(asked: &Arc<Mutex<Vec<String>>>, answers: &Arc<Semaphore>) -> Behaviou
     })
 }
 
-#[tokio::test]
-async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is_not_sent_if_it_is_given_up()
-{
-    let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
-    let behaviour = Some(narrow(&asked, &answers));
+/// A world whose upstream carries as many requests as it can, and the requests. Each is answered once it may be.
+async fn full(
+    asked: &Arc<Mutex<Vec<String>>>,
+    answers: &Arc<Semaphore>,
+) -> (Arc<World>, Vec<JoinHandle<StatusCode>>) {
+    let behaviour = Some(narrow(asked, answers));
     let world = Arc::new(build(Setup { protocols: vec!["h2"], behaviour, ..Setup::default() }).await);
-    let ask = |path: String| {
-        let world = Arc::clone(&world);
-        tokio::spawn(async move {
-            let request = get(&world.url(&path), &world.authority());
-            over_http1(to(&world, Entrance::HttpProxy).await, request).await.status
-        })
-    };
-    let until_begun = async |path: &str| world.line(&[("event", "begin"), ("path", path)]).await;
     let mut answered = Vec::new();
     for number in 0..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
-        answered.push(ask(format!("/v1/{number}")));
+        answered.push(ask(&world, &format!("/v1/{number}")));
         for _ in 0..500 {
             if asked.lock().unwrap().len() > number {
                 break;
@@ -61,12 +55,31 @@ async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
-    let full = asked.lock().unwrap().clone();
-    assert_eq!(full, ["/v1/0", "/v1/1", "/v1/2", "/v1/3"]);
-    let given_up = ask("/v1/given-up".to_owned());
-    until_begun("/v1/given-up").await;
-    answered.push(ask("/v1/waits".to_owned()));
-    until_begun("/v1/waits").await;
+    assert_eq!(*asked.lock().unwrap(), ["/v1/0", "/v1/1", "/v1/2", "/v1/3"]);
+    (world, answered)
+}
+
+fn ask(world: &Arc<World>, path: &str) -> JoinHandle<StatusCode> {
+    let (world, path) = (Arc::clone(world), path.to_owned());
+    tokio::spawn(async move {
+        let request = get(&world.url(&path), &world.authority());
+        over_http1(to(&world, Entrance::HttpProxy).await, request).await.status
+    })
+}
+
+async fn until_begun(world: &World, path: &str) {
+    world.line(&[("event", "begin"), ("path", path)]).await;
+}
+
+#[tokio::test]
+async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is_not_sent_if_it_is_given_up()
+{
+    let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let (world, mut answered) = full(&asked, &answers).await;
+    let given_up = ask(&world, "/v1/given-up");
+    until_begun(&world, "/v1/given-up").await;
+    answered.push(ask(&world, "/v1/waits"));
+    until_begun(&world, "/v1/waits").await;
     given_up.abort();
     world.line(&[("event", "end"), ("reason", "Interrupted")]).await;
     answers.add_permits(100);
@@ -75,4 +88,19 @@ async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is
     }
     assert_eq!(asked.lock().unwrap()[4..], ["/v1/waits"]);
     assert_eq!(world.upstream_connections(), H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX);
+}
+
+#[tokio::test]
+async fn p_f17_a_request_that_waits_while_the_policy_changes_is_not_sent() {
+    let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let (world, answered) = full(&asked, &answers).await;
+    let overtaken = ask(&world, "/v1/overtaken");
+    until_begun(&world, "/v1/overtaken").await;
+    world.edit(|policy| policy.replace("/v1/", "/v2/")).await;
+    answers.add_permits(100);
+    for each in answered {
+        assert_eq!(each.await.unwrap(), StatusCode::OK, "it was sent before");
+    }
+    assert_eq!(overtaken.await.unwrap(), StatusCode::BAD_GATEWAY);
+    assert_eq!(asked.lock().unwrap().len(), H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX);
 }
