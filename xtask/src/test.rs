@@ -1,11 +1,11 @@
 //! `cargo xtask test`: everything that must hold, in named parts that can be run alone.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::cluster::{Cluster, DEFAULT_NAME, down};
+use crate::cluster::{Cluster, DEFAULT_NAME, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
 use crate::{agent_images, parts, paths, quickstart, shell};
@@ -172,11 +172,16 @@ fn chart() -> Result<()> {
 /// Tests share the machine's two cores with the cluster; two at a time keep waits for conditions short.
 const TEST_THREADS: &str = "--test-threads=2";
 
+/// The world's servers are killed with it, so nothing has to be waited for.
+const WORLD_GRACE: Duration = Duration::from_secs(2);
+
 fn cluster(only_test: Option<&str>) -> Result<()> {
     let cluster = Cluster::named(DEFAULT_NAME)?;
     images::build(&paths::repository(), Selection::WithTests).during("the images are not made")?;
     // The world's real git, pip and npm servers are put into its cache before it starts.
     visible(shell::command(paths::world_program(), &["prepare"]).stdin(Stdio::null()))?;
+    // One that runs already, as a quickstart leaves it, began without them; it is started again with the rest.
+    process::stop(&cluster, "world", WORLD_GRACE).during("the world does not end")?;
     match only_test {
         Some(_) => quickstart::prepare(&cluster)?,
         // The README's other command, whole.

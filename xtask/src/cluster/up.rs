@@ -1,6 +1,7 @@
 //! Bringing a cluster up: from nothing, from what an earlier run left, or not at all.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub fn up(cluster: &Cluster) -> Result<()> {
     if is_up(cluster) {
         if process::running(cluster, "world")?.is_none() && paths::world_program().exists() {
             component::start(cluster, "world")?;
+            let control = cluster.world_state().join("control.sock");
+            wait_for("the world", || UnixStream::connect(&control).is_ok())?;
         }
         println!(
             "cluster {} is up already: export KUBECONFIG={}",
