@@ -26,6 +26,7 @@ pub mod conformance;
 pub mod failure;
 pub mod images;
 pub mod install;
+pub mod invariants;
 pub mod oci;
 pub mod parts;
 pub mod paths;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, DEFAULT_NAME, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{agent_images, parts, paths, quickstart, shell};
+use crate::{agent_images, invariants, parts, paths, quickstart, shell};
 
 /// A part of the tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -188,6 +188,8 @@ fn cluster(only_test: Option<&str>) -> Result<()> {
         None => quickstart::quickstart(&cluster)?,
     }
     agent_images::load(&cluster)?;
+    // It needs a whole run: an invariant that was never judged is not shown to hold.
+    let watching = if only_test.is_none() { Some(invariants::watch(&cluster)?) } else { None };
     let mut args = vec!["test", "--locked", "--package", "agentsandbox-tests"];
     if only_test.is_none() {
         // Every failure of a long run is worth knowing.
@@ -196,6 +198,8 @@ fn cluster(only_test: Option<&str>) -> Result<()> {
     args.extend(["--", TEST_THREADS]);
     args.extend(only_test);
     let outcome = cargo(&args);
+    let verdict = watching.map_or(Ok(()), invariants::Watching::verdict);
+    let outcome = outcome.and(verdict);
     if outcome.is_ok() && only_test.is_none() {
         down::down(&cluster)?;
     }
