@@ -137,6 +137,19 @@ fn every_invariant_names_tests_that_exist() {
     );
 }
 
+#[test]
+fn every_promise_of_the_threat_model_names_tests_that_exist() {
+    let document = fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let code: String = files(&[".rs"]).into_iter().map(|(_, text)| text).collect();
+    let rows = document.lines().filter(|line| line.starts_with("| ") && line.contains("`"));
+    let names: Vec<&str> =
+        rows.flat_map(|row| row.split('`').skip(1).step_by(2)).filter(|name| name.contains('_')).collect();
+    assert!(names.len() > 20, "only {} tests were found in it", names.len());
+    for name in names {
+        assert!(code.contains(&format!("fn {name}(")), "docs/threat-model.md names {name}, which is no test");
+    }
+}
+
 /// The number behind `before` in a file, up to the next character that is no digit.
 fn number_in(file: &str, before: &str) -> u64 {
     let text = fs::read_to_string(root().join(file)).unwrap();
