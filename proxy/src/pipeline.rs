@@ -47,7 +47,7 @@ use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased, 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
     /// The policy in force.
-    pub policy: ActivePolicy,
+    pub policy: Arc<ActivePolicy>,
     /// The secrets.
     pub secrets: Secrets,
     /// The CA.

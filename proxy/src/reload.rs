@@ -45,6 +45,9 @@ pub enum LoadError {
     /// Its placeholders.
     #[error("the placeholders cannot be looked for")]
     Placeholders(#[from] Unsearchable),
+    /// A fault of the proxy's own.
+    #[error("the policy document could not be loaded")]
+    Panicked,
 }
 
 /// Reads and checks a document.
@@ -106,21 +109,46 @@ impl ActivePolicy {
         }
     }
 
-    /// Reads the file until the proxy ends.
-    pub async fn follow(&self, shutdown: CancellationToken) {
+    /// Reads the file until the proxy ends. The document is read and loaded on a thread of its own: the pod of a proxy has one
+    /// core, hence one worker, and all streams would stand still meanwhile.
+    pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        self.follow_with(shutdown, Self::refresh).await;
+    }
+
+    async fn follow_with(
+        self: Arc<Self>,
+        shutdown: CancellationToken,
+        look: impl Fn(&Self, Instant) + Clone + Send + 'static,
+    ) {
         let mut ticks = tokio::time::interval(POLICY_POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => self.refresh(Instant::now()),
-                () = shutdown.cancelled() => return,
+        let following = async {
+            loop {
+                ticks.tick().await;
+                let (policy, look) = (Arc::clone(&self), look.clone());
+                let looked = tokio::task::spawn_blocking(move || look(&policy, Instant::now()));
+                if looked.await.is_err() {
+                    self.refresh_failed(Instant::now());
+                }
             }
+        };
+        tokio::select! {
+            () = following => {}
+            () = shutdown.cancelled() => {}
         }
     }
 
     /// Looks at the file once.
     pub fn refresh(&self, now: Instant) {
         self.refresh_with(now, |text| load(text, &self.provider, &self.metrics));
+    }
+
+    /// Nobody knows what the file says now: that is a document that is refused.
+    fn refresh_failed(&self, now: Instant) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.bad_since.is_none() {
+            self.refuse(&mut state, &LoadError::Panicked, now);
+        }
     }
 
     /// Requests go on under the old document while a new one is loaded, which may have thousands of rules.
@@ -166,6 +194,7 @@ impl ActivePolicy {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::mpsc::RecvTimeoutError;
     use std::time::Duration;
 
     use super::*;
@@ -214,9 +243,8 @@ mod tests {
     async fn p_i8_a_swapped_document_is_in_force_within_a_second() {
         let mounted = Mounted::new(&document(1));
         let policy = mounted.policy();
-        let (follower, shutdown) = (Arc::clone(&policy), CancellationToken::new());
-        let ends = shutdown.clone();
-        let following = tokio::spawn(async move { follower.follow(ends).await });
+        let shutdown = CancellationToken::new();
+        let following = tokio::spawn(Arc::clone(&policy).follow(shutdown.clone()));
         // At any moment between two looks.
         for moment in 0..40 {
             tokio::time::sleep(Duration::from_millis(moment * 37)).await;
@@ -225,6 +253,58 @@ mod tests {
             tokio::time::sleep(PROMISED).await;
             assert_eq!(generation(&policy), next, "{moment}");
         }
+        shutdown.cancel();
+        following.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_i8_a_document_that_takes_long_to_load_does_not_hold_up_the_only_worker() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        mounted.swap("..2", &document(2));
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let (told, shutdown) = (Arc::new(Mutex::new(told)), CancellationToken::new());
+        let look = move |policy: &ActivePolicy, now| {
+            // Nobody tells if nothing else runs meanwhile.
+            if told.lock().unwrap().recv_timeout(Duration::from_secs(20)) != Err(RecvTimeoutError::Timeout) {
+                policy.refresh(now);
+            }
+        };
+        let following = tokio::spawn(Arc::clone(&policy).follow_with(shutdown.clone(), look));
+        // Each is a turn of the runtime's one worker.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(generation(&policy), 1, "it is still being loaded");
+        drop(tell);
+        tokio::time::sleep(PROMISED).await;
+        assert_eq!(generation(&policy), 2);
+        shutdown.cancel();
+        following.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_i8_a_document_that_ends_its_loading_by_a_panic_is_refused_and_the_next_one_is_obeyed() {
+        let mounted = Mounted::new(&document(1));
+        let policy = mounted.policy();
+        let shutdown = CancellationToken::new();
+        let look = |policy: &ActivePolicy, now| {
+            policy.refresh_with(now, |text| {
+                assert!(text.contains("generation: 3"), "a fault of the loader");
+                load(text, &policy.provider, &policy.metrics)
+            });
+        };
+        let following = tokio::spawn(Arc::clone(&policy).follow_with(shutdown.clone(), look));
+        tokio::time::sleep(PROMISED).await;
+        assert!(policy.state.read().unwrap().bad_since.is_none(), "the same document needs no loading");
+        mounted.swap("..2", &document(2));
+        tokio::time::sleep(PROMISED).await;
+        let reason = |after| policy.current(Instant::now() + after).err();
+        assert_eq!((generation(&policy), reason(Duration::ZERO)), (1, None));
+        assert_eq!(reason(POLICY_STALE_MAX + PROMISED), Some(DenialReason::StalePolicy));
+        mounted.swap("..3", &document(3));
+        tokio::time::sleep(PROMISED).await;
+        assert_eq!((generation(&policy), reason(POLICY_STALE_MAX + PROMISED)), (3, None));
         shutdown.cancel();
         following.await.unwrap();
     }

@@ -105,8 +105,9 @@ pub(crate) fn assemble(
     shutdown: CancellationToken,
 ) -> Proxy {
     let (file, text, loaded) = config.policy;
+    let policy = ActivePolicy::new(file, text, loaded, config.provider, Arc::clone(&config.metrics));
     Proxy {
-        policy: ActivePolicy::new(file, text, loaded, config.provider, Arc::clone(&config.metrics)),
+        policy: Arc::new(policy),
         secrets: config.secrets,
         authority: config.authority,
         resolver: Resolver::new(&config.resolve),
@@ -139,8 +140,7 @@ impl Bound {
     pub async fn run(self) {
         let Self { proxy, listeners, dns, slots } = self;
         let background = TaskTracker::new();
-        let follower = Arc::clone(&proxy);
-        background.spawn(async move { follower.policy.follow(follower.shutdown.clone()).await });
+        background.spawn(Arc::clone(&proxy.policy).follow(proxy.shutdown.clone()));
         background.spawn(write_folds(Arc::clone(&proxy)));
         if let Some(socket) = dns {
             background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
