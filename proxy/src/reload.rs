@@ -162,7 +162,11 @@ impl ActivePolicy {
                 let old = &state.loaded;
                 loaded.scrubbers = Scrubbers::after(&old.policy, &old.scrubbers, now);
                 tracing::info!(generation = loaded.policy.generation(), "a new policy is in force");
-                *state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
+                let new = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
+                let old = std::mem::replace(&mut *state, new).loaded;
+                drop(state);
+                // Requests that are still to be answered hold the old document, and it its connections.
+                old.upstream.retire();
             }
             (Ok(text), Some(Err(error))) => {
                 self.refuse(&mut state, &error, now);

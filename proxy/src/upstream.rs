@@ -1,7 +1,7 @@
 //! Connections to upstreams: verified, pooled, and bound to one policy.
 //!
-//! Each policy generation has its own pool, so revoking a host or a range ends the idle connections made under the old
-//! one. A proxy serves one sandbox, so its pools do. A connection carries requests to one (scheme, host, port) only,
+//! Each policy generation has its own pool, which ends with it, so revoking a host or a range ends the idle connections made
+//! under the old one. A proxy serves one sandbox, so its pools do. A connection carries requests to one (scheme, host, port) only,
 //! whatever a certificate says, and with one reading of one secret only, for some upstreams remember who spoke first. No
 //! byte of a request is written before the server has proven its name.
 
@@ -193,6 +193,11 @@ impl Upstream {
         self.pool.lease(destination(recorded), voice, until).await
     }
 
+    /// Ends the connections that lie idle, and keeps none any more: the policy has been replaced.
+    pub fn retire(&self) {
+        self.pool.retire();
+    }
+
     /// A new connection to a judged address.
     pub async fn connect(
         &self,
@@ -303,7 +308,7 @@ impl Lease {
                 voice: self.voice.clone(),
                 address: self.address,
                 may_lead_back: self.may_lead_back,
-                stream: Some(streams.open()),
+                stream: Some(streams.begin()),
             }),
         }
     }
@@ -372,12 +377,13 @@ async fn over_http1(
     Ok(Sender::Http1(sender))
 }
 
-/// Streams that begin before the upstream has said how many it allows: the one that the connection was opened for. More might
-/// stay in hyper's queue.
-const STREAMS_BEFORE_TOLD: usize = 1;
+/// What hyper takes an upstream to allow that has said nothing yet. None says this: a number of streams has 32 bits, and where
+/// none is said it is the largest there is.
+const NOTHING_TOLD: usize = usize::MAX - 1;
 
-/// Runs the tasks of a connection. hyper polls the connection itself only when there is a request to send: until the upstream has
-/// said how many streams it allows, it is polled after each step of theirs as well.
+/// Runs the tasks of a connection. hyper polls the connection itself only when there is a request to send, and while it is full
+/// there is none: until then it is polled after each step of theirs as well, or nobody would see that it allows more, or that
+/// the upstream wants to end it.
 #[derive(Clone)]
 struct Telling(Arc<Streams>);
 
@@ -388,7 +394,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
             let mut task = std::pin::pin!(task);
             std::future::poll_fn(|cx| {
                 let polled = task.as_mut().poll(cx);
-                streams.may_be_told(STREAMS_BEFORE_TOLD);
+                streams.may_be_told();
                 polled
             })
             .await;
@@ -399,11 +405,11 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
 async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Sender, DenialReason> {
-    let streams = Streams::new(STREAMS_BEFORE_TOLD);
+    let streams = Streams::new();
     let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
     builder
         .timer(TokioTimer::new())
-        .initial_max_send_streams(STREAMS_BEFORE_TOLD)
+        .initial_max_send_streams(NOTHING_TOLD)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_UPSTREAM_CONNECTION_WINDOW_BYTES)
@@ -417,7 +423,10 @@ async fn over_http2(
         let ended = std::future::poll_fn(|cx| {
             told.wakes(cx.waker());
             let polled = Pin::new(&mut connection).poll(cx);
-            told.allows(connection.current_max_send_streams());
+            match connection.current_max_send_streams() {
+                NOTHING_TOLD => {}
+                allowed => told.allows(allowed),
+            }
             polled
         });
         if let Err(error) = ended.await {

@@ -6,19 +6,21 @@
 //!
 //! hyper takes any number of requests for a connection that is full, and gives none back. So a request waits here until a
 //! stream can begin, and is dropped here if its agent gives it up. Whatever lets one go on wakes one that waits: a stream
-//! or a connection that ends, one that is kept, a leave to open that is given back. Who goes on wakes the next if there is
-//! room for more; when nothing is left to wait for, all are woken.
+//! or a connection that ends, one that is kept, a leave to open that is given back. Two that come at once may wake only one,
+//! so who goes on wakes the next if that could go on as well; when nothing is left to wait for, all are woken.
+
+mod streams;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::Waker;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use agentsandbox_policy::{Host, Permit, Scheme};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
+pub(super) use self::streams::{Stream, Streams};
 use super::{Lease, Sender};
 use crate::limits::{
     H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX, IDLE_CONNECTION_AGE_MAX, IDLE_CONNECTIONS_MAX,
@@ -60,73 +62,6 @@ impl Voice {
     }
 }
 
-/// Streams of one HTTP/2 connection.
-pub(super) struct Streams {
-    open: AtomicUsize,
-    /// What the upstream allows, as far as it has said so.
-    max: AtomicUsize,
-    /// Where requests wait for one, once the connection is kept.
-    queue: OnceLock<Arc<Notify>>,
-    /// Whoever asks the connection what it allows.
-    asking: Mutex<Option<Waker>>,
-}
-
-impl Streams {
-    pub(super) fn new(max: usize) -> Arc<Self> {
-        let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(max));
-        Arc::new(Self { open, max, queue: OnceLock::new(), asking: Mutex::default() })
-    }
-
-    /// Whom to wake when the upstream may have said what it allows.
-    pub(super) fn wakes(&self, waker: &Waker) {
-        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asking.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *asking = Some(waker.clone());
-        }
-    }
-
-    /// Has the connection asked what it allows, while that is still what it was `before_told`.
-    pub(super) fn may_be_told(&self, before_told: usize) {
-        if self.max.load(Ordering::Relaxed) == before_told
-            && let Some(waker) = &*self.asking.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            waker.wake_by_ref();
-        }
-    }
-
-    pub(super) fn allows(&self, max: usize) {
-        if self.max.swap(max, Ordering::Relaxed) < max {
-            self.wake_one();
-        }
-    }
-
-    pub(super) fn open(self: &Arc<Self>) -> Stream {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Stream(Arc::clone(self))
-    }
-
-    /// Lets one that waits look again: a stream has ended, or the connection has.
-    pub(super) fn wake_one(&self) {
-        if let Some(queue) = self.queue.get() {
-            queue.notify_one();
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.open.load(Ordering::Relaxed) < self.max.load(Ordering::Relaxed)
-    }
-}
-
-/// One stream of a connection, counted until this is dropped.
-pub struct Stream(Arc<Streams>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.wake_one();
-    }
-}
-
 /// The leave to open a connection. While it is held nobody else opens one because those of the same key are full; however it
 /// is given back, another may.
 #[derive(Debug, Default)]
@@ -162,9 +97,13 @@ impl Opening {
 }
 
 impl Leave {
+    fn is_free(&self) -> bool {
+        !self.has_failed.load(Ordering::Acquire) && !self.is_held.load(Ordering::Acquire)
+    }
+
     /// Whether the caller may open one more, and nobody else until it is given back.
     fn take(&self) -> bool {
-        !self.has_failed.load(Ordering::Acquire) && !self.is_held.swap(true, Ordering::AcqRel)
+        self.is_free() && !self.is_held.swap(true, Ordering::AcqRel)
     }
 }
 
@@ -211,6 +150,8 @@ struct Kept {
     groups: HashMap<Key, Group>,
     /// Connections of all groups.
     count: usize,
+    /// The policy that these belong to has been replaced.
+    is_retired: bool,
     /// The newest readings that were spoken with, of each credential of the policy and of none: a connection may come back
     /// when there is no other one left.
     latest: HashMap<Option<String>, Readings>,
@@ -229,13 +170,18 @@ struct Group {
 }
 
 struct Idle {
+    /// When it was last put to use. As long as a stream of it is open, it does not lie idle.
     since: Instant,
     lease: Lease,
 }
 
 impl Idle {
     fn is_usable(&self) -> bool {
-        self.since.elapsed() < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
+        (self.is_used() || self.since.elapsed() < IDLE_CONNECTION_AGE_MAX) && self.lease.is_open()
+    }
+
+    fn is_used(&self) -> bool {
+        self.streams().is_some_and(|streams| streams.open() > 0)
     }
 
     fn streams(&self) -> Option<&Arc<Streams>> {
@@ -245,8 +191,9 @@ impl Idle {
         }
     }
 
+    /// Whether a request can be sent on it at once.
     fn has_room(&self) -> bool {
-        self.streams().is_some_and(|streams| streams.has_room())
+        self.streams().is_none_or(|streams| streams.has_room())
     }
 }
 
@@ -295,12 +242,25 @@ impl Pool {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
         let mut kept = self.kept();
+        if kept.is_retired {
+            return;
+        }
         let (to, voice) = (lease.to.clone(), lease.voice.clone());
         let key = Key { to: to.clone(), credential: voice.credential.clone() };
         kept.groups.entry(key).or_default();
         kept.in_group(to, &voice, |group| group.put(lease));
         if kept.count > IDLE_CONNECTIONS_MAX {
             kept.evict_oldest();
+        }
+    }
+
+    /// Ends what is kept, and keeps nothing any more. Those that wait have no connection to wait for.
+    pub(super) fn retire(&self) {
+        let mut kept = self.kept();
+        kept.is_retired = true;
+        kept.count = 0;
+        for (_, group) in kept.groups.drain() {
+            group.queue.notify_waiters();
         }
     }
 
@@ -358,8 +318,10 @@ impl Kept {
     }
 
     fn sweep(&mut self) {
+        let now = Instant::now();
         self.groups.retain(|_, group| {
             group.idle.retain(Idle::is_usable);
+            group.idle.iter_mut().filter(|idle| idle.is_used()).for_each(|idle| idle.since = now);
             group.leave.has_failed.store(false, Ordering::Release);
             group.wake();
             !group.idle.is_empty()
@@ -369,26 +331,32 @@ impl Kept {
 }
 
 impl Group {
-    /// Ends the connections of what has been replaced.
+    /// Ends the connections of what has been replaced. Nobody waits for those any more, or wakings for newer ones would be lost on them.
     fn follow(&mut self, latest: Readings) {
         if self.readings != latest {
             self.readings = latest;
             self.idle.clear();
+            self.queue.notify_waiters();
         }
     }
 
     fn take(&mut self) -> Taken {
+        let taken = self.look();
+        if !matches!(taken, Taken::Wait(_)) && (self.idle.iter().any(Idle::has_room) || self.may_open()) {
+            self.queue.notify_one();
+        }
+        taken
+    }
+
+    fn look(&mut self) -> Taken {
         while self.idle.last().is_some_and(|last| !last.is_usable()) {
             self.idle.pop();
         }
-        if let Some(last) = self.idle.pop_if(|last| last.streams().is_none()) {
-            return Taken::Lease(last.lease);
+        // Most stand last: those of an upstream that has both protocols may not.
+        if let Some(at) = self.idle.iter().rposition(|idle| idle.streams().is_none() && idle.is_usable()) {
+            return Taken::Lease(self.idle.remove(at).lease);
         }
         if let Some(lease) = self.shared() {
-            // Who was woken may have been so for more than one stream.
-            if self.idle.iter().any(Idle::has_room) {
-                self.queue.notify_one();
-            }
             return Taken::Lease(lease);
         }
         // One that is closed, but not the last that was kept, is not to count.
@@ -396,17 +364,26 @@ impl Group {
         if self.idle.is_empty() {
             return Taken::Opening(Opening::default());
         }
-        if self.idle.len() < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX && self.leave.take() {
+        if self.may_open() && self.leave.take() {
             let (leave, queue) = (Arc::clone(&self.leave), Arc::clone(&self.queue));
             return Taken::Opening(Opening(Some(OneMore { leave, queue })));
         }
         Taken::Wait(Arc::clone(&self.queue).notified_owned())
     }
 
+    /// Whether one more may be opened because these are full. The newest may turn out not to be.
+    fn may_open(&self) -> bool {
+        let may_yet_allow =
+            |idle: &Idle| idle.streams().is_some_and(|streams| streams.may_yet_allow()) && idle.is_usable();
+        self.idle.len() < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX
+            && self.leave.is_free()
+            && !self.idle.iter().any(may_yet_allow)
+    }
+
     /// A stream of the HTTP/2 connection with the fewest, if one can begin at once.
     fn shared(&mut self) -> Option<Lease> {
         let fits = |idle: &&mut Idle| idle.has_room() && idle.is_usable();
-        let streams = |idle: &&mut Idle| idle.streams().map(|streams| streams.open.load(Ordering::Relaxed));
+        let streams = |idle: &&mut Idle| idle.streams().map(|streams| streams.open());
         let found = self.idle.iter_mut().filter(fits).min_by_key(streams)?;
         found.since = Instant::now();
         found.lease.shared()
@@ -431,7 +408,7 @@ impl Group {
         }
         if self.idle.len() < most {
             if let Sender::Http2(_, streams) = &lease.sender {
-                streams.queue.get_or_init(|| Arc::clone(&self.queue));
+                streams.wait_in(&self.queue);
             }
             self.idle.push(Idle { since: Instant::now(), lease });
             self.wake();
