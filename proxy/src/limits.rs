@@ -43,9 +43,9 @@ pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
 /// How long a request waits for a stream while all connections to its destination are full: as long as for the head of an
 /// answer, since it waits for answers of the same upstream to end.
 pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
-/// A request that has waited longer than this for a stream is sent only if nothing has changed: neither the policy nor the secret that
-/// is written in it. Shorter is no wait: a decision takes as long.
-pub const H2_UPSTREAM_STREAM_WAIT_UNCHECKED_MAX: Duration = Duration::from_millis(10);
+/// A request whose policy and secret were looked up longer ago than this, because it waited for a stream or a connection, is sent only
+/// if neither has changed. Shorter is no wait: a decision takes as long.
+pub const UNCHECKED_WAIT_MAX: Duration = Duration::from_millis(10);
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 /// How often connections that became too old are looked for.

@@ -28,9 +28,7 @@ use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
-use crate::limits::{
-    ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, H2_UPSTREAM_STREAM_WAIT_UNCHECKED_MAX,
-};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, UNCHECKED_WAIT_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
@@ -123,7 +121,8 @@ pub async fn handle(
     context: &Arc<EntranceContext>,
 ) -> Response<Body> {
     let turn = proxy.audit.turn().await;
-    let loaded = proxy.policy.current(Instant::now());
+    let since = Instant::now();
+    let loaded = proxy.policy.current(since);
     let policy = loaded.as_ref().ok().map(|loaded| &*loaded.policy);
     let mut entry = proxy.audit.open(context.origin.entrance, policy);
     entry.takes(turn);
@@ -132,7 +131,7 @@ pub async fn handle(
     let (head, body) = request.into_parts();
     let mut body = Some(body);
     let answered = match &loaded {
-        Ok(loaded) => exchange(&proxy, loaded, (head, &mut body, agent), context, &mut entry).await,
+        Ok(loaded) => exchange(&proxy, (loaded, since), (head, &mut body, agent), context, &mut entry).await,
         Err(reason) => Err(Box::new(Denial::new(*reason))),
     };
     match answered {
@@ -163,7 +162,7 @@ struct Tunnel {
 
 async fn exchange(
     proxy: &Proxy,
-    loaded: &Arc<Loaded>,
+    (loaded, since): (&Arc<Loaded>, Instant),
     (head, body, agent): (Parts, &mut Option<Incoming>, OnUpgrade),
     context: &EntranceContext,
     entry: &mut Entry,
@@ -189,12 +188,11 @@ async fn exchange(
     let body = body.judged(injection, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
-    let response = send(proxy, loaded, (&recorded, &voice, password.as_ref()), (request, &target), entry)
-        .await
-        .map_err(|failed| {
-            // The upstream broke off because the body was.
-            traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
-        })?;
+    let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), since };
+    let response = send(proxy, &leave, (request, &target), entry).await.map_err(|failed| {
+        // The upstream broke off because the body was.
+        traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
+    })?;
     progress.answered();
     let known = known_by_now(proxy, loaded, permit)?;
     if scrubber.is_none() && known.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
@@ -319,29 +317,58 @@ fn outgoing(
     Ok((request, target))
 }
 
-/// What a request is sent by: the right to send it, as whom it speaks, and what the upstream proxy is told.
-type Leave<'a> = (&'a Recorded, &'a Voice, Option<&'a Secret>);
+/// What a request is sent by.
+struct Leave<'a> {
+    loaded: &'a Arc<Loaded>,
+    /// The right to send it.
+    recorded: &'a Recorded,
+    /// As whom it speaks.
+    voice: &'a Voice,
+    /// What the upstream proxy is told.
+    password: Option<&'a Secret>,
+    /// When all this was looked up.
+    since: Instant,
+}
+
+impl Leave<'_> {
+    /// Whether it is still worth what it was. A request that had to wait, for a stream or for an upstream that is slow to be
+    /// reached, may have been overtaken by a decision of its owner.
+    fn holds(&self, proxy: &Proxy) -> Result<(), Box<Denial>> {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.since) <= UNCHECKED_WAIT_MAX {
+            return Ok(());
+        }
+        let permit = self.recorded.permit();
+        let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
+        let (secret, password) = (secret(proxy, permit)?, password(proxy, &self.loaded.policy)?);
+        let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *self.voice;
+        if Arc::ptr_eq(&current, self.loaded) && is_as_before {
+            return Ok(());
+        }
+        Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)))
+    }
+}
 
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
 /// about to be sent is written down already.
 async fn send(
     proxy: &Proxy,
-    loaded: &Arc<Loaded>,
-    leave: Leave<'_>,
+    leave: &Leave<'_>,
     (mut request, target): (Request<Body>, &str),
     entry: &mut Entry,
 ) -> Result<Response<Answer>, Box<Denial>> {
-    let permit = leave.0.permit();
+    let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
     let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
     let lease = loop {
         let opening = match purpose {
             Purpose::Upgrade => Opening::default(),
-            Purpose::Exchange => match reuse(proxy, loaded, leave, until).await? {
+            Purpose::Exchange => match upstream.reuse(leave.recorded, leave.voice, until).await {
                 Ok(lease) => {
+                    leave.holds(proxy)?;
                     entry.dials(lease.address());
-                    match loaded.upstream.exchange(lease, request, target, purpose).await {
+                    match upstream.exchange(lease, request, target, purpose).await {
                         Ok(response) => return Ok(response),
                         Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
                         Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
@@ -353,57 +380,35 @@ async fn send(
             },
         };
         // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
-        match Box::pin(connect(proxy, loaded, leave, purpose, entry)).await {
+        match Box::pin(connect(proxy, leave, purpose, entry)).await {
             Ok(lease) => break lease,
             // One that is full is better than none.
             Err(_) if opening.is_for_one_more() => opening.failed(),
             Err(denial) => return Err(denial),
         }
     };
-    match loaded.upstream.exchange(lease, request, target, purpose).await {
+    leave.holds(proxy)?;
+    match upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
         Err(ExchangeError::Failed(reason)) => Err(failed(reason)),
     }
 }
 
-/// A connection with room, or the leave to open one. A request that had to wait may have been overtaken by a decision of its owner.
-async fn reuse(
-    proxy: &Proxy,
-    loaded: &Arc<Loaded>,
-    (recorded, voice, _): Leave<'_>,
-    until: tokio::time::Instant,
-) -> Result<Result<Lease, Unleased>, Box<Denial>> {
-    let began = tokio::time::Instant::now();
-    let found = loaded.upstream.reuse(recorded, voice, until).await;
-    if began.elapsed() > H2_UPSTREAM_STREAM_WAIT_UNCHECKED_MAX {
-        let permit = recorded.permit();
-        let current =
-            proxy.policy.current(Instant::now()).map_err(|reason| Box::new(denial(permit, reason)))?;
-        let (secret, password) = (secret(proxy, permit)?, password(proxy, &loaded.policy)?);
-        let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *voice;
-        if !Arc::ptr_eq(&current, loaded) || !is_as_before {
-            return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)));
-        }
-    }
-    Ok(found)
-}
-
 /// Resolves once, judges each address, and dials the judged ones in turn.
 async fn connect(
     proxy: &Proxy,
-    loaded: &Loaded,
-    (recorded, voice, password): Leave<'_>,
+    leave: &Leave<'_>,
     purpose: Purpose,
     entry: &mut Entry,
 ) -> Result<Lease, Box<Denial>> {
-    let permit = recorded.permit();
-    let resolved = proxy.resolver.resolve(recorded, &loaded.policy).await;
+    let (permit, policy) = (leave.recorded.permit(), &leave.loaded.policy);
+    let resolved = proxy.resolver.resolve(leave.recorded, policy).await;
     let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
     let mut refused = None;
     let mut dials: Vec<DialPermit> = Vec::new();
     for address in addresses {
-        match permit.dial(&loaded.policy, address) {
+        match permit.dial(policy, address) {
             Ok(dial) => dials.push(dial),
             Err(denial) => refused = Some(denial),
         }
@@ -413,8 +418,9 @@ async fn connect(
     }
     let mut failure = DenialReason::UpstreamUnreachable;
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
+        leave.holds(proxy)?;
         entry.dials(dial.address());
-        match loaded.upstream.connect(dial, purpose, voice, password).await {
+        match leave.loaded.upstream.connect(dial, purpose, leave.voice, leave.password).await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,
         }
@@ -460,3 +466,6 @@ fn agent_only(headers: &HeaderMap) -> HeaderMap {
     let agent = headers.get(http::header::USER_AGENT).cloned();
     agent.map(|agent| (http::header::USER_AGENT, agent)).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;

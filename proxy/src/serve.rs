@@ -241,14 +241,38 @@ fn serve(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) -> Work {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::path::Path;
+
+    use agentsandbox_policy::Host;
     use http::{Request, Response};
     use hyper::body::Incoming;
 
     use super::*;
+    use crate::cli::{Ports, ServeArgs};
     use crate::entrance::EntranceContext;
     use crate::pipeline::handle;
     use crate::respond::Body;
+
+    /// A proxy with this policy, whose secrets stand in the folder as well. It knows the addresses of these names.
+    pub(crate) fn proxy(folder: &Path, policy: &str, resolve: Vec<(Host, IpAddr)>) -> Proxy {
+        std::fs::write(folder.join("policy.yaml"), policy).unwrap();
+        let args = ServeArgs {
+            policy: folder.join("policy.yaml"),
+            secrets: folder.to_owned(),
+            keys: None,
+            state: folder.to_owned(),
+            advertise: None,
+            enrolled: None,
+            termination_log: None,
+            bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            resolve,
+            ports: Ports::default(),
+        };
+        let config = Config::parse(&args).unwrap_or_else(|error| panic!("{error:?}"));
+        assemble(config, Box::new(std::io::sink()), CancellationToken::new())
+    }
 
     fn bytes_of<A, B, C, F: Future<Output = Response<Body>>>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()

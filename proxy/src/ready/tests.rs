@@ -1,20 +1,15 @@
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::authority::Authority;
-use crate::cli::{Ports, ServeArgs};
-use crate::config::Config;
 use crate::enrolment::Enrolment;
 use crate::limits::POLICY_STALE_MAX;
 use crate::resolve::Resolver;
-use crate::serve::assemble;
 
 /// Longer than a secret's file is not looked at.
 const LATER: Duration = Duration::from_secs(60);
@@ -28,25 +23,10 @@ const POLICY: &str =
 
 /// A proxy that waits for nothing, but perhaps for the resolver of the system that the test runs on.
 fn ready(folder: &Path) -> Proxy {
-    for (file, text) in
-        [("policy.yaml", POLICY), ("one", "sk-real-0123456789"), ("two", "sk-real-9876543210")]
-    {
+    for (file, text) in [("one", "sk-real-0123456789"), ("two", "sk-real-9876543210")] {
         std::fs::write(folder.join(file), text).unwrap();
     }
-    let args = ServeArgs {
-        policy: folder.join("policy.yaml"),
-        secrets: folder.to_owned(),
-        keys: None,
-        state: folder.to_owned(),
-        advertise: None,
-        enrolled: None,
-        termination_log: None,
-        bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        resolve: Vec::new(),
-        ports: Ports::default(),
-    };
-    let config = Config::parse(&args).unwrap_or_else(|error| panic!("{error:?}"));
-    assemble(config, Box::new(std::io::sink()), CancellationToken::new())
+    crate::serve::tests::proxy(folder, POLICY, Vec::new())
 }
 
 /// What is waited for beside the resolver, as (kind, name).

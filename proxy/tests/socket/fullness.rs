@@ -19,7 +19,7 @@ use crate::upstream::Behaviour;
 use crate::world::{Setup, World, build, get, over_http1};
 
 /// An upstream that allows one stream for each connection, answers when it is let, and remembers what it was asked for.
-fn narrow(asked: &Arc<Mutex<Vec<String>>>, answers: &Arc<Semaphore>) -> Behaviour {
+pub fn narrow(asked: &Arc<Mutex<Vec<String>>>, answers: &Arc<Semaphore>) -> Behaviour {
     let (asked, answers) = (Arc::clone(asked), Arc::clone(answers));
     Behaviour::new(move |io| {
         let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
@@ -59,7 +59,7 @@ async fn full(
     (world, answered)
 }
 
-fn ask(world: &Arc<World>, path: &str) -> JoinHandle<StatusCode> {
+pub fn ask(world: &Arc<World>, path: &str) -> JoinHandle<StatusCode> {
     let (world, path) = (Arc::clone(world), path.to_owned());
     tokio::spawn(async move {
         let request = get(&world.url(&path), &world.authority());
@@ -91,16 +91,22 @@ async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is
 }
 
 #[tokio::test]
-async fn p_f17_a_request_that_waits_while_the_policy_changes_is_not_sent() {
-    let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
-    let (world, answered) = full(&asked, &answers).await;
-    let overtaken = ask(&world, "/v1/overtaken");
-    until_begun(&world, "/v1/overtaken").await;
-    world.edit(|policy| policy.replace("/v1/", "/v2/")).await;
-    answers.add_permits(100);
-    for each in answered {
-        assert_eq!(each.await.unwrap(), StatusCode::OK, "it was sent before");
+async fn p_f17_a_request_that_waits_while_the_policy_or_its_secret_changes_is_not_sent() {
+    for is_policy in [true, false] {
+        let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
+        let (world, answered) = full(&asked, &answers).await;
+        let overtaken = ask(&world, "/v1/overtaken");
+        until_begun(&world, "/v1/overtaken").await;
+        if is_policy {
+            world.edit(|policy| policy.replace("/v1/", "/v2/")).await;
+        } else {
+            world.rotate().await;
+        }
+        answers.add_permits(100);
+        for each in answered {
+            assert_eq!(each.await.unwrap(), StatusCode::OK, "it was sent before");
+        }
+        assert_eq!(overtaken.await.unwrap(), StatusCode::BAD_GATEWAY, "{is_policy}");
+        assert_eq!(asked.lock().unwrap().len(), H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX, "{is_policy}");
     }
-    assert_eq!(overtaken.await.unwrap(), StatusCode::BAD_GATEWAY);
-    assert_eq!(asked.lock().unwrap().len(), H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX);
 }

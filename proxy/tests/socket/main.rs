@@ -21,6 +21,7 @@ mod flow;
 mod framing;
 mod fullness;
 mod hello;
+mod overtaken;
 mod peers;
 mod placeholders;
 mod pool;

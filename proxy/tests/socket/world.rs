@@ -309,6 +309,24 @@ impl World {
         panic!("the document is not in force");
     }
 
+    /// Replaces the secret, and waits until the proxy has read the new one.
+    pub async fn rotate(&self) {
+        // A short one, since those are counted when they are read.
+        std::fs::write(self.folder.path().join("secrets/good"), "sk-short").unwrap();
+        for _ in 0..500 {
+            let mut told = String::new();
+            for path in ["/readyz", "/metrics"] {
+                let io = TcpStream::connect(self.port(Port::Admin)).await.unwrap();
+                told = over_http1(io, get(path, "proxy")).await.body;
+            }
+            if told.contains("agentsandbox_proxy_short_secrets_total 1\n") {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("the secret is not read");
+    }
+
     /// The audit lines, once there are so many.
     pub async fn audit(&self, lines: usize) -> Vec<serde_json::Value> {
         self.until(|all| (all.len() >= lines).then(|| all.to_vec())).await
