@@ -35,9 +35,6 @@ async fn main() -> ExitCode {
     let etcd = Etcd::new(Arguments::parse().etcd);
     let mut watcher = Watcher::default();
     let outcome = watch(&etcd, &mut watcher).await;
-    for violation in watcher.violations() {
-        println!("{:?} broken at revision {}: {}", violation.invariant, violation.revision, violation.what);
-    }
     let counts: Vec<_> = ALL.iter().map(|one| format!("{one:?} {}", watcher.judged(*one))).collect();
     match &outcome {
         Err(error) => println!("not every revision was read: {error}"),
@@ -83,8 +80,17 @@ async fn watch(etcd: &Etcd, watcher: &mut Watcher) -> Result<u64, Error> {
             }
         }
     }
+    let told = watcher.violations().len();
     watcher.end(read, etcd.now());
+    tell(watcher, told);
     Ok(read - first)
+}
+
+/// Tells what was found after the first `told` of it: at once, for the run may not come to its end.
+fn tell(watcher: &Watcher, told: usize) {
+    for violation in watcher.violations().iter().skip(told) {
+        println!("{:?} broken at revision {}: {}", violation.invariant, violation.revision, violation.what);
+    }
 }
 
 /// Judges what comes, until all up to `last` has come.
@@ -92,7 +98,9 @@ async fn follow(etcd: &Etcd, watcher: &mut Watcher, read: &mut u64, last: u64) -
     let mut watch = etcd.watch(*read + 1).await?;
     while *read < last {
         for event in watch.next().await? {
+            let told = watcher.violations().len();
             watcher.see(&event);
+            tell(watcher, told);
             *read = event.revision;
         }
     }
