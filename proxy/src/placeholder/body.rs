@@ -7,9 +7,6 @@ use http::HeaderMap;
 
 use super::{Placeholders, Words};
 
-/// Longest escape, `\u0041`, without its last byte.
-const PENDING_BYTES_MAX: usize = 5;
-
 /// The state between two frames of one body.
 pub struct BodySearch {
     placeholders: Arc<Placeholders>,
@@ -83,17 +80,30 @@ impl Tail {
     }
 }
 
-/// How many bytes at the end of the text may be the beginning of an escape.
+/// How many bytes at the end of the text may be the beginning of an escape. It is read from its beginning, as [`unescaped`]
+/// reads it: whether a backslash begins an escape or ends one is told by what stands before it.
 fn unfinished(text: &[u8]) -> usize {
-    let from = text.len().saturating_sub(PENDING_BYTES_MAX);
-    let end = text.get(from..).unwrap_or_default();
-    let begins = |at: usize| match end.get(at..) {
-        Some([b'%', digits @ ..]) => digits.len() < 2,
-        Some([b'\\']) => true,
-        Some([b'\\', b'u', digits @ ..]) => digits.len() < 4,
+    let mut at = 0;
+    while let Some(next) = memchr::memchr2(b'%', b'\\', text.get(at..).unwrap_or_default()) {
+        at += next;
+        let rest = text.get(at..).unwrap_or_default();
+        match escape(rest) {
+            Some((_, bytes)) => at += bytes,
+            None if begins(rest) => return rest.len(),
+            None => at += 1,
+        }
+    }
+    0
+}
+
+/// Whether all of this may be the beginning of an escape.
+const fn begins(text: &[u8]) -> bool {
+    match text {
+        [b'%', digits @ ..] => digits.len() < 2,
+        [b'\\'] => true,
+        [b'\\', b'u', digits @ ..] => digits.len() < 4,
         _ => false,
-    };
-    (0..end.len()).find(|at| begins(*at)).map_or(0, |at| end.len() - at)
+    }
 }
 
 /// The text with its percent-encoding (RFC 3986, 2.1) and its escapes of JSON (RFC 8259, 7) undone once, where they stand

@@ -127,6 +127,8 @@ fn p_f3_a_placeholder_in_a_body_is_found_before_its_last_byte_passes_wherever_fr
         percent(ISSUED),
         json(ISSUED),
         format!("\\\"{ISSUED}"),
+        // A backslash that is escaped itself begins nothing, wherever a frame ends.
+        format!("\\\\{}", json(ISSUED)),
     ];
     for inner in spelled {
         let text = format!("{{\"a\": \"50% \\n {inner}\", \"b\": \"\\u004\"}}");
