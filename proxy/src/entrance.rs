@@ -4,7 +4,7 @@
 
 pub mod base_url;
 pub mod dns;
-mod hello;
+pub mod hello;
 pub mod http_proxy;
 mod passthrough;
 mod resets;
@@ -177,6 +177,18 @@ pub(crate) fn refuse_connection(proxy: &Proxy, entrance: Entrance, denial: &Deni
     entry.refuses(denial, None);
 }
 
+/// How HTTP/1.1 is read: the bounds of a head, and the time for it. It needs a runtime with a clock.
+#[must_use]
+pub fn http1_reader() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_headers(HEADER_FIELDS_MAX)
+        .max_buf_size(usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX));
+    builder
+}
+
 /// Serves HTTP/1.1 until the client or the proxy has had enough.
 pub(crate) async fn serve_http1<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext)
 where
@@ -185,13 +197,7 @@ where
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let asked = Arc::new(AtomicBool::new(false));
     let service = service(Arc::clone(&proxy), Arc::new(context), Arc::clone(&asked));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_headers(HEADER_FIELDS_MAX)
-        .max_buf_size(usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX))
-        .serve_connection(TokioIo::new(io), service_fn(service))
-        .with_upgrades();
+    let connection = http1_reader().serve_connection(TokioIo::new(io), service_fn(service)).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

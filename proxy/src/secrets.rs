@@ -38,6 +38,24 @@ impl Secret {
         Self { bytes: Arc::new(bytes), generation: READS.fetch_add(1, Ordering::Relaxed) }
     }
 
+    /// A secret as a file holds it: a line end behind it is not a part of it.
+    ///
+    /// # Errors
+    /// [`SecretError::Malformed`] when it is empty, longer than [`SECRET_BYTES_MAX`], or not visible ASCII.
+    pub fn parse(mut bytes: Zeroizing<Vec<u8>>) -> Result<Self, SecretError> {
+        if bytes.ends_with(b"\n") {
+            bytes.pop();
+            if bytes.ends_with(b"\r") {
+                bytes.pop();
+            }
+        }
+        let fits = u64::try_from(bytes.len()).is_ok_and(|len| len <= SECRET_BYTES_MAX);
+        if bytes.is_empty() || !fits || !bytes.iter().all(u8::is_ascii_graphic) {
+            return Err(SecretError::Malformed);
+        }
+        Ok(Self::new(bytes))
+    }
+
     /// Tells this reading of the file from each other reading, of this file or another.
     #[must_use]
     pub const fn generation(&self) -> u64 {
@@ -207,17 +225,7 @@ fn read(path: &std::path::Path) -> Result<Secret, SecretError> {
     // Room for the largest secret from the start: a buffer that grew would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(SECRET_BYTES_MAX + 2).unwrap_or(0)));
     file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|_| SecretError::Missing)?;
-    if bytes.ends_with(b"\n") {
-        bytes.pop();
-        if bytes.ends_with(b"\r") {
-            bytes.pop();
-        }
-    }
-    let fits = u64::try_from(bytes.len()).is_ok_and(|len| len <= SECRET_BYTES_MAX);
-    if bytes.is_empty() || !fits || !bytes.iter().all(u8::is_ascii_graphic) {
-        return Err(SecretError::Malformed);
-    }
-    Ok(Secret::new(bytes))
+    Secret::parse(bytes)
 }
 
 #[cfg(test)]

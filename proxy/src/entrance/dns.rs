@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentsandbox_policy::{DenialReason, Host};
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,9 +73,20 @@ fn answer(proxy: &Proxy, query: &[u8]) -> Option<Vec<u8>> {
         proxy.refuse_often(Entrance::Dns, None, DenialReason::LimitExceeded);
         return None;
     }
+    let refuse = |reason| proxy.refuse_often(Entrance::Dns, None, reason);
+    answer_by(query, |question| resolve(proxy, question), refuse)
+}
+
+/// The answer to one query, by what `resolve` says of its only question; `refuse` is told why there is no answer, or none
+/// but a code.
+pub fn answer_by(
+    query: &[u8],
+    resolve: impl FnOnce(&Query) -> (ResponseCode, Option<Record>),
+    refuse: impl FnOnce(DenialReason),
+) -> Option<Vec<u8>> {
     let read = Message::from_vec(query).ok();
     let Some(query) = read.filter(|query| query.metadata.message_type == MessageType::Query) else {
-        proxy.refuse_often(Entrance::Dns, None, DenialReason::MalformedRequest);
+        refuse(DenialReason::MalformedRequest);
         return None;
     };
     let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
@@ -85,19 +96,26 @@ fn answer(proxy: &Proxy, query: &[u8]) -> Option<Vec<u8>> {
     answer.metadata.response_code = match (query.metadata.op_code, query.queries.as_slice()) {
         (OpCode::Query, [question]) if question.query_class() == DNSClass::IN => {
             answer.add_query(question.clone());
-            let (code, record) = resolve(proxy, question);
+            let (code, record) = resolve(question);
             answer.add_answers(record);
             code
         }
         (op_code, _) => {
-            proxy.refuse_often(Entrance::Dns, None, DenialReason::UnsupportedProtocol);
+            refuse(DenialReason::UnsupportedProtocol);
             if op_code == OpCode::Query { ResponseCode::Refused } else { ResponseCode::NotImp }
         }
     };
     answer.to_vec().ok()
 }
 
-fn resolve(proxy: &Proxy, question: &hickory_proto::op::Query) -> (ResponseCode, Option<Record>) {
+/// The name that is asked for; none where it is not one that a rule could hold.
+#[must_use]
+pub fn asked_name(question: &Query) -> Option<Host> {
+    let name = question.name().to_ascii();
+    Host::parse(name.trim_end_matches('.')).ok().filter(|host| host.address().is_none())
+}
+
+fn resolve(proxy: &Proxy, question: &Query) -> (ResponseCode, Option<Record>) {
     let loaded = match proxy.policy.current(Instant::now()) {
         Ok(loaded) => loaded,
         Err(reason) => {
@@ -105,8 +123,7 @@ fn resolve(proxy: &Proxy, question: &hickory_proto::op::Query) -> (ResponseCode,
             return (ResponseCode::ServFail, None);
         }
     };
-    let name = question.name().to_ascii();
-    let host = Host::parse(name.trim_end_matches('.')).ok().filter(|host| host.address().is_none());
+    let host = asked_name(question);
     let Some(host) = host.as_ref().filter(|host| loaded.policy.answers(host)) else {
         let reason =
             if host.is_some() { DenialReason::HostNotAllowed } else { DenialReason::MalformedRequest };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Host, Malformed};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -24,17 +24,24 @@ const NO_AUTHENTICATION: u8 = 0;
 const NO_ACCEPTABLE_METHOD: u8 = 0xff;
 const COMMAND_CONNECT: u8 = 1;
 
-/// The reply codes we use.
-#[derive(Clone, Copy)]
-enum Reply {
+/// The reply codes we use (RFC 1928, 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The tunnel is open.
     Succeeded = 0,
+    /// It cannot be written down.
     Failed = 1,
+    /// No rule allows it.
     NotAllowed = 2,
+    /// Another command than CONNECT.
     CommandNotSupported = 7,
+    /// No host, or no port.
     AddressNotSupported = 8,
 }
 
-enum Fault {
+/// Why a client named no destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
     /// The client went away.
     Gone,
     /// It asked for something that is not answered, or only with a code.
@@ -106,7 +113,11 @@ fn admit(
     })
 }
 
-async fn greet(io: &mut TcpStream) -> Result<(Host, u16), Fault> {
+/// Reads what a client begins with, up to the destination that it names; answers the first half of it.
+///
+/// # Errors
+/// [`Fault`] when there is no destination in it.
+pub async fn greet(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(Host, u16), Fault> {
     if io.read_u8().await? != VERSION {
         return Err(Fault::Malformed(None));
     }
@@ -139,7 +150,7 @@ async fn greet(io: &mut TcpStream) -> Result<(Host, u16), Fault> {
     Ok((host, port))
 }
 
-async fn named(io: &mut TcpStream) -> Result<Host, Fault> {
+async fn named(io: &mut (impl AsyncRead + Unpin)) -> Result<Host, Fault> {
     let mut name = vec![0; usize::from(io.read_u8().await?)];
     io.read_exact(&mut name).await?;
     let name = String::from_utf8(name).map_err(|_| Fault::Malformed(Some(Reply::AddressNotSupported)))?;
