@@ -12,6 +12,7 @@
 //! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`clients`]: real clients through the proxy.
+//! - [`fuzz`]: the fuzz targets. - [`tools`]: the programs that tasks build.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
@@ -24,6 +25,7 @@ pub mod clients;
 pub mod cluster;
 pub mod conformance;
 pub mod failure;
+pub mod fuzz;
 pub mod images;
 pub mod install;
 pub mod invariants;
@@ -34,5 +36,6 @@ pub mod peers;
 pub mod quickstart;
 pub mod shell;
 pub mod test;
+pub mod tools;
 
 pub use failure::{Failure, Result};

@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
-use xtask::{Failure, Result, agent_images, bench, clients, conformance, install, paths, quickstart, test};
+use xtask::{
+    Failure, Result, agent_images, bench, clients, conformance, fuzz, install, paths, quickstart, test,
+};
 
 #[derive(Parser)]
 #[command(about = "The project's tasks")]
@@ -60,6 +62,14 @@ enum Task {
         /// Only these, by name, with commas between; the document is then left as it is.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+    },
+    /// Runs fuzz targets for a while and prints what each one did; docs/fuzzing.md lists them.
+    Fuzz {
+        /// The target; absent means each of them.
+        target: Option<String>,
+        /// How long each one runs.
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -157,6 +167,7 @@ fn run(task: Task) -> Result<ExitCode> {
             conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)
         }
         Task::Clients { only } => clients::run(&only).map(|()| ExitCode::SUCCESS),
+        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, DEFAULT_NAME, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{agent_images, invariants, parts, paths, quickstart, shell};
+use crate::{agent_images, invariants, parts, paths, quickstart, shell, tools};
 
 /// A part of the tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -96,7 +96,7 @@ pub(crate) fn cargo(args: &[&str]) -> Result<()> {
     visible(cargo.args(args).current_dir(paths::repository()))
 }
 
-fn visible(command: &mut Command) -> Result<()> {
+pub(crate) fn visible(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     match command.status() {
         Ok(status) if status.success() => Ok(()),
@@ -111,18 +111,7 @@ const DENY_VERSION: &str = "0.20.2";
 /// Checks `deny.toml` with a cargo-deny of its own, which is built once. Advisories need a database from the internet,
 /// so they are not part of it.
 fn deny() -> Result<()> {
-    let root = paths::cache().join(format!("rig/cargo-deny-{DENY_VERSION}"));
-    let program = root.join("bin/cargo-deny");
-    let held = paths::cache_locked("cargo-deny")?;
-    if !program.is_file() {
-        println!("building cargo-deny {DENY_VERSION}; this is done once");
-        let mut install =
-            shell::command("cargo", &["install", "--locked", "--debug", "--version", DENY_VERSION]);
-        // Its own output folder goes with the build; the workspace's flags are not its flags.
-        install.args(["--root"]).arg(&root).arg("cargo-deny").current_dir(paths::cache());
-        shell::logged(&mut install, &root.join("install.log"))?;
-    }
-    drop(held);
+    let program = tools::built("cargo-deny", DENY_VERSION)?;
     let mut check = shell::command(
         &program,
         &["--locked", "--workspace", "--log-level", "error", "check", "bans", "licenses", "sources"],
