@@ -72,6 +72,14 @@ mod tests {
     }
 
     #[test]
+    fn a_method_has_at_most_32_letters_digits_hyphens_and_underscores() {
+        for text in ["M-SEARCH", "X_1", "9", "-", "_", &"A".repeat(32)] {
+            assert_eq!(Method::parse(text).map(|method| method.to_string()).as_deref(), Ok(text));
+        }
+        assert!(Method::parse(&"A".repeat(33)).is_err() && Method::parse("A.B").is_err());
+    }
+
+    #[test]
     fn p_a19_methods_that_echo_or_tunnel_are_never_allowed() {
         for text in NEVER {
             let method = Method::parse(text).unwrap();

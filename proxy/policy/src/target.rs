@@ -190,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn a_path_and_a_query_may_be_as_long_as_their_bounds() {
+        let path = format!("/{}", "a".repeat(PATH_BYTES_MAX - 1));
+        let query = "a".repeat(QUERY_BYTES_MAX);
+        let text = format!("{path}?{query}");
+        assert_eq!(target(&text).as_str(), text);
+        assert!(Target::parse(&format!("{text}a")).is_err() && Target::parse(&format!("/a{path}")).is_err());
+    }
+
+    #[test]
     fn p_e4_the_query_is_passed_on_as_it_was_sent() {
         for query in ["a=1&a=2", "a[]=", "a;b", "a+b%20c", "KEY=x&key=y", "%zz", "redirect=https://x/../y?z"]
         {
@@ -226,6 +235,8 @@ mod tests {
             ("/botx-placeholder/send", None),
             ("/bot1/x?a=/botplaceholder", None),
             ("/placeholder/placeholder-2", None),
+            ("/botplaceholder-2/placeholder", None),
+            ("/botplaceholder/placeholder", None),
         ] {
             let found = target(text).with_path_segment("/bot", &placeholders, "12:a/b?;%");
             assert_eq!(found.as_deref(), sent, "{text}");

@@ -46,6 +46,41 @@ fn p_b2_international_names_are_a_labels_and_confusables_stay_different() {
 }
 
 #[test]
+fn a_host_is_bounded_as_it_is_written_and_as_it_is_read() {
+    let hyphens = |count| "\u{ad}".repeat(count);
+    let longest = format!("ab{}", hyphens((HOST_BYTES_MAX - 2) / 2));
+    assert_eq!((longest.len(), canonical(&longest).as_deref()), (HOST_BYTES_MAX, Some("ab")));
+    assert_eq!(canonical(&format!("{longest}c")), None, "a byte more");
+    assert_eq!(canonical(&format!("{longest}{}", hyphens(99))), None, "many more");
+    let label = "a".repeat(63);
+    assert_eq!(canonical(&format!("{label}.test")), Some(format!("{label}.test")));
+    assert_eq!(canonical(&format!("a{label}.test")), None);
+}
+
+#[test]
+fn a_number_of_an_address_fits_its_bytes_and_no_more() {
+    for (text, expected) in [
+        ("255.255.255.255", Some("255.255.255.255")),
+        ("1.2.3.255", Some("1.2.3.255")),
+        ("1.2.65535", Some("1.2.255.255")),
+        ("1.16777215", Some("1.255.255.255")),
+        ("4294967295", Some("255.255.255.255")),
+        ("0xffffffff", Some("255.255.255.255")),
+        ("0", Some("0.0.0.0")),
+        ("1.2.3.256", None),
+        ("1.2.65536", None),
+        ("1.16777216", None),
+        ("4294967296", None),
+        ("256.2.3.4", None),
+        ("1.256.3.4", None),
+        ("1.2.3.4.0", None),
+        ("0.0.0.0.0", None),
+    ] {
+        assert_eq!(canonical(text).as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
 fn p_c1_addresses_in_any_notation_are_the_address_or_malformed() {
     for text in [
         "127.0.0.1",
