@@ -12,7 +12,7 @@
 //! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
 //! - [`clients`]: real clients through the proxy.
-//! - [`fuzz`]: the fuzz targets. - [`tools`]: the programs that tasks build.
+//! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
@@ -29,6 +29,7 @@ pub mod fuzz;
 pub mod images;
 pub mod install;
 pub mod invariants;
+pub mod mutate;
 pub mod oci;
 pub mod parts;
 pub mod paths;

@@ -11,7 +11,8 @@ use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
 use xtask::{
-    Failure, Result, agent_images, bench, clients, conformance, fuzz, install, paths, quickstart, test,
+    Failure, Result, agent_images, bench, clients, conformance, fuzz, install, mutate, paths, quickstart,
+    test,
 };
 
 #[derive(Parser)]
@@ -70,6 +71,14 @@ enum Task {
         /// How long each one runs.
         #[arg(long, default_value_t = fuzz::SECONDS)]
         seconds: u32,
+    },
+    /// Changes the code in one place after the other and says which changes no test notices; docs/mutants.md has the results.
+    Mutate {
+        /// One part of the changes, such as 2/8.
+        #[arg(long)]
+        shard: Option<String>,
+        /// The modules; absent means each of them.
+        modules: Vec<String>,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -168,6 +177,9 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Clients { only } => clients::run(&only).map(|()| ExitCode::SUCCESS),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds).map(|()| ExitCode::SUCCESS),
+        Task::Mutate { shard, modules } => {
+            mutate::run(&modules, shard.as_deref()).map(|()| ExitCode::SUCCESS)
+        }
         Task::Quickstart => {
             quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
         }

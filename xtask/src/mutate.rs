@@ -1,0 +1,198 @@
+//! `cargo xtask mutate`: changes the guards in one place after the other, and says which change no test notices.
+//!
+//! cargo-mutants makes the changes. Each module is tested by what is fast and speaks of it, so that a change takes
+//! seconds; it is no part of `cargo xtask test`, for there are hundreds of them. A change that no test notices is a
+//! missing test, or stands in `docs/mutants.md` with the reason why nobody could notice.
+
+use std::fs;
+use std::path::Path;
+
+use crate::failure::{During, Failure, Result};
+use crate::test::visible;
+use crate::{paths, shell, tools};
+
+const CARGO_MUTANTS_VERSION: &str = "27.1.0";
+/// Where survivors stand with their reasons.
+const DOCUMENT: &str = "docs/mutants.md";
+
+/// Code that is changed, and what is to notice it.
+struct Module {
+    name: &'static str,
+    package: &'static str,
+    /// Patterns of files.
+    files: &'static [&'static str],
+    /// What cargo test is told.
+    tests: &'static [&'static str],
+}
+
+const fn policy(name: &'static str, files: &'static [&'static str]) -> Module {
+    Module { name, package: "agentsandbox-policy", files, tests: &["--lib"] }
+}
+
+const fn proxy(name: &'static str, files: &'static [&'static str], tests: &'static [&'static str]) -> Module {
+    Module { name, package: "agentsandbox-proxy", files, tests }
+}
+
+const MODULES: [Module; 11] = [
+    policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
+    policy("path", &["proxy/policy/src/path.rs"]),
+    policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
+    policy("address", &["proxy/policy/src/address.rs"]),
+    policy("decide", &["proxy/policy/src/decide.rs", "proxy/policy/src/denial.rs"]),
+    policy("advice", &["proxy/policy/src/decide/advice.rs"]),
+    policy(
+        "document",
+        &["proxy/policy/src/policy.rs", "proxy/policy/src/policy/**", "proxy/policy/src/document.rs"],
+    ),
+    proxy(
+        "headers",
+        &["proxy/src/headers.rs", "proxy/src/presented.rs"],
+        &["--lib", "--test", "socket", "--", "headers", "presented", "credentials", "authority", "framing"],
+    ),
+    proxy(
+        "destination",
+        &["proxy/src/destination.rs", "proxy/src/decision.rs"],
+        &["--lib", "--test", "socket", "--", "destination", "authority", "entrances", "framing"],
+    ),
+    proxy(
+        "authority",
+        &["proxy/src/authority.rs"],
+        &["--lib", "--test", "socket", "--", "authority", "hello"],
+    ),
+    proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
+];
+
+/// What became of the changes to one module.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    caught: usize,
+    unviable: usize,
+    timed_out: usize,
+    survivors: Vec<String>,
+}
+
+/// Changes these modules, or all, and prints a table.
+///
+/// # Errors
+/// When a module is not known, the tests fail without a change, or one survives without a reason.
+pub fn run(names: &[String], shard: Option<&str>) -> Result<()> {
+    let modules = selected(names)?;
+    let program = tools::built("cargo-mutants", CARGO_MUTANTS_VERSION)?;
+    let document = paths::repository().join(DOCUMENT);
+    let reasons = fs::read_to_string(&document).during(format!("{} cannot be read", document.display()))?;
+    let (mut rows, mut silent) = (String::new(), Vec::new());
+    for module in modules {
+        println!("==> {}", module.name);
+        let outcome = mutate(&program, module, shard)?;
+        rows.push_str(&row(module.name, &outcome));
+        silent.extend(outcome.survivors.into_iter().filter(|survivor| !reasons.contains(survivor.as_str())));
+    }
+    print!("{HEAD}{rows}");
+    if silent.is_empty() {
+        return Ok(());
+    }
+    let list = silent.join("\n");
+    Err(Failure::new(format!("no test notices these, and {DOCUMENT} gives no reason:\n{list}")))
+}
+
+const HEAD: &str = "| module | caught | survivors | timed out | unviable |\n|---|---|---|---|---|\n";
+
+fn row(name: &str, outcome: &Outcome) -> String {
+    let Outcome { caught, unviable, timed_out, survivors } = outcome;
+    format!("| {name} | {caught} | {} | {timed_out} | {unviable} |\n", survivors.len())
+}
+
+fn selected(names: &[String]) -> Result<Vec<&'static Module>> {
+    if names.is_empty() {
+        return Ok(MODULES.iter().collect());
+    }
+    let find = |name: &String| {
+        MODULES.iter().find(|module| module.name == name).ok_or_else(|| {
+            let all: Vec<&str> = MODULES.iter().map(|module| module.name).collect();
+            Failure::new(format!("there is no module {name}: {}", all.join(", ")))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn mutate(program: &Path, module: &Module, shard: Option<&str>) -> Result<Outcome> {
+    let folder = paths::target().join("mutants").join(module.name);
+    fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
+    let mut command = shell::command(program, &["mutants", "--package", module.package, "--no-times"]);
+    for files in module.files {
+        command.args(["--file", files]);
+    }
+    if let Some(shard) = shard {
+        command.args(["--shard", shard]);
+    }
+    command.arg("--output").arg(&folder).arg("--").args(module.tests).current_dir(paths::repository());
+    let ended = visible(&mut command);
+    let results = folder.join("mutants.out");
+    let outcome = read(&results)?;
+    // It fails where something survives; where nothing was counted it has failed before.
+    match ended {
+        Err(failure) if outcome == Outcome::default() => Err(failure),
+        _ => Ok(outcome),
+    }
+}
+
+/// One file for each outcome, and a line in it for each change.
+fn read(results: &Path) -> Result<Outcome> {
+    let lines = |name: &str| -> Result<Vec<String>> {
+        let path = results.join(name);
+        let text = fs::read_to_string(&path).during(format!("{} cannot be read", path.display()))?;
+        Ok(text.lines().filter(|line| !line.is_empty()).map(without_place).collect())
+    };
+    Ok(Outcome {
+        caught: lines("caught.txt")?.len(),
+        unviable: lines("unviable.txt")?.len(),
+        timed_out: lines("timeout.txt")?.len(),
+        survivors: lines("missed.txt")?,
+    })
+}
+
+/// A change without its line and column, which move with every edit.
+fn without_place(line: &str) -> String {
+    let mut parts = line.splitn(4, ':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(file), Some(_), Some(_), Some(change)) => format!("{file}:{change}"),
+        _ => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_counted_and_survivors_named_without_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("caught.txt", "a.rs:1:2: replace a -> bool with true\nb.rs:3:4: replace == with !=\n"),
+            ("missed.txt", "a.rs:9:1: replace a::b -> Vec<String> with vec![]\n"),
+            ("timeout.txt", ""),
+            ("unviable.txt", "c.rs:1:1: replace c -> T with Default::default()\n"),
+        ] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let outcome = read(folder.path()).unwrap();
+        let survivors = vec!["a.rs: replace a::b -> Vec<String> with vec![]".to_owned()];
+        assert_eq!(outcome, Outcome { caught: 2, unviable: 1, timed_out: 0, survivors });
+        assert_eq!(row("a", &outcome), "| a | 2 | 1 | 0 | 1 |\n");
+        assert!(read(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn every_module_names_files_that_exist_and_an_unknown_one_is_told_with_those_that_are_known() {
+        for module in &MODULES {
+            for file in module.files {
+                let path = paths::repository().join(file.trim_end_matches("/**"));
+                assert!(path.exists(), "{}: {file}", module.name);
+            }
+        }
+        assert_eq!(selected(&[]).map(|all| all.len()).unwrap(), MODULES.len());
+        assert!(selected(&["scrub".to_owned()]).is_ok_and(|all| all.len() == 1));
+        let failure = selected(&["no-such-module".to_owned()]).err().unwrap().to_string();
+        assert!(failure.contains("scrub"), "{failure}");
+    }
+}
