@@ -13,6 +13,10 @@ use crate::Malformed;
 
 /// Bytes of a host before canonicalisation; each character of a legal name takes at most four.
 const HOST_BYTES_MAX: usize = 4 * 253;
+/// RFC 1035, 2.3.4, without the dot of the root.
+const NAME_BYTES_MAX: usize = 253;
+/// RFC 1035, 2.3.4.
+const LABEL_BYTES_MAX: usize = 63;
 /// Names of metadata services. They are denied whatever a rule says, before they are resolved.
 const METADATA_NAMES: [&str; 5] = [
     "instance-data",
@@ -45,7 +49,11 @@ impl Host {
                 inner.parse().map_err(|_| Malformed::host("its brackets do not hold an IPv6 address"))?;
             return Ok(IpAddr::V6(address).into());
         }
-        let name = canonical_name(text)?;
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            // This reads the canonical spelling alone.
+            return Ok(Self { text: text.to_owned(), address: Some(IpAddr::V4(address)) });
+        }
+        let name = if is_canonical(text) { text.to_owned() } else { canonical_name(text)? };
         let last = name.rsplit('.').next().unwrap_or_default();
         if is_number(last) {
             return ipv4(&name).map(|address| IpAddr::V4(address).into());
@@ -117,6 +125,14 @@ fn parse_port(text: &str) -> Result<u16, Malformed> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     let port = if plain { text.parse().ok() } else { None };
     port.ok_or(Malformed::port("it must be a number from 1 to 65535 without leading zeros"))
+}
+
+/// Whether a name is spelled as UTS 46 would spell it, as most are: labels of ASCII in lower case, none of them encoded.
+fn is_canonical(text: &str) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'.');
+    let label = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && !label.starts_with("xn--");
+    text.len() <= NAME_BYTES_MAX && text.bytes().all(plain) && text.split('.').all(label)
 }
 
 fn canonical_name(text: &str) -> Result<String, Malformed> {

@@ -6,6 +6,8 @@
 //! of an escape. `%2F` stays data inside its segment (npm writes `/@scope%2fname`); because some servers read it as a
 //! separator, both readings must be allowed. So it is with `;`, behind which some servers see path parameters.
 
+use std::borrow::Cow;
+
 use crate::Malformed;
 
 /// A path in its one canonical spelling; it begins with `/` and has no query.
@@ -22,6 +24,13 @@ impl CanonicalPath {
     /// Reads a path as a client wrote it, without query.
     pub fn parse(raw: &str) -> Result<Self, Malformed> {
         let rest = raw.strip_prefix('/').ok_or(NO_SLASH)?;
+        if is_canonical(rest) {
+            return Ok(Self(raw.to_owned()));
+        }
+        Self::read(rest)
+    }
+
+    fn read(rest: &str) -> Result<Self, Malformed> {
         let mut segments: Vec<String> = Vec::new();
         let mut parts = rest.split('/').peekable();
         while let Some(part) = parts.next() {
@@ -45,12 +54,13 @@ impl CanonicalPath {
 
     /// The ways in which servers read the path: as it stands, with `%2F` as a separator, without path parameters, and
     /// both in either order. All of them must be allowed, since the proxy cannot know which one the server takes.
-    fn readings(&self) -> Vec<String> {
-        let separated = |path: &str| path.replace("%2F", "/");
-        let mut all = vec![self.0.clone(), separated(&self.0)];
-        if self.0.contains(';') {
-            let bare = without_parameters(&self.0);
-            all.extend([separated(&bare), without_parameters(&all[1]), bare]);
+    fn readings(&self) -> Vec<Cow<'_, str>> {
+        let mut all = vec![Cow::from(&self.0)];
+        // Neither is in most paths, which are read in one way.
+        if self.0.contains(['%', ';']) {
+            let separated = |path: &str| path.replace("%2F", "/");
+            let (other, bare) = (separated(&self.0), without_parameters(&self.0));
+            all.extend([separated(&bare), without_parameters(&other), other, bare].map(Cow::from));
         }
         all.sort_unstable();
         all.dedup();
@@ -61,6 +71,17 @@ impl CanonicalPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether the text behind the first slash is spelled as it would be once it was read, as most are: of unreserved characters
+/// alone, without an empty segment or a dot segment.
+fn is_canonical(rest: &str) -> bool {
+    let mut segments = rest.split('/').peekable();
+    let mut is_plain = rest.bytes().all(|byte| byte == b'/' || (byte != b';' && is_path_literal(byte)));
+    while is_plain && let Some(segment) = segments.next() {
+        is_plain = !matches!(segment, "." | "..") && (!segment.is_empty() || segments.peek().is_none());
+    }
+    is_plain
 }
 
 fn without_parameters(path: &str) -> String {
@@ -128,7 +149,7 @@ pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
 /// Globs that together allow the path in each way in which it is read and no other path, none longer than this; none where
 /// they cannot be written. A star is a character of a path, too, and whoever asked for it would have it allow more.
 pub(crate) fn globs_for(path: &CanonicalPath, bytes_max: usize) -> Option<Vec<String>> {
-    let all = path.readings();
+    let all: Vec<String> = path.readings().into_iter().map(Cow::into_owned).collect();
     let is_glob =
         |glob: &String| !glob.contains('*') && glob.len() <= bytes_max && PathGlob::parse(glob).is_ok();
     all.iter().all(is_glob).then_some(all)
@@ -223,6 +244,10 @@ impl PathGlob {
     }
 
     fn matches_text(&self, path: &str) -> bool {
+        if self.segments == ["**"] {
+            // Each path has a segment.
+            return true;
+        }
         let segments: Vec<&str> = path[1..].split('/').collect();
         let (mut p, mut s) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
@@ -408,6 +433,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_path_that_is_canonical_at_a_glance_is_read_as_it_stands(rest in "([a-z@!]{0,3}|\\.|;|%2F|\\|)(/([a-z.]{0,3}|~)){0,4}") {
+            let raw = format!("/{rest}");
+            prop_assert_eq!(CanonicalPath::parse(&raw), CanonicalPath::read(&rest));
+            if is_canonical(&rest) {
+                prop_assert_eq!(CanonicalPath::read(&rest), Ok(CanonicalPath(raw)));
+            }
+        }
+
+        #[test]
+        fn two_stars_alone_match_each_path(rest in "[a-z/.]{0,10}") {
+            let all = PathGlob::parse("/**").unwrap();
+            let longer = PathGlob::parse("/**/**").unwrap();
+            let path = format!("/{rest}");
+            prop_assert!(all.matches_text(&path));
+            prop_assert_eq!(longer.matches_text(&path), rest.contains('/'));
+        }
+
         #[test]
         fn canonicalising_a_path_twice_changes_nothing(raw in "/[a-z./%0-9A-F;@~|]{0,40}") {
             if let Ok(path) = CanonicalPath::parse(&raw) {

@@ -191,6 +191,23 @@ fn p_a12_an_authority_is_a_host_and_a_plain_port() {
 
 proptest! {
     #[test]
+    fn a_name_that_is_canonical_at_a_glance_is_what_uts_46_makes_of_it(
+        text in "([a-z0-9_-]{1,4}|xn--[a-z0-9-]{0,4}|[a-z]{60,66}|[A-Zß]|)(\\.([a-z0-9_-]{1,5}|xn--a|[a-z]{61,64}|)){0,5}",
+    ) {
+        if is_canonical(&text) {
+            prop_assert_eq!(canonical_name(&text), Ok(text));
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_canonical_at_a_glance_is_the_one_that_is_dialled(text in "[0-9]{1,3}(\\.[0-9]{1,3}){2,4}") {
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            prop_assert_eq!(Host::parse(&text), Ok(Host::from(IpAddr::V4(address))));
+            prop_assert_eq!(ipv4(&text), Ok(address));
+        }
+    }
+
+    #[test]
     fn parsing_a_canonical_host_again_changes_nothing(text in "\\PC{1,40}|[a-z0-9.x-]{1,20}|xn--[a-z0-9-]{1,12}|\\[[0-9a-f:.]{1,20}\\]") {
         if let Ok(host) = Host::parse(&text) {
             prop_assert_eq!(Host::parse(host.as_str()).unwrap(), host.clone());
