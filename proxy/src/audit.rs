@@ -9,8 +9,10 @@
 //! it: neither an early return nor a client that goes away. What is allowed needs a [`Recorded`] or an [`Admitted`], which only a written
 //! line makes: where nothing can be written, nothing is allowed. Fields are typed; there is none for a query, a header
 //! or a body, and none that could hold a secret. The sink is written under a lock, so sequence numbers have no gap; a
-//! sink that blocks blocks requests, because an unwritten decision is worse than a slow one.
+//! sink that blocks blocks requests, because an unwritten decision is worse than a slow one. Requests that are ready at the same
+//! moment are written down together, and each goes on once its own line is out.
 
+mod clock;
 mod entry;
 pub mod folds;
 mod line;
@@ -21,17 +23,19 @@ mod sink;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::SystemTime;
 
 use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy, Tally};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tokio::sync::Notify;
 
 use self::folds::{Folded, Folds};
 use self::pace::{Pace, Turn};
 use self::record::{Sandbox, VERSION};
-use self::sink::Sink;
+use self::sink::{Place, Sink};
 use crate::entrance::Entrance;
+use crate::limits::AUDIT_BATCH_BYTES_MAX;
 use crate::metrics::Metrics;
 
 pub use self::entry::Entry;
@@ -55,13 +59,14 @@ pub const FENCE_QUESTION: &str = "fence.agentsandbox.invalid";
 ///
 /// ```compile_fail,E0382
 /// fn twice(entry: &mut agentsandbox_proxy::audit::Entry, permit: agentsandbox_policy::Permit) {
-///     let _ = (entry.begins(permit), entry.begins(permit));
+///     drop(entry.begins(permit));
+///     drop(entry.begins(permit));
 /// }
 /// ```
 ///
 /// ```
 /// fn once(entry: &mut agentsandbox_proxy::audit::Entry, permit: agentsandbox_policy::Permit) {
-///     let _ = entry.begins(permit);
+///     drop(entry.begins(permit));
 /// }
 /// ```
 #[derive(Debug)]
@@ -109,6 +114,8 @@ impl From<Unrecorded> for Denial {
 /// Where the lines go.
 pub struct Audit {
     sink: Mutex<Sink>,
+    /// Lines wait that nobody waits for.
+    has_lines: Notify,
     /// Of this run alone: a proxy that was started again counts from the beginning, and its ids must not be taken for those
     /// of the run before.
     run: u64,
@@ -125,6 +132,7 @@ impl Audit {
     pub fn new(out: Box<dyn Write + Send>, pace: Pace, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             sink: Mutex::new(Sink::new(out)),
+            has_lines: Notify::new(),
             folds: Folds::default(),
             pace,
             run: RandomState::new().build_hasher().finish(),
@@ -212,28 +220,117 @@ impl Audit {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn write(&self, record: &mut Record) -> Result<(), Unrecorded> {
-        record.time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
-        record.seq = sink.seq;
-        let line = line::of(record).map_err(std::io::Error::other);
-        let written = line.and_then(|line| sink.write_line(&line));
-        match written {
-            Ok(()) => {
-                sink.seq += 1;
-                sink.failing = false;
-                Ok(())
-            }
-            Err(error) => {
-                self.metrics.audit_lost();
-                // Once: the log may be on the disk that is full, and the agent can ask without end.
-                if !std::mem::replace(&mut sink.failing, true) {
-                    tracing::error!(error = %error, "an audit line cannot be written; nothing is allowed until one can");
-                }
-                Err(Unrecorded)
-            }
+    /// Writes down what waits and nobody waits for, until this is dropped; from then on nothing waits any more.
+    pub async fn tend(&self) {
+        let _tending = Tending::of(self);
+        loop {
+            self.has_lines.notified().await;
+            once_more().await;
+            self.write_waiting(&mut self.sink());
         }
     }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a line now, and before it those that wait.
+    fn write(&self, record: &mut Record) -> Result<(), Unrecorded> {
+        let place = self.add(&mut self.sink(), record)?;
+        self.written(&place)
+    }
+
+    /// Has a line wait for those that come at the same moment; [`Self::written`] tells what came of it.
+    fn begin_writing(&self, record: &mut Record) -> Result<Place, Unrecorded> {
+        self.add(&mut self.sink(), record)
+    }
+
+    /// Whether a line is out. If it still waits it is written now.
+    fn written(&self, place: &Place) -> Result<(), Unrecorded> {
+        if place.is_written().is_none() {
+            self.write_waiting(&mut self.sink());
+        }
+        if place.is_written() == Some(true) { Ok(()) } else { Err(Unrecorded) }
+    }
+
+    /// Writes a line that nobody waits for soon, or now if nobody would come back to it.
+    fn write_soon(&self, record: &mut Record) {
+        let mut sink = self.sink();
+        let is_first = sink.waiting_bytes() == 0;
+        // A line that cannot be made is counted.
+        if self.add(&mut sink, record).is_err() {
+            return;
+        }
+        if !sink.is_tended {
+            self.write_waiting(&mut sink);
+        } else if is_first {
+            self.has_lines.notify_one();
+        }
+    }
+
+    fn add(&self, sink: &mut Sink, record: &mut Record) -> Result<Place, Unrecorded> {
+        if sink.waiting_bytes() >= AUDIT_BATCH_BYTES_MAX {
+            self.write_waiting(sink);
+        }
+        sink.clock.write(SystemTime::now(), &mut record.time);
+        let added = sink.add(|seq, lines| {
+            record.seq = seq;
+            line::put(record, lines)
+        });
+        added.map_err(|error| {
+            self.loses(sink, 1, &error.into());
+            Unrecorded
+        })
+    }
+
+    fn write_waiting(&self, sink: &mut Sink) {
+        if sink.waiting_bytes() == 0 {
+            return;
+        }
+        match sink.write() {
+            Ok(()) => sink.failing = false,
+            Err((lost, error)) => self.loses(sink, lost, &error),
+        }
+    }
+
+    fn loses(&self, sink: &mut Sink, lines: usize, error: &std::io::Error) {
+        self.metrics.audit_lost(lines);
+        // Once: the log may be on the disk that is full, and the agent can ask without end.
+        if !std::mem::replace(&mut sink.failing, true) {
+            tracing::error!(error = %error, "an audit line cannot be written; nothing is allowed until one can");
+        }
+    }
+}
+
+/// While this lives somebody writes what waits.
+struct Tending<'a>(&'a Audit);
+
+impl<'a> Tending<'a> {
+    fn of(audit: &'a Audit) -> Self {
+        audit.sink().is_tended = true;
+        Self(audit)
+    }
+}
+
+impl Drop for Tending<'_> {
+    fn drop(&mut self) {
+        let mut sink = self.0.sink();
+        sink.is_tended = false;
+        self.0.write_waiting(&mut sink);
+    }
+}
+
+/// Comes back when all tasks that are ready have had their turn.
+async fn once_more() {
+    let mut has_waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -103,6 +103,8 @@ pub const AUDIT_DENIALS_PER_WINDOW_MAX: usize = 128;
 pub const AUDIT_DECISIONS_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 /// After a pause so many seconds' worth of decisions may come at once: an installer asks for hundreds of files.
 pub const AUDIT_BURST_SECS: u64 = 4;
+/// Audit lines that wait for each other: as much as a pipe holds (pipe(7)), so that one write can be taken at once.
+pub const AUDIT_BATCH_BYTES_MAX: usize = 64 * 1024;
 /// Longer paths are cut in the audit line.
 pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
 /// The proxy's pod has five seconds between SIGTERM and SIGKILL (`GRACE_SECS` of the operator's proxy pod), and the last

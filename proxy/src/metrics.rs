@@ -57,9 +57,9 @@ impl Metrics {
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An audit line that could not be written.
-    pub fn audit_lost(&self) {
-        self.audit_lost.fetch_add(1, Ordering::Relaxed);
+    /// Audit lines that could not be written.
+    pub fn audit_lost(&self, lines: usize) {
+        self.audit_lost.fetch_add(u64::try_from(lines).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// A connection to an upstream was opened.

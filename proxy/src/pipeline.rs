@@ -177,7 +177,7 @@ async fn exchange(
     let secret = secret(proxy, &permit)?;
     let password = password(proxy, &loaded.policy)?;
     let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
-    let recorded = entry.begins(permit).map_err(Denial::from)?;
+    let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
     let injection = permit.credential().map(|credential| credential.injection().clone());

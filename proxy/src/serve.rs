@@ -142,6 +142,8 @@ impl Bound {
         let background = TaskTracker::new();
         background.spawn(Arc::clone(&proxy.policy).follow(proxy.shutdown.clone()));
         background.spawn(write_folds(Arc::clone(&proxy)));
+        let audit = Arc::clone(&proxy.audit);
+        let tending = tokio::spawn(async move { audit.tend().await });
         if let Some(socket) = dns {
             background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
         }
@@ -154,6 +156,9 @@ impl Bound {
         if timeout(DRAIN_TIMEOUT, proxy.connections.wait()).await.is_err() {
             tracing::warn!(left = proxy.connections.len(), "connections are cut off at the drain deadline");
         }
+        tending.abort();
+        // It was meant to end.
+        let _ = tending.await;
         // Those that are cut off still decide until the process is gone.
         proxy.end_folds();
     }

@@ -10,7 +10,8 @@ use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit};
 use super::folds::{Folded, Kind, Verdict};
 use super::pace::Turn;
 use super::record::{Decision, Event, Fault, Record, Traffic, shortened};
-use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded};
+use super::sink::Place;
+use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded, once_more};
 use crate::exchange::Progress;
 use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
 
@@ -27,6 +28,8 @@ pub struct Entry {
     audit: Arc<Audit>,
     started: Instant,
     pub(super) stage: Stage,
+    /// Of the first line of a request, while it may still wait.
+    beginning: Option<Place>,
     traffic: Arc<Traffic>,
     pub(super) record: Record,
     /// How many denials like this one have a line of their own in a window.
@@ -43,6 +46,7 @@ impl Entry {
             audit: Arc::clone(audit),
             started: Instant::now(),
             stage: Stage::Open,
+            beginning: None,
             traffic: Arc::default(),
             record,
             told_max: AUDIT_DENIALS_PER_KIND_MAX,
@@ -102,16 +106,34 @@ impl Entry {
         self.record.method = Some("CONNECT".to_owned());
     }
 
-    /// The policy allows the request: writes that down, before anything of it leaves.
+    /// The policy allows the request: writes that down, before anything of it leaves, in one write with those requests that come
+    /// to this at the same moment.
     ///
     /// # Errors
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
-    pub fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
+    pub async fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
         self.record.rule = Some(permit.rule().to_owned());
         self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
-        self.allows(Event::Begin)?;
-        self.stage = Stage::Begun;
+        self.turns_allowed(Event::Begin);
+        let waits = self.audit.begin_writing(&mut self.record);
+        self.beginning = Some(waits.inspect_err(|_| self.turns_unrecorded())?);
+        once_more().await;
+        self.has_begun()?;
         Ok(Recorded { permit })
+    }
+
+    /// What came of the first line of the request, if that may not be known yet.
+    fn has_begun(&mut self) -> Result<(), Unrecorded> {
+        let Some(place) = self.beginning.take() else { return Ok(()) };
+        let written = self.audit.written(&place);
+        match written {
+            Ok(()) => {
+                self.spend_turn();
+                self.stage = Stage::Begun;
+            }
+            Err(Unrecorded) => self.turns_unrecorded(),
+        }
+        written
     }
 
     /// The policy allows TLS to pass unopened: writes that down, before anything of it leaves.
@@ -190,17 +212,23 @@ impl Entry {
     }
 
     fn allows(&mut self, event: Event) -> Result<(), Unrecorded> {
-        self.record.event = event;
-        self.record.decision = Decision::Allow;
+        self.turns_allowed(event);
         let written = self.audit.write(&mut self.record);
         match written {
             Ok(()) => self.spend_turn(),
-            Err(Unrecorded) => {
-                self.record.decision = Decision::Deny;
-                self.record.reason = Some(DenialReason::AuditUnavailable);
-            }
+            Err(Unrecorded) => self.turns_unrecorded(),
         }
         written
+    }
+
+    fn turns_allowed(&mut self, event: Event) {
+        self.record.event = event;
+        self.record.decision = Decision::Allow;
+    }
+
+    fn turns_unrecorded(&mut self) {
+        self.record.decision = Decision::Deny;
+        self.record.reason = Some(DenialReason::AuditUnavailable);
     }
 
     /// It is refused, or failed upstream.
@@ -268,6 +296,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        // An agent that goes away while the first line waits leaves a request that has begun, or a denial.
+        let _ = self.has_begun();
         self.record.event = match self.stage {
             Stage::Open => Event::Deny,
             Stage::Begun => Event::End,
@@ -285,8 +315,8 @@ impl Drop for Entry {
         if self.stage == Stage::Open {
             return self.denies();
         }
-        // What is over cannot be undone; the loss is counted, and the next request finds out by itself.
-        let _ = self.audit.write(&mut self.record);
+        // What is over cannot be undone; a loss is counted, and the next request finds out by itself.
+        self.audit.write_soon(&mut self.record);
     }
 }
 

@@ -112,7 +112,7 @@ impl Server {
         let audit =
             Audit::new(Box::new(std::io::sink()), crate::audit::pace::Pace::new(None), Arc::default());
         let mut entry = audit.open(Entrance::HttpProxy, Some(&policy));
-        self.resolver.resolve(&entry.begins(permit.unwrap()).unwrap(), &policy).await
+        self.resolver.resolve(&entry.begins(permit.unwrap()).await.unwrap(), &policy).await
     }
 }
 
