@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy};
-use http::header::TRAILER;
+use http::header::{TRAILER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -126,7 +126,7 @@ pub async fn handle(
     let policy = loaded.as_ref().ok().map(|loaded| &*loaded.policy);
     let mut entry = proxy.audit.open(context.origin.entrance, policy);
     entry.takes(turn);
-    let asked_with = agent_only(request.headers());
+    let named = request.headers().get(USER_AGENT).cloned();
     let agent = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let mut body = Some(body);
@@ -140,6 +140,7 @@ pub async fn handle(
             if let Some(body) = body {
                 exchange::drain(body);
             }
+            let asked_with = named.map(|agent| (USER_AGENT, agent)).into_iter().collect();
             refuse(entry, &denial, &asked_with)
         }
     }
@@ -242,15 +243,20 @@ fn faulty(permit: &Permit, fault: &Fault) -> Denial {
 /// The password of the upstream proxy, if it asks for one.
 pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>, Box<Denial>> {
     let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
-    let unavailable = Denial::new(DenialReason::CredentialUnavailable);
+    let unavailable = || Denial::new(DenialReason::CredentialUnavailable);
     read(proxy, &login.file, &login.credential, unavailable).map(Some)
 }
 
 /// A credential's secret, or the denial that says why there is none.
-fn read(proxy: &Proxy, file: &str, credential: &str, denial: Denial) -> Result<Secret, Box<Denial>> {
+fn read(
+    proxy: &Proxy,
+    file: &str,
+    credential: &str,
+    denial: impl FnOnce() -> Denial,
+) -> Result<Secret, Box<Denial>> {
     proxy.secrets.get(file, Instant::now()).map_err(|error| {
         let advice = format!("The secret of credential {credential} is not usable: {error}.");
-        Box::new(denial.with_credential(credential).with_how_to_allow(advice))
+        Box::new(denial().with_credential(credential).with_how_to_allow(advice))
     })
 }
 
@@ -278,7 +284,7 @@ fn known_by_now(
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
 fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
-    let unavailable = denial(permit, DenialReason::CredentialUnavailable);
+    let unavailable = || denial(permit, DenialReason::CredentialUnavailable);
     read(proxy, credential.file(), credential.name(), unavailable).map(Some)
 }
 
@@ -460,11 +466,6 @@ pub(crate) fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) 
     let response = respond::refusal(denial, entry.request_id(), asked_with);
     entry.refuses(denial, Some(response.status().as_u16()));
     response
-}
-
-fn agent_only(headers: &HeaderMap) -> HeaderMap {
-    let agent = headers.get(http::header::USER_AGENT).cloned();
-    agent.map(|agent| (http::header::USER_AGENT, agent)).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -55,22 +55,23 @@ pub struct Undecodable;
 /// compressed one by one.
 pub fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Undecodable> {
     let is_identity = |value: &[u8]| value.is_empty() || value.eq_ignore_ascii_case(b"identity");
-    let tokens = |name: &http::HeaderName| -> Vec<Vec<u8>> {
-        let values =
-            headers.get_all(name).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-        values
+    // There are few fields, and mostly none of these: comparing names takes less than four hashes of them.
+    let tokens = |name: &str| -> Vec<Vec<u8>> {
+        let fields = headers.iter().filter(|(field, _)| field.as_str() == name);
+        fields
+            .flat_map(|(_, value)| value.as_bytes().split(|b| *b == b','))
             .map(|token| token.trim_ascii().to_ascii_lowercase())
             .filter(|token| !is_identity(token))
             .collect()
     };
-    let messages = ["grpc-encoding", "connect-content-encoding"].map(http::HeaderName::from_static);
-    let transfer = tokens(&TRANSFER_ENCODING);
+    let messages = ["grpc-encoding", "connect-content-encoding"];
+    let transfer = tokens(TRANSFER_ENCODING.as_str());
     if messages.iter().any(|name| !tokens(name).is_empty())
         || transfer.iter().any(|token| token != b"chunked")
     {
         return Err(Undecodable);
     }
-    match tokens(&CONTENT_ENCODING).as_slice() {
+    match tokens(CONTENT_ENCODING.as_str()).as_slice() {
         [] => Ok(None),
         [one] => match one.as_slice() {
             b"gzip" | b"x-gzip" => Ok(Some(Coding::Gzip)),
