@@ -390,15 +390,13 @@ struct Telling(Arc<Streams>);
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
     fn execute(&self, task: F) {
         let streams = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            let mut task = std::pin::pin!(task);
-            std::future::poll_fn(|cx| {
-                let polled = task.as_mut().poll(cx);
-                streams.may_be_told();
-                polled
-            })
-            .await;
-        });
+        // A stream's task is as large as a connection's, and would be copied with each move on its way into the runtime.
+        let mut task = Box::pin(task);
+        tokio::spawn(std::future::poll_fn(move |cx| {
+            let polled = task.as_mut().poll(cx);
+            streams.may_be_told();
+            polled
+        }));
     }
 }
 
