@@ -50,7 +50,7 @@ fn run(args: &ServeArgs) -> ExitCode {
         Ok(config) => config,
         Err(error) => return not_started(args, &error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime cannot start: {error}"), 1),
     };
@@ -72,6 +72,18 @@ fn run(args: &ServeArgs) -> ExitCode {
             Err(error) => fail(&chain(&error), 1),
         }
     })
+}
+
+/// A pod has one core. There one thread does it all: what is ready runs in turn, so that an HTTP/2 connection gets its turn to write
+/// once all its streams have had theirs, and writes for all of them at once. A worker of several runs the connection right
+/// after each stream, and nobody could take that over from it.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let is_alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut builder = match is_alone {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build()
 }
 
 async fn wait_for_signal(shutdown: CancellationToken) {
