@@ -198,6 +198,7 @@ impl ActivePolicy {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::RecvTimeoutError;
     use std::time::Duration;
 
@@ -268,11 +269,13 @@ mod tests {
         mounted.swap("..2", &document(2));
         let (tell, told) = std::sync::mpsc::channel::<()>();
         let (told, shutdown) = (Arc::new(Mutex::new(told)), CancellationToken::new());
+        let stands_still = Arc::new(AtomicBool::new(false));
+        let alone = Arc::clone(&stands_still);
         let look = move |policy: &ActivePolicy, now| {
             // Nobody tells if nothing else runs meanwhile.
-            if told.lock().unwrap().recv_timeout(Duration::from_secs(20)) != Err(RecvTimeoutError::Timeout) {
-                policy.refresh(now);
-            }
+            let told = told.lock().unwrap().recv_timeout(Duration::from_secs(20));
+            alone.fetch_or(told == Err(RecvTimeoutError::Timeout), Ordering::SeqCst);
+            policy.refresh(now);
         };
         let following = tokio::spawn(Arc::clone(&policy).follow_with(shutdown.clone(), look));
         // Each is a turn of the runtime's one worker.
@@ -281,6 +284,7 @@ mod tests {
         }
         assert_eq!(generation(&policy), 1, "it is still being loaded");
         drop(tell);
+        assert!(!stands_still.load(Ordering::SeqCst));
         tokio::time::sleep(PROMISED).await;
         assert_eq!(generation(&policy), 2);
         shutdown.cancel();

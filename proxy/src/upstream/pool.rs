@@ -170,14 +170,14 @@ struct Group {
 }
 
 struct Idle {
-    /// When it was last put to use. As long as a stream of it is open, it does not lie idle.
+    /// When it was last put to use, or seen to be in use by a sweep.
     since: Instant,
     lease: Lease,
 }
 
 impl Idle {
     fn is_usable(&self) -> bool {
-        (self.is_used() || self.since.elapsed() < IDLE_CONNECTION_AGE_MAX) && self.lease.is_open()
+        self.since.elapsed() < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
     }
 
     fn is_used(&self) -> bool {
