@@ -2,7 +2,7 @@
 //! tells nobody, so no request ever comes of it and no entry is opened. Here the frames that go out are watched, their
 //! heads only, so that such a refusal is written down like any other. Nothing is held back or changed.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -25,6 +25,12 @@ impl<S, F: Fn()> Watched<S, F> {
     /// Calls `refused` for each stream that the library refuses.
     pub const fn new(io: S, refused: F) -> Self {
         Self { io, frames: Frames { head: Vec::new(), code: Vec::new(), left: 0 }, refused }
+    }
+
+    fn went_out(&mut self, bytes: &[u8]) {
+        for _ in 0..self.frames.pass(bytes) {
+            (self.refused)();
+        }
     }
 }
 
@@ -92,10 +98,28 @@ impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Watched<S, F> {
 impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Watched<S, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        for _ in 0..self.frames.pass(bytes.get(..written).unwrap_or_default()) {
-            (self.refused)();
+        self.went_out(bytes.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, pieces))?;
+        let mut left = written;
+        for piece in pieces {
+            let (now, _) = piece.split_at(left.min(piece.len()));
+            left -= now.len();
+            self.went_out(now);
         }
         Poll::Ready(Ok(written))
+    }
+
+    /// The head of a frame and its payload are two pieces: else each would be a TLS record and a write of its own.
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,23 +133,80 @@ impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Watched<S, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+
+    /// Takes so many bytes at a time.
+    struct Narrow(usize);
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len().min(self.0)))
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            pieces: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum::<usize>().min(self.0)))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
 
     fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, 0, 0, 0, 0, 1], payload].concat()
     }
 
-    #[test]
-    fn refusals_are_counted_however_the_bytes_are_cut() {
-        let bytes = [
+    /// Frames that refuse two streams.
+    fn refusing_two() -> Vec<u8> {
+        [
             frame(4, &[]),
             frame(RST_STREAM, &1_u32.to_be_bytes()),
             frame(0, &frame(RST_STREAM, &1_u32.to_be_bytes())),
             frame(RST_STREAM, &8_u32.to_be_bytes()),
             frame(RST_STREAM, &7_u32.to_be_bytes()),
         ]
-        .concat();
+        .concat()
+    }
+
+    #[tokio::test]
+    async fn refusals_are_counted_of_what_is_taken_of_two_pieces() {
+        let bytes = refusing_two();
+        for taken in 1..=bytes.len() {
+            for cut in 0..bytes.len() {
+                let refused = Cell::new(0);
+                let mut io = Watched::new(Narrow(taken), || refused.set(refused.get() + 1));
+                assert!(io.is_write_vectored());
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (head, payload) = rest.split_at(cut.min(rest.len()));
+                    let pieces = [IoSlice::new(head), IoSlice::new(payload)];
+                    rest = &rest[io.write_vectored(&pieces).await.unwrap()..];
+                }
+                assert_eq!(refused.get(), 2, "{taken} at a time, cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_however_the_bytes_are_cut() {
+        let bytes = refusing_two();
         for size in 1..=bytes.len() {
             let mut frames = Watched::new((), || ()).frames;
             let refused: usize = bytes.chunks(size).map(|piece| frames.pass(piece)).sum();
