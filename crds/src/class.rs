@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{HOST_MESSAGE, ResourceLimits};
+use crate::common::{EgressLimits, HOST_MESSAGE, ResourceLimits};
 use crate::credential::SecretKeyRef;
 
 /// What an isolation technology means in this cluster, and the ceilings for sandboxes that use it.
@@ -173,6 +173,9 @@ pub struct ClassEgress {
     /// or Deny (absent means this).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_passthrough: Option<TlsPassthrough>,
+    /// The most that may be sent to the hosts of a rule. A rule that writes less has that; absent sets no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<EgressLimits>,
     /// PEM certificates of private CAs that proxies trust beside the public roots, at most 64 KiB.
     #[x_kube(validation = Rule::new("self.contains('-----BEGIN CERTIFICATE-----')").message("additionalRoots must be PEM: write the certificates with their -----BEGIN CERTIFICATE----- lines"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -84,6 +84,26 @@ pub struct ResourceLimits {
     pub ephemeral_storage: Option<String>,
 }
 
+/// How much may be sent to the hosts of a rule: paths, queries, header fields, bodies and WebSocket messages together. Rules
+/// with the same host count together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.uploadBytes) || has(self.uploadBytesPerMinute)").message("limits bound nothing: write uploadBytes, uploadBytesPerMinute or both, such as limits: {uploadBytes: 100Mi}")
+)]
+pub struct EgressLimits {
+    /// Bytes in all, for as long as the proxy's pod lasts: `100Mi`. Absent means no such limit, or that of the class.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub upload_bytes: Option<String>,
+    /// Bytes in any sixty seconds: `1Mi`. A request that is longer is denied. Absent means no such limit, or that of the class.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub upload_bytes_per_minute: Option<String>,
+}
+
 /// Schema of a conditions list: a list-map by type, every field bounded.
 pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{
-    BYTES_MESSAGE, BYTES_RULE, HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE, ResourceLimits,
+    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE,
+    ResourceLimits,
 };
 
 /// What one agent runs, and what it may reach.
@@ -189,6 +190,9 @@ pub struct EgressRule {
     /// unopened, for a client that trusts the host's own certificate alone, where the class allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// How much may be sent under this rule. What is absent comes from the class, which may set no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<EgressLimits>,
 }
 
 /// What becomes of the agent's TLS.

@@ -11,6 +11,7 @@ use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
 use crate::authority::Authority;
+use crate::budget::Budgets;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
 use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_MAX};
@@ -48,6 +49,8 @@ pub struct Config {
     pub provider: Arc<CryptoProvider>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What was sent under rules with limits.
+    pub budgets: Arc<Budgets>,
 }
 
 /// Why the proxy does not start.
@@ -110,6 +113,7 @@ impl Config {
             resolve,
             provider,
             metrics,
+            budgets: Budgets::open(&args.state, std::time::Instant::now()),
         })
     }
 }

@@ -99,6 +99,9 @@ pub enum CutOff {
     /// Nothing may complete what was found in it.
     #[error("a placeholder stands in the body")]
     Misused,
+    /// More may not be sent.
+    #[error("the limit of what may be sent is reached")]
+    OverLimit,
     /// The upstream ended in the middle of its answer. What it said of that is not passed on: an HTTP/2 code of the
     /// upstream's would read as if the agent had broken the protocol.
     #[error("the upstream broke off")]
@@ -162,12 +165,20 @@ impl Upload {
                 return Err(CutOff::Misused.into());
             }
         }
+        self.traffic.spends(bytes_of(&frame)).map_err(|_| CutOff::OverLimit)?;
         count(&frame, &self.traffic.up);
         if let Some(trailers) = frame.trailers_mut() {
             headers::strip_request(trailers, self.injection.as_ref());
         }
         Ok(frame)
     }
+}
+
+/// What a frame says, in bytes.
+fn bytes_of(frame: &Frame<Bytes>) -> u64 {
+    let trailers = frame.trailers_ref().map_or(0, headers::bytes_of);
+    let data = frame.data_ref().map_or(0, |data| u64::try_from(data.remaining()).unwrap_or(u64::MAX));
+    trailers.saturating_add(data)
 }
 
 /// Whether the agent's body broke the protocol or only ended too early.

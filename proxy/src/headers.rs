@@ -119,6 +119,14 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
     join_cookies(headers);
 }
 
+/// What these fields say, in bytes, each with what divides name, value and field in HTTP/1.1.
+#[must_use]
+pub fn bytes_of(headers: &HeaderMap) -> u64 {
+    const BETWEEN: usize = ": \r\n".len();
+    let all = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + BETWEEN);
+    u64::try_from(all.sum::<usize>()).unwrap_or(u64::MAX)
+}
+
 /// Whether what the agent sends in this field is removed where a secret is put in this place.
 #[must_use]
 pub fn replaces(injection: &Injection, field: &str) -> bool {

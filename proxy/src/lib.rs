@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod audit;
 pub mod authority;
+pub mod budget;
 mod chain;
 pub mod cli;
 pub mod config;

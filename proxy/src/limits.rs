@@ -156,3 +156,14 @@ pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub const WIDE_DECODERS_MAX: usize = 8;
 /// The same in a coding with a window of 32 KiB, where each takes some 100 KiB: as many as one HTTP/2 connection has streams.
 pub const NARROW_DECODERS_MAX: usize = 128;
+/// Seconds that count as the last minute. Whole seconds are told apart, so that this is a minute at least.
+pub const BUDGET_WINDOW_SECS: u64 = 60;
+/// Host patterns with limits that are counted, over all policies since the state folder was new; a sandbox has 128 rules at
+/// most. The file with all of them and the one that replaces it fit together into the folder that the pod has.
+pub const BUDGETS_MAX: usize = 1024;
+/// Of a limit in all one part of so many is written down ahead, so that a long upload costs a few writes.
+pub const BUDGET_CLAIM_SHARE: u64 = 64;
+/// The same where the limit is large or there is none.
+pub const BUDGET_CLAIM_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Rules with a counter of their own in the metrics: as many as a sandbox has at a time. The others share one.
+pub const METRIC_RULES_MAX: usize = 128;

@@ -1,5 +1,5 @@
-//! Counters for the admin port, in Prometheus' text format. Labels are closed sets: entrances, decisions, reasons;
-//! never a host, a path, a name or an error's text.
+//! Counters for the admin port, in Prometheus' text format. Labels are closed sets: entrances, decisions, reasons, and the
+//! names that the policy gives its rules, up to a bound; never a host or path that was asked for, or an error's text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,6 +10,10 @@ use agentsandbox_policy::DenialReason;
 
 use crate::audit::Decision;
 use crate::entrance::Entrance;
+use crate::limits::METRIC_RULES_MAX;
+
+/// What all rules beyond the bound are counted under; no rule can have this name.
+const OTHER_RULES: &str = "";
 
 type Labels = (Entrance, &'static str, &'static str);
 
@@ -27,6 +31,7 @@ pub struct Metrics {
     leaves_minted: AtomicU64,
     short_secrets: AtomicU64,
     scrubbers_made: AtomicU64,
+    sent: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Metrics {
@@ -45,6 +50,18 @@ impl Metrics {
     pub fn carried(&self, up: u64, down: u64) {
         self.bytes_up.fetch_add(up, Ordering::Relaxed);
         self.bytes_down.fetch_add(down, Ordering::Relaxed);
+    }
+
+    /// Bytes were sent under a rule, with those of heads.
+    pub fn sent(&self, rule: &str, bytes: u64) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sum) = sent.get_mut(rule) {
+            *sum = sum.saturating_add(bytes);
+            return;
+        }
+        let has_room = sent.len() < METRIC_RULES_MAX;
+        let sum = sent.entry(if has_room { rule } else { OTHER_RULES }.to_owned()).or_default();
+        *sum = sum.saturating_add(bytes);
     }
 
     /// A connection or datagram of someone who is not the agent.
@@ -109,6 +126,13 @@ impl Metrics {
             );
         }
         drop(decisions);
+        text.push_str(
+            "# HELP agentsandbox_proxy_rule_sent_bytes_total Bytes sent under a rule: paths, fields, bodies, tunnels.\n\
+             # TYPE agentsandbox_proxy_rule_sent_bytes_total counter\n",
+        );
+        for (rule, bytes) in self.sent.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(text, "agentsandbox_proxy_rule_sent_bytes_total{{rule=\"{rule}\"}} {bytes}");
+        }
         for (name, help, counter) in self.plain() {
             let value = counter.load(Ordering::Relaxed);
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
@@ -149,5 +173,24 @@ impl Metrics {
             ),
             ("agentsandbox_proxy_scrubbers_made_total", "Scrubbers made.", &self.scrubbers_made),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_g3_what_is_sent_is_counted_by_rule_and_the_rules_with_a_line_of_their_own_are_bounded() {
+        let metrics = Metrics::default();
+        for rule in 0..METRIC_RULES_MAX + 10 {
+            metrics.sent(&format!("rule-{rule}"), 2);
+            metrics.sent(&format!("rule-{rule}"), 1);
+        }
+        let text = metrics.render();
+        let line = |rule: &str| format!("agentsandbox_proxy_rule_sent_bytes_total{{rule=\"{rule}\"}} ");
+        assert!(text.contains(&format!("{}3\n", line("rule-0"))), "{text}");
+        assert!(text.contains(&format!("{}30\n", line(""))), "{text}");
+        assert_eq!(text.matches("rule_sent_bytes_total{").count(), METRIC_RULES_MAX + 1);
     }
 }

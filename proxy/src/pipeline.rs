@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Host, Permit, Policy};
+use agentsandbox_policy::{Bounds, Denial, DenialReason, DialPermit, Host, Permit, Policy};
 use http::header::{TRAILER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Entry, Fault, Recorded, Unrecorded};
 use crate::authority::Authority;
+use crate::budget::{Budgets, Exceeded};
 use crate::decision;
 use crate::destination;
 use crate::enrolment::Enrolment;
@@ -56,6 +57,8 @@ pub struct Proxy {
     pub enrolment: Enrolment,
     /// The audit trail.
     pub audit: Arc<Audit>,
+    /// What was sent under rules with limits.
+    pub budgets: Arc<Budgets>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The address that the policy DNS answers with.
@@ -177,6 +180,9 @@ async fn exchange(
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
     let secret = secret(proxy, &permit)?;
     let password = password(proxy, &loaded.policy)?;
+    let head_bytes = head_bytes(&permit, &head.headers);
+    bound(proxy, entry, (permit.bounds(), head_bytes), body.as_ref())
+        .map_err(|exceeded| Box::new(over_limit(&permit, exceeded)))?;
     let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
     let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
@@ -189,7 +195,7 @@ async fn exchange(
     let body = body.judged(injection, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
-    let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), since };
+    let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
     let response = send(proxy, &leave, (request, &target), entry).await.map_err(|failed| {
         // The upstream broke off because the body was.
         traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
@@ -236,8 +242,41 @@ fn answered(
 fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
         Fault::Misused(credential) => presented::misuse(permit, credential),
+        Fault::OverLimit => over_limit(permit, Exceeded::UsedUp),
         Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
     }
+}
+
+/// What a head sends up, as the agent wrote it: what is put in is none of it.
+fn head_bytes(permit: &Permit, fields: &HeaderMap) -> u64 {
+    let target = u64::try_from(permit.target().as_str().len()).unwrap_or(u64::MAX);
+    headers::bytes_of(fields).saturating_add(target).saturating_add(1)
+}
+
+/// Room for what is about to go up, if the rule bounds it.
+pub(crate) fn bound(
+    proxy: &Proxy,
+    entry: &Entry,
+    (bounds, head_bytes): (&Bounds, u64),
+    body: Option<&Incoming>,
+) -> Result<(), Exceeded> {
+    let Some(limits) = bounds.upload() else { return Ok(()) };
+    let length = body.and_then(|body| body.size_hint().exact()).unwrap_or(0);
+    let meter = proxy.budgets.reserve(limits, head_bytes.saturating_add(length), Instant::now())?;
+    entry.traffic().bound(meter);
+    Ok(())
+}
+
+/// The denial of what would be more than the rule lets go up.
+fn over_limit(permit: &Permit, exceeded: Exceeded) -> Denial {
+    let denial = denial(permit, DenialReason::UploadLimitExceeded);
+    let Some(limits) = permit.bounds().upload().filter(|_| exceeded == Exceeded::UsedUp) else {
+        return denial.with_how_to_allow(format!("A platform admin must look after the proxy: {exceeded}."));
+    };
+    let (rule, hosts) = (permit.rule(), limits.pattern());
+    denial.with_how_to_allow(format!(
+        "Rule {rule} lets {limits} go up to {hosts}, and there is no room left for this request; send less, or have its owner write higher limits, up to what the AgentSandboxClass allows."
+    ))
 }
 
 /// The password of the upstream proxy, if it asks for one.
@@ -332,6 +371,8 @@ struct Leave<'a> {
     voice: &'a Voice,
     /// What the upstream proxy is told.
     password: Option<&'a Secret>,
+    /// What its head counts.
+    head_bytes: u64,
     /// When all this was looked up.
     since: Instant,
 }
@@ -364,6 +405,11 @@ async fn send(
     entry: &mut Entry,
 ) -> Result<Response<Answer>, Box<Denial>> {
     let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
+    let traffic = entry.traffic();
+    let count = || {
+        let counted = traffic.sends_head(leave.head_bytes);
+        counted.map_err(|exceeded| Box::new(over_limit(permit, exceeded)))
+    };
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
     let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
@@ -374,6 +420,7 @@ async fn send(
                 Ok(lease) => {
                     leave.holds(proxy)?;
                     entry.dials(lease.address());
+                    count()?;
                     match upstream.exchange(lease, request, target, purpose).await {
                         Ok(response) => return Ok(response),
                         Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
@@ -394,6 +441,7 @@ async fn send(
         }
     };
     leave.holds(proxy)?;
+    count()?;
     match upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),

@@ -112,6 +112,7 @@ pub(crate) fn assemble(
         authority: config.authority,
         resolver: Resolver::new(&config.resolve),
         enrolment: config.enrolment,
+        budgets: config.budgets,
         audit: Audit::new(audit, Pace::new(config.decisions_per_second), Arc::clone(&config.metrics)),
         metrics: config.metrics,
         advertise: config.advertise,

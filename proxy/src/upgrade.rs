@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::audit::Entry;
+use crate::budget::Exceeded;
 use crate::entrance::{EntranceContext, Origin};
 use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
@@ -99,6 +100,8 @@ enum Cut {
     Sink,
     /// What was read cannot be searched.
     Unreadable,
+    /// What was read may not be sent.
+    OverLimit,
 }
 
 /// Passes bytes both ways until both sides have ended, and counts them. That one side has no more to say is passed on as well.
@@ -111,26 +114,31 @@ pub(crate) async fn relay(
     let traffic = entry.traffic();
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
-    let up = copy(agent_read, upstream_write, &traffic.up);
+    let up = copy(agent_read, upstream_write, &traffic.up, |bytes| traffic.spends(bytes));
     let down = async {
         match scrubber {
             Some(scrubber) => {
                 copy_masked(upstream_read, agent_write, &traffic.down, FrameMask::new(scrubber)).await
             }
-            None => copy(upstream_read, agent_write, &traffic.down).await,
+            None => copy(upstream_read, agent_write, &traffic.down, |_| Ok(())).await,
         }
     };
     let mut up = std::pin::pin!(up);
     let mut down = std::pin::pin!(down);
     let (up, down) = tokio::select! {
         // The agent may have said all it has to say, and still listen.
-        ended = &mut up => (ended, down.as_mut().await),
+        ended = &mut up => match ended {
+            Err(Cut::OverLimit) => (ended, Ok(())),
+            _ => (ended, down.as_mut().await),
+        },
         ended = &mut down => match ended {
             Err(Cut::Unreadable) => (Ok(()), ended),
             _ => (up.as_mut().await, ended),
         },
     };
     match (up, down) {
+        // Why is known to the one who counts.
+        (Err(Cut::OverLimit), _) | (_, Err(Cut::OverLimit)) => {}
         (_, Err(Cut::Unreadable)) => entry.breaks(DenialReason::UnreadableAnswer),
         (_, Err(Cut::Source)) => entry.breaks(DenialReason::AnswerBroken),
         (_, Err(Cut::Sink)) | (Err(Cut::Source), _) => entry.breaks(DenialReason::Interrupted),
@@ -153,16 +161,20 @@ async fn end(to: &mut (impl AsyncWrite + Unpin), ended: Result<(), Cut>) -> Resu
     ended.and(told)
 }
 
-/// Copies and counts while it goes, so that a tunnel that is cut off is counted as well.
+/// Copies and counts while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not written.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     counter: &AtomicU64,
+    may_go: impl Fn(u64) -> Result<(), Exceeded>,
 ) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match read(&mut from, &mut buffer).await {
-            Ok(read @ 1..) => write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?,
+            Ok(read @ 1..) => {
+                may_go(u64::try_from(read).unwrap_or(u64::MAX)).map_err(|_| Cut::OverLimit)?;
+                write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?;
+            }
             ended => return end(&mut to, ended.map(drop)).await,
         }
     }
@@ -244,7 +256,7 @@ mod tests {
             let (mut agent, ours) = duplex(64);
             // The reading half lives on, as it does in a relay.
             let (_up, down) = tokio::io::split(ours);
-            let ended = copy(BreaksOff(kind), down, &AtomicU64::new(0)).await;
+            let ended = copy(BreaksOff(kind), down, &AtomicU64::new(0), |_| Ok(())).await;
             assert_eq!(ended.is_ok(), kind == ErrorKind::UnexpectedEof);
             assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
         }

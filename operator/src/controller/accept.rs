@@ -26,6 +26,7 @@ mod egress;
 pub mod hosts;
 mod limits;
 mod policy;
+mod upload;
 
 pub use class::class_to_keep;
 pub use egress::credential_file;

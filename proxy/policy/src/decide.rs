@@ -7,9 +7,10 @@
 mod advice;
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use crate::policy::{Credential, Reach, Rule};
-use crate::{Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
+use crate::{Bounds, Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
 
 /// A request in canonical parts. It has no power.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub struct Request {
 ///
 /// ```compile_fail,E0451
 /// fn forge(request: agentsandbox_policy::Request) -> agentsandbox_policy::Permit {
-///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None }
+///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None, bounds: todo!() }
 /// }
 /// ```
 ///
@@ -59,6 +60,7 @@ pub struct Permit {
     request: Request,
     rule: String,
     credential: Option<CredentialUse>,
+    bounds: Arc<Bounds>,
 }
 
 /// Which secret to put where. The names and the place, never the value.
@@ -88,7 +90,7 @@ pub struct NamePermit {
 ///
 /// ```compile_fail,E0451
 /// fn forge(host: agentsandbox_policy::Host) -> agentsandbox_policy::PassPermit {
-///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443 }
+///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443, bounds: todo!() }
 /// }
 /// ```
 #[derive(Debug)]
@@ -96,6 +98,7 @@ pub struct PassPermit {
     rule: String,
     host: Host,
     port: u16,
+    bounds: Arc<Bounds>,
 }
 
 impl PassPermit {
@@ -103,6 +106,12 @@ impl PassPermit {
     #[must_use]
     pub fn rule(&self) -> &str {
         &self.rule
+    }
+
+    /// What the rule bounds.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// The host to dial.
@@ -166,6 +175,12 @@ impl Permit {
     pub const fn credential(&self) -> Option<&CredentialUse> {
         self.credential.as_ref()
     }
+
+    /// What the rule bounds.
+    #[must_use]
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
 }
 
 impl CredentialUse {
@@ -220,7 +235,7 @@ impl Policy {
             None => None,
             Some(name) => Some(self.credential_use(name, rule, &request)?),
         };
-        Ok(Permit { rule: rule.name.clone(), credential, request })
+        Ok(Permit { rule: rule.name.clone(), credential, bounds: Arc::clone(&rule.bounds), request })
     }
 
     /// Decides whether some request to this host and port, over this scheme, could be allowed.
@@ -251,7 +266,12 @@ impl Policy {
         }
         let rules = self.rules_for(host).filter(|rule| name_gap(rule, Scheme::Https, port).is_none());
         let speaker = rules.min_by_key(|rule| (rule.scope.host.specificity(), rule.passthrough))?;
-        let permit = || PassPermit { rule: speaker.name.clone(), host: host.clone(), port };
+        let permit = || PassPermit {
+            rule: speaker.name.clone(),
+            host: host.clone(),
+            port,
+            bounds: Arc::clone(&speaker.bounds),
+        };
         speaker.passthrough.then(permit)
     }
 

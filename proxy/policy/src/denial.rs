@@ -124,6 +124,8 @@ denial_reasons! {
     Interrupted => "Nothing was refused; the exchange ended before its answer did.",
     /// The name does not exist.
     NameNotFound => "The host is allowed but has no address; check its spelling.",
+    /// What the rule lets go up is used up, or would be by this request.
+    UploadLimitExceeded => "Send less: what may go to this host is written in limits of the rule, up to what the AgentSandboxClass allows.",
     /// A limit on size, number or time is exceeded.
     LimitExceeded => "Send less, or fewer at the same time.",
     /// The decision could not be written down.
@@ -247,7 +249,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 29);
+        assert_eq!(DenialReason::ALL.len(), 30);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) const PLACEHOLDERS_MAX: usize = 16;
 pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
 pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
 pub(crate) const RANGES_MAX: usize = 4096;
+/// More than anyone counts, and small enough that sums of many stay exact in JSON.
+pub(crate) const BYTES_MAX: u64 = 1 << 50;
 
 /// Everything one agent may do on the network. What no rule allows is denied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -100,6 +102,25 @@ pub struct RuleDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TlsDocument")]
     pub tls: Option<TlsDocument>,
+    /// How much may be sent under the rule. Absent sets no bound.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "LimitsDocument")]
+    pub limits: Option<LimitsDocument>,
+}
+
+/// How many bytes may be sent under a rule: paths, queries, header fields, bodies, messages of WebSockets, and TLS that passes
+/// unopened. All rules with the same host pattern count together, each up to its own limits. At least one is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitsDocument {
+    /// Bytes in all, for as long as the state folder of the proxy lasts: 1 to 2^50.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64", range(min = 1, max = BYTES_MAX))]
+    pub upload_bytes: Option<u64>,
+    /// Bytes in any sixty seconds: 1 to 2^50.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64", range(min = 1, max = BYTES_MAX))]
+    pub upload_bytes_per_minute: Option<u64>,
 }
 
 /// Scheme of the upstream connection.

@@ -8,6 +8,7 @@
 //! Deliberately absent: a clock, I/O, tokio, secrets, regular expressions, and any default that allows.
 
 mod address;
+mod bounds;
 mod decide;
 mod denial;
 pub mod document;
@@ -20,6 +21,7 @@ mod tally;
 mod target;
 
 pub use address::DialPermit;
+pub use bounds::{Bounds, UploadLimits};
 pub use decide::{CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};

@@ -6,12 +6,14 @@
 mod index;
 mod validate;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use self::index::HostIndex;
 
 use crate::address::Addresses;
+use crate::bounds::{Bounds, UploadLimits};
 use crate::document::{PolicyDocument, SandboxIdentity};
 use crate::path::{PathGlob, any_matches, any_reading_matches};
 use crate::{Host, HostPattern, Method, Target};
@@ -141,10 +143,26 @@ struct Rules {
 }
 
 impl Rules {
-    fn new(list: Vec<Rule>) -> Self {
+    fn new(mut list: Vec<Rule>) -> Self {
+        count_together(&mut list);
         let by_host = HostIndex::new(list.iter().map(|rule| &rule.scope.host));
         let by_name = list.iter().enumerate().map(|(position, rule)| (rule.name.clone(), position)).collect();
         Self { list, by_host, by_name }
+    }
+}
+
+/// What a rule without limits sends counts towards those of another over the same hosts.
+fn count_together(list: &mut [Rule]) {
+    let limited: HashSet<HostPattern> = list
+        .iter()
+        .filter(|rule| rule.bounds.upload.is_some())
+        .map(|rule| rule.scope.host.clone())
+        .collect();
+    for rule in list.iter_mut().filter(|rule| rule.bounds.upload.is_none()) {
+        if limited.contains(&rule.scope.host) {
+            let upload = Some(UploadLimits::new(&rule.scope.host.to_string(), None, None));
+            rule.bounds = Arc::new(Bounds { upload });
+        }
     }
 }
 
@@ -156,6 +174,7 @@ pub(crate) struct Rule {
     pub(crate) credential: Option<String>,
     pub(crate) websocket: bool,
     pub(crate) passthrough: bool,
+    pub(crate) bounds: Arc<Bounds>,
 }
 
 #[derive(Clone, Debug)]

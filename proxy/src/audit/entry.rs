@@ -270,10 +270,12 @@ impl Entry {
     /// What the agent sent may be at fault for the end that was seen.
     fn tell_why(&mut self) {
         let fault = self.traffic.fault();
-        if let Some(Fault::Misused(credential)) = fault {
+        if let Some(fault @ (Fault::Misused(_) | Fault::OverLimit)) = fault {
             self.record.decision = Decision::Deny;
-            self.record.reason = Some(DenialReason::PlaceholderMisuse);
-            self.record.credential.get_or_insert_with(|| credential.to_owned());
+            self.record.reason = Some(fault.reason());
+            if let Fault::Misused(credential) = fault {
+                self.record.credential.get_or_insert_with(|| credential.to_owned());
+            }
         } else if self.stage == Stage::Begun && !self.is_complete {
             let why = fault.map_or(DenialReason::Interrupted, Fault::reason);
             self.record.reason.get_or_insert(why);
@@ -306,12 +308,16 @@ impl Drop for Entry {
         if let Some(upload) = self.upload.take() {
             upload.over();
         }
+        let sent = self.traffic.is_over();
         self.tell_why();
         self.record.bytes_up = self.traffic.up.load(Ordering::Relaxed);
         self.record.bytes_down = self.traffic.down.load(Ordering::Relaxed);
         self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.count();
         self.audit.metrics.carried(self.record.bytes_up, self.record.bytes_down);
+        if let Some(rule) = self.record.rule.as_deref().filter(|_| sent > 0) {
+            self.audit.metrics.sent(rule, sent);
+        }
         if self.stage == Stage::Open {
             return self.denies();
         }

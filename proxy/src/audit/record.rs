@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use agentsandbox_policy::DenialReason;
 use aws_lc_rs::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::budget::{Exceeded, Meter};
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_PATH_BYTES_MAX;
 
@@ -106,12 +108,15 @@ pub(super) struct Sandbox {
 }
 
 /// Bytes of one exchange, counted where they pass.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Traffic {
     /// From the agent.
     pub up: AtomicU64,
     /// To the agent.
     pub down: AtomicU64,
+    /// Of the head that was sent up.
+    head: AtomicU64,
+    meter: OnceLock<Meter>,
     fault: OnceLock<Fault>,
 }
 
@@ -126,6 +131,8 @@ pub enum Fault {
     Silent,
     /// The agent went away.
     Gone,
+    /// More of it may not be sent.
+    OverLimit,
 }
 
 impl Fault {
@@ -137,11 +144,46 @@ impl Fault {
             Self::Malformed => DenialReason::MalformedRequest,
             Self::Silent => DenialReason::RequestStalled,
             Self::Gone => DenialReason::Interrupted,
+            Self::OverLimit => DenialReason::UploadLimitExceeded,
         }
     }
 }
 
 impl Traffic {
+    /// What goes up is bounded.
+    pub fn bound(&self, meter: Meter) {
+        // An exchange is sent under one rule.
+        let _ = self.meter.set(meter);
+    }
+
+    /// A head of this size is about to be sent; sent again, it is the same one.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when it may not be.
+    pub fn sends_head(&self, bytes: u64) -> Result<(), Exceeded> {
+        if self.head.swap(bytes, Ordering::Relaxed) == 0 {
+            self.spends(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes are about to go up, beside the head.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when they may not. The agent's body, or its side of a tunnel, then ends here.
+    pub fn spends(&self, bytes: u64) -> Result<(), Exceeded> {
+        let Some(meter) = self.meter.get() else { return Ok(()) };
+        meter.spend(bytes, Instant::now()).inspect_err(|_| self.faults(Fault::OverLimit))
+    }
+
+    /// Nothing more goes up. Gives back how much did, with the head.
+    pub(super) fn is_over(&self) -> u64 {
+        if let Some(meter) = self.meter.get() {
+            meter.over();
+        }
+        self.head.load(Ordering::Relaxed).saturating_add(self.up.load(Ordering::Relaxed))
+    }
+
     /// The agent's body ends here.
     pub fn faults(&self, fault: Fault) {
         // A body that is broken off has no second fault.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::Origin;
 use crate::audit::{Entry, RecordedPass};
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
-use crate::pipeline::{Proxy, password};
+use crate::pipeline::{Proxy, bound, password};
 use crate::reload::Loaded;
 use crate::{dial, upgrade};
 
@@ -28,21 +28,39 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Passing { loaded, mut entry, recorded } = passing;
+    if let Err(denial) = bound_to_pass(proxy, &entry, &recorded) {
+        return entry.refuses(&denial, None);
+    }
     let mut upstream = match connect(proxy, &loaded, &recorded, &mut entry).await {
         Ok(upstream) => upstream,
         Err(denial) => return entry.refuses(&denial, None),
     };
     let (agent, first) = agent;
+    let first_bytes = u64::try_from(first.len()).unwrap_or(u64::MAX);
+    if entry.traffic().spends(first_bytes).is_err() {
+        return;
+    }
     if upstream.write_all(&first).await.is_err() {
         return entry.breaks(DenialReason::UpstreamUnreachable);
     }
-    entry.traffic().up.fetch_add(u64::try_from(first.len()).unwrap_or(0), Ordering::Relaxed);
+    entry.traffic().up.fetch_add(first_bytes, Ordering::Relaxed);
     // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.
     let _origin = origin;
     tokio::select! {
         () = upgrade::relay(agent, upstream, None, &mut entry) => {}
         () = proxy.shutdown.cancelled() => {}
     }
+}
+
+/// Counts what goes up from here, if the rule bounds it.
+fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Result<(), Denial> {
+    let permit = recorded.permit();
+    bound(proxy, entry, (permit.bounds(), 0), None).map_err(|_| {
+        Denial::new(DenialReason::UploadLimitExceeded)
+            .with_rule(permit.rule())
+            .with_host(permit.host())
+            .with_port(permit.port())
+    })
 }
 
 async fn connect(

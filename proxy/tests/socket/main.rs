@@ -10,6 +10,7 @@
 mod abuse;
 mod audit;
 mod authority;
+mod budget;
 mod bursts;
 mod chain;
 mod credentials;

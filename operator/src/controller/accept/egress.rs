@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::credential::{Credential, Variable};
 use super::hosts::covers;
+use super::upload;
 use super::{Identity, References, Rejection, RejectionReason, reject};
 
 pub(super) const HTTPS_PORT: u16 = 443;
@@ -48,7 +49,8 @@ pub(super) fn egress(
     for (index, rule) in allow.iter().enumerate() {
         ceiling(index, rule, class, faults);
         passthrough(index, rule, class, faults);
-        let document = document(rule, &mut taken);
+        let limits = upload::limits(index, rule, class, faults);
+        let document = RuleDocument { limits, ..document(rule, &mut taken) };
         credential_of(
             index,
             rule,
@@ -123,6 +125,7 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
             Some(Websocket::Allow) => Some(WebsocketDocument::Allow),
             Some(Websocket::Deny) | None => None,
         },
+        limits: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use agentsandbox_crds::class::SidecarPlacement;
 use agentsandbox_crds::credential::AgentCredential;
 use agentsandbox_crds::sandbox::{EgressRule, Tls};
-use agentsandbox_policy::document::{InjectDocument, TlsDocument};
+use agentsandbox_policy::document::{InjectDocument, LimitsDocument, TlsDocument};
 use serde_json::json;
 
 use super::*;
@@ -131,6 +131,39 @@ fn images_come_from_the_classes_registries_only() {
         assert_eq!(result.is_ok(), allowed, "{registry}");
     }
     only(rejected(&sandbox(|_| ()), &ceiling("quay.io")), RejectionReason::OutsideClass, "spec.agent.image");
+}
+
+#[test]
+fn p_g3_a_rule_sends_no_more_than_its_class_allows() {
+    let asks = |limits| rule(|r| r.limits = Some(from(limits)));
+    let ceiling = with_class(|c| {
+        c.spec.egress = Some(from(json!({"limits": {"uploadBytes": "100Mi", "uploadBytesPerMinute": "1Mi"}})));
+    });
+    let limits = |sandbox: &AgentSandbox, references: &References| {
+        let accepted = accept(&identity(), sandbox, references, &platform()).unwrap();
+        accepted.rules.iter().map(|rule| rule.limits.clone()).collect::<Vec<_>>()
+    };
+    let of = |all: Option<u64>, minute: Option<u64>| {
+        Some(LimitsDocument { upload_bytes: all, upload_bytes_per_minute: minute })
+    };
+    let (all, minute) = (Some(100 << 20), Some(1 << 20));
+    assert_eq!(limits(&sandbox(|_| ()), &ordinary()), [None, None], "no class, no rule, no limit");
+    assert_eq!(limits(&sandbox(|_| ()), &ceiling), [of(all, minute), of(all, minute)]);
+    let less = asks(json!({"uploadBytes": "1k"}));
+    assert_eq!(limits(&less, &ceiling), [of(Some(1000), minute), of(all, minute)], "a rule narrows");
+    assert_eq!(limits(&less, &ordinary()), [of(Some(1000), None), None]);
+    let field = |name: &str| format!("spec.egress.allow[0].limits.{name}");
+    let more = asks(json!({"uploadBytes": "101Mi"}));
+    only(rejected(&more, &ceiling), RejectionReason::OutsideClass, &field("uploadBytes"));
+    let more = asks(json!({"uploadBytesPerMinute": "1025Ki"}));
+    only(rejected(&more, &ceiling), RejectionReason::OutsideClass, &field("uploadBytesPerMinute"));
+    for text in ["none", "2000Ti"] {
+        let wrong = asks(json!({"uploadBytes": text}));
+        only(rejected(&wrong, &ordinary()), RejectionReason::InvalidField, &field("uploadBytes"));
+    }
+    let broken = with_class(|c| c.spec.egress = Some(from(json!({"limits": {"uploadBytes": "much"}}))));
+    let told = rejected(&sandbox(|_| ()), &broken);
+    assert!(told.iter().all(|fault| *fault == (RejectionReason::ClassUnsupported, "spec.className".to_owned())));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! From the wire to the domain. Every fault is found in one pass; each names its field and says what to write instead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -9,6 +10,7 @@ use super::{
     UpstreamProxy,
 };
 use crate::address::{Addresses, is_too_wide};
+use crate::bounds::{self, Bounds};
 use crate::document::{
     API_VERSION, CREDENTIALS_MAX, CredentialDocument, EXCEPT_PATHS_MAX, InjectDocument, METHODS_MAX,
     PATHS_MAX, PLACEHOLDER_BYTES_MAX, PLACEHOLDER_BYTES_MIN, PLACEHOLDERS_MAX, PORTS_MAX, PolicyDocument,
@@ -157,8 +159,17 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
         paths: document.paths,
         except_paths: None,
     };
+    let scope = self::scope(at, scope, faults);
+    let pattern = scope.as_ref().map(|scope| scope.host.to_string()).unwrap_or_default();
+    let upload = document.limits.map(|limits| {
+        bounds::upload(&pattern, &limits, |field, message| {
+            let field = format!("{at}.limits.{field}");
+            faults.add(field.trim_end_matches('.'), message);
+        })
+    });
     Some(Rule {
-        scope: self::scope(at, scope, faults)?,
+        scope: scope?,
+        bounds: Arc::new(Bounds { upload }),
         name: document.name,
         scheme,
         credential: document.credential,

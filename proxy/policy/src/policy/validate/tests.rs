@@ -1,5 +1,5 @@
 use super::*;
-use crate::Host;
+use crate::{Host, UploadLimits};
 
 const VALID: &str = r#"
 apiVersion: policy.agentsandbox.dev/v1
@@ -29,6 +29,30 @@ fn a_valid_document_becomes_a_policy() {
     assert_eq!(policy.base_url("api"), Some((Scheme::Https, Host::parse("api.good.test").unwrap(), 443)));
     assert_eq!((policy.base_url("wild"), policy.base_url("none")), (None, None));
     assert_eq!(policy.additional_roots(), None);
+}
+
+#[test]
+fn p_g3_rules_over_the_same_hosts_count_together_each_up_to_its_own_limits() {
+    let limits = "limits: {uploadBytes: 100, uploadBytesPerMinute: 10}, methods: [GET]";
+    let text = VALID
+        .replacen("methods: [GET]", limits, 1)
+        .replacen("- {name: wild", "- {name: other, host: API.good.test., ports: [443], scheme: https}\n- {name: wild", 1);
+    let policy = Policy::from_yaml(&text).unwrap();
+    let upload = |position: usize| policy.rules.list[position].bounds.upload().cloned();
+    assert_eq!(upload(0), Some(UploadLimits::new("api.good.test", Some(100), Some(10))));
+    assert_eq!(upload(1), Some(UploadLimits::new("api.good.test", None, None)), "counted and not bounded");
+    assert_eq!(upload(2), None, "other hosts are their own");
+    for (limits, fault) in [
+        ("{}", "rules[0].limits: write uploadBytes,"),
+        ("{uploadBytes: 0}", "rules[0].limits.uploadBytes: write a number"),
+        ("{uploadBytesPerMinute: 1125899906842625}", "rules[0].limits.uploadBytesPerMinute: write a number"),
+    ] {
+        let told = faults("methods: [GET]", &format!("limits: {limits}, methods: [GET]"));
+        assert!(told.len() == 1 && told[0].starts_with(fault), "{limits}: {told:?}");
+    }
+    for limits in ["null", "{uploadBytes: null}", "{uploadBytes: -1}", "{uploads: 1}", "{uploadBytes: 1Mi}"] {
+        assert_eq!(faults("methods: [GET]", &format!("limits: {limits}, methods: [GET]")).len(), 1, "{limits}");
+    }
 }
 
 #[test]
