@@ -52,6 +52,27 @@ pub struct AgentCredentialSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub placeholder_env: Option<Vec<PlaceholderEnv>>,
+    /// Header fields that requests with this credential have as written here, whatever the agent writes: those that name an account,
+    /// a project or a tenant. Those that the preset knows are taken out unless they are written here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub pinned_headers: Vec<PinnedHeader>,
+}
+
+/// A header field that is not the agent's to choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedHeader {
+    /// Name of the field, in lower case, such as `openai-organization`. Fields that authenticate, frame or route a message cannot be
+    /// pinned.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-z0-9-]*$') && !(self in ['host', 'connection', 'content-length', 'content-type', 'transfer-encoding', 'te', 'trailer', 'upgrade', 'keep-alive', 'expect', 'cookie', 'authorization', 'proxy-authorization', 'x-api-key'])").message("name must be a lower-case header name such as openai-organization, and none that authenticates, frames or routes a message (authorization, cookie, host, content-length, ...)"))]
+    #[schemars(length(min = 1, max = 64))]
+    pub name: String,
+    /// What it says; no secret, for anyone who reads this object reads it. Absent takes the field out of each request.
+    #[x_kube(validation = Rule::new("self.matches('^[!-~]([ -~]*[!-~])?$')").message("value must be printable ASCII without spaces at either end, such as org-123"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub value: Option<String>,
 }
 
 /// One key of one Secret of the same namespace.

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::credential::{CredentialHost, Injection, PlaceholderEnv};
+use crate::credential::{CredentialHost, Injection, PinnedHeader, PlaceholderEnv};
 
 /// Declares the presets once, so that the list and the files cannot drift apart.
 macro_rules! presets {
@@ -79,4 +79,7 @@ pub struct Definition {
     /// Path globs that are left out on each host, also on one that an AgentCredential writes itself, unless its paths name
     /// them.
     pub except_paths: Vec<String>,
+    /// Header fields by which a request chooses an account or a tenant: taken out unless an AgentCredential pins them.
+    #[serde(default)]
+    pub pinned_headers: Vec<PinnedHeader>,
 }

@@ -48,7 +48,8 @@ fn each_preset_has_its_file_and_each_file_its_preset() {
 fn each_preset_is_a_credential_that_the_schema_takes() {
     let schema = schema();
     for preset in Preset::ALL {
-        let Definition { inject, hosts, placeholder_env, except_paths } = definition(*preset);
+        let Definition { inject, hosts, placeholder_env, except_paths, pinned_headers } = definition(*preset);
+        assert!(pinned_headers.iter().all(|each| each.value.is_none()), "{preset:?}: whose account it is, nobody knows here");
         assert!(
             !placeholder_env.is_empty() && placeholder_env.iter().all(|each| each.prefix.is_some()),
             "{preset:?}"
@@ -59,7 +60,7 @@ fn each_preset_is_a_credential_that_the_schema_takes() {
         let hosts: Vec<Value> = hosts.iter().map(|host| json!(host)).chain(left_out).collect();
         let object = json!({
             "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentCredential", "metadata": {"name": "x"},
-            "spec": {"secretRef": {"name": "k", "key": "v"}, "preset": preset, "inject": inject, "hosts": hosts, "placeholderEnv": placeholder_env},
+            "spec": {"secretRef": {"name": "k", "key": "v"}, "preset": preset, "inject": inject, "hosts": hosts, "placeholderEnv": placeholder_env, "pinnedHeaders": pinned_headers},
         });
         let faults = Validator::new().validate(&schema, &object, None);
         assert!(faults.is_ok(), "{preset:?}: {faults:?}");
@@ -103,7 +104,7 @@ fn table() -> String {
         "| `preset` | the key's place | where it may go | variables | left out |\n|---|---|---|---|---|\n"
             .to_owned();
     for preset in Preset::ALL {
-        let Definition { inject, hosts, placeholder_env, except_paths } = definition(*preset);
+        let Definition { inject, hosts, placeholder_env, except_paths, .. } = definition(*preset);
         let name = preset.as_str();
         let variables: Vec<String> = placeholder_env
             .iter()

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use agentsandbox_policy::Injection;
+use agentsandbox_policy::CredentialUse;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -112,7 +112,7 @@ pub enum CutOff {
 pub struct Upload {
     progress: Progress,
     traffic: Arc<Traffic>,
-    injection: Option<Injection>,
+    credential: Option<CredentialUse>,
     search: Option<BodySearch>,
     may_be_silent: bool,
     patience: Option<Pin<Box<Sleep>>>,
@@ -127,14 +127,14 @@ impl Upload {
         // HTTP/2, "Responses"). Whether its agent still lives is asked by HTTP/2 pings.
         let kind = fields.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let may_be_silent = kind.starts_with(b"application/grpc");
-        Self { progress, traffic, injection: None, search: None, may_be_silent, patience: None }
+        Self { progress, traffic, credential: None, search: None, may_be_silent, patience: None }
     }
 
     /// Breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may
     /// merge them.
     #[must_use]
-    pub fn judged(mut self, injection: Option<Injection>, search: Option<BodySearch>) -> Self {
-        (self.injection, self.search) = (injection, search);
+    pub fn judged(mut self, credential: Option<CredentialUse>, search: Option<BodySearch>) -> Self {
+        (self.credential, self.search) = (credential, search);
         self
     }
 
@@ -168,7 +168,9 @@ impl Upload {
         self.traffic.spends(bytes_of(&frame)).map_err(|_| CutOff::OverLimit)?;
         count(&frame, &self.traffic.up);
         if let Some(trailers) = frame.trailers_mut() {
-            headers::strip_request(trailers, self.injection.as_ref());
+            let credential = self.credential.as_ref();
+            headers::strip_request(trailers, credential.map(CredentialUse::injection));
+            headers::unpin(trailers, credential.map(CredentialUse::pinned).unwrap_or_default());
         }
         Ok(frame)
     }

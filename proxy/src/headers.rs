@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use agentsandbox_policy::{Injection, Target};
+use agentsandbox_policy::{AUTH_FIELDS, Injection, PinnedHeader, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
@@ -19,28 +19,6 @@ use zeroize::Zeroizing;
 use crate::scrub::decode::Coding;
 use crate::secrets::Secret;
 
-/// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
-/// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
-const AUTH_SLOTS: [&str; 18] = [
-    "api-key",
-    "apikey",
-    "authorization",
-    "dd-api-key",
-    "dd-application-key",
-    "job-token",
-    "ocp-apim-subscription-key",
-    "private-token",
-    "proxy-authorization",
-    "x-access-token",
-    "x-amz-security-token",
-    "x-api-key",
-    "x-auth-key",
-    "x-auth-token",
-    "x-functions-key",
-    "x-goog-api-key",
-    "x-subscription-token",
-    "x-vault-token",
-];
 /// RFC 9110, 7.6.1, and what older clients send in its place.
 const HOP_BY_HOP: [&str; 10] = [
     "connection",
@@ -99,7 +77,7 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
         .filter(|name| {
             let plain = spelling(name.as_str());
             let plain = plain.as_ref();
-            AUTH_SLOTS.contains(&plain)
+            AUTH_FIELDS.contains(&plain)
                 // A session of the agent's own could speak in place of the key. Without a key there is none to replace.
                 || (injection.is_some() && plain == "cookie")
                 || (injection.is_some() && COMPRESSION.contains(&plain))
@@ -119,6 +97,24 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
     join_cookies(headers);
 }
 
+/// Takes out what is pinned, in each spelling an upstream might read.
+pub fn unpin(headers: &mut HeaderMap, pinned: &[PinnedHeader]) {
+    let is_pinned =
+        |name: &&HeaderName| pinned.iter().any(|pinned| pinned.name() == spelling(name.as_str()).as_ref());
+    let unwanted = headers.keys().filter(is_pinned).cloned().collect();
+    remove_all(headers, unwanted);
+}
+
+/// Puts what is pinned in the place of whatever the agent wrote.
+pub fn pin(headers: &mut HeaderMap, pinned: &[PinnedHeader]) -> Result<(), Unfit> {
+    unpin(headers, pinned);
+    for (name, value) in pinned.iter().filter_map(|pinned| Some((pinned.name(), pinned.value()?))) {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unfit)?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(|_| Unfit)?);
+    }
+    Ok(())
+}
+
 /// What these fields say, in bytes, each with what divides name, value and field in HTTP/1.1.
 #[must_use]
 pub fn bytes_of(headers: &HeaderMap) -> u64 {
@@ -131,7 +127,7 @@ pub fn bytes_of(headers: &HeaderMap) -> u64 {
 #[must_use]
 pub fn replaces(injection: &Injection, field: &str) -> bool {
     let plain = spelling(field);
-    AUTH_SLOTS.contains(&plain.as_ref()) || plain == "cookie" || own_slot(injection) == Some(plain)
+    AUTH_FIELDS.contains(&plain.as_ref()) || plain == "cookie" || own_slot(injection) == Some(plain)
 }
 
 /// The field of its own that a secret is put into.

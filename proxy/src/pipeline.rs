@@ -187,12 +187,11 @@ async fn exchange(
     let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
-    let injection = permit.credential().map(|credential| credential.injection().clone());
     let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
     let (progress, traffic) = (Progress::default(), entry.traffic());
     entry.carries(progress.clone());
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
-    let body = body.judged(injection, loaded.placeholders.in_body()).boxed_unsync();
+    let body = body.judged(permit.credential().cloned(), loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
     let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
@@ -346,6 +345,10 @@ fn outgoing(
     let mut target = Zeroizing::new(permit.target().as_str().to_owned());
     if scrubber.is_some() {
         headers::ask_readable(&mut fields);
+    }
+    if let Some(credential) = permit.credential() {
+        headers::pin(&mut fields, credential.pinned())
+            .map_err(|_| Box::new(denial(permit, DenialReason::InternalError)))?;
     }
     if let (Some(injection), Some(secret)) = (injection, secret) {
         target = headers::inject(&mut fields, permit.target(), injection, secret)

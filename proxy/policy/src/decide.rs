@@ -9,8 +9,8 @@ mod advice;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::policy::{Credential, Reach, Rule};
-use crate::{Bounds, Denial, DenialReason, Host, Injection, Method, Policy, Scheme, Target};
+use crate::policy::{Reach, Rule};
+use crate::{Bounds, Denial, DenialReason, Host, Injection, Method, PinnedHeader, Policy, Scheme, Target};
 
 /// A request in canonical parts. It has no power.
 #[derive(Clone, Debug)]
@@ -69,6 +69,7 @@ pub struct CredentialUse {
     name: String,
     file: String,
     injection: Injection,
+    pinned: Arc<[PinnedHeader]>,
 }
 
 /// The right to go on with a connection to a name before its first request is known: to resolve the name, to mint a leaf
@@ -202,6 +203,12 @@ impl CredentialUse {
     pub const fn injection(&self) -> &Injection {
         &self.injection
     }
+
+    /// Fields of its requests that are not the agent's to choose.
+    #[must_use]
+    pub fn pinned(&self) -> &[PinnedHeader] {
+        &self.pinned
+    }
 }
 
 impl NamePermit {
@@ -333,8 +340,12 @@ impl Policy {
             );
             return Err(denial(DenialReason::PlaceholderMisuse, how));
         }
-        let Credential { file, injection, .. } = credential;
-        Ok(CredentialUse { name: name.to_owned(), file: file.clone(), injection: injection.clone() })
+        Ok(CredentialUse {
+            name: name.to_owned(),
+            file: credential.file.clone(),
+            injection: credential.injection.clone(),
+            pinned: Arc::clone(&credential.pinned),
+        })
     }
 
     fn denial(&self, request: &Request) -> Denial {

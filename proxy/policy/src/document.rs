@@ -26,6 +26,8 @@ pub(crate) const PLACEHOLDERS_MAX: usize = 16;
 pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
 pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
 pub(crate) const RANGES_MAX: usize = 4096;
+/// Providers have two or three such fields.
+pub(crate) const PINNED_MAX: usize = 32;
 /// More than anyone counts, and small enough that sums of many stay exact in JSON.
 pub(crate) const BYTES_MAX: u64 = 1 << 50;
 
@@ -180,6 +182,23 @@ pub struct CredentialDocument {
     /// Where the secret may go. A rule can only narrow these.
     #[schemars(length(min = 1, max = SCOPES_MAX))]
     pub scopes: Vec<ScopeDocument>,
+    /// Header fields that requests with this credential have as written here, whatever the agent writes: at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = PINNED_MAX))]
+    pub pinned_headers: Vec<PinnedHeaderDocument>,
+}
+
+/// A header field that is not the agent's to choose, such as the one that names an account. It is no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PinnedHeaderDocument {
+    /// Name of the field, lower case, at most 64 bytes. Fields that authenticate, frame or route a message cannot be pinned.
+    #[schemars(length(min = 1, max = 64))]
+    pub name: String,
+    /// What it says, at most 256 bytes of printable ASCII. Absent takes the field out.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 256))]
+    pub value: Option<String>,
 }
 
 /// The place of a secret in a request.

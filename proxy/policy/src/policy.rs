@@ -16,7 +16,7 @@ use crate::address::Addresses;
 use crate::bounds::{Bounds, UploadLimits};
 use crate::document::{PolicyDocument, SandboxIdentity};
 use crate::path::{PathGlob, any_matches, any_reading_matches};
-use crate::{Host, HostPattern, Method, Target};
+use crate::{Host, HostPattern, Method, PinnedHeader, Target};
 
 /// How an upstream is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,6 +184,7 @@ pub(crate) struct Credential {
     placeholders: Vec<String>,
     constants: Vec<String>,
     scopes: Vec<Scope>,
+    pub(crate) pinned: Arc<[PinnedHeader]>,
 }
 
 /// Whether a credential may go somewhere.

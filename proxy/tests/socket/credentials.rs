@@ -206,3 +206,37 @@ async fn p_f15_an_answer_that_asks_for_another_token_is_passed_on_and_nothing_is
     assert_eq!(world.received().matches("/v1/x").count(), 1, "one request, with the key that there is");
     assert_eq!(world.upstream_connections(), 1);
 }
+
+#[tokio::test]
+async fn p_g2_an_agent_can_neither_change_nor_remove_what_its_credential_pins() {
+    let pins = (
+        "  inject: {type: Header, name: x-api-key}",
+        "  pinnedHeaders: [{name: openai-organization, value: org-ours}, {name: sudo}]\n  inject: {type: Header, name: x-api-key}",
+    );
+    let setup = Setup { protocols: vec!["h2", "http/1.1"], policy: vec![pins], ..Setup::default() };
+    let world = build(setup).await;
+    let sent = [
+        ("openai-organization", "org-theirs"),
+        ("OpenAI_Organization", "org-theirs"),
+        ("sudo", "root-theirs"),
+        ("Sudo", "root-theirs"),
+        ("connection", "openai-organization"),
+    ];
+    // Over HTTP/2 there is no Connection.
+    for sent in [&sent[..4], &[]] {
+        for body in passed_on(&world, sent).await {
+            assert!(!body.contains("theirs"), "{body}");
+            assert_eq!(body.matches("openai-organization: org-ours").count(), 1, "{body}");
+        }
+    }
+    let request = Request::get(world.url("/v1/x")).header("host", world.authority());
+    let request = sent.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let answer =
+        over_http1(to(&world, Entrance::HttpProxy).await, request.body(Full::default()).unwrap()).await;
+    assert!(answer.body.contains("openai-organization: org-ours"), "{}", answer.body);
+    // Without the credential the fields are the agent's own.
+    world.edit(|text| text.replace(", credential: good", "")).await;
+    for body in passed_on(&world, &sent[..1]).await {
+        assert!(body.contains("org-theirs"), "{body}");
+    }
+}

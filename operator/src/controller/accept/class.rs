@@ -165,6 +165,7 @@ pub(super) fn login(class: &AgentSandboxClass) -> Option<(CredentialDocument, Se
             paths: None,
             except_paths: None,
         }],
+        pinned_headers: Vec::new(),
     };
     Some((document, login.secret_ref.clone()))
 }

@@ -2,10 +2,12 @@
 //! credential of the policy document, and the variables that the agent is given in the secret's place.
 
 use agentsandbox_crds::credential::{
-    AgentCredential, CredentialHost, Injection, InjectionType, PlaceholderEnv, SecretKeyRef,
+    AgentCredential, CredentialHost, Injection, InjectionType, PinnedHeader, PlaceholderEnv, SecretKeyRef,
 };
 use agentsandbox_policy::PathGlob;
-use agentsandbox_policy::document::{CredentialDocument, InjectDocument, ScopeDocument};
+use agentsandbox_policy::document::{
+    CredentialDocument, InjectDocument, PinnedHeaderDocument, ScopeDocument,
+};
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
@@ -27,6 +29,7 @@ pub(super) struct Credential {
     placeholders: Vec<PlaceholderEnv>,
     /// Path globs that are left out unless paths of hosts name them.
     except: Vec<String>,
+    pinned: Vec<PinnedHeader>,
 }
 
 /// A variable of the agent.
@@ -66,7 +69,10 @@ impl Credential {
                 faults,
             );
         };
+        let known = of_preset.map_or(&[][..], |preset| &preset.pinned_headers);
+        let pinned = pinned(&spec.pinned_headers, known);
         let read = Self {
+            pinned,
             name: credential.name_any(),
             secret: spec.secret_ref.clone(),
             inject,
@@ -108,6 +114,7 @@ impl Credential {
             constants,
             inject,
             scopes: self.hosts.iter().flat_map(|host| self.scopes(host)).collect(),
+            pinned_headers: self.pinned.iter().map(as_document).collect(),
         };
         Some((document, self.secret.clone()))
     }
@@ -158,6 +165,16 @@ fn inherited(own: &CredentialHost, preset: &[CredentialHost]) -> Vec<CredentialH
         ..own.clone()
     };
     known.into_iter().map(with).collect()
+}
+
+/// What is pinned: what an AgentCredential writes, and what its preset knows beside that.
+fn pinned(own: &[PinnedHeader], preset: &[PinnedHeader]) -> Vec<PinnedHeader> {
+    let is_written = |known: &&PinnedHeader| own.iter().any(|own| own.name == known.name);
+    own.iter().chain(preset.iter().filter(|known| !is_written(known))).cloned().collect()
+}
+
+fn as_document(header: &PinnedHeader) -> PinnedHeaderDocument {
+    PinnedHeaderDocument { name: header.name.clone(), value: header.value.clone() }
 }
 
 fn refused<T>(credential: &AgentCredential, what: &str, faults: &mut Vec<Rejection>) -> Option<T> {

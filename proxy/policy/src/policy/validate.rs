@@ -18,6 +18,7 @@ use crate::document::{
     UpstreamProxyDocument, WebsocketDocument,
 };
 use crate::path::{CanonicalPath, PathGlob};
+use crate::pinned::pinned;
 use crate::{HostPattern, Method, parse_authority};
 
 const PATH_GLOB_BYTES_MAX: usize = 1024;
@@ -203,12 +204,15 @@ fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (S
     let constants = self::placeholders(&format!("{at}.constants"), document.constants, faults);
     let both = [placeholders.as_slice(), &constants].concat();
     let injection = injection(&format!("{at}.inject"), document.inject, &both, faults);
+    let pinned = pinned(document.pinned_headers, &injection, |field, message| {
+        faults.add(format!("{at}.pinnedHeaders{field}"), message);
+    });
     faults.bound(&format!("{at}.scopes"), document.scopes.len(), 1, SCOPES_MAX);
     let mut scopes = Vec::new();
     for (index, scope) in document.scopes.into_iter().enumerate() {
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
-    (document.name, Credential { file, injection, placeholders, constants, scopes })
+    (document.name, Credential { file, injection, placeholders, constants, scopes, pinned: pinned.into() })
 }
 
 fn upstream_proxy(

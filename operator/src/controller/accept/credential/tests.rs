@@ -297,3 +297,25 @@ fn a_credential_that_says_neither_preset_nor_place_is_refused() {
     let faults = accepted(&identity(), &typeless, &["api.example.com"]).unwrap_err();
     assert!(faults[0].message.contains("lacks the member of inject"), "{}", faults[0]);
 }
+
+#[test]
+fn p_g2_what_names_an_account_is_the_owners_to_write_and_never_the_agents() {
+    let pinned = |spec: Value| {
+        let accepted = accepted(&identity(), &spec, &["api.openai.com"]).unwrap();
+        let pinned = accepted.credentials[0].0.pinned_headers.iter();
+        pinned.map(|each| (each.name.clone(), each.value.clone())).collect::<Vec<_>>()
+    };
+    let (organization, project) = ("openai-organization".to_owned(), "openai-project".to_owned());
+    assert_eq!(pinned(json!({"preset": "OpenAI"})), [(organization.clone(), None), (project.clone(), None)]);
+    let written = json!({"preset": "OpenAI", "pinnedHeaders": [{"name": "openai-project", "value": "proj_1"}]});
+    assert_eq!(pinned(written), [(project, Some("proj_1".to_owned())), (organization, None)]);
+    let own = |name: &str| {
+        let spec = json!({"inject": {"type": "Bearer"}, "hosts": [{"host": "api.openai.com"}],
+            "pinnedHeaders": [{"name": name, "value": "x"}]});
+        accepted(&identity(), &spec, &["api.openai.com"])
+    };
+    assert!(own("x-team").is_ok());
+    let faults = own("x-vault-token").expect_err("it authenticates");
+    assert_eq!(faults[0].field, "spec.egress.allow[0].credential");
+    assert!(faults[0].message.contains("pinnedHeaders[0].name"), "{}", faults[0].message);
+}

@@ -32,6 +32,33 @@ fn a_valid_document_becomes_a_policy() {
 }
 
 #[test]
+fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
+    let pin = |pinned: &str| {
+        VALID.replacen("scopes: [{host", &format!("pinnedHeaders: {pinned}, scopes: [{{host"), 1)
+    };
+    let policy = Policy::from_yaml(&pin("[{name: openai-project, value: proj_1}, {name: sudo}]")).unwrap();
+    let pinned: Vec<_> =
+        policy.credentials["key"].pinned.iter().map(|each| (each.name(), each.value())).collect();
+    assert_eq!(pinned, [("openai-project", Some("proj_1")), ("sudo", None)]);
+    for name in [
+        "authorization", "x-goog-api-key", "x-api-key", "cookie", "host", "connection", "te", "content-length",
+        "transfer-encoding", "accept-encoding", "range", "x-forwarded-for", "via", "x-agentsandbox-loop",
+        "X-Team", "x_team", "x team", "-x", "''", ":path",
+    ] {
+        let told = Policy::from_yaml(&pin(&format!("[{{name: \"{name}\", value: x}}]").replace("\"''\"", "''"))).unwrap_err();
+        let told: Vec<String> = told.faults().iter().map(ToString::to_string).collect();
+        assert!(told.len() == 1 && told[0].starts_with("credentials[0].pinnedHeaders[0].name: "), "{name}: {told:?}");
+    }
+    for value in ["''", "' x'", "'x '", "\"a\\r\\nb\"", "\"\\u00e9\"", "null", "1"] {
+        assert!(Policy::from_yaml(&pin(&format!("[{{name: x-team, value: {value}}}]"))).is_err(), "{value}");
+    }
+    assert!(Policy::from_yaml(&pin("[{name: x-team}, {name: x-team, value: a}]")).is_err(), "twice");
+    assert!(Policy::from_yaml(&pin("[{name: x-team, value: a, secret: b}]")).is_err(), "unknown");
+    let many: Vec<String> = (0..33).map(|number| format!("{{name: x-{number}}}")).collect();
+    assert!(Policy::from_yaml(&pin(&format!("[{}]", many.join(", ")))).is_err(), "too many");
+}
+
+#[test]
 fn p_g3_rules_over_the_same_hosts_count_together_each_up_to_its_own_limits() {
     let limits = "limits: {uploadBytes: 100, uploadBytesPerMinute: 10}, methods: [GET]";
     let text = VALID

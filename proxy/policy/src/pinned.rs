@@ -1,0 +1,143 @@
+//! Fields that a credential pins: at many providers a field of the request says for which account or tenant it is meant. An
+//! agent that could write or leave it out would choose. Names and fixed values only, never a secret.
+
+use crate::Injection;
+use crate::document::{PINNED_MAX, PinnedHeaderDocument};
+
+const NAME_BYTES_MAX: usize = 64;
+const VALUE_BYTES_MAX: usize = 256;
+
+/// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
+/// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
+pub const AUTH_FIELDS: [&str; 18] = [
+    "api-key",
+    "apikey",
+    "authorization",
+    "dd-api-key",
+    "dd-application-key",
+    "job-token",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-key",
+    "x-auth-token",
+    "x-functions-key",
+    "x-goog-api-key",
+    "x-subscription-token",
+    "x-vault-token",
+];
+/// Fields that frame a message, name its destination or ask for an answer that could not be searched, and the session.
+const UNPINNABLE: [&str; 28] = [
+    "accept-encoding",
+    "connect-accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "grpc-accept-encoding",
+    "host",
+    "http2-settings",
+    "if-range",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "range",
+    "request-range",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+/// What names another client, host or loop than the proxy judged.
+const UNPINNABLE_PREFIXES: [&str; 2] = ["x-forwarded-", "x-agentsandbox-"];
+
+/// A field that requests with a credential have, or never have, whatever the agent writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinnedHeader {
+    name: String,
+    value: Option<String>,
+}
+
+impl PinnedHeader {
+    /// Lower-case name of the field.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it says; none where it is only taken out.
+    #[must_use]
+    pub fn value(&self) -> Option<&str> {
+        self.value.as_deref()
+    }
+}
+
+/// Reads the pinned fields of a credential; each fault is told with the field it is in.
+pub(crate) fn pinned(
+    list: Vec<PinnedHeaderDocument>,
+    injection: &Injection,
+    mut fault: impl FnMut(String, String),
+) -> Vec<PinnedHeader> {
+    if list.len() > PINNED_MAX {
+        fault(String::new(), format!("write at most {PINNED_MAX} entries"));
+    }
+    let mut all: Vec<PinnedHeader> = Vec::new();
+    for (index, PinnedHeaderDocument { name, value }) in list.into_iter().enumerate() {
+        let told = if all.iter().any(|known| known.name == name) {
+            Some("the field is pinned twice; remove one")
+        } else {
+            unfit(&name, injection)
+        };
+        if let Some(message) = told {
+            fault(format!("[{index}].name"), message.to_owned());
+        }
+        if value.as_deref().is_some_and(|value| !is_value(value)) {
+            let message = format!(
+                "write 1 to {VALUE_BYTES_MAX} characters of printable ASCII without spaces at either end, or leave value out, and the field is taken out"
+            );
+            fault(format!("[{index}].value"), message);
+        }
+        all.push(PinnedHeader { name, value });
+    }
+    all
+}
+
+/// Why a field of this name cannot be pinned, if it cannot.
+fn unfit(name: &str, injection: &Injection) -> Option<&'static str> {
+    let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let bounded = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    if !bounded || !name.bytes().all(token) || name.starts_with('-') {
+        return Some(
+            "write a header name of at most 64 lower-case letters, digits and -, such as openai-organization",
+        );
+    }
+    let own = matches!(injection, Injection::Header { name: own, .. } if own.replace('_', "-") == name);
+    if own || AUTH_FIELDS.contains(&name) {
+        return Some(
+            "this header authenticates: the secret is put there by inject, and others are always removed; remove it",
+        );
+    }
+    let steers = UNPINNABLE.contains(&name)
+        || UNPINNABLE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    steers.then_some(
+        "this header frames, routes or encodes the message, or is a session; write one that names an account",
+    )
+}
+
+fn is_value(value: &str) -> bool {
+    (1..=VALUE_BYTES_MAX).contains(&value.len())
+        && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+        && value.trim_matches(' ') == value
+}
