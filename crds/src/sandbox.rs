@@ -149,7 +149,8 @@ pub struct Egress {
 #[x_kube(
     validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential"),
     validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !has(self.scheme) || self.scheme == 'Https'").message("plain HTTP holds no TLS that could pass: remove tls, or remove scheme: Http").field_path(".tls"),
-    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket))").message("what passes unopened is not seen: remove methods, paths, credential and websocket, or remove tls: Passthrough").field_path(".tls")
+    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket) || has(self.answer))").message("what passes unopened is not seen: remove methods, paths, credential, websocket and answer, or remove tls: Passthrough").field_path(".tls"),
+    validation = Rule::new("!has(self.answer) || !has(self.websocket) || self.websocket != 'Allow'").message("answer does not hold for the messages of a WebSocket: remove answer, or remove websocket: Allow").field_path(".answer")
 )]
 pub struct EgressRule {
     /// Name of the rule in audit lines, and with an exact host the first path segment of the base-URL entrance. Absent
@@ -193,6 +194,29 @@ pub struct EgressRule {
     /// How much may be sent under this rule. What is absent comes from the class, which may set no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<EgressLimits>,
+    /// What of the answers is passed on; absent passes on all. It keeps surprises small and is no security boundary: a host says itself
+    /// what its answers are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<EgressAnswer>,
+}
+
+/// What of the answers is passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.maxBytes) || has(self.contentTypes)").message("answer bounds nothing: write maxBytes, contentTypes or both, such as answer: {maxBytes: 10Mi}")
+)]
+pub struct EgressAnswer {
+    /// Longest body, in bytes: `10Mi`. A longer one is refused, or cut where its length was not known.
+    #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub max_bytes: Option<String>,
+    /// Media types, such as `application/json`, or `text/*`. An answer with a body that says another, or none, is refused.
+    #[x_kube(validation = Rule::new("self.all(t, t.matches('^[a-z0-9][a-z0-9.+_-]*/([*]|[a-z0-9][a-z0-9.+_-]*)$'))").message("each content type must be a media type in lower case without parameters, such as application/json or text/*"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 3, max = 128)), extend("x-kubernetes-list-type" = "set"))]
+    pub content_types: Option<Vec<String>>,
 }
 
 /// What becomes of the agent's TLS.

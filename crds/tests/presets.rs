@@ -49,7 +49,10 @@ fn each_preset_is_a_credential_that_the_schema_takes() {
     let schema = schema();
     for preset in Preset::ALL {
         let Definition { inject, hosts, placeholder_env, except_paths, pinned_headers } = definition(*preset);
-        assert!(pinned_headers.iter().all(|each| each.value.is_none()), "{preset:?}: whose account it is, nobody knows here");
+        assert!(
+            pinned_headers.iter().all(|each| each.value.is_none()),
+            "{preset:?}: whose account it is, nobody knows here"
+        );
         assert!(
             !placeholder_env.is_empty() && placeholder_env.iter().all(|each| each.prefix.is_some()),
             "{preset:?}"

@@ -102,6 +102,9 @@ pub enum CutOff {
     /// More may not be sent.
     #[error("the limit of what may be sent is reached")]
     OverLimit,
+    /// The rule takes no more of the answer.
+    #[error("the answer is longer than its rule takes")]
+    TooLarge,
     /// The upstream ended in the middle of its answer. What it said of that is not passed on: an HTTP/2 code of the
     /// upstream's would read as if the agent had broken the protocol.
     #[error("the upstream broke off")]

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod audit;
 pub mod authority;
+mod bounds;
 pub mod budget;
 mod chain;
 pub mod cli;

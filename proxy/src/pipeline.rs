@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Bounds, Denial, DenialReason, DialPermit, Host, Permit, Policy};
+use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, DialPermit, Host, Permit, Policy};
 use http::header::{TRAILER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{Audit, Entry, Fault, Recorded, Unrecorded};
 use crate::authority::Authority;
+use crate::bounds;
 use crate::budget::{Budgets, Exceeded};
 use crate::decision;
 use crate::destination;
@@ -157,6 +158,8 @@ struct Answered {
     decoding: Option<Decoding>,
     /// There if it is a 101, and only then.
     tunnel: Option<Tunnel>,
+    /// How much of its body is passed on.
+    max_bytes: Option<u64>,
 }
 
 struct Tunnel {
@@ -180,9 +183,9 @@ async fn exchange(
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
     let secret = secret(proxy, &permit)?;
     let password = password(proxy, &loaded.policy)?;
-    let head_bytes = head_bytes(&permit, &head.headers);
-    bound(proxy, entry, (permit.bounds(), head_bytes), body.as_ref())
-        .map_err(|exceeded| Box::new(over_limit(&permit, exceeded)))?;
+    let head_bytes = bounds::head_bytes(&permit, &head.headers);
+    bounds::reserve(proxy, entry, (permit.bounds(), head_bytes), body.as_ref())
+        .map_err(|exceeded| Box::new(bounds::over_limit(&permit, exceeded)))?;
     let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
     let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
@@ -221,6 +224,9 @@ fn answered(
     let failed = |reason| Box::new(denial(permit, reason));
     // The words behind a status code are the upstream's own, and would be passed on.
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
+    if let Some(limits) = permit.bounds().answer() {
+        bounds::fits(&response, limits).map_err(failed)?;
+    }
     let searched = cleaning.scrubber.as_ref().map(|_| decoding(proxy, &response)).transpose();
     let (coding, decoding) =
         searched.map_err(|Undecodable| failed(DenialReason::UnreadableAnswer))?.unwrap_or_default();
@@ -234,48 +240,17 @@ fn answered(
         // Nobody asked for it, or it is not the protocol that was asked for.
         return Err(failed(DenialReason::UpstreamUnreachable));
     }
-    Ok(Answered { response, cleaning, decoding, tunnel })
+    let max_bytes = permit.bounds().answer().and_then(AnswerLimits::max_bytes);
+    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes })
 }
 
 /// The denial of a request whose body was at fault.
 fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
         Fault::Misused(credential) => presented::misuse(permit, credential),
-        Fault::OverLimit => over_limit(permit, Exceeded::UsedUp),
+        Fault::OverLimit => bounds::over_limit(permit, Exceeded::UsedUp),
         Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
     }
-}
-
-/// What a head sends up, as the agent wrote it: what is put in is none of it.
-fn head_bytes(permit: &Permit, fields: &HeaderMap) -> u64 {
-    let target = u64::try_from(permit.target().as_str().len()).unwrap_or(u64::MAX);
-    headers::bytes_of(fields).saturating_add(target).saturating_add(1)
-}
-
-/// Room for what is about to go up, if the rule bounds it.
-pub(crate) fn bound(
-    proxy: &Proxy,
-    entry: &Entry,
-    (bounds, head_bytes): (&Bounds, u64),
-    body: Option<&Incoming>,
-) -> Result<(), Exceeded> {
-    let Some(limits) = bounds.upload() else { return Ok(()) };
-    let length = body.and_then(|body| body.size_hint().exact()).unwrap_or(0);
-    let meter = proxy.budgets.reserve(limits, head_bytes.saturating_add(length), Instant::now())?;
-    entry.traffic().bound(meter);
-    Ok(())
-}
-
-/// The denial of what would be more than the rule lets go up.
-fn over_limit(permit: &Permit, exceeded: Exceeded) -> Denial {
-    let denial = denial(permit, DenialReason::UploadLimitExceeded);
-    let Some(limits) = permit.bounds().upload().filter(|_| exceeded == Exceeded::UsedUp) else {
-        return denial.with_how_to_allow(format!("A platform admin must look after the proxy: {exceeded}."));
-    };
-    let (rule, hosts) = (permit.rule(), limits.pattern());
-    denial.with_how_to_allow(format!(
-        "Rule {rule} lets {limits} go up to {hosts}, and there is no room left for this request; send less, or have its owner write higher limits, up to what the AgentSandboxClass allows."
-    ))
 }
 
 /// The password of the upstream proxy, if it asks for one.
@@ -411,7 +386,7 @@ async fn send(
     let traffic = entry.traffic();
     let count = || {
         let counted = traffic.sends_head(leave.head_bytes);
-        counted.map_err(|exceeded| Box::new(over_limit(permit, exceeded)))
+        counted.map_err(|exceeded| Box::new(bounds::over_limit(permit, exceeded)))
     };
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
@@ -491,13 +466,16 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, cleaning, decoding, tunnel } = answered;
+    let Answered { mut response, cleaning, decoding, tunnel, max_bytes } = answered;
     entry.answers(response.status().as_u16());
     if let Some(tunnel) = tunnel {
         return upgrade::join(proxy, context, tunnel.agent, response, (cleaning.scrubber, entry));
     }
     headers::strip_response(response.headers_mut());
-    response.map(|body| Downward::new(body, cleaning, decoding, entry).on(Arc::clone(context)).boxed_unsync())
+    response.map(|body| {
+        let body = Downward::new(body, cleaning, decoding, entry).at_most(max_bytes);
+        body.on(Arc::clone(context)).boxed_unsync()
+    })
 }
 
 /// The coding that an answer comes in, and what decodes it. An answer without a body needs no decoding, whatever its head

@@ -27,6 +27,8 @@ pub const fn status(reason: DenialReason) -> StatusCode {
         | DenialReason::UpstreamUntrusted
         | DenialReason::AnswerBroken
         | DenialReason::UnreadableAnswer
+        | DenialReason::AnswerNotAllowed
+        | DenialReason::AnswerTooLarge
         | DenialReason::Interrupted
         | DenialReason::NameNotFound => StatusCode::BAD_GATEWAY,
         DenialReason::LimitExceeded => StatusCode::URI_TOO_LONG,

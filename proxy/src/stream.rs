@@ -34,6 +34,8 @@ pub struct Downward<B: HttpBody = Incoming> {
     has_ended: bool,
     cleaning: Cleaning,
     scrub: Option<Scrub>,
+    /// What may still be passed on of it.
+    room: Option<u64>,
     traffic: Arc<Traffic>,
     entry: Entry,
     /// For as long as this lives the agent's connection is not idle.
@@ -106,7 +108,31 @@ impl<B: HttpBody> Downward<B> {
             trailers: None,
             patience: None,
         });
-        Self { inner, has_ended: false, cleaning, scrub, traffic: entry.traffic(), entry, context: None }
+        Self {
+            inner,
+            has_ended: false,
+            cleaning,
+            scrub,
+            room: None,
+            traffic: entry.traffic(),
+            entry,
+            context: None,
+        }
+    }
+
+    /// Cuts it off where it becomes longer than this.
+    #[must_use]
+    pub fn at_most(mut self, max_bytes: Option<u64>) -> Self {
+        self.room = max_bytes;
+        self
+    }
+
+    /// Takes the room for what a frame carries; none is left for one that does not fit.
+    fn takes_room(&mut self, frame: &Frame<Bytes>) -> bool {
+        let bytes = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let left = self.room.map(|room| room.checked_sub(bytes));
+        self.room = left.map(Option::unwrap_or_default);
+        left != Some(None)
     }
 
     /// Keeps the agent's connection from being taken for idle.
@@ -208,6 +234,12 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut polled = ready!(self.poll_passed(cx));
+        if let Some(Ok(frame)) = &polled
+            && !self.takes_room(frame)
+        {
+            self.entry.breaks(DenialReason::AnswerTooLarge);
+            return Poll::Ready(Some(Err(CutOff::TooLarge.into())));
+        }
         match &mut polled {
             Some(Ok(frame)) => {
                 count(frame, &self.traffic.down);

@@ -1,15 +1,23 @@
-//! What a rule bounds beside what it allows: how much may go up under it. Nothing here allows anything; whoever sends
-//! counts.
+//! What a rule bounds beside what it allows: how much may go up under it, and what may come back. Nothing here allows
+//! anything; whoever sends counts.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::document::{BYTES_MAX, LimitsDocument};
+use crate::document::{AnswerDocument, BYTES_MAX, CONTENT_TYPES_MAX, LimitsDocument};
 
 /// What a rule bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub(crate) upload: Option<UploadLimits>,
+    pub(crate) answer: Option<AnswerLimits>,
+}
+
+/// What of an answer is passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerLimits {
+    max_bytes: Option<u64>,
+    content_types: Option<Vec<String>>,
 }
 
 /// How many bytes may be sent to the hosts of one pattern. All rules that write the same pattern count together, each up to
@@ -26,6 +34,32 @@ impl Bounds {
     #[must_use]
     pub const fn upload(&self) -> Option<&UploadLimits> {
         self.upload.as_ref()
+    }
+
+    /// What may come back; none where every answer may.
+    #[must_use]
+    pub const fn answer(&self) -> Option<&AnswerLimits> {
+        self.answer.as_ref()
+    }
+}
+
+impl AnswerLimits {
+    /// Longest body, in bytes.
+    #[must_use]
+    pub const fn max_bytes(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
+    /// Whether a body may be of what its `Content-Type` says; without one, only where any may.
+    #[must_use]
+    pub fn takes(&self, content_type: Option<&str>) -> bool {
+        let Some(allowed) = &self.content_types else { return true };
+        let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let essence = essence.to_ascii_lowercase();
+        allowed.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(kind) => essence.strip_prefix(kind).is_some_and(|rest| !rest.is_empty()),
+            None => *allowed == essence,
+        })
     }
 }
 
@@ -83,4 +117,33 @@ pub(crate) fn upload(
         }
     }
     UploadLimits::new(pattern, *upload_bytes, *upload_bytes_per_minute)
+}
+
+/// Reads what a rule says of answers; each fault is told with the field it is in.
+pub(crate) fn answer(document: AnswerDocument, mut fault: impl FnMut(&str, &str)) -> AnswerLimits {
+    let AnswerDocument { max_bytes, content_types } = document;
+    if max_bytes.is_none() && content_types.is_none() {
+        fault("", "write maxBytes, contentTypes or both, or leave answer out");
+    }
+    if max_bytes.is_some_and(|bytes| !(1..=BYTES_MAX).contains(&bytes)) {
+        fault("maxBytes", "write a number of bytes from 1 to 2^50");
+    }
+    let types = content_types.as_deref();
+    if types.is_some_and(|types| types.is_empty() || types.len() > CONTENT_TYPES_MAX) {
+        fault("contentTypes", "write 1 to 16 media types, or leave contentTypes out");
+    }
+    if types.is_some_and(|types| !types.iter().all(|text| is_media_type(text))) {
+        fault("contentTypes", "write media types in lower case, such as application/json or text/*");
+    }
+    AnswerLimits { max_bytes, content_types }
+}
+
+/// RFC 9110, 8.3.1, without parameters; of the tokens those that are registered (RFC 6838, 4.2).
+fn is_media_type(text: &str) -> bool {
+    let is_name = |name: &str| {
+        let plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$&-^_.+".contains(&byte);
+        (1..=64).contains(&name.len()) && name.bytes().all(plain)
+    };
+    text.split_once('/').is_some_and(|(kind, name)| is_name(kind) && (name == "*" || is_name(name)))
 }

@@ -124,6 +124,10 @@ denial_reasons! {
     Interrupted => "Nothing was refused; the exchange ended before its answer did.",
     /// The name does not exist.
     NameNotFound => "The host is allowed but has no address; check its spelling.",
+    /// The answer is of a kind that the rule does not take.
+    AnswerNotAllowed => "The answer is not of the contentTypes that answer of the rule names; its owner may add the type.",
+    /// The answer is longer than the rule takes.
+    AnswerTooLarge => "The answer is longer than maxBytes in answer of the rule; ask for less, or have its owner write more.",
     /// What the rule lets go up is used up, or would be by this request.
     UploadLimitExceeded => "Send less: what may go to this host is written in limits of the rule, up to what the AgentSandboxClass allows.",
     /// A limit on size, number or time is exceeded.
@@ -249,7 +253,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 30);
+        assert_eq!(DenialReason::ALL.len(), 32);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(crate) const PLACEHOLDERS_MAX: usize = 16;
 pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
 pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
 pub(crate) const RANGES_MAX: usize = 4096;
+pub(crate) const CONTENT_TYPES_MAX: usize = 16;
 /// Providers have two or three such fields.
 pub(crate) const PINNED_MAX: usize = 32;
 /// More than anyone counts, and small enough that sums of many stay exact in JSON.
@@ -108,6 +109,26 @@ pub struct RuleDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "LimitsDocument")]
     pub limits: Option<LimitsDocument>,
+    /// What may come back under the rule. Absent passes every answer on.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AnswerDocument")]
+    pub answer: Option<AnswerDocument>,
+}
+
+/// What of an answer is passed on. It keeps mistakes and surprises small; it is no boundary, for a host says itself what its
+/// answers are. At least one is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AnswerDocument {
+    /// Longest body, in bytes as the agent gets them: 1 to 2^50. A longer one is refused, or cut where its length was not known.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u64", range(min = 1, max = BYTES_MAX))]
+    pub max_bytes: Option<u64>,
+    /// Media types, lower case and without parameters, such as `application/json`, or `text/*`: at most 16. An answer with a body
+    /// that says another, or none, is refused.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = CONTENT_TYPES_MAX))]
+    pub content_types: Option<Vec<String>>,
 }
 
 /// How many bytes may be sent under a rule: paths, queries, header fields, bodies, messages of WebSockets, and TLS that passes

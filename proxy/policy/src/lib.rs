@@ -22,7 +22,7 @@ mod tally;
 mod target;
 
 pub use address::DialPermit;
-pub use bounds::{Bounds, UploadLimits};
+pub use bounds::{AnswerLimits, Bounds, UploadLimits};
 pub use decide::{CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};

@@ -129,8 +129,8 @@ fn unfit(name: &str, injection: &Injection) -> Option<&'static str> {
             "this header authenticates: the secret is put there by inject, and others are always removed; remove it",
         );
     }
-    let steers = UNPINNABLE.contains(&name)
-        || UNPINNABLE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    let steers =
+        UNPINNABLE.contains(&name) || UNPINNABLE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     steers.then_some(
         "this header frames, routes or encodes the message, or is a session; write one that names an account",
     )

@@ -153,15 +153,12 @@ impl Rules {
 
 /// What a rule without limits sends counts towards those of another over the same hosts.
 fn count_together(list: &mut [Rule]) {
-    let limited: HashSet<HostPattern> = list
-        .iter()
-        .filter(|rule| rule.bounds.upload.is_some())
-        .map(|rule| rule.scope.host.clone())
-        .collect();
+    let limited: HashSet<HostPattern> =
+        list.iter().filter(|rule| rule.bounds.upload.is_some()).map(|rule| rule.scope.host.clone()).collect();
     for rule in list.iter_mut().filter(|rule| rule.bounds.upload.is_none()) {
         if limited.contains(&rule.scope.host) {
             let upload = Some(UploadLimits::new(&rule.scope.host.to_string(), None, None));
-            rule.bounds = Arc::new(Bounds { upload });
+            rule.bounds = Arc::new(Bounds { upload, answer: rule.bounds.answer.clone() });
         }
     }
 }

@@ -334,6 +334,8 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
             | DenialReason::UpstreamUntrusted
             | DenialReason::AnswerBroken
             | DenialReason::UnreadableAnswer
+            | DenialReason::AnswerNotAllowed
+            | DenialReason::AnswerTooLarge
             | DenialReason::RequestStalled
             | DenialReason::Interrupted
             | DenialReason::NameNotFound

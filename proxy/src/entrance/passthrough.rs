@@ -11,9 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::Origin;
 use crate::audit::{Entry, RecordedPass};
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
-use crate::pipeline::{Proxy, bound, password};
+use crate::pipeline::{Proxy, password};
 use crate::reload::Loaded;
-use crate::{dial, upgrade};
+use crate::{bounds, dial, upgrade};
 
 /// A connection that may be handed on.
 pub(super) struct Passing {
@@ -55,7 +55,7 @@ where
 /// Counts what goes up from here, if the rule bounds it.
 fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Result<(), Denial> {
     let permit = recorded.permit();
-    bound(proxy, entry, (permit.bounds(), 0), None).map_err(|_| {
+    bounds::reserve(proxy, entry, (permit.bounds(), 0), None).map_err(|_| {
         Denial::new(DenialReason::UploadLimitExceeded)
             .with_rule(permit.rule())
             .with_host(permit.host())

@@ -22,8 +22,7 @@ use crate::world::{Answer, HOST, Setup, World, build, get, over_http1, raw};
 
 /// More than any head of these tests, so that what a head counts hides no body.
 const HEAD: usize = 1_000;
-const WITH_IN_ALL: (&str, &str) =
-    ("websocket: Allow}", "websocket: Allow, limits: {uploadBytes: 10000}}");
+const WITH_IN_ALL: (&str, &str) = ("websocket: Allow}", "websocket: Allow, limits: {uploadBytes: 10000}}");
 const WITH_A_MINUTE: (&str, &str) =
     ("websocket: Allow}", "websocket: Allow, limits: {uploadBytesPerMinute: 10000}}");
 
@@ -163,11 +162,8 @@ async fn p_h2_what_goes_up_in_a_websocket_is_cut_where_the_room_ends() {
 async fn p_g3_tls_that_passes_unopened_is_cut_where_the_room_ends() {
     let rule = "rules:\n- {name: pass, host: pass.good.test, ports: [PORT], scheme: https, tls: Passthrough, limits: {uploadBytes: LIMIT}}\n";
     for (limit, passes) in [("100000", true), ("100", false)] {
-        let setup = Setup {
-            protocols: vec!["http/1.1"],
-            certificate: Some("pass.good.test"),
-            ..Setup::default()
-        };
+        let setup =
+            Setup { protocols: vec!["http/1.1"], certificate: Some("pass.good.test"), ..Setup::default() };
         let world = build(setup).await;
         let port = world.upstream.port();
         let rule = rule.replace("PORT", &port.to_string()).replace("LIMIT", limit);

@@ -8,6 +8,7 @@
 )]
 
 mod abuse;
+mod answers;
 mod audit;
 mod authority;
 mod budget;

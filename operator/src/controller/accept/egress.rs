@@ -50,7 +50,8 @@ pub(super) fn egress(
         ceiling(index, rule, class, faults);
         passthrough(index, rule, class, faults);
         let limits = upload::limits(index, rule, class, faults);
-        let document = RuleDocument { limits, ..document(rule, &mut taken) };
+        let answer = upload::answer(index, rule, faults);
+        let document = RuleDocument { limits, answer, ..document(rule, &mut taken) };
         credential_of(
             index,
             rule,
@@ -126,6 +127,7 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
             Some(Websocket::Deny) | None => None,
         },
         limits: None,
+        answer: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use agentsandbox_crds::class::SidecarPlacement;
 use agentsandbox_crds::credential::AgentCredential;
 use agentsandbox_crds::sandbox::{EgressRule, Tls};
-use agentsandbox_policy::document::{InjectDocument, LimitsDocument, TlsDocument};
+use agentsandbox_policy::document::{AnswerDocument, InjectDocument, LimitsDocument, TlsDocument};
 use serde_json::json;
 
 use super::*;
@@ -137,7 +137,8 @@ fn images_come_from_the_classes_registries_only() {
 fn p_g3_a_rule_sends_no_more_than_its_class_allows() {
     let asks = |limits| rule(|r| r.limits = Some(from(limits)));
     let ceiling = with_class(|c| {
-        c.spec.egress = Some(from(json!({"limits": {"uploadBytes": "100Mi", "uploadBytesPerMinute": "1Mi"}})));
+        c.spec.egress =
+            Some(from(json!({"limits": {"uploadBytes": "100Mi", "uploadBytesPerMinute": "1Mi"}})));
     });
     let limits = |sandbox: &AgentSandbox, references: &References| {
         let accepted = accept(&identity(), sandbox, references, &platform()).unwrap();
@@ -163,7 +164,23 @@ fn p_g3_a_rule_sends_no_more_than_its_class_allows() {
     }
     let broken = with_class(|c| c.spec.egress = Some(from(json!({"limits": {"uploadBytes": "much"}}))));
     let told = rejected(&sandbox(|_| ()), &broken);
-    assert!(told.iter().all(|fault| *fault == (RejectionReason::ClassUnsupported, "spec.className".to_owned())));
+    assert!(
+        told.iter().all(|fault| *fault == (RejectionReason::ClassUnsupported, "spec.className".to_owned()))
+    );
+}
+
+#[test]
+fn p_g5_what_a_rule_says_of_answers_reaches_the_proxy() {
+    let says = |answer| rule(|r| r.answer = Some(from(answer)));
+    let answer = json!({"maxBytes": "10Mi", "contentTypes": ["application/json"]});
+    let accepted = accept(&identity(), &says(answer), &ordinary(), &platform()).unwrap();
+    let types = Some(vec!["application/json".to_owned()]);
+    let wanted = AnswerDocument { max_bytes: Some(10 << 20), content_types: types };
+    assert_eq!((&accepted.rules[0].answer, &accepted.rules[1].answer), (&Some(wanted), &None));
+    let field = "spec.egress.allow[0].answer.maxBytes";
+    let found = rejected(&says(json!({"maxBytes": "much", "contentTypes": ["text/*"]})), &ordinary());
+    only(found, RejectionReason::InvalidField, field);
+    only(rejected(&says(json!({"maxBytes": "2000Ti"})), &ordinary()), RejectionReason::InvalidField, field);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! How much may be sent under a rule: what it writes itself, within what its class allows; where it writes nothing, what its class
-//! allows.
+//! allows. And what it says of answers.
 
 use agentsandbox_crds::class::AgentSandboxClass;
 use agentsandbox_crds::common::EgressLimits;
 use agentsandbox_crds::sandbox::EgressRule;
-use agentsandbox_policy::document::LimitsDocument;
+use agentsandbox_policy::document::{AnswerDocument, LimitsDocument};
 use kube::ResourceExt;
 
 use super::{Rejection, RejectionReason, reject};
@@ -44,8 +44,7 @@ fn limit(
     faults: &mut Vec<Rejection>,
 ) -> Option<u64> {
     let own = rule.limits.as_ref().and_then(axis.get);
-    let most =
-        class.spec.egress.as_ref().and_then(|egress| egress.limits.as_ref()).and_then(axis.get);
+    let most = class.spec.egress.as_ref().and_then(|egress| egress.limits.as_ref()).and_then(axis.get);
     let field = format!("spec.egress.allow[{index}].limits.{}", axis.field);
     let name = class.name_any();
     let ceiling = most.map(|text| (text, bytes(text)));
@@ -69,6 +68,20 @@ fn limit(
         reject(faults, RejectionReason::OutsideClass, field, message);
     }
     Some(asked)
+}
+
+/// What a rule says of answers.
+pub(super) fn answer(index: usize, rule: &EgressRule, faults: &mut Vec<Rejection>) -> Option<AnswerDocument> {
+    let answer = rule.answer.as_ref()?;
+    let max_bytes = answer.max_bytes.as_ref().map(|text| (text, bytes(text)));
+    if let Some((text, None)) = max_bytes {
+        let field = format!("spec.egress.allow[{index}].answer.maxBytes");
+        let message = format!("{text} is no quantity; write a positive number of bytes such as 10Mi");
+        reject(faults, RejectionReason::InvalidField, field, message);
+        return None;
+    }
+    let max_bytes = max_bytes.and_then(|(_, max)| max);
+    Some(AnswerDocument { max_bytes, content_types: answer.content_types.clone() })
 }
 
 fn bytes(text: &str) -> Option<u64> {

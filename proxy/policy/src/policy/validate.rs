@@ -168,9 +168,21 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
             faults.add(field.trim_end_matches('.'), message);
         })
     });
+    if document.answer.is_some() && document.websocket == Some(WebsocketDocument::Allow) {
+        faults.add(
+            format!("{at}.answer"),
+            "it does not hold for the messages of a WebSocket; remove it, or remove websocket: Allow",
+        );
+    }
+    let answer = document.answer.map(|answer| {
+        bounds::answer(answer, |field, message| {
+            let field = format!("{at}.answer.{field}");
+            faults.add(field.trim_end_matches('.'), message);
+        })
+    });
     Some(Rule {
         scope: scope?,
-        bounds: Arc::new(Bounds { upload }),
+        bounds: Arc::new(Bounds { upload, answer }),
         name: document.name,
         scheme,
         credential: document.credential,
@@ -189,6 +201,7 @@ fn unopened(at: &str, document: &RuleDocument, faults: &mut Faults) {
         ("paths", document.paths.is_some()),
         ("credential", document.credential.is_some()),
         ("websocket", document.websocket.is_some()),
+        ("answer", document.answer.is_some()),
     ];
     for (field, _) in written.iter().filter(|(_, is_written)| *is_written) {
         let message = "it cannot hold for TLS that is not opened; remove it, or remove tls: Passthrough";

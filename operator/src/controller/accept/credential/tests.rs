@@ -307,7 +307,8 @@ fn p_g2_what_names_an_account_is_the_owners_to_write_and_never_the_agents() {
     };
     let (organization, project) = ("openai-organization".to_owned(), "openai-project".to_owned());
     assert_eq!(pinned(json!({"preset": "OpenAI"})), [(organization.clone(), None), (project.clone(), None)]);
-    let written = json!({"preset": "OpenAI", "pinnedHeaders": [{"name": "openai-project", "value": "proj_1"}]});
+    let written =
+        json!({"preset": "OpenAI", "pinnedHeaders": [{"name": "openai-project", "value": "proj_1"}]});
     assert_eq!(pinned(written), [(project, Some("proj_1".to_owned())), (organization, None)]);
     let own = |name: &str| {
         let spec = json!({"inject": {"type": "Bearer"}, "hosts": [{"host": "api.openai.com"}],

@@ -41,13 +41,35 @@ fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
         policy.credentials["key"].pinned.iter().map(|each| (each.name(), each.value())).collect();
     assert_eq!(pinned, [("openai-project", Some("proj_1")), ("sudo", None)]);
     for name in [
-        "authorization", "x-goog-api-key", "x-api-key", "cookie", "host", "connection", "te", "content-length",
-        "transfer-encoding", "accept-encoding", "range", "x-forwarded-for", "via", "x-agentsandbox-loop",
-        "X-Team", "x_team", "x team", "-x", "''", ":path",
+        "authorization",
+        "x-goog-api-key",
+        "x-api-key",
+        "cookie",
+        "host",
+        "connection",
+        "te",
+        "content-length",
+        "transfer-encoding",
+        "accept-encoding",
+        "range",
+        "x-forwarded-for",
+        "via",
+        "x-agentsandbox-loop",
+        "X-Team",
+        "x_team",
+        "x team",
+        "-x",
+        "''",
+        ":path",
     ] {
-        let told = Policy::from_yaml(&pin(&format!("[{{name: \"{name}\", value: x}}]").replace("\"''\"", "''"))).unwrap_err();
+        let told =
+            Policy::from_yaml(&pin(&format!("[{{name: \"{name}\", value: x}}]").replace("\"''\"", "''")))
+                .unwrap_err();
         let told: Vec<String> = told.faults().iter().map(ToString::to_string).collect();
-        assert!(told.len() == 1 && told[0].starts_with("credentials[0].pinnedHeaders[0].name: "), "{name}: {told:?}");
+        assert!(
+            told.len() == 1 && told[0].starts_with("credentials[0].pinnedHeaders[0].name: "),
+            "{name}: {told:?}"
+        );
     }
     for value in ["''", "' x'", "'x '", "\"a\\r\\nb\"", "\"\\u00e9\"", "null", "1"] {
         assert!(Policy::from_yaml(&pin(&format!("[{{name: x-team, value: {value}}}]"))).is_err(), "{value}");
@@ -59,11 +81,55 @@ fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
 }
 
 #[test]
+fn p_g5_a_rule_says_how_long_answers_may_be_and_of_which_types() {
+    let with =
+        |answer: &str| VALID.replacen("methods: [GET]", &format!("answer: {answer}, methods: [GET]"), 1);
+    let read = |answer: &str| {
+        Policy::from_yaml(&with(answer)).unwrap().rules.list[0].bounds.answer().cloned().unwrap()
+    };
+    let both = read("{maxBytes: 10, contentTypes: [application/json, text/*]}");
+    assert_eq!(both.max_bytes(), Some(10));
+    for (text, taken) in [
+        ("application/json", true),
+        ("Application/JSON; charset=utf-8", true),
+        (" text/plain ", true),
+        ("text/", false),
+        ("text", false),
+        ("application/jsonp", false),
+        ("application/json, text/html", false),
+        ("image/png", false),
+        ("", false),
+    ] {
+        assert_eq!(both.takes(Some(text)), taken, "{text}");
+    }
+    assert!(!both.takes(None), "what says nothing is not taken");
+    assert!(read("{maxBytes: 1}").takes(None) && read("{maxBytes: 1}").takes(Some("image/png")));
+    for (answer, field) in [
+        ("{}", "rules[0].answer: write maxBytes,"),
+        ("{maxBytes: 0}", "rules[0].answer.maxBytes: "),
+        ("{contentTypes: []}", "rules[0].answer.contentTypes: write 1 to 16"),
+        ("{contentTypes: [json]}", "rules[0].answer.contentTypes: write media types"),
+        ("{contentTypes: [Text/Plain]}", "rules[0].answer.contentTypes: write media types"),
+        ("{contentTypes: ['*/*']}", "rules[0].answer.contentTypes: write media types"),
+        ("{contentTypes: ['text/plain; charset=utf-8']}", "rules[0].answer.contentTypes: write media types"),
+    ] {
+        let told = faults("methods: [GET]", &format!("answer: {answer}, methods: [GET]"));
+        assert!(told.len() == 1 && told[0].starts_with(field), "{answer}: {told:?}");
+    }
+    let socket = "answer: {maxBytes: 1}, websocket: Allow, methods: [GET]";
+    assert!(faults("methods: [GET]", socket)[0].starts_with("rules[0].answer: it does not hold"));
+    let unopened = faults("scheme: http}", "scheme: https, tls: Passthrough, answer: {maxBytes: 1}}");
+    assert!(unopened[0].starts_with("rules[1].answer: it cannot hold"), "{unopened:?}");
+}
+
+#[test]
 fn p_g3_rules_over_the_same_hosts_count_together_each_up_to_its_own_limits() {
     let limits = "limits: {uploadBytes: 100, uploadBytesPerMinute: 10}, methods: [GET]";
-    let text = VALID
-        .replacen("methods: [GET]", limits, 1)
-        .replacen("- {name: wild", "- {name: other, host: API.good.test., ports: [443], scheme: https}\n- {name: wild", 1);
+    let text = VALID.replacen("methods: [GET]", limits, 1).replacen(
+        "- {name: wild",
+        "- {name: other, host: API.good.test., ports: [443], scheme: https}\n- {name: wild",
+        1,
+    );
     let policy = Policy::from_yaml(&text).unwrap();
     let upload = |position: usize| policy.rules.list[position].bounds.upload().cloned();
     assert_eq!(upload(0), Some(UploadLimits::new("api.good.test", Some(100), Some(10))));
@@ -78,7 +144,11 @@ fn p_g3_rules_over_the_same_hosts_count_together_each_up_to_its_own_limits() {
         assert!(told.len() == 1 && told[0].starts_with(fault), "{limits}: {told:?}");
     }
     for limits in ["null", "{uploadBytes: null}", "{uploadBytes: -1}", "{uploads: 1}", "{uploadBytes: 1Mi}"] {
-        assert_eq!(faults("methods: [GET]", &format!("limits: {limits}, methods: [GET]")).len(), 1, "{limits}");
+        assert_eq!(
+            faults("methods: [GET]", &format!("limits: {limits}, methods: [GET]")).len(),
+            1,
+            "{limits}"
+        );
     }
 }
 

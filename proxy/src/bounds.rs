@@ -1,0 +1,63 @@
+//! What a rule bounds, where a request passes: room for what goes up, and whether an answer fits.
+
+use std::time::Instant;
+
+use agentsandbox_policy::{AnswerLimits, Bounds, Denial, DenialReason, Permit};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use crate::audit::Entry;
+use crate::budget::Exceeded;
+use crate::headers;
+use crate::pipeline::Proxy;
+use crate::respond::denial;
+use crate::upstream::Answer;
+
+/// What a head sends up, as the agent wrote it: what is put in is none of it.
+pub(crate) fn head_bytes(permit: &Permit, fields: &HeaderMap) -> u64 {
+    let target = u64::try_from(permit.target().as_str().len()).unwrap_or(u64::MAX);
+    headers::bytes_of(fields).saturating_add(target).saturating_add(1)
+}
+
+/// Room for what is about to go up, if the rule bounds it.
+pub(crate) fn reserve(
+    proxy: &Proxy,
+    entry: &Entry,
+    (bounds, head_bytes): (&Bounds, u64),
+    body: Option<&Incoming>,
+) -> Result<(), Exceeded> {
+    let Some(limits) = bounds.upload() else { return Ok(()) };
+    let length = body.and_then(|body| body.size_hint().exact()).unwrap_or(0);
+    let meter = proxy.budgets.reserve(limits, head_bytes.saturating_add(length), Instant::now())?;
+    entry.traffic().bound(meter);
+    Ok(())
+}
+
+/// The denial of what would be more than the rule lets go up.
+pub(crate) fn over_limit(permit: &Permit, exceeded: Exceeded) -> Denial {
+    let denial = denial(permit, DenialReason::UploadLimitExceeded);
+    let Some(limits) = permit.bounds().upload().filter(|_| exceeded == Exceeded::UsedUp) else {
+        return denial.with_how_to_allow(format!("A platform admin must look after the proxy: {exceeded}."));
+    };
+    let (rule, hosts) = (permit.rule(), limits.pattern());
+    denial.with_how_to_allow(format!(
+        "Rule {rule} lets {limits} go up to {hosts}, and there is no room left for this request; send less, or have its owner write higher limits, up to what the AgentSandboxClass allows."
+    ))
+}
+
+/// Whether the rule takes an answer, as far as its head tells. One without a body has neither length nor type.
+pub(crate) fn fits(response: &Response<Answer>, limits: &AnswerLimits) -> Result<(), DenialReason> {
+    if response.body().is_end_stream() {
+        return Ok(());
+    }
+    // Several types, or one that cannot be read, are none.
+    let mut types = response.headers().get_all(CONTENT_TYPE).into_iter();
+    let content_type = types.next().filter(|_| types.next().is_none()).and_then(|text| text.to_str().ok());
+    if !limits.takes(content_type) {
+        return Err(DenialReason::AnswerNotAllowed);
+    }
+    let is_longer = limits.max_bytes().is_some_and(|most| response.body().size_hint().lower() > most);
+    if is_longer { Err(DenialReason::AnswerTooLarge) } else { Ok(()) }
+}
