@@ -11,6 +11,7 @@ mod abuse;
 mod answers;
 mod audit;
 mod authority;
+mod bodies;
 mod budget;
 mod bursts;
 mod chain;

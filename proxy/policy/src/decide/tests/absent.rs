@@ -48,6 +48,21 @@ fn p_e6_no_rule_can_ask_for_an_operation_and_a_path_that_is_left_out_never_gets_
 }
 
 #[test]
+fn p_e7_a_rule_that_would_have_to_read_a_body_is_rejected() {
+    no_rule_can_ask_for(&[
+        "body: {maxBytes: 1}",
+        "body: {contains: x}",
+        "contentTypes: [application/json]",
+        "requestContentTypes: [application/json]",
+        "contentEncoding: gzip",
+        "form: {fields: [q]}",
+        "json: {path: $.model}",
+        "multipart: Deny",
+        "schema: {type: object}",
+    ]);
+}
+
+#[test]
 fn p_e8_no_rule_can_ask_for_a_tool_and_a_server_of_tools_is_denied_as_a_whole() {
     no_rule_can_ask_for(&["mcp: {tools: [search]}", "tools: [search]", "protocol: MCP"]);
     let rules = format!("{{{RULE}, methods: [GET], paths: [\"/v1/**\"]}}");
@@ -70,6 +85,36 @@ fn p_e10_no_rule_can_ask_for_a_ref_and_a_push_is_denied_as_a_whole() {
         "POST https://api.good.test/r.git/git-upload-pack",
     ];
     assert_eq!(verdicts(&rules, &asked), ["PathNotAllowed", "PathNotAllowed", "a -"]);
+}
+
+#[test]
+fn p_i13_nothing_that_an_agent_can_write_decides_a_push_and_no_spelling_of_its_path_makes_it_a_fetch() {
+    no_rule_can_ask_for(&[
+        "defaultBranch: main",
+        "git: {protected: [main], objectFormat: sha256}",
+        "refs: {case: Fold}",
+        "maxRefs: 100",
+    ]);
+    let rules = format!("{{{RULE}, paths: [/r.git/info/refs, /r.git/git-upload-pack]}}");
+    let denied = [
+        "POST https://api.good.test/r.git/git-receive-pack",
+        "POST https://api.good.test/r.git/git-%72eceive-pack",
+        "POST https://api.good.test/r.git/./git-receive-pack",
+        "POST https://api.good.test/r.git/git-upload-pack/../git-receive-pack",
+        "POST https://api.good.test/r.git/git-upload-pack%2f..%2fgit-receive-pack",
+        "POST https://api.good.test/r.git//git-receive-pack",
+        "POST https://api.good.test/R.git/git-receive-pack",
+        "POST https://api.good.test/r/git-receive-pack",
+        "PUT https://api.good.test/r.git/objects/pack/x",
+    ];
+    // One that cannot be read in one way is no request at all.
+    let judged = |line: &&&str| Target::parse(line.split_once(".test").unwrap().1).is_ok();
+    let denied: Vec<&str> = denied.iter().filter(judged).copied().collect();
+    assert!(denied.len() > 5, "{denied:?}");
+    assert!(verdicts(&rules, &denied).iter().all(|verdict| verdict == "PathNotAllowed"), "{denied:?}");
+    let named = format!("{{{RULE}, paths: [/r.git/**]}}");
+    let push = ["POST https://api.good.test/r.git/git-receive-pack"];
+    assert_eq!(verdicts(&named, &push), ["a -"], "a rule whose paths take it in allows it, whole");
 }
 
 #[test]
