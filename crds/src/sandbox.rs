@@ -149,7 +149,7 @@ pub struct Egress {
 #[x_kube(
     validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential"),
     validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !has(self.scheme) || self.scheme == 'Https'").message("plain HTTP holds no TLS that could pass: remove tls, or remove scheme: Http").field_path(".tls"),
-    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket) || has(self.answer))").message("what passes unopened is not seen: remove methods, paths, credential, websocket and answer, or remove tls: Passthrough").field_path(".tls"),
+    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket) || has(self.answer) || has(self.headers))").message("what passes unopened is not seen: remove methods, paths, credential, websocket, answer and headers, or remove tls: Passthrough").field_path(".tls"),
     validation = Rule::new("!has(self.answer) || !has(self.websocket) || self.websocket != 'Allow'").message("answer does not hold for the messages of a WebSocket: remove answer, or remove websocket: Allow").field_path(".answer")
 )]
 pub struct EgressRule {
@@ -198,6 +198,12 @@ pub struct EgressRule {
     /// what its answers are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<EgressAnswer>,
+    /// The only header fields that are passed on, such as `accept` and `content-type`; the others are taken out, and trailers as well.
+    /// Absent passes on all that are not removed from every request. The key is put in either way.
+    #[x_kube(validation = Rule::new("self.all(h, h.matches('^[a-z0-9_-]+$'))").message("headers holds header names in lower case, such as accept and content-type"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 64)), extend("x-kubernetes-list-type" = "set"))]
+    pub headers: Option<Vec<String>>,
 }
 
 /// What of the answers is passed on.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use agentsandbox_policy::{AnswerLimits, Bounds, Denial, DenialReason, Permit};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -45,6 +45,23 @@ pub(crate) fn over_limit(permit: &Permit, exceeded: Exceeded) -> Denial {
     denial.with_how_to_allow(format!(
         "Rule {rule} lets {limits} go up to {hosts}, and there is no room left for this request; send less, or have its owner write higher limits, up to what the AgentSandboxClass allows."
     ))
+}
+
+/// What passes in each rule: it frames the message, and says nothing that the agent chose freely.
+const FRAMING: [&str; 3] = ["content-length", "te", "host"];
+/// The same of a WebSocket's handshake.
+const HANDSHAKE: [&str; 2] = ["sec-websocket-key", "sec-websocket-version"];
+
+/// Takes out the fields that the rule does not list, if it lists any.
+pub(crate) fn keep_listed(fields: &mut HeaderMap, permit: &Permit) {
+    let Some(listed) = permit.bounds().headers() else { return };
+    let is_kept = |name: &str| {
+        listed.iter().any(|listed| listed == name)
+            || FRAMING.contains(&name)
+            || (permit.websocket() && HANDSHAKE.contains(&name))
+    };
+    let unlisted: Vec<HeaderName> = fields.keys().filter(|name| !is_kept(name.as_str())).cloned().collect();
+    unlisted.into_iter().for_each(|name| drop(fields.remove(name)));
 }
 
 /// Whether the rule takes an answer, as far as its head tells. One without a body has neither length nor type.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use agentsandbox_policy::CredentialUse;
+use agentsandbox_policy::{CredentialUse, Permit};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -117,6 +117,8 @@ pub struct Upload {
     traffic: Arc<Traffic>,
     credential: Option<CredentialUse>,
     search: Option<BodySearch>,
+    /// Where a rule lists the fields that pass, trailers are none of them.
+    has_trailers: bool,
     may_be_silent: bool,
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -130,14 +132,23 @@ impl Upload {
         // HTTP/2, "Responses"). Whether its agent still lives is asked by HTTP/2 pings.
         let kind = fields.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let may_be_silent = kind.starts_with(b"application/grpc");
-        Self { progress, traffic, credential: None, search: None, may_be_silent, patience: None }
+        Self {
+            progress,
+            traffic,
+            credential: None,
+            search: None,
+            has_trailers: true,
+            may_be_silent,
+            patience: None,
+        }
     }
 
     /// Breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may
     /// merge them.
     #[must_use]
-    pub fn judged(mut self, credential: Option<CredentialUse>, search: Option<BodySearch>) -> Self {
-        (self.credential, self.search) = (credential, search);
+    pub fn judged(mut self, permit: &Permit, search: Option<BodySearch>) -> Self {
+        (self.credential, self.search) = (permit.credential().cloned(), search);
+        self.has_trailers = permit.bounds().headers().is_none();
         self
     }
 
@@ -171,6 +182,9 @@ impl Upload {
         self.traffic.spends(bytes_of(&frame)).map_err(|_| CutOff::OverLimit)?;
         count(&frame, &self.traffic.up);
         if let Some(trailers) = frame.trailers_mut() {
+            if !self.has_trailers {
+                trailers.clear();
+            }
             let credential = self.credential.as_ref();
             headers::strip_request(trailers, credential.map(CredentialUse::injection));
             headers::unpin(trailers, credential.map(CredentialUse::pinned).unwrap_or_default());

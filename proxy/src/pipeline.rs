@@ -194,7 +194,7 @@ async fn exchange(
     let (progress, traffic) = (Progress::default(), entry.traffic());
     entry.carries(progress.clone());
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
-    let body = body.judged(permit.credential().cloned(), loaded.placeholders.in_body()).boxed_unsync();
+    let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
     let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
@@ -317,6 +317,7 @@ fn outgoing(
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);
     fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
+    bounds::keep_listed(&mut fields, permit);
     let mut target = Zeroizing::new(permit.target().as_str().to_owned());
     if scrubber.is_some() {
         headers::ask_readable(&mut fields);

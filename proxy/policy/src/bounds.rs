@@ -1,16 +1,17 @@
-//! What a rule bounds beside what it allows: how much may go up under it, and what may come back. Nothing here allows
+//! What a rule bounds beside what it allows: how much may go up under it and in which fields, and what may come back. Nothing here allows
 //! anything; whoever sends counts.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::document::{AnswerDocument, BYTES_MAX, CONTENT_TYPES_MAX, LimitsDocument};
+use crate::document::{AnswerDocument, BYTES_MAX, CONTENT_TYPES_MAX, HEADERS_MAX, LimitsDocument};
 
 /// What a rule bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub(crate) upload: Option<UploadLimits>,
     pub(crate) answer: Option<AnswerLimits>,
+    pub(crate) headers: Option<Vec<String>>,
 }
 
 /// What of an answer is passed on.
@@ -34,6 +35,12 @@ impl Bounds {
     #[must_use]
     pub const fn upload(&self) -> Option<&UploadLimits> {
         self.upload.as_ref()
+    }
+
+    /// Names of the only fields that are passed on, in lower case; none where all are.
+    #[must_use]
+    pub fn headers(&self) -> Option<&[String]> {
+        self.headers.as_deref()
     }
 
     /// What may come back; none where every answer may.
@@ -136,6 +143,16 @@ pub(crate) fn answer(document: AnswerDocument, mut fault: impl FnMut(&str, &str)
         fault("contentTypes", "write media types in lower case, such as application/json or text/*");
     }
     AnswerLimits { max_bytes, content_types }
+}
+
+/// Reads the list of fields of a rule.
+pub(crate) fn headers(list: Vec<String>, mut fault: impl FnMut(&str)) -> Vec<String> {
+    let token = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    let is_name = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(token);
+    if list.is_empty() || list.len() > HEADERS_MAX || !list.iter().all(is_name) {
+        fault("write 1 to 32 header names in lower case, such as accept, or leave headers out");
+    }
+    list
 }
 
 /// RFC 9110, 8.3.1, without parameters; of the tokens those that are registered (RFC 6838, 4.2).

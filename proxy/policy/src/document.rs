@@ -26,6 +26,7 @@ pub(crate) const PLACEHOLDERS_MAX: usize = 16;
 pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
 pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
 pub(crate) const RANGES_MAX: usize = 4096;
+pub(crate) const HEADERS_MAX: usize = 32;
 pub(crate) const CONTENT_TYPES_MAX: usize = 16;
 /// Providers have two or three such fields.
 pub(crate) const PINNED_MAX: usize = 32;
@@ -113,6 +114,11 @@ pub struct RuleDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AnswerDocument")]
     pub answer: Option<AnswerDocument>,
+    /// Names of the header fields that are passed on, lower case, at most 32. The others are taken out, and trailers as well.
+    /// What frames the message and what is put in stays. Absent passes on all that are not removed from every request.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = HEADERS_MAX), inner(length(min = 1, max = 64)))]
+    pub headers: Option<Vec<String>>,
 }
 
 /// What of an answer is passed on. It keeps mistakes and surprises small; it is no boundary, for a host says itself what its

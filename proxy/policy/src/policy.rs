@@ -158,7 +158,7 @@ fn count_together(list: &mut [Rule]) {
     for rule in list.iter_mut().filter(|rule| rule.bounds.upload.is_none()) {
         if limited.contains(&rule.scope.host) {
             let upload = Some(UploadLimits::new(&rule.scope.host.to_string(), None, None));
-            rule.bounds = Arc::new(Bounds { upload, answer: rule.bounds.answer.clone() });
+            rule.bounds = Arc::new(Bounds { upload, ..Bounds::clone(&rule.bounds) });
         }
     }
 }

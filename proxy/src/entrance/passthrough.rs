@@ -53,13 +53,11 @@ where
 }
 
 /// Counts what goes up from here, if the rule bounds it.
-fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Result<(), Denial> {
+fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Result<(), Box<Denial>> {
     let permit = recorded.permit();
     bounds::reserve(proxy, entry, (permit.bounds(), 0), None).map_err(|_| {
-        Denial::new(DenialReason::UploadLimitExceeded)
-            .with_rule(permit.rule())
-            .with_host(permit.host())
-            .with_port(permit.port())
+        let denial = Denial::new(DenialReason::UploadLimitExceeded).with_rule(permit.rule());
+        Box::new(denial.with_host(permit.host()).with_port(permit.port()))
     })
 }
 

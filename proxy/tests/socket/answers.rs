@@ -3,7 +3,7 @@
 use agentsandbox_proxy::entrance::Entrance;
 use http::StatusCode;
 
-use crate::world::{Setup, World, build, raw};
+use crate::world::{Setup, World, build, speak};
 
 const RULE: (&str, &str) =
     ("websocket: Allow}", "answer: {maxBytes: 1000, contentTypes: [application/json, text/*]}}");
@@ -22,7 +22,7 @@ async fn answered(answer: String) -> (String, serde_json::Value) {
         world.url("/v1/x"),
         world.authority()
     );
-    let told = raw(&world, Entrance::HttpProxy, head.as_bytes()).await;
+    let told = speak(&world, Entrance::HttpProxy, head.as_bytes()).await;
     (told, world.line(&[("event", "end")]).await)
 }
 

@@ -10,7 +10,7 @@ use agentsandbox_proxy::serve::Port;
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, StatusCode};
-use http_body_util::{Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -178,5 +178,38 @@ async fn p_g3_tls_that_passes_unopened_is_cut_where_the_room_ends() {
         } else {
             assert_eq!((sent, &told["reason"]), (0, &"UploadLimitExceeded".into()));
         }
+    }
+}
+
+#[tokio::test]
+async fn p_g3_only_fields_that_a_rule_lists_are_passed_on_and_the_key_is() {
+    let listed = ("websocket: Allow}", "websocket: Allow, headers: [accept, x-kept]}");
+    let world = build(Setup { protocols: vec!["http/1.1"], policy: vec![listed], ..Setup::default() }).await;
+    let frames: Vec<Result<Frame<Bytes>, Infallible>> = vec![
+        Ok(Frame::data(Bytes::from_static(b"body"))),
+        Ok(Frame::trailers([("x-kept".parse().unwrap(), "trailed".parse().unwrap())].into_iter().collect())),
+    ];
+    let request = Request::post("/v1/x").header("host", world.authority()).header("trailer", "x-kept");
+    let fields = [
+        ("accept", "a/b"),
+        ("x-kept", "kept"),
+        ("X_Kept", "out"),
+        ("user-agent", "out"),
+        ("x-api-key", "out"),
+    ];
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(tunnel(&world, "http/1.1").await)).await.unwrap();
+    tokio::spawn(connection);
+    let request = request.body(StreamBody::new(futures::stream::iter(frames))).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    let told: String = String::from_utf8(body.to_vec()).unwrap().chars().rev().collect();
+    for wanted in ["accept: a/b", "x-kept: kept", "x-api-key: ", "body: 4 bytes", "host: "] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    for unwanted in ["out", "trailed", "user-agent"] {
+        assert!(!told.contains(unwanted), "{unwanted}: {told}");
     }
 }

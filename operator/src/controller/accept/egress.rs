@@ -128,6 +128,7 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
         },
         limits: None,
         answer: None,
+        headers: rule.headers.clone(),
     }
 }
 

@@ -170,6 +170,17 @@ fn p_g3_a_rule_sends_no_more_than_its_class_allows() {
 }
 
 #[test]
+fn p_g3_the_fields_that_a_rule_lists_reach_the_proxy() {
+    let lists =
+        |headers: &[&str]| rule(|r| r.headers = Some(headers.iter().map(ToString::to_string).collect()));
+    let accepted = accept(&identity(), &lists(&["accept"]), &ordinary(), &platform()).unwrap();
+    assert_eq!(accepted.rules[0].headers.as_deref(), Some(&["accept".to_owned()][..]));
+    assert_eq!(accepted.rules[1].headers, None);
+    let field = "spec.egress.allow[0].headers";
+    only(rejected(&lists(&["a b"]), &ordinary()), RejectionReason::InvalidField, field);
+}
+
+#[test]
 fn p_g5_what_a_rule_says_of_answers_reaches_the_proxy() {
     let says = |answer| rule(|r| r.answer = Some(from(answer)));
     let answer = json!({"maxBytes": "10Mi", "contentTypes": ["application/json"]});

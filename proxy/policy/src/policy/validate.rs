@@ -180,9 +180,12 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
             faults.add(field.trim_end_matches('.'), message);
         })
     });
+    let headers = document
+        .headers
+        .map(|list| bounds::headers(list, |message| faults.add(format!("{at}.headers"), message)));
     Some(Rule {
         scope: scope?,
-        bounds: Arc::new(Bounds { upload, answer }),
+        bounds: Arc::new(Bounds { upload, answer, headers }),
         name: document.name,
         scheme,
         credential: document.credential,
@@ -202,6 +205,7 @@ fn unopened(at: &str, document: &RuleDocument, faults: &mut Faults) {
         ("credential", document.credential.is_some()),
         ("websocket", document.websocket.is_some()),
         ("answer", document.answer.is_some()),
+        ("headers", document.headers.is_some()),
     ];
     for (field, _) in written.iter().filter(|(_, is_written)| *is_written) {
         let message = "it cannot hold for TLS that is not opened; remove it, or remove tls: Passthrough";
