@@ -209,3 +209,35 @@ fn p_f11_memory_is_locked_where_no_limit_forbids_it() {
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     assert_eq!(kilobytes > 1024, may_lock, "{kilobytes} kB");
 }
+
+#[test]
+fn p_i10_nothing_is_fetched_at_start_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.yaml");
+    let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
+        rules: [{name: a, host: api.good.test, ports: [443], scheme: https}]}";
+    std::fs::write(&policy, text).unwrap();
+    // A network of its own, in which nothing can be reached but itself. Whatever runs in it ends with its first process.
+    let script = "ip link set lo up && ! ip route get 192.0.2.1 2>/dev/null || exit 9
+        \"$0\" \"$@\" &
+        \"$0\" await-serving && exec 3<>/dev/tcp/127.0.0.1/9090 || exit 8
+        printf 'GET /readyz HTTP/1.1\\r\\nhost: proxy\\r\\nconnection: close\\r\\n\\r\\n' >&3 && cat <&3";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--user",
+        "--map-root-user",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "bash",
+        "-c",
+        script,
+    ]);
+    command.arg(env!("CARGO_BIN_EXE_agentsandbox-proxy")).arg("serve").arg("--policy").arg(&policy);
+    command.arg("--secrets").arg(folder.path()).arg("--state").arg(folder.path());
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.starts_with("HTTP/1.1 200 "), "{}: {told}{log}", output.status);
+}

@@ -35,6 +35,7 @@ pub mod parts;
 pub mod paths;
 pub mod peers;
 pub mod quickstart;
+pub mod sbom;
 pub mod shell;
 pub mod test;
 pub mod tools;
