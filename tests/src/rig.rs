@@ -9,7 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use nix::sys::signal::Signal;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use xtask::cluster::{Cluster, DEFAULT_NAME, process};
+use xtask::cluster::{Cluster, process};
 
 /// Tests that need every component running hold it shared; a test that stops one holds it alone.
 static WHOLE: RwLock<()> = RwLock::const_new(());
@@ -48,7 +48,7 @@ impl Rig {
     }
 
     async fn attach(turn: Turn) -> Self {
-        let cluster = Cluster::named(DEFAULT_NAME).expect("the default name is a name");
+        let cluster = Cluster::chosen().expect("the cluster has a name");
         let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())
             .expect("the cluster has a kubeconfig: run `cargo xtask test cluster`");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())

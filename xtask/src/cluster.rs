@@ -29,6 +29,9 @@ pub mod up;
 /// Name of the cluster when none is given.
 pub const DEFAULT_NAME: &str = "agentsandbox";
 
+/// Environment variable with the name of the cluster that tests and tasks use when they are told none.
+const NAME_VARIABLE: &str = "AGENTSANDBOX_CLUSTER";
+
 /// The longest name: interface names and socket paths are made from it.
 const NAME_CHARACTERS_MAX: usize = 20;
 
@@ -51,6 +54,15 @@ impl Cluster {
             )));
         }
         Ok(Self { name: name.to_owned() })
+    }
+
+    /// The cluster that `AGENTSANDBOX_CLUSTER` names, or the one of the default name.
+    ///
+    /// # Errors
+    /// When that is no name for a cluster.
+    pub fn chosen() -> Result<Self> {
+        let name = std::env::var(NAME_VARIABLE).ok().filter(|name| !name.is_empty());
+        Self::named(name.as_deref().unwrap_or(DEFAULT_NAME))
     }
 
     /// Its name.

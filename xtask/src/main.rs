@@ -180,18 +180,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Mutate { shard, modules } => {
             mutate::run(&modules, shard.as_deref()).map(|()| ExitCode::SUCCESS)
         }
-        Task::Quickstart => {
-            quickstart::quickstart(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
-        }
-        Task::AgentImages => {
-            agent_images::load(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
-        }
+        Task::Quickstart => quickstart::quickstart(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),
+        Task::AgentImages => agent_images::load(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),
         Task::Install { context: Some(context), values: Some(values) } => {
             install::install_in_context(&context, &values).map(|()| ExitCode::SUCCESS)
         }
-        Task::Install { .. } => {
-            install::install(&Cluster::named(cluster::DEFAULT_NAME)?).map(|()| ExitCode::SUCCESS)
-        }
+        Task::Install { .. } => install::install(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),
         Task::Relay { port, netns } => relay::serve(port, &netns).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -208,7 +202,7 @@ fn make_images(load: bool, verify: bool) -> Result<()> {
     }
     if load {
         let files: Vec<PathBuf> = archives.into_iter().map(|a| a.path).collect();
-        Cluster::named(cluster::DEFAULT_NAME)?.load(&files)?;
+        Cluster::chosen()?.load(&files)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::cluster::{Cluster, DEFAULT_NAME, down, process};
+use crate::cluster::{Cluster, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
 use crate::{agent_images, invariants, parts, paths, quickstart, shell, tools};
@@ -165,7 +165,7 @@ const TEST_THREADS: &str = "--test-threads=2";
 const WORLD_GRACE: Duration = Duration::from_secs(2);
 
 fn cluster(only_test: Option<&str>) -> Result<()> {
-    let cluster = Cluster::named(DEFAULT_NAME)?;
+    let cluster = Cluster::chosen()?;
     images::build(&paths::repository(), Selection::WithTests).during("the images are not made")?;
     // The world's real git, pip and npm servers are put into its cache before it starts.
     visible(shell::command(paths::world_program(), &["prepare"]).stdin(Stdio::null()))?;
