@@ -279,11 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn every_image_runs_as_nobody_with_one_file_that_is_what_runs() {
+    fn o_c1_every_image_runs_as_nobody_with_one_file_that_is_what_runs() {
         for component in components(Selection::WithTests) {
             let image = image(component, b"binary".to_vec());
             assert_eq!(image.user, "65532:65532");
             assert_eq!(image.files.keys().collect::<Vec<_>>(), image.entrypoint.iter().collect::<Vec<_>>());
+            assert!(image.files.values().all(|file| file.mode == 0o755), "a program with special bits");
             assert!(!image.reference.ends_with(":latest"));
         }
     }

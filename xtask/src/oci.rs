@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_files_give_the_same_archive() {
+    fn o_c1_the_same_files_give_the_same_archive() {
         assert_eq!(archive(&image()).unwrap(), archive(&image()).unwrap());
         let mut other = image();
         other.files.get_mut("/etc/thing.conf").unwrap().content.push(b'0');

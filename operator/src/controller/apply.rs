@@ -81,8 +81,8 @@ pub enum Applied {
     Present(Box<Pod>),
     /// It is being replaced; its end brings the next pass.
     Replacing,
-    /// It ended too soon; nothing before the given time.
-    Held(Timestamp),
+    /// It ended, for the reason that its kubelet gives, and is replaced; not before the given time, if there is one.
+    Ended(String, Option<Timestamp>),
     /// It was not its turn.
     #[default]
     Absent,
@@ -306,7 +306,11 @@ impl Writer {
 
     async fn pod(&self, identity: &Identity, step: Step) -> Result<Applied, ApplyError> {
         match step {
-            Step::Hold(until) => Ok(Applied::Held(until)),
+            Step::Hold(until, why) => Ok(Applied::Ended(why, Some(until))),
+            Step::Clear(doomed, why) => {
+                self.delete(&identity.namespace, &doomed).await?;
+                Ok(Applied::Ended(why, None))
+            }
             Step::Await(_) => Ok(Applied::Replacing),
             Step::Delete(doomed) => {
                 self.delete(&identity.namespace, &doomed).await?;
@@ -330,12 +334,12 @@ impl Writer {
                 Ok(renewed)
             }
             Step::Foreign(kind, name) => Err(ApplyError::Foreign { kind, name }),
-            Step::Delete(doomed) => {
+            Step::Delete(doomed) | Step::Clear(doomed, _) => {
                 self.delete(&identity.namespace, &doomed).await?;
                 Err(ApplyError::Pending { kind: doomed.kind, name: doomed.name })
             }
             Step::Await(doomed) => Err(ApplyError::Pending { kind: doomed.kind, name: doomed.name }),
-            Step::Hold(_) => Err(ApplyError::Pending { kind: ChildKind::Pod, name: identity.name.clone() }),
+            Step::Hold(..) => Err(ApplyError::Pending { kind: ChildKind::Pod, name: identity.name.clone() }),
         }
     }
 

@@ -27,6 +27,8 @@ const PROBE_RETRY: Duration = Duration::from_millis(50);
 /// A wall that stays open this long is reported, and probed calmly.
 pub const PROBE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 const PROBE_RETRY_LATER: Duration = Duration::from_secs(2);
+/// A pod that its node has not made after this time is reported: a runtime without this handler never makes it.
+pub const UNMADE_PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 
 /// What a pass came to.
 #[derive(Debug)]
@@ -170,12 +172,28 @@ impl Workload {
             Closedness::Untried | Closedness::Proven(_) | Closedness::Waived(_) => None,
         };
         let held = [&self.proxy, &self.agent].into_iter().filter_map(|applied| match applied {
-            Applied::Held(until) => {
+            Applied::Ended(_, Some(until)) => {
                 Some(Duration::try_from(until.duration_since(now)).unwrap_or_default() + PROBE_RETRY)
             }
             _ => None,
         });
-        held.chain(probe).min().map_or(Requeue::AwaitChange, Requeue::After)
+        let unmade = self.unmade_since().and_then(|since| {
+            let left = UNMADE_PATIENCE - now.duration_since(since);
+            left.is_positive().then(|| Duration::try_from(left).unwrap_or_default() + PROBE_RETRY)
+        });
+        held.chain(probe).chain(unmade).min().map_or(Requeue::AwaitChange, Requeue::After)
+    }
+
+    /// Since when a node has had the agent's pod and not made its sandbox (condition PodReadyToStartContainers).
+    #[must_use]
+    pub fn unmade_since(&self) -> Option<Timestamp> {
+        let Applied::Present(pod) = &self.agent else { return None };
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let of = |type_: &str, status: &str| {
+            conditions.clone().find(|one| one.type_ == type_ && one.status == status)
+        };
+        of("PodReadyToStartContainers", "False")?;
+        of("PodScheduled", "True")?.last_transition_time.as_ref().map(|time| time.0)
     }
 
     /// Whether the proxy has served, open to others, for longer than policies take to be programmed.

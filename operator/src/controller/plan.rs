@@ -35,8 +35,10 @@ pub enum Step {
     Leave(Child),
     /// It is on its way out; its end brings the next pass.
     Await(Doomed),
-    /// It ended too soon after it began: nothing before the given time.
-    Hold(Timestamp),
+    /// It ended, for the reason that is said, too soon after it began: nothing before the given time.
+    Hold(Timestamp, String),
+    /// It ended, for the reason that is said: delete exactly this one; its end brings the next pass.
+    Clear(Doomed, String),
     /// Somebody else's: never adopted, changed or deleted.
     Foreign(ChildKind, String),
 }
@@ -67,8 +69,8 @@ impl Step {
     pub const fn kind(&self) -> ChildKind {
         match self {
             Self::Create(child) | Self::Repair(child) | Self::Leave(child) => child.kind(),
-            Self::Delete(doomed) | Self::Await(doomed) => doomed.kind,
-            Self::Hold(_) => ChildKind::Pod,
+            Self::Delete(doomed) | Self::Await(doomed) | Self::Clear(doomed, _) => doomed.kind,
+            Self::Hold(..) => ChildKind::Pod,
             Self::Renew(_) => ChildKind::NetworkPolicy,
             Self::Foreign(kind, _) => *kind,
         }
@@ -141,7 +143,8 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
         if has_ended(live_pod) {
             let since = live_pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
             let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
-            return if now < due { Step::Hold(due) } else { Step::Delete(doomed) };
+            let why = why_it_ended(live_pod);
+            return if now < due { Step::Hold(due, why) } else { Step::Clear(doomed, why) };
         }
         if must_be_replaced(wanted_pod, live_pod) {
             return Step::Delete(doomed);
@@ -193,6 +196,18 @@ fn has_ended(pod: &Pod) -> bool {
         .as_ref()
         .and_then(|status| status.phase.as_deref())
         .is_some_and(|phase| phase == "Failed" || phase == "Succeeded")
+}
+
+/// Longest part of a kubelet's sentence that is repeated.
+const WHY_CHARACTERS_MAX: usize = 300;
+
+/// What the kubelet says of the end: `Evicted: Usage of EmptyDir volume "tmp" exceeds the limit "64Mi".` It is lost with the pod.
+fn why_it_ended(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let said = [status.and_then(|s| s.reason.as_deref()), status.and_then(|s| s.message.as_deref())];
+    let said: Vec<&str> = said.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty()).collect();
+    let why = if said.is_empty() { "no reason was given".to_owned() } else { said.join(": ") };
+    why.chars().take(WHY_CHARACTERS_MAX).collect()
 }
 
 /// A pod is immutable but for its images: another spec, or an image that somebody changed, means another pod.

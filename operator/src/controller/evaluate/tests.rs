@@ -130,3 +130,19 @@ fn the_first_by_name_is_told_and_the_agents_egress_before_all_else() {
     ];
     assert_eq!(judged(all, |_| ()).unwrap_err().policy, "b-egress");
 }
+
+/// Policies add up: what one leaves out by `except`, another may allow, and no exception takes anything away from the other.
+#[test]
+fn o_n14_an_exception_of_one_policy_denies_nothing_that_another_allows() {
+    let to = |block: Value| json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": block}]}]});
+    let public = || foreign_policy("public", to(json!({"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]})));
+    let private = || foreign_policy("private", to(json!({"cidr": "10.0.0.0/8"})));
+    let told = |policies| judged(policies, |_| ()).err().map(|widening| widening.policy);
+    assert_eq!(told(vec![public(), private()]).as_deref(), Some("private"));
+    assert_eq!(told(vec![private()]).as_deref(), Some("private"), "what the other left out is allowed here");
+    assert_eq!(told(vec![public()]).as_deref(), Some("public"));
+    // Exceptions that leave nothing of the range are no wall either: the next edit widens them.
+    let nothing = json!({"cidr": "0.0.0.0/0", "except": ["0.0.0.0/1", "128.0.0.0/1"]});
+    assert_eq!(widened_by(to(nothing)), Some((Component::Agent, Direction::Egress)));
+    assert_eq!(told(Vec::new()), None);
+}

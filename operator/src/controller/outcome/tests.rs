@@ -156,8 +156,25 @@ fn an_open_proxy_is_given_the_time_that_policies_take() {
 #[test]
 fn a_pod_that_ended_too_soon_is_replaced_when_its_pause_is_over() {
     let until = now() + SignedDuration::from_secs(7);
-    let held = Workload { agent: Applied::Held(until), ..workload(Closedness::Untried) };
+    let ended = |until| Applied::Ended(String::new(), until);
+    let held = Workload { agent: ended(Some(until)), ..workload(Closedness::Untried) };
     assert_eq!(held.requeue(now()), Requeue::After(Duration::from_secs(7) + PROBE_RETRY));
-    let both = Workload { agent: Applied::Held(until), ..workload(Closedness::Unclear("x".to_owned())) };
+    let both = Workload { agent: ended(Some(until)), ..workload(Closedness::Unclear("x".to_owned())) };
     assert_eq!(both.requeue(now()), Requeue::After(PROBE_UNCLEAR_RETRY), "the earlier of the two");
+}
+
+#[test]
+fn o_g4_a_pod_that_is_not_made_is_looked_at_again_when_patience_is_over_and_then_awaited() {
+    let mut pod = agent_pod();
+    let since = "2026-05-31T23:59:50Z";
+    pod.status = Some(from(json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": since},
+        {"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": since},
+    ]})));
+    let unmade = Workload {
+        agent: Applied::Present(Box::new(pod)),
+        ..workload(Closedness::Proven(ProxyClosed::for_tests()))
+    };
+    assert_eq!(unmade.requeue(now()), Requeue::After(Duration::from_secs(5) + PROBE_RETRY));
+    assert_eq!(unmade.requeue(now() + SignedDuration::from_secs(5)), Requeue::AwaitChange);
 }

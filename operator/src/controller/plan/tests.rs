@@ -53,7 +53,8 @@ fn name(step: &Step) -> &'static str {
         Step::Renew(_) => "Renew",
         Step::Leave(_) => "Leave",
         Step::Await(_) => "Await",
-        Step::Hold(_) => "Hold",
+        Step::Hold(..) => "Hold",
+        Step::Clear(..) => "Clear",
         Step::Foreign(..) => "Foreign",
     }
 }
@@ -171,12 +172,17 @@ fn a_pod_that_ended_is_replaced_after_a_pause() {
     for phase in ["Failed", "Succeeded"] {
         let created = |at: &'static str| {
             planned(&pod(), |value| {
-                value["status"] = json!({"phase": phase});
+                value["status"] = json!({"phase": phase, "reason": "Evicted", "message": "Disk is full. "});
                 value["metadata"]["creationTimestamp"] = json!(at);
             })
         };
-        assert_eq!(created("2026-01-01T00:00:00Z"), Step::Hold("2026-01-01T00:00:30Z".parse().unwrap()));
-        assert_eq!(name(&created("2025-12-31T23:59:50Z")), "Delete");
+        let (until, why) = ("2026-01-01T00:00:30Z".parse().unwrap(), "Evicted: Disk is full.".to_owned());
+        assert_eq!(created("2026-01-01T00:00:00Z"), Step::Hold(until, why.clone()));
+        let over = created("2025-12-31T23:59:50Z");
+        assert!(
+            matches!(&over, Step::Clear(doomed, told) if !doomed.uid.is_empty() && *told == why),
+            "{over:?}"
+        );
     }
 }
 

@@ -8,12 +8,13 @@ use agentsandbox_report::{
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
+use super::pods::ended_pod;
 use super::{ConditionType, Holds, Reason, Verdict};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{Component, agent_pod};
 use crate::controller::evaluate::Direction;
 use crate::controller::observe::Closedness;
-use crate::controller::outcome::Workload;
+use crate::controller::outcome::{UNMADE_PATIENCE, Workload};
 
 /// Which run of the fence a report is from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +61,13 @@ fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
         return (Holds::False, Reason::ProxyOpen,
             "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.".to_owned());
     }
+    if let Applied::Ended(why, _) = &workload.agent {
+        return (Holds::Unknown, Reason::Ended, ended_pod("agent", why));
+    }
     let report = match fence(&workload.agent) {
-        Fence::Silent => return unprobed(&workload.closed).unwrap_or_else(silent),
+        Fence::Silent => {
+            return unprobed(&workload.closed).or_else(|| unmade(workload, now)).unwrap_or_else(silent);
+        }
         Fence::Unreadable => return unreadable(),
         Fence::Reported(report) => report,
     };
@@ -109,6 +115,19 @@ fn early() -> (Holds, Reason, String) {
 fn silent() -> (Holds, Reason, String) {
     let message = "The fence has not reported yet; the agent is not started before it does.";
     (Holds::Unknown, Reason::FencePending, message.to_owned())
+}
+
+fn unmade(workload: &Workload, now: Timestamp) -> Option<(Holds, Reason, String)> {
+    let since = workload.unmade_since()?;
+    let Applied::Present(pod) = &workload.agent else { return None };
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    (now.duration_since(since) >= UNMADE_PATIENCE).then(|| {
+        let message = format!(
+            "Node {node} has not made the agent's pod yet. Its events say why, for instance that the node lacks the handler of the RuntimeClass: kubectl describe pod {name}."
+        );
+        (Holds::Unknown, Reason::PodSandboxPending, message)
+    })
 }
 
 fn unprobed(closed: &Closedness) -> Option<(Holds, Reason, String)> {

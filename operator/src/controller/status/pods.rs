@@ -89,12 +89,7 @@ pub(super) fn proxy_ready(workload: &Workload) -> Verdict {
     let pod = match &workload.proxy {
         Applied::Present(pod) => pod,
         Applied::Replacing => return starting(Reason::Replacing, "The proxy is being replaced.".to_owned()),
-        Applied::Held(_) => {
-            return starting(
-                Reason::Ended,
-                "The proxy's pod ended and is replaced after a pause.".to_owned(),
-            );
-        }
+        Applied::Ended(why, _) => return starting(Reason::Ended, ended_pod("proxy", why)),
         Applied::Absent => {
             return starting(Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
         }
@@ -115,12 +110,7 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
     let pod = match &workload.agent {
         Applied::Present(pod) => pod,
         Applied::Replacing => return starting(Reason::Replacing, "The agent's pod is being replaced."),
-        Applied::Held(_) => {
-            return starting(
-                Reason::Ended,
-                "The agent's pod ended (see its events) and is replaced after a pause.",
-            );
-        }
+        Applied::Ended(why, _) => return starting(Reason::Ended, &ended_pod("agent", why)),
         Applied::Absent => {
             return starting(
                 Reason::ProxyStarting,
@@ -135,6 +125,11 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
         Some((reason, message)) => Verdict::new(ConditionType::Ready, Holds::False, reason, message),
         None => starting(Reason::AgentStarting, "The agent's pod is starting."),
     }
+}
+
+/// A pod that is over, as a sentence.
+pub(super) fn ended_pod(what: &str, why: &str) -> String {
+    format!("The {what}'s pod ended and is replaced ({}).", why.trim_end_matches('.'))
 }
 
 /// What keeps a pod from starting, as far as its status tells.

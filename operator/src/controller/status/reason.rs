@@ -116,6 +116,8 @@ reasons! {
     ImageUnavailable,
     /// The fence has not reported.
     FencePending,
+    /// The node has not made the agent's pod; the pod's events say why.
+    PodSandboxPending,
     /// Every route was found closed.
     Proven,
     /// Every route was found closed from inside; the operator's own proof is waived by its flags.

@@ -255,8 +255,9 @@ fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     says(&none, "CredentialsReady", "True", "NoneNeeded");
     let crashing = told(with(|w| w.agent = agent(waiting("CrashLoopBackOff"))));
     says(&crashing, "Ready", "False", "AgentFailing");
-    let held = told(with(|w| w.agent = Applied::Held(now())));
-    says(&held, "Ready", "False", "FencePending");
+    let why = "Evicted: Pod ephemeral local storage usage exceeds the total limit of containers 64Mi. ";
+    let held = told(with(|w| w.agent = Applied::Ended(why.to_owned(), Some(now()))));
+    says(&held, "Ready", "False", "Ended");
 }
 
 #[test]
@@ -389,4 +390,22 @@ fn what_was_denied_is_told_once_there_is_something_and_kept_while_nothing_is_kno
     assert_eq!(restarted.denied, 0, "a proxy that started anew counts anew");
     let patch = serde_json::to_value(&restarted).unwrap();
     assert_eq!(patch["latest"], serde_json::json!([]), "a merge patch leaves what it does not name");
+}
+
+#[test]
+fn o_g4_a_pod_that_its_node_does_not_make_is_told_after_a_while_and_not_before() {
+    let unmade = |since: &str| {
+        let mut pod = agent_pod();
+        pod.spec.as_mut().unwrap().node_name = Some("node-7".to_owned());
+        pod.status = Some(from(json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": since},
+            {"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": since},
+        ]})));
+        with(|w| w.agent = Applied::Present(Box::new(pod)))
+    };
+    says(&told(unmade("2026-05-31T23:59:46Z")), "NetworkIsolated", "Unknown", "FencePending");
+    let late = || unmade("2026-05-31T23:59:45Z");
+    says(&told(late()), "Ready", "False", "PodSandboxPending");
+    let message = message(late(), "NetworkIsolated");
+    assert!(message.contains("node-7") && message.contains("kubectl describe pod"), "{message}");
 }
