@@ -5,6 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Resource, runtime::events};
 
+use super::status::Reason;
+
 /// Longest note that the API server takes is 1024 characters.
 const NOTE_CHARACTERS_MAX: usize = 1000;
 
@@ -60,9 +62,10 @@ fn denied(old: Option<&AgentSandboxStatus>, new: &AgentSandboxStatus) -> Option<
     })
 }
 
-/// Ready=True is told, and whatever needs a person; progress is in the status.
+/// Ready=True is told, and whatever needs a person, and the end of a pod, whose reason goes with it; progress is in the status.
 fn tells(condition: &Condition) -> bool {
     matches!((condition.type_.as_str(), condition.status.as_str()), ("Ready" | "Stalled", "True"))
+        || (condition.type_ == "Ready" && condition.reason == Reason::Ended.as_str())
 }
 
 /// Publishes; an Event that is lost is logged, and nothing depends on it.
@@ -106,6 +109,22 @@ mod tests {
             egress: Some(EgressStatus { denied: count, latest: vec![one] }),
             ..AgentSandboxStatus::default()
         }
+    }
+
+    #[test]
+    fn the_end_of_a_pod_is_told_with_its_reason_and_a_start_is_not() {
+        let ready = |status: &str, reason: &str, message: &str| AgentSandboxStatus {
+            conditions: vec![crate::fixtures::from(serde_json::json!({
+                "type": "Ready", "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2030-01-01T00:00:00Z",
+            }))],
+            ..AgentSandboxStatus::default()
+        };
+        let running = ready("True", "Running", "The agent runs.");
+        let told = transitions(Some(&running), &ready("False", "Ended", "The agent's pod ended (Evicted)."));
+        assert_eq!((told.len(), told[0].type_, told[0].reason.as_str()), (1, EventType::Warning, "Ended"));
+        assert!(told[0].note.contains("Evicted"), "{told:?}");
+        assert!(transitions(Some(&running), &ready("False", "FencePending", "Not yet.")).is_empty());
     }
 
     #[test]
