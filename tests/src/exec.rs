@@ -48,19 +48,29 @@ impl Output {
 /// # Panics
 /// When the API server refuses the exec.
 pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: &[&str]) -> Output {
+    attempt(pods, pod, container, command).await.unwrap_or_else(|e| panic!("exec in {pod}/{container}: {e}"))
+}
+
+/// As [`exec`], where the container may just be ending or starting.
+///
+/// # Errors
+/// When the API server refuses the exec, or the command's end is not told.
+pub async fn attempt(
+    pods: &Api<Pod>,
+    pod: &str,
+    container: &str,
+    command: &[&str],
+) -> Result<Output, String> {
     let params = AttachParams::default().container(container).stdout(true).stderr(true);
-    let mut process = pods
-        .exec(pod, command.iter().copied(), &params)
-        .await
-        .unwrap_or_else(|e| panic!("exec in {pod}/{container}: {e}"));
+    let mut process =
+        pods.exec(pod, command.iter().copied(), &params).await.map_err(|error| error.to_string())?;
     let mut out = process.stdout().expect("stdout was asked for");
     let mut err = process.stderr().expect("stderr was asked for");
     let status = process.take_status().expect("a status is sent once");
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let (a, b, status) = tokio::join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr), status);
-    a.expect("stdout is readable");
-    b.expect("stderr is readable");
-    let status = status.expect("the API server reports how the command ended");
+    a.and(b).map_err(|error| error.to_string())?;
+    let status = status.ok_or("the API server does not report how the command ended")?;
     let code = match status.status.as_deref() {
         Some("Success") => 0,
         _ => status
@@ -73,9 +83,9 @@ pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: &[&str])
             .and_then(|m| m.parse().ok())
             .unwrap_or(-1),
     };
-    Output {
+    Ok(Output {
         code,
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
-    }
+    })
 }

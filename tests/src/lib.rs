@@ -15,6 +15,7 @@
 
 pub mod exec;
 pub mod namespace;
+pub mod node;
 pub mod rig;
 pub mod sandbox;
 pub mod wait;

@@ -50,15 +50,31 @@ impl Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{claim}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let namespace = Self { name, client: rig.client.clone() };
+        namespace.enforce("restricted").await;
+        namespace
+    }
+
+    /// Makes the namespace take any pod, for a control that needs what no agent has.
+    pub async fn unrestricted(&self) {
+        self.enforce("privileged").await;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "allowed"},
+            "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "c:1"}]}});
+        // Admission sees labels by a watch.
+        eventually("the namespace takes any pod", Duration::from_secs(10), || async {
+            self.try_create(pod.clone()).await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    async fn enforce(&self, level: &str) {
         let object = json!({
             "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": namespace.name, "labels": {
-                "pod-security.kubernetes.io/enforce": "restricted",
+            "metadata": {"name": self.name, "labels": {
+                "pod-security.kubernetes.io/enforce": level,
                 "pod-security.kubernetes.io/enforce-version": "latest",
             }},
         });
-        namespace.apply(&object.to_string()).await.expect("a namespace can be made");
-        namespace
+        self.apply(&object.to_string()).await.expect("a namespace can be made and labelled");
     }
 
     /// Applies each document of a manifest, as `kubectl apply --server-side` does, in this namespace where the kind has one.

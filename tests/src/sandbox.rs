@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, LogParams};
 use kube::{Api, Client};
 
-use crate::exec::{Output, exec};
+use crate::exec::{Output, attempt, exec};
 use crate::wait::eventually;
 
 /// How long a sandbox may take to be ready on a busy machine with two cores. It bounds a hang; it is no promise.
@@ -102,6 +102,14 @@ impl Sandbox {
     /// Runs a line of shell in the agent's container.
     pub async fn sh(&self, line: &str) -> Output {
         self.exec(&["/bin/sh", "-c", line]).await
+    }
+
+    /// As [`Self::sh`], where the container may just be ending or starting.
+    ///
+    /// # Errors
+    /// When nothing can be run there now.
+    pub async fn try_sh(&self, line: &str) -> Result<Output, String> {
+        attempt(&self.pods(), &self.agent_pod(), "agent", &["/bin/sh", "-c", line]).await
     }
 
     /// Everything the agent's container has printed.

@@ -147,6 +147,41 @@ fn ready(cluster: &Cluster) -> bool {
     shell::output(&mut cluster.kubectl(&args).unwrap()).is_ok_and(|status| status == "True")
 }
 
+/// Pods of the image that every cluster has.
+const TWO_PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: runc}
+spec: {automountServiceAccountToken: false, containers: [{name: c, image: agentsandbox.test/pause:1, imagePullPolicy: Never}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: runsc}
+spec: {runtimeClassName: gvisor, automountServiceAccountToken: false, containers: [{name: c, image: agentsandbox.test/pause:1, imagePullPolicy: Never}]}
+";
+
+/// The kernel of a pod under gVisor is a process of the host, in the groups of its cluster.
+fn sentries(cluster: &Cluster) -> usize {
+    let lines = xtask::cluster::cgroup::processes(cluster).into_iter().map(|process| {
+        let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ")
+    });
+    lines.filter(|line| line.starts_with("runsc-sandbox")).count()
+}
+
+fn o_c2_a_pod_of_each_runtime_runs_and_the_one_under_gvisor_has_a_kernel_of_its_own(cluster: &Cluster) {
+    assert_eq!(sentries(cluster), 0);
+    xtask::cluster::up::wait_for("the default account", || {
+        let account = ["get", "serviceaccount", "default", "-o", "name"];
+        shell::output(&mut cluster.kubectl(&account).unwrap()).is_ok()
+    })
+    .unwrap();
+    xtask::cluster::bootstrap::apply(cluster, TWO_PODS).unwrap();
+    let ready = ["wait", "--for=condition=Ready", "pod/runc", "pod/runsc", "--timeout=60s"];
+    shell::output(&mut cluster.kubectl(&ready).unwrap()).unwrap();
+    assert_eq!(sentries(cluster), 1, "of two pods one runs under gVisor");
+}
+
 /// What a power cut leaves: the files, with records of processes of another boot, and nothing in the kernel.
 fn lose_power(cluster: &Cluster) {
     let records = cluster.state().join("processes");
@@ -160,10 +195,9 @@ fn lose_power(cluster: &Cluster) {
 }
 
 #[test]
-fn a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_leaves_nothing() {
+fn o_c5_a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_leaves_nothing() {
     let _turn = turn();
-    let (first, second) =
-        (Cluster::named(xtask::cluster::DEFAULT_NAME).unwrap(), Cluster::named(SECOND).unwrap());
+    let (first, second) = (Cluster::chosen().unwrap(), Cluster::named(SECOND).unwrap());
     run(&["up"]);
     assert!(ready(&first) && ready(&second), "both clusters run");
     assert!(run(&["status"]).contains("kubelet"), "status names the components");
@@ -173,6 +207,7 @@ fn a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_leave
         run(&["restart", name]);
     }
     assert!(!traces().is_empty(), "the search finds nothing of a cluster that runs");
+    o_c2_a_pod_of_each_runtime_runs_and_the_one_under_gvisor_has_a_kernel_of_its_own(&second);
 
     for name in component::ALL {
         process::signal(&second, name, Signal::SIGKILL).unwrap();
@@ -189,6 +224,30 @@ fn a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_leave
     assert!(ready(&first), "the first cluster does not care");
 }
 
+#[test]
+fn o_c7_the_cluster_runs_the_versions_that_it_is_pinned_to() {
+    let cluster = Cluster::chosen().unwrap();
+    let version = shell::output(&mut cluster.kubectl(&["version", "-o", "json"]).unwrap()).unwrap();
+    let version: serde_json::Value = serde_json::from_str(&version).unwrap();
+    for side in ["clientVersion", "serverVersion"] {
+        assert_eq!(version[side]["gitVersion"], xtask::parts::KUBERNETES_VERSION, "{side}");
+    }
+    let asked = ["get", "node", "node", "-o", "jsonpath={.status.nodeInfo.containerRuntimeVersion}"];
+    let runtime = shell::output(&mut cluster.kubectl(&asked).unwrap()).unwrap();
+    let numbers: Vec<u32> = runtime
+        .trim_start_matches("containerd://v")
+        .trim_start_matches("containerd://")
+        .split('.')
+        .map_while(|part| part.parse().ok())
+        .collect();
+    assert!(numbers >= CONTAINERD_MIN.to_vec(), "{runtime}");
+    let guide = fs::read_to_string(paths::repository().join("docs/install.md")).unwrap();
+    assert!(guide.contains("containerd must be 2.3.2"), "docs/install.md does not name containerd's version");
+}
+
+/// Before it, the LABEL of an image could run a program on the host.
+const CONTAINERD_MIN: [u32; 3] = [2, 3, 2];
+
 /// The chart's values for the first cluster, written as docs/install.md asks its reader to.
 const VALUES: &str = "
 clusterRanges:
@@ -203,7 +262,7 @@ apiServer:
 #[test]
 fn a_readers_own_cluster_is_used_by_the_name_of_its_context() {
     let _turn = turn();
-    let first = Cluster::named(xtask::cluster::DEFAULT_NAME).unwrap();
+    let first = Cluster::chosen().unwrap();
     let on_context = |args: &[&str]| {
         let mut command = shell::command(xtask(), args);
         command.env("KUBECONFIG", first.kubeconfig()).output().expect("the task runner starts")

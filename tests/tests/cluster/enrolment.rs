@@ -38,7 +38,7 @@ async fn ip(ns: &Namespace, pod: &str) -> String {
 }
 
 /// A pod with every label of the sandbox's agent, so that the proxy's wall lets it in.
-async fn lookalike(ns: &Namespace, sandbox: &Sandbox) {
+pub(crate) async fn lookalike(ns: &Namespace, sandbox: &Sandbox) {
     let agent = ns.pods().get(&sandbox.agent_pod()).await.unwrap();
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -57,7 +57,7 @@ async fn lookalike(ns: &Namespace, sandbox: &Sandbox) {
     ns.pod_ready("lookalike", Duration::from_secs(60)).await;
 }
 
-async fn in_lookalike(ns: &Namespace, line: &str) -> Output {
+pub(crate) async fn in_lookalike(ns: &Namespace, line: &str) -> Output {
     exec(&ns.pods(), "lookalike", "agent", &["/bin/sh", "-c", line]).await
 }
 

@@ -70,3 +70,27 @@ spec:
 "
     )
 }
+
+/// The same sandbox with these limits; the manifest must end within its `spec`.
+pub fn limited(manifest: &str, limits: &str) -> String {
+    format!("{manifest}  resources: {{limits: {{{limits}}}}}\n")
+}
+
+/// An ordinary pod of the node's own runtime, without walls, that runs a line of shell.
+pub fn plain(name: &str, line: &str) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "agent", "image": AGENT_IMAGE, "command": ["sh", "-c", line],
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    })
+}
+
+/// What a plain pod runs that only waits.
+pub const WAIT: &str = "exec sleep infinity";

@@ -34,7 +34,7 @@ fn groups_of(account: &str) -> Vec<String> {
 }
 
 /// Whether a ServiceAccount may do this in a namespace, as the API server itself decides.
-async fn may(
+pub(crate) async fn may(
     ns: &Namespace,
     account: &str,
     verb: &str,

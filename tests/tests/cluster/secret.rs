@@ -45,6 +45,39 @@ async fn agent_sees_nothing(sandbox: &Sandbox, key: &str) {
     assert_eq!(sandbox.sh(&search).await.stdout.trim(), "/tmp/planted", "files that hold the key");
 }
 
+async fn o_h24_the_key_is_only_in_its_secret_and_in_files_of_the_proxy(rig: &Rig, ns: &Namespace, key: &str) {
+    let get = [
+        "get",
+        "all,configmaps,events,agentsandboxes,agentcredentials,networkpolicies",
+        "-n",
+        &ns.name,
+        "-o",
+        "yaml",
+    ];
+    let objects = shell::output(&mut rig.cluster.kubectl(&get).unwrap()).unwrap();
+    assert!(!objects.contains(key), "the key is in an object beside its Secret");
+    // Finding the Secret itself is the positive control.
+    assert_eq!(etcd_keys_with(rig, key), [format!("/registry/secrets/{}/echo", ns.name)]);
+    let logs = rig.cluster.state().join("logs").display().to_string();
+    let found =
+        shell::run("grep", &["-r", "-l", "-a", key, &logs, &rig.cluster.audit_log().display().to_string()]);
+    assert!(found.is_err(), "the key is in a log of the cluster: {found:?}");
+
+    let proxy = ns.pods().get("c-proxy").await.unwrap();
+    for pod in [&proxy, &ns.pods().get("c-agent").await.unwrap()] {
+        let told: String = rig.runtime_specs(pod).iter().map(serde_json::Value::to_string).collect();
+        assert!(told.contains("\"env\"") && !told.contains(key), "the runtime was told the key");
+    }
+    let volumes = proxy.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let modes: Vec<_> = volumes.filter_map(|volume| volume.projected.as_ref()?.default_mode).collect();
+    // Its group is the proxy's own: no other user, and nobody to write.
+    assert_eq!(modes, [0o440], "the files' mode");
+    let container = &proxy.spec.as_ref().unwrap().containers[0];
+    let mounts: Vec<_> =
+        container.volume_mounts.iter().flatten().filter(|m| m.name == "credentials").collect();
+    assert!(mounts.len() == 1 && mounts[0].read_only == Some(true), "{mounts:?}");
+}
+
 #[tokio::test]
 async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_event() {
     let rig = Rig::beside().await;
@@ -71,24 +104,7 @@ async fn p_f10_the_key_is_in_no_file_variable_process_response_object_log_or_eve
         let metrics = shell::output(&mut rig.cluster.kubectl(&["get", "--raw", &raw]).unwrap()).unwrap();
         assert!(metrics.contains("# TYPE") && !metrics.contains(key), "{metrics}");
 
-        let get = [
-            "get",
-            "all,configmaps,events,agentsandboxes,agentcredentials,networkpolicies",
-            "-n",
-            &ns.name,
-            "-o",
-            "yaml",
-        ];
-        let objects = shell::output(&mut rig.cluster.kubectl(&get).unwrap()).unwrap();
-        assert!(!objects.contains(key), "the key is in an object beside its Secret");
-        // Finding the Secret itself is the positive control.
-        assert_eq!(etcd_keys_with(&rig, key), [format!("/registry/secrets/{}/echo", ns.name)]);
-        let logs = rig.cluster.state().join("logs").display().to_string();
-        let found = shell::run(
-            "grep",
-            &["-r", "-l", "-a", key, &logs, &rig.cluster.audit_log().display().to_string()],
-        );
-        assert!(found.is_err(), "the key is in a log of the cluster: {found:?}");
+        o_h24_the_key_is_only_in_its_secret_and_in_files_of_the_proxy(&rig, &ns, key).await;
     })
     .await;
 }
