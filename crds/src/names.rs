@@ -31,6 +31,9 @@ pub const ANNOTATION_SPEC_HASH: &str = "agentsandbox.dev/spec-hash";
 /// Annotation with the hash of the policy document, on the proxy's pod: a pod that changes makes its kubelet bring mounted
 /// ConfigMaps up to date at once instead of within a minute.
 pub const ANNOTATION_POLICY_HASH: &str = "agentsandbox.dev/policy-hash";
+/// Annotation with the RuntimeClass that a pod was given, empty for none: admission compares it with the pod, so that nothing
+/// between the operator and the API server takes it away.
+pub const ANNOTATION_RUNTIME_CLASS: &str = "agentsandbox.dev/runtime-class";
 /// Annotation that marks the class of sandboxes which name none.
 pub const ANNOTATION_DEFAULT_CLASS: &str = "agentsandbox.dev/is-default-class";
 

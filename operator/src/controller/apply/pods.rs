@@ -2,7 +2,8 @@
 //! their owner. A pod is known by what cannot be edited as well: the Secret that it mounts, whose name holds the UID's hash.
 
 use agentsandbox_crds::names::{
-    ANNOTATION_POLICY_HASH, ANNOTATION_SPEC_HASH, COMPONENT_PROXY, LABEL_COMPONENT, LABEL_SANDBOX_UID,
+    ANNOTATION_POLICY_HASH, ANNOTATION_RUNTIME_CLASS, ANNOTATION_SPEC_HASH, COMPONENT_PROXY, LABEL_COMPONENT,
+    LABEL_SANDBOX_UID,
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -74,7 +75,8 @@ pub async fn put_back(
     // The same pod, or none: another may have taken the name meanwhile.
     named.metadata.uid = live.metadata.uid;
     // What an apply leaves out, it takes off.
-    let ours = |key: &String| key == ANNOTATION_SPEC_HASH || key == ANNOTATION_POLICY_HASH;
+    let own = [ANNOTATION_SPEC_HASH, ANNOTATION_RUNTIME_CLASS, ANNOTATION_POLICY_HASH];
+    let ours = |key: &String| own.contains(&key.as_str());
     let kept = live.metadata.annotations.into_iter().flatten().filter(|(key, _)| ours(key)).collect();
     named.metadata.annotations = Some(kept);
     let pod: Pod = writer.apply_one(namespace, &named).await?;

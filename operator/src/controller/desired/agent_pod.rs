@@ -14,9 +14,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::environment::{HOME_DIR, TRUST_DIR, variables};
-use super::pods::{
-    container_security, empty_dir, hash_annotation, mount, pod_security, read_only, secret_items, spec_hash,
-};
+use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
 use super::{Component, keys};
 use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
@@ -81,7 +79,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         ..PodSpec::default()
     };
     let mut metadata = Component::Agent.metadata(identity, Component::Agent.name(identity));
-    metadata.annotations = Some(hash_annotation(spec_hash(&spec)));
+    metadata.annotations = Some(annotations(&spec));
     Pod { metadata, spec: Some(spec), status: None }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agentsandbox_crds::names::ANNOTATION_SPEC_HASH;
+use agentsandbox_crds::names::{ANNOTATION_RUNTIME_CLASS, ANNOTATION_SPEC_HASH};
 use k8s_openapi::api::core::v1::{
     Capabilities, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, SeccompProfile,
     SecretVolumeSource, SecurityContext, Volume, VolumeMount,
@@ -17,15 +17,18 @@ const HASH_BYTES: usize = 8;
 
 /// The hash of a pod's spec.
 #[must_use]
-pub fn spec_hash(spec: &PodSpec) -> String {
+fn spec_hash(spec: &PodSpec) -> String {
     let bytes = serde_json::to_vec(spec).unwrap_or_default();
     Sha256::digest(&bytes).iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The annotation with a pod's hash.
+/// The annotations that say what a pod's spec was when it was described.
 #[must_use]
-pub fn hash_annotation(hash: String) -> BTreeMap<String, String> {
-    BTreeMap::from([(ANNOTATION_SPEC_HASH.to_owned(), hash)])
+pub fn annotations(spec: &PodSpec) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (ANNOTATION_SPEC_HASH.to_owned(), spec_hash(spec)),
+        (ANNOTATION_RUNTIME_CLASS.to_owned(), spec.runtime_class_name.clone().unwrap_or_default()),
+    ])
 }
 
 /// Pod-level hardening: not root, and the runtime's seccomp profile.

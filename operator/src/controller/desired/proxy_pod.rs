@@ -16,8 +16,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods::{
-    SECRET_FILE_MODE, container_security, empty_dir, hash_annotation, mount, pod_security, read_only,
-    secret_items, spec_hash,
+    SECRET_FILE_MODE, annotations, container_security, empty_dir, mount, pod_security, read_only,
+    secret_items,
 };
 use super::service::DATA_PORTS;
 use super::{Component, keys, policy_document};
@@ -66,7 +66,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed, enrolled: 
         ..PodSpec::default()
     };
     let mut metadata = Component::Proxy.metadata(identity, Component::Proxy.name(identity));
-    let mut annotations = hash_annotation(spec_hash(&spec));
+    let mut annotations = annotations(&spec);
     // No part of the spec: another policy changes this pod, and the kubelet looks at once, but never replaces it.
     annotations.insert(ANNOTATION_POLICY_HASH.to_owned(), policy_document::hash(accepted, platform));
     metadata.annotations = Some(annotations);

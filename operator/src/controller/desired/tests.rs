@@ -284,8 +284,9 @@ fn o_h9_every_limit_is_set_and_every_volume_is_bounded() {
 
 #[test]
 fn o_r36_pods_carry_our_labels_and_our_annotations_only() {
-    let hashes = ["agentsandbox.dev/policy-hash", "agentsandbox.dev/spec-hash"];
-    for (pod, wanted) in [(agent(), &hashes[1..]), (proxy(), &hashes[..])] {
+    let ours =
+        ["agentsandbox.dev/policy-hash", "agentsandbox.dev/runtime-class", "agentsandbox.dev/spec-hash"];
+    for (pod, wanted) in [(agent(), &ours[1..]), (proxy(), &ours[..])] {
         let annotations: Vec<_> = pod.metadata.annotations.unwrap().into_keys().collect();
         assert_eq!(annotations, wanted);
         assert_eq!(pod.metadata.labels.unwrap().len(), 4);
