@@ -1,9 +1,13 @@
 //! Flags: parsed before anything is bound, every fault reported at once.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
+
+use crate::admission::Expected;
+use crate::controller::chain;
 
 /// Images of a release carry its version.
 const PROXY_IMAGE: &str = concat!("ghcr.io/agentsandbox/proxy:", env!("CARGO_PKG_VERSION"));
@@ -56,6 +60,12 @@ pub struct Flags {
     /// Name of this replica in the Lease and in Events.
     #[arg(long, env = "POD_NAME", default_value = "agentsandbox-operator")]
     pub identity: String,
+    /// UID of this replica's pod, whose Events tell what is wrong with admission policies.
+    #[arg(long, env = "POD_UID", default_value = "")]
+    pub pod_uid: String,
+    /// File with the admission policies and bindings that are to be in force, as YAML. Absent compares nothing.
+    #[arg(long)]
+    pub admission: Option<PathBuf>,
     /// Whether a Lease decides which replica writes.
     #[arg(long, value_enum, default_value_t = LeaderElection::Lease)]
     pub leader_election: LeaderElection,
@@ -113,6 +123,10 @@ pub struct Config {
     pub namespace: String,
     /// Name of this replica.
     pub identity: String,
+    /// UID of this replica's pod, if it is known.
+    pub pod_uid: Option<String>,
+    /// Admission policies that are to be in force, if they are to be compared.
+    pub admission: Option<Expected>,
     /// Whether a Lease decides which replica writes.
     pub leader_election: LeaderElection,
     /// How a proxy's walls are probed.
@@ -150,6 +164,7 @@ impl TryFrom<Flags> for Config {
                 faults.push(format!("--{flag}: write an image reference, not {image:?}"));
             }
         }
+        let admission = flags.admission.as_deref().and_then(|file| admission(file, &mut faults));
         match (cluster_dns, admin_address) {
             (Some(cluster_dns), Some(admin_address)) if faults.is_empty() => Ok(Self {
                 proxy_image: flags.proxy_image,
@@ -158,6 +173,8 @@ impl TryFrom<Flags> for Config {
                 cluster_dns,
                 namespace: flags.namespace,
                 identity: flags.identity,
+                pod_uid: Some(flags.pod_uid).filter(|uid| !uid.is_empty()),
+                admission,
                 leader_election: flags.leader_election,
                 wall_probe: flags.wall_probe,
                 denials: flags.denials,
@@ -177,6 +194,12 @@ fn range(flag: &str, value: &str, faults: &mut Vec<String>) -> Option<Ipv4Net> {
             None
         }
     }
+}
+
+fn admission(file: &Path, faults: &mut Vec<String>) -> Option<Expected> {
+    let read = std::fs::read_to_string(file).map_err(|error| chain(&error));
+    let expected = read.and_then(|text| Expected::parse(&text).map_err(|error| chain(&error)));
+    expected.map_err(|error| faults.push(format!("--admission: {}: {error}", file.display()))).ok()
 }
 
 fn address(value: &str, faults: &mut Vec<String>) -> Option<Ipv4Addr> {
@@ -237,8 +260,10 @@ mod tests {
             "8080",
             "--init-image",
             "",
+            "--admission",
+            "/nowhere/admission.yaml",
         ]))
         .unwrap_err();
-        assert_eq!(faults.len(), 5, "{faults:?}");
+        assert_eq!(faults.len(), 6, "{faults:?}");
     }
 }

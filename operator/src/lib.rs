@@ -2,11 +2,12 @@
 //!
 //! [`controller`] holds the reconcile function and its six steps. Around it stand the parts of a process: [`config`]
 //! (flags, parsed before anything is bound), [`run`] (wiring and shutdown), [`watches`] (what wakes a sandbox),
-//! [`lease`] (who may write), [`server`] and [`metrics`]. [`platform`] is what the steps know of the cluster.
+//! [`lease`] (who may write), [`admission`] (whether the API server still refuses what it should), [`server`] and [`metrics`]. [`platform`] is what the steps know of the cluster.
 //!
 //! Invariants, do not weaken: a client is named only in observe, apply, teardown and events (and in the process parts
 //! above); no Secret is ever read; a Pod is applied only with the evidence its type asks for.
 
+pub mod admission;
 pub mod ca;
 pub mod config;
 pub mod controller;

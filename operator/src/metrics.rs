@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
+use crate::admission::{Verdict, Wrong};
+
 /// Verbs of requests to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
@@ -36,6 +38,7 @@ impl std::fmt::Display for Verb {
 pub struct Metrics {
     requests: Mutex<BTreeMap<(Verb, &'static str, bool), u64>>,
     reconciles: Mutex<BTreeMap<&'static str, u64>>,
+    admission: Mutex<Option<Verdict>>,
 }
 
 impl Metrics {
@@ -52,6 +55,33 @@ impl Metrics {
     /// Counts a reconcile by the reason it ended with.
     pub fn reconcile(&self, reason: &'static str) {
         *self.reconciles.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Keeps what is known of the admission policies.
+    pub fn admission(&self, verdict: &Verdict) {
+        *self.admission.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict.clone());
+    }
+
+    /// What is wrong with the admission policies, in a sentence; empty while nothing is known to be.
+    #[must_use]
+    pub fn admission_faults(&self) -> String {
+        let verdict = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        verdict.as_ref().map(Verdict::sentence).unwrap_or_default()
+    }
+
+    fn render_admission(&self, text: &mut String) {
+        let verdict = self.admission.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(verdict) = verdict.as_ref() else { return };
+        text.push_str(
+            "# HELP agentsandbox_operator_admission_objects Admission policies and bindings of the chart by what became of them.\n\
+             # TYPE agentsandbox_operator_admission_objects gauge\n",
+        );
+        let wrong = [Wrong::Missing, Wrong::Changed, Wrong::Unknown];
+        let faults = wrong.map(|wrong| (wrong.as_str(), verdict.faults_of(wrong)));
+        for (state, count) in [("in_force", verdict.in_force)].into_iter().chain(faults) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "agentsandbox_operator_admission_objects{{state=\"{state}\"}} {count}");
+        }
     }
 
     /// Everything, as text.
@@ -78,6 +108,7 @@ impl Metrics {
         for (reason, count) in self.reconciles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = writeln!(text, "agentsandbox_operator_reconciles_total{{reason=\"{reason}\"}} {count}");
         }
+        self.render_admission(&mut text);
         text
     }
 }

@@ -75,6 +75,18 @@ pub const PERMISSIONS: &[Permission] = &[
         "watches: a missing RuntimeClass is reported, and never replaced by the node's default runtime.",
     ),
     cluster(
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+        WATCH,
+        "admission: a policy of the chart that somebody deleted or edited is reported.",
+    ),
+    cluster(
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+        WATCH,
+        "admission: a policy whose binding is missing or edited is not in force, and is reported.",
+    ),
+    cluster(
         "",
         "serviceaccounts",
         CHILD,

@@ -10,7 +10,7 @@ use futures::channel::mpsc::UnboundedSender;
 use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::admission::{self, Teller};
 use crate::config::{AskDenials, Config, LeaderElection};
 use crate::controller::apply::Writer;
 use crate::controller::observe::denials::{self, Denials};
@@ -199,16 +200,18 @@ async fn work(
 ) {
     let wall_deleted = Arc::new(Notify::new());
     let (controller, stores) = watches::controller(&client, Arc::clone(&wall_deleted));
+    let reporter =
+        Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let guarded = guard(client.clone(), &config, Arc::clone(&metrics), recorder.clone());
     let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
     let (wake, woken) = futures::channel::mpsc::unbounded();
     let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
-    let reporter =
-        Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
     let ctx = Arc::new(Ctx {
         stores: stores.clone(),
         recent: Arc::clone(&recent),
-        writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent),
-        recorder: Recorder::new(client, reporter),
+        writer: Writer::new(client, tenure, Arc::clone(&metrics), recent),
+        recorder,
         platform,
         wall_probe: config.wall_probe,
         metrics,
@@ -244,23 +247,32 @@ async fn work(
             |sandbox, error, ctx| retry(&sandbox, error, &ctx),
             ctx,
         )
-        .for_each(|result| async move {
-            match result {
-                Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
-                Err(error) if is_expected(&error) => {
-                    tracing::debug!(
-                        error = chain(&error),
-                        "a pass did not take place or has told why it failed"
-                    );
-                }
-                Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
-            }
+        .for_each(|result| {
+            tell(result);
+            std::future::ready(())
         });
     tokio::select! {
         () = passes => {}
         () = orphans => {}
         () = heard => {}
+        () = guarded => {}
     }
+}
+
+/// Compares admission policies, if any are to be in force. Never returns by itself.
+async fn guard(client: Client, config: &Config, metrics: Arc<Metrics>, recorder: Recorder) {
+    let Some(expected) = config.admission.clone() else { return std::future::pending().await };
+    let pod = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: Some(config.identity.clone()),
+        namespace: Some(config.namespace.clone()),
+        uid: config.pod_uid.clone(),
+        ..ObjectReference::default()
+    };
+    let watched = watches::admission(&client);
+    let teller = Teller { metrics, recorder, pod };
+    admission::follow(expected, watched, teller, admission::SETTLE).await;
 }
 
 /// Asks proxies how much they denied, if they are to be asked. Never returns by itself.
@@ -273,6 +285,21 @@ async fn hear(
     match ask {
         AskDenials::Ask => denials::follow(stores, denials, wake).await,
         AskDenials::None => std::future::pending().await,
+    }
+}
+
+/// Says what became of one pass, or of a watch.
+fn tell<E, Q>(result: Result<(ObjectRef<AgentSandbox>, controller::Action), controller::Error<E, Q>>)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    match result {
+        Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
+        Err(error) if is_expected(&error) => {
+            tracing::debug!(error = chain(&error), "a pass did not take place or has told why it failed");
+        }
+        Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
     }
 }
 

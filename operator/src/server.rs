@@ -1,4 +1,5 @@
-//! The admin server: /healthz (the process turns), /readyz (the watches are filled), /metrics. It tells nothing else.
+//! The admin server: /healthz (the process turns), /readyz (the watches are filled, and what is wrong with
+//! admission policies), /metrics. It tells nothing else.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -65,7 +66,8 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, pending: &Pending) -> 
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET, "/readyz") => match *pending.borrow() {
-            None => (StatusCode::OK, "ok\n".to_owned()),
+            // A guard that is gone is told, and no reason to stop the operator.
+            None => (StatusCode::OK, ready(&metrics.admission_faults())),
             Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {what}\n")),
         },
         (&Method::GET, "/metrics") => (StatusCode::OK, metrics.render()),
@@ -74,4 +76,19 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, pending: &Pending) -> 
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response
+}
+
+fn ready(faults: &str) -> String {
+    if faults.is_empty() { "ok\n".to_owned() } else { format!("ok\nwarning: {faults}\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_admission_is_a_second_line() {
+        assert_eq!(ready(""), "ok\n");
+        assert_eq!(ready("a binding is missing"), "ok\nwarning: a binding is missing\n");
+    }
 }

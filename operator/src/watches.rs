@@ -11,6 +11,9 @@ use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_B
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
 use futures::future::ready;
 use futures::stream::{BoxStream, StreamExt};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -24,6 +27,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use crate::admission::Watched;
 use crate::controller::chain;
 use crate::controller::observe::Stores;
 use crate::controller::orphans;
@@ -155,6 +159,19 @@ where
         .touched_objects()
         .boxed();
     (reader, stream)
+}
+
+/// Watches the admission policies and bindings of the cluster, of which there are few. They wake no sandbox.
+#[must_use]
+pub fn admission(client: &Client) -> Watched {
+    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default());
+    let (bindings, binding_stream) =
+        watch::<ValidatingAdmissionPolicyBinding>(client, watcher::Config::default());
+    let touched = futures::stream::select(
+        policy_stream.map(|touched| touched.map(drop)),
+        binding_stream.map(|touched| touched.map(drop)),
+    );
+    Watched { policies, bindings, touched: touched.boxed() }
 }
 
 fn watch_names<K>(client: &Client) -> (Store<PartialObjectMeta<K>>, Touched<PartialObjectMeta<K>>)

@@ -142,8 +142,9 @@ fn chart() -> Result<()> {
     shell::output(&mut with_values(&["lint", "--strict"]))?;
     shell::output(&mut with_values(&["template", "test"]))?;
     // The schema is closed: each of these is refused.
-    let refused: [&[&str]; 3] = [
+    let refused: [&[&str]; 4] = [
         &["--set", "noSuchValue=1"],
+        &["--set", "admission.children=Allow"],
         &["--set", "operator.replicas=-1"],
         &["--set", "clusterRanges.clusterDNS=name"],
     ];

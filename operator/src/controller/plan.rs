@@ -270,7 +270,8 @@ fn contains(live: &Value, wanted: &Value) -> bool {
 }
 
 /// The value without nulls and empty lists and maps: the API server drops those, and they mean the same.
-fn pruned(value: &Value) -> Value {
+#[must_use]
+pub fn pruned(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept: serde_json::Map<_, _> =
