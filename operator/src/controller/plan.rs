@@ -210,11 +210,13 @@ fn why_it_ended(pod: &Pod) -> String {
     why.chars().take(WHY_CHARACTERS_MAX).collect()
 }
 
-/// A pod is immutable but for its images: another spec, or an image that somebody changed, means another pod.
+/// A pod is immutable but for its images and for containers that are added later: another spec, an image that somebody changed, or a
+/// container that somebody put beside ours, means another pod.
 fn must_be_replaced(wanted: &Pod, live: &Pod) -> bool {
     let hash =
         |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_SPEC_HASH).cloned());
-    hash(wanted) != hash(live) || images(wanted) != images(live)
+    let added = live.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref());
+    hash(wanted) != hash(live) || images(wanted) != images(live) || added.is_some_and(|all| !all.is_empty())
 }
 
 fn images(pod: &Pod) -> Vec<(&str, Option<&str>)> {

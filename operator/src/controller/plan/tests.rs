@@ -161,6 +161,15 @@ fn a_pod_of_another_spec_or_image_is_replaced() {
 }
 
 #[test]
+fn o_h15_a_pod_that_was_given_an_ephemeral_container_is_replaced() {
+    let debug = json!([{"name": "debug", "image": "ghcr.io/acme/agent:2.1"}]);
+    let added = planned(&pod(), |value| value["spec"]["ephemeralContainers"] = debug);
+    assert!(matches!(added, Step::Delete(Doomed { uid, .. }) if uid == "uid-of-fix-login-agent"));
+    let none = planned(&pod(), |value| value["spec"]["ephemeralContainers"] = json!([]));
+    assert_ne!(name(&none), "Delete");
+}
+
+#[test]
 fn o_r26_another_policy_changes_the_proxys_pod_and_never_replaces_it() {
     let proxy = Child::Pod(Box::new(proxy_pod("10.244.0.8")));
     let step = planned(&proxy, |value| value["metadata"]["annotations"][ANNOTATION_POLICY_HASH] = json!("0"));
