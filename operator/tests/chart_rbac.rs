@@ -93,3 +93,65 @@ fn the_chart_grants_exactly_what_the_table_says() {
     let extra: Vec<_> = chart.difference(&table).collect();
     assert!(missing.is_empty() && extra.is_empty(), "the chart lacks {missing:#?} and adds {extra:#?}");
 }
+
+/// The objects of a template, without what Helm fills in.
+fn template(name: &str) -> Vec<Value> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates").join(name);
+    let text = std::fs::read_to_string(file).unwrap();
+    let body = text.split_once("*/ -}}").map_or(text.as_str(), |(_, body)| body);
+    let plain: String = body
+        .lines()
+        .filter(|line| !line.contains("{{") && !line.contains("}}"))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let objects: Vec<Value> = serde_yaml::from_multiple(&plain).expect("a template is YAML");
+    assert!(!objects.is_empty(), "{name} has no object");
+    objects
+}
+
+fn rules(objects: &[Value]) -> impl Iterator<Item = &Value> {
+    objects.iter().flat_map(|object| object["rules"].as_array().into_iter().flatten())
+}
+
+fn strings<'a>(rule: &'a Value, key: &str) -> Vec<&'a str> {
+    rule[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn o_h16_roles_for_people_hold_nothing_but_our_kinds() {
+    let roles = template("roles.yaml");
+    let names: Vec<_> = roles.iter().map(|role| role["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["agentsandbox-view", "agentsandbox-edit", "agentsandbox-admin"]);
+    let known = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    for rule in rules(&roles) {
+        assert_eq!(strings(rule, "apiGroups"), ["agentsandbox.dev"]);
+        for resource in strings(rule, "resources") {
+            assert!(
+                ["agentsandboxes", "agentcredentials", "agentsandboxclasses"].contains(&resource),
+                "{resource}"
+            );
+        }
+        for verb in strings(rule, "verbs") {
+            assert!(known.contains(&verb), "{verb}");
+            let is_write = !["get", "list", "watch"].contains(&verb);
+            assert!(
+                !is_write || strings(rule, "resources") != ["agentsandboxclasses"],
+                "classes are the platform's"
+            );
+        }
+    }
+}
+
+#[test]
+fn o_h23_no_role_of_the_chart_makes_a_token() {
+    let all: Vec<Value> = ["rbac.yaml", "roles.yaml"].into_iter().flat_map(template).collect();
+    let mut seen = 0;
+    for rule in rules(&all) {
+        for resource in strings(rule, "resources") {
+            seen += 1;
+            assert!(!resource.starts_with("serviceaccounts/") && resource != "*", "{resource}");
+        }
+    }
+    assert!(seen > PERMISSIONS.len(), "the roles were not read");
+    assert!(PERMISSIONS.iter().all(|permission| !permission.resource.starts_with("serviceaccounts/")));
+}

@@ -142,9 +142,10 @@ fn chart() -> Result<()> {
     shell::output(&mut with_values(&["lint", "--strict"]))?;
     shell::output(&mut with_values(&["template", "test"]))?;
     // The schema is closed: each of these is refused.
-    let refused: [&[&str]; 4] = [
+    let refused: [&[&str]; 5] = [
         &["--set", "noSuchValue=1"],
         &["--set", "admission.children=Allow"],
+        &["--set", "roles=All"],
         &["--set", "operator.replicas=-1"],
         &["--set", "clusterRanges.clusterDNS=name"],
     ];
