@@ -12,6 +12,8 @@ use crate::controller::evaluate::selects;
 use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
 
+mod hardening;
+
 fn sealed() -> Sealed {
     Sealed::for_tests()
 }
