@@ -112,8 +112,14 @@ impl Namespace {
         api.create(&params, &object).await.map(drop)
     }
 
+    /// The same namespace, as whoever this client is of sees it.
+    #[must_use]
+    pub fn seen_by(&self, client: Client) -> Self {
+        Self { name: self.name.clone(), client }
+    }
+
     /// Access to objects of the kind of `object`.
-    fn api_of(&self, object: &Value) -> Api<DynamicObject> {
+    pub fn api_of(&self, object: &Value) -> Api<DynamicObject> {
         let version = object["apiVersion"].as_str().expect("the object has an apiVersion");
         let kind = object["kind"].as_str().expect("the object has a kind");
         let (group, version) = version.split_once('/').unwrap_or(("", version));
@@ -125,9 +131,13 @@ impl Namespace {
             _ => ApiResource::from_gvk(&gvk),
         };
         match kind {
-            "Namespace" | "AgentSandboxClass" | "RuntimeClass" | "ClusterRole" | "ClusterRoleBinding" => {
-                Api::all_with(self.client.clone(), &resource)
-            }
+            "Namespace"
+            | "AgentSandboxClass"
+            | "RuntimeClass"
+            | "ClusterRole"
+            | "ClusterRoleBinding"
+            | "ValidatingAdmissionPolicy"
+            | "ValidatingAdmissionPolicyBinding" => Api::all_with(self.client.clone(), &resource),
             _ => Api::namespaced_with(self.client.clone(), &self.name, &resource),
         }
     }

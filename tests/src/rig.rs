@@ -1,6 +1,7 @@
 //! The cluster that the tests share.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use agentsandbox_world::client::Client as World;
 use agentsandbox_world::journal::PacketFilter;
@@ -10,6 +11,9 @@ use kube::{Api, Client, Config};
 use nix::sys::signal::Signal;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use xtask::cluster::{Cluster, process};
+
+/// Variable with the kubeconfig of an API server other than the rig's.
+const KUBECONFIG: &str = "AGENTSANDBOX_TEST_KUBECONFIG";
 
 /// Tests that need every component running hold it shared; a test that stops one holds it alone.
 static WHOLE: RwLock<()> = RwLock::const_new(());
@@ -49,18 +53,23 @@ impl Rig {
 
     async fn attach(turn: Turn) -> Self {
         let cluster = Cluster::chosen().expect("the cluster has a name");
-        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())
-            .expect("the cluster has a kubeconfig: run `cargo xtask test cluster`");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .expect("the kubeconfig is whole");
-        let client = Client::try_from(config).expect("the kubeconfig is usable");
+        let client = Client::try_from(config(&cluster).await).expect("the kubeconfig is usable");
         Api::<CoreNamespace>::all(client.clone())
             .get("default")
             .await
             .expect("the cluster answers: run `cargo xtask cluster up`");
         let world = World::new(&cluster.world_state());
         Self { client, cluster, world, _turn: turn }
+    }
+
+    /// The cluster as this user sees it, by impersonation. A ServiceAccount has its groups by its name.
+    ///
+    /// # Panics
+    /// When the cluster has no kubeconfig.
+    pub async fn client_of(&self, user: &str) -> Client {
+        let mut config = config(&self.cluster).await;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Client::try_from(config).expect("the kubeconfig is usable")
     }
 
     /// How many packets the world has seen from an address since the world's journal began.
@@ -72,6 +81,17 @@ impl Rig {
         let seen = self.world.packets(filter).await.expect("the world answers");
         seen.counters.iter().map(|c| c.packets).sum()
     }
+}
+
+/// The administrator's way to the cluster. Tests of the API server alone, which start no pod, may be sent to any other one that has
+/// the chart's objects.
+async fn config(cluster: &Cluster) -> Config {
+    let file = std::env::var_os(KUBECONFIG).map_or_else(|| cluster.kubeconfig(), PathBuf::from);
+    let kubeconfig =
+        Kubeconfig::read_from(file).expect("the cluster has a kubeconfig: run `cargo xtask test cluster`");
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .expect("the kubeconfig is whole")
 }
 
 /// A component whose clock stands still until this is dropped, also when the test fails.

@@ -9,6 +9,8 @@
 )]
 #![allow(clippy::print_stderr, reason = "a test says what it measured")]
 
+mod admission;
+mod admission_pods;
 mod bad_manifests;
 mod cel;
 mod clients;
@@ -24,12 +26,15 @@ mod least_privilege;
 mod main_job;
 mod ownership;
 mod passthrough;
+mod people;
 mod race;
 mod readme;
 mod rotation;
 mod routes;
+mod schema;
 mod secret;
 mod tampering;
+mod tenancy;
 mod tenants;
 mod upstream_proxy;
 mod walls;
