@@ -197,7 +197,8 @@ async fn exchange(
     let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
-    let leave = Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
+    let leave =
+        Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
     let response = send(proxy, &leave, (request, &target), entry).await.map_err(|failed| {
         // The upstream broke off because the body was.
         traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
