@@ -180,6 +180,8 @@ fn o_c2_a_pod_of_each_runtime_runs_and_the_one_under_gvisor_has_a_kernel_of_its_
     let ready = ["wait", "--for=condition=Ready", "pod/runc", "pod/runsc", "--timeout=60s"];
     shell::output(&mut cluster.kubectl(&ready).unwrap()).unwrap();
     assert_eq!(sentries(cluster), 1, "of two pods one runs under gVisor");
+    let gone = ["delete", "pod", "runc", "runsc", "--grace-period=1", "--timeout=60s"];
+    shell::output(&mut cluster.kubectl(&gone).unwrap()).unwrap();
 }
 
 /// What a power cut leaves: the files, with records of processes of another boot, and nothing in the kernel.
@@ -203,11 +205,11 @@ fn o_c5_a_second_cluster_lives_beside_the_first_survives_kills_and_a_reboot_and_
     assert!(run(&["status"]).contains("kubelet"), "status names the components");
     let nodes = run(&["kubectl", "get", "nodes", "-o", "name"]);
     assert!(nodes.contains("node/node"), "{nodes}");
+    o_c2_a_pod_of_each_runtime_runs_and_the_one_under_gvisor_has_a_kernel_of_its_own(&second);
     for name in ["etcd", "apiserver", "kubelet", "containerd"] {
         run(&["restart", name]);
     }
     assert!(!traces().is_empty(), "the search finds nothing of a cluster that runs");
-    o_c2_a_pod_of_each_runtime_runs_and_the_one_under_gvisor_has_a_kernel_of_its_own(&second);
 
     for name in component::ALL {
         process::signal(&second, name, Signal::SIGKILL).unwrap();
