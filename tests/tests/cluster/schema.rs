@@ -100,8 +100,11 @@ async fn asked(ns: &Namespace, object: &Value, validation: &str) -> Result<Value
     ns.client.request(request).await
 }
 
+/// A field and a value of it.
+type Field = (&'static str, Value);
+
 /// Fields of a pod and of its containers by which Pod Security's checks could be failed, each with a value that fails one.
-fn unsafe_fields() -> (Vec<(&'static str, Value)>, Vec<(&'static str, Value)>) {
+fn unsafe_fields() -> (Vec<Field>, Vec<Field>) {
     let context = |value: Value| ("securityContext", value);
     let pod = vec![
         ("hostNetwork", json!(true)),
