@@ -28,6 +28,8 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
 use std::collections::HashMap;
 
+use crate::backoff::Jitter;
+use crate::clock::Clock;
 use crate::config::WallProbe;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -90,11 +92,16 @@ pub struct Ctx {
     pub progress: Progress,
     /// What proxies have denied.
     pub denials: Arc<Denials>,
+    /// The time.
+    pub clock: Clock,
 }
 
 /// Failures in a row, for the backoff of each object.
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<String, u32>>);
+pub struct Failures {
+    jitter: Jitter,
+    counts: Mutex<HashMap<String, u32>>,
+}
 
 /// Why a pass failed; its causes are in the chain.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +155,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy.
 async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, Failure> {
-    let (identity, now) = (&accepted.identity, Timestamp::now());
+    let (identity, now) = (&accepted.identity, ctx.clock.now());
     let wanted = desired::boundary(accepted, &ctx.platform);
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
@@ -200,7 +207,7 @@ async fn agent(
 ) -> Result<Applied, Failure> {
     let identity = &accepted.identity;
     let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
-    let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, Timestamp::now());
+    let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, ctx.clock.now());
     let applied = match way::judged(ctx, identity, observed, sealed, unwidened, closed).await {
         Ok(gate) => apply::agent(&ctx.writer, identity, sealed, unwidened, gate, planned).await,
         Err(error) => Err(error),
@@ -294,7 +301,7 @@ async fn report(
     look_again_in: Option<Duration>,
     result: Result<Outcome, (Option<String>, Failure)>,
 ) -> Result<Action, ReconcileError> {
-    let now = Timestamp::now();
+    let now = ctx.clock.now();
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err((class_name, Failure { error, breach })) => {
@@ -346,30 +353,38 @@ async fn tell(
 /// When a failed pass is tried again: with a growing pause of this object's own.
 #[must_use]
 pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Action {
-    let requeue = match error {
-        ReconcileError::NoIdentity => Requeue::After(BUG_RETRY),
+    let (namespace, name) = (sandbox.namespace(), sandbox.name_any());
+    let blocked = match error {
+        ReconcileError::NoIdentity => None,
         // It went while the pass was under way, and needs no status any more.
         ReconcileError::Apply(source) | ReconcileError::Status(source) if source.is_gone_sandbox() => {
-            tracing::debug!(sandbox.name = sandbox.name_any(), "the sandbox is gone");
+            tracing::debug!(sandbox.namespace = namespace, sandbox.name = name, "the sandbox is gone");
             return Action::await_change();
         }
-        ReconcileError::Apply(source) | ReconcileError::Status(source) => match Blocked::from(source) {
-            Blocked::NamespaceTerminating => Requeue::AwaitChange,
-            Blocked::KindsUnknown(_) => Requeue::After(outcome::KINDS_RETRY),
-            _ => Requeue::Backoff,
-        },
+        ReconcileError::Apply(source) | ReconcileError::Status(source) => Some(Blocked::from(source)),
     };
-    tracing::warn!(
-        sandbox.namespace = sandbox.namespace(),
-        sandbox.name = sandbox.name_any(),
-        error = chain(error),
-        "a pass failed and is tried again"
-    );
+    let error = chain(error);
+    if blocked == Some(Blocked::Conflict) {
+        tracing::debug!(
+            sandbox.namespace = namespace,
+            sandbox.name = name,
+            error,
+            "somebody wrote in between"
+        );
+    } else {
+        tracing::warn!(
+            sandbox.namespace = namespace,
+            sandbox.name = name,
+            error,
+            "a pass failed and is tried again"
+        );
+    }
     let uid = sandbox.uid().unwrap_or_default();
-    let pause = match requeue {
-        Requeue::AwaitChange => return Action::await_change(),
-        Requeue::After(time) => time,
-        Requeue::Backoff => ctx.failures.pause(&uid),
+    let pause = match blocked {
+        Some(Blocked::NamespaceTerminating) => return Action::await_change(),
+        Some(Blocked::KindsUnknown(_)) => outcome::KINDS_RETRY,
+        Some(_) => ctx.failures.pause(&uid),
+        None => BUG_RETRY,
     };
     // What is out of bounds stops on time.
     Action::requeue(ctx.breaches.due_in(&uid).map_or(pause, |due| pause.min(due)))
@@ -398,17 +413,23 @@ impl From<ApplyError> for Failure {
 }
 
 impl Failures {
+    /// None yet; pauses are drawn by `jitter`.
+    #[must_use]
+    pub fn drawing(jitter: Jitter) -> Self {
+        Self { jitter, counts: Mutex::default() }
+    }
+
     /// Counts a failure, and says how long to pause.
     fn pause(&self, uid: &str) -> Duration {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.entry(uid.to_owned()).or_default();
         *count = count.saturating_add(1);
-        BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1).min(16))).min(BACKOFF_MAX)
+        self.jitter.pause(uid, *count, BACKOFF_MIN, BACKOFF_MAX)
     }
 
     /// Forgets an object's failures.
     fn clear(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 

@@ -17,6 +17,8 @@ use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::backoff::Jitter;
+use crate::clock::Clock;
 use crate::config::WallProbe;
 use crate::controller::accept::{Accepted, Identity, accept};
 use crate::controller::apply::{Sealed, Writer};
@@ -256,15 +258,16 @@ pub fn ctx(
     Arc::new(Ctx {
         stores,
         recent: Arc::clone(&recent),
-        writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent),
+        writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent, Clock::default()),
         recorder: Recorder::new(client, reporter),
         platform: platform(),
         wall_probe: WallProbe::None,
         metrics,
-        failures: Failures::default(),
+        failures: Failures::drawing(Jitter::seeded(0)),
         breaches: Breaches::bearing(PATIENCE),
         progress: Progress::default(),
         denials: Arc::default(),
+        clock: Clock::default(),
     })
 }
 

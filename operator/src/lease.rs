@@ -6,12 +6,13 @@
 //! resourceVersion that was read, so of two candidates one wins.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
+use tokio::time::Instant;
 
 /// Name of the Lease, which the chart makes: the operator may not create one.
 pub const NAME: &str = "agentsandbox-operator";
@@ -34,6 +35,25 @@ pub struct Tenure {
 enum End {
     At(Instant),
     Never,
+}
+
+/// The lease as it was last seen, and since when by this process's own clock it has been so. The time that its holder wrote
+/// into it is by the holder's clock, and says nothing here.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<Option<(LeaseSpec, Instant)>>);
+
+impl Seen {
+    /// For how long the lease has been as it is.
+    fn unchanged_for(&self, spec: &LeaseSpec) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*seen {
+            Some((before, since)) if before == spec => since.elapsed(),
+            _ => {
+                *seen = Some((spec.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 /// What an attempt came to.
@@ -73,14 +93,21 @@ impl Tenure {
     }
 }
 
-/// Tries once to take or renew the lease.
+/// Tries once to take or renew the lease; `now` is written into it.
 ///
 /// # Errors
 /// When the API server does not answer in time or refuses; the tenure then runs out by itself.
-pub async fn attempt(api: &Api<Lease>, identity: &str, tenure: &Tenure) -> Result<Attempt, LeaseError> {
+pub async fn attempt(
+    api: &Api<Lease>,
+    identity: &str,
+    tenure: &Tenure,
+    seen: &Seen,
+    now: Timestamp,
+) -> Result<Attempt, LeaseError> {
     let started = Instant::now();
-    let result =
-        tokio::time::timeout(REQUEST_TIMEOUT, take(api, identity)).await.map_err(|_| LeaseError::Timeout)?;
+    let result = tokio::time::timeout(REQUEST_TIMEOUT, take(api, identity, seen, now))
+        .await
+        .map_err(|_| LeaseError::Timeout)?;
     match result {
         Ok(Attempt::Held) => {
             tenure.extend(started);
@@ -133,26 +160,24 @@ pub enum LeaseError {
     Api(#[source] Box<kube::Error>),
 }
 
-async fn take(api: &Api<Lease>, identity: &str) -> Result<Attempt, kube::Error> {
-    let now = Timestamp::now();
+async fn take(api: &Api<Lease>, identity: &str, seen: &Seen, now: Timestamp) -> Result<Attempt, kube::Error> {
     let mut lease = api.get(NAME).await?;
     let old = lease.spec.take().unwrap_or_default();
-    if !may_take(&old, identity, now) {
+    if !may_take(&old, identity, seen.unchanged_for(&old)) {
         return Ok(Attempt::TheirTurn);
     }
     lease.spec = Some(held(Some(old), identity, now));
     api.replace(NAME, &PostParams::default(), &lease).await.map(|_| Attempt::Held)
 }
 
-/// Whether the lease is ours, free, or run out.
-fn may_take(spec: &LeaseSpec, identity: &str, now: Timestamp) -> bool {
+/// Whether the lease is ours, free, or run out: it has not been renewed for as long as it lasts.
+fn may_take(spec: &LeaseSpec, identity: &str, unchanged_for: Duration) -> bool {
     let Some(holder) = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty()) else {
         return true;
     };
-    let lasts = SignedDuration::from_secs(i64::from(spec.lease_duration_seconds.unwrap_or(DURATION_SECS)));
-    let ended =
-        spec.renew_time.as_ref().is_none_or(|time| time.0.saturating_add(lasts).is_ok_and(|end| end < now));
-    holder == identity || ended
+    let lasts = spec.lease_duration_seconds.and_then(|secs| u64::try_from(secs).ok());
+    let lasts = Duration::from_secs(lasts.unwrap_or_else(|| DURATION_SECS.unsigned_abs().into()));
+    holder == identity || unchanged_for > lasts
 }
 
 fn held(old: Option<LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec {
@@ -171,6 +196,7 @@ fn held(old: Option<LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::jiff::SignedDuration;
 
     fn now() -> Timestamp {
         "2026-01-01T00:00:00Z".parse().unwrap()
@@ -179,11 +205,20 @@ mod tests {
     #[test]
     fn a_lease_is_taken_only_when_it_is_ours_free_or_run_out() {
         let held_by_a = held(None, "a", now());
-        let later = |seconds| now() + SignedDuration::from_secs(seconds);
-        assert!(may_take(&LeaseSpec::default(), "b", now()));
-        assert!(may_take(&held_by_a, "a", later(1)));
-        assert!(!may_take(&held_by_a, "b", later(10)));
-        assert!(may_take(&held_by_a, "b", later(11)));
+        assert!(may_take(&LeaseSpec::default(), "b", Duration::ZERO));
+        assert!(may_take(&held_by_a, "a", Duration::ZERO));
+        assert!(!may_take(&held_by_a, "b", Duration::from_secs(10)));
+        assert!(may_take(&held_by_a, "b", Duration::from_millis(10_001)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn o_r14_a_lease_runs_out_by_the_clock_of_who_waits_and_a_renewal_starts_it_anew() {
+        let (seen, first) = (Seen::default(), held(None, "a", now()));
+        assert_eq!(seen.unchanged_for(&first), Duration::ZERO);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(seen.unchanged_for(&first), Duration::from_secs(9));
+        let renewed = held(Some(first), "a", now() + SignedDuration::from_secs(2));
+        assert_eq!(seen.unchanged_for(&renewed), Duration::ZERO);
     }
 
     #[test]

@@ -7,28 +7,32 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use futures::channel::mpsc::UnboundedSender;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, ready};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, ListParams};
-use kube::runtime::controller;
+use kube::client::ClientBuilder;
+use kube::runtime::controller::{self, Action};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::admission::{self, Teller};
+use crate::backoff::Jitter;
+use crate::clock::Clock;
 use crate::config::{AskDenials, Config, LeaderElection};
 use crate::controller::apply::Writer;
 use crate::controller::observe::denials::{self, Denials};
 use crate::controller::observe::{Recent, Stores};
 use crate::controller::orphans;
-use crate::controller::{Breaches, Ctx, Failures, Progress, chain, reconcile, retry};
-use crate::lease::{self, Attempt, Tenure};
+use crate::controller::{Breaches, Ctx, Failures, Progress, ReconcileError, chain, reconcile, retry};
+use crate::deadline::Deadlined;
+use crate::lease::{self, Attempt, LeaseError, Seen, Tenure};
 use crate::metrics::Metrics;
 use crate::platform::Platform;
 use crate::{server, watches};
@@ -60,12 +64,35 @@ pub enum StartError {
     ControllerEnded,
 }
 
-/// Why a leader stops.
+/// Why an operator that had started stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stopped {
+pub enum Stopped {
+    /// It was told to.
     Told,
+    /// Another replica leads, or may.
     LeaseLost,
+    /// The controller ended, or panicked, while it was to run.
     ControllerEnded,
+}
+
+/// What an operator takes from outside besides its flags: the time, and chance.
+#[derive(Clone, Debug, Default)]
+pub struct Ambient {
+    /// The wall clock.
+    pub clock: Clock,
+    /// Draws the pauses between attempts.
+    pub jitter: Jitter,
+}
+
+/// One replica, connected.
+#[derive(Clone)]
+struct Replica {
+    client: Client,
+    config: Config,
+    ambient: Ambient,
+    metrics: Arc<Metrics>,
+    tenure: Arc<Tenure>,
+    seen: Arc<Seen>,
 }
 
 /// Runs until told to stop.
@@ -107,27 +134,46 @@ async fn run(config: Config) -> Result<(), StartError> {
             _ = interrupt.recv() => {}
         }
     };
-    let mut stop = Box::pin(stop);
-    let client = Client::try_from(bounded(kube::Config::infer().await?))?;
-    let platform = platform(&client, &config).await?;
+    let client = ClientBuilder::try_from(bounded(kube::Config::infer().await?))?;
+    let client = client.with_layer(&tower_layer::layer_fn(Deadlined::new)).build();
     // The watches are not filled before this replica leads, but it is ready to lead.
-    pending.send_replace(None);
+    let started = || {
+        pending.send_replace(None);
+    };
+    match operate(client, config, Ambient::default(), metrics, started, stop).await? {
+        Stopped::Told | Stopped::LeaseLost => Ok(()),
+        Stopped::ControllerEnded => Err(StartError::ControllerEnded),
+    }
+}
+
+/// The operator behind its client, from the first question until it stops. Dropping it ends everything that it began.
+///
+/// # Errors
+/// When the API server does not answer the first questions, or answers them with nothing usable.
+pub async fn operate(
+    client: Client,
+    config: Config,
+    ambient: Ambient,
+    metrics: Arc<Metrics>,
+    started: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped, StartError> {
+    let mut stop = Box::pin(stop);
+    let platform = platform(&client, &config).await?;
+    started();
     tracing::info!("the operator started");
     let tenure = match config.leader_election {
         LeaderElection::Off => Arc::new(Tenure::unlimited()),
         LeaderElection::Lease => Arc::new(Tenure::default()),
     };
-    let leases = Api::<Lease>::namespaced(client.clone(), &config.namespace);
-    if config.leader_election == LeaderElection::Lease {
+    let replica = Replica { client, config, ambient, metrics, tenure, seen: Arc::default() };
+    if replica.config.leader_election == LeaderElection::Lease {
         tokio::select! {
-            () = wait_for_lease(&leases, &config.identity, &tenure) => {}
-            () = &mut stop => return Ok(()),
+            () = replica.wait_for_lease() => {}
+            () = &mut stop => return Ok(Stopped::Told),
         }
     }
-    match lead(client, &config, platform, &leases, tenure, metrics, stop).await {
-        Stopped::Told | Stopped::LeaseLost => Ok(()),
-        Stopped::ControllerEnded => Err(StartError::ControllerEnded),
-    }
+    Ok(replica.lead(platform, stop).await)
 }
 
 /// How long the operator's client waits, and that it never repeats a request.
@@ -139,37 +185,102 @@ pub(crate) fn bounded(mut config: kube::Config) -> kube::Config {
     config
 }
 
-/// Reconciles until told to stop, until the lease is lost or until the controller ends; then drains and gives the lease back.
-async fn lead(
-    client: Client,
-    config: &Config,
-    platform: Platform,
-    leases: &Api<Lease>,
-    tenure: Arc<Tenure>,
-    metrics: Arc<Metrics>,
-    stop: impl Future<Output = ()>,
-) -> Stopped {
-    let (halt, halted) = watch::channel(false);
-    let mut work = tokio::spawn(work(client, config.clone(), platform, Arc::clone(&tenure), metrics, halted));
-    // The process ends in each case; a fresh one has fresh watches and waits for its turn.
-    let lease = keep_lease(leases, &config.identity, &tenure, config.leader_election);
-    let stopped = until_stopped(&mut work, stop, lease).await;
-    halt.send_replace(true);
-    if stopped != Stopped::ControllerEnded && tokio::time::timeout(DRAIN, work).await.is_err() {
-        tracing::warn!("passes under way did not end in time");
+impl Replica {
+    /// Reconciles until told to stop, until the lease is lost or until the controller ends; then drains and gives the lease
+    /// back.
+    async fn lead(self, platform: Platform, stop: impl Future<Output = ()>) -> Stopped {
+        let (halt, halted) = watch::channel(false);
+        // A set aborts what is left in it when it is dropped.
+        let mut work = JoinSet::new();
+        work.spawn(self.clone().work(platform, halted));
+        // The process ends in each case; a fresh one has fresh watches and waits for its turn.
+        let stopped = until_stopped(&mut work, stop, self.keep_lease()).await;
+        halt.send_replace(true);
+        if stopped != Stopped::ControllerEnded && tokio::time::timeout(DRAIN, work.join_next()).await.is_err()
+        {
+            tracing::warn!("passes under way did not end in time");
+        }
+        if self.config.leader_election == LeaderElection::Lease
+            && let Err(error) = lease::release(&self.leases(), &self.config.identity, &self.tenure).await
+        {
+            tracing::warn!(error = chain(&error), "the lease was not given back and runs out by itself");
+        }
+        stopped
     }
-    if config.leader_election == LeaderElection::Lease
-        && let Err(error) = lease::release(leases, &config.identity, &tenure).await
-    {
-        tracing::warn!(error = chain(&error), "the lease was not given back and runs out by itself");
+
+    async fn work(self, platform: Platform, mut halted: watch::Receiver<bool>) {
+        let Self { client, config, ambient, metrics, tenure, seen: _ } = self;
+        let wall_deleted = Arc::new(Notify::new());
+        let (controller, stores) = watches::controller(&client, ambient.jitter, Arc::clone(&wall_deleted));
+        let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
+        let (wake, woken) = futures::channel::mpsc::unbounded();
+        let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
+        let reporter = Reporter {
+            controller: "agentsandbox-operator".to_owned(),
+            instance: Some(config.identity.clone()),
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let guarded = guard(client.clone(), &config, ambient.jitter, Arc::clone(&metrics), recorder.clone());
+        let clock = ambient.clock;
+        let (hand, copy) = (Arc::clone(&metrics), Arc::clone(&recent));
+        let ctx = Arc::new(Ctx {
+            stores: stores.clone(),
+            recent,
+            writer: Writer::new(client, tenure, hand, copy, clock.clone()),
+            recorder,
+            platform,
+            wall_probe: config.wall_probe,
+            metrics,
+            failures: Failures::drawing(ambient.jitter),
+            breaches: Breaches::default(),
+            progress: Progress::default(),
+            denials,
+            clock,
+        });
+        let filled = filled(stores);
+        let halt = async move {
+            // An error means that the sender is gone, which is a halt as well.
+            let _ = halted.wait_for(|halted| *halted).await;
+        };
+        let orphans = {
+            let (ctx, filled) = (Arc::clone(&ctx), filled.clone());
+            async move {
+                filled.await;
+                orphans::watch(ctx, wall_deleted).await;
+            }
+        };
+        let passes = controller
+            .reconcile_on(woken)
+            .graceful_shutdown_on(halt)
+            .run(
+                move |sandbox, ctx| pass(filled.clone(), sandbox, ctx),
+                |s, error, ctx| retry(&s, error, &ctx),
+                ctx,
+            )
+            .for_each(|result| ready(log(result)));
+        tokio::select! {
+            () = passes => {}
+            () = orphans => {}
+            () = heard => {}
+            () = guarded => {}
+        }
     }
-    stopped
+}
+
+async fn pass(
+    filled: Shared<BoxFuture<'static, ()>>,
+    sandbox: Arc<AgentSandbox>,
+    ctx: Arc<Ctx>,
+) -> Result<Action, ReconcileError> {
+    // An empty watch must not be taken for an empty cluster.
+    filled.await;
+    reconcile(sandbox, ctx).await
 }
 
 /// Waits for the first reason to stop. A lease that is kept by a process that does not reconcile would keep every other
 /// replica from doing so.
 async fn until_stopped(
-    work: &mut JoinHandle<()>,
+    work: &mut JoinSet<()>,
     stop: impl Future<Output = ()>,
     lease: impl Future<Output = ()>,
 ) -> Stopped {
@@ -182,85 +293,36 @@ async fn until_stopped(
             tracing::error!("the lease was lost, so this replica stops");
             Stopped::LeaseLost
         }
-        result = work => {
-            let error = result.err().map(|error| chain(&error));
+        result = work.join_next() => {
+            let error = result.and_then(Result::err).map(|error| chain(&error));
             tracing::error!(error, "the controller ended by itself, so this replica stops");
             Stopped::ControllerEnded
         }
     }
 }
 
-async fn work(
-    client: Client,
-    config: Config,
-    platform: Platform,
-    tenure: Arc<Tenure>,
-    metrics: Arc<Metrics>,
-    mut halted: watch::Receiver<bool>,
-) {
-    let wall_deleted = Arc::new(Notify::new());
-    let (controller, stores) = watches::controller(&client, Arc::clone(&wall_deleted));
-    let reporter =
-        Reporter { controller: "agentsandbox-operator".to_owned(), instance: Some(config.identity.clone()) };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let guarded = guard(client.clone(), &config, Arc::clone(&metrics), recorder.clone());
-    let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
-    let (wake, woken) = futures::channel::mpsc::unbounded();
-    let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
-    let ctx = Arc::new(Ctx {
-        stores: stores.clone(),
-        recent: Arc::clone(&recent),
-        writer: Writer::new(client, tenure, Arc::clone(&metrics), recent),
-        recorder,
-        platform,
-        wall_probe: config.wall_probe,
-        metrics,
-        failures: Failures::default(),
-        breaches: Breaches::default(),
-        progress: Progress::default(),
-        denials: Arc::clone(&denials),
-    });
-    let filled = filled(stores);
-    let halt = async move {
-        // An error means that the sender is gone, which is a halt as well.
-        let _ = halted.wait_for(|halted| *halted).await;
-    };
-    let orphans = {
-        let (ctx, filled) = (Arc::clone(&ctx), filled.clone());
-        async move {
-            filled.await;
-            orphans::watch(ctx, wall_deleted).await;
+fn log<E, Q>(result: Result<(ObjectRef<AgentSandbox>, Action), controller::Error<E, Q>>)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    match result {
+        Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
+        Err(error) if is_expected(&error) => {
+            tracing::debug!(error = chain(&error), "a pass did not take place or has told why it failed");
         }
-    };
-    let passes = controller
-        .reconcile_on(woken)
-        .graceful_shutdown_on(halt)
-        .run(
-            move |sandbox, ctx: Arc<Ctx>| {
-                let filled = filled.clone();
-                async move {
-                    // An empty watch must not be taken for an empty cluster.
-                    filled.await;
-                    reconcile(sandbox, ctx).await
-                }
-            },
-            |sandbox, error, ctx| retry(&sandbox, error, &ctx),
-            ctx,
-        )
-        .for_each(|result| {
-            tell(result);
-            std::future::ready(())
-        });
-    tokio::select! {
-        () = passes => {}
-        () = orphans => {}
-        () = heard => {}
-        () = guarded => {}
+        Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
     }
 }
 
 /// Compares admission policies, if any are to be in force. Never returns by itself.
-async fn guard(client: Client, config: &Config, metrics: Arc<Metrics>, recorder: Recorder) {
+async fn guard(
+    client: Client,
+    config: &Config,
+    jitter: Jitter,
+    metrics: Arc<Metrics>,
+    recorder: Recorder,
+) {
     let Some(expected) = config.admission.clone() else { return std::future::pending().await };
     let pod = ObjectReference {
         api_version: Some("v1".to_owned()),
@@ -270,7 +332,7 @@ async fn guard(client: Client, config: &Config, metrics: Arc<Metrics>, recorder:
         uid: config.pod_uid.clone(),
         ..ObjectReference::default()
     };
-    let watched = watches::admission(&client);
+    let watched = watches::admission(&client, jitter);
     let teller = Teller { metrics, recorder, pod };
     admission::follow(expected, watched, teller, admission::SETTLE).await;
 }
@@ -285,21 +347,6 @@ async fn hear(
     match ask {
         AskDenials::Ask => denials::follow(stores, denials, wake).await,
         AskDenials::None => std::future::pending().await,
-    }
-}
-
-/// Says what became of one pass, or of a watch.
-fn tell<E, Q>(result: Result<(ObjectRef<AgentSandbox>, controller::Action), controller::Error<E, Q>>)
-where
-    E: std::error::Error + 'static,
-    Q: std::error::Error + 'static,
-{
-    match result {
-        Ok((sandbox, _)) => tracing::debug!(sandbox.name = sandbox.name, "a pass ended"),
-        Err(error) if is_expected(&error) => {
-            tracing::debug!(error = chain(&error), "a pass did not take place or has told why it failed");
-        }
-        Err(error) => tracing::warn!(error = chain(&error), "a watch failed and is tried again"),
     }
 }
 
@@ -330,29 +377,40 @@ fn filled(stores: Stores) -> Shared<BoxFuture<'static, ()>> {
     all.boxed().shared()
 }
 
-async fn wait_for_lease(leases: &Api<Lease>, identity: &str, tenure: &Tenure) {
-    loop {
-        match lease::attempt(leases, identity, tenure).await {
-            Ok(Attempt::Held) => break,
-            Ok(Attempt::TheirTurn) => {}
-            Err(error) => tracing::warn!(error = chain(&error), "the lease could not be read"),
-        }
-        tokio::time::sleep(lease::RETRY).await;
+impl Replica {
+    fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.config.namespace)
     }
-    tracing::info!("this replica leads");
-}
 
-/// Renews until the tenure is over.
-async fn keep_lease(leases: &Api<Lease>, identity: &str, tenure: &Tenure, election: LeaderElection) {
-    if election == LeaderElection::Off {
-        std::future::pending::<()>().await;
+    async fn attempt(&self) -> Result<Attempt, LeaseError> {
+        let now = self.ambient.clock.now();
+        lease::attempt(&self.leases(), &self.config.identity, &self.tenure, &self.seen, now).await
     }
-    while tenure.may_write() {
-        tokio::time::sleep(lease::RETRY).await;
-        match lease::attempt(leases, identity, tenure).await {
-            Ok(Attempt::Held) => {}
-            Ok(Attempt::TheirTurn) => return,
-            Err(error) => tracing::warn!(error = chain(&error), "the lease could not be renewed"),
+
+    async fn wait_for_lease(&self) {
+        loop {
+            match self.attempt().await {
+                Ok(Attempt::Held) => break,
+                Ok(Attempt::TheirTurn) => {}
+                Err(error) => tracing::warn!(error = chain(&error), "the lease could not be read"),
+            }
+            tokio::time::sleep(lease::RETRY).await;
+        }
+        tracing::info!("this replica leads");
+    }
+
+    /// Renews until the tenure is over.
+    async fn keep_lease(&self) {
+        if self.config.leader_election == LeaderElection::Off {
+            std::future::pending::<()>().await;
+        }
+        while self.tenure.may_write() {
+            tokio::time::sleep(lease::RETRY).await;
+            match self.attempt().await {
+                Ok(Attempt::Held) => {}
+                Ok(Attempt::TheirTurn) => return,
+                Err(error) => tracing::warn!(error = chain(&error), "the lease could not be renewed"),
+            }
         }
     }
 }
@@ -400,14 +458,16 @@ mod tests {
     #[tokio::test]
     async fn a_controller_that_ends_or_panics_ends_the_process() {
         let (told, lost) = (std::future::pending::<()>, std::future::pending::<()>);
-        let mut panicking = tokio::spawn(async { panic!("as a bug would") });
+        let mut panicking = JoinSet::new();
+        panicking.spawn(async { panic!("as a bug would") });
         assert_eq!(until_stopped(&mut panicking, told(), lost()).await, Stopped::ControllerEnded);
-        let mut ending = tokio::spawn(async {});
+        let mut ending = JoinSet::new();
+        ending.spawn(async {});
         assert_eq!(until_stopped(&mut ending, told(), lost()).await, Stopped::ControllerEnded);
-        let mut working = tokio::spawn(std::future::pending());
+        let mut working = JoinSet::new();
+        working.spawn(std::future::pending());
         assert_eq!(until_stopped(&mut working, async {}, lost()).await, Stopped::Told);
         assert_eq!(until_stopped(&mut working, told(), async {}).await, Stopped::LeaseLost);
-        working.abort();
     }
 
     #[tokio::test]

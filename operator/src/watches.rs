@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::admission::Watched;
+use crate::backoff::{Jitter, WatchBackoff};
 use crate::controller::chain;
 use crate::controller::observe::Stores;
 use crate::controller::orphans;
@@ -39,18 +40,22 @@ type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 
 /// The controller with all its watches, and what they hold. It tells `wall_deleted` of each wall that somebody deleted.
 #[must_use]
-pub fn controller(client: &Client, wall_deleted: Arc<Notify>) -> (Controller<AgentSandbox>, Stores) {
+pub fn controller(
+    client: &Client,
+    jitter: Jitter,
+    wall_deleted: Arc<Notify>,
+) -> (Controller<AgentSandbox>, Stores) {
     let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let all = watcher::Config::default;
-    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client);
-    let (credentials, credential_stream) = watch_own::<AgentCredential>(client);
-    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client);
-    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all());
-    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours());
-    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours());
-    let (services, service_stream) = watch::<Service>(client, ours());
-    let (pods, pod_stream) = watch::<Pod>(client, ours());
-    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client);
+    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client, jitter);
+    let (credentials, credential_stream) = watch_own::<AgentCredential>(client, jitter);
+    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client, jitter);
+    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all(), jitter);
+    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter);
+    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter);
+    let (services, service_stream) = watch::<Service>(client, ours(), jitter);
+    let (pods, pod_stream) = watch::<Pod>(client, ours(), jitter);
+    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client, jitter);
 
     let of_credential = sandboxes.clone();
     let of_class = sandboxes.clone();
@@ -97,14 +102,14 @@ pub fn controller(client: &Client, wall_deleted: Arc<Notify>) -> (Controller<Age
 
 /// Watches a kind of our own. Others write such objects, and one that cannot be read must not end the watch for all: a status
 /// that cannot be read is dropped, for it is the operator's to write anew, and any other object is left out and told.
-fn watch_own<K>(client: &Client) -> (Store<K>, Touched<K>)
+fn watch_own<K>(client: &Client, jitter: Jitter) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = store();
     let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
     let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .filter_map(|event| ready(event.map(legible::<K>).transpose()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
@@ -147,13 +152,13 @@ fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> 
     without_status
 }
 
-fn watch<K>(client: &Client, config: watcher::Config) -> (Store<K>, Touched<K>)
+fn watch<K>(client: &Client, config: watcher::Config, jitter: Jitter) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = store();
     let stream = watcher(Api::<K>::all(client.clone()), config)
-        .default_backoff()
+        .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .touched_objects()
@@ -163,10 +168,10 @@ where
 
 /// Watches the admission policies and bindings of the cluster, of which there are few. They wake no sandbox.
 #[must_use]
-pub fn admission(client: &Client) -> Watched {
-    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default());
+pub fn admission(client: &Client, jitter: Jitter) -> Watched {
+    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default(), jitter);
     let (bindings, binding_stream) =
-        watch::<ValidatingAdmissionPolicyBinding>(client, watcher::Config::default());
+        watch::<ValidatingAdmissionPolicyBinding>(client, watcher::Config::default(), jitter);
     let touched = futures::stream::select(
         policy_stream.map(|touched| touched.map(drop)),
         binding_stream.map(|touched| touched.map(drop)),
@@ -174,13 +179,16 @@ pub fn admission(client: &Client) -> Watched {
     Watched { policies, bindings, touched: touched.boxed() }
 }
 
-fn watch_names<K>(client: &Client) -> (Store<PartialObjectMeta<K>>, Touched<PartialObjectMeta<K>>)
+fn watch_names<K>(
+    client: &Client,
+    jitter: Jitter,
+) -> (Store<PartialObjectMeta<K>>, Touched<PartialObjectMeta<K>>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = store();
     let stream = watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .touched_objects()
@@ -207,7 +215,9 @@ fn select(
     sandboxes: &Store<AgentSandbox>,
     wanted: impl Fn(&AgentSandbox) -> bool,
 ) -> Vec<ObjectRef<AgentSandbox>> {
-    let all: Vec<Arc<AgentSandbox>> = sandboxes.state_filter(|sandbox| wanted(sandbox));
+    let mut all: Vec<Arc<AgentSandbox>> = sandboxes.state_filter(|sandbox| wanted(sandbox));
+    // A store has no order of its own.
+    all.sort_unstable_by_key(|sandbox| (sandbox.namespace(), sandbox.name_any()));
     all.iter().map(|sandbox| ObjectRef::from_obj(sandbox.as_ref())).collect()
 }
 
@@ -245,7 +255,7 @@ mod tests {
         let list = json!({"kind": "AgentSandboxList", "apiVersion": "agentsandbox.dev/v1alpha1", "metadata": {"resourceVersion": "100"}, "items": items});
         let says: Says = Box::new(move |_| Some((200, list.clone())));
         let api = FakeApi::start(Vec::new(), says).await;
-        let (store, stream) = watch_own::<AgentSandbox>(&api.client);
+        let (store, stream) = watch_own::<AgentSandbox>(&api.client, Jitter::default());
         tokio::select! {
             () = stream.for_each(|_| ready(())) => unreachable!("a watch does not end"),
             filled = store.wait_until_ready() => filled.unwrap(),

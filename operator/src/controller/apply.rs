@@ -24,6 +24,7 @@ use super::evaluate::Unwidened;
 use super::observe::Recent;
 use super::plan::{BoundaryPlan, Doomed, Step, differs, is_owned};
 use crate::ca;
+use crate::clock::Clock;
 use crate::lease::Tenure;
 use crate::metrics::{Metrics, Verb};
 
@@ -55,6 +56,7 @@ pub struct Writer {
     tenure: Arc<Tenure>,
     metrics: Arc<Metrics>,
     recent: Arc<Recent>,
+    clock: Clock,
 }
 
 /// The walls stand and the proxy has an address; only [`boundary`] makes it, after every one of its writes succeeded.
@@ -215,8 +217,9 @@ impl Writer {
         tenure: Arc<Tenure>,
         metrics: Arc<Metrics>,
         recent: Arc<Recent>,
+        clock: Clock,
     ) -> Self {
-        Self { client, tenure, metrics, recent }
+        Self { client, tenure, metrics, recent, clock }
     }
 
     /// Patches a sandbox's finalizers; the patch names the version it was made from.
@@ -375,7 +378,7 @@ impl Writer {
     /// The keys go from the generator into the request, and are dropped with it.
     async fn keys(&self, identity: &Identity, name: Option<String>) -> Result<(), ApplyError> {
         let Some(name) = name else { return Ok(()) };
-        let material = ca::generate(&identity.namespace, &identity.name, Timestamp::now())?;
+        let material = ca::generate(&identity.namespace, &identity.name, self.clock.now())?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &identity.namespace);
         let secret = keys::secret(identity, &material);
         match self.call(Verb::Create, "Secret", &name, api.create(&post(), &secret)).await {

@@ -18,8 +18,6 @@ const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// OwnerReferencesPermissionEnforcement asks what kinds there are about every 30 s; a pause that grew would outlast that.
 pub(super) const KINDS_RETRY: Duration = Duration::from_secs(2);
-/// The watch brings the newer version within milliseconds.
-const CONFLICT_RETRY: Duration = Duration::from_millis(100);
 /// A probe that failed for reasons of the operator's own: they mostly pass.
 const PROBE_UNCLEAR_RETRY: Duration = Duration::from_secs(1);
 /// Walls are programmed within about a tenth of a second; the fence waits for this probe.
@@ -239,10 +237,10 @@ impl Blocked {
             Self::Foreign(..) => Requeue::After(FOREIGN_RETRY),
             Self::Forbidden(_) => Requeue::After(FORBIDDEN_RETRY),
             Self::Refused(_) => Requeue::After(REFUSED_RETRY),
-            Self::Conflict => Requeue::After(CONFLICT_RETRY),
             Self::KindsUnknown(_) => Requeue::After(KINDS_RETRY),
             Self::Pending(..) | Self::NamespaceTerminating => Requeue::AwaitChange,
-            Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
+            // The watch mostly brings the newer version before the first pause is over.
+            Self::Conflict | Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
         }
     }
 }

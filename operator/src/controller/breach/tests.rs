@@ -8,6 +8,7 @@ use kube::runtime::controller::Action;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backoff::Jitter;
 use crate::controller::tests::{
     AGENT_IS_STOPPED, STATUS, Scene, WALL_IS_MADE, opens_everything, refuses, takes_all, wallless,
 };
@@ -136,13 +137,16 @@ async fn a_wall_that_fails_in_passing_leaves_nothing_known_and_stops_the_agent_w
     let error = reconcile(sandbox.clone(), ctx.clone()).await.unwrap_err();
     assert!(!api.was_asked(AGENT_IS_STOPPED), "{:?}", api.writes());
     assert!(api.body(STATUS).to_string().contains("Retrying"));
-    // Ten failures in a row would make a pause of minutes.
-    for _ in 0..10 {
+    // So many failures in a row that their pause would be longer than patience.
+    let pause =
+        |count| Jitter::seeded(0).pause(UID, count, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX);
+    let count = (1..).find(|count| pause(*count) > fixtures::PATIENCE).unwrap();
+    for _ in 1..count {
         let _ = retry(&sandbox, &error, &ctx);
     }
     let due = ctx.breaches.due_in(UID).unwrap();
     assert!(due <= fixtures::PATIENCE);
-    assert_ne!(retry(&sandbox, &error, &ctx), Action::requeue(super::super::BACKOFF_MAX));
+    assert_ne!(retry(&sandbox, &error, &ctx), Action::requeue(pause(count)));
 
     ctx.breaches.exhaust(UID);
     reconcile(sandbox, ctx.clone()).await.unwrap_err();

@@ -15,12 +15,13 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentsandbox_crds::names::PORT_HTTP_PROXY;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::{Recent, address, ready_since, serving_since};
 use crate::config::WallProbe;

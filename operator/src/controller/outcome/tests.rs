@@ -96,7 +96,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
         (Blocked::Foreign(name().0, name().1), Requeue::After(FOREIGN_RETRY)),
         (Blocked::Forbidden(text()), Requeue::After(FORBIDDEN_RETRY)),
         (Blocked::Refused(text()), Requeue::After(REFUSED_RETRY)),
-        (Blocked::Conflict, Requeue::After(CONFLICT_RETRY)),
+        (Blocked::Conflict, Requeue::Backoff),
         (Blocked::Pending(name().0, name().1), Requeue::AwaitChange),
         (Blocked::NamespaceTerminating, Requeue::AwaitChange),
         (Blocked::Transient(text()), Requeue::Backoff),

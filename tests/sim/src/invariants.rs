@@ -1,0 +1,197 @@
+//! What must hold at each revision, whatever goes wrong. Nothing here knows the operator's code: names of labels and kinds
+//! are written out.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::kinds::{CLASSES, PODS, POLICIES, SANDBOXES, SECRETS};
+use crate::store::{Change, Revision, Store, has_ended, text};
+
+/// A status may speak of what a watch showed that was late by so much.
+const STALENESS: SignedDuration = SignedDuration::from_secs(40);
+/// Children of a sandbox that is gone are gone after this.
+const GONE_WITHIN: SignedDuration = SignedDuration::from_secs(60);
+/// Shorter values would be found by chance.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// What has to be remembered between revisions.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    /// When each sandbox went, by UID.
+    gone: BTreeMap<String, Timestamp>,
+    /// When the agent of each sandbox was last ready behind a wall, by UID.
+    ran: BTreeMap<String, Timestamp>,
+    /// Values that may be in no object but a Secret.
+    values: Vec<String>,
+}
+
+fn label<'a>(object: &'a Value, name: &str) -> &'a str {
+    object["metadata"]["labels"][name].as_str().unwrap_or_default()
+}
+
+fn sandbox_uid(object: &Value) -> &str {
+    label(object, "agentsandbox.dev/sandbox-uid")
+}
+
+fn component(object: &Value) -> &str {
+    label(object, "agentsandbox.dev/component")
+}
+
+fn controller_uid(object: &Value) -> Option<&str> {
+    let owners = object["metadata"]["ownerReferences"].as_array()?;
+    owners.iter().find(|owner| owner["controller"] == true).map(|owner| text(owner, "/uid"))
+}
+
+fn holds(object: &Value, condition: &str) -> bool {
+    let all = object["status"]["conditions"].as_array();
+    all.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == "True")
+}
+
+fn is_walled(store: &Store, pod: &Value) -> bool {
+    store.all(&POLICIES).any(|policy| {
+        let selector = policy["spec"]["podSelector"]["matchLabels"].as_object();
+        text(policy, "/metadata/namespace") == text(pod, "/metadata/namespace")
+            && selector.is_some_and(|all| all.iter().all(|(key, value)| label(pod, key) == value))
+    })
+}
+
+fn agents<'a>(store: &'a Store, uid: &'a str) -> impl Iterator<Item = &'a Value> {
+    store.all(&PODS).filter(move |pod| sandbox_uid(pod) == uid && component(pod) == "agent")
+}
+
+/// Whether a status speaks of the sandbox's present generation.
+fn is_current(sandbox: &Value) -> bool {
+    let generation = &sandbox["metadata"]["generation"];
+    let mut conditions = sandbox["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.all(|one| one["observedGeneration"] == *generation)
+        && sandbox["status"]["observedGeneration"] == *generation
+}
+
+impl Invariants {
+    /// What a revision breaks.
+    pub fn look(&mut self, store: &Store, revision: &Revision) -> Vec<String> {
+        let mut broken = Vec::new();
+        let object = &revision.object;
+        let name = text(object, "/metadata/name");
+        if *revision.kind == PODS && !sandbox_uid(object).is_empty() {
+            self.pod(store, revision, &mut broken);
+        }
+        if *revision.kind == POLICIES && revision.change == Change::Deleted {
+            let behind =
+                agents(store, sandbox_uid(object)).any(|pod| !has_ended(pod) && !is_walled(store, pod));
+            if behind {
+                broken.push(format!("I1: the wall {name} fell while an agent stood behind it"));
+            }
+        }
+        if *revision.kind == SECRETS {
+            for field in ["data", "stringData"] {
+                let values = object[field].as_object().into_iter().flatten();
+                let secret =
+                    values.filter(|(key, _)| !key.ends_with(".crt")).filter_map(|(_, value)| value.as_str());
+                self.values.extend(secret.filter(|value| value.len() >= SECRET_BYTES_MIN).map(str::to_owned));
+            }
+        } else {
+            let whole = object.to_string();
+            if self.values.iter().any(|value| whole.contains(value.as_str())) {
+                broken.push(format!("I5: a secret's value is in {} {name}", revision.kind.kind));
+            }
+        }
+        if *revision.kind == SANDBOXES {
+            if revision.change == Change::Deleted {
+                self.gone.insert(text(object, "/metadata/uid").to_owned(), revision.at);
+            }
+            self.sandbox(store, revision, &mut broken);
+        }
+        broken
+    }
+
+    fn pod(&mut self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
+        let pod = &revision.object;
+        let (name, uid) = (text(pod, "/metadata/name"), sandbox_uid(pod));
+        if revision.change == Change::Added {
+            if !is_walled(store, pod) {
+                broken.push(format!("I1: pod {name} was created before a NetworkPolicy that selects it"));
+            }
+            if component(pod) == "agent" && !self.has_its_runtime(store, pod) {
+                broken.push(format!("I2: pod {name} has another RuntimeClass than its class"));
+            }
+            let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+            let token = pod["spec"]["automountServiceAccountToken"] != false
+                || volumes
+                    .iter()
+                    .any(|volume| volume["projected"].to_string().contains("serviceAccountToken"));
+            if token {
+                broken.push(format!("I3: pod {name} mounts a token"));
+            }
+            let users = volumes.iter().any(|volume| text(volume, "/secret/secretName") == "anthropic-key");
+            if users && component(pod) != "proxy" {
+                broken.push(format!("I5: pod {name} mounts a user's secret"));
+            }
+        }
+        let live = agents(store, uid).filter(|pod| !has_ended(pod)).count();
+        if live > 1 {
+            broken.push(format!("I6: {live} agents of sandbox {uid} live at once"));
+        }
+        let ran = |pod: &Value| component(pod) == "agent" && holds(pod, "Ready") && is_walled(store, pod);
+        if ran(pod) || revision.before.as_ref().is_some_and(ran) {
+            self.ran.insert(uid.to_owned(), revision.at);
+        }
+    }
+
+    fn has_its_runtime(&self, store: &Store, pod: &Value) -> bool {
+        let namespace = text(pod, "/metadata/namespace");
+        let sandbox = store.get(&SANDBOXES, namespace, label(pod, "agentsandbox.dev/sandbox"));
+        // The sandbox may have gone while the request was under way.
+        let Some(sandbox) = sandbox else { return true };
+        let class = match text(sandbox, "/spec/className") {
+            "" => "gvisor",
+            name => name,
+        };
+        let class = store.get(&CLASSES, "", class);
+        class.is_some_and(|class| class["spec"]["runtimeClassName"] == pod["spec"]["runtimeClassName"])
+    }
+
+    fn sandbox(&self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
+        let sandbox = &revision.object;
+        let was = revision.before.as_ref().is_some_and(|before| holds(before, "Ready"));
+        if revision.by != "operator" || !holds(sandbox, "Ready") {
+            return;
+        }
+        if !is_current(sandbox) {
+            broken.push(format!("I7: a sandbox is called ready for another generation: {sandbox}"));
+        }
+        if was {
+            return;
+        }
+        let (name, uid) = (text(sandbox, "/metadata/name"), text(sandbox, "/metadata/uid"));
+        let runs = agents(store, uid).any(|pod| holds(pod, "Ready") && is_walled(store, pod));
+        let lately = self.ran.get(uid).is_some_and(|at| revision.at.duration_since(*at) < STALENESS);
+        if !runs && !lately {
+            broken.push(format!("I7: sandbox {name} is called ready without an agent that was"));
+        }
+    }
+
+    /// What is broken when nothing happens any more.
+    pub fn at_rest(&self, store: &Store, now: Timestamp) -> Vec<String> {
+        let mut broken = Vec::new();
+        for (key, object) in store.everything() {
+            let of = [controller_uid(object).unwrap_or_default(), sandbox_uid(object)];
+            let gone = of.iter().filter_map(|uid| self.gone.get(*uid)).min();
+            if gone.is_some_and(|at| now.duration_since(*at) > GONE_WITHIN) {
+                broken.push(format!("I4: {key:?} is left of a sandbox that is gone"));
+            }
+        }
+        for sandbox in store.all(&SANDBOXES).filter(|sandbox| holds(sandbox, "Ready")) {
+            let (name, uid) = (text(sandbox, "/metadata/name"), text(sandbox, "/metadata/uid"));
+            if !is_current(sandbox) {
+                broken.push(format!("I7: sandbox {name} is ready for another generation"));
+            }
+            if !agents(store, uid).any(|pod| holds(pod, "Ready") && is_walled(store, pod)) {
+                broken.push(format!("I7: sandbox {name} is ready without an agent that is"));
+            }
+        }
+        broken
+    }
+}

@@ -1,0 +1,97 @@
+//! The objects of every scenario: what an administrator, a developer and the cluster itself have made.
+
+use agentsandbox_report::VERSION;
+use serde_json::{Value, json};
+
+use crate::kinds::{
+    CLASSES, CREDENTIALS, Kind, LEASES, NAMESPACES, RUNTIME_CLASSES, SANDBOXES, SECRETS, SERVICES, SLICES,
+};
+use crate::store::Store;
+
+/// The value of the user's secret, which may be in no object but its own.
+pub const SECRET_VALUE: &str = "c2stYW50LXNlY3JldC12YWx1ZQ==";
+/// The namespace of every sandbox.
+pub const TEAM: &str = "team";
+/// The operator's own namespace.
+pub const SYSTEM: &str = "agentsandbox-system";
+
+/// Fills a store with a cluster that waits for its first sandbox.
+pub fn cluster(store: &mut Store) {
+    let mut add = |kind: &'static Kind, object: Value| {
+        store.create(kind, None, object, false).unwrap();
+    };
+    for name in ["default", SYSTEM, TEAM] {
+        let labels = json!({"kubernetes.io/metadata.name": name});
+        add(&NAMESPACES, json!({"metadata": {"name": name, "labels": labels, "finalizers": ["kubernetes"]}}));
+    }
+    add(
+        &SERVICES,
+        json!({"metadata": {"name": "kubernetes", "namespace": "default"}, "spec": {"ports": [{"port": 443}]}}),
+    );
+    add(
+        &SLICES,
+        json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4", "ports": [{"port": 6443}], "endpoints": [{"addresses": ["10.0.0.1"]}],
+        }),
+    );
+    add(&LEASES, json!({"metadata": {"name": "agentsandbox-operator", "namespace": SYSTEM}, "spec": {}}));
+    add(&RUNTIME_CLASSES, json!({"metadata": {"name": "gvisor"}, "handler": "runsc"}));
+    add(
+        &CLASSES,
+        json!({
+            "metadata": {"name": "gvisor", "annotations": {"agentsandbox.dev/is-default-class": "true"}},
+            "spec": {"isolation": "GVisor", "runtimeClassName": "gvisor"},
+        }),
+    );
+    add(
+        &SECRETS,
+        json!({"metadata": {"name": "anthropic-key", "namespace": TEAM}, "data": {"api-key": SECRET_VALUE}}),
+    );
+    add(
+        &CREDENTIALS,
+        json!({
+            "metadata": {"name": "anthropic", "namespace": TEAM},
+            "spec": {
+                "secretRef": {"name": "anthropic-key", "key": "api-key"},
+                "inject": {"type": "Header", "header": {"name": "x-api-key"}},
+                "hosts": [{"host": "api.anthropic.com", "paths": ["/v1/**"]}],
+            },
+        }),
+    );
+}
+
+/// A sandbox.
+pub fn sandbox(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": TEAM},
+        "spec": {
+            "className": "gvisor",
+            "agent": {"image": "ghcr.io/acme/agent:2.1", "args": ["-p", "fix the test"]},
+            "egress": {"allow": [
+                {"host": "api.anthropic.com", "credential": "anthropic"},
+                {"host": "pypi.org", "methods": ["GET", "HEAD"]},
+            ]},
+        },
+    })
+}
+
+/// Creates a sandbox.
+pub fn create(store: &mut Store, object: Value) -> Value {
+    store.create(&SANDBOXES, Some("kubectl"), object, false).unwrap()
+}
+
+/// What the fence writes when everything is proven.
+pub fn report() -> String {
+    json!({
+        "version": VERSION,
+        "verdict": "Proven",
+        "message": "Everything is proven.",
+        "kernel": {"kind": "GVisor", "expected": "GVisor", "version": "Linux version 4.4.0"},
+        "walls": {"rounds": 1, "closedAfterMillis": 3, "closed": ["tcp 10.96.0.1:443"], "open": [], "enrolled": true},
+        "limits": {"memoryBytes": 1_073_741_824, "cpuMillis": 1000, "pids": 1024},
+        "phases": {},
+        "durationMillis": 9,
+    })
+    .to_string()
+}

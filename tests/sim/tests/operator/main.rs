@@ -1,0 +1,14 @@
+//! The operator that ships, against the simulated API server: what must hold at every crash point, for every fault, and
+//! for every seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests state their claims by them"
+)]
+
+mod lease;
+mod server_faults;
+mod statuses;
+mod steady;
+mod watching;

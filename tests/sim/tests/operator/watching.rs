@@ -1,0 +1,83 @@
+//! Watches that are late, cut, forgotten or stuck.
+
+use std::time::Duration;
+
+use agentsandbox_sim::faults::{self, Asked, Fate, Lateness, Rules, hash};
+use agentsandbox_sim::kinds::{PODS, SANDBOXES};
+use agentsandbox_sim::objects::TEAM;
+use agentsandbox_sim::rig::{Rig, simulate};
+use serde_json::json;
+
+#[test]
+fn o_r10_a_name_that_is_taken_is_ours_only_if_its_owner_is() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        let theirs = json!({"metadata": {"name": "a-proxy", "namespace": TEAM, "labels": {"app": "x"}}, "spec": {"nodeName": "node-1"}});
+        rig.world.act("user", |store| store.create(&PODS, None, theirs, false).unwrap());
+        rig.create("a");
+        rig.pass(Duration::from_secs(10)).await;
+        let world = rig.world.world();
+        assert!(
+            world.store.get(&SANDBOXES, TEAM, "a").unwrap()["status"].to_string().contains("NameConflict")
+        );
+        let pod = world.store.get(&PODS, TEAM, "a-proxy").unwrap();
+        assert_eq!(pod["metadata"]["labels"], json!({"app": "x"}), "it is left alone");
+    });
+}
+
+#[test]
+fn o_r5_watches_that_are_cut_or_forgotten_bring_a_new_list_and_no_write() {
+    for seed in 0..8 {
+        simulate(async {
+            let storm = Rules(
+                |_: &Asked| Fate::Serve,
+                move |plural: &str, at: u64, draw: u64| match hash(seed ^ draw, plural) % 4 {
+                    _ if !(10_000..40_000).contains(&at) => Lateness::After(1),
+                    0 => Lateness::Cut,
+                    1 => Lateness::Gone,
+                    _ => Lateness::After(draw % 300),
+                },
+            );
+            let mut rig = Rig::running(seed, storm);
+            rig.create("a");
+            rig.ready("a").await;
+            rig.pass(Duration::from_secs(9)).await;
+            let (from, before) = (rig.asked().len(), rig.picture());
+            // Each of these is an event that is cut off.
+            for round in 0..20 {
+                rig.patch("a", &json!({"metadata": {"annotations": {"acme.test/round": round.to_string()}}}));
+                let touch = json!({"metadata": {"annotations": {"acme.test/round": round.to_string()}}});
+                rig.world.act("user", |store| {
+                    store
+                        .merge(&PODS, agentsandbox_sim::store::Part::Main, (TEAM, "a-agent"), &touch)
+                        .unwrap()
+                });
+                rig.pass(Duration::from_secs(1)).await;
+            }
+            rig.world.act("user", |store| {
+                let none = json!({"metadata": {"annotations": {"acme.test/round": null}}});
+                store.merge(&PODS, agentsandbox_sim::store::Part::Main, (TEAM, "a-agent"), &none).unwrap();
+                store.merge(&SANDBOXES, agentsandbox_sim::store::Part::Main, (TEAM, "a"), &none).unwrap();
+            });
+            rig.pass(Duration::from_secs(60)).await;
+            assert_eq!(rig.writes(from), [""; 0], "seed {seed}");
+            let relists = rig.asked().split_off(from).iter().filter(|line| line.starts_with("LIST")).count();
+            assert!(relists > 0, "seed {seed} forgot nothing");
+            let same = |picture: &serde_json::Value| picture.to_string().replace(r#""annotations":{},"#, "");
+            assert_eq!(same(&rig.picture()), same(&before), "seed {seed}");
+            rig.settle().await;
+        });
+    }
+}
+
+#[test]
+fn o_r5_no_list_and_no_watch_asks_for_what_may_be_stale() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create("a");
+        rig.ready("a").await;
+        let world = rig.world.world();
+        let lists: Vec<_> = world.outcomes.iter().filter(|one| one.asked.line.starts_with("LIST")).collect();
+        assert!(lists.len() > 5 && lists.iter().all(|one| !one.asked.query.contains("resourceVersionMatch")));
+    });
+}
