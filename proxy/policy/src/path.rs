@@ -99,8 +99,7 @@ fn canonical_segment(raw: &str) -> Result<String, Malformed> {
         let byte = bytes[i];
         if byte == b'%' {
             let value = hex_pair(bytes.get(i + 1), bytes.get(i + 2)).ok_or(ESCAPE)?;
-            let nested = value == b'%' && hex_pair(bytes.get(i + 3), bytes.get(i + 4)).is_some();
-            if value < 0x20 || value == 0x7f || value == b'\\' || nested {
+            if value < 0x20 || value == 0x7f || value == b'\\' {
                 return Err(ESCAPE);
             }
             push_escaped(&mut text, value);
@@ -119,8 +118,20 @@ fn canonical_segment(raw: &str) -> Result<String, Malformed> {
         decoded.push(byte);
         i += 1;
     }
+    if is_nested(&text) {
+        return Err(ESCAPE);
+    }
     let decoded = std::str::from_utf8(&decoded).map_err(|_| ESCAPE)?;
     if is_ambiguous(decoded) { Err(SEGMENT) } else { Ok(text) }
+}
+
+/// Whether an escape of an escape stands in a canonical segment. It is looked for in what is sent: the digits may have been
+/// escaped themselves in what was written.
+fn is_nested(text: &str) -> bool {
+    text.match_indices("%25").any(|(at, sign)| {
+        let mut behind = text.bytes().skip(at + sign.len());
+        hex_pair(behind.next().as_ref(), behind.next().as_ref()).is_some()
+    })
 }
 
 /// Dot segments that only some servers see: behind a path parameter, or behind an escaped slash.
@@ -319,6 +330,9 @@ mod tests {
             "/v1/..;/admin",
             "/v1/..%2fadmin",
             "/v1/%252e%252e/admin",
+            "/v1/%25%32%65%25%32%65/admin",
+            "/v1/%25%32e%252%65/admin",
+            "/v1/%25%32%66admin",
             "/v1/..%5cadmin",
             "/v1/..%c0%afadmin",
             "/../x",
