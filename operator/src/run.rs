@@ -257,7 +257,10 @@ impl Replica {
                 |s, error, ctx| retry(&s, error, &ctx),
                 ctx,
             )
-            .for_each(|result| ready(log(result)));
+            .for_each(|result| {
+                log(result);
+                ready(())
+            });
         tokio::select! {
             () = passes => {}
             () = orphans => {}
