@@ -319,13 +319,7 @@ where
 }
 
 /// Compares admission policies, if any are to be in force. Never returns by itself.
-async fn guard(
-    client: Client,
-    config: &Config,
-    jitter: Jitter,
-    metrics: Arc<Metrics>,
-    recorder: Recorder,
-) {
+async fn guard(client: Client, config: &Config, jitter: Jitter, metrics: Arc<Metrics>, recorder: Recorder) {
     let Some(expected) = config.admission.clone() else { return std::future::pending().await };
     let pod = ObjectReference {
         api_version: Some("v1".to_owned()),

@@ -169,7 +169,8 @@ where
 /// Watches the admission policies and bindings of the cluster, of which there are few. They wake no sandbox.
 #[must_use]
 pub fn admission(client: &Client, jitter: Jitter) -> Watched {
-    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default(), jitter);
+    let (policies, policy_stream) =
+        watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default(), jitter);
     let (bindings, binding_stream) =
         watch::<ValidatingAdmissionPolicyBinding>(client, watcher::Config::default(), jitter);
     let touched = futures::stream::select(

@@ -4,6 +4,8 @@
 //! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
 //! denial too: no step has a success to fall back on.
 
+mod leave;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use crate::audit::{Audit, Entry, Fault, Recorded, Unrecorded};
+use crate::audit::{Audit, Entry, Fault, Unrecorded};
 use crate::authority::Authority;
 use crate::bounds;
 use crate::budget::{Budgets, Exceeded};
@@ -30,7 +32,7 @@ use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, UNCHECKED_WAIT_MAX};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
@@ -43,6 +45,7 @@ use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade;
 use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased, Voice};
+use leave::Leave;
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -340,40 +343,6 @@ fn outgoing(
     *request.method_mut() = method;
     *request.headers_mut() = fields;
     Ok((request, target))
-}
-
-/// What a request is sent by.
-struct Leave<'a> {
-    loaded: &'a Arc<Loaded>,
-    /// The right to send it.
-    recorded: &'a Recorded,
-    /// As whom it speaks.
-    voice: &'a Voice,
-    /// What the upstream proxy is told.
-    password: Option<&'a Secret>,
-    /// What its head counts.
-    head_bytes: u64,
-    /// When all this was looked up.
-    since: Instant,
-}
-
-impl Leave<'_> {
-    /// Whether it is still worth what it was. A request that had to wait, for a stream or for an upstream that is slow to be
-    /// reached, may have been overtaken by a decision of its owner.
-    fn holds(&self, proxy: &Proxy) -> Result<(), Box<Denial>> {
-        let now = Instant::now();
-        if now.saturating_duration_since(self.since) <= UNCHECKED_WAIT_MAX {
-            return Ok(());
-        }
-        let permit = self.recorded.permit();
-        let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
-        let (secret, password) = (secret(proxy, permit)?, password(proxy, &self.loaded.policy)?);
-        let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *self.voice;
-        if Arc::ptr_eq(&current, self.loaded) && is_as_before {
-            return Ok(());
-        }
-        Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)))
-    }
 }
 
 /// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is

@@ -14,7 +14,6 @@ use std::process::{Command, ExitStatus};
 use thiserror::Error;
 
 use crate::oci::{self, Archive, File, Image, OciError};
-use crate::sbom::{self, SbomError};
 
 /// Every image runs as this user, which no file in it belongs to.
 const USER: &str = "65532:65532";
@@ -27,13 +26,6 @@ struct Component {
     package: &'static str,
     repository: &'static str,
     tag: &'static str,
-}
-
-impl Component {
-    /// The last part of the image's name.
-    fn name(&self) -> &'static str {
-        self.repository.rsplit('/').next().unwrap_or(self.package)
-    }
 }
 
 /// What users run.
@@ -96,9 +88,6 @@ pub enum ImagesError {
         /// Its size.
         bytes: u64,
     },
-    /// A bill of materials could not be made.
-    #[error(transparent)]
-    Sbom(#[from] SbomError),
     /// The archive could not be made.
     #[error(transparent)]
     Archive(#[from] OciError),
@@ -114,17 +103,11 @@ pub enum ImagesError {
     },
 }
 
-/// Builds the selected images and writes `target/images/<name>.tar`, each with its bill of materials, `<name>.spdx.json`.
+/// Builds the selected images and writes `target/images/<name>.tar`.
 pub fn build(workspace: &Path, selection: Selection) -> Result<Vec<Archive>, ImagesError> {
     let target = workspace.join("target");
     compile(workspace, &target, selection)?;
-    let folder = target.join("images");
-    let archives = archives(&target, &folder, selection)?;
-    for component in components(selection) {
-        let file = folder.join(format!("{}.spdx.json", component.name()));
-        sbom::write(workspace, &triple(), component.package, &file)?;
-    }
-    Ok(archives)
+    archives(&target, &target.join("images"), selection)
 }
 
 /// Builds the images again in a folder of their own, from nothing, and compares digests.
@@ -201,7 +184,8 @@ fn archives(target: &Path, folder: &Path, selection: Selection) -> Result<Vec<Ar
         .map(|component| {
             let binary = target.join(triple()).join("release").join(component.package);
             let image = image(component, static_binary(&binary)?);
-            Ok(oci::write(&image, &folder.join(format!("{}.tar", component.name())))?)
+            let name = component.repository.rsplit('/').next().unwrap_or(component.package);
+            Ok(oci::write(&image, &folder.join(format!("{name}.tar")))?)
         })
         .collect()
 }

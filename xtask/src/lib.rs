@@ -35,7 +35,6 @@ pub mod parts;
 pub mod paths;
 pub mod peers;
 pub mod quickstart;
-pub mod sbom;
 pub mod shell;
 pub mod test;
 pub mod tools;

@@ -35,7 +35,7 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
 /// commands of the same names, and are known by their own flags.
 fn cargo_calls(text: &str) -> Vec<&str> {
     const COMMANDS: [&str; 7] = ["build", "test", "run", "clippy", "install", "bench", "metadata"];
-    const OTHERS: [&str; 9] = [
+    const OTHERS: [&str; 10] = [
         "-trimpath",
         "--no-install-recommends",
         "--no-audit",
@@ -44,6 +44,7 @@ fn cargo_calls(text: &str) -> Vec<&str> {
         "\"-S\"",
         "--proxy",
         "127.0.0.1",
+        "\"nightly\"",
         "setuptools",
     ];
     let lists = text.split('[').skip(1).filter_map(|rest| rest.split(']').next());
