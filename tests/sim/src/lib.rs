@@ -7,9 +7,9 @@
 //! [`kube::Client`], so the operator that runs is the one that ships, from [`operate`](agentsandbox_operator::run::operate)
 //! on. [`Rig`](rig::Rig) starts, crashes and restarts it. [`invariants`] are checked at each revision.
 //!
-//! What replays by seed: every request, answer, revision and watch event, with its virtual time. What does not: key
-//! material (drawn by the crypto library), and the names and times in Events, which the client library takes from the
-//! system's clock; both are left out of the trace. No socket and no thread is involved.
+//! What a seed decides: which fault comes when, and in which order actors act. That a run replays bit for bit is the aim, and is
+//! not proven yet. Never the same are key material (drawn by the crypto library), and the names and times in Events, which the
+//! client library takes from the system's clock; both are left out of the trace. No socket and no thread is involved.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
