@@ -256,15 +256,15 @@ impl Audit {
     /// Writes a line that nobody waits for soon, or now if nobody would come back to it.
     fn write_soon(&self, record: &mut Record) {
         let mut sink = self.sink();
-        let is_first = sink.waiting_bytes() == 0;
-        // A line that cannot be made is counted.
+        // One behind others may be the first that nobody waits for, so whoever tends them is told of each; to be told twice costs
+        // nothing. A line that cannot be made is counted.
         if self.add(&mut sink, record).is_err() {
             return;
         }
-        if !sink.is_tended {
-            self.write_waiting(&mut sink);
-        } else if is_first {
+        if sink.is_tended {
             self.has_lines.notify_one();
+        } else {
+            self.write_waiting(&mut sink);
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use agentsandbox_policy::{AnswerLimits, Bounds, Denial, DenialReason, Permit};
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -18,7 +18,9 @@ use crate::upstream::Answer;
 /// What a head sends up, as the agent wrote it: what is put in is none of it.
 pub(crate) fn head_bytes(permit: &Permit, fields: &HeaderMap) -> u64 {
     let target = u64::try_from(permit.target().as_str().len()).unwrap_or(u64::MAX);
-    headers::bytes_of(fields).saturating_add(target).saturating_add(1)
+    // A host says something too where a pattern lets the agent choose it.
+    let host = u64::try_from(permit.host().as_str().len()).unwrap_or(u64::MAX);
+    headers::bytes_of(fields).saturating_add(target).saturating_add(host).saturating_add(1)
 }
 
 /// Room for what is about to go up, if the rule bounds it.
@@ -66,7 +68,9 @@ pub(crate) fn keep_listed(fields: &mut HeaderMap, permit: &Permit) {
 
 /// Whether the rule takes an answer, as far as its head tells. One without a body has neither length nor type.
 pub(crate) fn fits(response: &Response<Answer>, limits: &AnswerLimits) -> Result<(), DenialReason> {
-    if response.body().is_end_stream() {
+    let is_empty = response.body().is_end_stream() || response.body().size_hint().exact() == Some(0);
+    // Over HTTP/2 the end of one that has none may come in a frame of its own; a body that comes all the same is cut.
+    if is_empty || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(());
     }
     // Several types, or one that cannot be read, are none.

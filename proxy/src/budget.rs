@@ -19,7 +19,9 @@ use std::time::Instant;
 use agentsandbox_policy::UploadLimits;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{BUDGET_CLAIM_BYTES_MAX, BUDGET_CLAIM_SHARE, BUDGET_WINDOW_SECS, BUDGETS_MAX};
+use crate::limits::{
+    BUDGET_CLAIM_BYTES_MAX, BUDGET_CLAIM_SHARE, BUDGET_REQUEST_BYTES_MAX, BUDGET_WINDOW_SECS, BUDGETS_MAX,
+};
 
 const FILE: &str = "budgets";
 const VERSION: u8 = 1;
@@ -184,7 +186,7 @@ impl Counter {
 
     /// Whether there is room for more, beside what was sent and what is reserved.
     fn has_room(&mut self, bytes: u64, limits: &UploadLimits, second: u64) -> bool {
-        self.window.retain(|(sent, _)| second.saturating_sub(*sent) <= BUDGET_WINDOW_SECS);
+        self.forget(second);
         let recent = self.window.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
         let fits = |sum: u64, limit: Option<u64>| {
             limit.is_none_or(|limit| sum.checked_add(bytes).is_some_and(|sum| sum <= limit))
@@ -193,11 +195,16 @@ impl Counter {
             && fits(recent.saturating_add(self.held), limits.per_minute())
     }
 
+    fn forget(&mut self, second: u64) {
+        self.window.retain(|(sent, _)| second.saturating_sub(*sent) <= BUDGET_WINDOW_SECS);
+    }
+
     fn hold(&mut self, bytes: u64, limits: &UploadLimits, second: u64) -> Result<(), Exceeded> {
-        if !self.has_room(bytes, limits, second) {
+        // A sum that stood still at its end would forget what others hold, once this is given back. Also rules without limits count.
+        if bytes > BUDGET_REQUEST_BYTES_MAX || !self.has_room(bytes, limits, second) {
             return Err(Exceeded::UsedUp);
         }
-        self.held = self.held.saturating_add(bytes);
+        self.held = self.held.checked_add(bytes).ok_or(Exceeded::UsedUp)?;
         Ok(())
     }
 
@@ -212,6 +219,7 @@ impl Counter {
         if bytes > reserved && !self.has_room(bytes - reserved, limits, second) {
             return Err(Exceeded::UsedUp);
         }
+        self.forget(second);
         self.held = self.held.saturating_sub(reserved.min(bytes));
         self.used = self.used.saturating_add(bytes);
         match self.window.back_mut() {

@@ -156,6 +156,8 @@ pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 pub const WIDE_DECODERS_MAX: usize = 8;
 /// The same in a coding with a window of 32 KiB, where each takes some 100 KiB: as many as one HTTP/2 connection has streams.
 pub const NARROW_DECODERS_MAX: usize = 128;
+/// Longest request that is counted, in bytes: as much as the highest limit that a rule can have. A longer one says so to confuse.
+pub const BUDGET_REQUEST_BYTES_MAX: u64 = 1 << 50;
 /// Seconds that count as the last minute. Whole seconds are told apart, so that this is a minute at least.
 pub const BUDGET_WINDOW_SECS: u64 = 60;
 /// Host patterns with limits that are counted, over all policies since the state folder was new; a sandbox has 128 rules at

@@ -381,6 +381,8 @@ async fn send(
                 Err(Unleased::Full) => return Err(failed(DenialReason::UpstreamUnreachable)),
             },
         };
+        // A name that is looked up and a handshake tell the host already.
+        count()?;
         // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
         match Box::pin(connect(proxy, leave, purpose, entry)).await {
             Ok(lease) => break lease,
@@ -390,7 +392,6 @@ async fn send(
         }
     };
     leave.holds(proxy)?;
-    count()?;
     match upstream.exchange(lease, request, target, purpose).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),

@@ -29,8 +29,8 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-subscription-token",
     "x-vault-token",
 ];
-/// Fields that frame a message, name its destination or ask for an answer that could not be searched, and the session.
-const UNPINNABLE: [&str; 28] = [
+/// Fields that frame a message, name its destination, method or sender, or ask for an answer that could not be searched, and the session.
+const UNPINNABLE: [&str; 44] = [
     "accept-encoding",
     "connect-accept-encoding",
     "connection",
@@ -59,6 +59,22 @@ const UNPINNABLE: [&str; 28] = [
     "transfer-encoding",
     "upgrade",
     "via",
+    "cf-connecting-ip",
+    "client-ip",
+    "front-end-https",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-url-scheme",
 ];
 /// What names another client, host or loop than the proxy judged.
 const UNPINNABLE_PREFIXES: [&str; 2] = ["x-forwarded-", "x-agentsandbox-"];

@@ -161,8 +161,9 @@ impl Traffic {
     /// # Errors
     /// [`Exceeded`] when it may not be.
     pub fn sends_head(&self, bytes: u64) -> Result<(), Exceeded> {
-        if self.head.swap(bytes, Ordering::Relaxed) == 0 {
+        if self.head.load(Ordering::Relaxed) == 0 {
             self.spends(bytes)?;
+            self.head.store(bytes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -47,6 +47,24 @@ fn p_i15_of_many_requests_at_once_only_those_are_sent_that_there_is_room_for() {
 }
 
 #[test]
+fn p_g3_a_length_beyond_all_bounds_makes_nobody_forget_what_others_hold() {
+    let world = World::new();
+    let budgets = world.process();
+    let (bounded, counted) = (limits(Some(100), None), limits(None, None));
+    let held = budgets.reserve(&bounded, 60, world.start).unwrap();
+    for bytes in [u64::MAX, u64::MAX - 2, BUDGET_REQUEST_BYTES_MAX + 1] {
+        assert_eq!(budgets.reserve(&counted, bytes, world.start).err(), Some(Exceeded::UsedUp));
+        assert_eq!(budgets.reserve(&bounded, 60, world.start).err(), Some(Exceeded::UsedUp));
+    }
+    let large: Vec<Meter> =
+        (0..4).map(|_| budgets.reserve(&counted, BUDGET_REQUEST_BYTES_MAX, world.start).unwrap()).collect();
+    drop(large);
+    assert_eq!(budgets.reserve(&bounded, 60, world.start).err(), Some(Exceeded::UsedUp));
+    drop(held);
+    assert!(budgets.reserve(&bounded, 60, world.start).is_ok());
+}
+
+#[test]
 fn p_i15_what_has_no_known_length_is_reserved_as_it_flows() {
     let world = World::new();
     let (budgets, limits) = (world.process(), limits(Some(100), None));

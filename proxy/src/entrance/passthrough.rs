@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -28,18 +29,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Passing { loaded, mut entry, recorded } = passing;
-    if let Err(denial) = bound_to_pass(proxy, &entry, &recorded) {
+    let (agent, first) = agent;
+    let first_bytes = u64::try_from(first.len()).unwrap_or(u64::MAX);
+    if let Err(denial) = bound_to_pass(proxy, &entry, &recorded, first_bytes) {
         return entry.refuses(&denial, None);
+    }
+    // A name that is looked up tells something already.
+    if entry.traffic().spends(first_bytes).is_err() {
+        return;
     }
     let mut upstream = match connect(proxy, &loaded, &recorded, &mut entry).await {
         Ok(upstream) => upstream,
         Err(denial) => return entry.refuses(&denial, None),
     };
-    let (agent, first) = agent;
-    let first_bytes = u64::try_from(first.len()).unwrap_or(u64::MAX);
-    if entry.traffic().spends(first_bytes).is_err() {
-        return;
-    }
     if upstream.write_all(&first).await.is_err() {
         return entry.breaks(DenialReason::UpstreamUnreachable);
     }
@@ -53,9 +55,14 @@ where
 }
 
 /// Counts what goes up from here, if the rule bounds it.
-fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Result<(), Box<Denial>> {
+fn bound_to_pass(
+    proxy: &Proxy,
+    entry: &Entry,
+    recorded: &RecordedPass,
+    first_bytes: u64,
+) -> Result<(), Box<Denial>> {
     let permit = recorded.permit();
-    bounds::reserve(proxy, entry, (permit.bounds(), 0), None).map_err(|_| {
+    bounds::reserve(proxy, entry, (permit.bounds(), first_bytes), None).map_err(|_| {
         let denial = Denial::new(DenialReason::UploadLimitExceeded).with_rule(permit.rule());
         Box::new(denial.with_host(permit.host()).with_port(permit.port()))
     })
@@ -63,14 +70,13 @@ fn bound_to_pass(proxy: &Proxy, entry: &Entry, recorded: &RecordedPass) -> Resul
 
 async fn connect(
     proxy: &Proxy,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     recorded: &RecordedPass,
     entry: &mut Entry,
 ) -> Result<dial::Stream, Box<Denial>> {
     let failed = |reason| Box::new(Denial::new(reason));
     let permit = recorded.permit();
     let mut last = failed(DenialReason::NameNotFound);
-    let password = password(proxy, &loaded.policy)?;
     let addresses = proxy.resolver.resolve_pass(recorded, &loaded.policy).await.map_err(failed)?;
     let judged: Vec<_> = addresses.into_iter().map(|address| permit.dial(&loaded.policy, address)).collect();
     let mut dialled = 0;
@@ -78,9 +84,11 @@ async fn connect(
         match dial {
             Ok(dial) if dialled < ADDRESSES_PER_REQUEST_MAX => {
                 dialled += 1;
+                in_force(proxy, loaded)?;
+                let password = password(proxy, &loaded.policy)?;
                 entry.dials(dial.address());
                 match dial::connect(&dial, password.as_ref()).await {
-                    Ok(stream) => return Ok(stream),
+                    Ok(stream) => return in_force(proxy, loaded).map(|()| stream),
                     Err(_) => last = failed(DenialReason::UpstreamUnreachable),
                 }
             }
@@ -90,4 +98,11 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+/// A name that resolves slowly, or an address that answers late, may have been overtaken by a decision of its owner.
+fn in_force(proxy: &Proxy, loaded: &Arc<Loaded>) -> Result<(), Box<Denial>> {
+    let failed = |reason| Box::new(Denial::new(reason));
+    let current = proxy.policy.current(Instant::now()).map_err(failed)?;
+    if Arc::ptr_eq(&current, loaded) { Ok(()) } else { Err(failed(DenialReason::UpstreamUnreachable)) }
 }

@@ -177,6 +177,7 @@ async fn p_g3_tls_that_passes_unopened_is_cut_where_the_room_ends() {
             assert!(sent > 100, "{told}");
         } else {
             assert_eq!((sent, &told["reason"]), (0, &"UploadLimitExceeded".into()));
+            assert_eq!(world.upstream_connections(), 0, "nobody was told the name");
         }
     }
 }
