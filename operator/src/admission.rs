@@ -29,6 +29,8 @@ use tokio::time::Instant;
 use crate::controller::{chain, plan};
 use crate::metrics::Metrics;
 
+/// How long until what is in force is compared again though nothing came.
+const RELOOK: Duration = Duration::from_secs(300);
 /// Helm writes one object after the other: what has differed for this long is told.
 pub const SETTLE: Duration = Duration::from_secs(15);
 /// Longest note that an Event takes is 1024 characters.
@@ -226,24 +228,23 @@ pub async fn follow(expected: Expected, mut watched: Watched, teller: Teller, se
     let mut told =
         Verdict { in_force: expected.policies.len() + expected.bindings.len(), faults: Vec::new() };
     // The first look is due whether or not anything comes: silence is no proof.
-    let mut due = Some(Instant::now() + settle);
+    let mut due = Instant::now() + settle;
     loop {
         let look = async move {
-            match due {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
+            tokio::time::sleep_until(due).await;
         };
         tokio::select! {
             touched = watched.touched.next() => match touched {
-                Some(Ok(())) => due = due.or_else(|| Some(Instant::now() + settle)),
+                Some(Ok(())) => due = due.min(Instant::now() + settle),
                 Some(Err(error)) => tracing::warn!(error = chain(&error), "admission policies cannot be watched"),
                 None => return,
             },
             () = look => {
                 let verdict = look_at(&expected, &watched);
-                // What nobody could say is asked for again.
-                due = (verdict.faults_of(Wrong::Unknown) > 0).then(|| Instant::now() + settle);
+                // What nobody could say is asked for again soon. Everything else too, in time: a watch that had to list anew says nothing of
+                // what went meanwhile.
+                let is_unknown = verdict.faults_of(Wrong::Unknown) > 0;
+                due = Instant::now() + if is_unknown { settle } else { RELOOK };
                 teller.metrics.admission(&verdict);
                 if verdict != told {
                     teller.tell(&verdict).await;

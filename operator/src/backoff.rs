@@ -11,9 +11,9 @@ use tokio::time::Instant;
 const WATCH_MIN: Duration = Duration::from_millis(800);
 /// Longest pause between two attempts at a watch.
 const WATCH_MAX: Duration = Duration::from_secs(30);
-/// A watch that has lasted this long since it last failed starts with the shortest pause again; one that fails again and
+/// Longer than the longest pause. A watch that has lasted this long since it last failed starts with the shortest pause again; one that fails again and
 /// again between two answers does not.
-const WATCH_QUIET: Duration = Duration::from_secs(120);
+const WATCH_QUIET: Duration = Duration::from_secs(45);
 
 /// Draws pauses.
 #[derive(Clone, Copy, Debug)]

@@ -16,12 +16,14 @@ system:serviceaccount:{{ .Release.Namespace }}:agentsandbox-operator
 authorizer.group("agentsandbox.dev").resource("agentsandboxes").check("bypass-admission").allowed()
 {{- end }}
 
-{{/* Whether an object bears, or bore, a name that is reserved to the operator. */}}
+{{/* Whether an object bears, or bore, a name that is reserved to the operator, or is a Service that leads to what does. */}}
 {{- define "agentsandbox.isReserved" -}}
 [object, oldObject].exists(o, o != null && (
   (has(o.metadata.labels) && o.metadata.labels.exists(k, k.startsWith("agentsandbox.dev/"))) ||
   (has(o.metadata.annotations) && o.metadata.annotations.exists(k, k.startsWith("agentsandbox.dev/"))) ||
-  (has(o.metadata.finalizers) && o.metadata.finalizers.exists(f, f.startsWith("agentsandbox.dev/")))))
+  (has(o.metadata.finalizers) && o.metadata.finalizers.exists(f, f.startsWith("agentsandbox.dev/"))) ||
+  (request.resource.resource == "services" && o.?spec.?selector.orValue({}).exists(k, k.startsWith("agentsandbox.dev/") ||
+  (k == "app.kubernetes.io/managed-by" && o.spec.selector[k] == "agentsandbox")))))
 {{- end }}
 
 {{/* One binding: (list context name mode selector). */}}
@@ -182,6 +184,8 @@ spec:
       && object.?endpoints.orValue(null) == oldObject.?endpoints.orValue(null)
       && object.?ports.orValue(null) == oldObject.?ports.orValue(null)
       && object.?subsets.orValue(null) == oldObject.?subsets.orValue(null)
+      && object.?secrets.orValue(null) == oldObject.?secrets.orValue(null)
+      && object.?imagePullSecrets.orValue(null) == oldObject.?imagePullSecrets.orValue(null)
   # Labels as a whole: the operator finds and selects by them, and app.kubernetes.io/managed-by is one.
   - name: namesKept
     expression: >-
@@ -211,7 +215,7 @@ spec:
       request.operation != "CREATE" || variables.isEndpointController
       || {{ include "agentsandbox.isAdministrator" . }}
     reason: Forbidden
-    message: "labels, annotations and finalizers that begin with agentsandbox.dev/ are the operator's alone: write an AgentSandbox, and leave them off objects of your own"
+    message: "labels, annotations and finalizers that begin with agentsandbox.dev/ are the operator's alone, and so are Services that select by them: write an AgentSandbox, and leave them off objects of your own"
   - expression: >-
       request.operation != "UPDATE" || variables.isEndpointController || (variables.namesKept && variables.contentKept
       && (variables.ownersKept || variables.isTidying))
@@ -347,11 +351,12 @@ spec:
     - apiGroups: [""]
       apiVersions: ["*"]
       operations: [CONNECT]
-      resources: [pods/exec, pods/attach, pods/portforward, pods/proxy]
+      resources: [pods/exec, pods/attach, pods/portforward, pods/proxy, services/proxy]
       scope: Namespaced
   matchConditions:
   - name: somebody-enters-a-proxy
-    expression: request.name.endsWith("-proxy")
+    # The name that is asked for may have a scheme before it and a port behind it: https:x-proxy:9090.
+    expression: request.name.matches("(^|:)[^:]*-proxy(:|$)")
   validations:
   - expression: {{ include "agentsandbox.isAdministrator" . }}
     reason: Forbidden

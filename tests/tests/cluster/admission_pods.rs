@@ -29,13 +29,6 @@ fn sandboxed(name: &str, change: impl FnOnce(&mut Value)) -> Value {
     pod
 }
 
-/// Lets Pod Security admit anything, so that it is not what refuses.
-async fn unguarded(ns: &Namespace) {
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns.name}});
-    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
-    ns.api_of(&namespace).patch(&ns.name, &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
-}
-
 async fn created(ns: &Namespace, pod: &Value) {
     let pod: Pod = serde_json::from_value(pod.clone()).unwrap();
     ns.pods().create(&PostParams::default(), &pod).await.unwrap();
@@ -116,7 +109,7 @@ async fn o_g6_no_annotation_that_loosens_a_runtime_or_a_network_is_on_a_pod_of_a
     with_namespace(&rig, "loosened", async |ns| {
         default_account(&ns).await;
         // Pod Security judges AppArmor's annotation as well.
-        unguarded(&ns).await;
+        ns.unrestricted().await;
         let operator = operator(&rig, &ns).await;
         for key in LOOSENING {
             let pod = sandboxed("a", |pod| pod["metadata"]["annotations"][key] = json!("runtime/default"));
@@ -196,7 +189,7 @@ async fn o_g21_no_pod_of_a_sandbox_joins_a_namespace_of_the_node() {
     let rig = Rig::beside().await;
     with_namespace(&rig, "joined", async |ns| {
         default_account(&ns).await;
-        unguarded(&ns).await;
+        ns.unrestricted().await;
         let operator = operator(&rig, &ns).await;
         for field in ["hostNetwork", "hostPID", "hostIPC"] {
             for component in ["agent", "proxy"] {
@@ -285,6 +278,15 @@ async fn o_h17_nobody_but_an_administrator_of_the_cluster_enters_a_proxys_pod() 
                 "agentsandbox-proxy-access",
                 &["x-proxy", "holds its keys"],
             );
+            // Whatever stands before and behind the name.
+            if way == "proxy/" {
+                for name in ["x-proxy:9090", "x-proxy:admin", "http:x-proxy:9090", "https:x-proxy:"] {
+                    let refusal = enter(&tenant, name, way).await;
+                    denied(refusal, "agentsandbox-proxy-access", &[name, "holds its keys"]);
+                }
+                let said = enter(&tenant, "x-agent:8000", way).await.unwrap_err().to_string();
+                assert!(said.contains("not found"), "{said}");
+            }
             // Neither an agent's pod nor an administrator is kept out: there is no such pod, and that is all that is said.
             for (view, pod) in [(&tenant, "x-agent"), (&tenant, "x-proxy-7d4b9c"), (&ns, "x-proxy")] {
                 let said = enter(view, pod, way).await.unwrap_err().to_string();

@@ -1,9 +1,12 @@
 //! Who asks the API server, and how a refusal by one of the chart's policies is known.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
-use agentsandbox_tests::{Namespace, Rig};
-use kube::Error;
+use agentsandbox_tests::{Namespace, Rig, eventually};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::api::PostParams;
+use kube::{Api, Error};
 use serde_json::json;
 use xtask::install;
 
@@ -40,6 +43,40 @@ pub async fn bind(ns: &Namespace, user: &str, rules: serde_json::Value) {
     });
     ns.apply(&role.to_string()).await.expect("a role can be made");
     ns.apply(&binding.to_string()).await.expect("a binding can be made");
+    in_force(ns, user, &rules).await;
+}
+
+/// Waits until the API server knows of the last of these rules: it learns of roles by a watch.
+async fn in_force(ns: &Namespace, user: &str, rules: &serde_json::Value) {
+    let last = rules.as_array().and_then(|rules| rules.last()).expect("there is a rule");
+    let first = |field: &str, instead: &str| match last[field][0].as_str() {
+        None | Some("*") => instead.to_owned(),
+        Some(text) => text.to_owned(),
+    };
+    let resource = first("resources", "configmaps");
+    let mut attributes = json!({
+        "namespace": ns.name, "group": first("apiGroups", ""), "verb": first("verbs", "create"),
+        "resource": resource.split('/').next(), "subresource": resource.split('/').nth(1),
+    });
+    if let Some(name) = last["resourceNames"][0].as_str() {
+        attributes["name"] = json!(name);
+    }
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
+        "spec": {"user": user, "resourceAttributes": attributes},
+    });
+    let review: SubjectAccessReview = serde_json::from_value(review).expect("it is a review");
+    let reviews: Api<SubjectAccessReview> = Api::all(ns.client.clone());
+    eventually("the binding is in force", Duration::from_secs(60), || async {
+        let answer =
+            reviews.create(&PostParams::default(), &review).await.map_err(|error| error.to_string())?;
+        if answer.status.as_ref().is_some_and(|status| status.allowed) {
+            Ok(())
+        } else {
+            Err(format!("{answer:?}"))
+        }
+    })
+    .await;
 }
 
 /// Whether this is the refusal of this policy, with these words in its message; else what came instead.
