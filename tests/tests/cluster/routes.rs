@@ -89,7 +89,14 @@ async fn o_n4_by_pod_and_by_service_only_the_proxys_data_ports_pass(rig: &Rig, n
     data.sort_unstable();
     let proxy = address(ns, "r-proxy").await.to_string();
     for host in [&proxy, &service_address(ns, "r-proxy").await] {
-        assert_eq!(open(ns, "r-agent", host, &["1-16384"]).await, data, "{host}");
+        eventually("the data ports answer, and no other", READY_WITHIN, || async {
+            let open = open(ns, "r-agent", host, &["1-16384"]).await;
+            let beyond: Vec<_> = open.iter().filter(|port| !data.contains(port)).collect();
+            assert!(beyond.is_empty(), "{host}: {beyond:?}");
+            // One that is late on a busy node is no wall.
+            if open == data { Ok(()) } else { Err(format!("{host}: {open:?}")) }
+        })
+        .await;
     }
     // The admin port is open to who may: it is the wall that shuts it.
     let raw = format!("/api/v1/namespaces/{}/pods/r-proxy:{}/proxy/healthz", ns.name, names::PORT_ADMIN);

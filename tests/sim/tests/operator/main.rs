@@ -1,5 +1,5 @@
-//! The operator that ships, against the simulated API server: what must hold at every crash point, for every fault, and
-//! for every seed.
+//! The operator that ships, against the simulated API server: what must hold whatever the server does. Crash points and storms by
+//! seed are not among them yet.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
