@@ -1,3 +1,5 @@
+mod last_lines;
+
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
 
@@ -228,35 +230,6 @@ fn p_i5_a_request_that_is_given_up_while_its_first_line_waits_has_both_lines() {
     let lines = read(&disk.lines());
     let events: Vec<_> = lines.iter().map(|line| (&line["event"], &line["reason"])).collect();
     assert_eq!(events, [(&"begin".into(), &Value::Null), (&"end".into(), &"Interrupted".into())]);
-}
-
-#[tokio::test]
-async fn p_i5_a_last_line_waits_only_where_somebody_writes_it_and_is_out_when_nobody_does() {
-    let disk = Disk::default().room(usize::MAX);
-    let audit = audit(&disk);
-    let end = |audit: &Arc<Audit>| {
-        let mut entry = audit.open(Entrance::HttpProxy, None);
-        begin(&mut entry).unwrap();
-        drop(entry);
-    };
-    end(&audit);
-    assert_eq!(disk.lines().len(), 2, "nobody tends it");
-    let tended = Arc::clone(&audit);
-    let tending = tokio::spawn(async move { tended.tend().await });
-    while !audit.sink().is_tended {
-        tokio::task::yield_now().await;
-    }
-    end(&audit);
-    assert_eq!(disk.lines().len(), 3, "it waits");
-    while disk.lines().len() < 4 {
-        tokio::task::yield_now().await;
-    }
-    end(&audit);
-    tending.abort();
-    assert!(tending.await.is_err());
-    assert_eq!(disk.lines().len(), 6, "it was left, and is out");
-    end(&audit);
-    assert_eq!(disk.lines().len(), 8, "nobody tends it any more");
 }
 
 #[test]
