@@ -119,10 +119,13 @@ fn p_g3_no_minute_has_more_than_its_limit_and_reserved_bytes_belong_to_each() {
 #[test]
 fn p_g3_sums_that_would_overflow_are_denied() {
     let world = World::new();
+    let sent = format!("{{\"version\":1,\"sent\":{{\"api.good.test\":{}}}}}", u64::MAX - 10);
+    std::fs::write(world.file(), sent).unwrap();
     let (budgets, limits) = (world.process(), limits(Some(u64::MAX), None));
-    let first = budgets.reserve(&limits, u64::MAX, world.start).unwrap();
+    assert_eq!(budgets.reserve(&limits, 11, world.start).err(), Some(Exceeded::UsedUp));
+    let held = budgets.reserve(&limits, 10, world.start).unwrap();
     assert_eq!(budgets.reserve(&limits, 1, world.start).err(), Some(Exceeded::UsedUp));
-    drop(first);
+    drop(held);
     assert!(budgets.reserve(&limits, 1, world.start).is_ok());
 }
 
