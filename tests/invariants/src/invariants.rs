@@ -104,7 +104,8 @@ impl Watcher {
 
     /// Judges one change. Changes come in the order of their revisions.
     pub fn see(&mut self, event: &Event) {
-        let is_new = !self.objects.contains_key(&event.key);
+        let before = self.objects.get(&event.key).map(|held| held.object.body.clone());
+        let is_new = before.is_none();
         self.take(event);
         self.orphans(event.revision, event.at);
         let Some(held) = self.objects.get(&event.key).cloned().filter(|_| event.value.is_some()) else {
@@ -114,7 +115,9 @@ impl Watcher {
         match &held.object.body {
             Body::Pod(pod) => self.pod(event, meta, pod, is_new),
             Body::Sandbox(sandbox) => {
-                if let Some(generation) = sandbox.ready {
+                // What was said before is not said again by whoever edits something else meanwhile.
+                let said = matches!(&before, Some(Body::Sandbox(before)) if before.ready == sandbox.ready);
+                if let Some(generation) = sandbox.ready.filter(|_| !said) {
                     self.is_ready(event, meta, generation);
                 }
             }
@@ -150,10 +153,13 @@ impl Watcher {
     /// Takes a change into what is known.
     fn take(&mut self, event: &Event) {
         let Some(value) = &event.value else {
-            if let Some(held) = self.objects.remove(&event.key)
-                && let Body::Sandbox(_) = held.object.body
-            {
-                self.gone.insert(held.object.meta.uid, event.at);
+            let Some(Held { object, .. }) = self.objects.remove(&event.key) else { return };
+            match object.body {
+                Body::Sandbox(_) => {
+                    self.gone.insert(object.meta.uid, event.at);
+                }
+                Body::Pod(pod) if pod.component == "agent" => self.no_longer_ready(&object.meta, event.at),
+                _ => {}
             }
             return;
         };

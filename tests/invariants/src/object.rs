@@ -224,7 +224,9 @@ fn custom(kind: &str, object: &Value) -> Result<Object, Malformed> {
 }
 
 fn sandbox(object: &Value) -> Sandbox {
+    // One that is being deleted promises nothing more.
     let conditions = object["status"]["conditions"].as_array();
+    let conditions = conditions.filter(|_| object["metadata"]["deletionTimestamp"].is_null());
     let ready =
         conditions.into_iter().flatten().find(|one| one["type"] == "Ready" && one["status"] == "True");
     // A sandbox that names no class has the one that the operator chose and wrote down.

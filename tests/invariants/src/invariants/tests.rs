@@ -270,6 +270,13 @@ fn a_credentials_secret_in_another_pod_than_a_proxy_breaks_i5_however_it_is_give
 }
 
 #[test]
+fn what_was_said_while_it_was_true_is_not_judged_again_by_an_edit_of_something_else() {
+    let mut history = running();
+    history.put(SANDBOX, sandbox(1, Some(1))).delete(AGENT).wait(10);
+    assert_eq!(history.put(SANDBOX, sandbox(1, Some(1))).broken(), []);
+}
+
+#[test]
 fn a_second_agent_breaks_i6() {
     let mut history = running();
     history.put("pods/default/s-agent-2", pod("s-agent-2", "agent", spec("gvisor"), false));
@@ -293,10 +300,23 @@ fn ready_without_both_walls_or_at_an_old_generation_breaks_i7() {
     let mut history = running();
     history.delete("networkpolicies/default/s-proxy");
     assert_eq!(history.put(SANDBOX, sandbox(1, Some(1))).broken(), [Invariant::I7]);
+    let late = |seconds| {
+        let mut history = running();
+        history.put(SANDBOX, sandbox(2, None)).wait(seconds);
+        history.put(SANDBOX, sandbox(2, Some(1))).broken()
+    };
+    assert_eq!(late(0), [], "its spec has just changed");
+    assert_eq!(late(10), [Invariant::I7]);
+}
+
+#[test]
+fn a_sandbox_that_is_being_deleted_promises_nothing_more() {
     let mut history = running();
-    history.put(SANDBOX, sandbox(2, Some(1)));
-    assert_eq!(history.broken(), [], "its spec has just changed");
-    assert_eq!(history.wait(10).put(SANDBOX, sandbox(2, Some(1))).broken(), [Invariant::I7]);
+    history.put(SANDBOX, sandbox(1, Some(1))).delete(AGENT).wait(10);
+    let mut ending: serde_json::Value = serde_json::from_str(&sandbox(2, Some(1))).unwrap();
+    ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(history.put(SANDBOX, ending.to_string()).broken(), []);
+    assert_eq!(history.put(SANDBOX, sandbox(2, Some(1))).broken(), [Invariant::I7]);
 }
 
 #[test]
