@@ -34,8 +34,8 @@ pub struct Request {
 /// Only [`Policy::decide`] makes one:
 ///
 /// ```compile_fail,E0451
-/// fn forge(request: agentsandbox_policy::Request) -> agentsandbox_policy::Permit {
-///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None, bounds: todo!() }
+/// fn forge(request: agentsandbox_policy::Request, bounds: agentsandbox_policy::Bounds) -> agentsandbox_policy::Permit {
+///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None, bounds }
 /// }
 /// ```
 ///
@@ -90,8 +90,8 @@ pub struct NamePermit {
 /// The right to hand one TLS connection on unopened, to the server that its handshake names.
 ///
 /// ```compile_fail,E0451
-/// fn forge(host: agentsandbox_policy::Host) -> agentsandbox_policy::PassPermit {
-///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443, bounds: todo!() }
+/// fn forge(host: agentsandbox_policy::Host, bounds: agentsandbox_policy::Bounds) -> agentsandbox_policy::PassPermit {
+///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443, bounds }
 /// }
 /// ```
 #[derive(Debug)]
