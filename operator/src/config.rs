@@ -8,10 +8,14 @@ use ipnet::Ipv4Net;
 
 use crate::admission::Expected;
 use crate::controller::chain;
+use crate::ranges::Configured;
 
 /// Images of a release carry its version.
 const PROXY_IMAGE: &str = concat!("ghcr.io/agentsandbox/proxy:", env!("CARGO_PKG_VERSION"));
 const INIT_IMAGE: &str = concat!("ghcr.io/agentsandbox/init:", env!("CARGO_PKG_VERSION"));
+
+/// Where a kubelet writes which name servers a pod has (`resolv.conf(5)`).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The operator of AgentSandbox resources.
 #[derive(Debug, Parser)]
@@ -42,18 +46,18 @@ pub struct Flags {
     /// Image of the fence that runs before each agent.
     #[arg(long, default_value = INIT_IMAGE)]
     pub init_image: String,
-    /// CIDR of the cluster's pods; may be repeated. Proxies never dial it.
-    #[arg(long, required = true)]
-    pub pod_cidr: Vec<String>,
-    /// CIDR of the cluster's Services; may be repeated. Proxies never dial it.
-    #[arg(long, required = true)]
-    pub service_cidr: Vec<String>,
-    /// CIDR of the cluster's nodes; may be repeated. Proxies never dial it.
-    #[arg(long, required = true)]
-    pub node_cidr: Vec<String>,
-    /// Address of the cluster's DNS Service.
+    /// CIDR of the cluster's pods, beside those that Nodes tell; may be repeated. Proxies never dial it.
     #[arg(long)]
-    pub cluster_dns: String,
+    pub pod_cidr: Vec<String>,
+    /// CIDR of the cluster's Services, beside those of its ServiceCIDRs; may be repeated. Proxies never dial it.
+    #[arg(long)]
+    pub service_cidr: Vec<String>,
+    /// CIDR of the cluster's nodes, beside the addresses that Nodes tell; may be repeated. Proxies never dial it.
+    #[arg(long)]
+    pub node_cidr: Vec<String>,
+    /// Address of the cluster's DNS Service. Absent takes what the kubelet wrote into this pod's own resolv.conf.
+    #[arg(long)]
+    pub cluster_dns: Option<String>,
     /// Namespace of the leader's Lease.
     #[arg(long, env = "POD_NAMESPACE", default_value = "agentsandbox-system")]
     pub namespace: String,
@@ -115,8 +119,8 @@ pub struct Config {
     pub proxy_image: String,
     /// Image of the fence.
     pub init_image: String,
-    /// Ranges of pods, Services and nodes.
-    pub cluster_ranges: Vec<Ipv4Net>,
+    /// Ranges of pods, Services and nodes beside those that are found.
+    pub cluster_ranges: Configured,
     /// Address of the cluster's DNS Service.
     pub cluster_dns: Ipv4Addr,
     /// Namespace of the Lease.
@@ -147,17 +151,18 @@ impl TryFrom<Flags> for Config {
 
     fn try_from(flags: Flags) -> Result<Self, Faults> {
         let mut faults = Vec::new();
-        let mut cluster_ranges = Vec::new();
-        for (flag, values) in [
-            ("pod-cidr", &flags.pod_cidr),
-            ("service-cidr", &flags.service_cidr),
-            ("node-cidr", &flags.node_cidr),
-        ] {
-            cluster_ranges.extend(values.iter().filter_map(|value| range(flag, value, &mut faults)));
-        }
-        cluster_ranges.sort_unstable();
-        cluster_ranges.dedup();
-        let cluster_dns = address(&flags.cluster_dns, &mut faults);
+        let mut written = |flag, values: &[String]| -> Vec<Ipv4Net> {
+            values.iter().filter_map(|value| range(flag, value, &mut faults)).collect()
+        };
+        let cluster_ranges = Configured {
+            pods: written("pod-cidr", &flags.pod_cidr),
+            services: written("service-cidr", &flags.service_cidr),
+            nodes: written("node-cidr", &flags.node_cidr),
+        };
+        let cluster_dns = match &flags.cluster_dns {
+            Some(written) => address(written, &mut faults),
+            None => name_server(Path::new(RESOLV_CONF), &mut faults),
+        };
         let admin_address = socket(&flags.admin_address, &mut faults);
         for (flag, image) in [("proxy-image", &flags.proxy_image), ("init-image", &flags.init_image)] {
             if image.is_empty() || image.contains(char::is_whitespace) {
@@ -212,6 +217,26 @@ fn address(value: &str, faults: &mut Vec<String>) -> Option<Ipv4Addr> {
     }
 }
 
+/// The first name server that a pod was given: cluster DNS, or the node's cache of it.
+fn name_server(file: &Path, faults: &mut Vec<String>) -> Option<Ipv4Addr> {
+    let told = std::fs::read(file).map_err(|error| chain(&error));
+    let parsed = told.and_then(|text| resolv_conf::Config::parse(text).map_err(|error| chain(&error)));
+    let servers = parsed.map(|config| config.nameservers);
+    let first = servers.as_ref().ok().and_then(|servers| servers.first());
+    match first.map(IpAddr::from) {
+        // What stands on the node's own loopback is out of a pod's reach.
+        Some(IpAddr::V4(address)) if !address.is_loopback() => Some(address),
+        _ => {
+            let found = servers.map_or_else(|error| error, |all| format!("{all:?}"));
+            let file = file.display();
+            faults.push(format!(
+                "--cluster-dns: write the address of the cluster's DNS Service, such as 10.96.0.10 (clusterRanges.clusterDNS); {file} names none: {found}"
+            ));
+            None
+        }
+    }
+}
+
 fn socket(value: &str, faults: &mut Vec<String>) -> Option<SocketAddr> {
     value.parse().map_or_else(
         |_| {
@@ -229,7 +254,7 @@ mod tests {
     use super::*;
 
     fn flags(arguments: &[&str]) -> Flags {
-        let base = ["operator", "run", "--pod-cidr", "10.244.0.0/16", "--service-cidr", "10.96.0.0/16"];
+        let base = ["operator", "run", "--pod-cidr", "10.244.0.0/16"];
         let all = base.iter().chain(arguments).copied();
         match Cli::try_parse_from(all).expect("the flags parse").command {
             Command::Run(flags) => *flags,
@@ -241,10 +266,31 @@ mod tests {
     fn good_flags_become_a_config() {
         let config =
             Config::try_from(flags(&["--node-cidr", "10.0.0.1/24", "--cluster-dns", "10.96.0.10"])).unwrap();
-        assert_eq!(
-            config.cluster_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["10.0.0.0/24", "10.96.0.0/16", "10.244.0.0/16"]
-        );
+        let wanted = Configured {
+            pods: vec!["10.244.0.0/16".parse().unwrap()],
+            services: Vec::new(),
+            nodes: vec!["10.0.0.0/24".parse().unwrap()],
+        };
+        assert_eq!(config.cluster_ranges, wanted);
+    }
+
+    #[test]
+    fn cluster_dns_is_what_the_kubelet_wrote_for_the_operators_own_pod() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut faults = Vec::new();
+        let mut told = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            name_server(file.path(), &mut faults)
+        };
+        let written =
+            "search a.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n";
+        assert_eq!(told(written), Some(Ipv4Addr::new(10, 96, 0, 10)));
+        assert_eq!(told("search a.svc.cluster.local\n"), None);
+        assert_eq!(told("nameserver 127.0.0.53\n"), None);
+        assert_eq!(told("nameserver fd00::10\n"), None);
+        assert!(name_server(Path::new("/nowhere/resolv.conf"), &mut faults).is_none());
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(faults.iter().all(|fault| fault.contains("clusterRanges.clusterDNS")), "{faults:?}");
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::clock::Clock;
 use crate::config::WallProbe;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::ranges::Ranges;
 
 pub mod accept;
 pub mod apply;
@@ -78,8 +79,10 @@ pub struct Ctx {
     pub writer: Writer,
     /// Tells Events.
     pub recorder: Recorder,
-    /// What is known of the cluster.
+    /// What is known of the cluster; its ranges are those of the start.
     pub platform: Platform,
+    /// The cluster's ranges now.
+    pub ranges: Ranges,
     /// How a proxy's walls are probed.
     pub wall_probe: WallProbe,
     /// Counters.
@@ -94,6 +97,13 @@ pub struct Ctx {
     pub denials: Arc<Denials>,
     /// The time.
     pub clock: Clock,
+}
+
+impl Ctx {
+    /// What is known of the cluster at this moment. A pass takes it once, so that all its steps speak of the same.
+    fn platform(&self) -> Platform {
+        Platform { cluster_ranges: Arc::clone(&self.ranges.borrow()), ..self.platform.clone() }
+    }
 }
 
 /// Failures in a row, for the backoff of each object.
@@ -137,11 +147,12 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
         return end(&ctx, &identity, &sandbox, &observed).await;
     }
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
-    let accepted = accept::accept(&identity, &sandbox, &references, &ctx.platform); // pure, may reject
+    let platform = ctx.platform();
+    let accepted = accept::accept(&identity, &sandbox, &references, &platform); // pure, may reject
     let (sandbox, result) = match accepted {
         Ok(accepted) => {
             let sandbox = hold(&ctx, sandbox).await?; // client, may fail
-            let result = raise(&ctx, &accepted, &observed).await; // client, may fail
+            let result = raise(&ctx, &platform, &accepted, &observed).await; // client, may fail
             (sandbox, result.map_err(|failure| (Some(accepted.class.name), failure)))
         }
         Err(rejections) => {
@@ -154,9 +165,14 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
 }
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy.
-async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Outcome, Failure> {
+async fn raise(
+    ctx: &Ctx,
+    platform: &Platform,
+    accepted: &Accepted,
+    observed: &Observed,
+) -> Result<Outcome, Failure> {
     let (identity, now) = (&accepted.identity, ctx.clock.now());
-    let wanted = desired::boundary(accepted, &ctx.platform);
+    let wanted = desired::boundary(accepted, platform);
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
     let sealed = match breach::boundary(ctx, identity, planned).await {
@@ -167,7 +183,7 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
     let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
 
-    let wanted = desired::proxy_pod::pod(accepted, &ctx.platform, &sealed, enrolled(observed, identity));
+    let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
     let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
 
@@ -175,7 +191,7 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
     let closed = observe::closedness(&identity.uid, serving, ctx.wall_probe, &ctx.recent).await;
     let agent = match &unwidened {
         Ok(unwidened) if !outcome::must_stop(&proxy, &closed, now) => {
-            agent(ctx, accepted, observed, &sealed, unwidened, &closed).await?
+            agent(ctx, platform, accepted, observed, &sealed, unwidened, &closed).await?
         }
         _ => {
             let (halted, shut) = join(halt(ctx, identity), way::shut(ctx, identity, &sealed)).await;
@@ -199,6 +215,7 @@ async fn raise(ctx: &Ctx, accepted: &Accepted, observed: &Observed) -> Result<Ou
 /// The agent's pod, once its way to the proxy is as the evidence says.
 async fn agent(
     ctx: &Ctx,
+    platform: &Platform,
     accepted: &Accepted,
     observed: &Observed,
     sealed: &Sealed,
@@ -206,7 +223,7 @@ async fn agent(
     closed: &Closedness,
 ) -> Result<Applied, Failure> {
     let identity = &accepted.identity;
-    let wanted = desired::agent_pod::pod(accepted, &ctx.platform, sealed);
+    let wanted = desired::agent_pod::pod(accepted, platform, sealed);
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, ctx.clock.now());
     let applied = match way::judged(ctx, identity, observed, sealed, unwidened, closed).await {
         Ok(gate) => apply::agent(&ctx.writer, identity, sealed, unwidened, gate, planned).await,

@@ -261,6 +261,7 @@ pub fn ctx(
         writer: Writer::new(client.clone(), tenure, Arc::clone(&metrics), recent, Clock::default()),
         recorder: Recorder::new(client, reporter),
         platform: platform(),
+        ranges: tokio::sync::watch::channel(platform().cluster_ranges).1,
         wall_probe: WallProbe::None,
         metrics,
         failures: Failures::drawing(Jitter::seeded(0)),

@@ -4,7 +4,7 @@
 //! (flags, parsed before anything is bound), [`run`] (wiring and shutdown), [`watches`] (what wakes a sandbox),
 //! [`lease`] (who may write), [`admission`] (whether the API server still refuses what it should), [`server`] and [`metrics`].
 //! [`clock`] and [`backoff`] are what passes take from outside: the time, and chance. [`deadline`] ends every request.
-//! [`platform`] is what the steps know of the cluster.
+//! [`platform`] is what the steps know of the cluster, and [`ranges`] finds its addresses and keeps them current.
 //!
 //! Invariants, do not weaken: a client is named only in observe, apply, teardown and events (and in the process parts
 //! above); no Secret is ever read; a Pod is applied only with the evidence its type asks for.
@@ -22,6 +22,7 @@ pub mod lease;
 pub mod metrics;
 pub mod platform;
 pub mod quantity;
+pub mod ranges;
 pub mod rbac;
 pub mod run;
 pub mod server;

@@ -1,6 +1,7 @@
-//! What the steps know of the cluster: values, read once at the start, never looked up later.
+//! What the steps know of the cluster: values of one moment, never looked up by a step itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
@@ -14,7 +15,7 @@ pub struct Platform {
     /// Image of the fence.
     pub init_image: String,
     /// Ranges of pods, Services and nodes: no proxy dials them.
-    pub cluster_ranges: Vec<Ipv4Net>,
+    pub cluster_ranges: Arc<[Ipv4Net]>,
     /// Address of the cluster's DNS Service.
     pub cluster_dns: Ipv4Addr,
     /// Address of the Service `default/kubernetes`.

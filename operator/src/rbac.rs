@@ -1,7 +1,7 @@
 //! Exactly the permissions the operator uses, each with the sentence that justifies it.
 //!
 //! This table is the source: the chart's roles are compared with it, and so is the audit log of a whole test run.
-//! Deliberately absent: any verb on Secrets but create, `update`, `deletecollection`, wildcards, `nodes`, `namespaces`.
+//! Deliberately absent: any verb on Secrets but create, `update`, `deletecollection`, wildcards, any write to `nodes`, `namespaces`.
 
 use serde::Serialize;
 
@@ -73,6 +73,18 @@ pub const PERMISSIONS: &[Permission] = &[
         "runtimeclasses",
         WATCH,
         "watches: a missing RuntimeClass is reported, and never replaced by the node's default runtime.",
+    ),
+    cluster(
+        "",
+        "nodes",
+        WATCH,
+        "ranges: no proxy dials a node or its pods, so their addresses are in every policy, also those of a node that joins.",
+    ),
+    cluster(
+        "networking.k8s.io",
+        "servicecidrs",
+        WATCH,
+        "ranges: no proxy dials a Service, so the ranges of Services are in every policy.",
     ),
     cluster(
         "admissionregistration.k8s.io",

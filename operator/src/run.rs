@@ -17,7 +17,7 @@ use kube::api::{Api, ListParams};
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Action};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -35,6 +35,7 @@ use crate::deadline::Deadlined;
 use crate::lease::{self, Attempt, LeaseError, Seen, Tenure};
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::ranges::{self, Ranges};
 use crate::{server, watches};
 
 /// How long passes under way may take to end.
@@ -56,6 +57,9 @@ pub enum StartError {
     /// The API server did not answer a first question.
     #[error("the API server did not say where it is itself")]
     Cluster(#[from] kube::Error),
+    /// Nothing says what the cluster's addresses are.
+    #[error("the cluster's own addresses are not known")]
+    Ranges(#[from] ranges::Unknown),
     /// The API server's own Service has no usable address.
     #[error("the Service default/kubernetes has no IPv4 address and port")]
     NoApiService,
@@ -159,7 +163,11 @@ pub async fn operate(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped, StartError> {
     let mut stop = Box::pin(stop);
-    let platform = platform(&client, &config).await?;
+    let (ranges, following) = ranges::follow(&client, ambient.jitter, config.cluster_ranges.clone()).await?;
+    let platform = platform(&client, &config, &ranges).await?;
+    // Replicas that wait follow the cluster, too; it ends with this function.
+    let mut beside = JoinSet::new();
+    beside.spawn(following);
     started();
     tracing::info!("the operator started");
     let tenure = match config.leader_election {
@@ -173,7 +181,7 @@ pub async fn operate(
             () = &mut stop => return Ok(Stopped::Told),
         }
     }
-    Ok(replica.lead(platform, stop).await)
+    Ok(replica.lead(platform, ranges, stop).await)
 }
 
 /// How long the operator's client waits, and that it never repeats a request.
@@ -188,11 +196,11 @@ pub(crate) fn bounded(mut config: kube::Config) -> kube::Config {
 impl Replica {
     /// Reconciles until told to stop, until the lease is lost or until the controller ends; then drains and gives the lease
     /// back.
-    async fn lead(self, platform: Platform, stop: impl Future<Output = ()>) -> Stopped {
+    async fn lead(self, platform: Platform, ranges: Ranges, stop: impl Future<Output = ()>) -> Stopped {
         let (halt, halted) = watch::channel(false);
         // A set aborts what is left in it when it is dropped.
         let mut work = JoinSet::new();
-        work.spawn(self.clone().work(platform, halted));
+        work.spawn(self.clone().work(platform, ranges, halted));
         // The process ends in each case; a fresh one has fresh watches and waits for its turn.
         let stopped = until_stopped(&mut work, stop, self.keep_lease()).await;
         halt.send_replace(true);
@@ -208,12 +216,13 @@ impl Replica {
         stopped
     }
 
-    async fn work(self, platform: Platform, mut halted: watch::Receiver<bool>) {
+    async fn work(self, platform: Platform, ranges: Ranges, mut halted: watch::Receiver<bool>) {
         let Self { client, config, ambient, metrics, tenure, seen: _ } = self;
         let wall_deleted = Arc::new(Notify::new());
         let (controller, stores) = watches::controller(&client, ambient.jitter, Arc::clone(&wall_deleted));
         let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
         let (wake, woken) = futures::channel::mpsc::unbounded();
+        let moved = moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
         let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
         let reporter = Reporter {
             controller: "agentsandbox-operator".to_owned(),
@@ -229,6 +238,7 @@ impl Replica {
             writer: Writer::new(client, tenure, hand, copy, clock.clone()),
             recorder,
             platform,
+            ranges,
             wall_probe: config.wall_probe,
             metrics,
             failures: Failures::drawing(ambient.jitter),
@@ -265,6 +275,7 @@ impl Replica {
             () = passes => {}
             () = orphans => {}
             () = heard => {}
+            () = moved => {}
             () = guarded => {}
         }
     }
@@ -347,6 +358,21 @@ async fn hear(
     }
 }
 
+/// Wakes every sandbox when the cluster's ranges change. Never returns by itself.
+async fn moved(
+    mut ranges: Ranges,
+    sandboxes: Store<AgentSandbox>,
+    wake: UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
+    // An error means that nobody follows the ranges any more, which is the end of the process.
+    while ranges.changed().await.is_ok() {
+        for sandbox in watches::select(&sandboxes, |_| true) {
+            let _ = wake.unbounded_send(sandbox);
+        }
+    }
+    std::future::pending().await
+}
+
 /// Whether an error is no news: failed passes were logged by [`retry`], and the end of its last child wakes a sandbox that
 /// has gone before it. What is left are the watches themselves.
 fn is_expected<E: std::error::Error, Q: std::error::Error>(error: &controller::Error<E, Q>) -> bool {
@@ -412,7 +438,7 @@ impl Replica {
     }
 }
 
-async fn platform(client: &Client, config: &Config) -> Result<Platform, StartError> {
+async fn platform(client: &Client, config: &Config, ranges: &Ranges) -> Result<Platform, StartError> {
     let service = Api::<Service>::namespaced(client.clone(), "default").get("kubernetes").await?;
     let spec = service.spec.unwrap_or_default();
     let address = spec.cluster_ip.and_then(|ip| ip.parse::<IpAddr>().ok());
@@ -427,7 +453,7 @@ async fn platform(client: &Client, config: &Config) -> Result<Platform, StartErr
         asks_from: (config.denials == AskDenials::Ask).then(|| config.namespace.clone()),
         proxy_image: config.proxy_image.clone(),
         init_image: config.init_image.clone(),
-        cluster_ranges: config.cluster_ranges.clone(),
+        cluster_ranges: Arc::clone(&ranges.borrow()),
         cluster_dns: config.cluster_dns,
         api_service: SocketAddr::new(address, port),
         api_endpoints,

@@ -212,7 +212,8 @@ fn sandboxes_of<K: ResourceExt>(child: &K) -> Vec<ObjectRef<AgentSandbox>> {
     names.into_iter().map(|name| ObjectRef::new(name).within(&namespace)).collect()
 }
 
-fn select(
+/// The sandboxes of which this is true, in the order of their names.
+pub(crate) fn select(
     sandboxes: &Store<AgentSandbox>,
     wanted: impl Fn(&AgentSandbox) -> bool,
 ) -> Vec<ObjectRef<AgentSandbox>> {

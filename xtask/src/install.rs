@@ -95,15 +95,9 @@ pub fn install_in_context(context: &str, values: &Path) -> Result<()> {
     kubectl(&["label", "--overwrite", "namespace", NAMESPACE, label]).map(drop)
 }
 
-/// What the chart asks every cluster to say about itself.
+/// What the chart does not find out by itself.
 fn values() -> Vec<String> {
-    vec![
-        format!("clusterRanges.podCIDRs={{{}}}", network::PODS),
-        format!("clusterRanges.serviceCIDRs={{{}}}", network::SERVICES),
-        "clusterRanges.nodeCIDRs={10.200.0.0/24}".to_owned(),
-        format!("clusterRanges.clusterDNS={}", network::CLUSTER_DNS),
-        format!("apiServer.cidrs={{{}/32,{}/32}}", network::NODE, network::API_SERVICE),
-    ]
+    vec![format!("apiServer.cidrs={{{}/32,{}/32}}", network::NODE, network::API_SERVICE)]
 }
 
 fn world_class(cluster: &Cluster) -> Result<String> {

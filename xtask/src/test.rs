@@ -119,7 +119,7 @@ fn deny() -> Result<()> {
     visible(check.current_dir(paths::repository()))
 }
 
-/// What the chart must be told; without them it renders nothing.
+/// What only a reader knows of a cluster; each may be left out.
 const VALUES: [&str; 5] = [
     "clusterRanges.podCIDRs={10.244.0.0/16}",
     "clusterRanges.serviceCIDRs={10.96.0.0/16}",
@@ -154,10 +154,7 @@ fn chart() -> Result<()> {
             return Err(Failure::new(format!("the chart takes {values:?}, which its schema should refuse")));
         }
     }
-    if shell::output(shell::command(&helm, &["template", "test"]).arg(&folder)).is_ok() {
-        return Err(Failure::new("the chart renders without the cluster's ranges"));
-    }
-    Ok(())
+    shell::output(shell::command(&helm, &["template", "test"]).arg(&folder)).map(drop)
 }
 
 /// Tests share the machine's two cores with the cluster; two at a time keep waits for conditions short.

@@ -20,14 +20,8 @@ app.kubernetes.io/component: operator
 {{- get $images $name | default (printf "%s/%s:%s" $images.registry $name ($images.tag | default $context.Chart.AppVersion)) -}}
 {{- end }}
 
-{{/* What only the reader knows of the cluster is asked for with the command that finds it. */}}
-{{- define "agentsandbox.facts" -}}
-{{- $ranges := .Values.clusterRanges -}}
-{{- if not $ranges.podCIDRs }}{{ fail "clusterRanges.podCIDRs is empty: write the CIDRs of your pods, such as 10.244.0.0/16; find them with: kubectl get nodes -o jsonpath='{.items[*].spec.podCIDRs}'" }}{{ end -}}
-{{- if not $ranges.serviceCIDRs }}{{ fail "clusterRanges.serviceCIDRs is empty: write the CIDRs of your Services, such as 10.96.0.0/16; find them with: kubectl get servicecidrs" }}{{ end -}}
-{{- if not $ranges.nodeCIDRs }}{{ fail "clusterRanges.nodeCIDRs is empty: write the CIDRs of your nodes, such as 10.0.0.0/24; find them with: kubectl get nodes -o wide" }}{{ end -}}
-{{- if not $ranges.clusterDNS }}{{ fail "clusterRanges.clusterDNS is empty: write the address of the DNS Service, such as 10.96.0.10; find it with: kubectl get service -n kube-system kube-dns" }}{{ end -}}
-{{- if and .Values.networkPolicy.enabled (not .Values.apiServer.cidrs) }}{{ fail "apiServer.cidrs is empty: write the addresses of the API server, such as 10.0.0.10/32 and 10.96.0.1/32; find them with: kubectl get endpointslices,service -n default" }}{{ end -}}
+{{/* What a schema cannot say. */}}
+{{- define "agentsandbox.sane" -}}
 {{- $default := .Values.classes.default -}}
 {{- if $default -}}
 {{- $named := get .Values.classes $default -}}

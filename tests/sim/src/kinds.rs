@@ -42,6 +42,8 @@ kinds! {
     CONFIG_MAPS = "configmaps" "ConfigMap" "v1" true false false;
     SECRETS = "secrets" "Secret" "v1" true false false;
     POLICIES = "networkpolicies" "NetworkPolicy" "networking.k8s.io/v1" true false true;
+    NODES = "nodes" "Node" "v1" false false false;
+    SERVICE_CIDRS = "servicecidrs" "ServiceCIDR" "networking.k8s.io/v1" false false false;
     RUNTIME_CLASSES = "runtimeclasses" "RuntimeClass" "node.k8s.io/v1" false false false;
     LEASES = "leases" "Lease" "coordination.k8s.io/v1" true false false;
     SLICES = "endpointslices" "EndpointSlice" "discovery.k8s.io/v1" true false false;

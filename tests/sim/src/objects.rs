@@ -4,7 +4,8 @@ use agentsandbox_report::VERSION;
 use serde_json::{Value, json};
 
 use crate::kinds::{
-    CLASSES, CREDENTIALS, Kind, LEASES, NAMESPACES, RUNTIME_CLASSES, SANDBOXES, SECRETS, SERVICES, SLICES,
+    CLASSES, CREDENTIALS, Kind, LEASES, NAMESPACES, NODES, RUNTIME_CLASSES, SANDBOXES, SECRETS,
+    SERVICE_CIDRS, SERVICES, SLICES,
 };
 use crate::store::Store;
 
@@ -35,6 +36,14 @@ pub fn cluster(store: &mut Store) {
             "addressType": "IPv4", "ports": [{"port": 6443}], "endpoints": [{"addresses": ["10.0.0.1"]}],
         }),
     );
+    add(
+        &NODES,
+        json!({
+            "metadata": {"name": "node"}, "spec": {"podCIDRs": ["10.244.0.0/16"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
+        }),
+    );
+    add(&SERVICE_CIDRS, json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16"]}}));
     add(&LEASES, json!({"metadata": {"name": "agentsandbox-operator", "namespace": SYSTEM}, "spec": {}}));
     add(&RUNTIME_CLASSES, json!({"metadata": {"name": "gvisor"}, "handler": "runsc"}));
     add(

@@ -8,6 +8,7 @@ use agentsandbox_operator::clock::Clock;
 use agentsandbox_operator::config::{AskDenials, Config, LeaderElection, WallProbe};
 use agentsandbox_operator::deadline::Deadlined;
 use agentsandbox_operator::metrics::Metrics;
+use agentsandbox_operator::ranges::Configured;
 use agentsandbox_operator::run::{Ambient, Stopped, operate};
 use kube::Client;
 use serde_json::Value;
@@ -300,9 +301,8 @@ fn config(identity: &str, leader_election: LeaderElection) -> Config {
         pod_uid: None,
         proxy_image: "ghcr.io/agentsandbox/proxy:test".to_owned(),
         init_image: "ghcr.io/agentsandbox/init:test".to_owned(),
-        cluster_ranges: ["10.0.0.0/24", "10.96.0.0/16", "10.244.0.0/16"]
-            .map(|range| range.parse().unwrap())
-            .into(),
+        // They are found.
+        cluster_ranges: Configured::default(),
         cluster_dns: "10.96.0.10".parse().unwrap(),
         namespace: objects::SYSTEM.to_owned(),
         identity: identity.to_owned(),

@@ -28,6 +28,7 @@ mod ownership;
 mod passthrough;
 mod people;
 mod race;
+mod ranges;
 mod readme;
 mod rotation;
 mod routes;
