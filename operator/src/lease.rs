@@ -9,12 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use tokio::time::Instant;
 
-/// Name of the Lease, which the chart makes: the operator may not create one.
+/// Name of the Lease. The chart makes it, and the operator does where the chart did not (Argo CD leaves Leases out).
 pub const NAME: &str = "agentsandbox-operator";
 /// How long a lease lasts without renewal.
 const DURATION_SECS: i32 = 10;
@@ -40,16 +40,16 @@ enum End {
 /// The lease as it was last seen, and since when by this process's own clock it has been so. The time that its holder wrote
 /// into it is by the holder's clock, and says nothing here.
 #[derive(Debug, Default)]
-pub struct Seen(Mutex<Option<(LeaseSpec, Instant)>>);
+pub struct Seen(Mutex<Option<(Option<LeaseSpec>, Instant)>>);
 
 impl Seen {
-    /// For how long the lease has been as it is.
-    fn unchanged_for(&self, spec: &LeaseSpec) -> Duration {
+    /// For how long the lease has been as it is, or has not been there.
+    fn unchanged_for(&self, spec: Option<&LeaseSpec>) -> Duration {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*seen {
-            Some((before, since)) if before == spec => since.elapsed(),
+            Some((before, since)) if before.as_ref() == spec => since.elapsed(),
             _ => {
-                *seen = Some((spec.clone(), Instant::now()));
+                *seen = Some((spec.cloned(), Instant::now()));
                 Duration::ZERO
             }
         }
@@ -105,7 +105,7 @@ pub async fn attempt(
     now: Timestamp,
 ) -> Result<Attempt, LeaseError> {
     let started = Instant::now();
-    let result = tokio::time::timeout(REQUEST_TIMEOUT, take(api, identity, seen, now))
+    let result = tokio::time::timeout(REQUEST_TIMEOUT, take(api, identity, tenure, seen, now))
         .await
         .map_err(|_| LeaseError::Timeout)?;
     match result {
@@ -118,8 +118,9 @@ pub async fn attempt(
             Ok(Attempt::TheirTurn)
         }
         // Somebody was faster.
-        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Attempt::TheirTurn),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Err(LeaseError::Missing),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+            Ok(Attempt::TheirTurn)
+        }
         Err(source) => Err(LeaseError::Api(Box::new(source))),
     }
 }
@@ -152,18 +153,31 @@ pub enum LeaseError {
     /// The API server did not answer in time.
     #[error("the API server did not answer in time")]
     Timeout,
-    /// Nobody made it.
-    #[error("there is no Lease {NAME} in this namespace: install the chart again")]
-    Missing,
     /// It refused.
     #[error("the API server refused")]
     Api(#[source] Box<kube::Error>),
 }
 
-async fn take(api: &Api<Lease>, identity: &str, seen: &Seen, now: Timestamp) -> Result<Attempt, kube::Error> {
-    let mut lease = api.get(NAME).await?;
+async fn take(
+    api: &Api<Lease>,
+    identity: &str,
+    tenure: &Tenure,
+    seen: &Seen,
+    now: Timestamp,
+) -> Result<Attempt, kube::Error> {
+    let Some(mut lease) = api.get_opt(NAME).await? else {
+        // Somebody deleted it under its holder, who may still write: only the holder makes it anew at once.
+        if !tenure.may_write()
+            && seen.unchanged_for(None) <= Duration::from_secs(DURATION_SECS.unsigned_abs().into())
+        {
+            return Ok(Attempt::TheirTurn);
+        }
+        let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+        let lease = Lease { metadata, spec: Some(held(None, identity, now)) };
+        return api.create(&PostParams::default(), &lease).await.map(|_| Attempt::Held);
+    };
     let old = lease.spec.take().unwrap_or_default();
-    if !may_take(&old, identity, seen.unchanged_for(&old)) {
+    if !may_take(&old, identity, seen.unchanged_for(Some(&old))) {
         return Ok(Attempt::TheirTurn);
     }
     lease.spec = Some(held(Some(old), identity, now));
@@ -196,6 +210,7 @@ fn held(old: Option<LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::api::{Api as FakeApi, Says, refusal};
     use k8s_openapi::jiff::SignedDuration;
 
     fn now() -> Timestamp {
@@ -214,11 +229,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn o_r14_a_lease_runs_out_by_the_clock_of_who_waits_and_a_renewal_starts_it_anew() {
         let (seen, first) = (Seen::default(), held(None, "a", now()));
-        assert_eq!(seen.unchanged_for(&first), Duration::ZERO);
+        assert_eq!(seen.unchanged_for(Some(&first)), Duration::ZERO);
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(seen.unchanged_for(&first), Duration::from_secs(9));
+        assert_eq!(seen.unchanged_for(Some(&first)), Duration::from_secs(9));
         let renewed = held(Some(first), "a", now() + SignedDuration::from_secs(2));
-        assert_eq!(seen.unchanged_for(&renewed), Duration::ZERO);
+        assert_eq!(seen.unchanged_for(Some(&renewed)), Duration::ZERO);
+        assert_eq!(seen.unchanged_for(None), Duration::ZERO, "a lease that is gone was there until now");
     }
 
     #[test]
@@ -232,5 +248,36 @@ mod tests {
         tenure.extend(Instant::now());
         tenure.end();
         assert!(!tenure.may_write());
+    }
+
+    /// An API server without the Lease, which takes one.
+    async fn without_a_lease() -> FakeApi {
+        let says: Says = Box::new(|asked| match asked.line.as_str() {
+            "GET leases/agentsandbox-operator" => Some(refusal(404, "NotFound", "there is none")),
+            "POST leases" => Some((201, asked.body.clone())),
+            _ => None,
+        });
+        FakeApi::start(Vec::new(), says).await
+    }
+
+    #[tokio::test]
+    async fn o_r14_a_lease_that_is_missing_is_made_at_once_by_its_holder_and_by_others_once_it_would_have_run_out()
+     {
+        let api = without_a_lease().await;
+        let leases: Api<Lease> = Api::namespaced(api.client.clone(), "agentsandbox-system");
+        let (holder, other) = (Tenure::default(), Tenure::default());
+        holder.extend(Instant::now());
+        let waited = Seen::default();
+        let attempt =
+            async |tenure: &Tenure, seen: &Seen| attempt(&leases, "a", tenure, seen, now()).await.unwrap();
+        assert_eq!(attempt(&other, &waited).await, Attempt::TheirTurn);
+        assert!(!other.may_write() && !api.was_asked("POST leases"));
+        assert_eq!(attempt(&holder, &Seen::default()).await, Attempt::Held);
+        assert!(api.was_asked("POST leases"));
+        let lasts = Duration::from_secs(DURATION_SECS.unsigned_abs().into());
+        let long_ago = Instant::now().checked_sub(lasts + Duration::from_secs(1)).unwrap();
+        *waited.0.lock().unwrap() = Some((None, long_ago));
+        assert_eq!(attempt(&other, &waited).await, Attempt::Held);
+        assert!(other.may_write());
     }
 }

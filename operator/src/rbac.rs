@@ -146,7 +146,15 @@ pub const PERMISSIONS: &[Permission] = &[
         resource: "leases",
         name: Some(crate::lease::NAME),
         verbs: &["get", "update"],
-        why: "lease: one replica writes at a time; update carries the resourceVersion that was read. The chart makes the Lease.",
+        why: "lease: one replica writes at a time; update carries the resourceVersion that was read.",
+    },
+    Permission {
+        scope: Scope::OwnNamespace,
+        group: "coordination.k8s.io",
+        resource: "leases",
+        name: None,
+        verbs: &["create"],
+        why: "lease: it is made anew where the chart's was deleted or never applied; no right can name what does not exist yet.",
     },
     Permission {
         scope: Scope::DefaultNamespace,
@@ -212,7 +220,10 @@ mod tests {
     fn no_resource_is_listed_twice_in_one_scope() {
         for (index, one) in PERMISSIONS.iter().enumerate() {
             let twin = PERMISSIONS[index + 1..].iter().find(|other| {
-                other.scope == one.scope && other.group == one.group && other.resource == one.resource
+                other.scope == one.scope
+                    && other.group == one.group
+                    && other.resource == one.resource
+                    && other.name == one.name
             });
             assert!(twin.is_none(), "{one:?}");
         }

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::admission::{self, Teller};
-use crate::backoff::Jitter;
+use crate::backoff::{Jitter, WatchBackoff};
 use crate::clock::Clock;
 use crate::config::{AskDenials, Config, LeaderElection};
 use crate::controller::apply::Writer;
@@ -163,8 +163,14 @@ pub async fn operate(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped, StartError> {
     let mut stop = Box::pin(stop);
-    let (ranges, following) = ranges::follow(&client, ambient.jitter, config.cluster_ranges.clone()).await?;
-    let platform = platform(&client, &config, &ranges).await?;
+    let (ranges, following) = tokio::select! {
+        followed = ranges::follow(&client, ambient.jitter, config.cluster_ranges.clone()) => followed?,
+        () = &mut stop => return Ok(Stopped::Told),
+    };
+    let platform = tokio::select! {
+        platform = known(&client, &config, &ranges, ambient.jitter) => platform?,
+        () = &mut stop => return Ok(Stopped::Told),
+    };
     // Replicas that wait follow the cluster, too; it ends with this function.
     let mut beside = JoinSet::new();
     beside.spawn(following);
@@ -438,6 +444,26 @@ impl Replica {
     }
 }
 
+/// What the cluster says of itself, asked for until the API server answers: a process that ended because it did not would be
+/// started again with ever longer pauses.
+async fn known(
+    client: &Client,
+    config: &Config,
+    ranges: &Ranges,
+    jitter: Jitter,
+) -> Result<Platform, StartError> {
+    let mut pauses = WatchBackoff::new(jitter, "Platform");
+    loop {
+        match (platform(client, config, ranges).await, pauses.next()) {
+            (Err(error @ StartError::Cluster(_)), Some(pause)) => {
+                tracing::warn!(error = chain(&error), "the API server is asked again");
+                tokio::time::sleep(pause).await;
+            }
+            (result, _) => return result,
+        }
+    }
+}
+
 async fn platform(client: &Client, config: &Config, ranges: &Ranges) -> Result<Platform, StartError> {
     let service = Api::<Service>::namespaced(client.clone(), "default").get("kubernetes").await?;
     let spec = service.spec.unwrap_or_default();
@@ -475,6 +501,8 @@ mod tests {
     use kube::runtime::watcher::Event;
 
     use super::*;
+    use crate::fixtures::api::{Api as FakeApi, Says, refusal};
+    use clap::Parser as _;
 
     type WorkError = controller::Error<std::io::Error, std::io::Error>;
 
@@ -538,6 +566,32 @@ mod tests {
         let all = futures::future::join_all(waiting);
         let woken = tokio::time::timeout(Duration::from_secs(10), all).await;
         assert!(woken.is_ok_and(|waits| waits.iter().all(Result::is_ok)), "somebody still waits");
+    }
+
+    #[tokio::test]
+    async fn o_r13_an_api_server_that_is_away_at_the_start_is_asked_again() {
+        let tries = std::sync::atomic::AtomicUsize::new(0);
+        let says: Says = Box::new(move |asked| {
+            let first = tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            match asked.line.as_str() {
+                "GET services/kubernetes" if first => Some(refusal(503, "ServiceUnavailable", "away")),
+                "GET services/kubernetes" => {
+                    let spec = serde_json::json!({"clusterIP": "10.96.0.1", "ports": [{"port": 443}]});
+                    Some((200, serde_json::json!({"metadata": {"name": "kubernetes"}, "spec": spec})))
+                }
+                _ => None,
+            }
+        });
+        let api = FakeApi::start(Vec::new(), says).await;
+        let flags = ["operator", "run", "--cluster-dns", "10.96.0.10"];
+        let crate::config::Command::Run(flags) = crate::config::Cli::try_parse_from(flags).unwrap().command
+        else {
+            panic!("these are the flags of run")
+        };
+        let ranges = watch::channel(Arc::from([])).1;
+        let config = Config::try_from(*flags).unwrap();
+        let platform = known(&api.client, &config, &ranges, Jitter::default()).await.unwrap();
+        assert_eq!(platform.api_service, "10.96.0.1:443".parse().unwrap());
     }
 
     #[test]

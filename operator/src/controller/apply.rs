@@ -352,7 +352,7 @@ impl Writer {
             Child::NetworkPolicy(c) => Child::NetworkPolicy(self.create_one(identity, c).await?),
             Child::ConfigMap(c) => Child::ConfigMap(self.create_one(identity, c).await?),
             Child::Service(c) => Child::Service(Box::new(self.create_one(identity, *c).await?)),
-            Child::Pod(c) => Child::Pod(Box::new(self.create_one(identity, *c).await?)),
+            Child::Pod(c) => Child::Pod(Box::new(pods::create(self, identity, *c).await?)),
         };
         self.recent.wrote(&identity.namespace, created.clone());
         Ok(created)

@@ -32,6 +32,10 @@ use probe::Sightings;
 /// A watch that has not brought our own write after this time is not merely late.
 const RECENT_MAX_AGE: Duration = Duration::from_secs(3);
 
+/// How long a pod that was changed on its way is not created again: each time twice as long, up to the longer one.
+const WITHHELD_MIN: Duration = Duration::from_secs(5);
+const WITHHELD_MAX: Duration = Duration::from_secs(300);
+
 /// A watch that still shows a sandbox after this time is not behind: the sandbox is there.
 const GONE_MAX_AGE: Duration = Duration::from_secs(60);
 
@@ -100,6 +104,15 @@ pub struct Recent {
     sandboxes: Mutex<HashMap<String, AgentSandbox>>,
     sightings: Sightings,
     gone: Mutex<HashMap<String, Instant>>,
+    withheld: Mutex<HashMap<(String, String), Withheld>>,
+}
+
+/// A pod that something on the way changes whenever it is created.
+#[derive(Debug)]
+struct Withheld {
+    until: Instant,
+    count: u32,
+    what: String,
 }
 
 impl Default for Recent {
@@ -254,6 +267,7 @@ impl Recent {
             sandboxes: Mutex::default(),
             sightings: Sightings::default(),
             gone: Mutex::default(),
+            withheld: Mutex::default(),
         }
     }
 
@@ -276,7 +290,31 @@ impl Recent {
         gone.insert(sandbox_uid.to_owned(), Instant::now());
         drop(gone);
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner).retain(|(uid, _), _| uid != sandbox_uid);
         self.sightings.forget(sandbox_uid);
+    }
+
+    /// Why a pod is not created yet, if the last ones of its name were changed on their way.
+    #[must_use]
+    pub fn withheld(&self, sandbox_uid: &str, pod: &str) -> Option<String> {
+        let all = self.withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = all.get(&(sandbox_uid.to_owned(), pod.to_owned()))?;
+        (Instant::now() < one.until).then(|| one.what.clone())
+    }
+
+    /// Creates a pod of this name later only, for the one that was created was changed on its way.
+    pub fn withhold(&self, sandbox_uid: &str, pod: &str, what: &str) {
+        let mut all = self.withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (sandbox_uid.to_owned(), pod.to_owned());
+        let count = all.get(&key).map_or(0, |one| one.count.saturating_add(1));
+        let pause = WITHHELD_MIN.saturating_mul(2_u32.saturating_pow(count)).min(WITHHELD_MAX);
+        all.insert(key, Withheld { until: Instant::now() + pause, count, what: what.to_owned() });
+    }
+
+    /// A pod of this name is as it was sent.
+    pub fn release(&self, sandbox_uid: &str, pod: &str) {
+        let mut all = self.withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&(sandbox_uid.to_owned(), pod.to_owned()));
     }
 
     /// Whether a sandbox is gone, though a watch that is behind may still show it.

@@ -61,6 +61,8 @@ pub enum Blocked {
     Forbidden(String),
     /// The API server refuses this object: a quota, an admission policy.
     Refused(String),
+    /// Something on the way to the API server changes this pod.
+    Changed(String),
     /// The namespace is being deleted.
     NamespaceTerminating,
     /// Somebody wrote in between.
@@ -223,7 +225,11 @@ impl Blocked {
     #[must_use]
     pub const fn lasts(&self) -> bool {
         match self {
-            Self::Foreign(..) | Self::Forbidden(_) | Self::Refused(_) | Self::NamespaceTerminating => true,
+            Self::Foreign(..)
+            | Self::Forbidden(_)
+            | Self::Refused(_)
+            | Self::Changed(_)
+            | Self::NamespaceTerminating => true,
             Self::Pending(..)
             | Self::Conflict
             | Self::Transient(_)
@@ -236,7 +242,7 @@ impl Blocked {
         match self {
             Self::Foreign(..) => Requeue::After(FOREIGN_RETRY),
             Self::Forbidden(_) => Requeue::After(FORBIDDEN_RETRY),
-            Self::Refused(_) => Requeue::After(REFUSED_RETRY),
+            Self::Refused(_) | Self::Changed(_) => Requeue::After(REFUSED_RETRY),
             Self::KindsUnknown(_) => Requeue::After(KINDS_RETRY),
             Self::Pending(..) | Self::NamespaceTerminating => Requeue::AwaitChange,
             // The watch mostly brings the newer version before the first pause is over.
@@ -251,6 +257,7 @@ impl From<&ApplyError> for Blocked {
             ApplyError::Foreign { kind, name } => Self::Foreign(*kind, name.clone()),
             ApplyError::Pending { kind, name } => Self::Pending(*kind, name.clone()),
             ApplyError::NotLeader => Self::NotLeader,
+            ApplyError::Changed { name, what } => Self::Changed(format!("{name}: {what}")),
             ApplyError::Unanswered { verb, what } => {
                 Self::Transient(format!("{verb} of {what} got no answer"))
             }

@@ -12,8 +12,10 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::accept::Identity;
+use super::desired::agent_pod::FENCE;
 use super::desired::{Boundary, Child, ChildKind, service};
 use super::observe::Observed;
+use super::status::evidence::is_proven;
 
 /// Kind of the owner of every child.
 const OWNER_KIND: &str = "AgentSandbox";
@@ -213,17 +215,66 @@ fn why_it_ended(pod: &Pod) -> String {
 /// A pod is immutable but for its images and for containers that are added later: another spec, an image that somebody changed, or a
 /// container that somebody put beside ours, means another pod.
 fn must_be_replaced(wanted: &Pod, live: &Pod) -> bool {
-    let hash =
-        |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_SPEC_HASH).cloned());
-    let added = live.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref());
-    hash(wanted) != hash(live) || images(wanted) != images(live) || added.is_some_and(|all| !all.is_empty())
+    spec_hash(wanted) != spec_hash(live) || strayed(wanted, live).is_some()
 }
 
-fn images(pod: &Pod) -> Vec<(&str, Option<&str>)> {
-    let spec = pod.spec.as_ref();
-    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
-    let main = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    init.chain(main).map(|c: &Container| (c.name.as_str(), c.image.as_deref())).collect()
+/// What something on the way to the API server changed in a pod that was just created; none where it is as it was sent.
+#[must_use]
+pub fn changed_on_the_way(sent: &Pod, created: &Pod) -> Option<String> {
+    // Another hash is an earlier pod of ours, that the watch has not shown yet.
+    if spec_hash(sent) == spec_hash(created) { strayed(sent, created) } else { None }
+}
+
+fn spec_hash(pod: &Pod) -> Option<&str> {
+    pod.metadata.annotations.as_ref()?.get(ANNOTATION_SPEC_HASH).map(String::as_str)
+}
+
+/// The first container that is not as wanted.
+fn strayed(wanted: &Pod, live: &Pod) -> Option<String> {
+    let proven = is_proven(live);
+    let (mut expected, mut found) = (containers(wanted), containers(live));
+    loop {
+        match (expected.next(), found.next()) {
+            (None, None) => break,
+            (Some(one), Some(other)) if is_as_wanted(one, other, proven) => {}
+            (Some(one), Some(other)) if one.name == other.name => {
+                let image = |container: &Container| container.image.clone().unwrap_or_default();
+                return Some(format!("{} has the image {}, not {}", one.name, image(other), image(one)));
+            }
+            (Some(one), _) => return Some(format!("another container stands in the place of {}", one.name)),
+            (None, Some(other)) => return Some(format!("a container {} was added", other.name)),
+        }
+    }
+    let added = live.spec.as_ref()?.ephemeral_containers.as_ref()?.first()?;
+    Some(format!("an ephemeral container {} was added", added.name))
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
+}
+
+/// A fence that has proven the walls has done its work: another version of it is no reason to end the agent behind it. An image
+/// of another repository is, for somebody put it there.
+fn is_as_wanted(wanted: &Container, live: &Container, proven: bool) -> bool {
+    let images = (wanted.image.as_deref(), live.image.as_deref());
+    let same = if wanted.name != FENCE {
+        images.0 == images.1
+    } else if proven {
+        images.0.map(repository) == images.1.map(repository)
+    } else {
+        images.0 == images.1 && wanted.args == live.args
+    };
+    wanted.name == live.name && same
+}
+
+/// An image reference without its tag and digest.
+fn repository(image: &str) -> &str {
+    let image = image.split('@').next().unwrap_or(image);
+    match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => image,
+    }
 }
 
 /// Whether applying `wanted` would change `live`.

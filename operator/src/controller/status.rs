@@ -168,6 +168,12 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
                 "The cluster refuses a part of the sandbox: {what}. Raise the quota or change the policy that it names."
             ),
         ),
+        Blocked::Changed(what) => (
+            Reason::Refused,
+            format!(
+                "Something on the way to the API server changes a pod of the sandbox, which is not started so ({what}). Exempt the namespace from the admission webhook or MutatingAdmissionPolicy that does it."
+            ),
+        ),
         Blocked::NamespaceTerminating => (
             Reason::NamespaceTerminating,
             "The namespace is being deleted, and the sandbox with it. Create the sandbox in another one."

@@ -5,6 +5,7 @@ use std::time::Duration;
 use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, eventually, with_namespace};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -78,6 +79,22 @@ async fn forced_away(ns: &Namespace, name: &str) {
     let bare = Patch::Merge(json!({"metadata": {"finalizers": []}}));
     sandbox.api().patch(name, &PatchParams::default(), &bare).await.unwrap();
     sandbox.gone(ENDS_WITHIN).await;
+}
+
+#[tokio::test]
+async fn o_r14_a_lease_that_somebody_deletes_is_made_anew_by_its_holder() {
+    let rig = Rig::alone().await;
+    let leases: Api<Lease> = Api::namespaced(rig.client.clone(), install::NAMESPACE);
+    let holder = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+    let before = leases.get(OPERATOR).await.unwrap();
+    leases.delete(OPERATOR, &DeleteParams::default()).await.unwrap();
+    let after = eventually("there is a Lease again", ENDS_WITHIN, || async {
+        let lease = leases.get(OPERATOR).await.map_err(|error| error.to_string())?;
+        if lease.metadata.uid == before.metadata.uid { Err("the old one".to_owned()) } else { Ok(lease) }
+    })
+    .await;
+    assert!(holder(&before).is_some());
+    assert_eq!(holder(&after), holder(&before), "another replica took it");
 }
 
 #[tokio::test]

@@ -45,6 +45,14 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
+    /// Something between this process and the API server's store changed a pod that was created, so it was ended.
+    #[error("the pod {name} was changed on its way: {what}")]
+    Changed {
+        /// Name of the pod.
+        name: String,
+        /// What is not as it was sent.
+        what: String,
+    },
     /// No keys could be made.
     #[error("the sandbox's keys could not be made")]
     Keys(#[from] KeyError),

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer};
 use crate::controller::accept::Identity;
 use crate::controller::desired::{Child, ChildKind, Component, keys};
-use crate::controller::plan::{Doomed, is_owned};
+use crate::controller::plan::{Doomed, changed_on_the_way, is_owned};
 
 /// A pod of a sandbox, as the API server itself shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,27 @@ pub struct LivePod {
     pub doomed: Doomed,
     /// Whether it is on its way out.
     pub ending: bool,
+}
+
+/// Creates a pod, and ends one that something on the way has changed: it would be replaced at once, again and again. The next one
+/// is created after a pause.
+///
+/// # Errors
+/// When the pod could not be created, or was changed.
+pub(super) async fn create(writer: &Writer, identity: &Identity, wanted: Pod) -> Result<Pod, ApplyError> {
+    let name = wanted.name_any();
+    if let Some(what) = writer.recent.withheld(&identity.uid, &name) {
+        return Err(ApplyError::Changed { name, what });
+    }
+    let created = writer.create_one(identity, wanted.clone()).await?;
+    let Some(what) = changed_on_the_way(&wanted, &created) else {
+        writer.recent.release(&identity.uid, &name);
+        return Ok(created);
+    };
+    writer.recent.withhold(&identity.uid, &name, &what);
+    let doomed = Doomed { kind: ChildKind::Pod, name: name.clone(), uid: created.uid().unwrap_or_default() };
+    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await?;
+    Err(ApplyError::Changed { name, what })
 }
 
 /// Stops a sandbox's pod without its own grace period, which it could use where a wall is missing. It asks the API server

@@ -2,8 +2,8 @@
 //!
 //! It can only be described once the walls stand, for it needs [`Sealed`]. There is no credential here, no token, no
 //! resolver but the proxy, and no field that a user's text reaches but image, command, arguments, folder and variables.
-//! Under gVisor only the pod's cgroup limits memory and processor time, so limits are the pod's; disk space is the
-//! container's, for Kubernetes knows no other.
+//! Under gVisor only the pod's cgroup limits memory and processor time, so limits are the pod's, and each container's are the same;
+//! disk space is the container's alone, for Kubernetes knows no other.
 
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
 use agentsandbox_crds::sandbox::ImagePullPolicy;
@@ -79,8 +79,18 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         ..PodSpec::default()
     };
     let mut metadata = Component::Agent.metadata(identity, Component::Agent.name(identity));
-    metadata.annotations = Some(annotations(&spec));
+    metadata.annotations = Some(annotations(&without_fence(&spec)));
     Pod { metadata, spec: Some(spec), status: None }
+}
+
+/// The spec by whose hash a changed pod is recognised. What the fence is and is told belongs to the cluster and to this version of
+/// the operator, and counts until it has proven the walls: an upgrade, or another endpoint of the API server, ends no agent.
+fn without_fence(spec: &PodSpec) -> PodSpec {
+    let mut spec = spec.clone();
+    for fence in spec.init_containers.iter_mut().flatten() {
+        *fence = Container { name: fence.name.clone(), ..Container::default() };
+    }
+    spec
 }
 
 fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
@@ -94,7 +104,8 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
         args: some(&agent.args),
         working_dir: Some(agent.working_dir.clone().unwrap_or_else(|| WORKSPACE_DIR.to_owned())),
         env: Some(variables(accepted, sealed)),
-        resources: Some(disk(
+        resources: Some(container_resources(
+            &accepted.limits,
             accepted.limits.ephemeral_bytes.saturating_add(accepted.limits.workspace_bytes),
         )),
         security_context: Some(container_security()),
@@ -139,7 +150,7 @@ fn fence(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Container
                 ..EnvVarSource::default()
             }),
         }]),
-        resources: Some(disk(FENCE_DISK_BYTES)),
+        resources: Some(container_resources(&accepted.limits, FENCE_DISK_BYTES)),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![read_only("enrolment", ENROLMENT_DIR), mount("trust", TRUST_DIR)]),
         ..Container::default()
@@ -195,13 +206,14 @@ fn pod_resources(limits: &Limits) -> ResourceRequirements {
     }
 }
 
-fn disk(bytes: i64) -> ResourceRequirements {
-    let quantity = |bytes: i64| [("ephemeral-storage".to_owned(), Quantity(bytes.to_string()))];
-    ResourceRequirements {
-        limits: Some(quantity(bytes).into()),
-        requests: Some(quantity((bytes / MEMORY_REQUEST_DIVISOR).max(1)).into()),
-        ..ResourceRequirements::default()
-    }
+/// A container's share, which is all of the pod's, and its disk space. It says nothing that the pod does not say; but where it
+/// said nothing, a LimitRange of the namespace would fill in defaults that may not fit into the pod's.
+fn container_resources(limits: &Limits, disk_bytes: i64) -> ResourceRequirements {
+    let disk = |bytes: i64| ("ephemeral-storage".to_owned(), Quantity(bytes.to_string()));
+    let mut resources = pod_resources(limits);
+    resources.limits.get_or_insert_default().extend([disk(disk_bytes)]);
+    resources.requests.get_or_insert_default().extend([disk((disk_bytes / MEMORY_REQUEST_DIVISOR).max(1))]);
+    resources
 }
 
 fn volumes(accepted: &Accepted) -> Vec<Volume> {

@@ -24,6 +24,7 @@ fn kind(blocked: &Blocked) -> &'static str {
         Blocked::Pending(..) => "Pending",
         Blocked::Forbidden(_) => "Forbidden",
         Blocked::Refused(_) => "Refused",
+        Blocked::Changed(_) => "Changed",
         Blocked::NamespaceTerminating => "NamespaceTerminating",
         Blocked::Conflict => "Conflict",
         Blocked::Transient(_) => "Transient",

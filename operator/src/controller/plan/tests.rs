@@ -152,6 +152,68 @@ fn what_is_on_its_way_out_is_awaited_and_a_wall_is_narrowed_even_then() {
     assert_eq!(name(&edited), "Repair", "a finalizer must not keep a stranger's text in force");
 }
 
+/// What is to be done with an agent's pod of today, once the operator has become another version in another cluster.
+fn after_an_upgrade(today: &Pod, fence_image: &str) -> Step {
+    let mut tomorrow = platform();
+    tomorrow.init_image = fence_image.to_owned();
+    tomorrow.api_endpoints.push("10.0.0.2:6443".parse().unwrap());
+    tomorrow.cluster_dns = "10.96.0.11".parse().unwrap();
+    let wanted = desired::agent_pod::pod(&accepted(|_| ()), &tomorrow, &Sealed::for_tests());
+    let observed = observed(vec![live(Child::Pod(Box::new(today.clone())))], Vec::new());
+    step(Child::Pod(Box::new(wanted)), &observed, &identity(), now())
+}
+
+#[test]
+fn o_r26_an_upgrade_and_a_change_of_the_cluster_end_no_agent_behind_a_proven_fence() {
+    let same = platform().init_image;
+    let newer = same.replace(":test", ":next");
+    assert_ne!(same, newer);
+    for image in [&same, &newer] {
+        assert_eq!(name(&after_an_upgrade(&agent_pod(), image)), "Leave", "{image}");
+    }
+    // A fence that has proven nothing yet has to prove it of the cluster as it is, with the image that is to be had.
+    let Child::Pod(unproven) = pod() else { panic!("the last child is the agent's pod") };
+    for image in [&same, &newer] {
+        assert_eq!(name(&after_an_upgrade(&unproven, image)), "Delete", "{image}");
+    }
+}
+
+#[test]
+fn o_t9_a_fence_that_somebody_replaced_is_seen_also_after_it_has_proven_the_walls() {
+    let mut tampered = agent_pod();
+    tampered.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0].image =
+        Some("evil.test/agentsandbox/init:test".to_owned());
+    assert_eq!(name(&after_an_upgrade(&tampered, &platform().init_image)), "Delete");
+}
+
+#[test]
+fn a_repository_is_the_image_without_tag_and_digest() {
+    for (image, wanted) in [
+        ("ghcr.io/agentsandbox/init:1.2.3", "ghcr.io/agentsandbox/init"),
+        ("ghcr.io/agentsandbox/init@sha256:00", "ghcr.io/agentsandbox/init"),
+        ("localhost:5000/init", "localhost:5000/init"),
+        ("localhost:5000/init:1@sha256:00", "localhost:5000/init"),
+    ] {
+        assert_eq!(repository(image), wanted);
+    }
+}
+
+#[test]
+fn what_was_changed_on_the_way_is_told_and_an_earlier_pod_of_ours_is_no_change() {
+    let sent = agent_pod();
+    assert_eq!(changed_on_the_way(&sent, &sent), None);
+    let mut mirrored = sent.clone();
+    mirrored.spec.as_mut().unwrap().containers[0].image = Some("mirror.test/agent:2.1".to_owned());
+    let told = changed_on_the_way(&sent, &mirrored).unwrap();
+    assert!(told.contains("mirror.test/agent:2.1"), "{told}");
+    let mut injected = sent.clone();
+    let sidecar = from(json!({"name": "mesh", "image": "mesh.test/proxy:1"}));
+    injected.spec.as_mut().unwrap().containers.push(sidecar);
+    assert!(changed_on_the_way(&sent, &injected).unwrap().contains("mesh"));
+    mirrored.metadata.annotations.as_mut().unwrap().insert(ANNOTATION_SPEC_HASH.to_owned(), "x".to_owned());
+    assert_eq!(changed_on_the_way(&sent, &mirrored), None);
+}
+
 #[test]
 fn a_pod_of_another_spec_or_image_is_replaced() {
     let hash = planned(&pod(), |value| value["metadata"]["annotations"][ANNOTATION_SPEC_HASH] = json!("0"));

@@ -51,3 +51,32 @@ async fn o_h30_a_policy_that_exists_already_is_not_read_by_its_name() {
     assert!(!read("networkpolicies"));
     assert!(read("serviceaccounts"), "the others are read to see whose they are");
 }
+
+#[tokio::test]
+async fn o_r11_a_pod_that_is_changed_on_its_way_is_ended_and_told_and_made_again_only_after_a_pause() {
+    let mirroring: Says = Box::new(|asked| {
+        let pod = asked.line == "POST pods" && asked.body["metadata"]["name"] == "fix-login-agent";
+        pod.then(|| {
+            let mut pod = asked.body.clone();
+            pod["metadata"]["uid"] = json!("changed");
+            pod["spec"]["containers"][0]["image"] = json!("mirror.test/agent:2.1");
+            (201, pod)
+        })
+    });
+    let scene = Scene::running().without(ChildKind::Pod, "fix-login-agent");
+    let api = scene.api(mirroring).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+    let sandbox = Arc::new(scene.sandbox);
+    for _ in 0..3 {
+        let _again = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap();
+    }
+    let writes = api.writes();
+    let count = |line: &str| writes.iter().filter(|write| *write == line).count();
+    assert_eq!((count("POST pods"), count(AGENT_IS_STOPPED)), (1, 1), "{writes:?}");
+    let status = api.body(STATUS);
+    let ready = status["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready");
+    let ready = ready.unwrap();
+    assert_eq!(ready["reason"], "Refused");
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.contains("mirror.test/agent:2.1") && message.contains("webhook"), "{message}");
+}
