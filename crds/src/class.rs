@@ -149,7 +149,8 @@ pub struct ClassResources {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClassImages {
-    /// Registries, each with an optional path: `ghcr.io/acme` allows `ghcr.io/acme/agent:1` and not `ghcr.io/acme2/x:1`.
+    /// Registries, each a host with an optional port and path: `ghcr.io/acme` allows `ghcr.io/acme/agent:1` and not
+    /// `ghcr.io/acme2/x:1`, and a host without a port allows no other port.
     #[x_kube(validation = Rule::new("self.all(r, r.matches('^[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]*)*$'))").message("each registry must be a host with an optional port and path, such as ghcr.io/acme; write no scheme, tag, wildcard or trailing slash"))]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_registries: Vec<String>,

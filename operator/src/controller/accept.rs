@@ -293,10 +293,7 @@ fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rej
         );
     }
     let Some(images) = &class.spec.images else { return };
-    let within = |registry: &String| {
-        image.strip_prefix(registry.as_str()).is_some_and(|rest| rest.starts_with(['/', ':', '@']))
-    };
-    if !images.allowed_registries.iter().any(within) {
+    if !images.allowed_registries.iter().any(|registry| is_within(image, registry)) {
         reject(
             faults,
             RejectionReason::OutsideClass,
@@ -308,6 +305,14 @@ fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rej
             ),
         );
     }
+}
+
+/// Whether an image is of this registry, a host with an optional port and path: the host and its port are as written, and a
+/// path ends at a `/`, or where the image's tag or digest begins. Behind a host alone `:` begins a port, so another registry.
+fn is_within(image: &str, registry: &str) -> bool {
+    let Some(rest) = image.strip_prefix(registry) else { return false };
+    let ends_the_path = registry.contains('/') && rest.starts_with([':', '@']) && !rest.contains('/');
+    rest.starts_with('/') || ends_the_path
 }
 
 fn placeholders(variables: &[Variable], faults: &mut Vec<Rejection>) -> BTreeMap<String, String> {

@@ -134,6 +134,34 @@ fn images_come_from_the_classes_registries_only() {
 }
 
 #[test]
+fn a_registry_is_its_host_and_port_and_a_path_ends_at_a_slash() {
+    let digest = format!("@sha256:{}", "0".repeat(64));
+    let (host, port) = ("registry.corp.example", "registry.corp.example:5000");
+    for (registry, image, allowed) in [
+        (host, format!("{host}/acme/agent:1"), true),
+        (host, format!("{port}/acme/agent:1"), false),
+        (host, format!("{host}:5000"), false),
+        (host, format!("{host}.evil.example/agent:1"), false),
+        (host, format!("{host}@evil.example/agent:1"), false),
+        (port, format!("{port}/agent:1"), true),
+        (port, format!("{host}/agent:1"), false),
+        (port, format!("{port}1/agent:1"), false),
+        ("ghcr.io/acme", "ghcr.io/acme/tools/agent:1".to_owned(), true),
+        ("ghcr.io/acme", "ghcr.io/acme2/agent:1".to_owned(), false),
+        ("ghcr.io/acme/agent", "ghcr.io/acme/agent:1".to_owned(), true),
+        ("ghcr.io/acme/agent", format!("ghcr.io/acme/agent{digest}"), true),
+        ("ghcr.io/acme/agent", format!("ghcr.io/acme/agent:1{digest}"), true),
+        ("ghcr.io/acme/agent", "ghcr.io/acme/agent:1/other:1".to_owned(), false),
+        ("ghcr.io/acme/agent", "ghcr.io/acme/agent-2:1".to_owned(), false),
+    ] {
+        let class = with_class(|c| c.spec.images = Some(from(json!({"allowedRegistries": [registry]}))));
+        let asks = sandbox(|s| s.spec.agent.image.clone_from(&image));
+        let result = accept(&identity(), &asks, &class, &platform());
+        assert_eq!(result.is_ok(), allowed, "{image} of {registry}");
+    }
+}
+
+#[test]
 fn p_g3_a_rule_sends_no_more_than_its_class_allows() {
     let asks = |limits| rule(|r| r.limits = Some(from(limits)));
     let ceiling = with_class(|c| {
