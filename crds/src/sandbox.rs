@@ -24,6 +24,7 @@ use crate::common::{
     derive = "PartialEq",
     doc = "An AgentSandbox is one agent behind a proven fence: it runs without keys, without a Kubernetes token, and without any route but its own proxy, which allows, denies and records each request.",
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, lower-case letters, digits and -: names of its pods are made from it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]')").message("metadata.name must begin with a letter, as the name of its Service does: write for example try-1 in place of 1-try"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence."),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
     printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),

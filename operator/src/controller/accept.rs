@@ -258,12 +258,13 @@ fn reject(
 /// The schema refuses these too; an object that was stored under an older schema is judged here.
 fn own_metadata(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
     let name = sandbox.name_any();
-    if name.len() > SANDBOX_NAME_BYTES_MAX || name.contains('.') {
+    let begins_well = name.starts_with(|first: char| first.is_ascii_lowercase());
+    if name.len() > SANDBOX_NAME_BYTES_MAX || name.contains('.') || !begins_well {
         reject(
             faults,
             RejectionReason::InvalidField,
             "metadata.name",
-            "the name must have at most 40 characters, lower-case letters, digits and -; create the sandbox under another name",
+            "the name must begin with a letter and have at most 40 characters, lower-case letters, digits and -; create the sandbox under another name",
         );
     }
     let prefix = format!("{GROUP}/");

@@ -113,6 +113,16 @@ fn o_r35_labels_with_our_prefix_are_refused() {
 }
 
 #[test]
+fn a_name_that_no_service_can_bear_is_refused_where_an_older_schema_let_it_in() {
+    for name in ["1-try", "-try", "fix.login", &"a".repeat(41)] {
+        let named = sandbox(|s| s.metadata.name = Some(name.to_owned()));
+        only(rejected(&named, &ordinary()), RejectionReason::InvalidField, "metadata.name");
+    }
+    let named = sandbox(|s| s.metadata.name = Some("try-1".to_owned()));
+    assert!(accept(&identity(), &named, &ordinary(), &platform()).is_ok());
+}
+
+#[test]
 fn o_h12_an_image_needs_a_tag_or_a_digest() {
     for image in ["ghcr.io/acme/agent", "ghcr.io/acme/agent:latest", "reg.test:5000/agent"] {
         let untagged = sandbox(|s| s.spec.agent.image = image.to_owned());
