@@ -5,7 +5,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{AgentCredential, AgentSandbox, AgentSandboxClass};
 
@@ -52,7 +52,29 @@ fn render(definition: CustomResourceDefinition) -> Result<Rendered, RenderError>
     let name = definition.metadata.name.clone().unwrap_or_default();
     let mut manifest = serde_json::to_value(definition)?;
     tidy(&mut manifest);
+    unseen(&mut manifest);
     Ok(Rendered { name, manifest })
+}
+
+/// The reason of the condition that an object has before the operator has seen it.
+pub const PENDING: &str = "Pending";
+
+/// Gives each kind that has conditions one before the operator has seen it, as Gateway API's kinds have: kstatus takes an object
+/// without conditions for one that is as wanted.
+fn unseen(manifest: &mut Value) {
+    for version in manifest["spec"]["versions"].as_array_mut().into_iter().flatten() {
+        let status = version.pointer_mut("/schema/openAPIV3Schema/properties/status");
+        let Some(status) = status.filter(|status| status["properties"]["conditions"].is_object()) else {
+            continue;
+        };
+        status["default"] = json!({"conditions": [{
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": PENDING,
+            "message": "Waiting for the operator. If it stays like this, see whether the operator runs.",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }]});
+    }
 }
 
 /// Removes `nullable`, titles and unsigned formats, and `default: null`, everywhere.

@@ -143,6 +143,31 @@ fn o_h11_nothing_that_could_loosen_the_fence_is_in_the_sandboxs_schema() {
 }
 
 #[test]
+fn a_kind_that_has_conditions_has_one_before_the_operator_has_seen_it() {
+    let mut with_conditions = Vec::new();
+    for crd in rendered() {
+        let schema = &crd.manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let status = &schema["properties"]["status"];
+        let conditions = &status["properties"]["conditions"];
+        if !conditions.is_object() {
+            assert!(status.is_null(), "{} has a status that says nothing", crd.name);
+            continue;
+        }
+        with_conditions.push(crd.name);
+        let [first] = status["default"]["conditions"].as_array().expect("there are some").as_slice() else {
+            panic!("{status}");
+        };
+        let told = ["type", "status", "reason"].map(|field| first[field].as_str().unwrap_or_default());
+        assert_eq!(told, ["Ready", "Unknown", "Pending"]);
+        for field in conditions["items"]["required"].as_array().expect("some are required") {
+            let field = field.as_str().expect("a name");
+            assert!(first[field].is_string(), "the API server refuses a default without {field}");
+        }
+    }
+    assert_eq!(with_conditions, ["agentsandboxes.agentsandbox.dev"]);
+}
+
+#[test]
 fn each_validation_rule_has_a_message_that_helps() {
     let silent = faults(|_, schema| {
         schema["x-kubernetes-validations"]

@@ -275,6 +275,8 @@ fn condition(verdict: &Verdict, generation: Option<i64>, old: &[Condition], now:
     let since = old
         .iter()
         .find(|condition| condition.type_ == verdict.type_.as_str() && condition.status == status)
+        // What the schema says of an object that nobody has seen has no time.
+        .filter(|condition| condition.reason != Reason::Pending.as_str())
         .map_or(Time(now), |condition| condition.last_transition_time.clone());
     Condition {
         type_: verdict.type_.as_str().to_owned(),

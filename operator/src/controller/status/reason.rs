@@ -80,6 +80,8 @@ reasons! {
     InvalidField,
     /// Nothing more is known, because the sandbox is not accepted.
     NotAccepted,
+    /// No operator has seen the sandbox yet.
+    Pending,
     /// A child's name belongs to somebody else.
     NameConflict,
     /// The operator lacks a permission.

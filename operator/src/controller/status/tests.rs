@@ -15,6 +15,8 @@ use crate::controller::observe::{Closedness, ProxyClosed};
 use crate::controller::outcome::Lost;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
+mod kstatus;
+
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
