@@ -39,6 +39,7 @@ pub mod accept;
 pub mod apply;
 mod breach;
 pub mod desired;
+mod ending;
 pub mod evaluate;
 pub mod events;
 pub mod observe;
@@ -300,8 +301,9 @@ async fn end(
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
     let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
+    ending::tell(ctx, identity, sandbox, observed, &step).await;
     let action = match step.map_err(ReconcileError::Apply)? {
-        Teardown::Waiting(_) => Action::requeue(TEARDOWN_RETRY),
+        Teardown::Waiting(..) => Action::requeue(TEARDOWN_RETRY),
         Teardown::Done => {
             ctx.recent.forget(&identity.uid);
             Action::await_change()

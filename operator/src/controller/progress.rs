@@ -99,9 +99,14 @@ fn no_worse(old: &Condition, new: &Condition) -> bool {
     }
 }
 
-/// What an ordinary start passes through.
-const STEPS: [Reason; 4] =
-    [Reason::ProxyStarting, Reason::FencePending, Reason::ProbePending, Reason::AgentStarting];
+/// What an ordinary start passes through, and an end.
+const STEPS: [Reason; 5] = [
+    Reason::ProxyStarting,
+    Reason::FencePending,
+    Reason::ProbePending,
+    Reason::AgentStarting,
+    Reason::Terminating,
+];
 
 #[cfg(test)]
 mod tests {

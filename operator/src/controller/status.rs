@@ -51,17 +51,35 @@ pub fn status(
     tally: Option<&Tally>,
     now: Timestamp,
 ) -> Option<AgentSandboxStatus> {
+    let old = sandbox.status.clone().unwrap_or_default();
+    let egress = egress(tally, old.egress.as_ref());
+    changed(sandbox, &verdicts(outcome, now)?, outcome.class_name.clone(), egress, now)
+}
+
+/// The status of a sandbox that is being deleted, with the sentence that says what it waits for; none when the present one says
+/// the same. What was proven of it holds no more, and nothing is proven anew.
+#[must_use]
+pub fn ending(sandbox: &AgentSandbox, message: &str, now: Timestamp) -> Option<AgentSandboxStatus> {
+    const FACTS: &str = "The sandbox is being deleted.";
+    let mut facts = vec![Verdict::new(ConditionType::Accepted, Holds::Unknown, Reason::Terminating, FACTS)];
+    facts.extend(unknown(Reason::Terminating, FACTS));
+    facts.push(Verdict::new(ConditionType::Ready, Holds::False, Reason::Terminating, message));
+    let old = sandbox.status.clone().unwrap_or_default();
+    changed(sandbox, &summarised(facts), old.class_name, old.egress, now)
+}
+
+fn changed(
+    sandbox: &AgentSandbox,
+    verdicts: &[Verdict],
+    class_name: Option<String>,
+    egress: Option<EgressStatus>,
+    now: Timestamp,
+) -> Option<AgentSandboxStatus> {
     let generation = sandbox.metadata.generation;
-    let verdicts = verdicts(outcome, now)?;
     let old = sandbox.status.clone().unwrap_or_default();
     let conditions =
         verdicts.iter().map(|verdict| condition(verdict, generation, &old.conditions, now)).collect();
-    let new = AgentSandboxStatus {
-        observed_generation: generation,
-        class_name: outcome.class_name.clone(),
-        conditions,
-        egress: egress(tally, old.egress.as_ref()),
-    };
+    let new = AgentSandboxStatus { observed_generation: generation, class_name, conditions, egress };
     (new != old).then_some(new)
 }
 

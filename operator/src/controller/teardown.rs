@@ -25,10 +25,10 @@ use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
 
 /// How far a teardown got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Teardown {
-    /// Pods of this half are on their way out.
-    Waiting(Component),
+    /// Pods of this half are on their way out; one of them is named so.
+    Waiting(Component, String),
     /// The finalizer is off.
     Done,
 }
@@ -44,10 +44,11 @@ pub async fn teardown(
     observed: &Observed,
 ) -> Result<Teardown, ApplyError> {
     let pods = writer.live_pods(identity).await?;
-    if let Some(first) = pods.iter().map(|pod| pod.component).min() {
+    if let Some(next) = pods.iter().min_by_key(|pod| pod.component) {
+        let (first, name) = (next.component, next.doomed.name.clone());
         let turn = pods.iter().filter(|pod| pod.component == first && !pod.ending);
         try_join_all(turn.map(|LivePod { doomed, .. }| writer.delete(&identity.namespace, doomed))).await?;
-        return Ok(Teardown::Waiting(first));
+        return Ok(Teardown::Waiting(first, name));
     }
     let walls = observed.children.values().filter_map(|child| match child {
         Child::NetworkPolicy(wall) if is_ours(&wall.metadata, identity) => Some(wall),

@@ -488,5 +488,6 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
     }
 }
 
+mod ending;
 mod requests;
 mod way;

@@ -90,6 +90,8 @@ reasons! {
     Refused,
     /// The namespace is being deleted.
     NamespaceTerminating,
+    /// The sandbox is being deleted.
+    Terminating,
     /// A wall is missing or was changed, and could not be put back; the agent is stopped.
     WallsMissing,
     /// The policy document was changed and could not be put back; proxy and agent are stopped.

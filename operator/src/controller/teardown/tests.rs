@@ -34,6 +34,10 @@ async fn step(pods: Vec<Value>, named: Vec<(&str, Value)>) -> (Result<Teardown, 
     (result, api)
 }
 
+fn waiting(component: Component, pod: &str) -> Teardown {
+    Teardown::Waiting(component, pod.to_owned())
+}
+
 fn deleted(api: &Api) -> Vec<String> {
     api.writes().into_iter().filter_map(|line| line.strip_prefix("DELETE ").map(str::to_owned)).collect()
 }
@@ -57,24 +61,24 @@ async fn walls_go_and_the_finalizer_last_when_no_pod_is_left() {
 async fn the_agent_goes_before_the_proxy_and_no_wall_goes_with_either() {
     let (result, api) =
         step(vec![listed("fix-login-proxy", "proxy"), listed("fix-login-agent", "agent")], Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(result.unwrap(), waiting(Component::Agent, "fix-login-agent"));
     assert_eq!(deleted(&api), ["pods/fix-login-agent"]);
     let (result, api) = step(vec![listed("fix-login-proxy", "proxy")], Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Proxy));
+    assert_eq!(result.unwrap(), waiting(Component::Proxy, "fix-login-proxy"));
     assert_eq!(deleted(&api), ["pods/fix-login-proxy"]);
 }
 
 #[tokio::test]
 async fn a_pod_that_is_on_its_way_out_keeps_the_walls_up() {
     let (result, api) = step(vec![ending(listed("fix-login-agent", "agent"))], Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(result.unwrap(), waiting(Component::Agent, "fix-login-agent"));
     assert_eq!(api.writes(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_pod_without_an_owner_is_found_by_its_label_as_after_a_deletion_that_orphans() {
     let (result, api) = step(vec![listed("fix-login-agent", "agent")], Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(result.unwrap(), waiting(Component::Agent, "fix-login-agent"));
     assert_eq!(api.body("DELETE pods/fix-login-agent")["preconditions"]["uid"], "uid-of-fix-login-agent");
 }
 
@@ -84,14 +88,14 @@ async fn an_agent_whose_labels_were_taken_off_is_found_by_its_owner() {
     bare.metadata.labels = None;
     let bare = serde_json::to_value(bare).unwrap();
     let (result, api) = step(vec![listed("fix-login-proxy", "proxy")], vec![("fix-login-agent", bare)]).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(result.unwrap(), waiting(Component::Agent, "fix-login-agent"));
     assert_eq!(deleted(&api), ["pods/fix-login-agent"]);
 }
 
 #[tokio::test]
 async fn a_pod_that_says_not_which_half_it_is_goes_with_the_agent() {
     let (result, api) = step(vec![listed("x", "proxy"), listed("y", "something")], Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Waiting(Component::Agent));
+    assert_eq!(result.unwrap(), waiting(Component::Agent, "y"));
     assert_eq!(deleted(&api), ["pods/y"]);
 }
 

@@ -1,0 +1,71 @@
+//! What is told of a sandbox that is being deleted.
+
+use super::*;
+
+fn deleted() -> Scene {
+    let mut scene = Scene::running().agent(|pod| {
+        let mut pod = pod.clone();
+        pod.spec.as_mut().unwrap().node_name = Some("node-7".to_owned());
+        pod
+    });
+    scene.sandbox.metadata.deletion_timestamp = Some(from(json!("2026-01-01T00:00:00Z")));
+    let whole: AgentSandboxStatus = from(
+        json!({"observedGeneration": 3, "className": "gvisor", "conditions": [
+            {"type": "Ready", "status": "True", "reason": "Running", "message": "It runs.", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ]}),
+    );
+    scene.sandbox.status = Some(whole);
+    scene
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_being_deleted_is_not_ready_and_says_which_pod_it_waits_for() {
+    let after = deleted().pass(takes_all()).await;
+    assert_eq!(after.result.as_ref().unwrap(), &Action::requeue(TEARDOWN_RETRY));
+    assert_eq!(after.api.writes(), [AGENT_IS_STOPPED, STATUS], "the deletion waits for no telling");
+    after.says("Ready", "False", "Terminating");
+    after.says("NetworkIsolated", "Unknown", "Terminating");
+    after.says("Reconciling", "True", "Terminating");
+    after.says("Stalled", "False", "Settled");
+    let status = &after.api.body(STATUS)["status"];
+    assert_eq!(status["className"], "gvisor", "{status}");
+    let text = status.to_string();
+    assert!(text.contains("fix-login-agent") && text.contains("node-7"), "{text}");
+}
+
+#[tokio::test]
+async fn it_is_told_once() {
+    let scene = deleted();
+    let first = scene.api(takes_all()).await;
+    let ctx = fixtures::ctx(first.client.clone(), &scene.sandbox, &scene.children, &[]);
+    let sandbox = Arc::new(scene.sandbox);
+    for _ in 0..3 {
+        reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap();
+    }
+    assert_eq!(first.writes().iter().filter(|line| *line == STATUS).count(), 1, "{:?}", first.writes());
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_holds_up_no_deletion() {
+    let after = deleted().pass(refuses(STATUS, refusal(500, "InternalError", "etcd is away"))).await;
+    assert_eq!(after.result.as_ref().unwrap(), &Action::requeue(TEARDOWN_RETRY));
+    assert!(after.api.was_asked(AGENT_IS_STOPPED) && after.api.was_asked(STATUS), "{:?}", after.api.writes());
+}
+
+#[tokio::test]
+async fn a_deletion_that_fails_is_told_and_tried_again() {
+    let after =
+        deleted().pass(refuses(AGENT_IS_STOPPED, refusal(500, "InternalError", "etcd is away"))).await;
+    assert!(matches!(after.result, Err(ReconcileError::Apply(_))));
+    after.says("Ready", "False", "Terminating");
+    assert!(after.api.body(STATUS).to_string().contains("is tried again"));
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_done_is_not_told() {
+    let mut scene = deleted();
+    scene.children.retain(|child| child.kind() != ChildKind::Pod);
+    let after = scene.pass(takes_all()).await;
+    assert_eq!(after.result.as_ref().unwrap(), &Action::await_change());
+    assert!(!after.api.was_asked(STATUS), "{:?}", after.api.writes());
+}
