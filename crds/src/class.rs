@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{EgressLimits, HOST_MESSAGE, ResourceLimits};
+use crate::common::{
+    BYTES_MESSAGE, BYTES_RULE, CPU_MESSAGE, CPU_RULE, EgressLimits, HOST_MESSAGE, ResourceLimits,
+};
 use crate::credential::SecretKeyRef;
 
 /// What an isolation technology means in this cluster, and the ceilings for sandboxes that use it.
@@ -136,13 +138,39 @@ pub struct ClassResources {
     pub default: Option<ResourceLimits>,
     /// The highest limits that a sandbox may ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max: Option<ResourceLimits>,
+    pub max: Option<ResourceCeilings>,
     /// The highest limit on processes that the fence accepts. The kubelet sets it for all pods of a node
     /// (podPidsLimit); the fence reads it back where the kernel shows it, and refuses a higher one or none. Absent promises
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 64, max = 4194304))]
     pub pids_max: Option<i32>,
+}
+
+/// The highest limits that a sandbox may ask for; what is absent has no ceiling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceCeilings {
+    /// Processor time, in cores: `2`, `0.5` or `500m`.
+    #[x_kube(validation = (CPU_RULE, CPU_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub cpu: Option<String>,
+    /// Memory, in bytes: `512Mi` or `4Gi`.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub memory: Option<String>,
+    /// Disk space for everything the agent writes outside its workspace, and its logs, in bytes: `2Gi`.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub ephemeral_storage: Option<String>,
+    /// Size of the workspace, in bytes: `10Gi`.
+    #[x_kube(validation = (BYTES_RULE, BYTES_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    pub workspace: Option<String>,
 }
 
 /// Which images agents may use.
@@ -166,7 +194,7 @@ pub struct ClassEgress {
     #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_hosts: Option<Vec<String>>,
     /// Private IPv4 ranges that proxies may dial, such as `10.20.0.0/16`. Metadata addresses stay forbidden.
-    #[x_kube(validation = Rule::new("self.all(c, c.matches('^[0-9]{1,3}([.][0-9]{1,3}){3}/([89]|[12][0-9]|3[0-2])$'))").message("each range must be an IPv4 CIDR with a prefix of at least 8 bits, such as 10.20.0.0/16"))]
+    #[x_kube(validation = Rule::new("self.all(c, c.matches('^(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}/([89]|[12][0-9]|3[0-2])$'))").message("each range must be an IPv4 CIDR with numbers of at most 255 and a prefix of at least 8 bits, such as 10.20.0.0/16"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 9, max = 18)), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_private_ranges: Vec<String>,

@@ -1,6 +1,6 @@
 //! The limits of a sandbox: its own, else its class's, else ours; never above the class's ceiling, never absent.
 
-use agentsandbox_crds::class::AgentSandboxClass;
+use agentsandbox_crds::class::{AgentSandboxClass, ResourceCeilings};
 use agentsandbox_crds::common::ResourceLimits;
 use agentsandbox_crds::sandbox::AgentSandbox;
 use kube::ResourceExt;
@@ -37,6 +37,7 @@ pub struct Limits {
 struct Axis {
     field: &'static str,
     get: fn(&ResourceLimits) -> Option<&String>,
+    max: fn(&ResourceCeilings) -> Option<&String>,
     read: fn(&str) -> Option<i64>,
     fallback: &'static str,
     min: i64,
@@ -46,6 +47,7 @@ struct Axis {
 const CPU: Axis = Axis {
     field: "spec.resources.limits.cpu",
     get: |limits| limits.cpu.as_ref(),
+    max: |ceilings| ceilings.cpu.as_ref(),
     read: quantity::cpu_millis,
     fallback: DEFAULT_CPU,
     min: CPU_MILLIS_MIN,
@@ -54,6 +56,7 @@ const CPU: Axis = Axis {
 const MEMORY: Axis = Axis {
     field: "spec.resources.limits.memory",
     get: |limits| limits.memory.as_ref(),
+    max: |ceilings| ceilings.memory.as_ref(),
     read: quantity::bytes,
     fallback: DEFAULT_MEMORY,
     min: MEMORY_BYTES_MIN,
@@ -62,8 +65,19 @@ const MEMORY: Axis = Axis {
 const DISK: Axis = Axis {
     field: "spec.resources.limits.ephemeralStorage",
     get: |limits| limits.ephemeral_storage.as_ref(),
+    max: |ceilings| ceilings.ephemeral_storage.as_ref(),
     read: quantity::bytes,
     fallback: DEFAULT_EPHEMERAL_STORAGE,
+    min: DISK_BYTES_MIN,
+    example: "1Mi",
+};
+/// Only a sandbox names it, and only a class bounds it.
+const WORKSPACE: Axis = Axis {
+    field: "spec.workspace.sizeLimit",
+    get: |_| None,
+    max: |ceilings| ceilings.workspace.as_ref(),
+    read: quantity::bytes,
+    fallback: DEFAULT_WORKSPACE,
     min: DISK_BYTES_MIN,
     example: "1Mi",
 };
@@ -73,10 +87,12 @@ pub(super) fn limits(
     class: &AgentSandboxClass,
     faults: &mut Vec<Rejection>,
 ) -> Option<Limits> {
-    let cpu_millis = axis(&CPU, sandbox, class, faults);
-    let memory_bytes = axis(&MEMORY, sandbox, class, faults);
-    let ephemeral_bytes = axis(&DISK, sandbox, class, faults);
-    let workspace_bytes = workspace(sandbox, faults);
+    let own = sandbox.spec.resources.as_ref().map(|resources| &resources.limits);
+    let cpu_millis = axis(&CPU, own.and_then(CPU.get), class, faults);
+    let memory_bytes = axis(&MEMORY, own.and_then(MEMORY.get), class, faults);
+    let ephemeral_bytes = axis(&DISK, own.and_then(DISK.get), class, faults);
+    let workspace = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.size_limit.as_ref());
+    let workspace_bytes = axis(&WORKSPACE, workspace, class, faults);
     Some(Limits {
         cpu_millis: cpu_millis?,
         memory_bytes: memory_bytes?,
@@ -88,14 +104,13 @@ pub(super) fn limits(
 
 fn axis(
     axis: &Axis,
-    sandbox: &AgentSandbox,
+    own: Option<&String>,
     class: &AgentSandboxClass,
     faults: &mut Vec<Rejection>,
 ) -> Option<i64> {
-    let own = sandbox.spec.resources.as_ref().and_then(|resources| (axis.get)(&resources.limits));
     let resources = class.spec.resources.as_ref();
     let default = resources.and_then(|resources| resources.default.as_ref()).and_then(axis.get);
-    let max = resources.and_then(|resources| resources.max.as_ref()).and_then(axis.get);
+    let max = resources.and_then(|resources| resources.max.as_ref()).and_then(axis.max);
     let (text, whose) = match (own, default) {
         (Some(own), _) => (own.as_str(), RejectionReason::InvalidField),
         (None, Some(default)) => (default.as_str(), RejectionReason::ClassUnsupported),
@@ -146,19 +161,4 @@ fn axis(
             None
         }
     }
-}
-
-fn workspace(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) -> Option<i64> {
-    let text =
-        sandbox.spec.workspace.as_ref().and_then(|w| w.size_limit.as_deref()).unwrap_or(DEFAULT_WORKSPACE);
-    let bytes = quantity::bytes(text).filter(|bytes| *bytes >= DISK_BYTES_MIN);
-    if bytes.is_none() {
-        reject(
-            faults,
-            RejectionReason::InvalidField,
-            "spec.workspace.sizeLimit",
-            format!("{text} is no size of at least 1Mi; write for example 2Gi"),
-        );
-    }
-    bytes
 }

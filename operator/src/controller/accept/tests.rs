@@ -260,6 +260,30 @@ fn limits_stay_within_the_class() {
 }
 
 #[test]
+fn the_workspace_stays_within_the_class() {
+    let asks = |size: Option<&str>| {
+        sandbox(|s| s.spec.workspace = size.map(|size| from(json!({"sizeLimit": size}))))
+    };
+    let max = |max| with_class(|c| c.spec.resources = Some(from(json!({"max": max}))));
+    let (ceiling, without) = (max(json!({"workspace": "10Gi"})), max(json!({"ephemeralStorage": "1Gi"})));
+    let field = "spec.workspace.sizeLimit";
+    only(rejected(&asks(Some("500Gi")), &ceiling), RejectionReason::OutsideClass, field);
+    only(rejected(&asks(Some("1k")), &ceiling), RejectionReason::InvalidField, field);
+    let bytes = |size, references: &References| {
+        accept(&identity(), &asks(size), references, &platform()).unwrap().limits.workspace_bytes
+    };
+    assert_eq!(bytes(Some("10Gi"), &ceiling), 10 << 30);
+    assert_eq!(bytes(Some("500Gi"), &without), 500 << 30);
+    assert_eq!(
+        bytes(None, &max(json!({"workspace": "512Mi"}))),
+        512 << 20,
+        "the ceiling holds for our default"
+    );
+    let wrong = max(json!({"workspace": "much"}));
+    only(rejected(&asks(None), &wrong), RejectionReason::ClassUnsupported, "spec.className");
+}
+
+#[test]
 fn hosts_stay_within_the_class() {
     let ceiling = with_class(|c| c.spec.egress = Some(from(json!({"allowedHosts": ["**.anthropic.com"]}))));
     only(rejected(&sandbox(|_| ()), &ceiling), RejectionReason::OutsideClass, "spec.egress.allow[1].host");

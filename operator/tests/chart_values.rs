@@ -1,0 +1,60 @@
+//! The chart's schema takes its own values and refuses what would only fail in the cluster; what a user writes as text stays text.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests state their claims by it")]
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox")
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(chart().join(file)).unwrap()
+}
+
+/// Whether the schema takes the chart's own values with one of them replaced.
+fn takes(pointer: &str, value: Value) -> bool {
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
+    let mut values: Value = serde_yaml::from_str(&read("values.yaml")).unwrap();
+    *values.pointer_mut(pointer).unwrap() = value;
+    jsonschema::is_valid(&schema, &values)
+}
+
+#[test]
+fn an_address_that_no_address_is_is_a_misspelt_value_and_no_operator_that_does_not_start() {
+    for pointer in
+        ["/clusterRanges/podCIDRs", "/clusterRanges/serviceCIDRs", "/sandboxes/allowedPrivateRanges"]
+    {
+        for (range, fits) in [
+            ("10.20.0.0/16", true),
+            ("192.168.199.255/32", true),
+            ("10.256.0.0/16", false),
+            ("300.0.0.0/8", false),
+            ("10.0.0/8", false),
+            ("10.0.0.0/33", false),
+        ] {
+            assert_eq!(takes(pointer, json!([range])), fits, "{pointer}: {range}");
+        }
+    }
+    for (address, fits) in [("10.96.0.10", true), ("", true), ("10.96.0.256", false), ("10.96.0", false)] {
+        assert_eq!(takes("/clusterRanges/clusterDNS", json!(address)), fits, "{address}");
+    }
+}
+
+#[test]
+fn a_ceiling_of_the_workspace_is_among_the_values() {
+    assert!(takes("/sandboxes/maxLimits", json!({"workspace": "10Gi"})));
+    assert!(!takes("/sandboxes/maxLimits", json!({"workspaces": "10Gi"})));
+}
+
+/// A namespace or a RuntimeClass may be called 2024, which YAML takes for a number where it is not quoted.
+#[test]
+fn text_of_a_user_is_quoted_where_it_becomes_a_whole_value() {
+    for file in ["templates/networkpolicy.yaml", "templates/classes.yaml"] {
+        let text = read(file);
+        let bare = text.lines().filter(|line| line.contains(": {{ . }}") && !line.contains("port: {{ . }}"));
+        assert_eq!(bare.collect::<Vec<_>>(), Vec::<&str>::new(), "{file}");
+    }
+}
