@@ -49,6 +49,10 @@ fn written(
         let message = format!("AgentCredential {name} cannot be used, its spec{own} is wrong: {message}");
         return (RejectionReason::InvalidField, field, message);
     }
+    if field == "credentials" {
+        let message = format!("the rules name too many AgentCredentials: {message}");
+        return (RejectionReason::InvalidField, "spec.egress.allow".to_owned(), message);
+    }
     let own = [
         ("addresses.allow", "egress.allowedPrivateRanges"),
         ("upstream.proxy", "egress.upstreamProxy"),

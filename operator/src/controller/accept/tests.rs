@@ -284,6 +284,22 @@ fn the_workspace_stays_within_the_class() {
 }
 
 #[test]
+fn too_many_credentials_are_told_of_the_rules_that_name_them() {
+    let many = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
+        let of = |name: &String| credential(|c| c.metadata.name = Some(name.clone()));
+        let known = references(vec![class(|_| ())], names.iter().map(of).collect());
+        let rules = names.iter().map(|name| json!({"name": name, "host": "api.anthropic.com", "paths": [format!("/{name}")], "credential": name}));
+        let rules: Vec<_> = rules.collect();
+        (sandbox(|s| s.spec.egress = Some(from(json!({"allow": rules})))), known)
+    };
+    let (fits, known) = many(64);
+    assert!(accept(&identity(), &fits, &known, &platform()).is_ok());
+    let (asks, known) = many(65);
+    only(rejected(&asks, &known), RejectionReason::InvalidField, "spec.egress.allow");
+}
+
+#[test]
 fn hosts_stay_within_the_class() {
     let ceiling = with_class(|c| c.spec.egress = Some(from(json!({"allowedHosts": ["**.anthropic.com"]}))));
     only(rejected(&sandbox(|_| ()), &ceiling), RejectionReason::OutsideClass, "spec.egress.allow[1].host");
