@@ -2,7 +2,8 @@
 
 use crate::controller::accept::UpstreamLogin;
 use agentsandbox_crds::credential::SecretKeyRef;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use kube::ResourceExt;
 use serde::Deserialize;
 
 use super::{ConditionType, Holds, Reason, Verdict};
@@ -10,6 +11,9 @@ use crate::controller::apply::Applied;
 use crate::controller::desired::{agent_pod, proxy_pod};
 use crate::controller::observe::ready_since;
 use crate::controller::outcome::Workload;
+
+/// Most that is told of what a program said last: it is the program's to write.
+const LAST_WORDS_CHARACTERS_MAX: usize = 200;
 
 /// What the proxy writes when it cannot start.
 #[derive(Debug, Deserialize)]
@@ -99,8 +103,20 @@ pub(super) fn proxy_ready(workload: &Workload) -> Verdict {
     }
     match trouble(pod, "proxy", Reason::ProxyFailing) {
         Some((reason, message)) => Verdict::new(ConditionType::ProxyReady, Holds::False, reason, message),
+        None if is_running(pod) => starting(
+            Reason::ProxyStarting,
+            format!(
+                "The proxy runs and is not ready. If it stays so, its log says what it waits for: kubectl logs {}.",
+                pod.name_any()
+            ),
+        ),
         None => starting(Reason::ProxyStarting, "The proxy is starting.".to_owned()),
     }
+}
+
+/// Whether the proxy's container has started, as far as its kubelet tells.
+fn is_running(pod: &Pod) -> bool {
+    container(pod, proxy_pod::CONTAINER).is_some_and(|status| status.started == Some(true))
 }
 
 /// A fact about the agent's own container, which only Ready tells.
@@ -132,26 +148,40 @@ pub(super) fn ended_pod(what: &str, why: &str) -> String {
     format!("The {what}'s pod ended and is replaced ({}).", why.trim_end_matches('.'))
 }
 
-/// What keeps a pod from starting, as far as its status tells.
+/// What keeps a pod from running, as far as its status tells.
 fn trouble(pod: &Pod, what: &str, failing: Reason) -> Option<(Reason, String)> {
     let status = pod.status.as_ref()?;
-    let unscheduled =
-        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled {
+    let of = |type_: &str| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|one| one.type_ == type_ && one.status == "False")
+    };
+    if let Some(condition) = of("PodScheduled") {
         let why = condition.message.as_deref().unwrap_or("no node was found");
         return Some((
             Reason::Unschedulable,
             format!("No node takes the {what}'s pod: {why} Free or add a node that fits."),
         ));
     }
+    // The kubelet writes both at once. Where only the pod is said not to be ready, it was not the kubelet that said so, but the
+    // control plane, which does not hear of it any more.
+    let containers = status.container_statuses.iter().flatten();
+    let called_ready = containers.clone().count() > 0 && containers.clone().all(|one| one.ready);
+    if called_ready && of("Ready").is_some() {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        return Some((
+            Reason::NodeUnreachable,
+            format!(
+                "Node {node}, which has the {what}'s pod, does not report any more. Bring it back; if it is gone for good, delete the Node."
+            ),
+        ));
+    }
     let init = status.init_container_statuses.iter().flatten();
-    let all = init.chain(status.container_statuses.iter().flatten());
-    all.filter_map(|container| stuck(container, what, failing)).next()
+    init.chain(containers).find_map(|container| stuck(pod, container, what, failing))
 }
 
-fn stuck(status: &ContainerStatus, what: &str, failing: Reason) -> Option<(Reason, String)> {
+fn stuck(pod: &Pod, status: &ContainerStatus, what: &str, failing: Reason) -> Option<(Reason, String)> {
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
-    let detail = waiting.message.as_deref().unwrap_or_default();
+    let detail = sentence(waiting.message.as_deref().unwrap_or("no cause is told"));
     match waiting.reason.as_deref()? {
         "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull"
         | "ImageInspectError" => Some((
@@ -162,30 +192,61 @@ fn stuck(status: &ContainerStatus, what: &str, failing: Reason) -> Option<(Reaso
             ),
         )),
         "CrashLoopBackOff" if status.name == agent_pod::FENCE => None,
-        "CrashLoopBackOff" => Some((
-            failing,
-            format!(
-                "The {what} ends again and again ({}). Read its log: kubectl logs <sandbox>-{what} -c {}.",
-                ended(status),
-                status.name
-            ),
-        )),
+        "CrashLoopBackOff" => Some((failing, ends(pod, status, what))),
         "CreateContainerConfigError"
         | "CreateContainerError"
         | "RunContainerError"
-        | "PostStartHookError" => {
-            Some((failing, format!("The {what}'s container cannot be started: {detail}")))
-        }
+        | "PostStartHookError" => Some((failing, not_started(status, what, &detail))),
         _ => None,
     }
 }
 
-fn ended(status: &ContainerStatus) -> String {
-    let last = status.last_state.as_ref().and_then(|state: &ContainerState| state.terminated.as_ref());
-    last.map_or_else(
-        || "no exit code is known".to_owned(),
-        |last| format!("exit code {}, {}", last.exit_code, last.reason.as_deref().unwrap_or("no reason")),
+/// A container that ends again and again: how it ended last, and what to do.
+fn ends(pod: &Pod, status: &ContainerStatus, what: &str) -> String {
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let said = last.and_then(|last| last.message.as_deref()).map(str::trim).filter(|said| !said.is_empty());
+    // A container that never ran has no log; what kept it from running is all there is.
+    if let (Some("StartError" | "ContainerCannotRun"), Some(said)) =
+        (last.and_then(|last| last.reason.as_deref()), said)
+    {
+        return not_started(status, what, &sentence(said));
+    }
+    let count = status.restart_count;
+    let how = last.map_or_else(|| "no exit code is known".to_owned(), ended);
+    let said = said.map_or_else(String::new, |said| format!(" It said last: {}", sentence(said)));
+    if status.name == agent_pod::AGENT && last.is_some_and(|last| last.exit_code == 0) {
+        return format!(
+            "The agent's program is done and was started again {count} times, since it is to run as long as its sandbox ({how}).{said} Delete the sandbox if its work is done, or give it a program that goes on."
+        );
+    }
+    format!(
+        "The {what} ends again and again: {how}, started again {count} times.{said} Read its log: kubectl logs {} -c {} --previous.",
+        pod.name_any(),
+        status.name
     )
+}
+
+fn not_started(status: &ContainerStatus, what: &str, why: &str) -> String {
+    let remedy = match status.name.as_str() {
+        agent_pod::AGENT => "Correct the image, or spec.agent.command and spec.agent.workingDir.",
+        _ => "Correct the images of the operator's installation.",
+    };
+    format!("The {what}'s container cannot be started: {why} {remedy}")
+}
+
+fn ended(last: &ContainerStateTerminated) -> String {
+    format!("exit code {}, {}", last.exit_code, last.reason.as_deref().unwrap_or("no reason"))
+}
+
+/// What somebody else said, as one line that ends.
+fn sentence(said: &str) -> String {
+    let plain: String = said.trim().chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
+    let short: String = plain.chars().take(LAST_WORDS_CHARACTERS_MAX).collect();
+    match short.ends_with(['.', '!', '?']) && short.len() == plain.len() {
+        true => short,
+        false if short.len() < plain.len() => format!("{short}…"),
+        false => format!("{short}."),
+    }
 }
 
 fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {

@@ -116,6 +116,8 @@ reasons! {
     Serving,
     /// No node takes the pod.
     Unschedulable,
+    /// The node of a pod does not report any more.
+    NodeUnreachable,
     /// An image cannot be pulled.
     ImageUnavailable,
     /// The fence has not reported.
@@ -187,6 +189,8 @@ impl Reason {
                 | Self::WrongKernel
                 | Self::LimitsMissing
                 | Self::ImageUnavailable
+                | Self::ProxyFailing
+                | Self::AgentFailing
         )
     }
 }

@@ -108,6 +108,12 @@ fn deployment_tools_call_a_sandbox_done_when_it_is_ready_and_failed_when_somebod
             "Failed",
             "Degraded",
         ),
+        (
+            "agent ends again and again",
+            after(with(|w| w.agent = waiting(agent_pod(), "CrashLoopBackOff"))),
+            "Failed",
+            "Degraded",
+        ),
     ];
     for (what, object, of_kstatus, of_argo) in cases {
         assert_eq!((kstatus(&object), argo(&object)), (of_kstatus, of_argo), "{what}: {object:#}");
