@@ -36,7 +36,7 @@ use crate::common::{
 pub struct AgentSandboxSpec {
     /// Name of the AgentSandboxClass; absent means the default class, which the sandbox keeps when another becomes the
     /// default.
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("className must be the name of an AgentSandboxClass, such as gvisor; list them with kubectl get agentsandboxclasses"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("className must be the name of an AgentSandboxClass, such as gvisor; the cluster's administrator knows their names, and lists them with kubectl get agentsandboxclasses"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub class_name: Option<String>,

@@ -57,7 +57,7 @@ fn denied(old: Option<&AgentSandboxStatus>, new: &AgentSandboxStatus) -> Option<
         type_: EventType::Warning,
         reason: "EgressDenied".to_owned(),
         note: "Requests of the agent were denied; status.egress.latest has the latest of them. If the agent needs them, \
-               allow them in spec.egress.allow; the proxy's log says what to write."
+               allow them in spec.egress.allow. What to write is in the answer that the agent got, and in the proxy's log."
             .to_owned(),
     })
 }

@@ -183,7 +183,9 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
         Blocked::Refused(what) => (
             Reason::Refused,
             format!(
-                "The cluster refuses a part of the sandbox: {what}. Raise the quota or change the policy that it names."
+                "The cluster refuses a part of the sandbox: {}. {}",
+                what.trim_end_matches('.'),
+                remedy(what)
             ),
         ),
         Blocked::Changed(what) => (
@@ -203,6 +205,18 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
         ),
         Blocked::Conflict | Blocked::NotLeader => return None,
     })
+}
+
+/// What helps against a refusal: the API server writes who refused.
+fn remedy(what: &str) -> &'static str {
+    let says = |text: &str| what.contains(text);
+    if says("exceeded quota") {
+        "Raise the quota that it names, or free some of it."
+    } else if says("denied request") || says("ValidatingAdmissionPolicy") || says("violates PodSecurity") {
+        "Change the policy that it names, or what it asks of the sandbox."
+    } else {
+        "Change the field that it names; one that the sandbox does not have comes from its class or from its namespace: kubectl describe limitrange."
+    }
 }
 
 /// The fact is what is lost; why it is lost gives the reason where that is more than a failure that may pass.

@@ -82,8 +82,9 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
         )),
         FenceVerdict::ProxyUnreachable if closed.proof().is_none() => unprobed(closed).unwrap_or_else(early),
         FenceVerdict::ProxyUnreachable => (Holds::Unknown, Reason::ProxyUnreachable,
-            format!("The fence could not enrol with the proxy and tries again: {}", report.message)),
-        FenceVerdict::Failed => (Holds::Unknown, Reason::FenceFailed, format!("The fence failed and tries again: {}", report.message)),
+            format!("The fence could not enrol with the proxy and tries again: {} If it stays like this, read the logs of both.", report.message)),
+        FenceVerdict::Failed => (Holds::Unknown, Reason::FenceFailed,
+            format!("The fence failed and tries again: {} If it stays like this, read its log: it is the container fence of the agent's pod.", report.message)),
         FenceVerdict::WrongKernel | FenceVerdict::LimitsMissing => {
             (Holds::Unknown, Reason::FencePending, "The fence stopped before it had tried the routes.".to_owned())
         }
@@ -132,8 +133,9 @@ fn unmade(workload: &Workload, now: Timestamp) -> Option<(Holds, Reason, String)
 
 fn unprobed(closed: &Closedness) -> Option<(Holds, Reason, String)> {
     let Closedness::Unclear(why) = closed else { return None };
-    let message =
-        format!("The operator could not try whether the proxy is closed to others ({why}); it tries again.");
+    let message = format!(
+        "The operator could not try whether the proxy is closed to others ({why}); it tries again. If it stays like this, see what keeps the operator from connecting to port 3128 of the proxy."
+    );
     Some((Holds::Unknown, Reason::ProbeFailed, message))
 }
 

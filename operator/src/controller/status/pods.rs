@@ -145,7 +145,10 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
 
 /// A pod that is over, as a sentence.
 pub(super) fn ended_pod(what: &str, why: &str) -> String {
-    format!("The {what}'s pod ended and is replaced ({}).", why.trim_end_matches('.'))
+    format!(
+        "The {what}'s pod ended and is replaced ({}). If that comes again, raise the limit that it ran into, or free room on its node.",
+        why.trim_end().trim_end_matches('.')
+    )
 }
 
 /// What keeps a pod from running, as far as its status tells.

@@ -50,6 +50,9 @@ macro_rules! reasons {
         }
 
         impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
             /// The reason as it is written.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
@@ -206,5 +209,49 @@ impl From<RejectionReason> for Reason {
             RejectionReason::OutsideClass => Self::OutsideClass,
             RejectionReason::InvalidField => Self::InvalidField,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// The sections of docs/reasons.md: (chapter, text), by reason.
+    fn sections() -> BTreeMap<String, (String, String)> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let mut found = BTreeMap::new();
+        for chapter in text.split("\n## ").skip(1) {
+            let (name, body) = chapter.split_once('\n').unwrap();
+            for section in body.split("### ").skip(1) {
+                let (reason, text) = section.split_once('\n').unwrap();
+                let before = found.insert(reason.to_owned(), (name.to_owned(), text.trim().to_owned()));
+                assert_eq!(before, None, "{reason} has two sections");
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_reason_has_its_section_with_cause_and_remedy_and_every_section_its_reason() {
+        const EVENTS: [&str; 3] = ["AdmissionPoliciesInForce", "AdmissionPoliciesNotInForce", "EgressDenied"];
+        let mut sections = sections();
+        for reason in Reason::ALL {
+            let (chapter, text) = sections.remove(reason.as_str()).unwrap_or_else(|| panic!("no {reason:?}"));
+            assert_eq!(
+                chapter == "Somebody has to act",
+                reason.needs_a_person(),
+                "{reason:?} is in {chapter}"
+            );
+            let (cause, remedy) = text.split_once("**Do:** ").unwrap_or((&text, ""));
+            assert!(cause.len() > 10, "{reason:?} has no cause");
+            assert_eq!(remedy.is_empty(), chapter == "All is well", "{reason:?}: {remedy}");
+        }
+        for event in EVENTS {
+            assert_eq!(sections.remove(event).map(|(chapter, _)| chapter).as_deref(), Some("Events only"));
+        }
+        assert_eq!(sections, BTreeMap::new(), "sections of no reason");
     }
 }

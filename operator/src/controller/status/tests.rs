@@ -16,6 +16,7 @@ use crate::controller::outcome::Lost;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 mod kstatus;
+mod trouble;
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
@@ -262,79 +263,6 @@ fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     says(&held, "Ready", "False", "Ended");
 }
 
-/// What is told of an agent whose container waits in CrashLoopBackOff after it ended like this.
-fn crashing(last: &Value) -> (Told, String) {
-    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}});
-    let stage = || {
-        with(|w| {
-            w.agent = stuck(agent_pod(), &waiting, last);
-            let Applied::Present(pod) = &mut w.agent else { unreachable!() };
-            pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 7;
-        })
-    };
-    (told(stage()), message(stage(), "Ready"))
-}
-
-#[test]
-fn an_agent_that_ends_again_and_again_is_told_with_how_it_ended_and_what_to_do() {
-    let (told, text) = crashing(
-        &json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "no such\u{1b}[2J test\n"}}),
-    );
-    says(&told, "Ready", "False", "AgentFailing");
-    says(&told, "Stalled", "True", "AgentFailing");
-    for part in ["exit code 1", "7 times", "no such [2J test.", "kubectl logs fix-login-agent -c agent"] {
-        assert!(text.contains(part), "{part}: {text}");
-    }
-    let (_, text) = crashing(&json!({"terminated": {"exitCode": 1, "message": "x".repeat(5000)}}));
-    assert!(text.len() < 600, "what a program says is cut: {text}");
-    let (_, text) = crashing(&json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
-    assert!(text.contains("is done") && text.contains("Delete the sandbox"), "{text}");
-    let why = "exec: \"/bin/agent\": stat /bin/agent: no such file or directory";
-    let (told, text) =
-        crashing(&json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": why}}));
-    says(&told, "Ready", "False", "AgentFailing");
-    assert!(text.contains(why) && text.contains("spec.agent.command"), "{text}");
-    assert!(!text.contains("kubectl logs"), "there is no log of what never ran: {text}");
-}
-
-#[test]
-fn an_agent_that_begins_to_end_again_and_again_is_told_by_an_event() {
-    let whole = status(&sandbox(|_| ()), &outcome(with(|_| ())), None, now()).unwrap();
-    let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-    let failing = with(|w| w.agent = stuck(agent_pod(), &waiting, &json!({"terminated": {"exitCode": 3}})));
-    let failing = status(&sandbox(|_| ()), &outcome(failing), None, now()).unwrap();
-    let told = crate::controller::events::transitions(Some(&whole), &failing);
-    assert_eq!((told.len(), told[0].reason.as_str()), (1, "AgentFailing"), "{told:?}");
-    assert!(told[0].note.contains("exit code 3"), "{told:?}");
-}
-
-#[test]
-fn a_node_that_does_not_report_is_told_and_no_start_that_never_ends() {
-    let unheard = |mut pod: Pod| {
-        pod.spec.as_mut().unwrap().node_name = Some("node-7".to_owned());
-        let lost =
-            json!([{"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
-        pod.status.as_mut().unwrap().conditions = Some(from(lost));
-        pod
-    };
-    let present = |pod: Pod| Applied::Present(Box::new(pod));
-    let agent = || with(|w| w.agent = present(unheard(agent_pod())));
-    says(&told(agent()), "Ready", "False", "NodeUnreachable");
-    assert!(message(agent(), "Ready").contains("node-7"));
-    let proxy = told(with(|w| w.proxy = present(unheard(proxy_pod("10.244.0.8")))));
-    says(&proxy, "ProxyReady", "False", "NodeUnreachable");
-    let starting = with(|w| {
-        let mut pod = unheard(proxy_pod("10.244.0.8"));
-        pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].ready = false;
-        w.proxy = present(pod);
-    });
-    let text = message(starting, "ProxyReady");
-    assert!(
-        text.contains("runs and is not ready") && text.contains("kubectl logs fix-login-proxy"),
-        "{text}"
-    );
-}
-
 #[test]
 fn a_missing_login_at_the_classes_proxy_names_the_secret_to_write_and_no_credential_that_nobody_wrote() {
     let fault =
@@ -382,6 +310,24 @@ fn a_blocked_pass_leaves_nothing_known_and_says_why() {
     }
     for silent in [Blocked::Conflict, Blocked::NotLeader] {
         assert_eq!(status(&sandbox(|_| ()), &outcome(Stage::Blocked(silent)), None, now()), None);
+    }
+}
+
+#[test]
+fn a_refusal_ends_with_what_helps_against_it() {
+    for (what, helps, not) in [
+        (
+            "create of Pod x was refused: pods is forbidden: exceeded quota: small",
+            "Raise the quota",
+            "policy",
+        ),
+        ("create of Pod x was refused: admission webhook \"a\" denied request", "Change the policy", "quota"),
+        ("create of Pod x was refused: violates PodSecurity", "Change the policy", "quota"),
+        ("create of Service x was refused: metadata.name: a DNS-1035 label.", "Change the field", "quota"),
+    ] {
+        let text = message(Stage::Blocked(Blocked::Refused(what.to_owned())), "Ready");
+        let (_, remedy) = text.split_once(what.trim_end_matches('.')).unwrap();
+        assert!(remedy.starts_with(&format!(". {helps}")) && !remedy.contains(not), "{text}");
     }
 }
 
