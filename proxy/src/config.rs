@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agentsandbox_policy::Host;
+use agentsandbox_policy::{Host, Policy};
 use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
@@ -20,6 +20,8 @@ use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets};
 
 const TOKEN: &str = "enrolment-token";
+/// The file of the state folder that holds what the last words of an earlier start told of a missing secret.
+const TOLD: &str = "told-of-a-secret";
 /// Shorter tokens could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 
@@ -90,11 +92,7 @@ impl Config {
             return Err(StartError::Faults(faults));
         };
         let secrets = Secrets::new(args.secrets.clone(), Arc::clone(&metrics));
-        for (name, file) in policy.2.policy.secret_files() {
-            if let Err(error) = secrets.get(file, std::time::Instant::now()) {
-                return Err(StartError::Credential { name: name.to_owned(), error });
-            }
-        }
+        missing(args, &policy.2.policy, &secrets)?;
         let advertise = args.advertise.or_else(|| bind.is_loopback().then_some(bind));
         let resolve = args.resolve.clone();
         let ports = args.ports.or_defaults(args.keys.is_some());
@@ -116,6 +114,31 @@ impl Config {
             budgets: Budgets::open(&args.state, std::time::Instant::now()),
         })
     }
+}
+
+/// A secret that is missing ends the first start, whose last words tell so: nobody else hears of it soon. The next start waits for
+/// it, unready and denying, for what ends again and again is started again later and later.
+fn missing(args: &ServeArgs, policy: &Policy, secrets: &Secrets) -> Result<(), StartError> {
+    let now = std::time::Instant::now();
+    let missing: Vec<_> = policy
+        .secret_files()
+        .filter_map(|(name, file)| Some((name, file, secrets.get(file, now).err()?)))
+        .collect();
+    let Some((name, _, error)) = missing.first() else { return Ok(()) };
+    let words = format!("{name}: {error}");
+    let told = args.state.join(TOLD);
+    let is_told = std::fs::read_to_string(&told).is_ok_and(|last| last == words);
+    if args.termination_log.is_none() || !is_told {
+        if let Err(error) = std::fs::write(&told, words) {
+            tracing::warn!(error = %error, "the next start will not wait for a missing secret");
+        }
+        return Err(StartError::Credential { name: (*name).to_owned(), error: *error });
+    }
+    for (name, file, error) in missing {
+        tracing::warn!(credential = name, error = %error, "a secret is waited for; until it is there nobody is served");
+        secrets.wait_for(file);
+    }
+    Ok(())
 }
 
 fn bind(args: &ServeArgs, faults: &mut Vec<String>) -> IpAddr {
@@ -172,4 +195,64 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str =
+        "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
+      rules: [{name: good, host: api.good.test, ports: [443], scheme: https, credential: first}],
+      credentials: [{name: first, file: one, inject: {type: Bearer}, scopes: [{host: api.good.test, ports: [443]}]}]}";
+
+    fn args(folder: &Path, termination_log: Option<PathBuf>) -> ServeArgs {
+        std::fs::write(folder.join("policy.yaml"), POLICY).unwrap();
+        ServeArgs {
+            policy: folder.join("policy.yaml"),
+            secrets: folder.to_owned(),
+            keys: None,
+            state: folder.to_owned(),
+            advertise: None,
+            enrolled: None,
+            termination_log,
+            bind: None,
+            resolve: Vec::new(),
+            ports: Ports::default(),
+        }
+    }
+
+    /// Of one start: whether it waits for the secret, or what ended it.
+    fn start(args: &ServeArgs) -> Result<bool, SecretError> {
+        match Config::parse(args) {
+            Ok(config) => Ok(config.secrets.is_waited_for("one")),
+            Err(StartError::Credential { name, error }) => {
+                assert_eq!(name, "first");
+                Err(error)
+            }
+            Err(StartError::Faults(faults)) => panic!("{faults:?}"),
+        }
+    }
+
+    #[test]
+    fn a_missing_secret_ends_the_first_start_in_a_pod_and_is_waited_for_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(folder.path(), Some(folder.path().join("log")));
+        assert_eq!(start(&args), Err(SecretError::Missing), "the kubelet has last words to tell");
+        assert_eq!(start(&args), Ok(true));
+        std::fs::write(folder.path().join("one"), "with spaces in it").unwrap();
+        assert_eq!(start(&args), Err(SecretError::Malformed), "that was not told yet");
+        assert_eq!(start(&args), Ok(true));
+        std::fs::write(folder.path().join("one"), "sk-real-0123456789").unwrap();
+        assert_eq!(start(&args), Ok(false));
+    }
+
+    #[test]
+    fn a_missing_secret_ends_every_start_where_a_person_reads_the_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(folder.path(), None);
+        for _ in 0..3 {
+            assert_eq!(start(&args), Err(SecretError::Missing));
+        }
+    }
 }

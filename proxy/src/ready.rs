@@ -26,6 +26,8 @@ pub(crate) enum Item {
     Upstream,
     /// The secret of one credential.
     Secret,
+    /// The secret of one credential, which has been missing since the proxy started.
+    Start,
     /// An agent to serve.
     Enrolment,
 }
@@ -63,8 +65,12 @@ pub(crate) fn pending(proxy: &Proxy, now: Instant) -> Vec<Pending> {
     let login = proxies.filter_map(|proxy| proxy.login.as_ref()).next();
     for (name, file) in loaded.iter().flat_map(|loaded| loaded.policy.secret_files()) {
         if let Err(error) = proxy.secrets.get(file, now) {
-            let is_login = login.is_some_and(|login| login.credential == name);
-            wait(if is_login { Item::Upstream } else { Item::Secret }, Some(name), error.to_string());
+            let item = match login {
+                Some(login) if login.credential == name => Item::Upstream,
+                _ if proxy.secrets.is_waited_for(file) => Item::Start,
+                _ => Item::Secret,
+            };
+            wait(item, Some(name), error.to_string());
         }
     }
     if !proxy.enrolment.is_complete() {

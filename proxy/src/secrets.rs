@@ -5,7 +5,7 @@
 //! denied. The old value is not sent a moment longer than the new one is known; a host may remember it, so it is still
 //! looked for in answers for a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -106,6 +106,8 @@ struct State {
     files: HashMap<String, Known>,
     /// Raised whenever a secret is known that was not, or no longer.
     generation: u64,
+    /// Files that were missing at the start, and have been since.
+    waited_for: HashSet<String>,
 }
 
 struct Known {
@@ -144,7 +146,22 @@ impl Secrets {
     pub fn get(&self, file: &str, now: Instant) -> Result<Secret, SecretError> {
         let mut state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.refresh(&mut state, file, now);
-        state.files.get(file).map_or(Err(SecretError::Missing), |known| known.secret.clone())
+        let secret = state.files.get(file).map_or(Err(SecretError::Missing), |known| known.secret.clone());
+        if secret.is_ok() {
+            state.waited_for.remove(file);
+        }
+        secret
+    }
+
+    /// Nobody is served before this file has held a secret once.
+    pub fn wait_for(&self, file: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.insert(file.to_owned());
+    }
+
+    /// Whether a file has held no secret since the proxy started to wait for it.
+    #[must_use]
+    pub fn is_waited_for(&self, file: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.contains(file)
     }
 
     /// Looks at these files again, where that is due, and gives back the generation of what is known then. While it stays

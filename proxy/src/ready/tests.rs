@@ -125,6 +125,29 @@ async fn a_secret_is_waited_for_by_its_credentials_name_and_nothing_of_it_is_tol
 }
 
 #[tokio::test]
+async fn a_secret_that_was_missing_at_the_start_keeps_the_agent_out_until_it_has_been_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (proxy, now) = (ready(folder.path()), Instant::now());
+    let file = folder.path().join("two");
+    std::fs::remove_file(&file).unwrap();
+    proxy.secrets.wait_for("two");
+    let named = Some("second".to_owned());
+    assert_eq!(waits(&proxy, now), [(Item::Start, named.clone())]);
+    assert_eq!(
+        counted(pending(&proxy, now), "exclude=secret&exclude=resolver").len(),
+        1,
+        "the kubelet counts it"
+    );
+    assert!(!may_start(&proxy, now));
+    std::fs::write(&file, "sk-real-9876543210").unwrap();
+    assert_eq!(waits(&proxy, now + LATER), []);
+    assert!(may_start(&proxy, now + LATER));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(waits(&proxy, now + LATER * 2), [(Item::Secret, named)], "from then on it is as any other");
+    assert!(may_start(&proxy, now + LATER * 2));
+}
+
+#[tokio::test]
 async fn the_password_of_the_upstream_proxy_is_no_secret_that_only_some_requests_need() {
     let folder = tempfile::tempdir().unwrap();
     let (proxy, now) = (ready(folder.path()), Instant::now());
