@@ -205,6 +205,7 @@ async fn raise(
         isolation: accepted.class.isolation,
         credentials: accepted.credentials.len(),
         login: accepted.login.clone(),
+        held: ctx.denials.held(&identity.uid, present(&proxy)),
         widening: unwidened.err(),
         proxy,
         closed,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Tally};
+use agentsandbox_policy::{Denial, DenialReason, Tally, UnusableCredential};
 use http::header::AUTHORIZATION;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -66,12 +66,18 @@ fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
     }
 }
 
-/// How much was denied; whose proxy this is stands in its policy.
+/// How much was denied, and which credentials cannot be used; whose proxy this is stands in its policy.
 fn denials(proxy: &Proxy) -> Response<Body> {
-    let Ok(loaded) = proxy.policy.current(Instant::now()) else {
+    let now = Instant::now();
+    let Ok(loaded) = proxy.policy.current(now) else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "waiting for a valid policy document\n");
     };
-    let tally = Tally { sandbox: loaded.policy.sandbox().uid.clone(), ..proxy.audit.tally() };
+    let unusable = loaded.policy.secret_files().filter_map(|(name, file)| {
+        let reason = proxy.secrets.get(file, now).err()?.as_str().to_owned();
+        Some(UnusableCredential { name: name.to_owned(), reason })
+    });
+    let (sandbox, unusable) = (loaded.policy.sandbox().uid.clone(), Some(unusable.collect()));
+    let tally = Tally { sandbox, unusable, ..proxy.audit.tally() };
     serde_json::to_vec(&tally)
         .map_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, ""), |tally| text(StatusCode::OK, tally))
 }

@@ -94,6 +94,17 @@ pub enum SecretError {
     Malformed,
 }
 
+impl SecretError {
+    /// The name that the operator reads.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "CredentialMissing",
+            Self::Malformed => "CredentialMalformed",
+        }
+    }
+}
+
 /// The secrets folder.
 pub struct Secrets {
     folder: PathBuf,

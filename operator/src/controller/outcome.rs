@@ -8,6 +8,7 @@ use super::accept::{Rejection, UpstreamLogin};
 use super::apply::{Applied, ApplyError};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
+use super::observe::denials::Held;
 use super::observe::{Closedness, serving_since};
 
 /// Another object's owner may rename it; nothing tells us when.
@@ -115,6 +116,8 @@ pub struct Workload {
     pub credentials: usize,
     /// That login, if the class asks for one.
     pub login: Option<UpstreamLogin>,
+    /// What is known of the secrets that the proxy holds, once it is ready.
+    pub held: Held,
     /// The proxy's pod.
     pub proxy: Applied,
     /// Whether the proxy is closed to others.

@@ -31,5 +31,5 @@ pub use path::PathGlob;
 pub use pattern::HostPattern;
 pub use pinned::{AUTH_FIELDS, PinnedHeader};
 pub use policy::{Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy};
-pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally};
+pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally, UnusableCredential};
 pub use target::Target;

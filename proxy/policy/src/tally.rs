@@ -18,6 +18,19 @@ pub struct Tally {
     pub denied: u64,
     /// The latest kinds, the last one first, at most [`TALLY_KINDS_MAX`].
     pub latest: Vec<DeniedKind>,
+    /// The credentials whose secret cannot be used now, and why; absent where the proxy does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<Vec<UnusableCredential>>,
+}
+
+/// A credential of the policy document whose secret cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnusableCredential {
+    /// Its name in the document.
+    pub name: String,
+    /// `CredentialMissing` or `CredentialMalformed`; text, so that a reader of another version understands the rest.
+    pub reason: String,
 }
 
 /// Denials that are alike.

@@ -16,7 +16,7 @@ async fn tally(world: &World) -> Tally {
 #[tokio::test]
 async fn denials_are_counted_by_host_port_and_reason_and_what_is_allowed_is_not() {
     let world = standalone(&["h2"]).await;
-    let nothing = Tally { sandbox: "u1".to_owned(), ..Tally::default() };
+    let nothing = Tally { sandbox: "u1".to_owned(), unusable: Some(Vec::new()), ..Tally::default() };
     assert_eq!(tally(&world).await, nothing, "it says whose proxy it is");
     let ask = async |url: &str, host: &str| {
         let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();

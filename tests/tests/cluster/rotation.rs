@@ -72,6 +72,7 @@ async fn o_h26_a_deleted_secret_fails_closed_and_a_new_one_is_used(
     assert!(status != "200" && key.is_none(), "{status} {key:?}");
     let seen = rig.world.requests_to("echo.world.test").await.unwrap();
     assert!(!seen.iter().any(|request| request.path == "/bare"), "it was sent without its key");
+    sandbox.await_reason("CredentialsReady", "CredentialMissing", KNOWN_WITHIN).await;
     ns.secret("echo", "token", NEW).await;
     arrives(rig, ns, sandbox, "/again", NEW).await;
 }

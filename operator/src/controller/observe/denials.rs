@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::PORT_ADMIN;
-use agentsandbox_policy::{Host, TALLY_KINDS_MAX, Tally};
+use agentsandbox_policy::{Host, TALLY_KINDS_MAX, Tally, UnusableCredential};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedSender;
@@ -34,17 +34,40 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 16;
 /// A whole tally is well below this.
 const TALLY_BYTES_MAX: usize = 16 * 1024;
+/// A policy document holds no more credentials.
+const UNUSABLE_MAX: usize = 64;
+/// Longest name of an AgentCredential.
+const NAME_BYTES_MAX: usize = 63;
 /// Longest reason that is shown.
 const REASON_BYTES_MAX: usize = 64;
 
 /// The latest answer of each sandbox's proxy, by the sandbox's UID.
 #[derive(Debug, Default)]
 pub struct Denials {
-    tallies: Mutex<HashMap<String, Tally>>,
+    answers: Mutex<HashMap<String, Answer>>,
+    /// Proxies are asked at all.
+    asked: AtomicBool,
     /// Sandboxes whose proxy did not answer in the last round.
     unheard: Mutex<BTreeSet<String>>,
     /// The API server drops what it is told, as one does that has the kind's schema of an earlier release.
     dropped: AtomicBool,
+}
+
+/// What one proxy said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    /// UID of its pod: what it said of its secrets does not hold for the next one.
+    pod: String,
+    tally: Tally,
+}
+
+/// What is known of the secrets of a proxy that is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It held them all when it became ready, and is not asked since.
+    NotAsked,
+    /// It is asked again and again, and lacks these.
+    AllBut(Vec<UnusableCredential>),
 }
 
 /// Why a proxy's tally is not known. It is asked again, so this is for the log only.
@@ -73,7 +96,23 @@ impl Denials {
         if self.dropped.load(Ordering::Relaxed) {
             return None;
         }
-        self.all().get(sandbox_uid).cloned()
+        self.all().get(sandbox_uid).map(|answer| answer.tally.clone())
+    }
+
+    /// What is known of the secrets that this pod of a sandbox's proxy holds. Until it has answered, it lacks none: it could not be
+    /// ready.
+    #[must_use]
+    pub fn held(&self, sandbox_uid: &str, proxy: Option<&Pod>) -> Held {
+        if !self.asked.load(Ordering::Relaxed) {
+            return Held::NotAsked;
+        }
+        let all = self.all();
+        let uid = proxy.and_then(ResourceExt::uid).unwrap_or_default();
+        match all.get(sandbox_uid).filter(|answer| answer.pod == uid) {
+            Some(Answer { tally: Tally { unusable: None, .. }, .. }) => Held::NotAsked,
+            Some(answer) => Held::AllBut(answer.tally.unusable.clone().unwrap_or_default()),
+            None => Held::AllBut(Vec::new()),
+        }
     }
 
     /// What was told is not in the API server's answer, so telling it again would never end.
@@ -99,8 +138,9 @@ impl Denials {
     }
 
     /// Takes in an answer; whether it is news.
-    fn learn(&self, sandbox_uid: &str, tally: Tally) -> bool {
-        self.all().insert(sandbox_uid.to_owned(), tally.clone()).as_ref() != Some(&tally)
+    fn learn(&self, sandbox_uid: &str, pod: &Pod, tally: Tally) -> bool {
+        let answer = Answer { pod: pod.uid().unwrap_or_default(), tally };
+        self.all().insert(sandbox_uid.to_owned(), answer.clone()).as_ref() != Some(&answer)
     }
 
     /// Forgets all sandboxes but these.
@@ -109,13 +149,14 @@ impl Denials {
         self.unheard.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid| sandbox_uids.contains(uid));
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tally>> {
-        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Asks all proxies again and again, and wakes each sandbox of which there is news. Never returns by itself.
 pub async fn follow(stores: Stores, denials: Arc<Denials>, wake: UnboundedSender<ObjectRef<AgentSandbox>>) {
+    denials.asked.store(true, Ordering::Relaxed);
     loop {
         tokio::time::sleep(INTERVAL).await;
         round(&stores, &denials, PORT_ADMIN, &wake).await;
@@ -138,7 +179,7 @@ async fn round(
             let uid = sandbox.uid().unwrap_or_default();
             let answer = ask(SocketAddr::new(address, port), &uid).await;
             denials.heard(sandbox, answer.as_ref().err());
-            if answer.is_ok_and(|tally| denials.learn(&uid, tally)) {
+            if answer.is_ok_and(|tally| denials.learn(&uid, &pod, tally)) {
                 // Nobody is there to be woken once the controller has ended, and then this ends too.
                 let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
             }
@@ -198,6 +239,17 @@ fn bounded(mut tally: Tally) -> Tally {
             && kind.reason.bytes().all(|byte| byte.is_ascii_alphanumeric())
     });
     tally.latest.truncate(TALLY_KINDS_MAX);
+    let is_plain = |text: &str, bytes_max: usize| {
+        (1..=bytes_max).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+    };
+    for unusable in &mut tally.unusable {
+        unusable.retain(|one| {
+            is_plain(&one.name, NAME_BYTES_MAX)
+                && matches!(one.reason.as_str(), "CredentialMissing" | "CredentialMalformed")
+        });
+        unusable.truncate(UNUSABLE_MAX);
+    }
     tally
 }
 
@@ -311,10 +363,47 @@ mod tests {
         assert_eq!(tally.latest.iter().map(|kind| kind.reason.as_str()).collect::<Vec<_>>(), ["B"]);
     }
 
+    fn lacks(name: &str, reason: &str) -> String {
+        ok(&format!(
+            r#"{{"sandbox":"{}","denied":0,"latest":[],"unusable":[{{"name":"{name}","reason":"{reason}"}}]}}"#,
+            fixtures::UID
+        ))
+    }
+
+    /// What is known of the proxy's secrets after one round, if proxies are asked.
+    async fn held_after(answer: String, pod: &Pod) -> Held {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let port = answering(answer).await;
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(config).unwrap();
+        let ctx = fixtures::ctx(client, &fixtures::sandbox(|_| ()), &own(), &[]);
+        assert_eq!(ctx.denials.held(fixtures::UID, Some(pod)), Held::NotAsked);
+        ctx.denials.asked.store(true, Ordering::Relaxed);
+        assert_eq!(ctx.denials.held(fixtures::UID, Some(pod)), Held::AllBut(Vec::new()));
+        round(&ctx.stores, &ctx.denials, port, &futures::channel::mpsc::unbounded().0).await;
+        ctx.denials.held(fixtures::UID, Some(pod))
+    }
+
+    #[tokio::test]
+    async fn o_h26_a_proxy_that_lost_a_secret_says_which_and_one_of_an_earlier_release_says_nothing() {
+        let pod = fixtures::proxy_pod("127.0.0.1");
+        let lost =
+            UnusableCredential { name: "anthropic".to_owned(), reason: "CredentialMissing".to_owned() };
+        let answer = lacks("anthropic", "CredentialMissing");
+        assert_eq!(held_after(answer.clone(), &pod).await, Held::AllBut(vec![lost]));
+        let mut next = pod.clone();
+        next.metadata.uid = Some("another".to_owned());
+        assert_eq!(held_after(answer, &next).await, Held::AllBut(Vec::new()), "another pod, other secrets");
+        assert_eq!(held_after(told("3", KIND), &pod).await, Held::NotAsked);
+        for unfit in [lacks("a b", "CredentialMissing"), lacks("anthropic", "Because")] {
+            assert_eq!(held_after(unfit, &pod).await, Held::AllBut(Vec::new()), "it is not fit to be shown");
+        }
+    }
+
     #[test]
     fn what_the_api_server_drops_is_not_told_again() {
         let denials = Denials::default();
-        denials.learn("u", Tally::default());
+        denials.learn("u", &Pod::default(), Tally::default());
         assert!(denials.of("u").is_some());
         denials.are_not_kept();
         assert_eq!(denials.of("u"), None);

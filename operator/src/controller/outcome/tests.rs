@@ -118,6 +118,7 @@ fn workload(closed: Closedness) -> Workload {
         isolation: Isolation::GVisor,
         credentials: 1,
         login: None,
+        held: Held::NotAsked,
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed,
         agent: Applied::Present(Box::new(agent_pod())),

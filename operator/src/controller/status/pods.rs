@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{ConditionType, Holds, Reason, Verdict};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{agent_pod, proxy_pod};
+use crate::controller::observe::denials::Held;
 use crate::controller::observe::ready_since;
 use crate::controller::outcome::Workload;
 
@@ -42,11 +43,7 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
         return (Holds::Unknown, Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
     };
     if ready_since(pod).is_some() {
-        return (
-            Holds::True,
-            Reason::Loaded,
-            "The proxy holds every credential that a rule names.".to_owned(),
-        );
+        return held(workload);
     }
     match last_words(pod) {
         Some(LastWords { reason, credential, message }) => {
@@ -54,14 +51,12 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
                 CredentialFault::CredentialMissing => Reason::CredentialMissing,
                 CredentialFault::CredentialMalformed => Reason::CredentialMalformed,
             };
-            let login = workload.login.as_ref().filter(|login| login.credential == credential);
-            let message = login.map_or_else(
-                || {
-                    format!(
-                        "AgentCredential {credential} cannot be used: {message} Correct the Secret that its secretRef names; the proxy tries again by itself."
-                    )
-                },
-                without_login,
+            let message = unusable(
+                workload,
+                &credential,
+                &format!(
+                    "{message} Correct the Secret that its secretRef names; the proxy tries again by itself."
+                ),
             );
             (Holds::False, reason, message)
         }
@@ -71,6 +66,45 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
             "The proxy is starting and has not loaded the credentials yet.".to_owned(),
         ),
     }
+}
+
+/// What a proxy that is ready holds. One that lost a secret stays ready: it serves what does not need it.
+fn held(workload: &Workload) -> (Holds, Reason, String) {
+    let lacks = match &workload.held {
+        Held::NotAsked => {
+            return (
+                Holds::True,
+                Reason::LoadedAtStart,
+                "The proxy held every credential that a rule names when it became ready; it is not asked whether it still does."
+                    .to_owned(),
+            );
+        }
+        Held::AllBut(lacks) => lacks,
+    };
+    let Some(first) = lacks.first() else {
+        return (
+            Holds::True,
+            Reason::Loaded,
+            "The proxy holds every credential that a rule names.".to_owned(),
+        );
+    };
+    let (reason, why) = match first.reason.as_str() {
+        "CredentialMissing" => (
+            Reason::CredentialMissing,
+            "its Secret or the key is gone. Create it again; until the kubelet has mounted it, requests that need it are denied.",
+        ),
+        _ => (
+            Reason::CredentialMalformed,
+            "its value is empty, too long, or not visible ASCII. Store the bare value in the Secret; until the kubelet has mounted it, requests that need it are denied.",
+        ),
+    };
+    (Holds::False, reason, unusable(workload, &first.name, why))
+}
+
+/// A credential that cannot be used, as a sentence: nobody wrote the one that is the login at a class's upstream proxy.
+fn unusable(workload: &Workload, credential: &str, why: &str) -> String {
+    let login = workload.login.as_ref().filter(|login| login.credential == credential);
+    login.map_or_else(|| format!("AgentCredential {credential} cannot be used: {why}"), without_login)
 }
 
 fn without_login(login: &UpstreamLogin) -> String {

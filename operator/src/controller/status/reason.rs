@@ -107,6 +107,8 @@ reasons! {
     NoneNeeded,
     /// The proxy holds every credential.
     Loaded,
+    /// The proxy held every credential when it became ready; it is not asked whether it still does.
+    LoadedAtStart,
     /// A credential's Secret or key is missing.
     CredentialMissing,
     /// A credential's value cannot be used.

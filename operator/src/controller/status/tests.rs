@@ -11,6 +11,7 @@ use crate::controller::accept::{RejectionReason, UpstreamLogin};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{ChildKind, Component};
 use crate::controller::evaluate::{Direction, Widening};
+use crate::controller::observe::denials::Held;
 use crate::controller::observe::{Closedness, ProxyClosed};
 use crate::controller::outcome::Lost;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
@@ -28,6 +29,7 @@ fn whole() -> Workload {
         isolation: Isolation::GVisor,
         credentials: 1,
         login: None,
+        held: Held::AllBut(Vec::new()),
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed: Closedness::Proven(ProxyClosed::for_tests()),
         agent: Applied::Present(Box::new(agent_pod())),

@@ -38,6 +38,29 @@ fn an_agent_that_ends_again_and_again_is_told_with_how_it_ended_and_what_to_do()
 }
 
 #[test]
+fn o_h26_a_credential_that_a_ready_proxy_lost_is_told_and_one_that_nobody_asks_for_is_not_called_held() {
+    let lost = |reason: &str| {
+        let one = agentsandbox_policy::UnusableCredential {
+            name: "anthropic".to_owned(),
+            reason: reason.to_owned(),
+        };
+        with(|w| w.held = Held::AllBut(vec![one]))
+    };
+    for reason in ["CredentialMissing", "CredentialMalformed"] {
+        let told = told(lost(reason));
+        says(&told, "CredentialsReady", "False", reason);
+        says(&told, "ProxyReady", "True", "Serving");
+        says(&told, "Ready", "False", reason);
+        says(&told, "Stalled", "True", reason);
+        assert!(message(lost(reason), "Ready").contains("AgentCredential anthropic"));
+    }
+    says(&told(with(|_| ())), "CredentialsReady", "True", "Loaded");
+    let unasked = told(with(|w| w.held = Held::NotAsked));
+    says(&unasked, "CredentialsReady", "True", "LoadedAtStart");
+    says(&unasked, "Ready", "True", "Running");
+}
+
+#[test]
 fn an_agent_that_begins_to_end_again_and_again_is_told_by_an_event() {
     let whole = status(&sandbox(|_| ()), &outcome(with(|_| ())), None, now()).unwrap();
     let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
