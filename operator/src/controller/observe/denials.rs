@@ -243,7 +243,7 @@ fn bounded(mut tally: Tally) -> Tally {
         (1..=bytes_max).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
     };
-    for unusable in &mut tally.unusable {
+    if let Some(unusable) = &mut tally.unusable {
         unusable.retain(|one| {
             is_plain(&one.name, NAME_BYTES_MAX)
                 && matches!(one.reason.as_str(), "CredentialMissing" | "CredentialMalformed")
