@@ -127,7 +127,7 @@ async fn a_secret_is_waited_for_by_its_credentials_name_and_nothing_of_it_is_tol
 #[tokio::test]
 async fn a_secret_that_was_missing_at_the_start_keeps_the_agent_out_until_it_has_been_there_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (proxy, now) = (ready(folder.path()), Instant::now());
+    let (proxy, now) = (ready(folder.path()), Instant::now() + LATER);
     let file = folder.path().join("two");
     std::fs::remove_file(&file).unwrap();
     proxy.secrets.wait_for("two");
