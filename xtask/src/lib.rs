@@ -11,6 +11,7 @@
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
+//! - [`programs`]: programs that tests of another package run.
 //! - [`clients`]: real clients through the proxy.
 //! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
 //! - [`test`]: everything that must hold, in parts.
@@ -34,6 +35,7 @@ pub mod oci;
 pub mod parts;
 pub mod paths;
 pub mod peers;
+pub mod programs;
 pub mod quickstart;
 pub mod shell;
 pub mod test;

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 
 use agentsandbox_conformance::report::no_traffic;
 use agentsandbox_conformance::run::{Run, Verdict};
 use agentsandbox_conformance::vector;
+use xtask::programs::proxy_beside;
 
 /// Cases of the suite; far fewer would mean that files were not read.
 const CASES_MIN: usize = 1_000;
@@ -20,35 +20,14 @@ fn repository() -> PathBuf {
     package().join("../..").canonicalize().unwrap()
 }
 
-/// The time of the newest file in a folder of sources.
-fn newest(folder: &Path) -> SystemTime {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let times = entries
-        .map(|path| if path.is_dir() { newest(&path) } else { path.metadata().unwrap().modified().unwrap() });
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// The proxy's program. Cargo builds it before tests of the whole workspace run, but not for this package's alone.
-fn proxy() -> PathBuf {
-    let own = PathBuf::from(env!("CARGO_BIN_EXE_agentsandbox-conformance"));
-    let program = own.with_file_name("agentsandbox-proxy");
-    let built = program.metadata().and_then(|file| file.modified());
-    let sources = [repository().join("proxy/src"), repository().join("proxy/policy/src")];
-    if built.is_ok_and(|built| sources.iter().all(|folder| newest(folder) < built)) {
-        return program;
-    }
-    let build = ["build", "--locked", "--package", "agentsandbox-proxy", "--bin", "agentsandbox-proxy"];
-    assert!(Command::new(env!("CARGO")).args(build).current_dir(repository()).status().unwrap().success());
-    program
-}
-
 #[test]
 fn every_vector_passes_against_our_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let results = folder.path().join("ours.json");
-    let mut run = Command::new(env!("CARGO_BIN_EXE_agentsandbox-conformance"));
+    let own = env!("CARGO_BIN_EXE_agentsandbox-conformance");
+    let (mut run, proxy) = (Command::new(own), proxy_beside(Path::new(own)).unwrap());
     let output =
-        run.args(["run", "--proxy", "ours", "--program"]).arg(proxy()).arg("--to").arg(&results).output();
+        run.args(["run", "--proxy", "ours", "--program"]).arg(proxy).arg("--to").arg(&results).output();
     let output = output.unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let text = std::fs::read_to_string(&results).unwrap_or_else(|error| panic!("{error}: {said}"));
