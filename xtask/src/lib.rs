@@ -16,6 +16,7 @@
 //! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
 //! - [`test`]: everything that must hold, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
+//! - [`soak`]: the proxy under load while everything around it changes.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a task talks to the person who runs it")]
 
@@ -38,6 +39,7 @@ pub mod peers;
 pub mod programs;
 pub mod quickstart;
 pub mod shell;
+pub mod soak;
 pub mod test;
 pub mod tools;
 

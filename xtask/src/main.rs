@@ -12,7 +12,7 @@ use xtask::failure::During;
 use xtask::images::{self, Selection};
 use xtask::{
     Failure, Result, agent_images, bench, clients, conformance, fuzz, install, mutate, paths, quickstart,
-    test,
+    soak, test,
 };
 
 #[derive(Parser)]
@@ -79,6 +79,15 @@ enum Task {
         shard: Option<String>,
         /// The modules; absent means each of them.
         modules: Vec<String>,
+    },
+    /// Runs the proxy under mixed load while its policy, its secrets and its upstreams change each second.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// What a run before began with, to have the same load again.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// From a fresh machine to a fenced agent, with the evidence on the screen.
     Quickstart,
@@ -180,6 +189,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Mutate { shard, modules } => {
             mutate::run(&modules, shard.as_deref()).map(|()| ExitCode::SUCCESS)
         }
+        Task::Soak { minutes, seed } => soak::run(minutes, seed).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => quickstart::quickstart(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),
         Task::AgentImages => agent_images::load(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),
         Task::Install { context: Some(context), values: Some(values) } => {

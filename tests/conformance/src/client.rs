@@ -349,20 +349,24 @@ async fn connect(io: &mut TcpStream, request: &Request, send: &Send) -> Result<(
     refused(told, Ended::Tunnel)
 }
 
-/// SOCKS5 by name (RFC 1928), without authentication.
+/// SOCKS5 by name (RFC 1928), without authentication: the code of the reply, of which 0 is success.
+///
+/// # Errors
+/// When the proxy closes.
+pub async fn socks5(io: &mut TcpStream, host: &str, port: u16) -> std::io::Result<u8> {
+    let length = u8::try_from(host.len()).unwrap_or(u8::MAX);
+    let name = host.as_bytes().get(..usize::from(length)).unwrap_or_default();
+    io.write_all(&[5, 1, 0]).await?;
+    let mut chosen = [0; 2];
+    io.read_exact(&mut chosen).await?;
+    io.write_all(&[&[5, 1, 0, 3, length], name, &port.to_be_bytes()].concat()).await?;
+    let mut reply = [0; 10];
+    io.read_exact(&mut reply).await?;
+    Ok(reply[1])
+}
+
 async fn socks(io: &mut TcpStream, request: &Request) -> Result<(), Told> {
-    let length = u8::try_from(request.host.len()).unwrap_or(u8::MAX);
-    let name = request.host.as_bytes().get(..usize::from(length)).unwrap_or_default();
-    let asked = async {
-        io.write_all(&[5, 1, 0]).await?;
-        let mut chosen = [0; 2];
-        io.read_exact(&mut chosen).await?;
-        io.write_all(&[&[5, 1, 0, 3, length], name, &request.port.to_be_bytes()].concat()).await?;
-        let mut reply = [0; 10];
-        io.read_exact(&mut reply).await?;
-        Ok::<u8, std::io::Error>(reply[1])
-    };
-    match timeout(request.patience, asked).await {
+    match timeout(request.patience, socks5(io, &request.host, request.port)).await {
         Ok(Ok(0)) => Ok(()),
         Ok(Ok(code)) => Err(Told::new(format!("SOCKS5 reply {code}").into_bytes(), None, Ended::Tunnel)),
         Ok(Err(_)) => Err(Told::new(Vec::new(), None, Ended::Closed)),

@@ -7,7 +7,7 @@ pub const REAL: &str = "sk-REAL/0123456789+abcdef?~xyz";
 /// What the agent has of its own, which must be taken out.
 pub const OWN: &str = "sk-own-9876543210";
 
-/// A way in which [`REAL`] could come back.
+/// A way in which a secret could come back.
 pub struct Spelling {
     /// What answers of vectors write for it: `{real}`, `{real-base64}` …
     pub name: &'static str,
@@ -17,36 +17,44 @@ pub struct Spelling {
     pub core: String,
 }
 
-/// All of them.
+/// All of [`REAL`].
 #[must_use]
 pub fn spellings() -> Vec<Spelling> {
-    let json: String = REAL.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
-    let every: String = REAL.bytes().map(|b| format!("%{b:02X}")).collect();
-    let some: String = REAL
+    spellings_of(REAL)
+}
+
+/// All of a secret.
+#[must_use]
+pub fn spellings_of(secret: &str) -> Vec<Spelling> {
+    let json: String = secret.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
+    let every: String = secret.bytes().map(|b| format!("%{b:02X}")).collect();
+    let some: String = secret
         .bytes()
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02x}") })
         .collect();
     let plain = |name, text: String| Spelling { name, core: text.clone(), text };
     vec![
-        plain("{real}", REAL.to_owned()),
-        base64("{real-base64}", 0, &STANDARD_NO_PAD),
-        base64("{real-base64-1}", 1, &STANDARD_NO_PAD),
-        base64("{real-base64-2}", 2, &STANDARD_NO_PAD),
-        base64("{real-base64url}", 0, &URL_SAFE_NO_PAD),
-        plain("{real-hex}", REAL.bytes().map(|b| format!("{b:02x}")).collect()),
-        plain("{real-hex-upper}", REAL.bytes().map(|b| format!("{b:02X}")).collect()),
+        plain("{real}", secret.to_owned()),
+        base64("{real-base64}", secret, 0, &STANDARD_NO_PAD),
+        base64("{real-base64-1}", secret, 1, &STANDARD_NO_PAD),
+        base64("{real-base64-2}", secret, 2, &STANDARD_NO_PAD),
+        base64("{real-base64url}", secret, 0, &URL_SAFE_NO_PAD),
+        base64("{real-base64url-1}", secret, 1, &URL_SAFE_NO_PAD),
+        base64("{real-base64url-2}", secret, 2, &URL_SAFE_NO_PAD),
+        plain("{real-hex}", secret.bytes().map(|b| format!("{b:02x}")).collect()),
+        plain("{real-hex-upper}", secret.bytes().map(|b| format!("{b:02X}")).collect()),
         plain("{real-percent}", some),
         plain("{real-percent-every}", every.clone()),
         plain("{real-percent-lower}", every.to_lowercase()),
         plain("{real-json}", json),
-        plain("{real-json-slash}", REAL.replace('/', "\\/")),
+        plain("{real-json-slash}", secret.replace('/', "\\/")),
     ]
 }
 
 /// Base64 of the secret behind `shift` bytes of something else, whose bits reach into its first characters; bits of what
 /// follows reach into its last.
-fn base64(name: &'static str, shift: usize, engine: &impl base64::Engine) -> Spelling {
-    let bytes = [b"xy".get(..shift).unwrap_or_default(), REAL.as_bytes()].concat();
+fn base64(name: &'static str, secret: &str, shift: usize, engine: &impl base64::Engine) -> Spelling {
+    let bytes = [b"xy".get(..shift).unwrap_or_default(), secret.as_bytes()].concat();
     let text = engine.encode(&bytes);
     let core = text.get((8 * shift).div_ceil(6)..8 * bytes.len() / 6).unwrap_or_default().to_owned();
     Spelling { name, text, core }

@@ -40,11 +40,11 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// The servers' side.
+/// The servers' side, which chooses the first of these protocols that the other side offers too.
 ///
 /// # Errors
 /// When keys cannot be made.
-pub fn acceptor(authority: &Authority) -> Result<TlsAcceptor> {
+pub fn acceptor(authority: &Authority, protocols: &[&str]) -> Result<TlsAcceptor> {
     let now = OffsetDateTime::now_utc() - Duration::hours(1);
     let long_ago = now - Duration::days(30);
     let certificates = Certificates {
@@ -58,8 +58,7 @@ pub fn acceptor(authority: &Authority) -> Result<TlsAcceptor> {
         .during("TLS has no versions")?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(certificates));
-    // One protocol, so that what arrives can be read as it is.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -163,7 +163,8 @@ impl World {
     pub async fn start() -> Result<Self> {
         let state = State::default();
         let authority = Authority::new("the harness's CA")?;
-        upstream::serve(&tls::acceptor(&authority)?, &state).await?;
+        // One protocol, so that what arrives can be read as it is.
+        upstream::serve(&tls::acceptor(&authority, &["http/1.1"])?, &state).await?;
         dns::serve(&state).await?;
         // "No connection was seen" says something only where one would have been.
         for address in ["198.51.100.77", "169.254.169.254", "fd00:ec2::254"] {
