@@ -1,7 +1,7 @@
 //! The contenders, and how each is set up.
 //!
 //! Each is tuned for this: one worker, connections to the upstream kept, access log to a file, and the secret put into
-//! each request by its own means. Only ours has a policy (100 rules), judges addresses and searches answers for the secret.
+//! each request by its own means. Only ours has a policy, judges addresses and searches answers for the secret.
 
 mod envoy;
 mod mitmproxy;
@@ -43,9 +43,20 @@ pub enum Contender {
     Squid,
     /// mitmproxy.
     Mitmproxy,
+    /// Ours once more, with a policy of 10,000 rules.
+    #[value(name = "ours-10k-rules")]
+    #[serde(rename = "ours-10k-rules")]
+    OursManyRules,
     /// Nobody: the load speaks with the upstream.
     Direct,
 }
+
+/// Rules of the policy of [`Contender::Ours`].
+const RULES: usize = 100;
+/// Rules of the policy of [`Contender::OursManyRules`].
+const MANY_RULES: usize = 10_000;
+/// Connections that ours serves at a time (`CONNECTIONS_MAX` of the proxy's limits).
+const OURS_CONNECTIONS_MAX: usize = 512;
 
 /// Somebody else's proxy, installed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -146,7 +157,7 @@ impl Setting<'_> {
 
 impl Contender {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ours,
         Self::Bare,
         Self::Envoy,
@@ -154,6 +165,7 @@ impl Contender {
         Self::Haproxy,
         Self::Squid,
         Self::Mitmproxy,
+        Self::OursManyRules,
         Self::Direct,
     ];
 
@@ -166,9 +178,16 @@ impl Contender {
     /// Why it takes no part, if it takes none.
     #[must_use]
     pub const fn absent(self, scenario: Scenario) -> Option<&'static str> {
-        let is_reference = matches!(scenario, Scenario::Events | Scenario::Latency);
         match (self, scenario.front()) {
-            (Self::Direct, _) if !is_reference => Some("only where delay is measured"),
+            (Self::Direct, _) if !matches!(scenario, Scenario::Events) => {
+                Some("only where delay is measured, and at a half rate beside each contender")
+            }
+            (Self::Ours, _) => None,
+            (Self::OursManyRules, _) if !matches!(scenario, Scenario::Rules) => {
+                Some("only where rules are counted")
+            }
+            (Self::OursManyRules, _) => None,
+            (_, _) if matches!(scenario, Scenario::Rules) => Some("has no policy"),
             (Self::Nginx | Self::Haproxy, Front::Tunnel) => Some("knows no CONNECT"),
             (Self::Envoy | Self::Bare, _) if matches!(scenario, Scenario::Mint) => {
                 Some("makes no certificates")
@@ -184,12 +203,28 @@ impl Contender {
         }
     }
 
+    /// Whether it is no proxy of its own, but something to measure one by.
+    #[must_use]
+    pub const fn is_reference(self) -> bool {
+        matches!(self, Self::Direct | Self::OursManyRules)
+    }
+
+    /// Connections that it serves at a time, where it bounds them below what is asked.
+    #[must_use]
+    pub const fn connections_max(self) -> usize {
+        match self {
+            Self::Ours | Self::OursManyRules => OURS_CONNECTIONS_MAX,
+            _ => usize::MAX,
+        }
+    }
+
     /// Sets it up and waits until it accepts connections.
     #[must_use]
     pub fn start(self, mut setting: Setting<'_>) -> Contestant {
         setting.listen = free_address();
         let command = match self {
-            Self::Ours => ours::command(&setting),
+            Self::Ours => ours::command(&setting, RULES),
+            Self::OursManyRules => ours::command(&setting, MANY_RULES),
             Self::Bare => bare(&setting),
             Self::Envoy => envoy::command(&setting),
             Self::Nginx => servers::nginx(&setting),
@@ -218,7 +253,9 @@ pub fn right() -> String {
     format!("Bearer {SECRET}")
 }
 
-fn direct(setting: &Setting<'_>) -> Contestant {
+/// The load's own way to the upstream.
+#[must_use]
+pub fn direct(setting: &Setting<'_>) -> Contestant {
     let entry = setting.target();
     Contestant { running: None, entry, way: Way::Tls, prefix: "", authorization: right() }
 }
@@ -230,4 +267,22 @@ fn bare(setting: &Setting<'_>) -> Command {
     let folder = setting.pki.ca.parent().unwrap_or(Path::new("/"));
     command.args([&setting.listen.to_string(), &base, setting.name()]).arg(folder);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_is_asked_for_no_more_connections_than_its_limits_say() {
+        let limits = include_str!("../../../proxy/src/limits.rs");
+        assert!(limits.contains(&format!("CONNECTIONS_MAX: usize = {OURS_CONNECTIONS_MAX};")));
+    }
+
+    #[test]
+    fn every_contender_is_known_by_the_name_that_is_kept() {
+        for contender in Contender::ALL {
+            assert_eq!(serde_json::to_string(&contender).unwrap(), format!("{:?}", contender.name()));
+        }
+    }
 }

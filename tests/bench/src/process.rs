@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 /// The core of the contender.
 pub const CONTENDER_CORE: &str = "0";
-/// The core of load and upstream.
-pub const LOAD_CORE: &str = "1";
+/// The core of load and upstream; on a machine with one core there is no other.
+pub fn load_core() -> &'static str {
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) { "1" } else { CONTENDER_CORE }
+}
 /// `USER_HZ`, in which /proc counts; fixed by the ABI of Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The slowest contender to start is an interpreter.
@@ -19,8 +21,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A command that runs on one core.
 #[must_use]
 pub fn pinned(core: &str, program: &Path) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["--cpu-list", core]).arg(program).stdin(Stdio::null());
+    // A thousand pairs are two thousand descriptors, twice what a process commonly may open unasked.
+    let script = "ulimit -n \"$(ulimit -H -n)\"; exec taskset --cpu-list \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, core]).arg(program).stdin(Stdio::null());
     command
 }
 
@@ -62,7 +66,22 @@ impl Running {
     #[must_use]
     pub fn resident_kib(&self) -> u64 {
         let all = processes();
-        family(self.0.id(), &all).into_iter().filter_map(resident).sum()
+        family(self.0.id(), &all).into_iter().filter_map(|pid| status(pid, "VmRSS:")).sum()
+    }
+
+    /// The most that has been resident since [`Running::forget_peak`], of it and its children, in KiB.
+    #[must_use]
+    pub fn peak_kib(&self) -> u64 {
+        let all = processes();
+        family(self.0.id(), &all).into_iter().filter_map(|pid| status(pid, "VmHWM:")).sum()
+    }
+
+    /// Lets what is resident now be the most that was.
+    pub fn forget_peak(&self) {
+        for pid in family(self.0.id(), &processes()) {
+            // One that has ended meanwhile has no peak. The number is proc(5)'s.
+            let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        }
     }
 }
 
@@ -106,9 +125,10 @@ fn family(root: u32, all: &HashMap<u32, Process>) -> Vec<u32> {
     found
 }
 
-fn resident(pid: u32) -> Option<u64> {
+/// A number of KiB from `/proc/<pid>/status`.
+fn status(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+    status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
 /// A port that nobody has.

@@ -1,16 +1,16 @@
 //! From samples to tables: medians with the smallest and the largest, and nothing that was not measured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
 use crate::load::Outcome;
-use crate::scenario::{PAIRS, Scenario};
+use crate::scenario::Scenario;
 
 /// One run of the load against one contender.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sample {
     /// What the load saw.
     pub outcome: Outcome,
@@ -20,6 +20,12 @@ pub struct Sample {
     pub resident_kib: u64,
     /// Requests per second that were asked for, where the rate is fixed.
     pub asked_per_second: f64,
+    /// What the load saw of the upstream alone, at the same rate right afterwards.
+    #[serde(default)]
+    pub direct: Option<Outcome>,
+    /// By how much the most that was resident lay above what was resident before, in KiB.
+    #[serde(default)]
+    pub grown_kib: u64,
 }
 
 /// One scenario, as it is kept beside the report.
@@ -75,6 +81,11 @@ fn cpu(sample: &Sample) -> f64 {
     sample.cpu_seconds / sample.outcome.done as f64 * 10_000.0
 }
 
+/// Milliseconds that a contender adds to what the upstream alone takes at the same rate.
+fn added(sample: &Sample, of: fn(&Outcome) -> f64) -> f64 {
+    (of(&sample.outcome) - sample.direct.as_ref().map_or(f64::NAN, of)) / 1000.0
+}
+
 const PER_SECOND: Column = ("per second", 0, per_second);
 const CPU: Column = ("CPU s per 10,000", 3, cpu);
 const CORE: Column = ("of its core, %", 0, |s| s.cpu_seconds / s.outcome.seconds * 100.0);
@@ -84,14 +95,17 @@ const MILLIS_P99: Column = ("p99 ms", 2, |s| s.outcome.micros_p99 / 1000.0);
 const MIB_PER_SECOND: Column = ("MiB/s", 0, |s| s.outcome.bytes as f64 / 1_048_576.0 / s.outcome.seconds);
 const CPU_PER_GIB: Column =
     ("CPU s per GiB", 2, |s| s.cpu_seconds / s.outcome.bytes as f64 * 1_073_741_824.0);
+const GROWN: Column = ("MiB more at most", 1, |s| s.grown_kib as f64 / 1024.0);
+const ADDED_P50: Column = ("added p50 ms", 2, |s| added(s, |outcome| outcome.micros_p50));
+const ADDED_P99: Column = ("added p99 ms", 2, |s| added(s, |outcome| outcome.micros_p99));
 const ASKED: Column = ("asked per second", 0, |s| s.asked_per_second);
 
 const fn columns(scenario: Scenario) -> &'static [Column] {
     match scenario {
         // CPU time would be that of opening the streams.
         Scenario::Events => &[MILLIS_P50, MILLIS_P99, PER_SECOND, MEMORY],
-        Scenario::Download | Scenario::Upload => &[MIB_PER_SECOND, CPU_PER_GIB, CORE],
-        Scenario::Latency => &[MILLIS_P50, MILLIS_P99, ASKED, PER_SECOND],
+        Scenario::Download | Scenario::Upload => &[MIB_PER_SECOND, CPU_PER_GIB, CORE, GROWN],
+        Scenario::Latency => &[ADDED_P50, ADDED_P99, MILLIS_P50, MILLIS_P99, ASKED, PER_SECOND],
         _ => &[PER_SECOND, CPU, CORE, MEMORY],
     }
 }
@@ -107,7 +121,7 @@ impl Measured {
         let mut text = format!("### {}\n\n", self.scenario.title());
         text.push_str(&if self.scenario == Scenario::Idle { self.memory() } else { self.table() });
         for (contender, why) in &self.absent {
-            if *contender != Contender::Direct {
+            if !contender.is_reference() {
                 let _ = writeln!(text, "| {} | n/a: {why} |", contender.name());
             }
         }
@@ -137,14 +151,29 @@ impl Measured {
     }
 
     fn memory(&self) -> String {
-        let names: Vec<String> = PAIRS.iter().map(|pairs| format!("MiB at {pairs}")).collect();
-        let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(PAIRS.len()));
+        let held = self.samples.values().flatten().map(|sample| sample.outcome.done);
+        let held: BTreeSet<u64> = held.collect();
+        let mut names: Vec<String> = held.iter().map(|pairs| format!("MiB at {pairs}")).collect();
+        names.push("KiB for each".to_owned());
+        let mut text = format!("| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
         for (contender, samples) in &self.samples {
-            let cells = PAIRS.iter().map(|pairs| {
-                let of = samples.iter().filter(|sample| sample.outcome.done == *pairs as u64);
-                Spread::of(of.map(|s| s.resident_kib as f64 / 1024.0)).map_or_else(String::new, |s| s.show(1))
-            });
-            let cells: Vec<String> = cells.collect();
+            let mebibytes = |pairs: u64| {
+                let of = samples.iter().filter(|sample| sample.outcome.done == pairs);
+                Spread::of(of.map(|sample| sample.resident_kib as f64 / 1024.0))
+            };
+            let mut cells: Vec<String> = held
+                .iter()
+                .map(|pairs| match mebibytes(*pairs) {
+                    Some(spread) => spread.show(1),
+                    None => format!("n/a: serves {} at a time", contender.connections_max()),
+                })
+                .collect();
+            // From none to the most that it held.
+            let most = held.iter().rev().find_map(|pairs| Some((*pairs, mebibytes(*pairs)?.median)));
+            let each = most.zip(mebibytes(0)).filter(|((pairs, _), _)| *pairs > 0);
+            cells.push(each.map_or_else(String::new, |((pairs, most), none)| {
+                format!("{:.1}", (most - none.median) * 1024.0 / pairs as f64)
+            }));
             let _ = writeln!(text, "| {} | {} |", contender.name(), cells.join(" | "));
         }
         text
@@ -152,9 +181,19 @@ impl Measured {
 
     /// Ours beside the limit and beside Envoy, by CPU time: it holds also where the load's core was the narrow one.
     fn ratios(&self) -> Option<String> {
+        match self.scenario {
+            Scenario::Rules => {
+                let (few, many) =
+                    (self.median(Contender::Ours, cpu)?, self.median(Contender::OursManyRules, cpu)?);
+                let percent = (many / few - 1.0) * 100.0;
+                return Some(format!("10,000 rules cost {percent:+.1} % CPU time beside 100."));
+            }
+            Scenario::Events => return self.added_to_events(),
+            _ => {}
+        }
         let of = if matches!(self.scenario, Scenario::Download | Scenario::Upload) {
             CPU_PER_GIB.2
-        } else if matches!(self.scenario, Scenario::Idle | Scenario::Latency | Scenario::Events) {
+        } else if matches!(self.scenario, Scenario::Idle | Scenario::Latency) {
             return None;
         } else {
             CPU.2
@@ -170,13 +209,84 @@ impl Measured {
     }
 }
 
+impl Measured {
+    /// What the contenders add to the delay of an event in the bare forwarder.
+    fn added_to_events(&self) -> Option<String> {
+        let (p50, p99) = (MILLIS_P50.2, MILLIS_P99.2);
+        let base = (self.median(Contender::Bare, p50)?, self.median(Contender::Bare, p99)?);
+        let others = self.samples.keys().filter(|who| !matches!(who, Contender::Bare | Contender::Direct));
+        let added = others.filter_map(|who| {
+            let (half, late) = (self.median(*who, p50)? - base.0, self.median(*who, p99)? - base.1);
+            Some(format!("{} {half:+.2} ms and {late:+.2} ms", who.name()))
+        });
+        let added: Vec<String> = added.collect();
+        (!added.is_empty()).then(|| {
+            format!("Beside the bare forwarder's p50 and p99 an event is later by: {}.", added.join("; "))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn sample(done: u64, cpu_seconds: f64) -> Sample {
         let outcome = Outcome { done, seconds: 2.0, ..Outcome::default() };
-        Sample { outcome, cpu_seconds, resident_kib: 2048, asked_per_second: 0.0 }
+        Sample { outcome, cpu_seconds, resident_kib: 2048, ..Sample::default() }
+    }
+
+    fn measured(scenario: Scenario, samples: impl Into<BTreeMap<Contender, Vec<Sample>>>) -> Measured {
+        let (machine, versions, absent) = Default::default();
+        Measured { scenario, machine, versions, samples: samples.into(), absent }
+    }
+
+    #[test]
+    fn many_rules_are_compared_with_few_of_the_same_run() {
+        let few = vec![sample(10_000, 1.0)];
+        let many = vec![sample(10_000, 1.04)];
+        let text =
+            measured(Scenario::Rules, [(Contender::Ours, few), (Contender::OursManyRules, many)]).markdown();
+        assert!(text.contains("10,000 rules cost +4.0 % CPU time beside 100."), "{text}");
+    }
+
+    #[test]
+    fn what_a_contender_adds_is_its_own_delay_without_that_of_the_upstream_at_the_same_rate() {
+        let delays = |p50, p99| Outcome { micros_p50: p50, micros_p99: p99, ..Outcome::default() };
+        let sample = Sample {
+            outcome: delays(500.0, 2000.0),
+            direct: Some(delays(200.0, 800.0)),
+            ..Sample::default()
+        };
+        let text = measured(Scenario::Latency, [(Contender::Ours, vec![sample])]).markdown();
+        assert!(text.contains("| ours | 0.30 (0.30 – 0.30) | 1.20 (1.20 – 1.20) |"), "{text}");
+    }
+
+    #[test]
+    fn what_ours_does_not_hold_is_said_and_what_it_holds_is_told_for_each() {
+        let hold = |pairs, kib| Sample { resident_kib: kib, ..sample(pairs, 0.0) };
+        let ours = vec![hold(0, 10_240), hold(500, 30_720)];
+        let bare = vec![hold(0, 1024), hold(500, 2048), hold(1000, 3072)];
+        let text = measured(Scenario::Idle, [(Contender::Ours, ours), (Contender::Bare, bare)]).markdown();
+        assert!(text.contains("| n/a: serves 512 at a time | 41.0 |"), "{text}");
+        assert!(text.contains("| 3.0 (3.0 – 3.0) | 2.0 |"), "{text}");
+    }
+
+    #[test]
+    fn an_event_is_late_beside_the_bare_forwarder() {
+        let late = |micros| {
+            let outcome = Outcome { micros_p50: micros, micros_p99: micros * 2.0, ..Outcome::default() };
+            vec![Sample { outcome, ..Sample::default() }]
+        };
+        let text = measured(
+            Scenario::Events,
+            [
+                (Contender::Ours, late(1500.0)),
+                (Contender::Bare, late(1000.0)),
+                (Contender::Direct, late(1.0)),
+            ],
+        )
+        .markdown();
+        assert!(text.contains("later by: ours +0.50 ms and +1.00 ms."), "{text}");
     }
 
     #[test]
@@ -188,16 +298,10 @@ mod tests {
 
     #[test]
     fn a_table_shows_medians_ratios_and_who_was_not_there() {
-        let measured = Measured {
-            scenario: Scenario::Connect,
-            machine: String::new(),
-            versions: BTreeMap::new(),
-            samples: BTreeMap::from([
-                (Contender::Ours, vec![sample(20_000, 1.0), sample(20_000, 2.0), sample(20_000, 1.5)]),
-                (Contender::Envoy, vec![sample(10_000, 2.25)]),
-            ]),
-            absent: BTreeMap::from([(Contender::Nginx, "knows no CONNECT".to_owned())]),
-        };
+        let ours = vec![sample(20_000, 1.0), sample(20_000, 2.0), sample(20_000, 1.5)];
+        let envoy = vec![sample(10_000, 2.25)];
+        let mut measured = measured(Scenario::Connect, [(Contender::Ours, ours), (Contender::Envoy, envoy)]);
+        measured.absent.insert(Contender::Nginx, "knows no CONNECT".to_owned());
         let text = measured.markdown();
         assert!(
             text.contains("| ours | 10000 (10000 – 10000) | 0.750 (0.500 – 1.000) | 75 (50 – 100) | 2.0"),

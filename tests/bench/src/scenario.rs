@@ -33,8 +33,19 @@ pub enum Scenario {
     Upload,
     /// Half of what the contender can do at most.
     Latency,
+    /// Ours with many rules, beside ours with few.
+    Rules,
     /// Memory.
     Idle,
+}
+
+/// How much is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// What the report is about.
+    Whole,
+    /// As little as shows that every part works; what comes of it is no measurement.
+    Smoke,
 }
 
 /// How requests come in.
@@ -69,16 +80,47 @@ pub const STREAMS: usize = 128;
 const HANDSHAKES: usize = 16;
 /// Connections of the event streams, and streams on each: 1,000 in all.
 const EVENT_STREAMS: (usize, usize) = (8, 125);
+/// The same where only the way is tried.
+const SMOKE_EVENT_STREAMS: (usize, usize) = (2, 8);
 /// Time between two events of one stream.
 pub const EVENT_MILLIS: u64 = 500;
 /// Bytes of a large body.
 const LARGE_BYTES: u64 = 1 << 30;
-/// Connections held for the memory scenario; ours serves at most 512 at a time.
-pub const PAIRS: [usize; 3] = [0, 64, 500];
+/// Bytes of a large body where only the way is tried: more than fits into any window.
+const SMOKE_LARGE_BYTES: u64 = 4 << 20;
+/// Connections held for the memory scenario.
+pub const PAIRS: [usize; 4] = [0, 64, 500, 1000];
+/// The same where only the way is tried.
+const SMOKE_PAIRS: [usize; 2] = [0, 4];
+
+impl Size {
+    const fn large_bytes(self) -> u64 {
+        match self {
+            Self::Whole => LARGE_BYTES,
+            Self::Smoke => SMOKE_LARGE_BYTES,
+        }
+    }
+
+    const fn event_streams(self) -> (usize, usize) {
+        match self {
+            Self::Whole => EVENT_STREAMS,
+            Self::Smoke => SMOKE_EVENT_STREAMS,
+        }
+    }
+
+    /// Connections held for the memory scenario.
+    #[must_use]
+    pub const fn pairs(self) -> &'static [usize] {
+        match self {
+            Self::Whole => &PAIRS,
+            Self::Smoke => &SMOKE_PAIRS,
+        }
+    }
+}
 
 impl Scenario {
     /// All, in the order of the report.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BaseUrl,
         Self::Absolute,
         Self::Connect,
@@ -91,6 +133,7 @@ impl Scenario {
         Self::Download,
         Self::Upload,
         Self::Latency,
+        Self::Rules,
         Self::Idle,
     ];
 
@@ -118,7 +161,10 @@ impl Scenario {
             Self::Download => "1 GiB down, https behind",
             Self::Upload => "1 GiB up, https behind",
             Self::Latency => {
-                "Delay of an answer at half of the contender's own rate, by base URL, https behind"
+                "Delay of an answer at half of the contender's own rate, by base URL, https behind, and without it"
+            }
+            Self::Rules => {
+                "HTTP/1.1 by base URL, https behind: 64 kept connections, among 100 and 10,000 rules"
             }
             Self::Idle => {
                 "Resident memory with intercepted connections on which an answer has begun and rests"
@@ -130,7 +176,9 @@ impl Scenario {
     #[must_use]
     pub const fn front(self) -> Front {
         match self {
-            Self::BaseUrl | Self::Fresh | Self::Download | Self::Upload | Self::Latency => Front::BaseUrl,
+            Self::BaseUrl | Self::Fresh | Self::Download | Self::Upload | Self::Latency | Self::Rules => {
+                Front::BaseUrl
+            }
             Self::Absolute => Front::Absolute,
             Self::Connect | Self::Handshake | Self::Mint | Self::Idle => Front::Tunnel,
             Self::H2 | Self::Grpc | Self::Events => Front::TunnelH2,
@@ -149,12 +197,12 @@ impl Scenario {
 
     /// The path that is asked for.
     #[must_use]
-    pub fn path(self) -> String {
+    pub fn path(self, size: Size) -> String {
         match self {
             Self::Events => format!("/events?millis={EVENT_MILLIS}"),
             // An hour: none comes.
             Self::Idle => "/events?millis=3600000".to_owned(),
-            Self::Download => format!("/download?bytes={LARGE_BYTES}"),
+            Self::Download => format!("/download?bytes={}", size.large_bytes()),
             Self::Upload => "/upload".to_owned(),
             Self::Grpc => "/bench.Echo/Unary".to_owned(),
             _ => "/v1/models".to_owned(),
@@ -163,18 +211,21 @@ impl Scenario {
 
     /// What the load does; a rate and a number of pairs are filled in by whoever knows them.
     #[must_use]
-    pub const fn job(self) -> Job {
+    pub const fn job(self, size: Size) -> Job {
         match self {
-            Self::BaseUrl | Self::Absolute | Self::Connect => {
+            Self::BaseUrl | Self::Absolute | Self::Connect | Self::Rules => {
                 Job::Closed { connections: CONNECTIONS, streams: 1 }
             }
             Self::Fresh => Job::Fresh { concurrency: CONNECTIONS },
             Self::Handshake => Job::Handshakes { concurrency: HANDSHAKES, distinct: false },
             Self::Mint => Job::Handshakes { concurrency: HANDSHAKES, distinct: true },
             Self::H2 | Self::Grpc => Job::Closed { connections: 1, streams: STREAMS },
-            Self::Events => Job::Events { connections: EVENT_STREAMS.0, streams: EVENT_STREAMS.1 },
-            Self::Download => Job::Download { bytes: LARGE_BYTES },
-            Self::Upload => Job::Upload { bytes: LARGE_BYTES },
+            Self::Events => {
+                let (connections, streams) = size.event_streams();
+                Job::Events { connections, streams }
+            }
+            Self::Download => Job::Download { bytes: size.large_bytes() },
+            Self::Upload => Job::Upload { bytes: size.large_bytes() },
             Self::Latency => Job::Rate { connections: CONNECTIONS, per_second: 0.0 },
             Self::Idle => Job::Idle { pairs: 0 },
         }

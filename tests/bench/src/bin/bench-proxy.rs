@@ -15,15 +15,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use agentsandbox_bench::contender::{Contender, Contestant, Programs, Setting};
+use agentsandbox_bench::contender::{Contender, Contestant, Programs, Setting, direct};
 use agentsandbox_bench::load::{Job, Load, Outcome, Way};
 use agentsandbox_bench::pki::Pki;
-use agentsandbox_bench::process::{LOAD_CORE, pinned};
+use agentsandbox_bench::process::{load_core, pinned};
 use agentsandbox_bench::report::{Measured, Sample};
-use agentsandbox_bench::scenario::{CONNECTIONS, PAIRS, Scenario};
+use agentsandbox_bench::scenario::{CONNECTIONS, Scenario, Size};
 use agentsandbox_bench::upstream::Addresses;
 use clap::Parser;
 
@@ -50,6 +51,15 @@ struct Args {
     /// Length of one measurement, where it has no end of its own.
     #[arg(long, default_value_t = 800)]
     millis: u64,
+    /// Asks for as little as shows that every part works.
+    #[arg(long)]
+    smoke: bool,
+}
+
+impl Args {
+    const fn size(&self) -> Size {
+        if self.smoke { Size::Smoke } else { Size::Whole }
+    }
 }
 
 /// What a run has.
@@ -103,7 +113,7 @@ impl Bench {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), mode).unwrap();
         let pki = Pki::create(folder.path());
-        let mut command = pinned(LOAD_CORE, &programs.bench.join("bench-upstream"));
+        let mut command = pinned(load_core(), &programs.bench.join("bench-upstream"));
         let mut upstream = command.arg(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
         let addresses = serde_json::from_str(&first_line(&mut upstream)).unwrap();
         Self { args, programs, folder, pki, addresses, upstream }
@@ -120,7 +130,9 @@ impl Bench {
         if scenario == Scenario::Idle {
             for round in 0..self.args.rounds {
                 for contender in &present {
-                    let found = PAIRS.map(|pairs| self.hold(*contender, pairs));
+                    let pairs = self.args.size().pairs().iter();
+                    let pairs = pairs.filter(|pairs| **pairs <= contender.connections_max());
+                    let found: Vec<Sample> = pairs.map(|pairs| self.hold(*contender, *pairs)).collect();
                     note(scenario, *contender, round, &found);
                     if round > 0 {
                         samples.entry(*contender).or_default().extend(found);
@@ -156,13 +168,18 @@ impl Bench {
                 if absent.contains_key(contender) {
                     continue;
                 }
-                let mut job = scenario.job();
+                let mut job = scenario.job(self.args.size());
                 let mut asked = 0.0;
                 if let Job::Rate { per_second, .. } = &mut job {
                     asked = *rates.entry(*contender).or_insert_with(|| self.half_rate(contestant, scenario));
                     *per_second = asked;
                 }
-                let sample = self.sample(contestant, scenario, job, asked);
+                let mut sample = self.sample(contestant, scenario, job.clone());
+                sample.asked_per_second = asked;
+                if scenario == Scenario::Latency {
+                    let alone = direct(&self.setting(scenario, PathBuf::new(), contestant.entry));
+                    sample.direct = Some(self.sample(&alone, scenario, job).outcome);
+                }
                 note(scenario, *contender, round, std::slice::from_ref(&sample));
                 if sample.outcome.failed > 0 {
                     let (failed, all) = (sample.outcome.failed, sample.outcome.failed + sample.outcome.done);
@@ -178,7 +195,7 @@ impl Bench {
     /// Half of what it does when it is asked as fast as it answers.
     fn half_rate(&self, contestant: &Contestant, scenario: Scenario) -> f64 {
         let job = Job::Closed { connections: CONNECTIONS, streams: 1 };
-        let outcome = self.sample(contestant, scenario, job, 0.0).outcome;
+        let outcome = self.sample(contestant, scenario, job).outcome;
         outcome.done as f64 / outcome.seconds / 2.0
     }
 
@@ -186,31 +203,22 @@ impl Bench {
         let folder = self.folder.path().join(format!("{}-{}", scenario.name(), contender.name()));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
-        contender.start(Setting {
-            programs: &self.programs,
-            pki: &self.pki,
-            upstream: self.addresses,
-            scenario,
-            folder,
-            listen: self.addresses.plain,
-        })
+        contender.start(self.setting(scenario, folder, self.addresses.plain))
+    }
+
+    fn setting(&self, scenario: Scenario, folder: PathBuf, listen: SocketAddr) -> Setting<'_> {
+        let (programs, pki, upstream) = (&self.programs, &self.pki, self.addresses);
+        Setting { programs, pki, upstream, scenario, folder, listen }
     }
 
     fn load(&self, contestant: &Contestant, scenario: Scenario, job: Job) -> Child {
-        let setting = Setting {
-            programs: &self.programs,
-            pki: &self.pki,
-            upstream: self.addresses,
-            scenario,
-            folder: PathBuf::new(),
-            listen: contestant.entry,
-        };
+        let setting = self.setting(scenario, PathBuf::new(), contestant.entry);
         let load = Load {
             entry: contestant.entry,
             way: contestant.way,
             http2: scenario.front() == agentsandbox_bench::scenario::Front::TunnelH2,
             authority: format!("{}:{}", setting.name(), setting.target().port()),
-            path: format!("{}{}", contestant.prefix, scenario.path()),
+            path: format!("{}{}", contestant.prefix, scenario.path(self.args.size())),
             authorization: contestant.authorization.clone(),
             grpc: scenario == Scenario::Grpc,
             pki: self.folder.path().to_owned(),
@@ -218,18 +226,21 @@ impl Bench {
             job,
         };
         debug_assert!(load.way != Way::Absolute || !load.http2);
-        let mut command = pinned(LOAD_CORE, &self.programs.bench.join("bench-load"));
+        let mut command = pinned(load_core(), &self.programs.bench.join("bench-load"));
         command.arg(serde_json::to_string(&load).unwrap());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     }
 
-    fn sample(&self, contestant: &Contestant, scenario: Scenario, job: Job, asked_per_second: f64) -> Sample {
-        let cpu = || contestant.running.as_ref().map_or(0.0, |running| running.cpu_seconds());
-        let before = cpu();
+    fn sample(&self, contestant: &Contestant, scenario: Scenario, job: Job) -> Sample {
+        let Some(running) = &contestant.running else {
+            return Sample { outcome: outcome(self.load(contestant, scenario, job)), ..Sample::default() };
+        };
+        running.forget_peak();
+        let (cpu_before, kib_before) = (running.cpu_seconds(), running.resident_kib());
         let outcome = outcome(self.load(contestant, scenario, job));
-        let cpu_seconds = cpu() - before;
-        let resident_kib = contestant.running.as_ref().map_or(0, |running| running.resident_kib());
-        Sample { outcome, cpu_seconds, resident_kib, asked_per_second }
+        let cpu_seconds = running.cpu_seconds() - cpu_before;
+        let grown_kib = running.peak_kib().saturating_sub(kib_before);
+        Sample { outcome, cpu_seconds, resident_kib: running.resident_kib(), grown_kib, ..Sample::default() }
     }
 
     /// The memory of a new process that holds so many connections.
@@ -240,7 +251,7 @@ impl Bench {
         let resident_kib = contestant.running.as_ref().map_or(0, |running| running.resident_kib());
         let outcome = outcome(load);
         assert!(outcome.failed == 0, "{contender:?} holds {outcome:?}");
-        Sample { outcome, cpu_seconds: 0.0, resident_kib, asked_per_second: 0.0 }
+        Sample { outcome, resident_kib, ..Sample::default() }
     }
 }
 

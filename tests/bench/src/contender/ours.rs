@@ -1,5 +1,4 @@
-//! Ours: the release build without Kubernetes, with everything on: a policy of 100 rules, injection, scrubbing, and the
-//! audit trail into a file.
+//! Ours, without Kubernetes and with everything on: a policy, injection, scrubbing, and the audit trail into a file.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,17 +9,15 @@ use crate::process::{CONTENDER_CORE, pinned};
 use crate::scenario::Front;
 use crate::{API, H2, MINT, PLAIN, SECRET};
 
-/// Rules of the policy; what is asked for is allowed by one of the last four.
-const RULES: usize = 100;
-
-pub(super) fn command(setting: &Setting<'_>) -> Command {
+/// Ours with so many rules; what is asked for is allowed by one of the last four.
+pub(super) fn command(setting: &Setting<'_>, rules: usize) -> Command {
     for folder in ["secrets", "state"] {
         fs::create_dir_all(setting.folder.join(folder)).unwrap();
     }
     setting.file("secrets/bench", SECRET);
     fs::copy(&setting.pki.ca, setting.folder.join("state/ca.crt")).unwrap();
     fs::copy(&setting.pki.ca_key, setting.folder.join("state/ca.key")).unwrap();
-    let policy = setting.file("policy.yaml", &policy(setting));
+    let policy = setting.file("policy.yaml", &policy(setting, rules));
     let mut command = pinned(CONTENDER_CORE, &setting.programs.ours);
     command.arg("serve").arg("--policy").arg(policy);
     command.arg("--secrets").arg(setting.folder.join("secrets"));
@@ -46,7 +43,7 @@ pub(super) fn command(setting: &Setting<'_>) -> Command {
     command
 }
 
-fn policy(setting: &Setting<'_>) -> String {
+fn policy(setting: &Setting<'_>, rules: usize) -> String {
     let (plain, http1, http2) =
         (setting.upstream.plain.port(), setting.upstream.http1.port(), setting.upstream.http2.port());
     let mut text = "apiVersion: policy.agentsandbox.dev/v1
@@ -65,7 +62,7 @@ credentials:
     let roots = fs::read_to_string(&setting.pki.ca).unwrap();
     let _ = writeln!(text, "upstream:\n  additionalRoots: |\n    {}", roots.trim().replace('\n', "\n    "));
     text.push_str("rules:\n");
-    for number in 0..RULES - 4 {
+    for number in 0..rules - 4 {
         let _ = writeln!(
             text,
             "- {{name: other{number}, host: host{number}.example.com, ports: [443], scheme: https, methods: [GET, POST], paths: ['/v1/**', '/v2/*/items']}}"
