@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use agentsandbox_policy::{DenialReason, Host, Policy};
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverOpts};
+use hickory_resolver::config::{ResolveHosts, ResolverOpts};
+use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
@@ -79,9 +80,8 @@ impl Resolver {
             return Ok(addresses.clone());
         }
         let system = self.system.as_ref().ok_or(DenialReason::UpstreamUnreachable)?;
-        // The trailing dot keeps search domains out.
-        match timeout(RESOLVE_TIMEOUT, system.lookup_ip(format!("{}.", host.as_str()))).await {
-            Ok(Ok(found)) => Ok(found.iter().collect()),
+        match timeout(RESOLVE_TIMEOUT, addresses(system, host)).await {
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) if error.is_no_records_found() => Err(DenialReason::NameNotFound),
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "the resolver failed");
@@ -89,6 +89,24 @@ impl Resolver {
             }
             Err(_) => Err(DenialReason::UpstreamUnreachable),
         }
+    }
+}
+
+/// Of IPv4, or else of IPv6. Where the first question fails and the second finds nothing, nobody knows that there is no address:
+/// the failure is what is told.
+async fn addresses(system: &TokioResolver, host: &Host) -> Result<Vec<IpAddr>, NetError> {
+    // The trailing dot keeps search domains out.
+    let name = format!("{}.", host.as_str());
+    let of = |lookup| LookupIp::from(lookup).iter().collect::<Vec<IpAddr>>();
+    let failed = match system.ipv4_lookup(name.as_str()).await.map(of) {
+        Ok(found) if !found.is_empty() => return Ok(found),
+        Ok(_) => None,
+        Err(error) => Some(error).filter(|error| !error.is_no_records_found()),
+    };
+    match (system.ipv6_lookup(name.as_str()).await.map(of), failed) {
+        (Ok(found), Some(failed)) if found.is_empty() => Err(failed),
+        (Err(error), Some(failed)) if error.is_no_records_found() => Err(failed),
+        (found, _) => found,
     }
 }
 
@@ -104,7 +122,6 @@ fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioReso
 
 fn narrow(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
-    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     options.positive_min_ttl = Some(RESOLVED_TTL_MIN);
     options.positive_max_ttl = Some(RESOLVED_TTL_MAX);
     options.negative_min_ttl = Some(RESOLVED_TTL_MIN);

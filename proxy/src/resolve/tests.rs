@@ -214,6 +214,27 @@ async fn p_c9_an_answer_that_is_none_is_an_error_and_never_an_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p_c9_a_name_whose_question_failed_is_not_said_to_have_no_address() {
+    // There is no answer for A, and AAAA has no record.
+    let is_a = |query: &[u8]| query[12..].windows(4).any(|part| part == [0, 0, 1, 0]);
+    for code in [None, Some(SERVFAIL)] {
+        let server = serving(move |query, _| match code {
+            Some(code) if is_a(query) => Some(answer(query, false, code, ASKED, 60, GOOD)),
+            None if is_a(query) => None,
+            _ => Some(answer(query, false, NO_ERROR, ASKED, 60, GOOD)),
+        })
+        .await;
+        assert_eq!(server.ask().await, Err(DenialReason::UpstreamUnreachable), "{code:?}");
+    }
+    let server = serving(move |query, _| {
+        let code = if is_a(query) { NXDOMAIN } else { NO_ERROR };
+        Some(answer(query, false, code, ASKED, 60, GOOD))
+    })
+    .await;
+    assert_eq!(server.ask().await, Err(DenialReason::NameNotFound));
+}
+
+#[tokio::test(start_paused = true)]
 async fn p_c9_no_damage_to_an_answer_ends_the_resolver() {
     let seed = Arc::new(AtomicUsize::new(1));
     let server = serving(move |query, over_tcp| {
