@@ -44,17 +44,18 @@ fn is_root() -> bool {
     line.split_whitespace().nth(1) == Some("0")
 }
 
-/// Gives the loopback interface every address, and programs the harness's name server and hosts file.
+/// Gives the loopback interface every address, and programs the harness's name server, which is waited for so many seconds, and its
+/// hosts file.
 ///
 /// # Errors
 /// When a step is refused.
-pub fn furnish(folder: &Path) -> Result<()> {
+pub fn furnish(folder: &Path, dns_secs: u32) -> Result<()> {
     for arguments in ["link set lo up", "route add local 0.0.0.0/0 dev lo", "-6 route add local ::/0 dev lo"]
     {
         program("ip", &arguments.split(' ').map(OsString::from).collect::<Vec<_>>())?;
     }
     let files = [
-        ("resolv.conf", format!("nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n")),
+        ("resolv.conf", format!("nameserver {NAME_SERVER}\noptions timeout:{dns_secs} attempts:1\n")),
         // What a hosts file says is no answer of DNS: P-B8 looks whether it counts.
         ("hosts", format!("127.0.0.1 localhost\n{} hosts.good.test\n", crate::world::INTERNAL)),
     ];

@@ -10,6 +10,9 @@ use agentsandbox_conformance::{Result, namespace};
 use agentsandbox_soak::run::{fails, run};
 use clap::Parser;
 
+/// As long as the proxy waits for a name. The name server has no faults, and may be slow where much else runs.
+const DNS_SECS: u32 = 8;
+
 #[derive(Parser)]
 #[command(about = "The proxy under mixed load, in network namespaces of its own")]
 struct Cli {
@@ -43,7 +46,7 @@ fn outside() -> Result<()> {
 
 fn inside(cli: &Cli) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("soak").tempdir().during("no folder can be made")?;
-    namespace::furnish(folder.path())?;
+    namespace::furnish(folder.path(), DNS_SECS)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seed = cli.seed.unwrap_or(u64::from(now.subsec_nanos()));
     println!("seed {seed}");
