@@ -109,10 +109,10 @@ impl fmt::Debug for Host {
 /// [`Malformed`] when the text is not exactly that.
 pub fn parse_authority(text: &str, default_port: Option<u16>) -> Result<(Host, u16), Malformed> {
     // The colons of an IPv6 address are inside its brackets.
-    let host_end = text.rfind(']').map_or(0, |bracket| bracket + 1);
-    let (host, port) = match text[host_end..].find(':') {
+    let bracket = text.rfind(']').unwrap_or(0);
+    let (host, port) = match text[bracket..].find(':') {
         Some(colon) => {
-            let (host, port) = text.split_at(host_end + colon);
+            let (host, port) = text.split_at(bracket + colon);
             (host, Some(parse_port(&port[1..])?))
         }
         None => (text, default_port),

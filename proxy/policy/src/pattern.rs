@@ -95,13 +95,12 @@ impl HostPattern {
         if host.address().is_some() {
             return false;
         }
-        let more = host.as_str().strip_suffix(self.base.as_str());
+        // No host has an empty label, so that something stands before the dot.
+        let more = host.as_str().strip_suffix(self.base.as_str()).and_then(|more| more.strip_suffix('.'));
         match self.form {
             Form::Exact => *host == self.base,
-            Form::OneLabel => {
-                more.is_some_and(|more| more.len() > 1 && more.find('.') == Some(more.len() - 1))
-            }
-            Form::AnyLabels => more.is_some_and(|more| more.len() > 1 && more.ends_with('.')),
+            Form::OneLabel => more.is_some_and(|label| !label.contains('.')),
+            Form::AnyLabels => more.is_some(),
         }
     }
 

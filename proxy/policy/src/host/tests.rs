@@ -46,6 +46,15 @@ fn p_b2_international_names_are_a_labels_and_confusables_stay_different() {
 }
 
 #[test]
+fn a_host_is_shown_in_its_canonical_spelling() {
+    let host = Host::parse("API.good.test.").unwrap();
+    assert_eq!(
+        (format!("{host}"), format!("{host:?}")),
+        ("api.good.test".to_owned(), "api.good.test".to_owned())
+    );
+}
+
+#[test]
 fn a_host_is_bounded_as_it_is_written_and_as_it_is_read() {
     let hyphens = |count| "\u{ad}".repeat(count);
     let longest = format!("ab{}", hyphens((HOST_BYTES_MAX - 2) / 2));
@@ -176,9 +185,12 @@ fn p_a12_an_authority_is_a_host_and_a_plain_port() {
     ] {
         assert!(parse_authority(text, None).is_err(), "{text:?}");
     }
-    for (text, host, port) in
-        [("good.test:443", "good.test", 443), ("[::1]:8443", "[::1]", 8443), ("GOOD:1", "good", 1)]
-    {
+    for (text, host, port) in [
+        ("good.test:443", "good.test", 443),
+        ("[::1]:8443", "[::1]", 8443),
+        ("[::]:1", "[::]", 1),
+        ("GOOD:1", "good", 1),
+    ] {
         let (parsed, parsed_port) = parse_authority(text, None).unwrap();
         assert_eq!((parsed.as_str(), parsed_port), (host, port));
     }
