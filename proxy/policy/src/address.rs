@@ -369,6 +369,101 @@ mod tests {
     }
 
     #[test]
+    fn p_c2_an_allowed_tunnel_does_not_allow_the_network_behind_it() {
+        let tunnels = ["64:ff9b::/96", "::/96", "::ffff:0:0:0/96", "2002::/16", "2001::/32", "2600::/16"];
+        for (address, behind) in [
+            ("64:ff9b::808:808", Verdict::Public),
+            ("64:ff9b::a00:1", Verdict::NotPublic),
+            ("64:ff9b::a9fe:a9fe", Verdict::Metadata),
+            ("::808:808", Verdict::Public),
+            ("::a00:1", Verdict::NotPublic),
+            ("::ffff:0:808:808", Verdict::Public),
+            ("::ffff:0:a00:1", Verdict::NotPublic),
+            ("2002:808:808::1", Verdict::Public),
+            ("2002:a00:1::1", Verdict::NotPublic),
+            // Teredo inverts each bit of the address.
+            ("2001::f7f7:f7f7", Verdict::Public),
+            ("2001::f5ff:fffe", Verdict::NotPublic),
+            ("2001::5601:5601", Verdict::Metadata),
+            ("2600::5efe:808:808", Verdict::Public),
+            ("2600::5efe:a00:1", Verdict::NotPublic),
+            ("2600::200:5efe:a9fe:a9fe", Verdict::Metadata),
+        ] {
+            assert_eq!(verdict(&tunnels, &[], address), behind, "{address}");
+            assert_ne!(verdict(&[], &[], address), Verdict::Public, "{address}");
+        }
+    }
+
+    const INSIDE: &str = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+        rules: [{name: in, host: in.test, ports: [8443], scheme: https}, \
+        {name: pass, host: pass.test, ports: [8443], scheme: https, tls: Passthrough}], \
+        addresses: {allow: [10.1.0.0/16], deny: [10.96.0.0/12]}";
+
+    fn permit(policy: &Policy) -> Permit {
+        let (host, port) = crate::parse_authority("in.test:8443", None).unwrap();
+        let (method, target) = (crate::Method::parse("GET").unwrap(), crate::Target::parse("/x").unwrap());
+        let scheme = Scheme::Https;
+        policy.decide(crate::Request { scheme, host, port, method, target, websocket: false }).unwrap()
+    }
+
+    #[test]
+    fn leave_to_dial_says_where_to_and_whether_the_address_is_public_by_itself() {
+        let direct = Policy::from_yaml(&format!("{INSIDE}}}")).unwrap();
+        let proxied =
+            Policy::from_yaml(&format!("{INSIDE}, upstream: {{proxy: {{url: 'http://proxy.test:3128'}}}}}}"))
+                .unwrap();
+        for (policy, proxy) in [(&direct, None), (&proxied, Some("proxy.test"))] {
+            let (permit, pass) =
+                (permit(policy), policy.pass(&Host::parse("pass.test").unwrap(), 8443).unwrap());
+            assert_eq!(pass.port(), 8443);
+            for (address, public) in [("8.8.8.8", true), ("10.1.0.1", false)] {
+                let address: IpAddr = address.parse().unwrap();
+                let hop_port = if proxy.is_some() { 3128 } else { 8443 };
+                for (dial, hop, host) in [
+                    (permit.dial(policy, address).unwrap(), permit.next_hop(policy), "in.test"),
+                    (pass.dial(policy, address).unwrap(), pass.next_hop(policy), "pass.test"),
+                ] {
+                    assert_eq!(
+                        (dial.address(), dial.is_public()),
+                        (SocketAddr::new(address, hop_port), public)
+                    );
+                    assert_eq!(
+                        (dial.scheme(), dial.host().as_str(), dial.port()),
+                        (Scheme::Https, host, 8443)
+                    );
+                    assert_eq!(dial.through().map(|proxy| proxy.host.as_str()), proxy);
+                    assert_eq!(hop.as_str(), proxy.unwrap_or(host));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_forbidden_address_is_told_with_why_it_is_forbidden() {
+        let policy = Policy::from_yaml(&format!("{INSIDE}}}")).unwrap();
+        let pass = policy.pass(&Host::parse("pass.test").unwrap(), 8443).unwrap();
+        for (address, why) in [
+            ("169.254.169.254", "a cloud's metadata service, which is never allowed."),
+            ("10.96.0.1", "inside addresses.deny of the policy (the cluster's own networks);"),
+            ("10.2.0.1", "which is not a public address; a platform admin can add its range"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            let denial = permit(&policy).dial(&policy, address).unwrap_err();
+            assert!(
+                denial.how_to_allow.starts_with("in.test resolves to ") && denial.how_to_allow.contains(why)
+            );
+            assert_eq!((denial.rule.as_deref(), denial.path.as_deref()), (Some("in"), Some("/x")));
+            let denial = pass.dial(&policy, address).unwrap_err();
+            assert_eq!(
+                (denial.reason, denial.rule.as_deref()),
+                (DenialReason::ForbiddenAddress, Some("pass"))
+            );
+            assert_eq!((denial.host.as_deref(), denial.port), (Some("pass.test"), Some(8443)));
+            assert!(denial.how_to_allow.contains(why), "{denial}");
+        }
+    }
+
+    #[test]
     fn p_c3_metadata_services_are_forbidden_whatever_is_allowed() {
         let all = ["0.0.0.0/0", "::/0"];
         for address in METADATA {

@@ -164,3 +164,22 @@ fn is_media_type(text: &str) -> bool {
     };
     text.split_once('/').is_some_and(|(kind, name)| is_name(kind) && (name == "*" || is_name(name)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_say_whose_they_are_and_how_much_they_let_go() {
+        for (total, minute, text) in [
+            (Some(100), Some(10), "100 bytes in all and 10 bytes a minute"),
+            (Some(100), None, "100 bytes in all"),
+            (None, Some(10), "10 bytes a minute"),
+            (None, None, "any number of bytes"),
+        ] {
+            let limits = UploadLimits::new("*.a.test", total, minute);
+            assert_eq!((limits.pattern(), limits.total(), limits.per_minute()), ("*.a.test", total, minute));
+            assert_eq!(limits.to_string(), text);
+        }
+    }
+}

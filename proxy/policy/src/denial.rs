@@ -257,6 +257,33 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_says_all_that_it_was_given_and_nothing_more() {
+        let bare = Denial::new(DenialReason::PathNotAllowed);
+        let full = bare
+            .clone()
+            .with_rule("api")
+            .with_host("a.test")
+            .with_port(443)
+            .with_method("GET")
+            .with_path("/x")
+            .with_credential("key")
+            .with_how_to_allow("Ask.");
+        let fields = |denial: &Denial| serde_json::to_value(denial).unwrap();
+        let reason = "PathNotAllowed";
+        assert_eq!(
+            fields(&full),
+            serde_json::json!({"reason": reason, "rule": "api", "host": "a.test", "port": 443, "method": "GET",
+                "path": "/x", "credential": "key", "howToAllow": "Ask."})
+        );
+        assert_eq!(
+            fields(&bare),
+            serde_json::json!({"reason": reason, "rule": null, "host": null, "port": null, "method": null,
+                "path": null, "credential": null, "howToAllow": bare.how_to_allow})
+        );
+        assert_eq!(full.to_string(), "PathNotAllowed: Ask.");
+    }
+
+    #[test]
     fn a_malformed_request_is_told_what_is_wrong_and_nothing_it_sent() {
         let denial = Denial::from(Malformed::host("it has an empty label"));
         assert_eq!(denial.reason, DenialReason::MalformedRequest);

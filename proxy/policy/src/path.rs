@@ -265,8 +265,8 @@ impl PathGlob {
         while s < segments.len() {
             match self.segments.get(p) {
                 Some(glob) if glob == "**" => {
-                    retry = Some((p + 1, s + 1));
                     (p, s) = (p + 1, s + 1);
+                    retry = Some((p, s));
                     continue;
                 }
                 Some(glob) if segment_matches(glob.as_bytes(), segments[s].as_bytes()) => {
@@ -276,8 +276,8 @@ impl PathGlob {
                 _ => {}
             }
             let Some((glob_at, segment_at)) = retry else { return false };
-            retry = Some((glob_at, segment_at + 1));
             (p, s) = (glob_at, segment_at + 1);
+            retry = Some((p, s));
         }
         p == self.segments.len()
     }
@@ -292,13 +292,13 @@ fn segment_matches(glob: &[u8], text: &[u8]) -> bool {
     let mut retry: Option<(usize, usize)> = None;
     while t < text.len() {
         if glob.get(g) == Some(&b'*') {
-            retry = Some((g + 1, t));
             g += 1;
+            retry = Some((g, t));
         } else if glob.get(g) == Some(&text[t]) {
             (g, t) = (g + 1, t + 1);
         } else if let Some((glob_at, text_at)) = retry {
-            retry = Some((glob_at, text_at + 1));
             (g, t) = (glob_at, text_at + 1);
+            retry = Some((g, t));
         } else {
             return false;
         }

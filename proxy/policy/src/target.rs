@@ -242,6 +242,10 @@ mod tests {
             assert_eq!(found.as_deref(), sent, "{text}");
         }
         assert_eq!(target("/x").with_path_segment("/", &[], "secret"), None);
+        // The longer one was written, wherever the shorter one begins in it.
+        let overlapping = ["placeholder".to_owned(), "laceholder".to_owned()];
+        let found = target("/botplaceholder/send").with_path_segment("/bot", &overlapping, "secret");
+        assert_eq!(found.as_deref(), Some("/botsecret/send"));
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl Policy {
         let plain = host.as_str().trim_matches(|c: char| !c.is_ascii_alphanumeric());
         let base = if plain.is_empty() { "rule" } else { plain };
         let is_free = |name: &String| !self.has_rule(name);
-        let numbered = (2..=RULES_MAX + 1).map(|number| format!("{base}-{number}"));
+        let numbered = (2..=RULES_MAX).map(|number| format!("{base}-{number}"));
         std::iter::once(base.to_owned()).chain(numbered).find(is_free).unwrap_or_else(|| base.to_owned())
     }
 

@@ -264,8 +264,22 @@ fn a_permit_carries_the_file_that_its_document_names() {
 }
 
 #[test]
+fn a_permit_carries_what_its_credential_pins() {
+    let pinned = |policy: &Policy| {
+        let permit = policy.decide(request("GET https://narrow.test/")).unwrap();
+        let pinned = permit.credential().unwrap().pinned().iter();
+        pinned.map(|field| (field.name().to_owned(), field.value().map(str::to_owned))).collect::<Vec<_>>()
+    };
+    assert_eq!(pinned(policy()), []);
+    let text = "- name: key\n  pinnedHeaders: [{name: x-team, value: red}]\n";
+    let policy = Policy::from_yaml(&POLICY.replacen("- name: key\n", text, 1)).unwrap();
+    assert_eq!(pinned(&policy), [("x-team".to_owned(), Some("red".to_owned()))]);
+}
+
+#[test]
 fn a_permit_holds_what_was_judged() {
     let permit = decide("POST https://API.good.test/v1/%6dessages?q=1").unwrap();
+    assert!(!permit.websocket());
     assert_eq!(permit.target().as_str(), "/v1/messages?q=1");
     assert_eq!(
         (permit.host().as_str(), permit.port(), permit.method().as_str()),

@@ -156,6 +156,34 @@ fn what_must_not_be_allowed_or_cannot_be_has_nothing_to_write() {
 }
 
 #[test]
+fn an_agent_sandbox_is_told_to_name_a_host_only_where_it_can() {
+    let mut document = document();
+    document["sandbox"]["uid"] = json!("1b2c");
+    for (host, nameable) in [
+        ("a.test", true),
+        ("a-b.test", true),
+        ("9.test", true),
+        ("xn--bcher-kva.test", true),
+        ("localhost", false),
+        ("a_b.test", false),
+        ("-a.test", false),
+        ("a-.test", false),
+        ("a.-test", false),
+        ("a.t", false),
+        ("a.9t", false),
+    ] {
+        let advice =
+            policy_of(&document).decide(asked(&format!("GET https://{host}/"))).unwrap_err().how_to_allow;
+        let expected = if nameable {
+            "Add to spec.egress.allow of AgentSandbox a/b: `- {host: "
+        } else {
+            "No rule can name this host;"
+        };
+        assert!(advice.starts_with(expected), "{host}: {advice}");
+    }
+}
+
+#[test]
 fn no_path_that_an_agent_makes_up_widens_what_is_proposed() {
     let mut full = document();
     full["rules"][0]["paths"] = (0..64).map(|number| json!(format!("/{number}"))).collect();

@@ -32,6 +32,26 @@ fn a_valid_document_becomes_a_policy() {
 }
 
 #[test]
+fn what_a_document_does_not_say_is_not_written_and_all_that_it_says_is() {
+    let roots = "-----BEGIN CERTIFICATE-----\n";
+    let bare = VALID.replacen("addresses: {allow: [10.20.3.4/16], deny: [10.244.0.0/16]}\n", "", 1);
+    let full = VALID.replacen("generation: 0", "generation: 7", 1)
+        + &format!("upstream: {{additionalRoots: {roots:?}}}\n");
+    for (text, generation, additional_roots) in [(bare, 0, None), (full, 7, Some(roots))] {
+        let document: PolicyDocument = serde_yaml::from_str(&text).unwrap();
+        let written = serde_json::to_value(&document).unwrap();
+        for field in ["addresses", "upstream"] {
+            assert_eq!(written.get(field).is_some(), additional_roots.is_some(), "{field}");
+        }
+        assert_eq!(serde_json::from_value::<PolicyDocument>(written).unwrap(), document);
+        let policy = Policy::try_from(document).unwrap();
+        assert_eq!((policy.generation(), policy.additional_roots()), (generation, additional_roots));
+    }
+    let told = faults("generation: 0", "generation: 0\nupstream: {additionalRoots: roots.pem}");
+    assert!(told.len() == 1 && told[0].starts_with("upstream.additionalRoots: write PEM"), "{told:?}");
+}
+
+#[test]
 fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
     let pin = |pinned: &str| {
         VALID.replacen("scopes: [{host", &format!("pinnedHeaders: {pinned}, scopes: [{{host"), 1)
