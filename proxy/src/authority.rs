@@ -296,6 +296,17 @@ mod tests {
         first.verify_signature(Some(ca.public_key())).unwrap();
     }
 
+    #[test]
+    fn a_serial_is_sixteen_bytes_of_which_none_makes_it_negative_or_shorter() {
+        let serials: Vec<Vec<u8>> = (0..64).map(|_| serial().unwrap().to_bytes()).collect();
+        assert!(
+            serials.iter().all(|bytes| bytes.len() == 16 && (0x40..0x80).contains(&bytes[0])),
+            "{serials:?}"
+        );
+        let firsts: std::collections::HashSet<u8> = serials.iter().map(|bytes| bytes[0]).collect();
+        assert!(firsts.len() > 8, "what is not fixed is drawn by chance: {firsts:?}");
+    }
+
     /// The suite that a client of these suites ends up with.
     fn agreed(authority: &Authority, offered: &[CipherSuite]) -> CipherSuite {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();

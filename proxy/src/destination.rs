@@ -144,3 +144,104 @@ fn malformed(how_to: &str) -> Box<Denial> {
 fn mismatch(host: &Host, port: u16) -> Denial {
     Denial::new(DenialReason::AuthorityMismatch).with_host(host).with_port(port)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+        rules: [{name: api, host: api.test, ports: [8443], scheme: https}]}";
+
+    fn bound() -> Binding {
+        Binding::Bound { scheme: Scheme::Https, host: Host::parse("api.test").unwrap(), port: 8443 }
+    }
+
+    /// Where a request goes, or why nowhere; `fields` are written `name: value`, one a line.
+    fn asked(binding: &Binding, line: &str, fields: &str) -> String {
+        let (method, uri) = line.split_once(' ').unwrap();
+        let mut request = http::Request::builder().method(method).uri(uri);
+        for (name, value) in fields.lines().filter_map(|field| field.split_once(": ")) {
+            request = request.header(name, value);
+        }
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        match read(&head, binding, &Policy::from_yaml(POLICY).unwrap()) {
+            Ok(Destination { scheme, host, port, method, target, websocket }) => {
+                let socket = if websocket { " socket" } else { "" };
+                format!("{method} {scheme}://{host}:{port}{}{socket}", target.as_str())
+            }
+            Err(denial) => denial.reason.to_string(),
+        }
+    }
+
+    #[test]
+    fn all_that_names_a_destination_names_one_or_the_request_is_refused() {
+        let (malformed, mismatch) = ("MalformedRequest", "AuthorityMismatch");
+        for (binding, line, fields, expected) in [
+            (
+                Binding::AbsoluteForm,
+                "GET http://API.test/x?q=1",
+                "host: api.test",
+                "GET http://api.test:80/x?q=1",
+            ),
+            (
+                Binding::AbsoluteForm,
+                "PUT https://api.test:1/x",
+                "host: api.test:1",
+                "PUT https://api.test:1/x",
+            ),
+            (Binding::AbsoluteForm, "GET http://api.test/x", "", "GET http://api.test:80/x"),
+            (Binding::AbsoluteForm, "GET http://api.test/x", "host: evil.test", malformed),
+            (Binding::AbsoluteForm, "GET http://api.test/x", "host: api.test:81", malformed),
+            (Binding::AbsoluteForm, "GET http://api.test/x", "host: api.test\nhost: api.test", malformed),
+            (Binding::AbsoluteForm, "GET ftp://api.test/x", "host: api.test", malformed),
+            (Binding::AbsoluteForm, "GET /x", "host: api.test", malformed),
+            (bound(), "GET /x", "host: api.test", "GET https://api.test:8443/x"),
+            (bound(), "GET /x", "host: api.test:8443", "GET https://api.test:8443/x"),
+            (bound(), "GET https://api.test:8443/x", "", "GET https://api.test:8443/x"),
+            (bound(), "GET /x", "host: evil.test", mismatch),
+            (bound(), "GET /x", "host: api.test:443", mismatch),
+            (bound(), "GET http://api.test:8443/x", "", mismatch),
+            (bound(), "GET /x", "", malformed),
+            (Binding::HostHeader, "GET /x", "host: api.test", "GET http://api.test:80/x"),
+            (Binding::HostHeader, "GET /x", "host: api.test:80", "GET http://api.test:80/x"),
+            (Binding::HostHeader, "GET /x", "host: api.test:8080", mismatch),
+            (Binding::HostHeader, "GET /x", "", malformed),
+            (Binding::BaseUrl, "GET /api/x?q=1", "host: 127.0.0.1:8080", "GET https://api.test:8443/x?q=1"),
+            (Binding::BaseUrl, "GET /api", "host: any", "GET https://api.test:8443/"),
+            (Binding::BaseUrl, "GET /api?q=1", "", "GET https://api.test:8443/?q=1"),
+            (Binding::BaseUrl, "GET /other/x", "", "HostNotAllowed"),
+            (Binding::BaseUrl, "GET /api/x", "host: any\nhost: any", malformed),
+            (Binding::BaseUrl, "GET /api/x", "host: a b", malformed),
+            (Binding::BaseUrl, "GET http://any/api/x", "host: any", malformed),
+            (bound(), "get /x", "host: api.test", malformed),
+            (bound(), "GET //x", "host: api.test", malformed),
+        ] {
+            assert_eq!(asked(&binding, line, fields), expected, "{binding:?} {line} {fields}");
+        }
+    }
+
+    #[test]
+    fn only_a_websocket_may_change_what_a_connection_speaks() {
+        let socket = "GET https://api.test:8443/x socket";
+        for (method, fields, expected) in [
+            ("GET", "upgrade: WebSocket\nconnection: keep-alive, Upgrade", socket),
+            ("GET", "upgrade: websocket\nconnection: keep-alive\nconnection: upgrade", socket),
+            ("GET", "connection: upgrade", "GET https://api.test:8443/x"),
+            ("GET", "upgrade: websocket", "UnsupportedProtocol"),
+            ("GET", "upgrade: websocket\nconnection: close", "UnsupportedProtocol"),
+            ("POST", "upgrade: websocket\nconnection: upgrade", "UnsupportedProtocol"),
+            ("GET", "upgrade: h2c\nconnection: upgrade", "UnsupportedProtocol"),
+        ] {
+            let fields = format!("host: api.test\n{fields}");
+            assert_eq!(asked(&bound(), &format!("{method} /x"), &fields), expected, "{method} {fields}");
+        }
+    }
+
+    #[test]
+    fn a_path_may_be_as_long_as_its_bound() {
+        let path = format!("/{}", "a".repeat(TARGET_BYTES_MAX - 1));
+        let longest = asked(&bound(), &format!("GET {path}?q=1"), "host: api.test");
+        assert_eq!(longest, format!("GET https://api.test:8443{path}?q=1"));
+        assert_eq!(asked(&bound(), &format!("GET {path}a"), "host: api.test"), "LimitExceeded");
+    }
+}

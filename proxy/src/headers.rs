@@ -289,6 +289,189 @@ fn join_cookies(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
+    fn fields(written: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut all = HeaderMap::new();
+        for &(name, value) in written {
+            all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        all
+    }
+
+    /// Names of what is left, in order.
+    fn left(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_request_keeps_nothing_that_authenticates_routes_or_is_for_this_hop() {
+        let own = Injection::Header { name: "x-own_key".to_owned(), prefix: String::new() };
+        for name in AUTH_FIELDS.iter().chain(&HOP_BY_HOP).chain(&FORWARDING).copied().chain([
+            "x_api_key",
+            "x_forwarded_proto",
+            "x-forwarded-for",
+            "keep_alive",
+            "x-named",
+            "x_named",
+            "x-too",
+        ]) {
+            let mut headers = fields(&[(name, "1"), ("x-plain", "1"), ("connection", "X-Named, x_too")]);
+            strip_request(&mut headers, None);
+            assert_eq!(left(&headers), ["x-plain"], "{name}");
+        }
+        for (name, with_key, without) in [
+            ("x-own-key", false, true),
+            ("x_own_key", false, true),
+            ("cookie", false, true),
+            ("accept-encoding", false, true),
+            ("host", true, true),
+            ("range", true, true),
+            ("x-forward", true, true),
+        ] {
+            for (injection, stays) in [
+                (Some(&own), with_key),
+                (Some(&Injection::Bearer), name.contains("own") || with_key),
+                (None, without),
+            ] {
+                let mut headers = fields(&[(name, "1"), ("connection", "host")]);
+                strip_request(&mut headers, injection);
+                assert_eq!(left(&headers).len(), usize::from(stays), "{name} {injection:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn that_trailers_are_read_is_told_the_upstream_and_nothing_else_of_te() {
+        for (te, told) in [("trailers", true), ("Trailers", true), ("gzip", false), ("trailers, gzip", false)]
+        {
+            let mut headers = fields(&[("te", te), ("connection", "te")]);
+            strip_request(&mut headers, None);
+            assert_eq!(headers.get(TE).map(HeaderValue::as_bytes), told.then_some(&b"trailers"[..]), "{te}");
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_nothing_that_is_for_this_hop_but_which_trailers_follow() {
+        let passed = ["content-length", "set-cookie", "trailer", "x-plain"];
+        let mut headers = fields(&passed.map(|name| (name, "1")));
+        for name in HOP_BY_HOP.iter().chain(&ANSWER_ONLY).filter(|name| !passed.contains(*name)) {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static("x-named"));
+        }
+        headers.append("x-named", HeaderValue::from_static("1"));
+        let mut chunked = headers.clone();
+        headers.remove(TRANSFER_ENCODING);
+        strip_response(&mut headers);
+        assert_eq!(left(&headers), passed);
+        strip_response(&mut chunked);
+        assert_eq!(left(&chunked), &passed[1..], "the coding overrides the length");
+    }
+
+    #[test]
+    fn a_pinned_field_says_what_its_credential_says_or_nothing() {
+        let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+            rules: [{name: a, host: a.test, ports: [443], scheme: https, credential: key}], credentials: [{name: key, \
+            inject: {type: Bearer}, scopes: [{host: a.test, ports: [443]}], pinnedHeaders: [{name: x-team, value: red}, {name: sudo}]}]}";
+        let policy = agentsandbox_policy::Policy::from_yaml(text).unwrap();
+        let host = agentsandbox_policy::Host::parse("a.test").unwrap();
+        let request = agentsandbox_policy::Request {
+            scheme: agentsandbox_policy::Scheme::Https,
+            host,
+            port: 443,
+            method: agentsandbox_policy::Method::parse("GET").unwrap(),
+            target: Target::parse("/").unwrap(),
+            websocket: false,
+        };
+        let permit = policy.decide(request).unwrap();
+        let pinned = permit.credential().unwrap().pinned();
+        let sent = fields(&[("x-team", "blue"), ("x_team", "green"), ("sudo", "root"), ("x-plain", "1")]);
+        let (mut with, mut without) = (sent.clone(), sent);
+        pin(&mut with, pinned).unwrap();
+        assert_eq!(
+            (left(&with), &with["x-team"]),
+            (vec!["x-plain", "x-team"], &HeaderValue::from_static("red"))
+        );
+        unpin(&mut without, pinned);
+        assert_eq!(left(&without), ["x-plain"]);
+    }
+
+    #[test]
+    fn fields_count_as_they_are_written_in_a_head() {
+        assert_eq!(bytes_of(&HeaderMap::new()), 0);
+        assert_eq!(bytes_of(&fields(&[("a", "xyz"), ("bc", "")])), "a: xyz\r\nbc: \r\n".len() as u64);
+    }
+
+    #[test]
+    fn what_is_removed_where_a_secret_is_put_in_is_told_in_each_spelling() {
+        let own = Injection::Header { name: "x-own_key".to_owned(), prefix: String::new() };
+        for (field, by_own, by_bearer) in [
+            ("x-own-key", true, false),
+            ("X_Own_Key", true, false),
+            ("Authorization", true, true),
+            ("x_api_key", true, true),
+            ("cookie", true, true),
+            ("x-plain", false, false),
+        ] {
+            assert_eq!(
+                (replaces(&own, field), replaces(&Injection::Bearer, field)),
+                (by_own, by_bearer),
+                "{field}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_stands_where_its_credential_says_as_its_credential_says() {
+        let placeholders = vec!["placeholder".to_owned()];
+        for (injection, field, value, path) in [
+            (
+                Injection::Header { name: "x-key".to_owned(), prefix: "token ".to_owned() },
+                "x-key",
+                "token s/1",
+                "/botplaceholder?a=1",
+            ),
+            (Injection::Bearer, "authorization", "Bearer s/1", "/botplaceholder?a=1"),
+            (
+                Injection::Basic { username: "u".to_owned() },
+                "authorization",
+                "Basic dTpzLzE=",
+                "/botplaceholder?a=1",
+            ),
+            (Injection::Cookie { name: "sid".to_owned() }, "cookie", "sid=s/1", "/botplaceholder?a=1"),
+            (Injection::Query { name: "key".to_owned() }, "", "", "/botplaceholder?a=1&key=s%2F1"),
+            (Injection::PathSegment { after: "/bot".to_owned(), placeholders }, "", "", "/bots%2F1?a=1"),
+        ] {
+            let (mut headers, target) = (HeaderMap::new(), Target::parse("/botplaceholder?a=1").unwrap());
+            let sent = inject(&mut headers, &target, &injection, &Secret::of("s/1")).unwrap();
+            let written: Vec<_> =
+                headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            let expected = if field.is_empty() { vec![] } else { vec![(field, value)] };
+            assert_eq!((sent.as_str(), written), (path, expected), "{injection:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_does_not_fit_its_place_is_put_nowhere() {
+        let cookie = Injection::Cookie { name: "sid".to_owned() };
+        let path =
+            Injection::PathSegment { after: "/bot".to_owned(), placeholders: vec!["placeholder".to_owned()] };
+        for (injection, secret) in [
+            (&cookie, "a;b"),
+            (&cookie, "a,b"),
+            (&cookie, "a\"b"),
+            (&cookie, "a\\b"),
+            (&Injection::Bearer, "a\nb"),
+            (&path, "no place for it"),
+        ] {
+            let (mut headers, target) = (HeaderMap::new(), Target::parse("/bot").unwrap());
+            assert!(
+                inject(&mut headers, &target, injection, &Secret::of(secret)).is_err(),
+                "{injection:?} {secret:?}"
+            );
+            assert!(headers.is_empty());
+        }
+    }
+
     #[test]
     fn p_f8_the_injected_value_is_marked_so_that_no_table_or_log_holds_it() {
         for injection in [

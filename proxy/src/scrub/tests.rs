@@ -48,6 +48,20 @@ fn p_f6_an_echo_is_found_in_each_spelling() {
 }
 
 #[test]
+fn hexadecimal_is_found_with_each_digit_in_either_case() {
+    let secret = "*+,-./018JZ[]^_\\gyI";
+    let digits: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    assert!("0123456789abcdef".chars().all(|digit| digits.contains(digit)), "{digits}");
+    for written in [digits.clone(), digits.to_uppercase()] {
+        assert_eq!(
+            scrubber(&query(), secret).redacted(written.as_bytes()).unwrap(),
+            REPLACEMENT,
+            "{written}"
+        );
+    }
+}
+
+#[test]
 fn p_f7_base64_is_found_at_each_alignment_in_both_alphabets() {
     for (before, after) in
         [("", ""), ("a", ""), ("ab", ""), ("abc", "x"), ("user:", "xy"), ("{\"k\":\"", "\"}")]
@@ -71,10 +85,12 @@ fn p_f7_the_rendered_credential_is_replaced_as_a_whole() {
     headers.insert("x-echo", format!("Basic {rendered}; {rendered}").parse().unwrap());
     headers.insert("x-ghp_0123456789ABCDEF-y", HeaderValue::from_static("1"));
     headers.insert("x-other", HeaderValue::from_static("ghp_other"));
+    headers.insert("x-ghp_other", HeaderValue::from_static("1"));
     scrubber.scrub(&mut headers);
     assert!(headers["x-echo"].to_str().unwrap().starts_with("Basic [redacted]"));
     assert!(!headers["x-echo"].to_str().unwrap().contains(&rendered[..8]));
-    assert_eq!((headers.len(), &headers["x-other"]), (2, &HeaderValue::from_static("ghp_other")));
+    assert!(headers.contains_key("x-ghp_other"), "a name that only begins like the secret stays");
+    assert_eq!((headers.len(), &headers["x-other"]), (3, &HeaderValue::from_static("ghp_other")));
 }
 
 #[test]

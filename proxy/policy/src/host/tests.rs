@@ -61,6 +61,9 @@ fn a_host_is_bounded_as_it_is_written_and_as_it_is_read() {
     assert_eq!((longest.len(), canonical(&longest).as_deref()), (HOST_BYTES_MAX, Some("ab")));
     assert_eq!(canonical(&format!("{longest}c")), None, "a byte more");
     assert_eq!(canonical(&format!("{longest}{}", hyphens(99))), None, "many more");
+    let longest_name = |letter: &str| [63, 63, 63, 61].map(|count| letter.repeat(count)).join(".");
+    assert_eq!(canonical(&longest_name("ａ")), Some(longest_name("a")), "however many bytes a letter takes");
+    assert_eq!(canonical(&format!("a{}", longest_name("a"))), None);
     let label = "a".repeat(63);
     assert_eq!(canonical(&format!("{label}.test")), Some(format!("{label}.test")));
     assert_eq!(canonical(&format!("a{label}.test")), None);

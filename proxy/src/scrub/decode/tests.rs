@@ -60,6 +60,34 @@ fn p_f6_each_coding_is_decoded_however_it_is_cut() {
     }
 }
 
+/// A frame of zstd with a window of 128 KiB whose blocks are written as they stand, or are one byte so many times.
+fn zstd_of(blocks: &[(usize, &[u8], usize)]) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    for (number, (kind, bytes, size)) in blocks.iter().enumerate() {
+        let header = size << 3 | kind << 1 | usize::from(number + 1 == blocks.len());
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(bytes);
+    }
+    frame
+}
+
+#[test]
+fn blocks_of_zstd_of_each_size_and_kind_are_decoded_however_they_are_cut() {
+    let text: Vec<u8> = (0..100_000_u32).map(|number| u8::try_from(number % 251).unwrap()).collect();
+    let (plain, repeated) = (0, 1);
+    let body = zstd_of(&[
+        (plain, &text[..1], 1),
+        (plain, &text[1..300], 299),
+        (repeated, b"x", 90_000),
+        (plain, &text[300..], text.len() - 300),
+    ]);
+    let expected = [&text[..300], &vec![b'x'; 90_000], &text[300..]].concat();
+    for piece_bytes in [1, 5, 4096, body.len()] {
+        assert!(decoded(Coding::Zstd, &body, piece_bytes) == Ok(expected.clone()), "{piece_bytes}");
+    }
+    assert!(decoded(Coding::Zstd, &body[..body.len() - 1], 4096).is_err(), "the last byte is missing");
+}
+
 #[test]
 fn several_members_or_frames_are_one_body() {
     let twice = |body: &[u8]| [body, body].concat();

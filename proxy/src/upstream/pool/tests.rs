@@ -185,3 +185,19 @@ async fn a_connection_that_is_closed_or_too_old_is_not_given_out() {
         assert_eq!(take(&pool, at("good.test"), &nobody()).is_some(), is_given, "{age:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_closed_below_another_of_http_2_is_not_given_out_either() {
+    let pool = Arc::new(Pool::default());
+    let (below, far) = over_http1(at("good.test"), &nobody()).await;
+    let (above, _far) = over_http2(at("good.test"), &nobody(), 1).await;
+    pool.put(below);
+    pool.put(above);
+    drop(far);
+    let is_open = |idle: &Idle| idle.streams().is_none() && idle.lease.is_open();
+    while pool.kept().groups.values().any(|group| group.idle.iter().any(is_open)) {
+        tokio::task::yield_now().await;
+    }
+    let taken = take(&pool, at("good.test"), &nobody()).unwrap();
+    assert!(matches!(taken.sender, Sender::Http2(..)));
+}

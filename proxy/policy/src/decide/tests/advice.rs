@@ -203,6 +203,10 @@ fn where_a_list_is_full_another_rule_is_proposed_with_the_same_credential() {
     let mut full = document();
     full["rules"][0]["paths"] = (0..64).map(|number| json!(format!("/{number}"))).collect();
     let line = "GET https://api.good.test/v2";
+    let advice = |document: &Value| policy_of(document).decide(asked(line)).unwrap_err().how_to_allow;
+    let mut with_room = full.clone();
+    with_room["rules"][0]["paths"].as_array_mut().unwrap().pop();
+    assert!(advice(&with_room).starts_with("In rule api of ") && advice(&full).starts_with("Add to rules "));
     let denial = policy_of(&full).decide(asked(line)).unwrap_err();
     let changed = policy_of(&followed(&full, &denial.how_to_allow).unwrap());
     let permit = changed.decide(asked(line)).unwrap();
