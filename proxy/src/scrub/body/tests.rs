@@ -59,8 +59,9 @@ fn a_frame_without_a_secret_is_passed_on_as_it_is_and_at_once() {
     assert_eq!(clean.as_ptr(), frame.as_ptr(), "it was copied");
     assert_eq!(mask.pass(Bytes::from_static(b"...s")), "...s");
     assert!(!mask.holds());
+    assert_eq!(mask.held_bytes(), 0);
     assert_eq!(mask.pass(Bytes::from_static(b"...sk-l")), "...");
-    assert!(mask.holds());
+    assert_eq!((mask.holds(), mask.held_bytes()), (true, 4));
     assert_eq!(mask.pass(Bytes::from_static(b"amp")), "sk-lamp");
 }
 

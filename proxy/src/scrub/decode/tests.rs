@@ -89,6 +89,38 @@ fn blocks_of_zstd_of_each_size_and_kind_are_decoded_however_they_are_cut() {
 }
 
 #[test]
+fn as_much_is_decoded_as_the_bound_says_and_not_a_byte_more() {
+    let fed = 6 + 9 * 4;
+    let last = usize::try_from(fed * DECODED_RATIO_MAX + DECODED_FREE_BYTES).unwrap() - 8 * (128 << 10);
+    for (size, fits) in [(last, true), (last + 1, false)] {
+        let mut blocks = vec![(1, &b"x"[..], 128 << 10); 8];
+        blocks.push((1, b"x", size));
+        let body = zstd_of(&blocks);
+        assert_eq!(
+            (body.len() as u64, decoded(Coding::Zstd, &body, body.len()).is_ok()),
+            (fed, fits),
+            "{size}"
+        );
+    }
+}
+
+#[test]
+fn each_answer_that_is_decoded_takes_one_of_the_places_of_its_kind_until_it_is_over() {
+    for (coding, other, most) in [
+        (Coding::Gzip, Coding::Zstd, NARROW_DECODERS_MAX),
+        (Coding::Deflate, Coding::Brotli, NARROW_DECODERS_MAX),
+        (Coding::Brotli, Coding::Gzip, WIDE_DECODERS_MAX),
+        (Coding::Zstd, Coding::Deflate, WIDE_DECODERS_MAX),
+    ] {
+        let places = Places::default();
+        let mut taken: Vec<_> = (0..most).map(|_| places.take(coding).unwrap()).collect();
+        assert!(places.take(coding).is_none() && places.take(other).is_some(), "{coding:?}");
+        taken.pop();
+        assert!(places.take(coding).is_some(), "{coding:?}");
+    }
+}
+
+#[test]
 fn several_members_or_frames_are_one_body() {
     let twice = |body: &[u8]| [body, body].concat();
     for (coding, body) in [(Coding::Gzip, gzip(TEXT.as_bytes())), (Coding::Zstd, ZSTD.to_vec())] {
