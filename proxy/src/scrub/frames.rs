@@ -185,6 +185,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_within_a_frame_is_told_and_let_go_and_the_rest_is_masked() {
+        let mut mask = FrameMask::new(&Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(KEY))])));
+        for first in [TEXT, PING] {
+            let bytes = frame(first, format!("{KEY}.").as_bytes());
+            let (begun, rest) = bytes.split_at(2 + 5);
+            assert!(!mask.holds());
+            assert_eq!(mask.pass(Bytes::copy_from_slice(begun)).unwrap(), bytes[..2]);
+            assert!(mask.holds());
+            assert_eq!(mask.release(), KEY[..5]);
+            assert!(!mask.holds());
+            let masked = format!("{}.", "*".repeat(KEY.len() - 5));
+            assert_eq!(mask.pass(Bytes::copy_from_slice(rest)).unwrap(), masked);
+        }
+    }
+
+    #[test]
     fn p_h1_a_frame_that_uses_an_extension_or_is_masked_ends_the_socket() {
         let good = frame(TEXT, b"plain");
         assert_eq!(passed(&good, 1).unwrap(), good);
