@@ -52,6 +52,21 @@ fn what_a_document_does_not_say_is_not_written_and_all_that_it_says_is() {
 }
 
 #[test]
+fn a_policy_tells_which_credential_goes_where_and_what_stands_in_for_it() {
+    let stands_in = "{name: key, placeholders: [placeholder-1], constants: [constant-1], ";
+    let policy = Policy::from_yaml(&VALID.replacen("{name: key, ", stands_in, 1)).unwrap();
+    let injection = Injection::Header { name: "x-api-key".to_owned(), prefix: "token ".to_owned() };
+    assert_eq!(policy.placeholders().collect::<Vec<_>>(), [("key", &["placeholder-1".to_owned()][..])]);
+    assert_eq!(policy.constants().collect::<Vec<_>>(), [("key", &["constant-1".to_owned()][..])]);
+    let [own, other] = ["api.good.test", "x.good.test"].map(|host| Host::parse(host).unwrap());
+    assert_eq!(policy.injections_at(&own).collect::<Vec<_>>(), [&injection]);
+    assert_eq!(policy.credentials_of_host(&own).collect::<Vec<_>>(), [(0, "key", &injection)]);
+    assert!(
+        policy.injections_at(&other).next().is_none() && policy.credentials_of_host(&other).next().is_none()
+    );
+}
+
+#[test]
 fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
     let pin = |pinned: &str| {
         VALID.replacen("scopes: [{host", &format!("pinnedHeaders: {pinned}, scopes: [{{host"), 1)
