@@ -91,6 +91,22 @@ impl Backoff for WatchBackoff {
     fn reset(&mut self) {}
 }
 
+/// No pause at all, for where those who fail have pauses of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpaused;
+
+impl Iterator for Unpaused {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Backoff for Unpaused {
+    fn reset(&mut self) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -182,9 +182,11 @@ pub async fn operate(
     };
     let replica = Replica { client, config, ambient, metrics, tenure, seen: Arc::default() };
     if replica.config.leader_election == LeaderElection::Lease {
+        // In a fixed order here and below: which of two things that are due at once comes first is then no matter of chance.
         tokio::select! {
-            () = replica.wait_for_lease() => {}
+            biased;
             () = &mut stop => return Ok(Stopped::Told),
+            () = replica.wait_for_lease() => {}
         }
     }
     Ok(replica.lead(platform, ranges, stop).await)
@@ -277,7 +279,9 @@ impl Replica {
                 log(result);
                 ready(())
             });
+        // Each is polled whenever one is, so none is held up by the order; it keeps what is asked at one moment in order.
         tokio::select! {
+            biased;
             () = passes => {}
             () = orphans => {}
             () = heard => {}
@@ -304,7 +308,9 @@ async fn until_stopped(
     stop: impl Future<Output = ()>,
     lease: impl Future<Output = ()>,
 ) -> Stopped {
+    // An order to stop comes first: a lease that is lost while the process ends by order is no loss.
     tokio::select! {
+        biased;
         () = stop => {
             tracing::info!("the operator was told to stop");
             Stopped::Told

@@ -28,9 +28,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::admission::Watched;
-use crate::backoff::{Jitter, WatchBackoff};
+use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::controller::chain;
-use crate::controller::observe::Stores;
+use crate::controller::observe::{Stores, in_order};
 use crate::controller::orphans;
 
 /// Passes at the same time; each mostly waits for the API server.
@@ -63,6 +63,8 @@ pub fn controller(
     let of_policy = sandboxes.clone();
     let controller = Controller::for_stream(sandbox_stream, sandboxes.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
+        // The library's own pause after an error of one watch holds up all of them, for a minute in the end.
+        .trigger_backoff(Unpaused)
         .watches_stream(account_stream, |child| sandboxes_of(&child))
         .watches_stream(map_stream, |child| sandboxes_of(&child))
         .watches_stream(service_stream, |child| sandboxes_of(&child))
@@ -217,9 +219,7 @@ pub(crate) fn select(
     sandboxes: &Store<AgentSandbox>,
     wanted: impl Fn(&AgentSandbox) -> bool,
 ) -> Vec<ObjectRef<AgentSandbox>> {
-    let mut all: Vec<Arc<AgentSandbox>> = sandboxes.state_filter(|sandbox| wanted(sandbox));
-    // A store has no order of its own.
-    all.sort_unstable_by_key(|sandbox| (sandbox.namespace(), sandbox.name_any()));
+    let all = in_order(sandboxes.state_filter(|sandbox| wanted(sandbox)));
     all.iter().map(|sandbox| ObjectRef::from_obj(sandbox.as_ref())).collect()
 }
 

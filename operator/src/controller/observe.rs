@@ -177,7 +177,7 @@ pub fn newest(sandbox: Arc<AgentSandbox>, recent: &Recent) -> Arc<AgentSandbox> 
 pub fn references(stores: &Stores, namespace: &str) -> References {
     let credentials = stores.credentials.state_filter(|c| c.namespace().as_deref() == Some(namespace));
     References {
-        classes: stores.classes.state(),
+        classes: in_order(stores.classes.state()),
         credentials: credentials.into_iter().map(|c| (c.name_any(), c)).collect(),
         runtime_classes: stores.runtime_classes.state().iter().map(|c| c.name_any()).collect(),
     }
@@ -200,7 +200,15 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
         children.extend(child.map(|child| ((kind, name), child)));
     }
     let policies = stores.network_policies.state_filter(|p| p.namespace().as_deref() == Some(namespace));
-    Observed { children, policies, look_again_in }
+    Observed { children, policies: in_order(policies), look_again_in }
+}
+
+/// What a store holds, by namespace and name. A store has an order of its own in each process, and what is told or sent must
+/// not depend on it: two replicas, and one that was started again, come to the same.
+#[must_use]
+pub fn in_order<K: ResourceExt>(mut all: Vec<Arc<K>>) -> Vec<Arc<K>> {
+    all.sort_by_cached_key(|one| (one.namespace(), one.name_any()));
+    all
 }
 
 fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Option<Child> {

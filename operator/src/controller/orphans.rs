@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::accept::Identity;
 use super::apply::ApplyError;
 use super::desired::Component;
+use super::observe::in_order;
 use super::plan::{is_held, is_owned};
 use super::{Ctx, chain};
 
@@ -47,7 +48,7 @@ pub async fn watch(ctx: Arc<Ctx>, deleted: Arc<Notify>) {
 
 async fn sweep(ctx: &Ctx) -> Left {
     let mut left = Left::None;
-    for wall in ctx.stores.network_policies.state_filter(is_deleted_and_held) {
+    for wall in in_order(ctx.stores.network_policies.state_filter(is_deleted_and_held)) {
         match sweep_one(ctx, &wall).await {
             Ok(Left::None) => {}
             Ok(Left::Some) => left = Left::Some,

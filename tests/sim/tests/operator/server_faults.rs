@@ -108,6 +108,26 @@ fn o_r12_a_list_that_is_never_answered_or_never_ends_is_asked_again() {
 }
 
 #[test]
+fn o_r12_a_watch_that_fails_again_and_again_holds_up_no_other() {
+    simulate(async {
+        let rule = Rule(|asked: &Asked| {
+            let fails = asked.at > 1_000 && asked.line.ends_with(" runtimeclasses");
+            if fails { Fate::Refuse(500, None) } else { Fate::Serve }
+        });
+        let mut rig = Rig::running(1, rule);
+        // The server ends this watch after five minutes; from then on it fails, and there is no other event.
+        rig.pass(Duration::from_secs(800)).await;
+        let failed = rig.asked().iter().filter(|line| *line == "WATCH runtimeclasses").count();
+        assert!(failed > 5, "the watch failed {failed} times");
+        for name in ["a", "b", "c"] {
+            rig.create(name);
+            rig.until(Duration::from_secs(3), "a sandbox", |store| is_ready(store, name)).await;
+            rig.pass(Duration::from_secs(100)).await;
+        }
+    });
+}
+
+#[test]
 fn a_clean_server_is_the_control_of_every_fault() {
     let (asked, recovered) = during(Fate::Serve);
     assert!(asked.iter().any(|(_, line)| line.starts_with("PATCH configmaps")) && recovered <= TO + 1000);
