@@ -156,7 +156,9 @@ impl Invariants {
     fn sandbox(&self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
         let sandbox = &revision.object;
         let was = revision.before.as_ref().is_some_and(|before| holds(before, "Ready"));
-        if revision.by != "operator" || !holds(sandbox, "Ready") {
+        // One that is being deleted promises nothing more.
+        let is_ending = sandbox["metadata"]["deletionTimestamp"].is_string();
+        if revision.by != "operator" || is_ending || !holds(sandbox, "Ready") {
             return;
         }
         if !is_current(sandbox) {

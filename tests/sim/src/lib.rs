@@ -7,9 +7,11 @@
 //! [`kube::Client`], so the operator that runs is the one that ships, from [`operate`](agentsandbox_operator::run::operate)
 //! on. [`Rig`](rig::Rig) starts, crashes and restarts it. [`invariants`] are checked at each revision.
 //!
-//! What a seed decides: which fault comes when, and in which order actors act. That a run replays bit for bit is the aim, and is
-//! not proven yet. Never the same are key material (drawn by the crypto library), and the names and times in Events, which the
-//! client library takes from the system's clock; both are left out of the trace. No socket and no thread is involved.
+//! What a seed decides: which fault comes when, and in which order actors act. A run replays bit for bit: the same seed brings
+//! the same requests with the same bodies at the same virtual milliseconds. Never the same are key material (drawn by the
+//! crypto library), and the names and times in Events, which the client library takes from the system's clock; both are left
+//! out of the trace. No socket and no thread is involved. The client library polls passes in an order of chance, which is why
+//! the world takes what arrives at one moment in an order of its own.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -199,6 +199,10 @@ impl Store {
                 format!("{} \"{}\" already exists", kind.plural, key.2),
             ));
         }
+        // What is left of one that was deleted while its annotations were on their way.
+        if *kind == PODS && !object["spec"].is_object() {
+            return Err(Refusal::new(422, "Invalid", "spec.containers: Required value"));
+        }
         let made = self.made.entry(key.clone()).or_default();
         *made += u64::from(!dry_run);
         let unique = hash(*made, &format!("{key:?}"));

@@ -9,15 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::channel::{mpsc, oneshot};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::actors::{self, Step};
 use crate::faults::{Asked, Fate, Faults, Lateness, hash};
 use crate::invariants::Invariants;
-use crate::serve::{Call, expired};
-use crate::store::{Refusal, Revision, Store};
+use crate::serve::{Call, expired, told};
+use crate::store::{Refusal, Revision, Store, text};
 use crate::watches::{Chunk, Watch, line};
 
 /// A watch that lasts gets a bookmark this often.
@@ -67,6 +66,8 @@ pub struct Outcome {
     pub code: Option<u16>,
     /// The body that came with it.
     pub body: serde_json::Value,
+    /// Whether it is a server-side apply.
+    pub applies: bool,
 }
 
 /// The world.
@@ -97,8 +98,7 @@ pub struct World {
     seen: usize,
     /// Connections on which nothing ever comes.
     silent: Vec<oneshot::Sender<Answer>>,
-    trace: Sha256,
-    /// The lines that the trace's digest is made of, if they are kept.
+    /// A line for each request and each revision, if they are kept.
     pub lines: Option<Vec<String>>,
 }
 
@@ -137,7 +137,6 @@ impl Shared {
             repeats: BTreeMap::new(),
             seen: 0,
             silent: Vec::new(),
-            trace: Sha256::new(),
             lines: None,
         };
         world.look();
@@ -212,17 +211,9 @@ impl World {
         self.epoch + SignedDuration::from_millis(i64::try_from(self.millis()).unwrap_or_default())
     }
 
-    /// A digest of everything that has happened.
-    pub fn digest(&self) -> String {
-        self.trace.clone().finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-
     fn note(&mut self, text: &str) {
         let text = format!("{} {text}\n", self.millis());
-        self.trace.update(text.as_bytes());
-        if let Some(lines) = &mut self.lines {
-            lines.push(text);
-        }
+        self.lines.iter_mut().for_each(|lines| lines.push(text.clone()));
     }
 
     fn enqueue(&mut self, due: u64, what: &str, action: Action) {
@@ -238,6 +229,10 @@ impl World {
     }
 
     fn arrive(&mut self, process: u64, call: Result<Call, Refusal>, to: oneshot::Sender<Answer>) {
+        // Its tasks may be polled once more before they are taken away.
+        if self.dead.contains(&process) {
+            return self.silent.push(to);
+        }
         let (line, query) = match &call {
             Ok(call) => {
                 let query = call.query.iter().filter(|(key, _)| key != "resourceVersion");
@@ -325,10 +320,14 @@ impl World {
             return self.enqueue(self.millis() + 1 + millis, &what, Action::Request(Box::new(pending)));
         }
         let body = pending.call.as_ref().map(|call| call.body.clone()).unwrap_or_default();
+        let applies = pending.call.as_ref().is_ok_and(|call| call.content_type.contains("apply-patch"));
         let (process, query) = (pending.process, pending.query.clone());
         let code = self.carry_out(pending, fate);
-        self.note(&format!("{process} {} {query} {fate:?} {code:?}", asked.line));
-        self.outcomes.push(Outcome { asked, process, code, body });
+        if self.lines.is_some() {
+            let told = told(&body);
+            self.note(&format!("{process} {} {query} {fate:?} {code:?} {told}", asked.line));
+        }
+        self.outcomes.push(Outcome { asked, process, code, body, applies });
     }
 
     /// Lets a request come to its fate; answers with the status that is heard.
@@ -463,9 +462,10 @@ impl World {
         while let Some(revision) = self.store.log.get(self.seen).cloned() {
             self.seen += 1;
             let (kind, number) = (revision.kind.plural, revision.number);
-            let name = crate::store::key(revision.kind, &revision.object).2;
-            let name = if kind == "events" { "" } else { &name };
-            self.note(&format!("{number} {} {:?} {kind}/{name}", revision.by, revision.change));
+            if self.lines.is_some() {
+                let name = if kind == "events" { "" } else { text(&revision.object, "/metadata/name") };
+                self.note(&format!("{number} {} {:?} {kind}/{name}", revision.by, revision.change));
+            }
             let broken = self.invariants.look(&self.store, &revision);
             self.violations.extend(broken.into_iter().map(|what| format!("revision {number}: {what}")));
             let ids: Vec<u64> = self.watches.keys().copied().collect();

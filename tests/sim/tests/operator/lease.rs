@@ -21,6 +21,16 @@ fn elected(faults: impl faults::Faults + 'static) -> Rig {
     rig
 }
 
+/// Who wrote anything but the lease, in order, each with the time.
+fn writers(rig: &Rig) -> Vec<(u64, u64)> {
+    let world = rig.world.world();
+    let writes = world.outcomes.iter().filter(|one| {
+        !["GET ", "LIST ", "WATCH "].iter().any(|verb| one.asked.line.starts_with(verb))
+            && !one.asked.line.contains("leases/")
+    });
+    writes.map(|one| (one.process, one.asked.at)).collect()
+}
+
 #[test]
 fn o_r14_a_replica_that_is_told_to_stop_gives_the_lease_back_and_the_other_goes_on() {
     simulate(async {
@@ -42,6 +52,34 @@ fn o_r14_a_replica_that_is_told_to_stop_gives_the_lease_back_and_the_other_goes_
         assert!(took <= 4_000, "the lease was taken after {took} ms");
         rig.create("b");
         rig.ready("b").await;
+    });
+}
+
+#[test]
+fn o_r14_a_replica_that_cannot_renew_writes_no_more_before_the_other_begins() {
+    simulate(async {
+        // The first process reaches everything but the lease.
+        let mut rig = elected(faults::None);
+        rig.world.world().cut = Some((1, "leases/".to_owned(), 5_000));
+        rig.start("operator-0");
+        rig.pass(Duration::from_secs(1)).await;
+        rig.start("operator-1");
+        rig.pass(Duration::from_secs(1)).await;
+        for number in 0..20 {
+            rig.create(&format!("s{number}"));
+            rig.pass(Duration::from_secs(1)).await;
+        }
+        // Its lease is renewed for as long as it leads, so there is never rest.
+        rig.pass(Duration::from_secs(60)).await;
+        let all = writers(&rig);
+        let last_of_first = all.iter().filter(|(process, _)| *process == 1).map(|(_, at)| *at).max().unwrap();
+        let first_of_second =
+            all.iter().filter(|(process, _)| *process != 1).map(|(_, at)| *at).min().unwrap();
+        assert!(last_of_first > 2_000, "the first wrote while it led");
+        assert!(
+            last_of_first < first_of_second,
+            "the first wrote until {last_of_first}, the other from {first_of_second}"
+        );
     });
 }
 

@@ -1,5 +1,5 @@
-//! The operator that ships, against the simulated API server: what must hold whatever the server does. Crash points and storms by
-//! seed are not among them yet.
+//! The operator that ships, against the simulated API server: what must hold at every crash point, for every fault, and
+//! for every seed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,8 +7,13 @@
     reason = "tests state their claims by them"
 )]
 
+mod crash;
 mod lease;
+mod model;
+mod namespaces;
+mod seeds;
 mod server_faults;
 mod statuses;
 mod steady;
 mod watching;
+mod writes;

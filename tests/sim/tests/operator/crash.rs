@@ -1,0 +1,100 @@
+//! The operator dies, or loses an answer, at every request of what it does.
+
+use std::time::Duration;
+
+use agentsandbox_sim::faults::{self, Asked, Fate, Rule};
+use agentsandbox_sim::kinds::SANDBOXES;
+use agentsandbox_sim::objects::TEAM;
+use agentsandbox_sim::rig::{Rig, simulate};
+use serde_json::{Value, json};
+
+/// What a user does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Script {
+    Create,
+    Update,
+    Delete,
+}
+
+const ALL: [Script; 3] = [Script::Create, Script::Update, Script::Delete];
+
+/// Lets the user do it, and waits until it has come to its end.
+async fn play(rig: &mut Rig, script: Script) {
+    rig.create("a");
+    rig.ready("a").await;
+    match script {
+        Script::Create => {}
+        Script::Update => {
+            rig.patch("a", &json!({"spec": {"agent": {"image": "ghcr.io/acme/agent:2.2"}}}));
+            rig.ready("a").await;
+        }
+        Script::Delete => {
+            rig.delete("a");
+            let gone = |store: &agentsandbox_sim::store::Store| store.get(&SANDBOXES, TEAM, "a").is_none();
+            rig.until(Duration::from_secs(120), "the end", gone).await;
+        }
+    }
+    rig.settle().await;
+}
+
+/// What a run that nothing disturbs asks, from when, and what is there in the end.
+fn clean(script: Script) -> (Vec<String>, usize, Value) {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        if script != Script::Create {
+            rig.create("a");
+            rig.ready("a").await;
+            rig.rest(Duration::from_secs(5), Duration::from_secs(60)).await;
+        }
+        let from = rig.asked().len();
+        drop(rig);
+        let mut rig = Rig::running(1, faults::None);
+        play(&mut rig, script).await;
+        (rig.asked(), if script == Script::Create { 0 } else { from }, rig.picture())
+    })
+}
+
+/// The picture after a run in which one request met a fate.
+fn disturbed(script: Script, number: u64, fate: Fate) -> Value {
+    simulate(async {
+        let rule = Rule(move |asked: &Asked| if asked.number == number { fate } else { Fate::Serve });
+        let mut rig = Rig::running(1, rule);
+        play(&mut rig, script).await;
+        let from = rig.asked().len();
+        rig.pass(Duration::from_secs(60)).await;
+        assert_eq!(rig.writes(from), [""; 0], "a settled sandbox is written to");
+        rig.picture()
+    })
+}
+
+#[test]
+fn o_r1_wherever_the_operator_dies_the_end_is_the_same_and_then_nothing_is_written() {
+    for script in ALL {
+        let (asked, from, wanted) = clean(script);
+        assert!(asked.len() > from + 5, "{script:?} is swept over {} requests", asked.len() - from);
+        for number in from..=asked.len() {
+            let number = number as u64;
+            assert_eq!(
+                disturbed(script, number, Fate::CrashAfter),
+                wanted,
+                "{script:?}, after request {number}"
+            );
+        }
+    }
+}
+
+#[test]
+fn o_r3_an_answer_that_is_lost_after_its_request_took_effect_makes_no_duplicate_and_no_leak() {
+    for script in ALL {
+        let (asked, from, wanted) = clean(script);
+        let writes = (from..asked.len()).filter(|number| {
+            ["POST ", "PATCH ", "DELETE "].iter().any(|verb| asked[*number].starts_with(verb))
+        });
+        for number in writes {
+            for fate in [Fate::Lose, Fate::LoseSilently] {
+                let picture = disturbed(script, number as u64, fate);
+                assert_eq!(picture, wanted, "{script:?}, {fate:?} of {}", asked[number]);
+            }
+        }
+    }
+}
