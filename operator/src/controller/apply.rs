@@ -395,11 +395,12 @@ impl Writer {
         let api = self.api::<K>(&identity.namespace);
         let name = wanted.name_any();
         match self.call(Verb::Create, K::KIND.as_str(), &name, api.create(&post(), &wanted)).await {
-            // The watch shows every policy, so it is only behind: the next pass sees whose this one is. No right to read one
-            // by its name is needed for that.
-            Err(ApplyError::Api { source, .. })
-                if is_already_exists(&source) && K::KIND != ChildKind::NetworkPolicy =>
+            Err(ApplyError::Api { verb, what, source })
+                if is_already_exists(&source) && K::KIND == ChildKind::NetworkPolicy =>
             {
+                self.confirm(identity, &wanted, ApplyError::Api { verb, what, source }).await
+            }
+            Err(ApplyError::Api { source, .. }) if is_already_exists(&source) => {
                 let live = self.call(Verb::Get, K::KIND.as_str(), &name, api.get(&name)).await?;
                 if !is_owned(live.meta(), identity) {
                     return Err(ApplyError::Foreign { kind: K::KIND, name });

@@ -105,6 +105,8 @@ pub struct Recent {
     sightings: Sightings,
     gone: Mutex<HashMap<String, Instant>>,
     withheld: Mutex<HashMap<(String, String), Withheld>>,
+    /// UIDs of walls as we last wrote them, by their sandbox's UID and their name.
+    walls: Mutex<HashMap<String, BTreeMap<String, String>>>,
 }
 
 /// A pod that something on the way changes whenever it is created.
@@ -276,11 +278,18 @@ impl Recent {
             sightings: Sightings::default(),
             gone: Mutex::default(),
             withheld: Mutex::default(),
+            walls: Mutex::default(),
         }
     }
 
     /// Remembers an object as the API server answered our write.
     pub fn wrote(&self, namespace: &str, child: Child) {
+        let meta = child.metadata();
+        let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        if let (ChildKind::NetworkPolicy, Some(owner), Some(uid)) = (child.kind(), owner, &meta.uid) {
+            let mut walls = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
+            walls.entry(owner.uid.clone()).or_default().insert(child.name().to_owned(), uid.clone());
+        }
         let key = (child.kind(), namespace.to_owned(), child.name().to_owned());
         self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (child, Instant::now()));
     }
@@ -299,7 +308,15 @@ impl Recent {
         drop(gone);
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner).retain(|(uid, _), _| uid != sandbox_uid);
+        self.walls.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
         self.sightings.forget(sandbox_uid);
+    }
+
+    /// UID of a wall as we last wrote it, if we did; whether it stands still is for the API server to say.
+    #[must_use]
+    pub fn own_wall(&self, sandbox_uid: &str, name: &str) -> Option<String> {
+        let walls = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
+        walls.get(sandbox_uid)?.get(name).cloned()
     }
 
     /// Why a pod is not created yet, if the last ones of its name were changed on their way.

@@ -4,8 +4,9 @@ use agentsandbox_crds::names::WALL_FINALIZER;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::core::params::{Patch, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::child::{NamedChild, applied};
 use super::{ApplyError, Writer, merge, post};
 use crate::controller::accept::Identity;
 use crate::controller::plan::{Renewal, is_held};
@@ -31,6 +32,27 @@ impl Writer {
         self.call(Verb::Create, "NetworkPolicy", &name, api.create(&dry, &rehearsal)).await?;
         self.release(&live).await?;
         self.create_one(identity, wanted).await
+    }
+
+    /// What a wall is whose name is `taken`, though no watch shows it. The watch shows every policy, so it is behind, and the next
+    /// pass sees whose this one is; no right to read one by its name is needed for that. A watch may be behind for long, though,
+    /// and an agent must not be stopped for that: the very wall that we have put up ourselves is put right by an apply that
+    /// names its UID, and whose answer shows it standing.
+    pub(super) async fn confirm<K: NamedChild>(
+        &self,
+        identity: &Identity,
+        wanted: &K,
+        taken: ApplyError,
+    ) -> Result<K, ApplyError> {
+        let name = wanted.name_any();
+        let Some(uid) = self.recent.own_wall(&identity.uid, &name) else { return Err(taken) };
+        let mut body = applied(wanted);
+        body["metadata"]["uid"] = Value::from(uid);
+        let standing: K = self.server_side_apply(&identity.namespace, &name, body).await?;
+        if standing.meta().deletion_timestamp.is_some() {
+            return Err(ApplyError::Pending { kind: K::KIND, name });
+        }
+        Ok(standing)
     }
 
     /// Takes our finalizer off a wall: nothing runs behind it any more, or another is put up at once. The patch names the

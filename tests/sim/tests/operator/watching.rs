@@ -6,7 +6,29 @@ use agentsandbox_sim::faults::{self, Asked, Fate, Lateness, Rules, hash};
 use agentsandbox_sim::kinds::{PODS, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, simulate};
+use agentsandbox_sim::store::{Change, text};
 use serde_json::json;
+
+/// Names of the pods that were ever created.
+fn pods_made(rig: &Rig) -> Vec<String> {
+    let world = rig.world.world();
+    let made = world.store.log.iter().filter(|one| *one.kind == PODS && one.change == Change::Added);
+    made.map(|one| text(&one.object, "/metadata/name").to_owned()).collect()
+}
+
+#[test]
+fn o_r10_watches_that_are_five_seconds_late_bring_no_second_child() {
+    simulate(async {
+        let late = Rules(|_: &Asked| Fate::Serve, |_: &str, _: u64, _: u64| Lateness::After(5000));
+        let mut rig = Rig::running(1, late);
+        rig.create("a");
+        rig.ready("a").await;
+        rig.settle().await;
+        let mut made = pods_made(&rig);
+        made.sort();
+        assert_eq!(made, ["a-agent", "a-proxy"]);
+    });
+}
 
 #[test]
 fn o_r10_a_name_that_is_taken_is_ours_only_if_its_owner_is() {
