@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use agentsandbox_policy::{DenialReason, DialPermit, Host, Scheme};
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -346,6 +346,8 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
     let authority = if *port == default_port { host.to_string() } else { format!("{host}:{port}") };
     let target = PathAndQuery::try_from(target).map_err(|_| DenialReason::MalformedRequest)?;
     request.headers_mut().remove(HOST);
+    // It may have been framed for a connection that was gone.
+    request.headers_mut().remove(TRANSFER_ENCODING);
     loops::mark(request.headers_mut(), lease.may_lead_back);
     match lease.sender {
         Sender::Http1(_) => {
@@ -353,6 +355,7 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
             request.headers_mut().insert(HOST, value);
             *request.uri_mut() = Uri::from(target);
             *request.version_mut() = Version::HTTP_11;
+            frame(request);
         }
         Sender::Http2(..) => {
             let authority = Authority::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
@@ -362,6 +365,14 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Says that a body of unknown length follows. hyper takes a GET or HEAD that does not say so for one without a body.
+fn frame(request: &mut Request<Body>) {
+    let is_open = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
+    if is_open && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 async fn over_http1(

@@ -1,14 +1,27 @@
 //! HTTP framing, byte by byte. The upstream keeps what it was sent, so a second request cannot hide in a first.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::entrances::to;
-use crate::world::{KEY, Setup, World, build, get, over_http1, scripted, speak};
+use crate::upstream::Behaviour;
+use crate::world::{HOST, KEY, Setup, World, build, get, over_http1, scripted, speak};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn requests(world: &World) -> usize {
     world.received().matches(" HTTP/1.1\r\n").count()
@@ -167,6 +180,67 @@ async fn p_d6_a_body_stays_a_body_whatever_the_method() {
     assert_eq!(requests(&world), 3);
 }
 
+/// An upstream that answers each request once its last chunk has come.
+fn patient(received: &Arc<Mutex<Vec<u8>>>) -> Behaviour {
+    let received = Arc::clone(received);
+    Behaviour::new(move |mut io| {
+        let received = Arc::clone(&received);
+        async move {
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = io.read(&mut buffer).await {
+                let is_whole = {
+                    let mut all = received.lock().unwrap();
+                    all.extend_from_slice(&buffer[..read]);
+                    all.ends_with(b"0\r\n\r\n")
+                };
+                if is_whole && io.write_all(OK.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn p_d6_a_body_of_unknown_length_stays_a_body_whatever_the_method_and_the_protocol() {
+    let received = Arc::default();
+    let policy = vec![("methods: [GET, POST]", "methods: [GET, HEAD, DELETE, POST]")];
+    let behaviour = Some(patient(&received));
+    let world = build(Setup { protocols: vec!["http/1.1"], behaviour, policy, ..Setup::default() }).await;
+    let passed_on = |method: &str| {
+        let sent = String::from_utf8(std::mem::take(&mut *received.lock().unwrap())).unwrap();
+        assert!(sent.contains("transfer-encoding: chunked") && !sent.contains("content-length"), "{sent}");
+        assert!(sent.starts_with(method) && sent.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{sent}");
+    };
+    // HEADERS do not end the stream, and DATA follows.
+    for method in [http::Method::GET, http::Method::DELETE, http::Method::POST] {
+        let frames = futures::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"hello")))]);
+        let request = Request::builder().method(&method).uri(world.url("/v1/x"));
+        let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection);
+        let answered = sender.send_request(request.body(StreamBody::new(frames)).unwrap());
+        assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().status(), StatusCode::OK, "{method}");
+        passed_on(method.as_str());
+    }
+    for method in ["GET", "DELETE", "POST", "HEAD"] {
+        let head = format!(
+            "{method} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            world.url("/v1/x"),
+            world.authority(),
+        );
+        let answered = timeout(PATIENCE, speak(&world, Entrance::HttpProxy, head.as_bytes())).await.unwrap();
+        assert!(answered.starts_with("HTTP/1.1 200"), "{method}");
+        passed_on(method);
+    }
+    // Nothing is announced where nothing follows.
+    let world = scripted(OK).await;
+    let io = to(&world, Entrance::HttpProxy).await;
+    assert_eq!(over_http1(io, get(&world.url("/v1/x"), &world.authority())).await.status, StatusCode::OK);
+    assert!(!world.received().contains("transfer-encoding"));
+}
+
 #[tokio::test]
 async fn p_d9_each_request_gets_one_answer_or_a_bad_gateway() {
     for answer in [
@@ -296,7 +370,6 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// What the proxy answers to one HTTP/2 stream with this head: its status, or the code it resets the stream with.
 async fn over_raw_http2(world: &World, fields: &[(&str, &str)]) -> Result<u8, u32> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     const END_OF_HEAD_AND_STREAM: u8 = 5;
     let io = world.connect(&world.authority()).await.unwrap();
     let mut io = world.tls(io, crate::world::HOST, "h2").await.unwrap();
