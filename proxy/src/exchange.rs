@@ -19,11 +19,14 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::audit::{Fault, Traffic};
 use crate::headers;
-use crate::limits::{BODY_IDLE_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT};
+use crate::limits::{
+    BODY_IDLE_TIMEOUT, CALL_HEAD_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT,
+    RESPONSE_HEAD_TIMEOUT,
+};
 use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
 use crate::stream::count;
@@ -38,6 +41,9 @@ struct State {
     upload: Mutex<Side>,
     /// Who waits for more of the body.
     waiting: Mutex<Option<Waker>>,
+    /// When the body last moved.
+    moved: Mutex<Option<Instant>>,
+    is_call: AtomicBool,
 }
 
 /// What becomes of the agent's body.
@@ -56,6 +62,22 @@ impl Progress {
     /// The head of the answer is there.
     pub fn answered(&self) {
         self.0.answered.store(true, Ordering::Release);
+    }
+
+    /// When the head of the answer to a request that was sent at `since` is late, unless its body moves until then: an
+    /// upload takes as long as it takes.
+    pub fn head_is_due(&self, since: Instant) -> Instant {
+        let moved = *self.0.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_call = self.0.is_call.load(Ordering::Relaxed);
+        let patience = if is_call { CALL_HEAD_TIMEOUT } else { RESPONSE_HEAD_TIMEOUT };
+        moved.unwrap_or(since).max(since) + patience
+    }
+
+    /// The body has come this far: to another piece, or to its end.
+    fn moves(&self) {
+        if !self.0.answered.load(Ordering::Acquire) {
+            *self.0.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
     }
 
     /// Nothing more is sent up: what was, is counted when this returns.
@@ -132,6 +154,7 @@ impl Upload {
         // HTTP/2, "Responses"). Whether its agent still lives is asked by HTTP/2 pings.
         let kind = fields.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let may_be_silent = kind.starts_with(b"application/grpc");
+        progress.0.is_call.store(may_be_silent, Ordering::Relaxed);
         Self {
             progress,
             traffic,
@@ -228,9 +251,11 @@ impl HttpBody for Upload {
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(frame)) => {
                 self.patience = None;
+                self.progress.moves();
                 Poll::Ready(Some(self.pass(frame)))
             }
             Poll::Ready(None) => {
+                self.progress.moves();
                 *side = Side::Ended;
                 Poll::Ready(None)
             }
@@ -292,11 +317,9 @@ mod tests {
     use std::convert::Infallible;
     use std::time::Duration;
 
+    use super::*;
     use futures::StreamExt;
     use http_body_util::StreamBody;
-    use tokio::time::Instant;
-
-    use super::*;
 
     /// How much is taken, and for how long, of a body whose frames of this size come at this interval without end.
     async fn taken(frame_bytes: usize, interval: Duration) -> (usize, Duration) {

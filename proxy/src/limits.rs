@@ -28,8 +28,11 @@ pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
 pub const ADDRESSES_PER_REQUEST_MAX: usize = 4;
 /// Longest time an upstream's address is remembered.
 pub const RESOLVED_TTL_MAX: Duration = Duration::from_secs(300);
-/// An upstream may think before its first byte: models take minutes.
+/// An upstream may think before its first byte: models take minutes. Counted from the last piece of the request.
 pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
+/// The same for a call of gRPC, whose server may send its head with its first message: a watch may have nothing to say for
+/// hours. An upstream that is gone is found out by pings.
+pub const CALL_HEAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Idle upstream connections kept for each (scheme, host, port): as many as an agent with all its tools sends requests at a
 /// time. With fewer, most requests of a burst pay for a TLS handshake, which costs more than all else that is done for
 /// them.

@@ -200,8 +200,15 @@ async fn exchange(
     let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
     let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
-    let leave =
-        Leave { loaded, recorded: &recorded, voice: &voice, password: password.as_ref(), head_bytes, since };
+    let leave = Leave {
+        loaded,
+        recorded: &recorded,
+        voice: &voice,
+        password: password.as_ref(),
+        progress: &progress,
+        head_bytes,
+        since,
+    };
     let response = send(proxy, &leave, (request, &target), entry).await.map_err(|failed| {
         // The upstream broke off because the body was.
         traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
@@ -370,7 +377,7 @@ async fn send(
                     leave.holds(proxy)?;
                     entry.dials(lease.address());
                     count()?;
-                    match upstream.exchange(lease, request, target, purpose).await {
+                    match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
                         Ok(response) => return Ok(response),
                         Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
                         Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
@@ -392,7 +399,7 @@ async fn send(
         }
     };
     leave.holds(proxy)?;
-    match upstream.exchange(lease, request, target, purpose).await {
+    match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
         Err(ExchangeError::Failed(reason)) => Err(failed(reason)),

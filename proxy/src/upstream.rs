@@ -27,15 +27,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::pool::{Destination, Pool, Stream, Streams};
 use crate::audit::Recorded;
 use crate::dial;
+use crate::exchange::Progress;
 use crate::limits::{
     CONNECT_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES,
-    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX, RESPONSE_HEAD_TIMEOUT,
+    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
 };
 use crate::loops;
 use crate::metrics::Metrics;
@@ -249,20 +250,20 @@ impl Upstream {
         }
     }
 
-    /// Sends the request and waits for the answer's head. A lease that can be used again goes back by itself.
+    /// Sends the request and waits for the answer's head, for as long as its body makes progress. A lease that can be used again goes back by itself.
     pub async fn exchange(
         &self,
         lease: Lease,
         mut request: Request<Body>,
-        target: &str,
-        purpose: Purpose,
+        (target, purpose): (&str, Purpose),
+        progress: &Progress,
     ) -> Result<Response<Answer>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
         let Lease { sender, to, voice, address, may_lead_back, stream } = lease;
         let stream = stream.map(Arc::new);
         let response = match sender {
             Sender::Http1(mut sender) => {
-                let response = head(sender.try_send_request(request), |request| request).await?;
+                let response = head(sender.try_send_request(request), progress, |request| request).await?;
                 if purpose == Purpose::Exchange {
                     let pool = Arc::clone(&self.pool);
                     tokio::spawn(async move {
@@ -277,7 +278,8 @@ impl Upstream {
             }
             Sender::Http2(mut sender, _) => {
                 let request = request.map(|body| Counted { body, _stream: stream.clone() });
-                head(sender.try_send_request(request), |request| request.map(|counted| counted.body)).await?
+                let sent = sender.try_send_request(request);
+                head(sent, progress, |request| request.map(|counted| counted.body)).await?
             }
         };
         Ok(response.map(|body| Answer { body, _stream: stream }))
@@ -321,9 +323,20 @@ fn destination(recorded: &Recorded) -> Destination {
 
 async fn head<R>(
     sent: impl Future<Output = Result<Response<Incoming>, TrySendError<R>>>,
+    progress: &Progress,
     as_before: impl FnOnce(R) -> Request<Body>,
 ) -> Result<Response<Incoming>, ExchangeError> {
-    match timeout(RESPONSE_HEAD_TIMEOUT, sent).await {
+    let since = Instant::now();
+    let mut sent = std::pin::pin!(sent);
+    let answered = loop {
+        let due = progress.head_is_due(since);
+        let answered = timeout_at(due, sent.as_mut()).await;
+        // Unless the body has moved meanwhile.
+        if answered.is_ok() || progress.head_is_due(since) <= due {
+            break answered;
+        }
+    };
+    match answered {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(mut error)) => match error.take_message() {
             Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(as_before(request))))),

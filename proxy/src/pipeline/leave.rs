@@ -7,6 +7,7 @@ use agentsandbox_policy::{Denial, DenialReason};
 
 use super::{Proxy, password, secret};
 use crate::audit::Recorded;
+use crate::exchange::Progress;
 use crate::limits::UNCHECKED_WAIT_MAX;
 use crate::reload::Loaded;
 use crate::respond::denial;
@@ -22,6 +23,8 @@ pub(super) struct Leave<'a> {
     pub(super) voice: &'a Voice,
     /// What the upstream proxy is told.
     pub(super) password: Option<&'a Secret>,
+    /// How far it has come.
+    pub(super) progress: &'a Progress,
     /// What its head counts.
     pub(super) head_bytes: u64,
     /// When all this was looked up.

@@ -176,6 +176,63 @@ async fn p_h3_ten_minutes_of_silence_cut_no_answer() {
     assert!(told.starts_with("HTTP/1.1 200") && told.contains("data: last"), "{told}");
 }
 
+/// An upstream that takes so much of a body before it answers, after a silence of its own.
+fn thoughtful(body_bytes: usize, silence: Duration) -> Behaviour {
+    Behaviour::new(move |mut io| async move {
+        let (mut sent, mut buffer) = (Vec::new(), [0; 4096]);
+        let is_whole = |sent: &[u8]| {
+            let head = sent.windows(4).position(|end| end == b"\r\n\r\n");
+            head.is_some_and(|at| sent.len() - at - 4 >= body_bytes)
+        };
+        while !is_whole(&sent) {
+            match io.read(&mut buffer).await {
+                Ok(read @ 1..) => sent.extend_from_slice(&buffer[..read]),
+                _ => return,
+            }
+        }
+        sleep(silence).await;
+        let _ = io.write_all(OK.as_bytes()).await;
+        let _ = io.flush().await;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_h3_an_upload_of_more_than_ten_minutes_passes_and_an_upstream_that_never_answers_it_does_not() {
+    const PIECES: u32 = 13;
+    const BETWEEN: Duration = Duration::from_secs(50);
+    larger_steps();
+    for (silence, status) in [(400, "200"), (900, "502")] {
+        let behaviour = thoughtful(PIECES as usize, Duration::from_secs(silence));
+        let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
+        let world = build(setup).await;
+        let mut io = post(&world, &format!("content-length: {PIECES}")).await;
+        let begin = Instant::now();
+        for _ in 0..PIECES {
+            sleep(BETWEEN).await;
+            io.write_all(b"x").await.unwrap();
+        }
+        let end = Instant::now();
+        assert!(end - begin > Duration::from_secs(600), "longer than an upstream may think");
+        let (took, told) = ends_after(&mut io, end).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{silence} s: {told}");
+        assert!(took < Duration::from_secs(700), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_h4_a_call_may_wait_longer_than_ten_minutes_for_the_head_of_its_answer() {
+    larger_steps();
+    for (kind, status) in [("application/grpc", "200"), ("application/json", "502")] {
+        let behaviour = thoughtful(1, Duration::from_secs(700));
+        let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
+        let world = build(setup).await;
+        let mut io = post(&world, &format!("content-type: {kind}\r\ncontent-length: 1")).await;
+        io.write_all(b"x").await.unwrap();
+        let told = ends_after(&mut io, Instant::now()).await.1;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{kind}: {told}");
+    }
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const PING: u8 = 6;
 

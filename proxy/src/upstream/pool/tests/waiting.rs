@@ -8,6 +8,7 @@ use http::{Request, Response};
 use tokio::io::AsyncReadExt;
 
 use super::*;
+use crate::exchange::Progress;
 use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::metrics::Metrics;
 use crate::respond::{Body, full};
@@ -424,7 +425,7 @@ fn upstream(pool: &Arc<Pool>) -> Upstream {
 
 async fn send(upstream: Arc<Upstream>, lease: Lease) -> Result<Response<Answer>, ExchangeError> {
     let request = Request::new(full(""));
-    upstream.exchange(lease, request, "/", Purpose::Exchange).await
+    upstream.exchange(lease, request, ("/", Purpose::Exchange), &Progress::default()).await
 }
 
 #[tokio::test]
