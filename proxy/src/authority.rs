@@ -136,6 +136,14 @@ impl Authority {
         Ok(config)
     }
 
+    /// The same for a client that is to speak HTTP/1.1.
+    #[must_use]
+    pub fn in_http1(config: &ServerConfig) -> Arc<ServerConfig> {
+        let mut config = config.clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     /// Whether a client would take a leaf of this CA at this time.
     #[must_use]
     pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {

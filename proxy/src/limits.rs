@@ -80,16 +80,22 @@ pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of a frame that may be the beginning of a secret waits for the next frame. What follows later is masked
 /// all the same; a peer that waits for exactly these bytes goes on.
 pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
-/// What one HTTP/2 stream and one connection may send before it is read. All connections together stay below the memory
-/// that the proxy's pod has.
-pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// See [`H2_STREAM_WINDOW_BYTES`].
-pub const H2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// What one HTTP/2 stream of an agent's may send before it is read. An agent is near: a tenth of a millisecond away this still
+/// is 300 MiB in a second.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
+/// The same for all streams of one connection: 64 that nobody reads leave room for others. Half of it is what h2 takes of small
+/// frames that are not read yet, each counted as what it lacks to 256 bytes; beyond that it ends the connection, and hyper has
+/// no setting for it. A stream whose window is full of frames of eight bytes, as a client of gRPC sends them, fits.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
+/// stay below the memory that the proxy's pod has.
+pub const H2_CONNECTIONS_MAX: usize = 64;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
-/// The same for all streams of one upstream connection.
-pub const H2_UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same for all streams of one upstream connection: 32 that no agent reads leave room for others, and small frames have
+/// half of it (see [`H2_CONNECTION_WINDOW_BYTES`]), so that a stream whose window is full of frames of 20 bytes fits.
+pub const H2_UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Connections to the enrolment port at a time: they are not the agent's, and a flood of the agent's must not keep out the
 /// fence of its successor.
 pub const ENROLMENTS_MAX: usize = 16;

@@ -18,6 +18,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -73,6 +74,8 @@ pub struct Proxy {
     pub connections: TaskTracker,
     /// Places among the answers that are decoded at a time.
     pub decoders: decode::Places,
+    /// Places among the agent's HTTP/2 connections.
+    pub http2_places: Arc<Semaphore>,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }

@@ -18,7 +18,9 @@ use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
-use crate::limits::{ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT};
+use crate::limits::{
+    ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX,
+};
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
@@ -119,6 +121,7 @@ pub(crate) fn assemble(
         shutdown,
         connections: TaskTracker::new(),
         decoders: Places::default(),
+        http2_places: Arc::new(Semaphore::new(H2_CONNECTIONS_MAX)),
         dns_budget: Budget::default(),
     }
 }

@@ -19,6 +19,7 @@ use super::hello::{Overheard, is_encrypted};
 use super::passthrough::{self, Passing};
 use super::{Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2};
 use crate::audit::pace::Turn;
+use crate::authority::Authority;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::pipeline::Proxy;
 
@@ -61,6 +62,8 @@ pub(crate) async fn intercept<S>(
             return;
         }
     };
+    let place = Arc::clone(&proxy.http2_places).try_acquire_owned().ok();
+    let config = if place.is_some() { config } else { Authority::in_http1(&config) };
     let mut shaken = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await;
     if encrypted && means_another_name(&mut shaken).await {
         let denial = Denial::new(DenialReason::EncryptedClientHello).with_host(name.host()).with_port(port);
@@ -76,6 +79,7 @@ pub(crate) async fn intercept<S>(
     if is_http2 {
         serve_http2(proxy, stream, context).await;
     } else {
+        drop(place);
         serve_http1(proxy, stream, context).await;
     }
 }

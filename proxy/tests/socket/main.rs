@@ -30,6 +30,7 @@ mod placeholders;
 mod pool;
 mod schema;
 mod scrub;
+mod stalled;
 mod streams;
 mod times;
 mod upstream;

@@ -1,0 +1,162 @@
+//! Streams that nobody reads, and small frames, beside other streams of the same HTTP/2 connection.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::timeout;
+
+use crate::flow::settled;
+use crate::upstream::Behaviour;
+use crate::world::{HOST, Setup, World, build, get, over_http2, scripted, standalone};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TINY: usize = 20;
+const TINY_COUNT: usize = 20_000;
+
+type Streamed = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What an upstream answers, and how many bytes of it were asked for.
+fn answer(path: &str, sent: &Arc<AtomicUsize>) -> Streamed {
+    let frames = |count: usize, piece: &'static [u8]| {
+        let sent = Arc::clone(sent);
+        let frames = stream::iter(0..count).map(move |_| {
+            sent.fetch_add(piece.len(), Ordering::SeqCst);
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece)))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    };
+    match path {
+        "/v1/big" => frames(usize::MAX, &[b'x'; 16 * 1024]),
+        "/v1/tiny" => frames(TINY_COUNT, &[b'x'; TINY]),
+        _ => Full::new(Bytes::from_static(b"ok")).boxed_unsync(),
+    }
+}
+
+/// A world whose upstream speaks HTTP/2 and streams as fast as it is read, and how much it got rid of.
+async fn streaming() -> (World, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let behaviour = Behaviour::new(move |io| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let body = answer(request.uri().path(), &counted);
+                async { Ok::<_, Infallible>(Response::new(body)) }
+            });
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.max_send_buf_size(16 * 1024).serve_connection(TokioIo::new(io), service).await;
+        }
+    });
+    let setup = Setup { protocols: vec!["h2"], behaviour: Some(behaviour), ..Setup::default() };
+    (build(setup).await, sent)
+}
+
+/// An agent that takes little of each stream before it is read.
+async fn agent(world: &World) -> http2::SendRequest<Full<Bytes>> {
+    let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(16 * 1024);
+    let (sender, connection) = builder.handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn begin(agent: &mut http2::SendRequest<Full<Bytes>>, world: &World, path: &str) -> Incoming {
+    let response = agent.send_request(get(&world.url(path), &world.authority())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    response.into_body()
+}
+
+async fn another_is_answered(world: &World) {
+    let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+    let asked = over_http2(io, get(&world.url("/v1/small"), &world.authority()));
+    assert_eq!(timeout(PATIENCE, asked).await.unwrap().body, "ok");
+    assert_eq!(world.upstream_connections(), 1, "on the same connection");
+}
+
+#[tokio::test]
+async fn p_d12_paused_downloads_hold_up_no_other_answer_of_their_upstream() {
+    let (world, sent) = streaming().await;
+    let mut agent = agent(&world).await;
+    let mut paused = Vec::new();
+    for _ in 0..24 {
+        paused.push(begin(&mut agent, &world, "/v1/big").await);
+    }
+    let before = settled(&sent).await;
+    another_is_answered(&world).await;
+    // Those that are read go on.
+    let frame = timeout(PATIENCE, paused[0].frame()).await.unwrap().unwrap().unwrap();
+    assert!(frame.is_data());
+    println!("{before} bytes were taken for {} downloads that nobody reads", paused.len());
+}
+
+#[tokio::test]
+async fn p_h4_small_messages_that_an_agent_does_not_read_wait_and_end_no_other_stream() {
+    let (world, sent) = streaming().await;
+    let mut agent = agent(&world).await;
+    let slow = begin(&mut agent, &world, "/v1/tiny").await;
+    settled(&sent).await;
+    another_is_answered(&world).await;
+    let all = timeout(PATIENCE, slow.collect()).await.unwrap().unwrap().to_bytes();
+    assert_eq!(all.len(), TINY * TINY_COUNT);
+}
+
+#[tokio::test]
+async fn p_h4_a_burst_of_small_messages_of_an_agent_waits_for_its_upstream_and_ends_no_connection() {
+    const MESSAGES: usize = 2000;
+    let world = scripted("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    // As grpc-go frames a message of eight bytes. All are there before the upstream is reached.
+    let message = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"\0\0\0\0\x08message!")));
+    let body = StreamBody::new(stream::iter((0..MESSAGES).map(move |_| message())));
+    let request = Request::post(world.url("/v1/x")).header("content-type", "application/grpc");
+    let answered = sender.send_request(request.body(body).unwrap());
+    assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().status(), StatusCode::OK);
+    let line = world.line(&[("event", "end")]).await;
+    assert_eq!((line["reason"].is_null(), line["bytesUp"].as_u64() > Some(0)), (true, true), "{line}");
+}
+
+#[tokio::test]
+async fn p_d12_of_many_http_2_connections_of_an_agent_one_more_speaks_http_1_1() {
+    const PLACES: usize = 64;
+    let world = standalone(&["http/1.1"]).await;
+    let mut config = world.trusting("h2");
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let speaks = async || {
+        let io = world.connect(&world.authority()).await.unwrap();
+        let io = connector.connect(HOST.try_into().unwrap(), io).await.unwrap();
+        let protocol = io.get_ref().1.alpn_protocol().map(<[u8]>::to_vec).unwrap();
+        (io, String::from_utf8(protocol).unwrap())
+    };
+    let mut held = Vec::new();
+    for number in 0..PLACES {
+        let (io, protocol) = speaks().await;
+        assert_eq!(protocol, "h2", "{number}");
+        held.push(io);
+    }
+    let (io, protocol) = speaks().await;
+    assert_eq!(protocol, "http/1.1");
+    let answer = crate::world::over_http1(io, get("/v1/x", &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK, "and is served");
+    drop(held);
+    let again = async {
+        while speaks().await.1 != "h2" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+}
