@@ -194,6 +194,12 @@ pub fn strip_response(headers: &mut HeaderMap) {
     remove_all(headers, unwanted);
 }
 
+/// Removes the agent's own session from a request to a host that some credential is for: there it could speak in place of the
+/// key on any rule.
+pub fn strip_own_session(headers: &mut HeaderMap) {
+    headers.remove(COOKIE);
+}
+
 /// Puts the secret where the credential says. The path and query to send are given back; with a secret in them they are for
 /// the upstream alone.
 pub fn inject(

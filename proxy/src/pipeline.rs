@@ -202,7 +202,11 @@ async fn exchange(
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
     let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit);
-    let (request, target) = outgoing(permit, head.headers, body, secret.as_ref(), scrubber.as_deref())?;
+    let mut fields = head.headers;
+    if loaded.policy.injections_at(permit.host()).next().is_some() {
+        headers::strip_own_session(&mut fields);
+    }
+    let (request, target) = outgoing(permit, fields, body, secret.as_ref(), scrubber.as_deref())?;
     let leave = Leave {
         loaded,
         recorded: &recorded,

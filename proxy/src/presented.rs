@@ -5,9 +5,10 @@
 //! secret put in. So it is in other fields that authenticate, which are removed there, too, for some clients send both.
 //! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
 //! credential while one covers the host, the agent went around it, and the request is denied. So it is on a rule that names
-//! one, when the place of another credential of the host is filled and would stay so.
+//! one, when the place of another credential of the host is filled and would stay so, or a query parameter that some provider
+//! takes for a key.
 
-use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy};
+use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy, is_auth_parameter};
 use http::HeaderMap;
 use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
@@ -29,7 +30,11 @@ pub fn judge(
         return Err(Box::new(misuse(permit, credential)));
     }
     let own = permit.credential().map(|credential| credential.injection());
-    if policy.injections_at(permit.host()).any(|place| is_filled(place, own, permit, fields)) {
+    let mut places = policy.injections_at(permit.host()).peekable();
+    let is_known = places.peek().is_some();
+    if places.any(|place| is_filled(place, own, permit, fields))
+        || (is_known && has_key_in_query(permit, own))
+    {
         return Err(Box::new(denial(permit, DenialReason::ForeignCredential)));
     }
     Ok(())
@@ -96,6 +101,15 @@ fn is_filled(place: &Injection, own: Option<&Injection>, permit: &Permit, fields
                 && !own.is_some_and(|own| headers::replaces(own, field.as_str()))
                 && !value.as_bytes().trim_ascii().is_empty()
         })
+}
+
+/// Whether the query has a parameter that some provider takes for a key, other than the one that a secret replaces.
+fn has_key_in_query(permit: &Permit, own: Option<&Injection>) -> bool {
+    permit.target().has_query_parameter_that(|name| {
+        let is_replaced =
+            matches!(own, Some(Injection::Query { name: own }) if name.eq_ignore_ascii_case(own.as_bytes()));
+        !is_replaced && is_auth_parameter(permit.host(), name)
+    })
 }
 
 fn has_cookie(value: &[u8], name: &str) -> bool {

@@ -29,7 +29,7 @@ pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use path::PathGlob;
 pub use pattern::HostPattern;
-pub use pinned::{AUTH_FIELDS, PinnedHeader};
+pub use pinned::{AUTH_FIELDS, PinnedHeader, is_auth_parameter};
 pub use policy::{Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy};
 pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally, UnusableCredential};
 pub use target::Target;

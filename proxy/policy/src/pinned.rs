@@ -1,8 +1,8 @@
 //! Fields that a credential pins: at many providers a field of the request says for which account or tenant it is meant. An
 //! agent that could write or leave it out would choose. Names and fixed values only, never a secret.
 
-use crate::Injection;
 use crate::document::{PINNED_MAX, PinnedHeaderDocument};
+use crate::{Host, Injection};
 
 const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 256;
@@ -29,6 +29,42 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-subscription-token",
     "x-vault-token",
 ];
+/// Query parameters that authenticate at one provider or another, and mean nothing else at any.
+const AUTH_PARAMETERS: [&str; 13] = [
+    "access_token",
+    "api-key",
+    "api_key",
+    "apikey",
+    "auth_token",
+    "job_token",
+    "oauth_token",
+    "private_token",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-api-key",
+    "x-goog-api-key",
+    "x-goog-signature",
+];
+/// Those that have a plain name, each at the domain of its provider.
+const AUTH_PARAMETERS_AT: [(&str, &str); 4] = [
+    ("core.windows.net", "sig"),
+    ("googleapis.com", "key"),
+    ("openai.azure.com", "subscription-key"),
+    ("slack.com", "token"),
+];
+
+/// Whether a query parameter of this name authenticates at this host, in any letter case.
+#[must_use]
+pub fn is_auth_parameter(host: &Host, name: &[u8]) -> bool {
+    let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+    let is_in = |domain: &str| {
+        let before = host.as_str().strip_suffix(domain);
+        before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    };
+    AUTH_PARAMETERS.iter().any(&is)
+        || AUTH_PARAMETERS_AT.iter().any(|(domain, known)| is(known) && is_in(domain))
+}
+
 /// Fields that frame a message, name its destination, method or sender, or ask for an answer that could not be searched, and the session.
 const UNPINNABLE: [&str; 44] = [
     "accept-encoding",

@@ -77,10 +77,16 @@ impl Target {
     /// Whether the query has a parameter of this name, in any letter case or encoding, and also where `;` separates it.
     #[must_use]
     pub fn has_query_parameter(&self, name: &str) -> bool {
+        self.has_query_parameter_that(|parameter| parameter.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    /// The same for parameters whose name, without its encoding, is such a one.
+    #[must_use]
+    pub fn has_query_parameter_that(&self, is_such: impl Fn(&[u8]) -> bool) -> bool {
         self.query()
             .unwrap_or_default()
             .split(['&', ';'])
-            .any(|pair| !pair.is_empty() && is_named(pair, name))
+            .any(|pair| !pair.is_empty() && is_such(&name_of(pair)))
     }
 
     /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path
@@ -130,8 +136,11 @@ fn without(pair: &str, name: &str) -> Option<String> {
 }
 
 fn is_named(pair: &str, name: &str) -> bool {
-    let key = pair.split('=').next().unwrap_or_default();
-    decoded(key).eq_ignore_ascii_case(name.as_bytes())
+    name_of(pair).eq_ignore_ascii_case(name.as_bytes())
+}
+
+fn name_of(pair: &str) -> Vec<u8> {
+    decoded(pair.split('=').next().unwrap_or_default())
 }
 
 fn encoded(text: &str) -> String {

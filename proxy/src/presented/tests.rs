@@ -16,6 +16,8 @@ rules:
 - {name: bare-query, host: query.test, ports: [443], scheme: https, paths: ["/open/**"]}
 - {name: cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: cookie}
 - {name: bare-cookie, host: cookie.test, ports: [443], scheme: https, paths: ["/open/**"]}
+- {name: model, host: model.googleapis.com, ports: [443], scheme: https, paths: ["/v1/**"], credential: model}
+- {name: bare-model, host: model.googleapis.com, ports: [443], scheme: https, paths: ["/open/**"]}
 - {name: bot, host: bot.test, ports: [443], scheme: https, credential: bot}
 - {name: both-header, host: both.test, ports: [443], scheme: https, paths: ["/h/**"], credential: both-header}
 - {name: both-query, host: both.test, ports: [443], scheme: https, paths: ["/q/**"], credential: both-query}
@@ -24,6 +26,7 @@ rules:
 - {name: plain, host: plain.test, ports: [80], scheme: http}
 credentials:
 - {name: key, placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
+- {name: model, inject: {type: Header, name: x-goog-api-key}, scopes: [{host: model.googleapis.com, ports: [443]}]}
 - {name: query, placeholders: [issued-for-query-01], inject: {type: Query, name: key}, scopes: [{host: query.test, ports: [443]}]}
 - {name: cookie, placeholders: [issued-for-cookie-1], inject: {type: Cookie, name: session}, scopes: [{host: cookie.test, ports: [443]}]}
 - {name: both-header, inject: {type: Header, name: x-both-key}, scopes: [{host: both.test, ports: [443]}]}
@@ -145,6 +148,25 @@ fn p_f1_an_agents_own_key_in_the_place_of_another_credential_of_the_host_is_refu
         ("both.test/h/x?tokens=own", "x-other: own", "sent"),
     ] {
         assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+}
+
+#[test]
+fn p_f1_an_agents_own_key_in_a_query_parameter_that_a_provider_takes_is_refused_at_a_host_of_a_credential() {
+    for (url, expected) in [
+        ("api.test/v1/x?access_token=own", "ForeignCredential"),
+        ("api.test/open/x?a=1&Private_T%6fken=own", "ForeignCredential"),
+        ("api.test/v1/x?a=1;X-Amz-Signature=own", "ForeignCredential"),
+        ("query.test/v1/x?key=own&api_key=own", "ForeignCredential"),
+        ("model.googleapis.com/v1/m?key=own", "ForeignCredential"),
+        ("model.googleapis.com/open/m?%6bey=own", "ForeignCredential"),
+        // A plain name is a key only where its provider lives; and no credential is for the other host.
+        ("api.test/v1/x?key=1&token=2&sig=3", "sent"),
+        ("model.googleapis.com/v1/m?keys=1&alt=sse", "sent"),
+        ("query.test/v1/x?key=own", "sent"),
+        ("elsewhere.test/?access_token=own", "sent"),
+    ] {
+        assert_eq!(judged(url, ""), expected, "{url}");
     }
 }
 

@@ -142,6 +142,21 @@ async fn p_f1_a_cookie_with_the_key_replaces_every_cookie_of_the_agent() {
 }
 
 #[tokio::test]
+async fn p_f1_no_session_of_the_agents_own_goes_to_a_host_of_a_credential_on_any_rule() {
+    for (covers, expected) in [("scopes: [{host: api.good.test", false), ("scopes: [{host: other.test", true)]
+    {
+        let policy = vec![
+            ("credential: good, websocket: Allow", "websocket: Allow"),
+            ("scopes: [{host: api.good.test", covers),
+        ];
+        let world = build(Setup { protocols: vec!["http/1.1"], policy, ..Setup::default() }).await;
+        let answer = sent(&world, "/v1/x", ("cookie", "user_session=own"), "").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.body.contains("user_session"), expected, "{covers}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_would_end_its_cookie_is_not_sent() {
     let world = with_secret(COOKIE, "http/1.1", "key;admin=1").await;
     let answer = sent(&world, "/v1/x", ("x-note", "1"), "").await;
