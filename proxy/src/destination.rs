@@ -40,7 +40,8 @@ pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destinat
         Binding::HostHeader => {
             let default_port = Scheme::Http.default_port();
             let (host, port) = named(head, default_port)?.ok_or_else(|| malformed("Send one Host field."))?;
-            if port != default_port {
+            let is_plain = scheme(&head.uri)?.is_none_or(|asked| asked == Scheme::Http);
+            if port != default_port || !is_plain {
                 return Err(Box::new(mismatch(&host, port)));
             }
             (Scheme::Http, host, port, Target::parse(path)?)

@@ -138,6 +138,21 @@ async fn p_h6_only_http_urls_can_be_requested() {
 }
 
 #[tokio::test]
+async fn p_h6_a_url_of_another_scheme_is_not_fetched_in_plain_text() {
+    let world = standalone(&["http/1.1"]).await;
+    for (url, status) in [
+        ("ftp://plain.good.test/x", StatusCode::BAD_REQUEST),
+        ("https://plain.good.test/x", StatusCode::MISDIRECTED_REQUEST),
+        // It is allowed, and nobody lives there.
+        ("http://plain.good.test/x", StatusCode::BAD_GATEWAY),
+        ("/x", StatusCode::BAD_GATEWAY),
+    ] {
+        let io = TcpStream::connect(world.at(Entrance::TransparentHttp)).await.unwrap();
+        assert_eq!(over_http1(io, get(url, "plain.good.test")).await.status, status, "{url}");
+    }
+}
+
+#[tokio::test]
 async fn p_a3_a_tunnel_without_a_server_name_is_refused() {
     let world = standalone(&["h2"]).await;
     let mut config = world.trusting("h2");
