@@ -106,6 +106,10 @@ impl Policy {
                 changes.push(format!("add to paths `[{}]`", list(more.iter().map(|glob| quoted(glob)))));
             }
             if request.websocket && !rule.websocket {
+                if rule.bounds.answer().is_some() {
+                    // Nobody looks at the answers that a socket brings, so that no rule has both.
+                    return None;
+                }
                 changes.push("write `websocket: Allow`".to_owned());
             }
         }

@@ -220,6 +220,17 @@ fn where_a_list_is_full_another_rule_is_proposed_with_the_same_credential() {
 }
 
 #[test]
+fn a_socket_is_allowed_by_a_rule_of_its_own_where_the_rule_has_limits_for_answers() {
+    let mut document = document();
+    document["rules"][0]["answer"] = json!({"maxBytes": 1000});
+    let line = "socket GET https://api.good.test/v1/x";
+    let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+    let changed = policy_of(&followed(&document, &denial.how_to_allow).unwrap());
+    let permit = changed.decide(asked(line)).unwrap();
+    assert_eq!((permit.rule(), permit.credential().unwrap().name()), ("api.good.test", "key"), "{denial}");
+}
+
+#[test]
 fn a_change_takes_nothing_away() {
     let document = document();
     let before = ["GET https://open.test/x", "HEAD https://open.test/x", "DELETE https://open.test/"];
