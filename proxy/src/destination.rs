@@ -50,6 +50,22 @@ pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destinat
     Ok(Destination { scheme, host, port, method, target, websocket })
 }
 
+/// A denial of what could not be read that says where it was, as far as that is known.
+pub fn located(denial: Denial, head: &Parts, binding: &Binding) -> Box<Denial> {
+    let (method, path) = (Some(head.method.to_string()), Some(head.uri.path().to_owned()));
+    let (host, port) = match binding {
+        Binding::Bound { host, port, .. } => (Some(host.to_string()), Some(*port)),
+        Binding::AbsoluteForm | Binding::BaseUrl | Binding::HostHeader => (None, None),
+    };
+    Box::new(Denial {
+        host: denial.host.or(host),
+        port: denial.port.or(port),
+        method: denial.method.or(method),
+        path: denial.path.or(path),
+        ..denial
+    })
+}
+
 /// The one Host field, if there is one.
 pub fn host_field(headers: &HeaderMap) -> Result<Option<&str>, Box<Denial>> {
     let mut fields = headers.get_all(HOST).into_iter();

@@ -196,7 +196,8 @@ where
 {
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let asked = Arc::new(AtomicBool::new(false));
-    let service = service(Arc::clone(&proxy), Arc::new(context), Arc::clone(&asked));
+    let context = Arc::new(context);
+    let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::clone(&asked));
     let connection = http1_reader().serve_connection(TokioIo::new(io), service_fn(service)).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -209,8 +210,16 @@ where
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a client connection ended");
         if let Some(reason) = refused_head(&error, asked.load(Ordering::Relaxed)) {
-            refuse_connection(&proxy, entrance, &Denial::new(reason));
+            refuse_connection(&proxy, entrance, &refused_at(reason, &context.binding));
         }
+    }
+}
+
+/// What hyper refuses by itself, at the place that the connection leads to.
+fn refused_at(reason: DenialReason, binding: &Binding) -> Denial {
+    match binding {
+        Binding::Bound { host, port, .. } => Denial::new(reason).with_host(host).with_port(*port),
+        Binding::AbsoluteForm | Binding::BaseUrl | Binding::HostHeader => Denial::new(reason),
     }
 }
 
@@ -222,10 +231,9 @@ where
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let context = Arc::new(context);
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
-    let owner = Arc::clone(&proxy);
-    let io = Watched::new(io, move || {
-        refuse_connection(&owner, entrance, &Denial::new(DenialReason::MalformedRequest));
-    });
+    let malformed = refused_at(DenialReason::MalformedRequest, &context.binding);
+    let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
+    let io = Watched::new(io, move || refuse_connection(&owner, entrance, &of_stream));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -247,7 +255,7 @@ where
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a client connection ended");
         if broke_the_protocol(&error) {
-            refuse_connection(&proxy, entrance, &Denial::new(DenialReason::MalformedRequest));
+            refuse_connection(&proxy, entrance, &malformed);
         }
     }
 }

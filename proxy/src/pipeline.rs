@@ -183,7 +183,8 @@ async fn exchange(
     if loops::is_back(&head.headers) {
         return Err(Box::new(Denial::new(DenialReason::LoopDetected)));
     }
-    let asked = destination::read(&head, &context.binding, &loaded.policy)?;
+    let asked = destination::read(&head, &context.binding, &loaded.policy)
+        .map_err(|denial| destination::located(*denial, &head, &context.binding))?;
     entry.asks(asked.host.as_str(), asked.port);
     entry.asks_for(asked.method.as_str(), asked.target.path());
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
