@@ -85,9 +85,25 @@ pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Res
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // SDKs of model providers obey this before they look at the status: a decision does not change by asking again.
-    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    if is_final(denial.reason) {
+        // SDKs of model providers obey this before they look at the status: a decision does not change by asking again.
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
     response
+}
+
+/// Whether asking again changes nothing. What the upstream, the agent's line or the proxy's own state failed in may pass.
+const fn is_final(reason: DenialReason) -> bool {
+    !matches!(
+        reason,
+        DenialReason::UpstreamUnreachable
+            | DenialReason::AnswerBroken
+            | DenialReason::Interrupted
+            | DenialReason::RequestStalled
+            | DenialReason::NoPolicy
+            | DenialReason::StalePolicy
+            | DenialReason::AuditUnavailable
+    )
 }
 
 fn sentence(denial: &Denial, request_id: &str) -> String {
@@ -116,6 +132,19 @@ mod tests {
     fn no_reason_is_ever_answered_with_success() {
         for reason in DenialReason::ALL {
             assert!(!status(*reason).is_success() && !status(*reason).is_redirection(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn p_i14_only_what_is_final_asks_for_no_retry() {
+        let asks_for_none = |reason: &DenialReason| {
+            refusal(&Denial::new(*reason), "r1", &HeaderMap::new()).headers().contains_key("x-should-retry")
+        };
+        for reason in DenialReason::ALL {
+            let may_pass = Denial::new(*reason).how_to_allow.contains("try again later")
+                || matches!(status(*reason).as_u16(), 408 | 503)
+                || *reason == DenialReason::Interrupted;
+            assert_eq!(asks_for_none(reason), !may_pass, "{reason}");
         }
     }
 
