@@ -1,9 +1,9 @@
 //! What the agent is told when a request is refused. This is the one table from reasons to status codes, and the one
 //! place that writes a refusal's text. Nothing here repeats a query, a header or a body.
 
-use agentsandbox_policy::{Denial, DenialReason, Permit};
+use agentsandbox_policy::{Denial, DenialReason, Method, Permit};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -39,10 +39,14 @@ pub const fn status(reason: DenialReason) -> StatusCode {
     }
 }
 
-/// codex takes a 403 for a broken stream and asks five times more; of the client errors only 400 is final to it.
-fn status_for(reason: DenialReason, asked_with: &HeaderMap) -> StatusCode {
+/// The status for a denial. Methods that echo are not allowed anywhere, which has a status of its own. codex takes a 403 for a
+/// broken stream and asks five times more; of the client errors only 400 is final to it.
+fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
     let is_codex = asked_with.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"codex"));
-    match status(reason) {
+    match status(denial.reason) {
+        StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
+            StatusCode::METHOD_NOT_ALLOWED
+        }
         StatusCode::FORBIDDEN if is_codex => StatusCode::BAD_REQUEST,
         status => status,
     }
@@ -81,13 +85,18 @@ pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Res
         )
     };
     let mut response = Response::new(full(text));
-    *response.status_mut() = status_for(denial.reason, asked_with);
+    *response.status_mut() = status_for(denial, asked_with);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED
+        && let Ok(methods) = HeaderValue::from_str(&Method::ordinary().join(", "))
+    {
+        response.headers_mut().insert(ALLOW, methods);
+    }
     if is_final(denial.reason) {
         // SDKs of model providers obey this before they look at the status: a decision does not change by asking again.
-        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
     }
     response
 }

@@ -44,6 +44,12 @@ impl Method {
         NEVER.contains(&self.as_str())
     }
 
+    /// What a rule that lists no methods allows.
+    #[must_use]
+    pub const fn ordinary() -> &'static [&'static str] {
+        &ORDINARY
+    }
+
     /// Whether a rule that lists no methods allows it.
     pub(crate) fn is_ordinary(&self) -> bool {
         ORDINARY.contains(&self.as_str())

@@ -310,6 +310,28 @@ async fn p_i14_a_denial_asks_for_no_retry() {
 }
 
 #[tokio::test]
+async fn p_a19_a_method_that_echoes_is_allowed_nowhere_and_the_answer_says_so() {
+    let world = standalone(&["http/1.1"]).await;
+    for (method, status) in [
+        ("TRACE", StatusCode::METHOD_NOT_ALLOWED),
+        ("TRACK", StatusCode::METHOD_NOT_ALLOWED),
+        ("DEBUG", StatusCode::FORBIDDEN),
+        ("DELETE", StatusCode::FORBIDDEN),
+        ("GET", StatusCode::OK),
+    ] {
+        for url in [world.url("/v1/x"), "https://evil.test/".to_owned()] {
+            let status = if url.contains("evil") && method == "GET" { StatusCode::FORBIDDEN } else { status };
+            let host = url.split('/').nth(2).unwrap().to_owned();
+            let request = Request::builder().method(method).uri(&url).header("host", host);
+            let io = to(&world, Entrance::HttpProxy).await;
+            let answer = over_http1(io, request.body(Full::default()).unwrap()).await;
+            assert_eq!(answer.status, status, "{method} {url}");
+            assert_eq!(answer.headers.contains_key("allow"), status == StatusCode::METHOD_NOT_ALLOWED);
+        }
+    }
+}
+
+#[tokio::test]
 async fn p_g6_nothing_is_answered_from_a_cache() {
     let world =
         scripted("HTTP/1.1 200 OK\r\ncache-control: max-age=600\r\netag: \"e\"\r\ncontent-length: 0\r\n\r\n")
