@@ -180,12 +180,14 @@ pub(crate) fn refuse_connection(proxy: &Proxy, entrance: Entrance, denial: &Deni
 /// How HTTP/1.1 is read: the bounds of a head, and the time for it. It needs a runtime with a clock.
 #[must_use]
 pub fn http1_reader() -> http1::Builder {
+    let head_bytes = usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_headers(HEADER_FIELDS_MAX)
-        .max_buf_size(usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX));
+        .max_buf_size(head_bytes)
+        .max_header_size(head_bytes);
     builder
 }
 

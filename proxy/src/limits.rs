@@ -11,8 +11,7 @@ pub const ACCEPT_BACKLOG: u32 = 1024;
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// Fields of one head.
 pub const HEADER_FIELDS_MAX: usize = 100;
-/// All fields of one head together. Over HTTP/1.1 hyper looks after each read, so that a head which arrives in large
-/// pieces may have up to twice as much.
+/// All fields of one head together, over HTTP/1.1 with the request line.
 pub const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Path of a request; servers commonly refuse longer ones.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
