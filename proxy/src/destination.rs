@@ -26,10 +26,10 @@ pub struct Destination {
 pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destination, Box<Denial>> {
     let method = Method::parse(head.method.as_str())?;
     let websocket = asks_for_websocket(head)?;
-    if head.uri.path().len() > TARGET_BYTES_MAX {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    if path.len() > TARGET_BYTES_MAX {
         return Err(Box::new(Denial::new(DenialReason::LimitExceeded)));
     }
-    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let (scheme, host, port, target) = match binding {
         Binding::AbsoluteForm => absolute(head, path)?,
         Binding::Bound { scheme, host, port } => {

@@ -13,7 +13,7 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// All fields of one head together, over HTTP/1.1 with the request line.
 pub const HEADER_BYTES_MAX: u32 = 64 * 1024;
-/// Path of a request; servers commonly refuse longer ones.
+/// Path and query of a request; servers commonly refuse longer ones.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// A head that takes longer is a slow-loris.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);

@@ -297,6 +297,10 @@ async fn p_d10_heads_and_paths_are_bounded() {
             over_http1(to(&world, Entrance::HttpProxy).await, get(&world.url(&path), &world.authority()))
                 .await;
         assert_eq!(answer.status, status, "{length}");
+        let query = format!("/v1/x?q={}", "x".repeat(length - 8));
+        let asked = get(&world.url(&query), &world.authority());
+        let answer = over_http1(to(&world, Entrance::HttpProxy).await, asked).await;
+        assert_eq!(answer.status, status, "{length} with the query");
     }
 }
 
