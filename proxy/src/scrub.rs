@@ -24,6 +24,7 @@ pub mod frames;
 mod needles;
 pub mod scope;
 mod spelling;
+mod unescaped;
 
 pub use body::BodyMask;
 

@@ -1,4 +1,5 @@
-//! Masks secrets in a body that passes by, without gathering it and without changing its length.
+//! Masks secrets in a body that passes by, without gathering it and without changing its length. It is searched as it came,
+//! and where it has escapes once more with those undone.
 //!
 //! Each occurrence becomes asterisks, so `Content-Length` and frames of what is inside stay true. An occurrence may be
 //! cut anywhere between two frames: the end of a frame that may be the beginning of one is held until the next frame
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Scrubber;
 use super::needles::Found;
+use super::unescaped::{Unescaped, is_escaped};
 
 /// Bytes of a secret that a frame must end with to be held.
 const HELD_BYTES_MIN: usize = 4;
@@ -42,7 +44,11 @@ impl BodyMask {
     /// What may be passed on once this frame has come; it can be nothing.
     #[must_use]
     pub fn pass(&mut self, frame: Bytes) -> Bytes {
-        let Found { places, begun } = self.search(&frame);
+        let mut found = self.search(&frame);
+        if is_escaped(&frame) || is_escaped(&self.begun) {
+            self.search_unescaped(&frame, &mut found);
+        }
+        let Found { places, begun } = found;
         let came = self.begun.len() + frame.len();
         let kept = came - begun;
         let from = self.begun.len() - self.held.len();
@@ -71,7 +77,10 @@ impl BodyMask {
             return Bytes::new();
         }
         let held = std::mem::take(&mut self.held);
-        if self.scrubber.bodies.begun(&self.begun).any(|(begun, length)| shows_too_much(begun, length)) {
+        let shows = |text: &[u8]| {
+            self.scrubber.bodies.begun(text).any(|(begun, length)| shows_too_much(begun, length))
+        };
+        if shows(&self.begun) || (is_escaped(&self.begun) && shows(Unescaped::of(&self.begun).text())) {
             return Bytes::from(vec![MASK; held.len()]);
         }
         Bytes::copy_from_slice(&held)
@@ -108,6 +117,23 @@ impl BodyMask {
             places: across.places.iter().copied().chain(later).collect(),
             begun: found.begun.max(across.begun),
         }
+    }
+
+    /// Adds where needles stand once escapes are undone. An escape that the end cuts off may be of a needle as well.
+    fn search_unescaped(&self, frame: &[u8], found: &mut Found) {
+        let needles = &self.scrubber.bodies;
+        let mut came = Zeroizing::new(Vec::with_capacity(self.begun.len() + frame.len()));
+        came.extend_from_slice(&self.begun);
+        came.extend_from_slice(frame);
+        let first = memchr::memchr2(b'%', b'\\', &came).unwrap_or(came.len());
+        // What begins farther before the first escape ends before it.
+        let from = first.saturating_sub(needles.longest());
+        let read = Unescaped::of(came.get(from..).unwrap_or_default());
+        let inside = needles.search(read.text(), read.text().len());
+        let place = |at| from + read.place(at);
+        found.places.extend(inside.places.iter().map(|(start, end)| (place(*start), place(*end))));
+        let begins = place(read.text().len().saturating_sub(inside.begun));
+        found.begun = found.begun.max(came.len().saturating_sub(begins));
     }
 
     /// Keeps what begins a needle: from `kept` on, of what was begun and this frame.

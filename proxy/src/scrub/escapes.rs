@@ -1,6 +1,6 @@
 //! A text as encoders of URLs and of JSON write it: those that upstreams are written with. They differ in what they leave
 //! as it is, and any choice could be made; fields are therefore read escape by escape (see [`super::spelling`]), and bodies
-//! searched for the choices that are in use.
+//! searched for the choices that are in use, and once more with their escapes undone (see [`super::unescaped`]).
 
 use zeroize::Zeroizing;
 

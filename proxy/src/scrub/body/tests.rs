@@ -140,6 +140,78 @@ fn p_f7_base64_of_a_secret_is_masked_as_a_query_and_json_text_spell_it() {
     }
 }
 
+/// The text with each byte written as this number says.
+fn escaped(text: &str, choices: &[u8]) -> String {
+    let written = |(at, byte): (usize, u8)| match choices[at % choices.len()] {
+        0 => char::from(byte).to_string(),
+        1 => format!("%{byte:02X}"),
+        2 => format!("%{byte:02x}"),
+        3 => format!("\\u{byte:04X}"),
+        _ => format!("\\u{byte:04x}"),
+    };
+    text.bytes().enumerate().map(written).collect()
+}
+
+#[test]
+fn p_f6_a_secret_whose_every_byte_is_escaped_is_masked_in_a_body() {
+    use base64::Engine as _;
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("user:{KEY}?~~>"));
+    for choices in [&[1][..], &[2], &[3], &[4], &[0, 4], &[0, 0, 1], &[3, 2, 0]] {
+        let spelled = escaped(KEY, choices);
+        let clean = mask().pass(Bytes::from(format!("{{\"echo\":\"{spelled}\"}}")));
+        assert_eq!(clean, format!("{{\"echo\":\"{}\"}}", "*".repeat(spelled.len())), "{spelled}");
+        let other = escaped(&KEY.replace('5', "6"), choices);
+        let mut mask = mask();
+        assert_eq!(
+            [mask.pass(Bytes::from(other.clone())), mask.release()].concat(),
+            other.as_bytes(),
+            "{other}"
+        );
+    }
+    // As .NET and Gson write base64.
+    let json = encoded.replace('+', "\\u002B").replace('=', "\\u003d");
+    let clean = masking(&format!("{KEY}?~~>")).pass(Bytes::from(json.clone()));
+    assert!(clean.windows(8).any(|part| part == b"********"), "{json}: {clean:?}");
+}
+
+proptest! {
+    #[test]
+    fn p_f6_no_choice_of_escapes_and_no_cut_lets_a_secret_out_of_a_body(
+        choices in prop::collection::vec(0_u8..5, 1..30),
+        before in "[a-z%\\\\u0]{0,6}",
+        cuts in prop::collection::vec(1_usize..40, 1..20),
+    ) {
+        let sent = format!("{before} {} after, and more of it", escaped(KEY, &choices));
+        let (mut mask, mut clean, mut rest) = (mask(), Vec::new(), sent.as_bytes());
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (frame, further) = rest.split_at((*cut).min(rest.len()));
+            clean.extend_from_slice(&mask.pass(Bytes::copy_from_slice(frame)));
+            rest = further;
+        }
+        clean.extend_from_slice(&mask.release());
+        prop_assert_eq!(clean.len(), sent.len());
+        let read = Unescaped::of(&clean);
+        let shown = &KEY.as_bytes()[HELD_BYTES_MIN - 1..];
+        prop_assert!(!read.text().windows(shown.len()).any(|part| part == shown), "{}", String::from_utf8_lossy(&clean));
+    }
+}
+
+#[test]
+fn p_f6_an_escaped_secret_that_the_end_of_a_body_cuts_off_shows_no_more_than_its_kind() {
+    for bytes in [SHOWN_BYTES_MAX, SHOWN_BYTES_MAX + 1] {
+        let spelled = escaped(&KEY[..bytes], &[4]);
+        let mut mask = mask();
+        assert_eq!(mask.pass(Bytes::from(spelled.clone())), "");
+        let shown = if bytes > SHOWN_BYTES_MAX { "*".repeat(spelled.len()) } else { spelled };
+        assert_eq!(mask.release(), shown);
+        let rest = escaped(&KEY[bytes..], &[1]);
+        assert_eq!(mask.pass(Bytes::from(rest.clone())), "*".repeat(rest.len()));
+    }
+}
+
 #[test]
 fn what_follows_released_bytes_is_still_masked() {
     let mut mask = mask();
