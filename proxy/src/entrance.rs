@@ -138,22 +138,28 @@ enum Protocol {
     Other,
 }
 
+/// A method is shorter (32 bytes at most), and so is the beginning of a target.
+const OPENING_BYTES_MAX: usize = 40;
+/// How an absolute URL begins.
+const SCHEME: &[u8] = b"http";
+
 /// A tunnel to a named destination: finds out whether TLS or HTTP is inside, and serves that. Anything else is closed.
 /// It is opened only once that was written down.
 pub(crate) async fn tunnel<S>(proxy: Arc<Proxy>, mut io: S, origin: Origin, to: (Host, u16), _: Admitted)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut first = [0_u8; 1];
-    let protocol = match timeout(HANDSHAKE_TIMEOUT, io.read_exact(&mut first)).await {
-        Ok(Ok(_)) => match first {
-            [0x16] => Protocol::Tls,
-            [b'A'..=b'Z'] => Protocol::Http,
-            _ => Protocol::Other,
-        },
-        // The client opened a tunnel and never used it.
-        _ => return,
+    let mut first = Vec::with_capacity(OPENING_BYTES_MAX);
+    let opening = async {
+        loop {
+            first.push(io.read_u8().await?);
+            if let Some(protocol) = opened_by(&first) {
+                return std::io::Result::Ok(protocol);
+            }
+        }
     };
+    // Else the client opened a tunnel and never used it.
+    let Ok(Ok(protocol)) = timeout(HANDSHAKE_TIMEOUT, opening).await else { return };
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(std::io::Cursor::new(first).chain(read), write);
     let (host, port) = to;
@@ -167,6 +173,26 @@ where
             let denial = Denial::new(DenialReason::UnsupportedProtocol).with_host(&host).with_port(port);
             refuse_connection(&proxy, origin.entrance, &denial);
         }
+    }
+}
+
+/// What a client speaks that begins like this, once that can be told: a record of TLS, or a request line up to its target.
+fn opened_by(first: &[u8]) -> Option<Protocol> {
+    let method = match first {
+        [0x16, ..] => return Some(Protocol::Tls),
+        _ => first.iter().take_while(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_')).count(),
+    };
+    let target = first.get(method..).unwrap_or_default().strip_prefix(b" ");
+    match target {
+        _ if first.starts_with(b"SSH-") => Some(Protocol::Other),
+        Some([b'/' | b'*' | b' ', ..]) => Some(Protocol::Http),
+        Some(target) if target.len() >= SCHEME.len() => {
+            let is_url = target.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
+            Some(if is_url || first.starts_with(b"CONNECT ") { Protocol::Http } else { Protocol::Other })
+        }
+        Some(_) => None,
+        None if method == first.len() && method < OPENING_BYTES_MAX => None,
+        None => Some(Protocol::Other),
     }
 }
 
@@ -324,5 +350,34 @@ fn service(
             }
             Ok(response)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_a14_a_tunnel_carries_http_only_where_it_opens_with_a_request_line() {
+        for (text, expected) in [
+            ("\x16\x03\x01", Protocol::Tls),
+            ("GET / HTTP/1.1", Protocol::Http),
+            ("OPTIONS * HTTP/1.1", Protocol::Http),
+            ("GET http://a.test/ HTTP/1.1", Protocol::Http),
+            ("M-SEARCH * HTTP/1.1", Protocol::Http),
+            ("GET  / HTTP/1.1", Protocol::Http),
+            ("CONNECT a.test:443 HTTP/1.1", Protocol::Http),
+            ("SSH-2.0-OpenSSH_9.2", Protocol::Other),
+            ("EHLO mail.test", Protocol::Other),
+            ("USER someone", Protocol::Other),
+            ("get / HTTP/1.1", Protocol::Other),
+            ("220 mail.test", Protocol::Other),
+            ("\0\0\0\x08", Protocol::Other),
+            ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Protocol::Other),
+        ] {
+            // Byte by byte, as it may come.
+            let told = (1..=text.len()).find_map(|end| opened_by(&text.as_bytes()[..end]));
+            assert_eq!(told, Some(expected), "{text:?}");
+        }
     }
 }

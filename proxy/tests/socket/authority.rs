@@ -100,11 +100,18 @@ async fn p_a13_connect_to_another_port_of_an_allowed_host() {
 #[tokio::test]
 async fn p_a14_a_tunnel_that_speaks_something_else_is_closed() {
     let world = standalone(&["h2"]).await;
-    let mut io = world.connect(&world.authority()).await.unwrap();
-    io.write_all(b"\0\0\0\x0cSSH-2.0-x\r\n").await.unwrap();
-    let mut rest = Vec::new();
-    let _ = io.read_to_end(&mut rest).await;
-    assert!(rest.is_empty());
+    let closed =
+        |line: &&serde_json::Value| line["event"] == "deny" && line["reason"] == "UnsupportedProtocol";
+    for (number, text) in
+        ["\0\0\0\x0cSSH-2.0-x\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "EHLO mail.test\r\n"].into_iter().enumerate()
+    {
+        let mut io = world.connect(&world.authority()).await.unwrap();
+        io.write_all(text.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = io.read_to_end(&mut rest).await;
+        assert!(rest.is_empty(), "{text:?}");
+        assert_eq!(world.audit(2 * number + 2).await.iter().filter(closed).count(), number + 1, "{text:?}");
+    }
     let io = world.connect(&world.authority()).await.unwrap();
     assert!(world.tls(io, HOST, "acme-tls/1").await.is_err());
     let io = world.connect(&world.authority()).await.unwrap();
