@@ -33,6 +33,7 @@ mod ready;
 pub mod reload;
 pub mod resolve;
 pub mod respond;
+mod revoked;
 pub mod schema;
 pub mod scrub;
 pub mod secrets;

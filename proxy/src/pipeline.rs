@@ -40,11 +40,12 @@ use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body, denial};
+use crate::revoked::Allowed;
 use crate::scrub::Scrubber;
 use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
-use crate::upgrade;
+use crate::upgrade::{self, Tunnel};
 use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased, Voice};
 use leave::Leave;
 
@@ -168,11 +169,6 @@ struct Answered {
     max_bytes: Option<u64>,
 }
 
-struct Tunnel {
-    agent: OnUpgrade,
-    accept: String,
-}
-
 async fn exchange(
     proxy: &Proxy,
     (loaded, since): (&Arc<Loaded>, Instant),
@@ -196,7 +192,11 @@ async fn exchange(
     let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
     let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
-    let tunnel = permit.websocket().then(|| Tunnel { agent, accept: upgrade::accept_for(&head.headers) });
+    let tunnel = permit.websocket().then(|| Tunnel {
+        agent,
+        accept: upgrade::accept_for(&head.headers),
+        allowed: Allowed::by(loaded, permit),
+    });
     let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
     let (progress, traffic) = (Progress::default(), entry.traffic());
     entry.carries(progress.clone());
@@ -456,7 +456,7 @@ fn deliver(
     let Answered { mut response, cleaning, decoding, tunnel, max_bytes } = answered;
     entry.answers(response.status().as_u16());
     if let Some(tunnel) = tunnel {
-        return upgrade::join(proxy, context, tunnel.agent, response, (cleaning.scrubber, entry));
+        return upgrade::join(proxy, context, tunnel, response, (cleaning.scrubber, entry));
     }
     headers::strip_response(response.headers_mut());
     response.map(|body| {

@@ -1,5 +1,5 @@
 //! WebSockets. The handshake is a request like any other; only after a 101 that answers the agent's own key do bytes
-//! pass both ways, and until either side ends. What a host that knows a secret sends down is masked, frame by frame; for
+//! pass both ways, and until either side ends, or the policy would not allow it any more. What a host that knows a secret sends down is masked, frame by frame; for
 //! that no extension is agreed on. Nothing else of the frames is read.
 
 use std::io::ErrorKind;
@@ -28,6 +28,7 @@ use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
+use crate::revoked::Allowed;
 use crate::scrub::Scrubber;
 use crate::scrub::frames::FrameMask;
 use crate::upstream::Answer;
@@ -61,11 +62,21 @@ pub fn ask(fields: &mut HeaderMap) {
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
+/// The agent's side of a WebSocket that was asked for.
+pub(crate) struct Tunnel {
+    /// The agent, once it has its 101.
+    pub agent: OnUpgrade,
+    /// What an upstream answers its key with.
+    pub accept: String,
+    /// As what it was allowed.
+    pub allowed: Allowed,
+}
+
 /// Passes the 101 on and joins the two sides.
 pub(crate) fn join(
     proxy: &Arc<Proxy>,
     context: &EntranceContext,
-    agent: OnUpgrade,
+    Tunnel { agent, allowed, .. }: Tunnel,
     mut response: Response<Answer>,
     (scrubber, mut entry): (Option<Arc<Scrubber>>, Entry),
 ) -> Response<Body> {
@@ -84,6 +95,7 @@ pub(crate) fn join(
             () = work => {}
             () = owner.shutdown.cancelled() => {}
             () = owner.enrolment.replaced(peer) => {}
+            reason = allowed.ends(&owner.policy) => entry.breaks(reason),
         }
     });
     headers::strip_response(response.headers_mut());

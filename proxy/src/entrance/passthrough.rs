@@ -14,7 +14,7 @@ use crate::audit::{Entry, RecordedPass};
 use crate::limits::ADDRESSES_PER_REQUEST_MAX;
 use crate::pipeline::{Proxy, password};
 use crate::reload::Loaded;
-use crate::{bounds, dial, upgrade};
+use crate::{bounds, dial, revoked, upgrade};
 
 /// A connection that may be handed on.
 pub(super) struct Passing {
@@ -51,6 +51,7 @@ where
     tokio::select! {
         () = upgrade::relay(agent, upstream, None, &mut entry) => {}
         () = proxy.shutdown.cancelled() => {}
+        reason = revoked::passing_ends(&proxy.policy, loaded, recorded.permit()) => entry.breaks(reason),
     }
 }
 

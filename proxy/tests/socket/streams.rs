@@ -170,6 +170,38 @@ async fn p_i5_a_websocket_that_the_proxy_cuts_is_told_as_interrupted_and_one_tha
 }
 
 #[tokio::test]
+async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
+    for (edited, reason) in [
+        ("methods: [GET, POST], paths: ['/v1/**'], credential: good}", Some("WebsocketNotAllowed")),
+        ("methods: [GET, POST], paths: ['/v1/**'], websocket: Allow}", Some("CredentialScope")),
+        ("methods: [GET], paths: ['/v1/**'], credential: good, websocket: Allow}", None),
+    ] {
+        let world = standalone(&["http/1.1"]).await;
+        let io = to(&world, Entrance::HttpProxy).await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let rule = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
+        world.edit(|document| document.replace(rule, edited)).await;
+        if reason.is_some() {
+            let mut rest = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(30), socket.read_to_end(&mut rest)).await;
+            assert!(ended.is_ok(), "{edited}: it is still open");
+            let line = world.line(&[("event", "end")]).await;
+            assert_eq!(line["reason"].as_str(), reason, "{edited}");
+            continue;
+        }
+        // Longer than it takes to look at a document.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        socket.write_all(b"\x81\0\x88\0").await.unwrap();
+        let mut echo = Vec::new();
+        socket.read_to_end(&mut echo).await.unwrap();
+        assert_eq!(echo, b"\x81\0\x88\0", "{edited}");
+    }
+}
+
+#[tokio::test]
 async fn p_h2_a_socket_is_open_only_where_path_and_rule_allow_one() {
     let world = standalone(&["http/1.1"]).await;
     let answer = over_http1(to(&world, Entrance::HttpProxy).await, websocket(&world, "/tunnel")).await;
