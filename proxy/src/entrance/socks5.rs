@@ -8,12 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Host, Malformed};
+use agentsandbox_policy::{Denial, DenialReason, Host, Malformed, Scheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Entrance, Origin, refuse_connection, tls, tunnel};
+use super::{Entrance, Origin, refuse_connection, tls, transparent, tunnel};
 use crate::audit::Admitted;
 use crate::audit::pace::Turn;
 use crate::limits::HANDSHAKE_TIMEOUT;
@@ -78,6 +78,9 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) 
     };
     if proxy.advertise.is_some() && host.address() == proxy.advertise {
         reply(&mut io, Reply::Succeeded).await;
+        if port == Scheme::Http.default_port() {
+            return transparent::serve_http(proxy, io, origin).await;
+        }
         return tls::intercept(proxy, io, origin, None, port).await;
     }
     let turn = proxy.audit.turn().await;

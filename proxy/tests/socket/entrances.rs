@@ -247,6 +247,20 @@ async fn p_a20_no_other_upgrade_passes() {
 }
 
 #[tokio::test]
+async fn a_client_of_socks5_that_resolves_names_itself_is_served_in_plain_text_and_over_tls() {
+    let world = standalone(&["http/1.1"]).await;
+    // What the policy DNS answers with.
+    let own = "10.96.0.9";
+    let io = socks(&world, own, 80).await.unwrap();
+    let answer = over_http1(io, get("/x", "plain.good.test")).await;
+    denied(&answer, StatusCode::BAD_GATEWAY, "UpstreamUnreachable");
+    let io = socks(&world, own, 80).await.unwrap();
+    denied(&over_http1(io, get("/x", "evil.test")).await, StatusCode::FORBIDDEN, "HostNotAllowed");
+    let io = socks(&world, own, 443).await.unwrap();
+    assert!(world.tls(io, "tls.good.test", "http/1.1").await.is_ok());
+}
+
+#[tokio::test]
 async fn p_i3_no_entrance_leads_to_the_admin_port() {
     let world = standalone(&["http/1.1"]).await;
     let admin = world.port(agentsandbox_proxy::serve::Port::Admin);
