@@ -108,7 +108,7 @@ fn enrol(proxy: &Proxy, request: &Request<Incoming>, peer: IpAddr) -> Response<B
 fn admit(proxy: &Proxy, peer: IpAddr) -> Result<(), Unrecorded> {
     let loaded = proxy.policy.current(Instant::now()).ok();
     let mut entry = proxy.audit.open(Entrance::Enrolment, loaded.as_ref().map(|loaded| &*loaded.policy));
-    entry.asks_name(&peer.to_canonical().to_string());
+    entry.asks_name(peer.to_canonical().to_string());
     entry.admits().map(drop)
 }
 

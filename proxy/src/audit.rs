@@ -32,14 +32,14 @@ use tokio::sync::Notify;
 
 use self::folds::{Folded, Folds};
 use self::pace::{Pace, Turn};
-use self::record::{Sandbox, VERSION};
+use self::record::{Owner, VERSION};
 use self::sink::{Place, Sink};
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_BATCH_BYTES_MAX;
 use crate::metrics::Metrics;
 
 pub use self::entry::Entry;
-pub use self::record::{Decision, Event, Fault, Record, Traffic};
+pub use self::record::{Decision, Event, Fault, Record, RequestId, Text, Traffic};
 
 /// What each fence asks the policy DNS, to see that a name which no rule allows does not exist. It is written down like any
 /// other denial, and not counted among the agent's.
@@ -164,8 +164,8 @@ impl Audit {
             if record.decision == Decision::Allow {
                 record.event = Event::Admit;
             }
-            record.host.clone_from(&folded.kind.host);
-            record.rule.clone_from(&folded.kind.rule);
+            record.host = folded.kind.host.as_deref().map(Text::from);
+            record.rule = folded.kind.rule.as_deref().map(Text::from);
             record.reason = folded.kind.reason;
             record.folded = Some(folded.count);
             if self.write(&mut record).is_err() {
@@ -182,19 +182,14 @@ impl Audit {
 
     fn blank(&self, entrance: Entrance, policy: Option<&Policy>) -> Record {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let sandbox = policy.map(|policy| policy.sandbox());
         Record {
             version: VERSION,
             time: String::new(),
             seq: 0,
-            sandbox: sandbox.map_or_else(Sandbox::default, |s| Sandbox {
-                namespace: s.namespace.clone(),
-                name: s.name.clone(),
-                uid: s.uid.clone(),
-            }),
+            sandbox: Owner(policy.map(Policy::shared_sandbox)),
             entrance,
             event: Event::Deny,
-            request_id: format!("{:016x}-{number:06x}", self.run),
+            request_id: RequestId { run: self.run, number },
             host: None,
             port: None,
             method: None,
@@ -272,11 +267,14 @@ impl Audit {
         if sink.waiting_bytes() >= AUDIT_BATCH_BYTES_MAX {
             self.write_waiting(sink);
         }
+        // One line after another has its room.
+        record.time = std::mem::take(&mut sink.time);
         sink.clock.write(SystemTime::now(), &mut record.time);
         let added = sink.add(|seq, lines| {
             record.seq = seq;
             line::put(record, lines)
         });
+        sink.time = std::mem::take(&mut record.time);
         added.map_err(|error| {
             self.loses(sink, 1, &error.into());
             Unrecorded

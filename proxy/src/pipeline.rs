@@ -119,7 +119,7 @@ impl Proxy {
         let mut entry = self.audit.open(entrance, loaded.as_ref().map(|loaded| &*loaded.policy));
         entry.repeats();
         if let Some(host) = host {
-            entry.asks_name(host.as_str());
+            entry.asks_name(host.shared());
         }
         entry
     }
@@ -181,8 +181,8 @@ async fn exchange(
     }
     let asked = destination::read(&head, &context.binding, &loaded.policy)
         .map_err(|denial| destination::located(*denial, &head, &context.binding))?;
-    entry.asks(asked.host.as_str(), asked.port);
-    entry.asks_for(asked.method.as_str(), asked.target.path());
+    entry.asks(asked.host.shared(), asked.port);
+    entry.asks_for(asked.method.text(), asked.target.shared_path());
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
     let secret = secret(proxy, &permit)?;
     let password = password(proxy, &loaded.policy)?;
@@ -479,7 +479,7 @@ fn decoding(
 
 /// Refuses a request in its own entry.
 pub(crate) fn refuse(mut entry: Entry, denial: &Denial, asked_with: &HeaderMap) -> Response<Body> {
-    let response = respond::refusal(denial, entry.request_id(), asked_with);
+    let response = respond::refusal(denial, &entry.request_id().to_string(), asked_with);
     entry.refuses(denial, Some(response.status().as_u16()));
     response
 }

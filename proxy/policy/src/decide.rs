@@ -35,7 +35,7 @@ pub struct Request {
 ///
 /// ```compile_fail,E0451
 /// fn forge(request: agentsandbox_policy::Request, bounds: agentsandbox_policy::Bounds) -> agentsandbox_policy::Permit {
-///     agentsandbox_policy::Permit { request, rule: String::new(), credential: None, bounds }
+///     agentsandbox_policy::Permit { request, rule: "".into(), credential: None, bounds: bounds.into() }
 /// }
 /// ```
 ///
@@ -58,18 +58,21 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Permit {
     request: Request,
-    rule: String,
+    rule: Arc<str>,
     credential: Option<CredentialUse>,
     bounds: Arc<Bounds>,
 }
 
-/// Which secret to put where. The names and the place, never the value.
+/// Which secret to put where. The names and the place, never the value. All uses of one credential share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CredentialUse {
-    name: String,
+pub struct CredentialUse(Arc<Use>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Use {
+    name: Arc<str>,
     file: String,
     injection: Injection,
-    pinned: Arc<[PinnedHeader]>,
+    pinned: Vec<PinnedHeader>,
 }
 
 /// The right to go on with a connection to a name before its first request is known: to resolve the name, to mint a leaf
@@ -91,12 +94,12 @@ pub struct NamePermit {
 ///
 /// ```compile_fail,E0451
 /// fn forge(host: agentsandbox_policy::Host, bounds: agentsandbox_policy::Bounds) -> agentsandbox_policy::PassPermit {
-///     agentsandbox_policy::PassPermit { rule: String::new(), host, port: 443, bounds }
+///     agentsandbox_policy::PassPermit { rule: "".into(), host, port: 443, bounds: bounds.into() }
 /// }
 /// ```
 #[derive(Debug)]
 pub struct PassPermit {
-    rule: String,
+    rule: Arc<str>,
     host: Host,
     port: u16,
     bounds: Arc<Bounds>,
@@ -171,6 +174,12 @@ impl Permit {
         &self.rule
     }
 
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_rule(&self) -> Arc<str> {
+        Arc::clone(&self.rule)
+    }
+
     /// The credential that must be injected.
     #[must_use]
     pub const fn credential(&self) -> Option<&CredentialUse> {
@@ -185,29 +194,39 @@ impl Permit {
 }
 
 impl CredentialUse {
+    pub(crate) fn new(name: &str, file: String, injection: Injection, pinned: Vec<PinnedHeader>) -> Self {
+        Self(Arc::new(Use { name: name.into(), file, injection, pinned }))
+    }
+
     /// Name of the credential.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
+    }
+
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.0.name)
     }
 
     /// Name of the file that holds its secret. It comes from the same document as the decision, so a secret is read
     /// under the policy that says where it may go.
     #[must_use]
     pub fn file(&self) -> &str {
-        &self.file
+        &self.0.file
     }
 
     /// Place of its secret.
     #[must_use]
-    pub const fn injection(&self) -> &Injection {
-        &self.injection
+    pub fn injection(&self) -> &Injection {
+        &self.0.injection
     }
 
     /// Fields of its requests that are not the agent's to choose.
     #[must_use]
     pub fn pinned(&self) -> &[PinnedHeader] {
-        &self.pinned
+        &self.0.pinned
     }
 }
 
@@ -242,7 +261,7 @@ impl Policy {
             None => None,
             Some(name) => Some(self.credential_use(name, rule, &request)?),
         };
-        Ok(Permit { rule: rule.name.clone(), credential, bounds: Arc::clone(&rule.bounds), request })
+        Ok(Permit { rule: Arc::clone(&rule.name), credential, bounds: Arc::clone(&rule.bounds), request })
     }
 
     /// Decides whether some request to this host and port, over this scheme, could be allowed.
@@ -274,7 +293,7 @@ impl Policy {
         let rules = self.rules_for(host).filter(|rule| name_gap(rule, Scheme::Https, port).is_none());
         let speaker = rules.min_by_key(|rule| (rule.scope.host.specificity(), rule.passthrough))?;
         let permit = || PassPermit {
-            rule: speaker.name.clone(),
+            rule: Arc::clone(&speaker.name),
             host: host.clone(),
             port,
             bounds: Arc::clone(&speaker.bounds),
@@ -332,7 +351,7 @@ impl Policy {
                 return Err(denial(DenialReason::CredentialScope, how));
             }
         };
-        if let Injection::PathSegment { after, placeholders } = &credential.injection
+        if let Injection::PathSegment { after, placeholders } = credential.used.injection()
             && target.with_path_segment(after, placeholders, "").is_none()
         {
             let how = format!(
@@ -340,12 +359,7 @@ impl Policy {
             );
             return Err(denial(DenialReason::PlaceholderMisuse, how));
         }
-        Ok(CredentialUse {
-            name: name.to_owned(),
-            file: credential.file.clone(),
-            injection: credential.injection.clone(),
-            pinned: Arc::clone(&credential.pinned),
-        })
+        Ok(credential.used.clone())
     }
 
     fn denial(&self, request: &Request) -> Denial {

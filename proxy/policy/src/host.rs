@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
@@ -26,10 +27,10 @@ const METADATA_NAMES: [&str; 5] = [
     "metadata.google.internal",
 ];
 
-/// A DNS name or an IP address in the one spelling that is judged, dialled and sent.
+/// A DNS name or an IP address in the one spelling that is judged, dialled and sent. A clone shares its text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Host {
-    text: String,
+    text: Arc<str>,
     address: Option<IpAddr>,
 }
 
@@ -51,9 +52,9 @@ impl Host {
         }
         if let Ok(address) = text.parse::<Ipv4Addr>() {
             // This reads the canonical spelling alone.
-            return Ok(Self { text: text.to_owned(), address: Some(IpAddr::V4(address)) });
+            return Ok(Self { text: text.into(), address: Some(IpAddr::V4(address)) });
         }
-        let name = if is_canonical(text) { text.to_owned() } else { canonical_name(text)? };
+        let name: Arc<str> = if is_canonical(text) { text.into() } else { canonical_name(text)?.into() };
         let last = name.rsplit('.').next().unwrap_or_default();
         if is_number(last) {
             return ipv4(&name).map(|address| IpAddr::V4(address).into());
@@ -65,6 +66,12 @@ impl Host {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The same text, to be kept without a copy.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
     }
 
     /// The address, when the host is one. IPv4 in IPv6 clothes is IPv4.
@@ -86,7 +93,7 @@ impl From<IpAddr> for Host {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
-        Self { text, address: Some(address) }
+        Self { text: text.into(), address: Some(address) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Request methods. They are case-sensitive (RFC 9110, 9.1), so `get` is malformed here and never quietly `GET`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::Malformed;
@@ -13,7 +14,7 @@ const NEVER: [&str; 4] = ["CONNECT", "DEBUG", "TRACE", "TRACK"];
 
 /// A method in the one spelling that is judged and sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Method(String);
+pub struct Method(Cow<'static, str>);
 
 impl Method {
     /// Reads an upper-case method name.
@@ -29,13 +30,20 @@ impl Method {
         if !text.bytes().all(token) {
             return Err(Malformed::method("it must be written in upper case"));
         }
-        Ok(Self(text.to_owned()))
+        let known = ORDINARY.into_iter().find(|known| *known == text);
+        Ok(Self(known.map_or_else(|| Cow::Owned(text.to_owned()), Cow::Borrowed)))
     }
 
     /// The method as it stands in a request line.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same text; a copy is made of unusual ones only.
+    #[must_use]
+    pub fn text(&self) -> Cow<'static, str> {
+        self.0.clone()
     }
 
     /// Whether no rule can ever allow it: CONNECT, DEBUG, TRACE and TRACK.

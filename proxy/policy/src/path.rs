@@ -7,12 +7,13 @@
 //! separator, both readings must be allowed. So it is with `;`, behind which some servers see path parameters.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::Malformed;
 
 /// A path in its one canonical spelling; it begins with `/` and has no query.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CanonicalPath(String);
+pub struct CanonicalPath(Arc<str>);
 
 const NO_SLASH: Malformed = Malformed::target("it must begin with /");
 const BYTE: Malformed =
@@ -25,7 +26,7 @@ impl CanonicalPath {
     pub fn parse(raw: &str) -> Result<Self, Malformed> {
         let rest = raw.strip_prefix('/').ok_or(NO_SLASH)?;
         if is_canonical(rest) {
-            return Ok(Self(raw.to_owned()));
+            return Ok(Self(raw.into()));
         }
         Self::read(rest)
     }
@@ -49,15 +50,14 @@ impl CanonicalPath {
                 _ => segments.push(segment),
             }
         }
-        Ok(Self(format!("/{}", segments.join("/"))))
+        Ok(Self(format!("/{}", segments.join("/")).into()))
     }
 
     /// The ways in which servers read the path: as it stands, with `%2F` as a separator, without path parameters, and
     /// both in either order. All of them must be allowed, since the proxy cannot know which one the server takes.
     fn readings(&self) -> Vec<Cow<'_, str>> {
-        let mut all = vec![Cow::from(&self.0)];
-        // Neither is in most paths, which are read in one way.
-        if self.0.contains(['%', ';']) {
+        let mut all = vec![Cow::from(&*self.0)];
+        if !self.has_one_reading() {
             let separated = |path: &str| path.replace("%2F", "/");
             let (other, bare) = (separated(&self.0), without_parameters(&self.0));
             all.extend([separated(&bare), without_parameters(&other), other, bare].map(Cow::from));
@@ -67,9 +67,19 @@ impl CanonicalPath {
         all
     }
 
+    /// Whether it can be read in one way only, as most can.
+    fn has_one_reading(&self) -> bool {
+        !self.0.bytes().any(|byte| matches!(byte, b'%' | b';'))
+    }
+
     /// The path as it is sent.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same text, to be kept without a copy.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 }
 
@@ -154,7 +164,8 @@ pub(crate) fn push_escaped(text: &mut String, value: u8) {
 
 /// Whether every reading of the path is one that some glob names.
 pub(crate) fn any_matches(globs: &[PathGlob], path: &CanonicalPath) -> bool {
-    path.readings().iter().all(|reading| globs.iter().any(|glob| glob.matches_text(reading)))
+    let named = |reading: &str| globs.iter().any(|glob| glob.matches_text(reading));
+    if path.has_one_reading() { named(&path.0) } else { path.readings().iter().all(|reading| named(reading)) }
 }
 
 /// Globs that together allow the path in each way in which it is read and no other path, none longer than this; none where
@@ -313,7 +324,7 @@ mod tests {
     use super::*;
 
     fn canonical(raw: &str) -> Option<String> {
-        CanonicalPath::parse(raw).ok().map(|p| p.0)
+        CanonicalPath::parse(raw).ok().map(|p| p.as_str().to_owned())
     }
 
     #[test]
@@ -452,7 +463,7 @@ mod tests {
             let raw = format!("/{rest}");
             prop_assert_eq!(CanonicalPath::parse(&raw), CanonicalPath::read(&rest));
             if is_canonical(&rest) {
-                prop_assert_eq!(CanonicalPath::read(&rest), Ok(CanonicalPath(raw)));
+                prop_assert_eq!(CanonicalPath::read(&rest), Ok(CanonicalPath(raw.into())));
             }
         }
 

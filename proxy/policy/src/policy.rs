@@ -6,6 +6,7 @@
 mod index;
 mod validate;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::address::Addresses;
 use crate::bounds::{Bounds, UploadLimits};
 use crate::document::{PolicyDocument, SandboxIdentity};
 use crate::path::{PathGlob, any_matches, any_reading_matches};
-use crate::{Host, HostPattern, Method, PinnedHeader, Target};
+use crate::{CredentialUse, Host, HostPattern, Method, Target};
 
 /// How an upstream is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +93,7 @@ pub enum Injection {
 /// Everything one agent may do on the network.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    sandbox: SandboxIdentity,
+    sandbox: Arc<SandboxIdentity>,
     generation: i64,
     rules: Rules,
     credentials: BTreeMap<String, Credential>,
@@ -139,14 +140,15 @@ pub struct Login {
 struct Rules {
     list: Vec<Rule>,
     by_host: HostIndex,
-    by_name: HashMap<String, usize>,
+    by_name: HashMap<Arc<str>, usize>,
 }
 
 impl Rules {
     fn new(mut list: Vec<Rule>) -> Self {
         count_together(&mut list);
         let by_host = HostIndex::new(list.iter().map(|rule| &rule.scope.host));
-        let by_name = list.iter().enumerate().map(|(position, rule)| (rule.name.clone(), position)).collect();
+        let by_name =
+            list.iter().enumerate().map(|(position, rule)| (Arc::clone(&rule.name), position)).collect();
         Self { list, by_host, by_name }
     }
 }
@@ -165,7 +167,7 @@ fn count_together(list: &mut [Rule]) {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Rule {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) scheme: Scheme,
     pub(crate) scope: Scope,
     pub(crate) credential: Option<String>,
@@ -176,16 +178,14 @@ pub(crate) struct Rule {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Credential {
-    pub(crate) file: String,
-    pub(crate) injection: Injection,
+    pub(crate) used: CredentialUse,
     placeholders: Vec<String>,
     constants: Vec<String>,
     scopes: Vec<Scope>,
-    pub(crate) pinned: Arc<[PinnedHeader]>,
 }
 
-/// Whether a credential may go somewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a credential may go somewhere, the widest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
     Within,
     /// The path is one that the scopes leave out of what they allow.
@@ -216,8 +216,14 @@ impl Policy {
 
     /// Whose policy this is.
     #[must_use]
-    pub const fn sandbox(&self) -> &SandboxIdentity {
+    pub fn sandbox(&self) -> &SandboxIdentity {
         &self.sandbox
+    }
+
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_sandbox(&self) -> Arc<SandboxIdentity> {
+        Arc::clone(&self.sandbox)
     }
 
     /// `metadata.generation` of the AgentSandbox that it was written from.
@@ -228,12 +234,12 @@ impl Policy {
 
     /// Names of the credentials, each with the place of its secret, in alphabetical order.
     pub fn credentials(&self) -> impl Iterator<Item = (&str, &Injection)> {
-        self.credentials.iter().map(|(name, credential)| (name.as_str(), &credential.injection))
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.used.injection()))
     }
 
     /// Names of the credentials, each with the name of the file that holds its secret, in alphabetical order.
     pub fn secret_files(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.file.as_str()))
+        self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.used.file()))
     }
 
     /// Names of the credentials, each with the constants that the agent was given in its secret's place, in alphabetical order.
@@ -250,7 +256,7 @@ impl Policy {
     pub fn injections_at(&self, host: &Host) -> impl Iterator<Item = &Injection> {
         let may_go =
             |credential: &&Credential| credential.scopes.iter().any(|scope| scope.host.matches(host));
-        self.credentials.values().filter(may_go).map(|credential| &credential.injection)
+        self.credentials.values().filter(may_go).map(|credential| credential.used.injection())
     }
 
     /// The credentials that may go to this host, on whichever port, method and path: what the host was sent it may write into
@@ -258,7 +264,7 @@ impl Policy {
     pub fn credentials_of_host(&self, host: &Host) -> impl Iterator<Item = (usize, &str, &Injection)> {
         let all = self.credentials.values().enumerate();
         all.filter(|(_, credential)| credential.scopes.iter().any(|scope| scope.host.matches(host)))
-            .map(|(number, credential)| (number, credential.file.as_str(), &credential.injection))
+            .map(|(number, credential)| (number, credential.used.file(), credential.used.injection()))
     }
 
     /// PEM certificates of private CAs to trust beside the public roots.
@@ -297,12 +303,13 @@ impl Policy {
 
     /// The rules that speak of this host, in the order of the document.
     pub(crate) fn rules_for(&self, host: &Host) -> impl Iterator<Item = &Rule> {
-        let near = self.near(host).into_iter().filter_map(|position| self.rules.list.get(position));
-        near.filter(|rule| rule.scope.host.matches(host))
+        let near = self.near(host);
+        let rules = (0..near.len()).filter_map(move |at| self.rules.list.get(*near.get(at)?));
+        rules.filter(|rule| rule.scope.host.matches(host))
     }
 
     /// Where the rules stand that may speak of this host; all others do not.
-    pub(crate) fn near(&self, host: &Host) -> Vec<usize> {
+    pub(crate) fn near(&self, host: &Host) -> Cow<'_, [usize]> {
         self.rules.by_host.at(host)
     }
 
@@ -328,9 +335,8 @@ impl Credential {
             _ if any_reading_matches(&scope.except, target.canonical_path()) => Reach::Excepted,
             _ => Reach::Within,
         };
-        let all: Vec<Reach> = self.scopes.iter().map(reaches).collect();
-        let found = [Reach::Within, Reach::Excepted].into_iter().find(|reach| all.contains(reach));
-        found.unwrap_or(Reach::Outside)
+        // The widest of them counts.
+        self.scopes.iter().map(reaches).min().unwrap_or(Reach::Outside)
     }
 }
 

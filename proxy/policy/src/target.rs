@@ -4,6 +4,7 @@
 //! except for the one parameter that a credential is put into.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::Malformed;
 use crate::path::{CanonicalPath, decoded, push_escaped};
@@ -15,10 +16,10 @@ const QUERY_BYTES_MAX: usize = 56 << 10;
 
 /// A request target in the one spelling that is judged and sent.
 ///
-/// It has no `Display`, and its `Debug` leaves the query out: a query can hold a secret.
+/// Its text and its path are shared by its clones, and are one where there is no query. It has no `Display`, and its `Debug` leaves the query out: a query can hold a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    text: String,
+    text: Arc<str>,
     path: CanonicalPath,
 }
 
@@ -36,19 +37,25 @@ impl Target {
             return Err(Malformed::target("it is too long"));
         }
         let path = CanonicalPath::parse(path)?;
-        let Some(query) = query else { return Ok(Self { text: path.as_str().to_owned(), path }) };
+        let Some(query) = query else { return Ok(Self { text: path.shared(), path }) };
         if query.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
             return Err(Malformed::target(
                 "a control character, space, # or non-ASCII character stands in the query",
             ));
         }
-        Ok(Self { text: format!("{}?{query}", path.as_str()), path })
+        Ok(Self { text: format!("{}?{query}", path.as_str()).into(), path })
     }
 
     /// The canonical path.
     #[must_use]
     pub fn path(&self) -> &str {
         self.path.as_str()
+    }
+
+    /// The canonical path, to be kept without a copy.
+    #[must_use]
+    pub fn shared_path(&self) -> Arc<str> {
+        self.path.shared()
     }
 
     /// The query as it was sent, without the question mark.
@@ -71,7 +78,8 @@ impl Target {
         let kept = self.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let mut pairs: Vec<String> = kept.filter_map(|pair| without(pair, name)).collect();
         pairs.push(format!("{}={}", encoded(name), encoded(value)));
-        Self { text: format!("{}?{}", self.path(), pairs.join("&")), path: self.path.clone() }
+        let text = format!("{}?{}", self.path(), pairs.join("&")).into();
+        Self { text, path: self.path.clone() }
     }
 
     /// Whether the query has a parameter of this name, in any letter case or encoding, and also where `;` separates it.

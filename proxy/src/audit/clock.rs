@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Digits of a fraction in nanoseconds.
-const FRACTION_DIGITS: u32 = 9;
+const FRACTION_DIGITS: usize = 9;
 
 /// Writes times.
 #[derive(Default)]
@@ -30,11 +30,13 @@ impl Clock {
         }
         text.push_str(&self.text);
         text.push('.');
-        let nanos = since.subsec_nanos();
-        for place in (0..FRACTION_DIGITS).rev() {
-            let digit = nanos / 10_u32.pow(place) % 10;
-            text.push(char::from_digit(digit, 10).unwrap_or('0'));
+        let mut digits = [b'0'; FRACTION_DIGITS];
+        let mut rest = since.subsec_nanos();
+        for digit in digits.iter_mut().rev() {
+            *digit += u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
         }
+        text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
         text.push('Z');
     }
 }

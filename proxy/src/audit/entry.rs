@@ -1,5 +1,6 @@
 //! One exchange's part of the trail. It is opened before anything is decided and writes itself when it is dropped.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -9,7 +10,7 @@ use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit};
 
 use super::folds::{Folded, Kind, Verdict};
 use super::pace::Turn;
-use super::record::{Decision, Event, Fault, Record, Traffic, shortened};
+use super::record::{Decision, Event, Fault, Record, RequestId, Text, Traffic, shortened};
 use super::sink::Place;
 use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded, once_more};
 use crate::exchange::Progress;
@@ -58,8 +59,8 @@ impl Entry {
 
     /// The id that the client is told as well.
     #[must_use]
-    pub fn request_id(&self) -> &str {
-        &self.record.request_id
+    pub const fn request_id(&self) -> RequestId {
+        self.record.request_id
     }
 
     /// It was waited for this turn. A line spends it; if none comes of it, it is given back.
@@ -84,26 +85,26 @@ impl Entry {
     }
 
     /// What the agent asked for, before it is judged.
-    pub fn asks(&mut self, host: &str, port: u16) {
-        self.record.host = Some(host.to_owned());
+    pub fn asks(&mut self, host: impl Into<Text>, port: u16) {
+        self.record.host = Some(host.into());
         self.record.port = Some(port);
     }
 
     /// The name asked for, where there is no port.
-    pub fn asks_name(&mut self, host: &str) {
-        self.record.host = Some(host.to_owned());
+    pub fn asks_name(&mut self, host: impl Into<Text>) {
+        self.record.host = Some(host.into());
     }
 
     /// The method and path asked for; never pass a query.
-    pub fn asks_for(&mut self, method: &str, path: &str) {
-        self.record.method = Some(method.to_owned());
-        self.record.path = Some(shortened(path));
+    pub fn asks_for(&mut self, method: impl Into<Cow<'static, str>>, path: impl Into<Text>) {
+        self.record.method = Some(method.into());
+        self.record.path = Some(shortened(path.into()));
     }
 
     /// What the agent wants to be connected to.
-    pub fn asks_to_connect(&mut self, host: &str, port: u16) {
+    pub fn asks_to_connect(&mut self, host: impl Into<Text>, port: u16) {
         self.asks(host, port);
-        self.record.method = Some("CONNECT".to_owned());
+        self.record.method = Some(Cow::Borrowed("CONNECT"));
     }
 
     /// The policy allows the request: writes that down, before anything of it leaves, in one write with those requests that come
@@ -112,8 +113,8 @@ impl Entry {
     /// # Errors
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
     pub async fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
-        self.record.rule = Some(permit.rule().to_owned());
-        self.record.credential = permit.credential().map(|credential| credential.name().to_owned());
+        self.record.rule = Some(permit.shared_rule().into());
+        self.record.credential = permit.credential().map(|credential| credential.shared_name().into());
         self.turns_allowed(Event::Begin);
         let waits = self.audit.begin_writing(&mut self.record);
         self.beginning = Some(waits.inspect_err(|_| self.turns_unrecorded())?);
@@ -141,7 +142,7 @@ impl Entry {
     /// # Errors
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
     pub fn begins_to_pass(&mut self, permit: PassPermit) -> Result<RecordedPass, Unrecorded> {
-        self.record.rule = Some(permit.rule().to_owned());
+        self.record.rule = Some(permit.rule().into());
         self.allows(Event::Begin)?;
         self.stage = Stage::Begun;
         Ok(RecordedPass { permit })
@@ -183,8 +184,8 @@ impl Entry {
         Kind {
             entrance: (self.told_max > 1).then_some(*entrance),
             decision: *decision,
-            host: host.clone(),
-            rule: rule.clone(),
+            host: host.as_deref().map(str::to_owned),
+            rule: rule.as_deref().map(str::to_owned),
             reason: *reason,
         }
     }
@@ -239,12 +240,13 @@ impl Entry {
         if !is_upstream_failure(denial.reason) {
             record.decision = Decision::Deny;
         }
-        record.rule = record.rule.take().or_else(|| denial.rule.clone());
-        record.host = record.host.take().or_else(|| denial.host.clone());
+        record.rule = record.rule.take().or_else(|| denial.rule.as_deref().map(Text::from));
+        record.host = record.host.take().or_else(|| denial.host.as_deref().map(Text::from));
         record.port = record.port.or(denial.port);
-        record.method = record.method.take().or_else(|| denial.method.clone());
-        record.path = record.path.take().or_else(|| denial.path.as_deref().map(shortened));
-        record.credential = record.credential.take().or_else(|| denial.credential.clone());
+        record.method = record.method.take().or_else(|| denial.method.clone().map(Cow::Owned));
+        record.path =
+            record.path.take().or_else(|| denial.path.as_deref().map(|path| shortened(path.into())));
+        record.credential = record.credential.take().or_else(|| denial.credential.as_deref().map(Text::from));
     }
 
     /// The address that is dialled; of several the last.
@@ -274,7 +276,7 @@ impl Entry {
             self.record.decision = Decision::Deny;
             self.record.reason = Some(fault.reason());
             if let Fault::Misused(credential) = fault {
-                self.record.credential.get_or_insert_with(|| credential.to_owned());
+                self.record.credential.get_or_insert_with(|| credential.as_str().into());
             }
         } else if self.stage == Stage::Begun && !self.is_complete {
             let why = fault.map_or(DenialReason::Interrupted, Fault::reason);

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::record::{Decision, Event, Record, Sandbox};
+use super::record::{Decision, Event, Record, RequestId, Sandbox};
 
 /// Puts the line, with its end, behind others.
 pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()> {
-    let Record { sandbox: Sandbox { namespace, name, uid }, .. } = record;
+    let Sandbox { namespace, name, uid } = record.sandbox.sandbox();
     let mut line = Line(lines);
     line.value("{\"version\":", &record.version)?;
     line.text(",\"time\":", &record.time)?;
@@ -17,17 +17,17 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     line.text(",\"sandbox\":{\"namespace\":", namespace)?;
     line.text(",\"name\":", name)?;
     line.text(",\"uid\":", uid)?;
-    line.text("},\"entrance\":", record.entrance.as_str())?;
-    line.text(",\"event\":", event(record.event))?;
-    line.text(",\"requestId\":", &record.request_id)?;
-    line.text_if_any(",\"host\":", record.host.as_ref())?;
+    line.name("},\"entrance\":", record.entrance.as_str());
+    line.name(",\"event\":", event(record.event));
+    line.request_id(",\"requestId\":", record.request_id);
+    line.text_if_any(",\"host\":", record.host.as_deref())?;
     line.value(",\"port\":", &record.port)?;
-    line.text_if_any(",\"method\":", record.method.as_ref())?;
-    line.text_if_any(",\"path\":", record.path.as_ref())?;
-    line.text_if_any(",\"rule\":", record.rule.as_ref())?;
-    line.text(",\"decision\":", decision(record.decision))?;
+    line.text_if_any(",\"method\":", record.method.as_deref())?;
+    line.text_if_any(",\"path\":", record.path.as_deref())?;
+    line.text_if_any(",\"rule\":", record.rule.as_deref())?;
+    line.name(",\"decision\":", decision(record.decision));
     line.value(",\"reason\":", &record.reason)?;
-    line.text_if_any(",\"credential\":", record.credential.as_ref())?;
+    line.text_if_any(",\"credential\":", record.credential.as_deref())?;
     line.address(",\"address\":", record.address)?;
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
@@ -65,7 +65,7 @@ impl Line<'_> {
         serde_json::to_writer(&mut *self.0, value)
     }
 
-    fn text_if_any(&mut self, field: &str, text: Option<&String>) -> serde_json::Result<()> {
+    fn text_if_any(&mut self, field: &str, text: Option<&str>) -> serde_json::Result<()> {
         match text {
             Some(text) => self.text(field, text),
             None => self.value(field, &()),
@@ -84,29 +84,72 @@ impl Line<'_> {
     }
 
     fn text(&mut self, field: &str, text: &str) -> serde_json::Result<()> {
-        // Without an early end, so that many bytes are looked at in one step.
-        if !text.bytes().fold(true, |all, byte| all & stands_for_itself(byte)) {
+        if !stands_for_itself(text.as_bytes()) {
             return self.value(field, &text);
         }
+        self.name(field, text);
+        Ok(())
+    }
+
+    /// A text that JSON has as it is.
+    fn name(&mut self, field: &str, text: &str) {
+        self.0.reserve(field.len() + text.len() + 2);
         self.0.extend_from_slice(field.as_bytes());
         self.0.push(b'"');
         self.0.extend_from_slice(text.as_bytes());
         self.0.push(b'"');
-        Ok(())
+    }
+
+    fn request_id(&mut self, field: &str, RequestId { run, number }: RequestId) {
+        self.0.extend_from_slice(field.as_bytes());
+        self.0.push(b'"');
+        self.hexadecimal(run, 16);
+        self.0.push(b'-');
+        self.hexadecimal(number, 6);
+        self.0.push(b'"');
+    }
+
+    /// So many digits at least.
+    fn hexadecimal(&mut self, number: u64, least: u32) {
+        let needed = (u64::BITS - number.leading_zeros()).div_ceil(4);
+        for digit in (0..needed.max(least)).rev() {
+            let value = u8::try_from(number >> (4 * digit) & 0xf).unwrap_or_default();
+            self.0.push(if value < 10 { b'0' + value } else { b'a' + value - 10 });
+        }
     }
 }
 
-/// Whether JSON has this byte as it is; of others serde knows more.
-const fn stands_for_itself(byte: u8) -> bool {
-    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+/// Whether JSON has each of these bytes as it is; of others serde knows more. Eight are looked at in one step.
+fn stands_for_itself(text: &[u8]) -> bool {
+    let Some(last) = text.last_chunk::<8>() else {
+        return text.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'"' && *byte != b'\\');
+    };
+    let (words, _) = text.as_chunks::<8>();
+    words.iter().chain([last]).all(|word| {
+        let word = u64::from_le_bytes(*word);
+        let is_zero = |bytes: u64| bytes.wrapping_sub(EACH) & !bytes;
+        let below_space = word.wrapping_sub(EACH * 0x20) & !word;
+        let above_tilde = ((word & !HIGH) + EACH) | word;
+        let quote_or_backslash = is_zero(word ^ (EACH * 0x22)) | is_zero(word ^ (EACH * 0x5c));
+        (below_space | above_tilde | quote_or_backslash) & HIGH == 0
+    })
 }
+
+/// One in each byte.
+const EACH: u64 = u64::MAX / 0xff;
+/// The highest bit of each byte.
+const HIGH: u64 = EACH << 7;
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+    use std::sync::Arc;
+
     use agentsandbox_policy::DenialReason;
+    use agentsandbox_policy::document::SandboxIdentity;
     use proptest::prelude::*;
 
-    use super::super::record::VERSION;
+    use super::super::record::{Owner, Text, VERSION};
     use super::*;
     use crate::entrance::Entrance;
 
@@ -122,13 +165,14 @@ mod tests {
         kinds: (usize, usize, bool),
     ) -> Record {
         let (time, name, host, path, rule) = texts;
+        let identity = SandboxIdentity { namespace: name.clone(), name, uid: time.clone() };
         let (seq, port, generation, folded) = numbers;
         let (event, entrance, denied) = kinds;
         Record {
             version: VERSION,
-            time: time.clone(),
+            time,
             seq,
-            sandbox: Sandbox { namespace: name.clone(), name, uid: time.clone() },
+            sandbox: Owner(Some(Arc::new(identity))),
             entrance: [
                 Entrance::HttpProxy,
                 Entrance::Socks5,
@@ -139,13 +183,13 @@ mod tests {
                 Entrance::Enrolment,
             ][entrance],
             event: [Event::Begin, Event::End, Event::Admit, Event::Deny][event],
-            request_id: time,
-            method: host.clone(),
-            credential: path.clone(),
-            host,
+            request_id: RequestId { run: seq, number: folded.unwrap_or(seq) },
+            method: host.clone().map(Cow::Owned),
+            credential: path.clone().map(Text::from),
+            host: host.map(Text::from),
             port,
-            path,
-            rule,
+            path: path.map(Text::from),
+            rule: rule.map(Text::from),
             decision: if denied { Decision::Deny } else { Decision::Allow },
             reason: denied.then_some(DenialReason::HostNotAllowed),
             address: port.map(|port| match port % 2 {

@@ -1,14 +1,17 @@
 //! What one line of the audit trail says, and what it is filled with while an exchange goes on.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use agentsandbox_policy::DenialReason;
+use agentsandbox_policy::document::SandboxIdentity;
 use aws_lc_rs::digest::{SHA256, digest};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::budget::{Exceeded, Meter};
 use crate::entrance::Entrance;
@@ -55,29 +58,35 @@ pub struct Record {
     /// Number of the line since the proxy's start, from 0, without gaps.
     pub(super) seq: u64,
     /// Whose agent it is; its fields are empty while there is no policy in force.
-    pub(super) sandbox: Sandbox,
+    #[schemars(with = "Sandbox<'_>")]
+    pub(super) sandbox: Owner,
     /// Where it came in.
     pub(super) entrance: Entrance,
     /// What the line says about its decision.
     pub(super) event: Event,
     /// Shared by `begin` and `end`, and told to the agent with a refusal.
-    pub(super) request_id: String,
+    #[schemars(with = "String")]
+    pub(super) request_id: RequestId,
     /// Canonical host.
-    pub(super) host: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub(super) host: Option<Text>,
     /// Port asked for.
     pub(super) port: Option<u16>,
     /// Method asked for.
-    pub(super) method: Option<String>,
+    pub(super) method: Option<Cow<'static, str>>,
     /// Canonical path, never with a query. One over 2 KiB is cut, with its SHA-256.
-    pub(super) path: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub(super) path: Option<Text>,
     /// Name of the rule that allowed it, or came closest.
-    pub(super) rule: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub(super) rule: Option<Text>,
     /// What was decided.
     pub(super) decision: Decision,
     /// Why it was refused or failed.
     pub(super) reason: Option<DenialReason>,
     /// Name of the credential that was added, or that is concerned.
-    pub(super) credential: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub(super) credential: Option<Text>,
     /// Address that was dialled; of several the last.
     pub(super) address: Option<SocketAddr>,
     /// Status the agent was answered with.
@@ -97,14 +106,78 @@ pub struct Record {
 }
 
 /// Whose agent it is.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
-pub(super) struct Sandbox {
+#[derive(Default, Serialize, JsonSchema)]
+pub(super) struct Sandbox<'a> {
     /// Namespace of the AgentSandbox.
-    pub(super) namespace: String,
+    pub(super) namespace: &'a str,
     /// Its name.
-    pub(super) name: String,
+    pub(super) name: &'a str,
     /// Its UID; empty outside Kubernetes.
-    pub(super) uid: String,
+    pub(super) uid: &'a str,
+}
+
+/// Whose agent it is, as its policy has it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owner(pub(super) Option<Arc<SandboxIdentity>>);
+
+impl Owner {
+    /// What the line says of it.
+    pub(super) fn sandbox(&self) -> Sandbox<'_> {
+        self.0.as_deref().map_or_else(Sandbox::default, |SandboxIdentity { namespace, name, uid }| Sandbox {
+            namespace,
+            name,
+            uid,
+        })
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.sandbox().serialize(serializer)
+    }
+}
+
+/// A text that is shared with the request or the policy that it stands in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(Arc<str>);
+
+impl std::ops::Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for Text {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+/// The run of the proxy, and the number of the request in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    pub(super) run: u64,
+    pub(super) number: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:06x}", self.run, self.number)
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// Bytes of one exchange, counted where they pass.
@@ -199,12 +272,12 @@ impl Traffic {
 }
 
 /// Long paths are cut; the digest still tells them apart.
-pub(super) fn shortened(path: &str) -> String {
+pub(super) fn shortened(path: Text) -> Text {
     if path.len() <= AUDIT_PATH_BYTES_MAX {
-        return path.to_owned();
+        return path;
     }
     let end = (0..=AUDIT_PATH_BYTES_MAX).rev().find(|end| path.is_char_boundary(*end)).unwrap_or(0);
     let sum = digest(&SHA256, path.as_bytes());
     let hex: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}… ({} bytes, sha256 {hex})", path.get(..end).unwrap_or_default(), path.len())
+    format!("{}… ({} bytes, sha256 {hex})", path.get(..end).unwrap_or_default(), path.len()).into()
 }

@@ -21,6 +21,8 @@ pub struct Sink {
     pub is_tended: bool,
     /// What time it is.
     pub clock: Clock,
+    /// Room for a line's time.
+    pub time: String,
     /// The number of the next line to be written.
     seq: u64,
     /// Part of a line is out and the rest failed: the next line needs a line of its own.
@@ -58,6 +60,7 @@ impl Sink {
             failing: false,
             is_tended: false,
             clock: Clock::default(),
+            time: String::new(),
             seq: 0,
             torn: false,
             lines: Vec::new(),

@@ -239,7 +239,7 @@ fn p_i5_no_character_forges_a_line_and_a_long_path_is_cut_with_its_digest() {
     for end in ["a", "b"] {
         let mut entry = audit.open(Entrance::HttpProxy, None);
         entry.asks("good\r\n{\"seq\":9}\u{1b}[2J", 443);
-        entry.asks_for("GET\n", &format!("/{}{end}", "x".repeat(64 << 10)));
+        entry.asks_for("GET\n", format!("/{}{end}", "x".repeat(64 << 10)));
     }
     assert_eq!(disk.lines().len(), 2);
     assert!(disk.lines().concat().bytes().all(|byte| byte >= b' '));
@@ -362,7 +362,8 @@ fn ids_are_of_one_run() {
     let (one, other) = (audit(&Disk::default()), audit(&Disk::default()));
     let id = |audit: &Arc<Audit>| {
         let entry = audit.open(Entrance::HttpProxy, None);
-        let (run, number) = entry.request_id().split_once('-').unwrap();
+        let id = entry.request_id().to_string();
+        let (run, number) = id.split_once('-').unwrap();
         (run.to_owned(), number.to_owned())
     };
     let [a, b, c] = [id(&one), id(&one), id(&other)];
@@ -423,14 +424,14 @@ proptest! {
                     if often {
                         entry.repeats();
                     }
-                    entry.asks(&format!("x{host}.test"), 443);
+                    entry.asks(format!("x{host}.test"), 443);
                     entry.refuses(&Denial::new(DenialReason::ALL[reason]).with_rule(rule), None);
                 }
                 Happening::Begun => drop(begin(&mut entry)),
                 Happening::Admitted => drop(entry.admits()),
                 Happening::AdmittedOften { host } => {
                     entry.repeats();
-                    entry.asks_name(&format!("x{host}.test"));
+                    entry.asks_name(format!("x{host}.test"));
                     let _ = entry.admits_often();
                 }
                 Happening::WindowEnds => {

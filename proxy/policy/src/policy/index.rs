@@ -1,6 +1,7 @@
 //! Which rules may speak of a host, found without a look at the others, so that what a request costs does not grow with the
 //! policy. The index only narrows: whether a pattern means a host is said by [`HostPattern::matches`] alone.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::{Host, HostPattern};
@@ -22,12 +23,14 @@ impl HostIndex {
     }
 
     /// Positions of the patterns that may mean this host, in order: those over it or over a name that it ends with.
-    pub(super) fn at(&self, host: &Host) -> Vec<usize> {
+    pub(super) fn at(&self, host: &Host) -> Cow<'_, [usize]> {
         let name = host.as_str();
         let parents = name.match_indices('.').filter_map(|(dot, _)| name.get(dot + 1..));
-        let lists = std::iter::once(name).chain(parents).filter_map(|base| self.by_base.get(base));
-        let mut found: Vec<usize> = lists.flatten().copied().collect();
+        let mut lists = std::iter::once(name).chain(parents).filter_map(|base| self.by_base.get(base));
+        let first = lists.next().map(Vec::as_slice).unwrap_or_default();
+        let Some(second) = lists.next() else { return Cow::Borrowed(first) };
+        let mut found: Vec<usize> = first.iter().chain(second).chain(lists.flatten()).copied().collect();
         found.sort_unstable();
-        found
+        Cow::Owned(found)
     }
 }

@@ -19,7 +19,7 @@ use crate::document::{
 };
 use crate::path::{CanonicalPath, PathGlob};
 use crate::pinned::pinned;
-use crate::{HostPattern, Method, parse_authority};
+use crate::{CredentialUse, HostPattern, Method, parse_authority};
 
 const PATH_GLOB_BYTES_MAX: usize = 1024;
 /// Longest name of a Secret's key, and of a file on every file system that matters.
@@ -88,7 +88,7 @@ impl TryFrom<PolicyDocument> for Policy {
         let proxy = document.upstream.proxy;
         let upstream_proxy = proxy.and_then(|proxy| upstream_proxy(&proxy, &credentials, &mut faults));
         faults.none().map(|()| Self {
-            sandbox: document.sandbox,
+            sandbox: Arc::new(document.sandbox),
             generation: document.generation,
             rules: Rules::new(rules),
             credentials,
@@ -186,7 +186,7 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
     Some(Rule {
         scope: scope?,
         bounds: Arc::new(Bounds { upload, answer, headers }),
-        name: document.name,
+        name: document.name.into(),
         scheme,
         credential: document.credential,
         websocket: document.websocket == Some(WebsocketDocument::Allow),
@@ -229,7 +229,8 @@ fn credential(at: &str, document: CredentialDocument, faults: &mut Faults) -> (S
     for (index, scope) in document.scopes.into_iter().enumerate() {
         scopes.extend(self::scope(&format!("{at}.scopes[{index}]"), scope, faults));
     }
-    (document.name, Credential { file, injection, placeholders, constants, scopes, pinned: pinned.into() })
+    let used = CredentialUse::new(&document.name, file, injection, pinned);
+    (document.name, Credential { used, placeholders, constants, scopes })
 }
 
 fn upstream_proxy(
@@ -254,10 +255,10 @@ fn upstream_proxy(
     };
     let login = document.credential.as_ref().map(|name| {
         let credential = credentials.get(name).filter(|credential| credential.reaches(&host, port));
-        let login = credential.and_then(|credential| match &credential.injection {
+        let login = credential.and_then(|credential| match credential.used.injection() {
             Injection::Basic { username } => Some(Login {
                 credential: name.clone(),
-                file: credential.file.clone(),
+                file: credential.used.file().to_owned(),
                 username: username.clone(),
             }),
             _ => None,

@@ -40,7 +40,7 @@ fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
     };
     let policy = Policy::from_yaml(&pin("[{name: openai-project, value: proj_1}, {name: sudo}]")).unwrap();
     let pinned: Vec<_> =
-        policy.credentials["key"].pinned.iter().map(|each| (each.name(), each.value())).collect();
+        policy.credentials["key"].used.pinned().iter().map(|each| (each.name(), each.value())).collect();
     assert_eq!(pinned, [("openai-project", Some("proj_1")), ("sudo", None)]);
     for name in [
         "authorization",
