@@ -25,7 +25,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy, Tally};
 use tokio::sync::Notify;
@@ -177,7 +177,13 @@ impl Audit {
     /// Opens the entry of one exchange.
     #[must_use]
     pub fn open(self: &Arc<Self>, entrance: Entrance, policy: Option<&Policy>) -> Entry {
-        Entry::new(self, self.blank(entrance, policy))
+        self.open_at(entrance, policy, Instant::now())
+    }
+
+    /// The same for an exchange that began at this time.
+    #[must_use]
+    pub fn open_at(self: &Arc<Self>, entrance: Entrance, policy: Option<&Policy>, began: Instant) -> Entry {
+        Entry::new(self, self.blank(entrance, policy), began)
     }
 
     fn blank(&self, entrance: Entrance, policy: Option<&Policy>) -> Record {

@@ -90,12 +90,34 @@ fn agrees(head: &Parts, scheme: Scheme, host: &Host, port: u16) -> Result<(), Bo
     if self::scheme(&head.uri)?.is_some_and(|asked| asked != scheme) {
         return Err(Box::new(mismatch(host, port)));
     }
+    if names_exactly(head, host, port)? {
+        return Ok(());
+    }
     // A client that leaves the port out means the one it is connected to.
     let (asked_host, asked_port) = named(head, port)?.ok_or_else(|| malformed("Send one Host field."))?;
     if asked_host != *host || asked_port != port {
         return Err(Box::new(mismatch(host, port)));
     }
     Ok(())
+}
+
+/// Whether the host is named, and wherever it is in the very spelling that is sent, as most clients do. Then there is nothing to read.
+fn names_exactly(head: &Parts, host: &Host, port: u16) -> Result<bool, Box<Denial>> {
+    let is_exact = |text: &str| match text.strip_prefix(host.as_str()) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix(':').is_some_and(|digits| is_decimal(digits, port)),
+        None => false,
+    };
+    let target = head.uri.authority().map(|authority| is_exact(authority.as_str()));
+    let field = host_field(&head.headers)?.map(is_exact);
+    Ok([target, field].into_iter().flatten().min().unwrap_or(false))
+}
+
+/// Whether these are the digits of the number, and nothing else.
+fn is_decimal(digits: &str, number: u16) -> bool {
+    digits.bytes().all(|byte| byte.is_ascii_digit())
+        && !digits.starts_with('0')
+        && digits.parse() == Ok(number)
 }
 
 fn base_url(head: &Parts, path: &str, policy: &Policy) -> Result<Place, Box<Denial>> {
@@ -164,6 +186,8 @@ fn mismatch(host: &Host, port: u16) -> Denial {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     const POLICY: &str = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
@@ -260,5 +284,44 @@ mod tests {
         let longest = asked(&bound(), &format!("GET {path}?q=1"), "host: api.test");
         assert_eq!(longest, format!("GET https://api.test:8443{path}?q=1"));
         assert_eq!(asked(&bound(), &format!("GET {path}a"), "host: api.test"), "LimitExceeded");
+    }
+
+    fn head(uri: &str, fields: &[&str]) -> Parts {
+        let mut request = Request::builder().uri(uri);
+        for field in fields {
+            request = request.header(HOST, *field);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_name_that_is_spelled_as_it_is_sent_is_read_as_any_other() {
+        let hosts = ["good.test", "xn--bcher-kva.test", "192.0.2.1", "[2001:db8::1]"];
+        let ports = ["", ":443", ":0443", ":+443", ":", ":80", ":4430", ":443x", ".", "x", ".:443", " "];
+        for host in hosts.map(|text| Host::parse(text).unwrap()) {
+            for port in ports {
+                let text = format!("{host}{port}");
+                let head = head("/", &[&text]);
+                let read = named(&head, 443).ok().flatten().is_some_and(|read| read == (host.clone(), 443));
+                assert_eq!(agrees(&head, Scheme::Https, &host, 443).is_ok(), read, "{text}");
+                let is_exact = names_exactly(&head, &host, 443).unwrap();
+                assert!(read || !is_exact, "{text}");
+            }
+            assert!(names_exactly(&head("/", &[&format!("{host}:443")]), &host, 443).unwrap(), "{host}");
+        }
+        let host = Host::parse("good.test").unwrap();
+        for (uri, fields) in [
+            ("/", vec![]),
+            ("/", vec!["evil.test"]),
+            ("/", vec!["good.test", "good.test"]),
+            ("https://evil.test/", vec!["good.test"]),
+            ("https://good.test/", vec!["evil.test"]),
+            ("https://good.test:80/", vec!["good.test"]),
+            ("http://good.test/", vec!["good.test"]),
+        ] {
+            assert!(agrees(&head(uri, &fields), Scheme::Https, &host, 443).is_err(), "{uri} {fields:?}");
+        }
+        assert!(agrees(&head("https://good.test/", &["good.test:443"]), Scheme::Https, &host, 443).is_ok());
+        assert!(agrees(&head("/", &["GOOD.test"]), Scheme::Https, &host, 443).is_ok());
     }
 }

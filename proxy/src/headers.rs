@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use agentsandbox_policy::{AUTH_FIELDS, Injection, PinnedHeader, Target};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, HeaderMap,
     HeaderName, HeaderValue, SET_COOKIE, TE, TRANSFER_ENCODING,
@@ -200,40 +201,41 @@ pub fn strip_own_session(headers: &mut HeaderMap) {
     headers.remove(COOKIE);
 }
 
-/// Puts the secret where the credential says. The path and query to send are given back; with a secret in them they are for
-/// the upstream alone.
+/// Puts the secret where the credential says. The path and query to send are given back if it stands in them; they are then
+/// for the upstream alone.
 pub fn inject(
     headers: &mut HeaderMap,
     target: &Target,
     injection: &Injection,
     secret: &Secret,
-) -> Result<Zeroizing<String>, Unfit> {
+) -> Result<Option<Zeroizing<String>>, Unfit> {
     let text = || std::str::from_utf8(secret.expose()).map_err(|_| Unfit);
     let (name, value) = match injection {
         Injection::Header { name, prefix } => {
-            (HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unfit)?, joined(prefix, secret.expose()))
+            (HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unfit)?, value(prefix, secret.expose()))
         }
-        Injection::Bearer => (AUTHORIZATION, joined("Bearer ", secret.expose())),
-        Injection::Basic { username } => {
-            (AUTHORIZATION, joined("Basic ", basic(username, secret).as_bytes()))
-        }
+        Injection::Bearer => (AUTHORIZATION, value("Bearer ", secret.expose())),
+        Injection::Basic { username } => (AUTHORIZATION, value("Basic ", basic(username, secret).as_bytes())),
         Injection::Query { name } => {
             let target = target.with_query_parameter(name, text()?);
-            return Ok(Zeroizing::new(target.as_str().to_owned()));
+            return Ok(Some(Zeroizing::new(target.as_str().to_owned())));
         }
         Injection::PathSegment { after, placeholders } => {
-            return target.with_path_segment(after, placeholders, text()?).map(Zeroizing::new).ok_or(Unfit);
+            return target
+                .with_path_segment(after, placeholders, text()?)
+                .map(|sent| Some(Zeroizing::new(sent)))
+                .ok_or(Unfit);
         }
         // What a cookie cannot hold (RFC 6265, 4.1.1) would end it, and begin another.
         Injection::Cookie { .. } if secret.expose().iter().any(|byte| b"\",;\\".contains(byte)) => {
             return Err(Unfit);
         }
-        Injection::Cookie { name } => (COOKIE, joined(name, &joined("=", secret.expose()))),
+        Injection::Cookie { name } => (COOKIE, value(name, &joined("=", secret.expose()))),
     };
-    let mut value = HeaderValue::from_bytes(&value).map_err(|_| Unfit)?;
+    let mut value = value?;
     value.set_sensitive(true);
     headers.insert(name, value);
-    Ok(Zeroizing::new(target.as_str().to_owned()))
+    Ok(None)
 }
 
 /// The secret cannot stand where the credential puts it.
@@ -248,6 +250,14 @@ fn basic(username: &str, secret: &Secret) -> Zeroizing<String> {
 /// User name and secret as Basic authentication joins them (RFC 7617, 2).
 pub fn pair(username: &str, secret: &Secret) -> Zeroizing<Vec<u8>> {
     joined(username, &joined(":", secret.expose()))
+}
+
+/// A field's value, made where it stays: with no copy that would have to be wiped.
+fn value(prefix: &str, secret: &[u8]) -> Result<HeaderValue, Unfit> {
+    let mut bytes = Vec::with_capacity(prefix.len() + secret.len());
+    bytes.extend_from_slice(prefix.as_bytes());
+    bytes.extend_from_slice(secret);
+    HeaderValue::from_maybe_shared(Bytes::from(bytes)).map_err(|_| Unfit)
 }
 
 fn joined(prefix: &str, secret: &[u8]) -> Zeroizing<Vec<u8>> {

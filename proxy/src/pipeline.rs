@@ -135,7 +135,7 @@ pub async fn handle(
     let since = Instant::now();
     let loaded = proxy.policy.current(since);
     let policy = loaded.as_ref().ok().map(|loaded| &*loaded.policy);
-    let mut entry = proxy.audit.open(context.origin.entrance, policy);
+    let mut entry = proxy.audit.open_at(context.origin.entrance, policy, since);
     entry.takes(turn);
     let named = request.headers().get(USER_AGENT).cloned();
     let agent = hyper::upgrade::on(&mut request);
@@ -184,8 +184,8 @@ async fn exchange(
     entry.asks(asked.host.shared(), asked.port);
     entry.asks_for(asked.method.text(), asked.target.shared_path());
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
-    let secret = secret(proxy, &permit)?;
-    let password = password(proxy, &loaded.policy)?;
+    let secret = secret(proxy, &permit, since)?;
+    let password = password(proxy, &loaded.policy, since)?;
     let head_bytes = bounds::head_bytes(&permit, &head.headers);
     bounds::reserve(proxy, entry, (permit.bounds(), head_bytes), body.as_ref())
         .map_err(|exceeded| Box::new(bounds::over_limit(&permit, exceeded)))?;
@@ -202,7 +202,7 @@ async fn exchange(
     entry.carries(progress.clone());
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
     let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
-    let scrubber = scrubber(proxy, loaded, permit);
+    let scrubber = scrubber(proxy, loaded, permit, since);
     let mut fields = head.headers;
     if loaded.policy.injections_at(permit.host()).next().is_some() {
         headers::strip_own_session(&mut fields);
@@ -217,7 +217,8 @@ async fn exchange(
         head_bytes,
         since,
     };
-    let response = send(proxy, &leave, (request, &target), entry).await.map_err(|failed| {
+    let target = target.as_ref().map_or_else(|| permit.target().as_str(), |target| target.as_str());
+    let response = send(proxy, &leave, (request, target), entry).await.map_err(|failed| {
         // The upstream broke off because the body was.
         traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
     })?;
@@ -273,29 +274,29 @@ fn faulty(permit: &Permit, fault: &Fault) -> Denial {
 }
 
 /// The password of the upstream proxy, if it asks for one.
-pub(crate) fn password(proxy: &Proxy, policy: &Policy) -> Result<Option<Secret>, Box<Denial>> {
+pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
     let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
     let unavailable = || Denial::new(DenialReason::CredentialUnavailable);
-    read(proxy, &login.file, &login.credential, unavailable).map(Some)
+    read(proxy, (&login.file, &login.credential), now, unavailable).map(Some)
 }
 
 /// A credential's secret, or the denial that says why there is none.
 fn read(
     proxy: &Proxy,
-    file: &str,
-    credential: &str,
+    (file, credential): (&str, &str),
+    now: Instant,
     denial: impl FnOnce() -> Denial,
 ) -> Result<Secret, Box<Denial>> {
-    proxy.secrets.get(file, Instant::now()).map_err(|error| {
+    proxy.secrets.get(file, now).map_err(|error| {
         let advice = format!("The secret of credential {credential} is not usable: {error}.");
         Box::new(denial().with_credential(credential).with_how_to_allow(advice))
     })
 }
 
 /// What finds the secrets that the permit's host may know; none where it can know none.
-fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit) -> Option<Arc<Scrubber>> {
+fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit, now: Instant) -> Option<Arc<Scrubber>> {
     let known = (&proxy.secrets, proxy.metrics.as_ref());
-    loaded.scrubbers.at(&loaded.policy, permit.host(), known, Instant::now())
+    loaded.scrubbers.at(&loaded.policy, permit.host(), known, now)
 }
 
 /// What finds the secrets that this host may have been given until now. It may have taken minutes to the head of the answer:
@@ -314,14 +315,14 @@ fn known_by_now(
 }
 
 /// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
-fn secret(proxy: &Proxy, permit: &Permit) -> Result<Option<Secret>, Box<Denial>> {
+fn secret(proxy: &Proxy, permit: &Permit, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
     let Some(credential) = permit.credential() else { return Ok(None) };
     let unavailable = || denial(permit, DenialReason::CredentialUnavailable);
-    read(proxy, credential.file(), credential.name(), unavailable).map(Some)
+    read(proxy, (credential.file(), credential.name()), now, unavailable).map(Some)
 }
 
-/// A request, and the path and query to send it with.
-type Outgoing = (Request<Body>, Zeroizing<String>);
+/// A request, and the path and query to send it with where they are not those that were asked for.
+type Outgoing = (Request<Body>, Option<Zeroizing<String>>);
 
 fn outgoing(
     permit: &Permit,
@@ -337,7 +338,7 @@ fn outgoing(
     headers::strip_request(&mut fields, injection);
     fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
     bounds::keep_listed(&mut fields, permit);
-    let mut target = Zeroizing::new(permit.target().as_str().to_owned());
+    let mut target = None;
     if scrubber.is_some() {
         headers::ask_readable(&mut fields);
     }

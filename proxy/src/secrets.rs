@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -114,7 +115,7 @@ pub struct Secrets {
 
 #[derive(Default)]
 struct State {
-    files: HashMap<String, Known>,
+    files: HashMap<String, Known, RandomState>,
     /// Raised whenever a secret is known that was not, or no longer.
     generation: u64,
     /// Files that were missing at the start, and have been since.
@@ -175,14 +176,23 @@ impl Secrets {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.contains(file)
     }
 
-    /// Looks at these files again, where that is due, and gives back the generation of what is known then. While it stays
-    /// the same, [`Self::known`] gives the same.
-    pub fn look<'f>(&self, files: impl Iterator<Item = &'f str>, now: Instant) -> u64 {
+    /// Looks at these files again, where that is due, and gives back the generation of what is known then, and when one of
+    /// them is due again. While the generation stays the same, [`Self::known`] gives the same.
+    pub fn look<'f>(&self, files: impl Iterator<Item = &'f str>, now: Instant) -> (u64, Option<Instant>) {
         let mut state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due: Option<Instant> = None;
         for file in files {
             self.refresh(&mut state, file, now);
+            let next = state.files.get(file).map_or(now, |known| known.looked + SECRET_STAT_INTERVAL);
+            due = Some(due.map_or(next, |due| due.min(next)));
         }
-        state.generation
+        (state.generation, due)
+    }
+
+    /// The generation of what is known now, without a look.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     /// Every secret of a file that a host may still remember: the current one, and those before it.
@@ -359,7 +369,11 @@ mod tests {
         }
         drop(in_use);
         let before = secrets.look(["c"].into_iter(), late);
-        assert_ne!(secrets.look(["c"].into_iter(), late + SECRET_STAT_INTERVAL), before, "it is forgotten");
+        assert_ne!(
+            secrets.look(["c"].into_iter(), late + SECRET_STAT_INTERVAL).0,
+            before.0,
+            "it is forgotten"
+        );
         assert_eq!(secrets.known("c").len(), 1);
     }
 

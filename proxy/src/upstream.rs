@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use agentsandbox_policy::{DenialReason, DialPermit, Host, Scheme};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -65,13 +65,31 @@ pub struct Upstream {
 /// A connection on which one request may be sent.
 pub struct Lease {
     sender: Sender,
-    to: Destination,
+    to: Arc<Way>,
     voice: Voice,
     address: SocketAddr,
     /// Whether the address is not public, and so could be a way back to this proxy.
     may_lead_back: bool,
     /// Its place among the streams of the connection, if that is shared.
     stream: Option<Stream>,
+}
+
+/// Where a connection leads, and how its requests name that. It is written once for all of them.
+struct Way {
+    to: Destination,
+    authority: Authority,
+    /// The same as a Host field.
+    field: HeaderValue,
+}
+
+impl Way {
+    fn to(to: Destination) -> Option<Arc<Self>> {
+        let (scheme, host, port) = &to;
+        let text = if *port == scheme.default_port() { host.to_string() } else { format!("{host}:{port}") };
+        let (authority, field) =
+            (Authority::try_from(text.as_str()).ok()?, HeaderValue::try_from(text).ok()?);
+        Some(Arc::new(Self { to, authority, field }))
+    }
 }
 
 enum Sender {
@@ -213,7 +231,8 @@ impl Upstream {
             DenialReason::UpstreamUnreachable
         })?;
         self.metrics.upstream_connected();
-        let to = (permit.scheme(), permit.host().clone(), permit.port());
+        let to = Way::to((permit.scheme(), permit.host().clone(), permit.port()));
+        let to = to.ok_or(DenialReason::MalformedRequest)?;
         let sender = match permit.scheme() {
             Scheme::Http => over_http1(stream).await?,
             Scheme::Https => self.over_tls(stream, permit, purpose).await?,
@@ -306,7 +325,7 @@ impl Lease {
             Sender::Http1(_) => None,
             Sender::Http2(sender, streams) => Some(Self {
                 sender: Sender::Http2(sender.clone(), Arc::clone(streams)),
-                to: self.to.clone(),
+                to: Arc::clone(&self.to),
                 voice: self.voice.clone(),
                 address: self.address,
                 may_lead_back: self.may_lead_back,
@@ -351,12 +370,6 @@ async fn head<R>(
 
 /// Gives the request the form of the connection's protocol: origin form with Host, or pseudo-header fields.
 fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(), DenialReason> {
-    let (scheme, host, port) = &lease.to;
-    let (scheme, default_port) = match scheme {
-        Scheme::Https => ("https", 443),
-        Scheme::Http => ("http", 80),
-    };
-    let authority = if *port == default_port { host.to_string() } else { format!("{host}:{port}") };
     let target = PathAndQuery::try_from(target).map_err(|_| DenialReason::MalformedRequest)?;
     request.headers_mut().remove(HOST);
     // It may have been framed for a connection that was gone.
@@ -364,16 +377,20 @@ fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(),
     loops::mark(request.headers_mut(), lease.may_lead_back);
     match lease.sender {
         Sender::Http1(_) => {
-            let value = HeaderValue::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
-            request.headers_mut().insert(HOST, value);
+            request.headers_mut().insert(HOST, lease.to.field.clone());
             *request.uri_mut() = Uri::from(target);
             *request.version_mut() = Version::HTTP_11;
             frame(request);
         }
         Sender::Http2(..) => {
-            let authority = Authority::try_from(authority).map_err(|_| DenialReason::MalformedRequest)?;
-            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();
-            *request.uri_mut() = uri.map_err(|_| DenialReason::MalformedRequest)?;
+            let mut uri = uri::Parts::default();
+            uri.scheme = Some(match lease.to.to.0 {
+                Scheme::Https => uri::Scheme::HTTPS,
+                Scheme::Http => uri::Scheme::HTTP,
+            });
+            uri.authority = Some(lease.to.authority.clone());
+            uri.path_and_query = Some(target);
+            *request.uri_mut() = Uri::from_parts(uri).map_err(|_| DenialReason::MalformedRequest)?;
             *request.version_mut() = Version::HTTP_2;
         }
     }

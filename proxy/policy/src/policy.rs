@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use self::index::HostIndex;
 
 use crate::address::Addresses;
@@ -140,7 +142,7 @@ pub struct Login {
 struct Rules {
     list: Vec<Rule>,
     by_host: HostIndex,
-    by_name: HashMap<Arc<str>, usize>,
+    by_name: HashMap<Arc<str>, usize, RandomState>,
 }
 
 impl Rules {

@@ -42,10 +42,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(audit: &Arc<Audit>, record: Record) -> Self {
+    pub(super) fn new(audit: &Arc<Audit>, record: Record, started: Instant) -> Self {
         Self {
             audit: Arc::clone(audit),
-            started: Instant::now(),
+            started,
             stage: Stage::Open,
             beginning: None,
             traffic: Arc::default(),

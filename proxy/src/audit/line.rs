@@ -154,7 +154,12 @@ mod tests {
     use crate::entrance::Entrance;
 
     fn text() -> impl Strategy<Value = String> {
-        prop_oneof!["[a-z./-]{0,20}", "\\PC{0,12}", "[\"\\\\\\x00-\\x1f\\x7f\u{2028}a]{0,6}"]
+        prop_oneof![
+            "[a-z./-]{0,20}",
+            "\\PC{0,12}",
+            "[\"\\\\\\x00-\\x1f\\x7f\u{2028}a]{0,6}",
+            "[ -~]{0,9}[\"\\\\\\x00-\\x1f\\x7f\u{2028}~ !#\\[\\]]{0,2}[a-z]{0,9}"
+        ]
     }
 
     type Texts = (String, String, Option<String>, Option<String>, Option<String>);

@@ -86,7 +86,7 @@ async fn connect(
             Ok(dial) if dialled < ADDRESSES_PER_REQUEST_MAX => {
                 dialled += 1;
                 in_force(proxy, loaded)?;
-                let password = password(proxy, &loaded.policy)?;
+                let password = password(proxy, &loaded.policy, Instant::now())?;
                 entry.dials(dial.address());
                 match dial::connect(&dial, password.as_ref()).await {
                     Ok(stream) => return in_force(proxy, loaded).map(|()| stream),

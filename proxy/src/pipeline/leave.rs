@@ -41,7 +41,7 @@ impl Leave<'_> {
         }
         let permit = self.recorded.permit();
         let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
-        let (secret, password) = (secret(proxy, permit)?, password(proxy, &self.loaded.policy)?);
+        let (secret, password) = (secret(proxy, permit, now)?, password(proxy, &self.loaded.policy, now)?);
         let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *self.voice;
         if Arc::ptr_eq(&current, self.loaded) && is_as_before {
             return Ok(());

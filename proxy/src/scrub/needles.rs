@@ -81,10 +81,49 @@ impl Found {
     }
 }
 
+/// Two bytes that some text begins with, in any letter case: one look at each place of a short text tells of most that none
+/// begins there. Of a secret it knows no more than an anchor does.
+struct Pairs(Option<Box<[u64; Self::WORDS]>>);
+
+impl Pairs {
+    const WORDS: usize = (1 << 16) / 64;
+
+    /// None where a single byte may be all of a text.
+    fn of(anchors: &[Vec<u8>]) -> Self {
+        let mut known = Box::new([0; Self::WORDS]);
+        for anchor in anchors {
+            let [first, second, ..] = anchor.as_slice() else { return Self(None) };
+            for first in [first.to_ascii_lowercase(), first.to_ascii_uppercase()] {
+                for second in [second.to_ascii_lowercase(), second.to_ascii_uppercase()] {
+                    let (word, bit) = Self::place(first, second);
+                    known.iter_mut().skip(word).take(1).for_each(|word| *word |= bit);
+                }
+            }
+        }
+        Self(Some(known))
+    }
+
+    fn place(first: u8, second: u8) -> (usize, u64) {
+        let pair = u16::from_be_bytes([first, second]);
+        (usize::from(pair >> 6), 1 << (pair & 63))
+    }
+
+    /// Whether one stands in the text; if not, no text does.
+    fn stand_in(&self, text: &[u8]) -> bool {
+        let Some(known) = &self.0 else { return true };
+        let is_known = |(first, second): (&u8, &u8)| {
+            let (word, bit) = Self::place(*first, *second);
+            known.get(word).is_some_and(|word| word & bit != 0)
+        };
+        text.iter().zip(text.iter().skip(1)).any(is_known)
+    }
+}
+
 /// How texts begin.
 pub struct Anchors {
     /// Absent when it cannot be made: then a text may begin anywhere.
     automaton: Option<AhoCorasick>,
+    pairs: Pairs,
     all: Vec<Vec<u8>>,
     /// By anchor: the numbers of the texts that may stand where it is the longest one.
     texts: Vec<Vec<usize>>,
@@ -105,13 +144,15 @@ impl Anchors {
         let texts = all.iter().map(numbers).collect();
         let mut builder = AhoCorasick::builder();
         builder.match_kind(MatchKind::LeftmostLongest).ascii_case_insensitive(case == Case::Any);
-        Self { automaton: builder.build(&all).ok(), every: (0..of_text.len()).collect(), all, texts }
+        let pairs = Pairs::of(&all);
+        Self { automaton: builder.build(&all).ok(), pairs, every: (0..of_text.len()).collect(), all, texts }
     }
 
     /// Whether one stands in the text, so that a text may.
     #[must_use]
     pub fn stand_in(&self, text: &[u8]) -> bool {
-        self.automaton.as_ref().is_none_or(|automaton| automaton.is_match(text))
+        let automaton = self.automaton.as_ref();
+        automaton.is_none_or(|automaton| self.pairs.stand_in(text) && automaton.is_match(text))
     }
 
     /// The first place, from `from` on and among the first `within` bytes, where a text may begin, and the numbers of those

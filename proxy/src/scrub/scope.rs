@@ -8,10 +8,11 @@
 //! Scrubbers are costly to make. Each is made once for a set of credentials and a generation of the secrets.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use agentsandbox_policy::{Host, Injection, Policy};
+use foldhash::fast::RandomState;
 
 use super::Scrubber;
 use crate::limits::{POLICIES_REMEMBERED_MAX, SCRUBBERS_MAX, SECRET_REMEMBERED};
@@ -22,7 +23,9 @@ use crate::secrets::Secrets;
 #[derive(Default)]
 pub struct Scrubbers {
     before: Vec<Replaced>,
-    made: Mutex<HashMap<Key, Made>>,
+    made: Mutex<HashMap<Key, Made, RandomState>>,
+    /// What was found for a host, until something may have changed.
+    recent: Mutex<HashMap<Host, Recent, RandomState>>,
     /// For answers to requests of policies that are forgotten; the one that was made last stands last.
     late: Mutex<Vec<Arc<Scrubbers>>>,
 }
@@ -40,6 +43,13 @@ type Key = Vec<(usize, usize)>;
 struct Made {
     generation: u64,
     scrubber: Arc<Scrubber>,
+}
+
+struct Recent {
+    generation: u64,
+    /// When a file has to be looked at again, or a replaced policy is forgotten; none where neither will be.
+    due: Option<Instant>,
+    scrubber: Option<Arc<Scrubber>>,
 }
 
 /// How one credential is written, and where its secret is.
@@ -98,23 +108,48 @@ impl Scrubbers {
         (secrets, metrics): (&Secrets, &Metrics),
         now: Instant,
     ) -> Option<Arc<Scrubber>> {
-        let uses = self.uses(policy, host, now);
-        if uses.is_empty() {
-            return None;
+        let generation = secrets.generation();
+        if let Some(recent) = self.recent().get(host)
+            && recent.generation == generation
+            && recent.due.is_none_or(|due| now < due)
+        {
+            return recent.scrubber.clone();
         }
-        let generation = secrets.look(uses.iter().map(|each| each.file), now);
+        let uses = self.uses(policy, host, now);
+        let (generation, looked) = secrets.look(uses.iter().map(|each| each.file), now);
+        let scrubber = (!uses.is_empty()).then(|| self.made_for(&uses, (secrets, metrics), generation));
+        let forgotten = self.before.iter().map(|replaced| replaced.until).filter(|until| *until > now);
+        let due = forgotten.chain(looked).min();
+        let mut recent = self.recent();
+        if recent.len() >= SCRUBBERS_MAX {
+            recent.clear();
+        }
+        recent.insert(host.clone(), Recent { generation, due, scrubber: scrubber.clone() });
+        scrubber
+    }
+
+    fn recent(&self) -> MutexGuard<'_, HashMap<Host, Recent, RandomState>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn made_for(
+        &self,
+        uses: &[Use<'_>],
+        (secrets, metrics): (&Secrets, &Metrics),
+        generation: u64,
+    ) -> Arc<Scrubber> {
         let key: Key = uses.iter().map(|each| each.key).collect();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = made.get(&key).filter(|known| known.generation == generation) {
-            return Some(Arc::clone(&known.scrubber));
+            return Arc::clone(&known.scrubber);
         }
         metrics.scrubber_made();
-        let scrubber = Arc::new(scrubber(&uses, secrets));
+        let scrubber = Arc::new(scrubber(uses, secrets));
         if made.len() >= SCRUBBERS_MAX {
             made.clear();
         }
         made.insert(key, Made { generation, scrubber: Arc::clone(&scrubber) });
-        Some(scrubber)
+        scrubber
     }
 
     fn uses<'p>(&'p self, policy: &'p Policy, host: &Host, now: Instant) -> Vec<Use<'p>> {

@@ -15,7 +15,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use agentsandbox_policy::{Host, Permit, Scheme};
+use agentsandbox_policy::{CredentialUse, Host, Permit, Scheme};
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
@@ -34,7 +35,7 @@ pub(super) type Destination = (Scheme, Host, u16);
 /// As whom requests speak, to the destination and to the proxy on the way there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voice {
-    credential: Option<String>,
+    credential: Option<Arc<str>>,
     readings: Readings,
 }
 
@@ -58,7 +59,7 @@ impl Voice {
     pub fn of(permit: &Permit, secret: Option<&Secret>, password: Option<&Secret>) -> Self {
         let readings =
             Readings { secret: secret.map(Secret::generation), password: password.map(Secret::generation) };
-        Self { credential: permit.credential().map(|used| used.name().to_owned()), readings }
+        Self { credential: permit.credential().map(CredentialUse::shared_name), readings }
     }
 }
 
@@ -142,19 +143,19 @@ pub(super) struct Pool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     to: Destination,
-    credential: Option<String>,
+    credential: Option<Arc<str>>,
 }
 
 #[derive(Default)]
 struct Kept {
-    groups: HashMap<Key, Group>,
+    groups: HashMap<Key, Group, RandomState>,
     /// Connections of all groups.
     count: usize,
     /// The policy that these belong to has been replaced.
     is_retired: bool,
     /// The newest readings that were spoken with, of each credential of the policy and of none: a connection may come back
     /// when there is no other one left.
-    latest: HashMap<Option<String>, Readings>,
+    latest: HashMap<Option<Arc<str>>, Readings, RandomState>,
 }
 
 /// Connections of one key, all of the same readings.
@@ -176,8 +177,8 @@ struct Idle {
 }
 
 impl Idle {
-    fn is_usable(&self) -> bool {
-        self.since.elapsed() < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
+    fn is_usable(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < IDLE_CONNECTION_AGE_MAX && self.lease.is_open()
     }
 
     fn is_used(&self) -> bool {
@@ -245,7 +246,7 @@ impl Pool {
         if kept.is_retired {
             return;
         }
-        let (to, voice) = (lease.to.clone(), lease.voice.clone());
+        let (to, voice) = (lease.to.to.clone(), lease.voice.clone());
         let key = Key { to: to.clone(), credential: voice.credential.clone() };
         kept.groups.entry(key).or_default();
         kept.in_group(to, &voice, |group| group.put(lease));
@@ -320,7 +321,7 @@ impl Kept {
     fn sweep(&mut self) {
         let now = Instant::now();
         self.groups.retain(|_, group| {
-            group.idle.retain(Idle::is_usable);
+            group.idle.retain(|idle| idle.is_usable(now));
             group.idle.iter_mut().filter(|idle| idle.is_used()).for_each(|idle| idle.since = now);
             group.leave.has_failed.store(false, Ordering::Release);
             group.wake();
@@ -341,30 +342,31 @@ impl Group {
     }
 
     fn take(&mut self) -> Taken {
-        let taken = self.look();
-        if !matches!(taken, Taken::Wait(_)) && (self.idle.iter().any(Idle::has_room) || self.may_open()) {
+        let now = Instant::now();
+        let taken = self.look(now);
+        if !matches!(taken, Taken::Wait(_)) && (self.idle.iter().any(Idle::has_room) || self.may_open(now)) {
             self.queue.notify_one();
         }
         taken
     }
 
-    fn look(&mut self) -> Taken {
-        while self.idle.last().is_some_and(|last| !last.is_usable()) {
+    fn look(&mut self, now: Instant) -> Taken {
+        while self.idle.last().is_some_and(|last| !last.is_usable(now)) {
             self.idle.pop();
         }
         // Most stand last: those of an upstream that has both protocols may not.
-        if let Some(at) = self.idle.iter().rposition(|idle| idle.streams().is_none() && idle.is_usable()) {
+        if let Some(at) = self.idle.iter().rposition(|idle| idle.streams().is_none() && idle.is_usable(now)) {
             return Taken::Lease(self.idle.remove(at).lease);
         }
-        if let Some(lease) = self.shared() {
+        if let Some(lease) = self.shared(now) {
             return Taken::Lease(lease);
         }
         // One that is closed, but not the last that was kept, is not to count.
-        self.idle.retain(Idle::is_usable);
+        self.idle.retain(|idle| idle.is_usable(now));
         if self.idle.is_empty() {
             return Taken::Opening(Opening::default());
         }
-        if self.may_open() && self.leave.take() {
+        if self.may_open(now) && self.leave.take() {
             let (leave, queue) = (Arc::clone(&self.leave), Arc::clone(&self.queue));
             return Taken::Opening(Opening(Some(OneMore { leave, queue })));
         }
@@ -372,20 +374,21 @@ impl Group {
     }
 
     /// Whether one more may be opened because these are full. The newest may turn out not to be.
-    fn may_open(&self) -> bool {
-        let may_yet_allow =
-            |idle: &Idle| idle.streams().is_some_and(|streams| streams.may_yet_allow()) && idle.is_usable();
+    fn may_open(&self, now: Instant) -> bool {
+        let may_yet_allow = |idle: &Idle| {
+            idle.streams().is_some_and(|streams| streams.may_yet_allow()) && idle.is_usable(now)
+        };
         self.idle.len() < H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX
             && self.leave.is_free()
             && !self.idle.iter().any(may_yet_allow)
     }
 
     /// A stream of the HTTP/2 connection with the fewest, if one can begin at once.
-    fn shared(&mut self) -> Option<Lease> {
-        let fits = |idle: &&mut Idle| idle.has_room() && idle.is_usable();
+    fn shared(&mut self, now: Instant) -> Option<Lease> {
+        let fits = |idle: &&mut Idle| idle.has_room() && idle.is_usable(now);
         let streams = |idle: &&mut Idle| idle.streams().map(|streams| streams.open());
         let found = self.idle.iter_mut().filter(fits).min_by_key(streams)?;
-        found.since = Instant::now();
+        found.since = now;
         found.lease.shared()
     }
 
@@ -403,14 +406,15 @@ impl Group {
             Sender::Http1(_) => IDLE_CONNECTIONS_PER_HOST_MAX,
             Sender::Http2(..) => H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX,
         };
+        let now = Instant::now();
         if self.idle.len() >= most {
-            self.idle.retain(Idle::is_usable);
+            self.idle.retain(|idle| idle.is_usable(now));
         }
         if self.idle.len() < most {
             if let Sender::Http2(_, streams) = &lease.sender {
                 streams.wait_in(&self.queue);
             }
-            self.idle.push(Idle { since: Instant::now(), lease });
+            self.idle.push(Idle { since: now, lease });
             self.wake();
         }
     }

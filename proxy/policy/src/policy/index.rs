@@ -4,18 +4,20 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::{Host, HostPattern};
 
 /// Positions of patterns, by the name that each of them ends with.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HostIndex {
-    by_base: HashMap<String, Vec<usize>>,
+    by_base: HashMap<String, Vec<usize>, RandomState>,
 }
 
 impl HostIndex {
     /// The index of these patterns, which are counted from zero.
     pub(super) fn new<'a>(patterns: impl Iterator<Item = &'a HostPattern>) -> Self {
-        let mut by_base: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut by_base: HashMap<String, Vec<usize>, RandomState> = HashMap::default();
         for (position, pattern) in patterns.enumerate() {
             by_base.entry(pattern.base().as_str().to_owned()).or_default().push(position);
         }

@@ -4,6 +4,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::DuplexStream;
 
+use super::super::Way;
 use super::*;
 
 mod waiting;
@@ -13,7 +14,7 @@ fn at(host: &str) -> Destination {
 }
 
 fn voice(credential: Option<&str>, secret: Option<u64>, password: Option<u64>) -> Voice {
-    Voice { credential: credential.map(str::to_owned), readings: Readings { secret, password } }
+    Voice { credential: credential.map(Into::into), readings: Readings { secret, password } }
 }
 
 fn nobody() -> Voice {
@@ -22,6 +23,7 @@ fn nobody() -> Voice {
 
 fn lease(sender: Sender, to: Destination, voice: &Voice) -> Lease {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let to = Way::to(to).unwrap();
     Lease { sender, to, voice: voice.clone(), address, may_lead_back: false, stream: None }
 }
 
