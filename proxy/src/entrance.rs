@@ -4,6 +4,7 @@
 
 pub mod base_url;
 pub mod dns;
+mod gathered;
 pub mod hello;
 pub mod http_proxy;
 mod passthrough;
@@ -29,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use self::gathered::Gathered;
 use self::resets::Watched;
 use crate::audit::Admitted;
 use crate::limits::{
@@ -261,7 +263,8 @@ where
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
     let malformed = refused_at(DenialReason::MalformedRequest, &context.binding);
     let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
-    let io = Watched::new(io, move || refuse_connection(&owner, entrance, &of_stream));
+    let gathered = Gathered::new(io);
+    let io = Watched::new(gathered.clone(), move || refuse_connection(&owner, entrance, &of_stream));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -274,10 +277,10 @@ where
         .serve_connection(TokioIo::new(io), service_fn(service));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = gathered.each_turn_of(connection.as_mut()) => ended,
         () = async { tokio::select! { () = shutdown.cancelled() => {}, () = idle(&context) => {} } } => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            gathered.each_turn_of(connection).await
         }
     };
     if let Err(error) = ended {

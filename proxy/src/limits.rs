@@ -141,6 +141,8 @@ pub const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 pub const RESOLVED_TTL_MIN: Duration = Duration::from_secs(5);
 /// Frames of an answer that one HTTP/2 stream towards an agent holds when the agent does not read.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// What an agent's HTTP/2 connection sends in one turn and is written together: one TLS record (RFC 8446, 5.1).
+pub const H2_GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// How long a secret that was replaced is still looked for in answers; it is never sent again. A host that remembers it has
 /// stopped writing it by then, or the owner has withdrawn it.
 pub const SECRET_REMEMBERED: Duration = Duration::from_secs(600);

@@ -110,12 +110,18 @@ impl Line<'_> {
     }
 
     /// So many digits at least.
-    fn hexadecimal(&mut self, number: u64, least: u32) {
-        let needed = (u64::BITS - number.leading_zeros()).div_ceil(4);
-        for digit in (0..needed.max(least)).rev() {
-            let value = u8::try_from(number >> (4 * digit) & 0xf).unwrap_or_default();
-            self.0.push(if value < 10 { b'0' + value } else { b'a' + value - 10 });
+    fn hexadecimal(&mut self, number: u64, least: usize) {
+        let mut digits = [b'0'; 16];
+        let (mut rest, mut needed) = (number, 0);
+        for digit in digits.iter_mut().rev() {
+            if rest == 0 {
+                break;
+            }
+            let value = u8::try_from(rest & 0xf).unwrap_or_default();
+            *digit = if value < 10 { b'0' + value } else { b'a' + value - 10 };
+            (rest, needed) = (rest >> 4, needed + 1);
         }
+        self.0.extend_from_slice(digits.get(digits.len() - needed.max(least)..).unwrap_or_default());
     }
 }
 
