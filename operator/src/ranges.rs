@@ -2,10 +2,9 @@
 //!
 //! A proxy never dials them, whatever a rule says, so a node that joins has to be in every policy, also when its address is
 //! a public one. What an administrator writes holds beside what is found: some networks give pods addresses that no
-//! Node tells. [`follow`] keeps them current; everything else is pure.
+//! Node tells. [`follow`] keeps them current; everything else is pure. [`crate::watches`] brings the objects.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -13,14 +12,9 @@ use futures::stream::{BoxStream, StreamExt, select};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::Api;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
-use crate::backoff::{Jitter, WatchBackoff};
 use crate::controller::chain;
 
 /// Types of node addresses that are addresses; the others are names (`k8s.io/api/core/v1`, NodeAddressType).
@@ -54,9 +48,12 @@ fn flag(kind: &str) -> &'static str {
     }
 }
 
+/// What a watch brings of one kind, by the names of its objects.
+pub type Brought<V> = BoxStream<'static, Event<(String, V)>>;
+
 /// The addresses that one Node tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct OfNode {
+pub struct OfNode {
     pods: Vec<Ipv4Net>,
     own: Vec<Ipv4Net>,
 }
@@ -148,13 +145,11 @@ impl Found {
 /// # Errors
 /// When nothing says where pods, Services or nodes are.
 pub async fn follow(
-    client: &Client,
-    jitter: Jitter,
+    nodes: Brought<OfNode>,
+    services: Brought<Vec<Ipv4Net>>,
     configured: Configured,
 ) -> Result<(Ranges, impl Future<Output = ()> + Send + 'static), Unknown> {
-    let nodes = brought::<Node, _>(client, jitter, of_node).map(News::Node);
-    let services = brought::<ServiceCIDR, _>(client, jitter, of_services).map(News::Service);
-    let mut news = select(nodes, services);
+    let mut news = select(nodes.map(News::Node), services.map(News::Service));
     let mut found = Found::default();
     while !found.is_filled() {
         match news.next().await {
@@ -185,32 +180,9 @@ pub async fn follow(
     Ok((ranges, following))
 }
 
-/// What a watch brings of one kind, read at once: nothing else of a Node is kept.
-fn brought<K, V>(client: &Client, jitter: Jitter, read: fn(&K) -> V) -> BoxStream<'static, Event<(String, V)>>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    V: Send + 'static,
-{
-    let kind = std::any::type_name::<K>();
-    let named = move |object: K| (object.name_any(), read(&object));
-    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .backoff(WatchBackoff::new(jitter, kind))
-        .filter_map(move |event| {
-            let event = event.inspect_err(|error| {
-                tracing::warn!(error = chain(error), object.kind = kind, "a watch failed and is tried again");
-            });
-            std::future::ready(event.ok().map(|event| match event {
-                Event::Init => Event::Init,
-                Event::InitApply(object) => Event::InitApply(named(object)),
-                Event::InitDone => Event::InitDone,
-                Event::Apply(object) => Event::Apply(named(object)),
-                Event::Delete(object) => Event::Delete(named(object)),
-            }))
-        })
-        .boxed()
-}
-
-fn of_node(node: &Node) -> OfNode {
+/// The addresses that this Node tells; those of IPv6 are left out, for no proxy dials IPv6 inside a cluster.
+#[must_use]
+pub fn of_node(node: &Node) -> OfNode {
     // `podCIDRs` holds `podCIDR` too, on every API server that sets either.
     let spec = node.spec.iter();
     let pods = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten()).filter_map(|cidr| range(cidr));
@@ -223,7 +195,9 @@ fn of_node(node: &Node) -> OfNode {
     OfNode { pods: pods.collect(), own: own.filter(|net| net.addr() != Ipv4Addr::UNSPECIFIED).collect() }
 }
 
-fn of_services(services: &ServiceCIDR) -> Vec<Ipv4Net> {
+/// The ranges that this ServiceCIDR tells.
+#[must_use]
+pub fn of_services(services: &ServiceCIDR) -> Vec<Ipv4Net> {
     let cidrs = services.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
     cidrs.filter_map(|cidr| range(cidr)).collect()
 }

@@ -17,7 +17,7 @@ use kube::api::{Api, ListParams};
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Action};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -164,7 +164,7 @@ pub async fn operate(
 ) -> Result<Stopped, StartError> {
     let mut stop = Box::pin(stop);
     let (ranges, following) = tokio::select! {
-        followed = ranges::follow(&client, ambient.jitter, config.cluster_ranges.clone()) => followed?,
+        followed = watches::ranges(&client, ambient.jitter, config.cluster_ranges.clone()) => followed?,
         () = &mut stop => return Ok(Stopped::Told),
     };
     let platform = tokio::select! {
@@ -230,7 +230,7 @@ impl Replica {
         let (controller, stores) = watches::controller(&client, ambient.jitter, Arc::clone(&wall_deleted));
         let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
         let (wake, woken) = futures::channel::mpsc::unbounded();
-        let moved = moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
+        let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
         let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
         let reporter = Reporter {
             controller: "agentsandbox-operator".to_owned(),
@@ -368,21 +368,6 @@ async fn hear(
         AskDenials::Ask => denials::follow(stores, denials, wake).await,
         AskDenials::None => std::future::pending().await,
     }
-}
-
-/// Wakes every sandbox when the cluster's ranges change. Never returns by itself.
-async fn moved(
-    mut ranges: Ranges,
-    sandboxes: Store<AgentSandbox>,
-    wake: UnboundedSender<ObjectRef<AgentSandbox>>,
-) {
-    // An error means that nobody follows the ranges any more, which is the end of the process.
-    while ranges.changed().await.is_ok() {
-        for sandbox in watches::select(&sandboxes, |_| true) {
-            let _ = wake.unbounded_send(sandbox);
-        }
-    }
-    std::future::pending().await
 }
 
 /// Whether an error is no news: failed passes were logged by [`retry`], and the end of its last child wakes a sandbox that

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY};
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use futures::channel::mpsc::UnboundedSender;
 use futures::future::ready;
 use futures::stream::{BoxStream, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -32,6 +33,7 @@ use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::controller::chain;
 use crate::controller::observe::{Stores, in_order};
 use crate::controller::orphans;
+use crate::ranges::{self, Brought, Configured, Ranges, Unknown};
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
@@ -182,6 +184,61 @@ pub fn admission(client: &Client, jitter: Jitter) -> Watched {
     Watched { policies, bindings, touched: touched.boxed() }
 }
 
+/// Finds the cluster's ranges and follows them ([`ranges::follow`]).
+///
+/// # Errors
+/// When nothing says where pods, Services or nodes are.
+pub async fn ranges(
+    client: &Client,
+    jitter: Jitter,
+    configured: Configured,
+) -> Result<(Ranges, impl Future<Output = ()> + Send + 'static), Unknown> {
+    let nodes = brought(client, jitter, ranges::of_node);
+    let services = brought(client, jitter, ranges::of_services);
+    ranges::follow(nodes, services, configured).await
+}
+
+/// Wakes every sandbox when the cluster's ranges change. Never returns by itself.
+pub async fn moved(
+    mut ranges: Ranges,
+    sandboxes: Store<AgentSandbox>,
+    wake: UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
+    // An error means that nobody follows the ranges any more, which is the end of the process.
+    while ranges.changed().await.is_ok() {
+        for sandbox in select(&sandboxes, |_| true) {
+            // An error means that nobody reconciles any more.
+            let _told = wake.unbounded_send(sandbox);
+        }
+    }
+    std::future::pending().await
+}
+
+/// What a watch brings of one kind, read at once: nothing else of an object is kept.
+pub(crate) fn brought<K, V>(client: &Client, jitter: Jitter, read: fn(&K) -> V) -> Brought<V>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    V: Send + 'static,
+{
+    let kind = std::any::type_name::<K>();
+    let named = move |object: K| (object.name_any(), read(&object));
+    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .backoff(WatchBackoff::new(jitter, kind))
+        .filter_map(move |event| {
+            let event = event.inspect_err(|error| {
+                tracing::warn!(error = chain(error), object.kind = kind, "a watch failed and is tried again");
+            });
+            ready(event.ok().map(|event| match event {
+                watcher::Event::Init => watcher::Event::Init,
+                watcher::Event::InitApply(object) => watcher::Event::InitApply(named(object)),
+                watcher::Event::InitDone => watcher::Event::InitDone,
+                watcher::Event::Apply(object) => watcher::Event::Apply(named(object)),
+                watcher::Event::Delete(object) => watcher::Event::Delete(named(object)),
+            }))
+        })
+        .boxed()
+}
+
 fn watch_names<K>(
     client: &Client,
     jitter: Jitter,
@@ -215,7 +272,7 @@ fn sandboxes_of<K: ResourceExt>(child: &K) -> Vec<ObjectRef<AgentSandbox>> {
 }
 
 /// The sandboxes of which this is true, in the order of their names.
-pub(crate) fn select(
+fn select(
     sandboxes: &Store<AgentSandbox>,
     wanted: impl Fn(&AgentSandbox) -> bool,
 ) -> Vec<ObjectRef<AgentSandbox>> {

@@ -462,6 +462,7 @@ mod tests {
             let written: Vec<_> =
                 headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
             let expected = if field.is_empty() { vec![] } else { vec![(field, value)] };
+            let sent = sent.map_or_else(|| target.as_str().to_owned(), |sent| sent.to_string());
             assert_eq!((sent.as_str(), written), (path, expected), "{injection:?}");
         }
     }

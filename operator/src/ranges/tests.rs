@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backoff::Jitter;
 use crate::fixtures::api::{Api as FakeApi, Says, refusal};
+use crate::watches;
+use kube::ResourceExt;
 
 fn node(name: &str, pod_cidrs: &Value, addresses: &[(&str, &str)]) -> Value {
     let addresses: Vec<_> =
@@ -125,10 +128,16 @@ async fn joined_later() -> FakeApi {
     FakeApi::start(Vec::new(), says).await
 }
 
+async fn started(api: &FakeApi) -> Result<(Ranges, impl Future<Output = ()> + Send + 'static), Unknown> {
+    let nodes = watches::brought(&api.client, Jitter::default(), of_node);
+    let services = watches::brought(&api.client, Jitter::default(), of_services);
+    follow(nodes, services, Configured::default()).await
+}
+
 #[tokio::test]
 async fn p_c4_a_node_that_joins_is_in_the_ranges_without_a_restart() {
     let api = joined_later().await;
-    let started = follow(&api.client, Jitter::default(), Configured::default()).await;
+    let started = started(&api).await;
     let Ok((mut ranges, following)) = started else { panic!("the ranges are known") };
     assert!(!shown(&ranges.borrow()).contains(&"8.8.4.4/32".to_owned()));
     let following = tokio::spawn(following);
@@ -148,6 +157,6 @@ async fn p_c4_a_cluster_that_says_nothing_is_no_reason_to_start() {
         (!asked.query.contains("watch=true")).then_some((200, list))
     });
     let api = FakeApi::start(Vec::new(), silent).await;
-    let unknown = follow(&api.client, Jitter::default(), Configured::default()).await.err();
+    let unknown = started(&api).await.err();
     assert_eq!(unknown, Some(Unknown(vec!["pods", "Services", "nodes"])));
 }

@@ -186,12 +186,13 @@ fn operate(world: &World, at: usize, without: Without) -> Option<World> {
                     set(&mut next, &|slot| slot.agent = Some(agent));
                 }
                 // Another spec: it is replaced. The deletion names the one that was seen.
-                (Some(shown), Some(agent)) if is_meant(&Some(shown)) && shown.spec != sandbox.spec => {
-                    if agent == shown || without == Without::Precondition {
-                        next.harm =
-                            live.sandbox.is_some_and(|own| (own.uid, own.spec) == (agent.of, agent.spec));
-                        set(&mut next, &|slot| slot.agent = Some(Child { ending: true, ..agent }));
-                    }
+                (Some(shown), Some(agent))
+                    if is_meant(&Some(shown))
+                        && shown.spec != sandbox.spec
+                        && (agent == shown || without == Without::Precondition) =>
+                {
+                    next.harm = live.sandbox.is_some_and(|own| (own.uid, own.spec) == (agent.of, agent.spec));
+                    set(&mut next, &|slot| slot.agent = Some(Child { ending: true, ..agent }));
                 }
                 _ => {}
             }
