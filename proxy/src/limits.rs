@@ -88,10 +88,15 @@ pub const H2_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.
-pub const H2_CONNECTIONS_MAX: usize = 64;
+pub const H2_CONNECTIONS_MAX: usize = 32;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+/// Upstream connections whose window is that wide; the others have [`H2_UPSTREAM_NARROW_WINDOW_BYTES`]. All windows together stay
+/// below the memory that the proxy's pod has, also where an agent reads nothing of any answer.
+pub const H2_UPSTREAM_WIDE_CONNECTIONS_MAX: usize = 4;
+/// The window of one upstream connection more.
+pub const H2_UPSTREAM_NARROW_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The same for all streams of one upstream connection: 32 that no agent reads leave room for others, and small frames have
 /// half of it (see [`H2_CONNECTION_WINDOW_BYTES`]), so that a stream whose window is full of frames of 20 bytes fits.
 pub const H2_UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;

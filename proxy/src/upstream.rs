@@ -27,6 +27,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -36,7 +37,8 @@ use crate::dial;
 use crate::exchange::Progress;
 use crate::limits::{
     CONNECT_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES,
-    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
+    H2_UPSTREAM_NARROW_WINDOW_BYTES, H2_UPSTREAM_STREAM_WINDOW_BYTES, H2_UPSTREAM_WIDE_CONNECTIONS_MAX,
+    HEADER_BYTES_MAX,
 };
 use crate::loops;
 use crate::metrics::Metrics;
@@ -59,6 +61,8 @@ pub struct Upstream {
     any: TlsConnector,
     http1: TlsConnector,
     pool: Arc<Pool>,
+    /// Places among the connections with a wide window.
+    wide: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
@@ -200,7 +204,8 @@ impl Upstream {
         let http1 = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let any = TlsConnector::from(Arc::new(config));
-        Ok(Self { any, http1, pool: Arc::default(), metrics })
+        let wide = Arc::new(Semaphore::new(H2_UPSTREAM_WIDE_CONNECTIONS_MAX));
+        Ok(Self { any, http1, pool: Arc::default(), wide, metrics })
     }
 
     /// A connection that is open and has room, made for this destination and this voice under this policy. Where all are full,
@@ -264,7 +269,7 @@ impl Upstream {
             if is_tls { DenialReason::UpstreamUntrusted } else { DenialReason::UpstreamUnreachable }
         })?;
         match tls.get_ref().1.alpn_protocol() {
-            Some(b"h2") => over_http2(tls).await,
+            Some(b"h2") => over_http2(tls, Arc::clone(&self.wide).try_acquire_owned().ok()).await,
             _ => over_http1(tls).await,
         }
     }
@@ -443,7 +448,10 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
 
 async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    wide: Option<OwnedSemaphorePermit>,
 ) -> Result<Sender, DenialReason> {
+    let window =
+        if wide.is_some() { H2_UPSTREAM_CONNECTION_WINDOW_BYTES } else { H2_UPSTREAM_NARROW_WINDOW_BYTES };
     let streams = Streams::new();
     let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
     builder
@@ -451,7 +459,7 @@ async fn over_http2(
         .initial_max_send_streams(NOTHING_TOLD)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(H2_UPSTREAM_CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window)
         // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);
@@ -473,6 +481,7 @@ async fn over_http2(
         }
         // Only then is it seen to be closed.
         drop(connection);
+        drop(wide);
         told.wake_one();
     });
     Ok(Sender::Http2(sender, streams))

@@ -1,5 +1,6 @@
 //! Streams that nobody reads, and small frames, beside other streams of the same HTTP/2 connection.
 
+use agentsandbox_proxy::limits::H2_CONNECTIONS_MAX;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,7 +132,6 @@ async fn p_h4_a_burst_of_small_messages_of_an_agent_waits_for_its_upstream_and_e
 
 #[tokio::test]
 async fn p_d12_of_many_http_2_connections_of_an_agent_one_more_speaks_http_1_1() {
-    const PLACES: usize = 64;
     let world = standalone(&["http/1.1"]).await;
     let mut config = world.trusting("h2");
     config.alpn_protocols.push(b"http/1.1".to_vec());
@@ -143,7 +143,7 @@ async fn p_d12_of_many_http_2_connections_of_an_agent_one_more_speaks_http_1_1()
         (io, String::from_utf8(protocol).unwrap())
     };
     let mut held = Vec::new();
-    for number in 0..PLACES {
+    for number in 0..H2_CONNECTIONS_MAX {
         let (io, protocol) = speaks().await;
         assert_eq!(protocol, "h2", "{number}");
         held.push(io);

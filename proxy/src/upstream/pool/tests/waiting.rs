@@ -6,10 +6,14 @@ use std::pin::{Pin, pin};
 use futures::FutureExt;
 use http::{Request, Response};
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::exchange::Progress;
-use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_STREAM_WAIT_MAX};
+use crate::limits::{
+    CONNECT_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES,
+    H2_UPSTREAM_STREAM_WAIT_MAX,
+};
 use crate::metrics::Metrics;
 use crate::respond::{Body, full};
 use crate::upstream::{Answer, ExchangeError, Purpose, Upstream};
@@ -180,7 +184,7 @@ async fn p_i4_a_connection_does_not_become_too_old_while_a_stream_of_it_is_open(
 async fn a_connection_that_ends_leaves_room_for_another_though_its_streams_are_not_over() {
     let (pool, mut streams) = (Arc::new(Pool::default()), Vec::new());
     let (near, far) = tokio::io::duplex(1024);
-    pool.put(lease(crate::upstream::over_http2(near).await.unwrap(), at("good.test"), &nobody()));
+    pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
     let mut held = Vec::new();
     for _ in 1..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
         let (lease, far) = over_http2(at("good.test"), &nobody(), 1).await;
@@ -261,7 +265,7 @@ async fn p_i4_only_one_stream_begins_and_no_other_connection_before_the_upstream
     for (allowed, sent, opened) in [(Some(3), 3, 1), (Some(1), 1, 1), (None, 250, 0)] {
         let pool = Arc::new(Pool::default());
         let (near, far) = tokio::io::duplex(1024);
-        pool.put(lease(crate::upstream::over_http2(near).await.unwrap(), at("good.test"), &nobody()));
+        pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
         let mut streams = vec![take(&pool, at("good.test"), &nobody()).unwrap()];
         let mut waiting: Vec<_> = (1..250).map(|_| waiting(&pool)).collect();
         tokio::spawn(serving((far, Arc::default()), allowed, std::future::pending::<()>()));
@@ -327,7 +331,7 @@ async fn an_upstream_that_never_says_how_many_streams_it_allows_is_not_waited_fo
 #[tokio::test(start_paused = true)]
 async fn a_full_connection_that_its_upstream_wants_to_end_makes_room_for_another_though_its_streams_go_on() {
     let (pool, (near, far)) = (Arc::new(Pool::default()), tokio::io::duplex(1024));
-    pool.put(lease(crate::upstream::over_http2(near).await.unwrap(), at("good.test"), &nobody()));
+    pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
     let (end, ends) = tokio::sync::oneshot::channel::<()>();
     let asked = Arc::new(Notify::new());
     tokio::spawn(serving((far, Arc::clone(&asked)), Some(2), ends));
@@ -472,4 +476,34 @@ async fn a_stream_that_has_ended_leaves_room_for_another_on_the_connection() {
     assert!(stream.is_some() && take(&pool, at("good.test"), &nobody()).is_none());
     drop(stream);
     assert!(take(&pool, at("good.test"), &nobody()).is_some());
+}
+
+/// The window that a connection tells its peer of: an update of stream 0 adds to the 65,535 bytes that each begins with (RFC
+/// 9113, 6.9.2).
+async fn told_window(far: &mut DuplexStream) -> u32 {
+    let mut preface = [0; 24];
+    far.read_exact(&mut preface).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        far.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        far.read_exact(&mut payload).await.unwrap();
+        if head[3] == 8 && head[5..] == [0; 4] {
+            return u32::from_be_bytes(payload.try_into().unwrap()) + 65_535;
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_i4_only_so_many_upstream_connections_have_a_wide_window() {
+    let wide = Arc::new(Semaphore::new(1));
+    let mut held = Vec::new();
+    for expected in [H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES] {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let place = Arc::clone(&wide).try_acquire_owned().ok();
+        let sender = crate::upstream::over_http2(near, place).await.unwrap();
+        assert_eq!(told_window(&mut far).await, expected);
+        held.push((sender, far));
+    }
 }
