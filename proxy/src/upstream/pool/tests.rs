@@ -8,6 +8,7 @@ use super::super::Way;
 use super::*;
 
 mod waiting;
+mod windows;
 
 fn at(host: &str) -> Destination {
     (Scheme::Https, Host::parse(host).unwrap(), 443)

@@ -6,14 +6,10 @@ use std::pin::{Pin, pin};
 use futures::FutureExt;
 use http::{Request, Response};
 use tokio::io::AsyncReadExt;
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::exchange::Progress;
-use crate::limits::{
-    CONNECT_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES,
-    H2_UPSTREAM_STREAM_WAIT_MAX,
-};
+use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::metrics::Metrics;
 use crate::respond::{Body, full};
 use crate::upstream::{Answer, ExchangeError, Purpose, Upstream};
@@ -476,34 +472,4 @@ async fn a_stream_that_has_ended_leaves_room_for_another_on_the_connection() {
     assert!(stream.is_some() && take(&pool, at("good.test"), &nobody()).is_none());
     drop(stream);
     assert!(take(&pool, at("good.test"), &nobody()).is_some());
-}
-
-/// The window that a connection tells its peer of: an update of stream 0 adds to the 65,535 bytes that each begins with (RFC
-/// 9113, 6.9.2).
-async fn told_window(far: &mut DuplexStream) -> u32 {
-    let mut preface = [0; 24];
-    far.read_exact(&mut preface).await.unwrap();
-    loop {
-        let mut head = [0; 9];
-        far.read_exact(&mut head).await.unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        far.read_exact(&mut payload).await.unwrap();
-        if head[3] == 8 && head[5..] == [0; 4] {
-            return u32::from_be_bytes(payload.try_into().unwrap()) + 65_535;
-        }
-    }
-}
-
-#[tokio::test]
-async fn p_i4_only_so_many_upstream_connections_have_a_wide_window() {
-    let wide = Arc::new(Semaphore::new(1));
-    let mut held = Vec::new();
-    for expected in [H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES] {
-        let (near, mut far) = tokio::io::duplex(1024);
-        let place = Arc::clone(&wide).try_acquire_owned().ok();
-        let sender = crate::upstream::over_http2(near, place).await.unwrap();
-        assert_eq!(told_window(&mut far).await, expected);
-        held.push((sender, far));
-    }
 }
