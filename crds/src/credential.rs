@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::common::{HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE};
 use crate::preset::Preset;
 
+/// Key of a certificate, with those that vouch for it, in a Secret of type `kubernetes.io/tls`.
+pub const TLS_CERTIFICATE: &str = "tls.crt";
+/// Key of its private key.
+pub const TLS_PRIVATE_KEY: &str = "tls.key";
+
 /// How one secret may be used: which key of which Secret, put where in a request, to which destinations.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -30,11 +35,14 @@ use crate::preset::Preset;
 #[x_kube(
     validation = Rule::new("has(self.preset) || has(self.inject)").message("inject is required unless preset is written: write inject: {type: Bearer}, or the name of a provider such as preset: OpenAI").field_path(".inject"),
     validation = Rule::new("has(self.preset) || has(self.hosts)").message("hosts is required unless preset is written: write hosts: [{host: api.example.com}], or the name of a provider such as preset: OpenAI").field_path(".hosts"),
-    validation = Rule::new("!has(self.inject) || self.inject.type != 'PathSegment' || (has(self.placeholderEnv) ? self.placeholderEnv.size() > 0 : has(self.preset))").message("type PathSegment needs placeholderEnv, for its placeholder marks the place: write placeholderEnv: [{name: BOT_TOKEN, prefix: '123456:'}]").field_path(".placeholderEnv")
+    validation = Rule::new("!has(self.inject) || self.inject.type != 'PathSegment' || (has(self.placeholderEnv) ? self.placeholderEnv.size() > 0 : has(self.preset))").message("type PathSegment needs placeholderEnv, for its placeholder marks the place: write placeholderEnv: [{name: BOT_TOKEN, prefix: '123456:'}]").field_path(".placeholderEnv"),
+    validation = Rule::new("has(self.secretRef.key) || (has(self.inject) && self.inject.type == 'ClientCertificate')").message("secretRef.key is required: write the key of the Secret that holds the value, such as secretRef: {name: github, key: token}").field_path(".secretRef"),
+    validation = Rule::new("!(has(self.secretRef.key) && has(self.inject) && self.inject.type == 'ClientCertificate')").message("type ClientCertificate takes the pair tls.crt and tls.key of a Secret of type kubernetes.io/tls: remove secretRef.key").field_path(".secretRef"),
+    validation = Rule::new("!(has(self.inject) && self.inject.type == 'ClientCertificate') || !(has(self.preset) || has(self.placeholderEnv) || has(self.pinnedHeaders))").message("type ClientCertificate puts nothing into a request: remove preset, placeholderEnv and pinnedHeaders, and write hosts").field_path(".inject")
 )]
 pub struct AgentCredentialSpec {
     /// Where the value is. The Secret is in the same namespace; only the kubelet and the proxy ever read it.
-    pub secret_ref: SecretKeyRef,
+    pub secret_ref: CredentialSecretRef,
     /// A provider that is known. Its inject, hosts and placeholderEnv hold where this object does not write its own, and its
     /// addresses that hand out keys, keep files or change accounts are left out unless paths of hosts name them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,11 +83,27 @@ pub struct PinnedHeader {
     pub value: Option<String>,
 }
 
+/// Where the value of a credential is: one key of one Secret of the same namespace, or for a client certificate the Secret alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CredentialSecretRef {
+    /// Name of the Secret, in the namespace of the AgentCredential.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("name must be the name of a Secret in this namespace: lower-case letters, digits, - and ., without a namespace or a slash"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key within the Secret. Type ClientCertificate has none: its certificate is at tls.crt and its private key at tls.key, as in each
+    /// Secret of type kubernetes.io/tls.
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && self != '.' && !self.startsWith('..')").message("key must be a key of the Secret: letters, digits, -, _ and . only"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: Option<String>,
+}
+
 /// One key of one Secret of the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// Name of the Secret, in the namespace of the AgentCredential, or of the sandbox where a class names it.
+    /// Name of the Secret, in the namespace of the sandbox.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("name must be the name of a Secret in this namespace: lower-case letters, digits, - and ., without a namespace or a slash"))]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
@@ -101,7 +125,8 @@ pub struct SecretKeyRef {
 )]
 pub struct Injection {
     /// How the secret travels: in a header of its own, as a Bearer token, as a Basic password, as a query parameter, as a cookie,
-    /// or in the segment of the path where the agent writes a placeholder, as in /bot<placeholder>/sendMessage.
+    /// in the segment of the path where the agent writes a placeholder, as in /bot<placeholder>/sendMessage; or not at all, as the client
+    /// certificate of the connection, which a rule names in clientCertificate.
     #[serde(rename = "type")]
     pub kind: InjectionType,
     /// For type Header: which header.
@@ -136,6 +161,8 @@ pub enum InjectionType {
     Cookie,
     /// One segment of the path holds the secret, in the place of a placeholder.
     PathSegment,
+    /// The proxy proves with it who it is when the host's TLS asks (mutual TLS). The private key never leaves the proxy.
+    ClientCertificate,
 }
 
 /// A header that holds the secret.

@@ -150,7 +150,8 @@ pub struct Egress {
 #[x_kube(
     validation = Rule::new("!has(self.credential) || !has(self.scheme) || self.scheme == 'Https'").message("a credential is never sent in plain text: remove credential, or remove scheme: Http").field_path(".credential"),
     validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !has(self.scheme) || self.scheme == 'Https'").message("plain HTTP holds no TLS that could pass: remove tls, or remove scheme: Http").field_path(".tls"),
-    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.websocket) || has(self.answer) || has(self.headers))").message("what passes unopened is not seen: remove methods, paths, credential, websocket, answer and headers, or remove tls: Passthrough").field_path(".tls"),
+    validation = Rule::new("!has(self.tls) || self.tls != 'Passthrough' || !(has(self.methods) || has(self.paths) || has(self.credential) || has(self.clientCertificate) || has(self.websocket) || has(self.answer) || has(self.headers))").message("what passes unopened is not seen: remove methods, paths, credential, clientCertificate, websocket, answer and headers, or remove tls: Passthrough").field_path(".tls"),
+    validation = Rule::new("!has(self.clientCertificate) || !has(self.scheme) || self.scheme == 'Https'").message("a client certificate is shown over TLS only: remove clientCertificate, or remove scheme: Http").field_path(".clientCertificate"),
     validation = Rule::new("!has(self.answer) || !has(self.websocket) || self.websocket != 'Allow'").message("answer does not hold for the messages of a WebSocket: remove answer, or remove websocket: Allow").field_path(".answer")
 )]
 pub struct EgressRule {
@@ -185,6 +186,12 @@ pub struct EgressRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub credential: Option<String>,
+    /// Name of the AgentCredential of this namespace, of type ClientCertificate, that the proxy shows to the host on connections for
+    /// matching requests. It may stand beside a credential.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("clientCertificate must be the name of an AgentCredential in this namespace: lower-case letters, digits and -, without a namespace or a slash"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub client_certificate: Option<String>,
     /// Whether a WebSocket may be opened: Allow, or Deny (absent means this).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub websocket: Option<Websocket>,

@@ -147,7 +147,7 @@ fn every_way_to_inject_is_described() {
     let schema = schema();
     let types = schema["properties"]["spec"]["properties"]["inject"]["properties"]["type"]["enum"].clone();
     let types = types.as_array().expect("the types are an enum");
-    assert_eq!(types.len(), 6);
+    assert_eq!(types.len(), 7);
     for kind in types {
         let kind = kind.as_str().expect("a type is a word");
         assert!(text.lines().any(|line| line.starts_with(&format!("| `{kind}`"))), "{kind}");

@@ -282,7 +282,10 @@ fn select(
 
 fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
     let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
-    rules.into_iter().any(|rule| rule.credential.as_deref() == Some(name))
+    rules
+        .into_iter()
+        .flat_map(|rule| [&rule.credential, &rule.client_certificate])
+        .any(|named| named.as_deref() == Some(name))
 }
 
 #[cfg(test)]
@@ -298,6 +301,17 @@ mod tests {
         let mut value = serde_json::to_value(sandbox(|s| s.metadata.name = Some(name.to_owned()))).unwrap();
         change(&mut value);
         value
+    }
+
+    #[test]
+    fn a_sandbox_is_woken_by_each_credential_that_a_rule_of_it_names_in_either_field() {
+        let named = |rule: Value| {
+            sandbox(|s| s.spec.egress = Some(serde_json::from_value(json!({"allow": [rule]})).unwrap()))
+        };
+        let both = named(json!({"host": "a.example.com", "credential": "key", "clientCertificate": "mtls"}));
+        assert!(names_credential(&both, "key") && names_credential(&both, "mtls"));
+        assert!(!names_credential(&both, "other"));
+        assert!(!names_credential(&named(json!({"host": "a.example.com"})), "mtls"));
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use crate::limits::HEADER_READ_TIMEOUT;
 use crate::pipeline::Proxy;
 use crate::ready;
 use crate::respond::{self, Body};
+use crate::secrets::Unusable;
 
 /// Serves health and metrics on one connection.
 pub(crate) async fn serve(proxy: Arc<Proxy>, io: TcpStream) {
@@ -72,9 +73,8 @@ fn denials(proxy: &Proxy) -> Response<Body> {
     let Ok(loaded) = proxy.policy.current(now) else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "waiting for a valid policy document\n");
     };
-    let unusable = loaded.policy.secret_files().filter_map(|(name, file)| {
-        let reason = proxy.secrets.get(file, now).err()?.as_str().to_owned();
-        Some(UnusableCredential { name: name.to_owned(), reason })
+    let unusable = proxy.secrets.unusable(&loaded.policy, now).map(|Unusable { name, error, .. }| {
+        UnusableCredential { name: name.to_owned(), reason: error.as_str().to_owned() }
     });
     let (sandbox, unusable) = (loaded.policy.sandbox().uid.clone(), Some(unusable.collect()));
     let tally = Tally { sandbox, unusable, ..proxy.audit.tally() };

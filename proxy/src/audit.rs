@@ -205,6 +205,7 @@ impl Audit {
             decision: Decision::Deny,
             reason: None,
             credential: None,
+            client_certificate: None,
             address: None,
             status: None,
             bytes_up: 0,

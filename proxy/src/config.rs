@@ -17,7 +17,7 @@ use crate::enrolment::Enrolment;
 use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_MAX};
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
-use crate::secrets::{SecretError, Secrets};
+use crate::secrets::{SecretError, Secrets, Unusable};
 
 const TOKEN: &str = "enrolment-token";
 /// The file of the state folder that holds what the last words of an earlier start told of a missing secret.
@@ -120,11 +120,8 @@ impl Config {
 /// it, unready and denying, for what ends again and again is started again later and later.
 fn missing(args: &ServeArgs, policy: &Policy, secrets: &Secrets) -> Result<(), StartError> {
     let now = std::time::Instant::now();
-    let missing: Vec<_> = policy
-        .secret_files()
-        .filter_map(|(name, file)| Some((name, file, secrets.get(file, now).err()?)))
-        .collect();
-    let Some((name, _, error)) = missing.first() else { return Ok(()) };
+    let missing: Vec<_> = secrets.unusable(policy, now).collect();
+    let Some(Unusable { name, error, .. }) = missing.first() else { return Ok(()) };
     let words = format!("{name}: {error}");
     let told = args.state.join(TOLD);
     let is_told = std::fs::read_to_string(&told).is_ok_and(|last| last == words);
@@ -134,9 +131,9 @@ fn missing(args: &ServeArgs, policy: &Policy, secrets: &Secrets) -> Result<(), S
         }
         return Err(StartError::Credential { name: (*name).to_owned(), error: *error });
     }
-    for (name, file, error) in missing {
+    for Unusable { name, held, error } in missing {
         tracing::warn!(credential = name, error = %error, "a secret is waited for; until it is there nobody is served");
-        secrets.wait_for(file);
+        secrets.wait_for(held);
     }
     Ok(())
 }
@@ -200,6 +197,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agentsandbox_policy::CertificateFiles;
+
+    use crate::secrets::Held;
 
     const POLICY: &str =
         "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
@@ -225,7 +225,7 @@ mod tests {
     /// Of one start: whether it waits for the secret, or what ended it.
     fn start(args: &ServeArgs) -> Result<bool, SecretError> {
         match Config::parse(args) {
-            Ok(config) => Ok(config.secrets.is_waited_for("one")),
+            Ok(config) => Ok(config.secrets.is_waited_for(Held::Secret("one"))),
             Err(StartError::Credential { name, error }) => {
                 assert_eq!(name, "first");
                 Err(error)
@@ -245,6 +245,32 @@ mod tests {
         assert_eq!(start(&args), Ok(true));
         std::fs::write(folder.path().join("one"), "sk-real-0123456789").unwrap();
         assert_eq!(start(&args), Ok(false));
+    }
+
+    #[test]
+    fn p_f21_a_pair_that_is_not_whole_ends_the_first_start_in_a_pod_and_is_waited_for_from_then_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(folder.path(), Some(folder.path().join("log")));
+        let certificates = "
+      clientCertificates: [{name: mtls, certificateFile: crt, keyFile: key, scopes: [{host: api.good.test, ports: [443]}]}]}";
+        std::fs::write(&args.policy, POLICY.trim_end_matches('}').to_owned() + "," + certificates).unwrap();
+        std::fs::write(folder.path().join("one"), "sk-real-0123456789").unwrap();
+        let files = CertificateFiles { certificate: "crt".to_owned(), key: "key".to_owned() };
+        match Config::parse(&args) {
+            Err(StartError::Credential { name, error: SecretError::Missing }) => assert_eq!(name, "mtls"),
+            other => panic!("{:?}", other.err()),
+        }
+        let secrets = Config::parse(&args).map(|config| config.secrets).unwrap();
+        assert!(secrets.is_waited_for(Held::Certificate(&files)));
+        assert!(!secrets.is_waited_for(Held::Secret("one")));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        std::fs::write(folder.path().join("crt"), certificate.pem()).unwrap();
+        std::fs::write(folder.path().join("key"), key.serialize_pem()).unwrap();
+        secrets
+            .certificate(&files, std::time::Instant::now() + crate::limits::SECRET_STAT_INTERVAL * 2)
+            .unwrap();
+        assert!(!secrets.is_waited_for(Held::Certificate(&files)), "it was whole once");
     }
 
     #[test]

@@ -138,6 +138,8 @@ pub struct Upload {
     progress: Progress,
     traffic: Arc<Traffic>,
     credential: Option<CredentialUse>,
+    /// Whether a client certificate speaks for the request.
+    is_certified: bool,
     search: Option<BodySearch>,
     /// Where a rule lists the fields that pass, trailers are none of them.
     has_trailers: bool,
@@ -159,6 +161,7 @@ impl Upload {
             progress,
             traffic,
             credential: None,
+            is_certified: false,
             search: None,
             has_trailers: true,
             may_be_silent,
@@ -171,6 +174,7 @@ impl Upload {
     #[must_use]
     pub fn judged(mut self, permit: &Permit, search: Option<BodySearch>) -> Self {
         (self.credential, self.search) = (permit.credential().cloned(), search);
+        self.is_certified = permit.certificate().is_some();
         self.has_trailers = permit.bounds().headers().is_none();
         self
     }
@@ -210,6 +214,9 @@ impl Upload {
             }
             let credential = self.credential.as_ref();
             headers::strip_request(trailers, credential.map(CredentialUse::injection));
+            if self.is_certified {
+                headers::strip_cookies(trailers);
+            }
             headers::unpin(trailers, credential.map(CredentialUse::pinned).unwrap_or_default());
         }
         Ok(frame)

@@ -75,6 +75,7 @@ fn allowed(permit: &Permit) -> Explained {
     let text = json!({"decision": "allow", "rule": permit.rule(), "host": permit.host().as_str(), "port": permit.port(),
         "method": permit.method().as_str(), "path": permit.target().path(),
         "credential": credential.map(|credential| credential.name()),
+        "clientCertificate": permit.certificate().map(|certificate| certificate.name()),
         "place": credential.map(|credential| place(credential.injection())),
         "pinnedHeaders": credential.map(|credential| credential.pinned().iter().map(|each| each.name()).collect::<Vec<_>>())});
     Explained { allowed: true, text }

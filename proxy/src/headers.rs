@@ -98,6 +98,12 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
     join_cookies(headers);
 }
 
+/// Removes the agent's cookies from a request that a client certificate speaks for: a session of its own could speak in that place.
+pub fn strip_cookies(headers: &mut HeaderMap) {
+    let unwanted = headers.keys().filter(|name| spelling(name.as_str()) == "cookie").cloned().collect();
+    remove_all(headers, unwanted);
+}
+
 /// Takes out what is pinned, in each spelling an upstream might read.
 pub fn unpin(headers: &mut HeaderMap, pinned: &[PinnedHeader]) {
     let is_pinned =

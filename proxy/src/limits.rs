@@ -70,6 +70,11 @@ pub const POLICY_BYTES_MAX: u64 = 2 * 1024 * 1024;
 pub const SECRET_STAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Larger than any key or token; an agent's request line must also hold it.
 pub const SECRET_BYTES_MAX: u64 = 8 * 1024;
+/// Each file of a client certificate: a chain of [`CERTIFICATE_CHAIN_MAX`] with room to spare, and as much as a handshake message may
+/// have in most servers.
+pub const CERTIFICATE_BYTES_MAX: u64 = 64 * 1024;
+/// Certificates that are shown together, from the client's own to the last that vouches for it.
+pub const CERTIFICATE_CHAIN_MAX: usize = 8;
 /// Queries for one second; beyond it they are dropped, and the client's resolver asks again.
 pub const DNS_QUERIES_PER_SECOND_MAX: u32 = 500;
 /// Short enough for a revoked name to vanish soon, long enough not to be asked for each request.

@@ -126,7 +126,13 @@ fn check(file: &Path) -> ExitCode {
     match reload::read(file).map_err(|error| chain(&error)).and_then(|text| parse(&text)) {
         Ok(policy) => {
             let credentials: Vec<&str> = policy.credentials().map(|(name, _)| name).collect();
-            say(&format!("valid: {} rules, credentials: {}", policy.rule_count(), credentials.join(", ")))
+            let certificates: Vec<&str> = policy.certificate_files().map(|(name, _)| name).collect();
+            let certificates = match certificates.as_slice() {
+                [] => String::new(),
+                _ => format!(", client certificates: {}", certificates.join(", ")),
+            };
+            let (rules, credentials) = (policy.rule_count(), credentials.join(", "));
+            say(&format!("valid: {rules} rules, credentials: {credentials}{certificates}"))
         }
         Err(faults) => fail(&faults, EXIT_USAGE),
     }

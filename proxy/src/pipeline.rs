@@ -4,13 +4,14 @@
 //! A denial comes before a name is resolved, a connection is opened or a secret is read. An error on the way is a
 //! denial too: no step has a success to fall back on.
 
+mod keys;
 mod leave;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, DialPermit, Host, Permit, Policy};
+use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, DialPermit, Host, Permit};
 use http::header::{TRAILER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -46,7 +47,9 @@ use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade::{self, Tunnel};
-use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased, Voice};
+use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased};
+use keys::Keys;
+pub(crate) use keys::password;
 use leave::Leave;
 
 /// Everything a connection needs. One for each process, shared by all entrances.
@@ -184,12 +187,11 @@ async fn exchange(
     entry.asks(asked.host.shared(), asked.port);
     entry.asks_for(asked.method.text(), asked.target.shared_path());
     let permit = decision::decide(&loaded.policy, &loaded.placeholders, asked, &head.headers)?;
-    let secret = secret(proxy, &permit, since)?;
-    let password = password(proxy, &loaded.policy, since)?;
+    let keys = Keys::of(proxy, &loaded.policy, &permit, since)?;
     let head_bytes = bounds::head_bytes(&permit, &head.headers);
     bounds::reserve(proxy, entry, (permit.bounds(), head_bytes), body.as_ref())
         .map_err(|exceeded| Box::new(bounds::over_limit(&permit, exceeded)))?;
-    let voice = Voice::of(&permit, secret.as_ref(), password.as_ref());
+    let voice = keys.voice(&permit);
     let recorded = entry.begins(permit).await.map_err(Denial::from)?;
     let permit = recorded.permit();
     let tunnel = permit.websocket().then(|| Tunnel {
@@ -204,15 +206,15 @@ async fn exchange(
     let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit, since);
     let mut fields = head.headers;
-    if loaded.policy.injections_at(permit.host()).next().is_some() {
+    if loaded.policy.has_credential_at(permit.host()) {
         headers::strip_own_session(&mut fields);
     }
-    let (request, target) = outgoing(permit, fields, body, secret.as_ref(), scrubber.as_deref())?;
+    let (request, target) = outgoing(permit, fields, body, keys.secret.as_ref(), scrubber.as_deref())?;
     let leave = Leave {
         loaded,
         recorded: &recorded,
+        keys: &keys,
         voice: &voice,
-        password: password.as_ref(),
         progress: &progress,
         head_bytes,
         since,
@@ -228,7 +230,7 @@ async fn exchange(
         // A whole answer was not asked for, and a part may show a part of a secret.
         return Err(Box::new(denial(permit, DenialReason::UnreadableAnswer)));
     }
-    let session = if secret.is_some() { Session::Removed } else { Session::Passed };
+    let session = if keys.authenticate() { Session::Removed } else { Session::Passed };
     let cleaning = Cleaning { scrubber: known, session };
     answered(proxy, permit, response, cleaning, tunnel)
 }
@@ -273,26 +275,6 @@ fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     }
 }
 
-/// The password of the upstream proxy, if it asks for one.
-pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
-    let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
-    let unavailable = || Denial::new(DenialReason::CredentialUnavailable);
-    read(proxy, (&login.file, &login.credential), now, unavailable).map(Some)
-}
-
-/// A credential's secret, or the denial that says why there is none.
-fn read(
-    proxy: &Proxy,
-    (file, credential): (&str, &str),
-    now: Instant,
-    denial: impl FnOnce() -> Denial,
-) -> Result<Secret, Box<Denial>> {
-    proxy.secrets.get(file, now).map_err(|error| {
-        let advice = format!("The secret of credential {credential} is not usable: {error}.");
-        Box::new(denial().with_credential(credential).with_how_to_allow(advice))
-    })
-}
-
 /// What finds the secrets that the permit's host may know; none where it can know none.
 fn scrubber(proxy: &Proxy, loaded: &Loaded, permit: &Permit, now: Instant) -> Option<Arc<Scrubber>> {
     let known = (&proxy.secrets, proxy.metrics.as_ref());
@@ -314,13 +296,6 @@ fn known_by_now(
     Ok(scrubbers.at(&current.policy, permit.host(), (&proxy.secrets, proxy.metrics.as_ref()), now))
 }
 
-/// The secret of the permit's credential. Without it there is no request: nothing goes out bare.
-fn secret(proxy: &Proxy, permit: &Permit, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
-    let Some(credential) = permit.credential() else { return Ok(None) };
-    let unavailable = || denial(permit, DenialReason::CredentialUnavailable);
-    read(proxy, (credential.file(), credential.name()), now, unavailable).map(Some)
-}
-
 /// A request, and the path and query to send it with where they are not those that were asked for.
 type Outgoing = (Request<Body>, Option<Zeroizing<String>>);
 
@@ -336,6 +311,9 @@ fn outgoing(
     let announced: Vec<_> = fields.get_all(TRAILER).into_iter().cloned().collect();
     // Sent on only as part of a handshake that the rule allows; see below.
     headers::strip_request(&mut fields, injection);
+    if permit.certificate().is_some() {
+        headers::strip_cookies(&mut fields);
+    }
     fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
     bounds::keep_listed(&mut fields, permit);
     let mut target = None;
@@ -440,7 +418,15 @@ async fn connect(
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
         leave.holds(proxy)?;
         entry.dials(dial.address());
-        match leave.loaded.upstream.connect(dial, purpose, leave.voice, leave.password).await {
+        let Keys { certificate, password, .. } = leave.keys;
+        let connecting = leave.loaded.upstream.connect(
+            dial,
+            purpose,
+            leave.voice,
+            password.as_ref(),
+            certificate.as_ref(),
+        );
+        match connecting.await {
             Ok(lease) => return Ok(lease),
             Err(reason) => failure = reason,
         }

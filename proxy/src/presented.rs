@@ -30,10 +30,9 @@ pub fn judge(
         return Err(Box::new(misuse(permit, credential)));
     }
     let own = permit.credential().map(|credential| credential.injection());
-    let mut places = policy.injections_at(permit.host()).peekable();
-    let is_known = places.peek().is_some();
+    let mut places = policy.injections_at(permit.host());
     if places.any(|place| is_filled(place, own, permit, fields))
-        || (is_known && has_key_in_query(permit, own))
+        || (policy.has_credential_at(permit.host()) && has_key_in_query(permit, own))
     {
         return Err(Box::new(denial(permit, DenialReason::ForeignCredential)));
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::pipeline::Proxy;
+use crate::secrets::Unusable;
 
 /// What kind of thing is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -24,9 +25,9 @@ pub(crate) enum Item {
     Resolver,
     /// The password of the upstream proxy, without which nothing is reached.
     Upstream,
-    /// The secret of one credential.
+    /// The secret of one credential, or a client certificate.
     Secret,
-    /// The secret of one credential, which has been missing since the proxy started.
+    /// The secret of one credential, or a client certificate, which has been missing since the proxy started.
     Start,
     /// An agent to serve.
     Enrolment,
@@ -63,15 +64,14 @@ pub(crate) fn pending(proxy: &Proxy, now: Instant) -> Vec<Pending> {
     }
     let proxies = loaded.iter().filter_map(|loaded| loaded.policy.upstream_proxy());
     let login = proxies.filter_map(|proxy| proxy.login.as_ref()).next();
-    for (name, file) in loaded.iter().flat_map(|loaded| loaded.policy.secret_files()) {
-        if let Err(error) = proxy.secrets.get(file, now) {
-            let item = match login {
-                Some(login) if login.credential == name => Item::Upstream,
-                _ if proxy.secrets.is_waited_for(file) => Item::Start,
-                _ => Item::Secret,
-            };
-            wait(item, Some(name), error.to_string());
-        }
+    let unusable = loaded.iter().flat_map(|loaded| proxy.secrets.unusable(&loaded.policy, now));
+    for Unusable { name, held, error } in unusable {
+        let item = match login {
+            Some(login) if login.credential == name => Item::Upstream,
+            _ if proxy.secrets.is_waited_for(held) => Item::Start,
+            _ => Item::Secret,
+        };
+        wait(item, Some(name), error.to_string());
     }
     if !proxy.enrolment.is_complete() {
         wait(Item::Enrolment, None, "no agent is enrolled".to_owned());

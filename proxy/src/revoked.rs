@@ -1,11 +1,11 @@
 //! What stays open for long, a WebSocket or TLS that is passed on unopened, and whether the policy still lets it: it ends with
-//! its rule. The credential of a socket spoke when it was opened, so that it is to be the same one as well. Another reading of
-//! its secret ends nothing.
+//! its rule. The credential of a socket and its client certificate spoke when it was opened, so that they are to be the same as
+//! well. Another reading of their files ends nothing.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{CredentialUse, DenialReason, PassPermit, Permit, Policy, Request};
+use agentsandbox_policy::{CertificateUse, CredentialUse, DenialReason, PassPermit, Permit, Policy, Request};
 use tokio::time::sleep;
 
 use crate::limits::POLICY_POLL_INTERVAL;
@@ -16,6 +16,7 @@ pub struct Allowed {
     under: Arc<Loaded>,
     asked: Request,
     credential: Option<CredentialUse>,
+    certificate: Option<CertificateUse>,
 }
 
 impl Allowed {
@@ -30,15 +31,17 @@ impl Allowed {
             target: permit.target().clone(),
             websocket: permit.websocket(),
         };
-        Self { under: Arc::clone(under), asked, credential: permit.credential().cloned() }
+        let (credential, certificate) = (permit.credential().cloned(), permit.certificate().cloned());
+        Self { under: Arc::clone(under), asked, credential, certificate }
     }
 
     /// Waits until it would not be allowed any more; why.
     pub async fn ends(self, policy: &ActivePolicy) -> DenialReason {
-        let Self { under, asked, credential } = self;
+        let Self { under, asked, credential, certificate } = self;
         ends(policy, under, |policy| {
             let permit = policy.decide(asked.clone()).map_err(|denial| denial.reason)?;
-            let is_same = permit.credential() == credential.as_ref();
+            let is_same =
+                permit.credential() == credential.as_ref() && permit.certificate() == certificate.as_ref();
             if is_same { Ok(()) } else { Err(DenialReason::CredentialScope) }
         })
         .await

@@ -5,6 +5,8 @@
 //! denied. The old value is not sent a moment longer than the new one is known; a host may remember it, so it is still
 //! looked for in answers for a while.
 
+mod certificate;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -14,15 +16,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use agentsandbox_policy::{CertificateFiles, Policy};
 use foldhash::fast::RandomState;
 use serde::Serialize;
 use zeroize::Zeroizing;
+
+use self::certificate::Certificates;
 
 use crate::limits::{
     SECRET_BYTES_ADVISED_MIN, SECRET_BYTES_MAX, SECRET_REMEMBERED, SECRET_STAT_INTERVAL,
     SECRETS_REMEMBERED_MAX,
 };
 use crate::metrics::Metrics;
+
+pub use self::certificate::ClientCertificate;
 
 /// How many times a secret was read since the start.
 static READS: AtomicU64 = AtomicU64::new(0);
@@ -93,6 +100,18 @@ pub enum SecretError {
     )]
     #[serde(rename = "CredentialMalformed")]
     Malformed,
+    /// Not usable as a client certificate.
+    #[error(
+        "it is no certificate with its private key, each as PEM and the key not encrypted; store both in the Secret, as one of type kubernetes.io/tls"
+    )]
+    #[serde(rename = "CredentialMalformed")]
+    NoPair,
+    /// The private key is of another certificate.
+    #[error(
+        "its private key does not fit its certificate; store a certificate and its own key in the Secret"
+    )]
+    #[serde(rename = "CredentialMalformed")]
+    Mismatched,
 }
 
 impl SecretError {
@@ -101,15 +120,36 @@ impl SecretError {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "CredentialMissing",
-            Self::Malformed => "CredentialMalformed",
+            Self::Malformed | Self::NoPair | Self::Mismatched => "CredentialMalformed",
         }
     }
+}
+
+/// What the folder holds for one credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held<'p> {
+    /// A secret, in this file.
+    Secret(&'p str),
+    /// A client certificate, in these files.
+    Certificate(&'p CertificateFiles),
+}
+
+/// A credential that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unusable<'p> {
+    /// Its name.
+    pub name: &'p str,
+    /// What is at fault.
+    pub held: Held<'p>,
+    /// Why.
+    pub error: SecretError,
 }
 
 /// The secrets folder.
 pub struct Secrets {
     folder: PathBuf,
     known: Mutex<State>,
+    certificates: Certificates,
     metrics: Arc<Metrics>,
 }
 
@@ -150,7 +190,7 @@ impl Secrets {
     /// The secrets in `folder`, one in each file.
     #[must_use]
     pub fn new(folder: PathBuf, metrics: Arc<Metrics>) -> Self {
-        Self { folder, known: Mutex::default(), metrics }
+        Self { folder, known: Mutex::default(), certificates: Certificates::default(), metrics }
     }
 
     /// The current secret in a file of the folder. What is remembered is remembered by file, so a credential that is
@@ -165,15 +205,48 @@ impl Secrets {
         secret
     }
 
-    /// Nobody is served before this file has held a secret once.
-    pub fn wait_for(&self, file: &str) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.insert(file.to_owned());
+    /// The current client certificate in two files of the folder.
+    pub fn certificate(
+        &self,
+        files: &CertificateFiles,
+        now: Instant,
+    ) -> Result<ClientCertificate, SecretError> {
+        self.certificates.get(&self.folder, files, now)
     }
 
-    /// Whether a file has held no secret since the proxy started to wait for it.
+    /// What of the policy's credentials is not usable, the client certificates last.
+    pub fn unusable<'p>(&self, policy: &'p Policy, now: Instant) -> impl Iterator<Item = Unusable<'p>> {
+        let secrets = policy.secret_files().filter_map(move |(name, file)| {
+            let error = self.get(file, now).err()?;
+            Some(Unusable { name, held: Held::Secret(file), error })
+        });
+        let certificates = policy.certificate_files().filter_map(move |(name, files)| {
+            let error = self.certificate(files, now).err()?;
+            Some(Unusable { name, held: Held::Certificate(files), error })
+        });
+        secrets.chain(certificates)
+    }
+
+    /// Nobody is served before this has been usable once.
+    pub fn wait_for(&self, held: Held<'_>) {
+        match held {
+            Held::Secret(file) => {
+                let mut state = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                state.waited_for.insert(file.to_owned());
+            }
+            Held::Certificate(files) => self.certificates.wait_for(files),
+        }
+    }
+
+    /// Whether this has not been usable since the proxy started to wait for it.
     #[must_use]
-    pub fn is_waited_for(&self, file: &str) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.contains(file)
+    pub fn is_waited_for(&self, held: Held<'_>) -> bool {
+        match held {
+            Held::Secret(file) => {
+                self.known.lock().unwrap_or_else(PoisonError::into_inner).waited_for.contains(file)
+            }
+            Held::Certificate(files) => self.certificates.is_waited_for(files),
+        }
     }
 
     /// Looks at these files again, where that is due, and gives back the generation of what is known then, and when one of

@@ -2,10 +2,11 @@
 //!
 //! Each policy generation has its own pool, which ends with it, so revoking a host or a range ends the idle connections made
 //! under the old one. A proxy serves one sandbox, so its pools do. A connection carries requests to one (scheme, host, port) only,
-//! whatever a certificate says, and with one reading of one secret only, for some upstreams remember who spoke first. No
-//! byte of a request is written before the server has proven its name.
+//! whatever a certificate says, with one reading of one secret, for some upstreams remember who spoke first, and of one client
+//! certificate, which speaks for all of it. No byte of a request is written before the server has proven its name.
 
 mod pool;
+mod spoken;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,30 +21,25 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::pool::{Destination, Pool, Stream, Streams};
+use self::spoken::{over_http1, over_http2};
 use crate::audit::Recorded;
 use crate::dial;
 use crate::exchange::Progress;
-use crate::limits::{
-    CONNECT_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES,
-    H2_UPSTREAM_NARROW_WINDOW_BYTES, H2_UPSTREAM_STREAM_WINDOW_BYTES, H2_UPSTREAM_WIDE_CONNECTIONS_MAX,
-    HEADER_BYTES_MAX,
-};
+use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_WIDE_CONNECTIONS_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::respond::{Body, BoxError};
-use crate::secrets::Secret;
+use crate::secrets::{ClientCertificate, Secret};
 
 pub use self::pool::{Opening, Unleased, Voice};
 
@@ -222,13 +218,14 @@ impl Upstream {
         self.pool.retire();
     }
 
-    /// A new connection to a judged address.
+    /// A new connection to a judged address, on which this certificate is shown if the upstream asks for one.
     pub async fn connect(
         &self,
         permit: &DialPermit,
         purpose: Purpose,
         voice: &Voice,
         password: Option<&Secret>,
+        certificate: Option<&ClientCertificate>,
     ) -> Result<Lease, DenialReason> {
         let address = permit.address();
         let stream = dial::connect(permit, password).await.map_err(|error| {
@@ -240,7 +237,7 @@ impl Upstream {
         let to = to.ok_or(DenialReason::MalformedRequest)?;
         let sender = match permit.scheme() {
             Scheme::Http => over_http1(stream).await?,
-            Scheme::Https => self.over_tls(stream, permit, purpose).await?,
+            Scheme::Https => self.over_tls(stream, permit, purpose, certificate).await?,
         };
         // Through another proxy it is that proxy who is told; the destination is not known to be near.
         let may_lead_back = !permit.is_public() && permit.through().is_none();
@@ -256,13 +253,16 @@ impl Upstream {
         stream: dial::Stream,
         permit: &DialPermit,
         purpose: Purpose,
+        certificate: Option<&ClientCertificate>,
     ) -> Result<Sender, DenialReason> {
         let name = server_name(permit.host()).ok_or(DenialReason::UpstreamUntrusted)?;
         let connector = match purpose {
             Purpose::Exchange => &self.any,
             Purpose::Upgrade => &self.http1,
         };
-        let handshake = timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
+        let own = certificate.map(|certificate| showing(connector, certificate));
+        let connecting = own.as_ref().unwrap_or(connector).connect(name, stream);
+        let handshake = timeout(CONNECT_TIMEOUT, connecting).await;
         let tls = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?.map_err(|error| {
             tracing::info!(address = %permit.address(), error = %error, "the TLS handshake failed");
             let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
@@ -340,6 +340,15 @@ impl Lease {
     }
 }
 
+/// TLS that shows this certificate. None of its sessions is resumed: a ticket speaks for whoever was there when it was given, and would
+/// for as long as it is taken, whatever became of the certificate.
+fn showing(connector: &TlsConnector, certificate: &ClientCertificate) -> TlsConnector {
+    let mut config = ClientConfig::clone(connector.config());
+    config.client_auth_cert_resolver = certificate.shown();
+    config.resumption = Resumption::disabled();
+    TlsConnector::from(Arc::new(config))
+}
+
 fn destination(recorded: &Recorded) -> Destination {
     let permit = recorded.permit();
     (permit.scheme(), permit.host().clone(), permit.port())
@@ -408,83 +417,6 @@ fn frame(request: &mut Request<Body>) {
     if is_open && !request.headers().contains_key(CONTENT_LENGTH) {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-}
-
-async fn over_http1(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<Sender, DenialReason> {
-    let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(error = %error, "an upstream connection ended");
-        }
-    });
-    Ok(Sender::Http1(sender))
-}
-
-/// What hyper takes an upstream to allow that has said nothing yet. None says this: a number of streams has 32 bits, and where
-/// none is said it is the largest there is.
-const NOTHING_TOLD: usize = usize::MAX - 1;
-
-/// Runs the tasks of a connection. hyper polls the connection itself only when there is a request to send, and while it is full
-/// there is none: until then it is polled after each step of theirs as well, or nobody would see that it allows more, or that
-/// the upstream wants to end it.
-#[derive(Clone)]
-struct Telling(Arc<Streams>);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
-    fn execute(&self, task: F) {
-        let streams = Arc::clone(&self.0);
-        // A stream's task is as large as a connection's, and would be copied with each move on its way into the runtime.
-        let mut task = Box::pin(task);
-        tokio::spawn(std::future::poll_fn(move |cx| {
-            let polled = task.as_mut().poll(cx);
-            streams.may_be_told();
-            polled
-        }));
-    }
-}
-
-async fn over_http2(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    wide: Option<OwnedSemaphorePermit>,
-) -> Result<Sender, DenialReason> {
-    let window =
-        if wide.is_some() { H2_UPSTREAM_CONNECTION_WINDOW_BYTES } else { H2_UPSTREAM_NARROW_WINDOW_BYTES };
-    let streams = Streams::new();
-    let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
-    builder
-        .timer(TokioTimer::new())
-        .initial_max_send_streams(NOTHING_TOLD)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(window)
-        // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
-        .keep_alive_interval(H2_PING_INTERVAL)
-        .keep_alive_timeout(H2_PING_TIMEOUT);
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
-    let (sender, mut connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
-    let told = Arc::clone(&streams);
-    tokio::spawn(async move {
-        let ended = std::future::poll_fn(|cx| {
-            told.wakes(cx.waker());
-            let polled = Pin::new(&mut connection).poll(cx);
-            match connection.current_max_send_streams() {
-                NOTHING_TOLD => {}
-                allowed => told.allows(allowed),
-            }
-            polled
-        });
-        if let Err(error) = ended.await {
-            tracing::debug!(error = %error, "an upstream connection ended");
-        }
-        // Only then is it seen to be closed.
-        drop(connection);
-        drop(wide);
-        told.wake_one();
-    });
-    Ok(Sender::Http2(sender, streams))
 }
 
 fn server_name(host: &Host) -> Option<ServerName<'static>> {

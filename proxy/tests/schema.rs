@@ -67,10 +67,11 @@ fn everything() -> Value {
         "generation": 1,
         "rules": [
             {"name": "good", "host": "api.good.test", "ports": [443], "scheme": "https", "methods": ["GET"],
-                "paths": ["/v1/**"], "credential": "key0", "websocket": "Allow", "tls": "Intercept"},
+                "paths": ["/v1/**"], "credential": "key0", "clientCertificate": "mtls", "websocket": "Allow", "tls": "Intercept"},
             {"name": "pinned", "host": "*.pinned.test", "ports": [443], "scheme": "https", "tls": "Passthrough"},
         ],
         "credentials": credentials.collect::<Vec<_>>(),
+        "clientCertificates": [{"name": "mtls", "certificateFile": "mtls.crt", "keyFile": "mtls.key", "scopes": [scope]}],
         "addresses": {"allow": ["10.0.0.0/8"], "deny": ["10.96.0.0/12"]},
         "upstream": {"additionalRoots": "-----BEGIN CERTIFICATE-----", "proxy":
             {"url": "http://api.good.test:443", "credential": "key5"}},
@@ -120,7 +121,7 @@ fn unknown_fields_are_refused_by_schema_and_parser_alike() {
         );
         refused += 1;
     });
-    assert_eq!(refused, 25, "the document, and each object in it");
+    assert_eq!(refused, 27, "the document, and each object in it");
 }
 
 #[test]

@@ -10,7 +10,9 @@ use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
 use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
-use agentsandbox_policy::document::{CredentialDocument, RuleDocument, UpstreamProxyDocument};
+use agentsandbox_policy::document::{
+    ClientCertificateDocument, CredentialDocument, RuleDocument, UpstreamProxyDocument,
+};
 use ipnet::Ipv4Net;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -20,6 +22,7 @@ use super::desired::policy_document;
 use super::observe::References;
 use crate::platform::Platform;
 
+mod certificate;
 mod class;
 mod credential;
 mod egress;
@@ -86,6 +89,8 @@ pub struct Accepted {
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules name, with where each value is.
     pub credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+    /// The client certificates that rules name, each with the Secret that holds it.
+    pub certificates: Vec<(ClientCertificateDocument, String)>,
     /// The login at the class's upstream proxy, which is one of them.
     pub login: Option<UpstreamLogin>,
     /// Variables with placeholders, by name.
@@ -224,7 +229,14 @@ pub fn accept(
     egress.credentials.extend(login.clone());
     let placeholders = placeholders(&egress.variables, &mut faults);
     environment(sandbox, &placeholders, &mut faults);
-    let policy = policy_document::document(identity, &in_force, &egress.rules, &egress.credentials, platform);
+    let policy = policy_document::document(
+        identity,
+        &in_force,
+        &egress.rules,
+        &egress.credentials,
+        &egress.certificates,
+        platform,
+    );
     policy::judge(sandbox, &in_force.name, policy, &mut faults);
     match limits {
         Some(limits) if faults.is_empty() => Ok(Accepted {
@@ -234,6 +246,7 @@ pub fn accept(
             limits,
             rules: egress.rules,
             credentials: egress.credentials,
+            certificates: egress.certificates,
             login: login.map(|(document, secret)| UpstreamLogin {
                 credential: document.name,
                 class: class.name_any(),

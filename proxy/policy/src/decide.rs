@@ -9,7 +9,8 @@ mod advice;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::policy::{Reach, Rule};
+use self::advice::{concerning, excepted, outside};
+use crate::policy::{CertificateFiles, Reach, Rule, Scope, reach};
 use crate::{Bounds, Denial, DenialReason, Host, Injection, Method, PinnedHeader, Policy, Scheme, Target};
 
 /// A request in canonical parts. It has no power.
@@ -35,7 +36,7 @@ pub struct Request {
 ///
 /// ```compile_fail,E0451
 /// fn forge(request: agentsandbox_policy::Request, bounds: agentsandbox_policy::Bounds) -> agentsandbox_policy::Permit {
-///     agentsandbox_policy::Permit { request, rule: "".into(), credential: None, bounds: bounds.into() }
+///     agentsandbox_policy::Permit { request, rule: "".into(), credential: None, certificate: None, bounds: bounds.into() }
 /// }
 /// ```
 ///
@@ -60,6 +61,7 @@ pub struct Permit {
     request: Request,
     rule: Arc<str>,
     credential: Option<CredentialUse>,
+    certificate: Option<CertificateUse>,
     bounds: Arc<Bounds>,
 }
 
@@ -73,6 +75,13 @@ struct Use {
     file: String,
     injection: Injection,
     pinned: Vec<PinnedHeader>,
+}
+
+/// Which client certificate to show. The names of it and of its files, never what is in them. All uses of one share them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateUse {
+    name: Arc<str>,
+    files: Arc<CertificateFiles>,
 }
 
 /// The right to go on with a connection to a name before its first request is known: to resolve the name, to mint a leaf
@@ -186,10 +195,40 @@ impl Permit {
         self.credential.as_ref()
     }
 
+    /// The client certificate that the connection is opened with, and no other may be.
+    #[must_use]
+    pub const fn certificate(&self) -> Option<&CertificateUse> {
+        self.certificate.as_ref()
+    }
+
     /// What the rule bounds.
     #[must_use]
     pub fn bounds(&self) -> &Bounds {
         &self.bounds
+    }
+}
+
+impl CertificateUse {
+    pub(crate) fn new(name: &str, files: CertificateFiles) -> Self {
+        Self { name: name.into(), files: Arc::new(files) }
+    }
+
+    /// Name of the certificate.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, to be kept without a copy.
+    #[must_use]
+    pub fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// Where it and its key are, by the document of the decision.
+    #[must_use]
+    pub fn files(&self) -> &CertificateFiles {
+        &self.files
     }
 }
 
@@ -261,7 +300,9 @@ impl Policy {
             None => None,
             Some(name) => Some(self.credential_use(name, rule, &request)?),
         };
-        Ok(Permit { rule: Arc::clone(&rule.name), credential, bounds: Arc::clone(&rule.bounds), request })
+        let certificate = self.certificate_use(rule, &request)?;
+        let (rule, bounds) = (Arc::clone(&rule.name), Arc::clone(&rule.bounds));
+        Ok(Permit { request, rule, credential, certificate, bounds })
     }
 
     /// Decides whether some request to this host and port, over this scheme, could be allowed.
@@ -329,37 +370,26 @@ impl Policy {
         rule: &Rule,
         request: &Request,
     ) -> Result<CredentialUse, Box<Denial>> {
-        let Request { host, port, method, target, .. } = request;
-        let denial = |reason, how: String| {
-            let denial = described(reason, request).with_rule(&rule.name).with_credential(name);
-            Box::new(denial.with_how_to_allow(how))
-        };
-        let known = self.credential(name).filter(|_| request.scheme == Scheme::Https);
-        let reach = known.map_or(Reach::Outside, |known| known.reach(host, *port, method, target));
-        let credential = match (known, reach) {
-            (Some(credential), Reach::Within) => credential,
-            (_, Reach::Excepted) => {
-                let how = format!(
-                    "AgentCredential {name} leaves this path out, because it stores files, hands out keys or changes accounts; ask its owner to name the path in hosts, not only a pattern around it."
-                );
-                return Err(denial(DenialReason::CredentialScope, how));
-            }
-            _ => {
-                let how = format!(
-                    "Ask the owner of AgentCredential {name} to allow {method} on this path of {host}:{port} in its hosts, or narrow the rule to what they allow."
-                );
-                return Err(denial(DenialReason::CredentialScope, how));
-            }
-        };
+        let known = self.credential(name);
+        within(name, known.map(|known| known.scopes.as_slice()), rule, request)?;
+        let Some(credential) = known else { return Err(outside(name, rule, request)) };
         if let Injection::PathSegment { after, placeholders } = credential.used.injection()
-            && target.with_path_segment(after, placeholders, "").is_none()
+            && request.target.with_path_segment(after, placeholders, "").is_none()
         {
             let how = format!(
                 "Write the placeholder of AgentCredential {name} in the path once, right behind {after}."
             );
-            return Err(denial(DenialReason::PlaceholderMisuse, how));
+            return Err(concerning(DenialReason::PlaceholderMisuse, name, rule, request, &how));
         }
         Ok(credential.used.clone())
+    }
+
+    fn certificate_use(&self, rule: &Rule, request: &Request) -> Result<Option<CertificateUse>, Box<Denial>> {
+        let Some(name) = &rule.client_certificate else { return Ok(None) };
+        let known = self.client_certificate(name);
+        within(name, known.map(|known| known.scopes.as_slice()), rule, request)?;
+        let Some(certificate) = known else { return Err(outside(name, rule, request)) };
+        Ok(Some(certificate.used.clone()))
     }
 
     fn denial(&self, request: &Request) -> Denial {
@@ -373,6 +403,16 @@ impl Policy {
         let place =
             Place { scheme: request.scheme, host: &request.host, port: request.port, request: Some(request) };
         self.advise(&place, nearest)
+    }
+}
+
+/// Whether what an AgentCredential stands for may go out with the request: over TLS, and to where its owner lets it.
+fn within(name: &str, scopes: Option<&[Scope]>, rule: &Rule, request: &Request) -> Result<(), Box<Denial>> {
+    let scopes = scopes.filter(|_| request.scheme == Scheme::Https);
+    match scopes.map_or(Reach::Outside, |scopes| reach(scopes, request)) {
+        Reach::Within => Ok(()),
+        Reach::Excepted => Err(excepted(name, rule, request)),
+        Reach::Outside => Err(outside(name, rule, request)),
     }
 }
 

@@ -52,6 +52,10 @@ pub struct PolicyDocument {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = CREDENTIALS_MAX))]
     pub credentials: Vec<CredentialDocument>,
+    /// The client certificates that rules may name, at most 64. None has the name of a credential.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = CREDENTIALS_MAX))]
+    pub client_certificates: Vec<ClientCertificateDocument>,
     /// Which upstream addresses are forbidden or re-allowed beside the built-in ranges.
     #[serde(default, skip_serializing_if = "AddressesDocument::is_empty")]
     pub addresses: AddressesDocument,
@@ -98,6 +102,11 @@ pub struct RuleDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub credential: Option<String>,
+    /// Name of the client certificate that is shown to the upstream when it asks for one. Absent shows none. It may stand beside
+    /// a credential.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub client_certificate: Option<String>,
     /// Whether a WebSocket upgrade may pass. Absent denies it.
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "WebsocketDocument")]
@@ -177,7 +186,7 @@ pub enum TlsDocument {
     /// It is opened, and each request in it is judged.
     Intercept,
     /// It passes unopened to the server that its handshake names, for clients that trust that server's certificate alone.
-    /// Such a rule can have no methods, paths, credential or WebSocket: none of them could be seen.
+    /// Such a rule can have no methods, paths, credential, client certificate or WebSocket: none of them could be seen.
     Passthrough,
 }
 
@@ -213,6 +222,22 @@ pub struct CredentialDocument {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = PINNED_MAX))]
     pub pinned_headers: Vec<PinnedHeaderDocument>,
+}
+
+/// A certificate and its private key, with which the proxy speaks as a TLS client (RFC 8446, 4.4.2). Neither is in the document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificateDocument {
+    /// Unique name, by which rules and audit lines call it.
+    pub name: String,
+    /// Name of the file in the proxy's secrets folder that holds the certificate and then those that vouch for it, as PEM: a
+    /// bare file name, at most 253 bytes. Another Secret has another file, as with a credential.
+    pub certificate_file: String,
+    /// The same for the one private key that fits the certificate: PKCS #8, SEC 1 or PKCS #1, not encrypted.
+    pub key_file: String,
+    /// Where it may be shown. A rule can only narrow these.
+    #[schemars(length(min = 1, max = SCOPES_MAX))]
+    pub scopes: Vec<ScopeDocument>,
 }
 
 /// A header field that is not the agent's to choose, such as the one that names an account. It is no secret.
@@ -293,7 +318,7 @@ enum InjectWire {
     },
 }
 
-/// One destination a credential may be sent to.
+/// One destination a credential may be sent to, or a client certificate be shown to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScopeDocument {

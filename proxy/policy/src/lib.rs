@@ -23,13 +23,15 @@ mod target;
 
 pub use address::DialPermit;
 pub use bounds::{AnswerLimits, Bounds, UploadLimits};
-pub use decide::{CredentialUse, NamePermit, PassPermit, Permit, Request};
+pub use decide::{CertificateUse, CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use path::PathGlob;
 pub use pattern::HostPattern;
 pub use pinned::{AUTH_FIELDS, PinnedHeader, is_auth_parameter};
-pub use policy::{Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy};
+pub use policy::{
+    CertificateFiles, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy,
+};
 pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally, UnusableCredential};
 pub use target::Target;

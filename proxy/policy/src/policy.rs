@@ -19,7 +19,7 @@ use crate::address::Addresses;
 use crate::bounds::{Bounds, UploadLimits};
 use crate::document::{PolicyDocument, SandboxIdentity};
 use crate::path::{PathGlob, any_matches, any_reading_matches};
-use crate::{CredentialUse, Host, HostPattern, Method, Target};
+use crate::{CertificateUse, CredentialUse, Host, HostPattern, Method, Request, Target};
 
 /// How an upstream is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,7 @@ pub struct Policy {
     generation: i64,
     rules: Rules,
     credentials: BTreeMap<String, Credential>,
+    client_certificates: BTreeMap<String, ClientCertificate>,
     addresses: Addresses,
     additional_roots: Option<String>,
     upstream_proxy: Option<UpstreamProxy>,
@@ -173,6 +174,7 @@ pub(crate) struct Rule {
     pub(crate) scheme: Scheme,
     pub(crate) scope: Scope,
     pub(crate) credential: Option<String>,
+    pub(crate) client_certificate: Option<String>,
     pub(crate) websocket: bool,
     pub(crate) passthrough: bool,
     pub(crate) bounds: Arc<Bounds>,
@@ -183,7 +185,22 @@ pub(crate) struct Credential {
     pub(crate) used: CredentialUse,
     placeholders: Vec<String>,
     constants: Vec<String>,
-    scopes: Vec<Scope>,
+    pub(crate) scopes: Vec<Scope>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ClientCertificate {
+    pub(crate) used: CertificateUse,
+    pub(crate) scopes: Vec<Scope>,
+}
+
+/// The files of a certificate and of its private key, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CertificateFiles {
+    /// The certificate, with those that vouch for it.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
 }
 
 /// Whether a credential may go somewhere, the widest first.
@@ -244,6 +261,11 @@ impl Policy {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.used.file()))
     }
 
+    /// Names of the client certificates, each with its files, in alphabetical order.
+    pub fn certificate_files(&self) -> impl Iterator<Item = (&str, &CertificateFiles)> {
+        self.client_certificates.iter().map(|(name, certificate)| (name.as_str(), certificate.used.files()))
+    }
+
     /// Names of the credentials, each with the constants that the agent was given in its secret's place, in alphabetical order.
     pub fn constants(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.credentials.iter().map(|(name, credential)| (name.as_str(), credential.constants.as_slice()))
@@ -259,6 +281,14 @@ impl Policy {
         let may_go =
             |credential: &&Credential| credential.scopes.iter().any(|scope| scope.host.matches(host));
         self.credentials.values().filter(may_go).map(|credential| credential.used.injection())
+    }
+
+    /// Whether a secret may go to this host, or a client certificate be shown to it, whatever the port, the method and the path.
+    #[must_use]
+    pub fn has_credential_at(&self, host: &Host) -> bool {
+        let is_within = |scopes: &[Scope]| scopes.iter().any(|scope| scope.host.matches(host));
+        self.credentials.values().any(|credential| is_within(&credential.scopes))
+            || self.client_certificates.values().any(|certificate| is_within(&certificate.scopes))
     }
 
     /// The credentials that may go to this host, on whichever port, method and path: what the host was sent it may write into
@@ -319,27 +349,31 @@ impl Policy {
         self.credentials.get(name)
     }
 
+    pub(crate) fn client_certificate(&self, name: &str) -> Option<&ClientCertificate> {
+        self.client_certificates.get(name)
+    }
+
     pub(crate) const fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 }
 
-impl Credential {
-    /// Whether some request to this host and port may carry it.
-    pub(crate) fn reaches(&self, host: &Host, port: u16) -> bool {
-        self.scopes.iter().any(|scope| scope.host.matches(host) && scope.ports.contains(&port))
-    }
+/// Whether some request to this host and port is within these scopes.
+pub(crate) fn reaches(scopes: &[Scope], host: &Host, port: u16) -> bool {
+    scopes.iter().any(|scope| scope.host.matches(host) && scope.ports.contains(&port))
+}
 
-    pub(crate) fn reach(&self, host: &Host, port: u16, method: &Method, target: &Target) -> Reach {
-        let reaches = |scope: &Scope| match scope {
-            _ if !scope.host.matches(host) || !scope.ports.contains(&port) => Reach::Outside,
-            _ if !scope.allows_method(method) || !scope.allows_path(target) => Reach::Outside,
-            _ if any_reading_matches(&scope.except, target.canonical_path()) => Reach::Excepted,
-            _ => Reach::Within,
-        };
-        // The widest of them counts.
-        self.scopes.iter().map(reaches).min().unwrap_or(Reach::Outside)
-    }
+/// Whether a request is within these scopes.
+pub(crate) fn reach(scopes: &[Scope], request: &Request) -> Reach {
+    let Request { host, port, method, target, .. } = request;
+    let reaches = |scope: &Scope| match scope {
+        _ if !scope.host.matches(host) || !scope.ports.contains(port) => Reach::Outside,
+        _ if !scope.allows_method(method) || !scope.allows_path(target) => Reach::Outside,
+        _ if any_reading_matches(&scope.except, target.canonical_path()) => Reach::Excepted,
+        _ => Reach::Within,
+    };
+    // The widest of them counts.
+    scopes.iter().map(reaches).min().unwrap_or(Reach::Outside)
 }
 
 impl Scope {

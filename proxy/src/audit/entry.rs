@@ -115,6 +115,8 @@ impl Entry {
     pub async fn begins(&mut self, permit: Permit) -> Result<Recorded, Unrecorded> {
         self.record.rule = Some(permit.shared_rule().into());
         self.record.credential = permit.credential().map(|credential| credential.shared_name().into());
+        self.record.client_certificate =
+            permit.certificate().map(|certificate| certificate.shared_name().into());
         self.turns_allowed(Event::Begin);
         let waits = self.audit.begin_writing(&mut self.record);
         self.beginning = Some(waits.inspect_err(|_| self.turns_unrecorded())?);

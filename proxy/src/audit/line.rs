@@ -28,6 +28,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     line.name(",\"decision\":", decision(record.decision));
     line.value(",\"reason\":", &record.reason)?;
     line.text_if_any(",\"credential\":", record.credential.as_deref())?;
+    if let Some(certificate) = &record.client_certificate {
+        line.text(",\"clientCertificate\":", certificate)?;
+    }
     line.address(",\"address\":", record.address)?;
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
@@ -197,6 +200,7 @@ mod tests {
             request_id: RequestId { run: seq, number: folded.unwrap_or(seq) },
             method: host.clone().map(Cow::Owned),
             credential: path.clone().map(Text::from),
+            client_certificate: rule.clone().map(Text::from),
             host: host.map(Text::from),
             port,
             path: path.map(Text::from),

@@ -87,6 +87,10 @@ pub struct Record {
     /// Name of the credential that was added, or that is concerned.
     #[schemars(with = "Option<String>")]
     pub(super) credential: Option<Text>,
+    /// Name of the client certificate that its connection was to show; the field is not there without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) client_certificate: Option<Text>,
     /// Address that was dialled; of several the last.
     pub(super) address: Option<SocketAddr>,
     /// Status the agent was answered with.

@@ -5,13 +5,12 @@ use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason};
 
-use super::{Proxy, password, secret};
+use super::{Keys, Proxy};
 use crate::audit::Recorded;
 use crate::exchange::Progress;
 use crate::limits::UNCHECKED_WAIT_MAX;
 use crate::reload::Loaded;
 use crate::respond::denial;
-use crate::secrets::Secret;
 use crate::upstream::Voice;
 
 /// What a request is sent by.
@@ -19,10 +18,10 @@ pub(super) struct Leave<'a> {
     pub(super) loaded: &'a Arc<Loaded>,
     /// The right to send it.
     pub(super) recorded: &'a Recorded,
-    /// As whom it speaks.
+    /// What it is sent with.
+    pub(super) keys: &'a Keys,
+    /// As whom it speaks by them.
     pub(super) voice: &'a Voice,
-    /// What the upstream proxy is told.
-    pub(super) password: Option<&'a Secret>,
     /// How far it has come.
     pub(super) progress: &'a Progress,
     /// What its head counts.
@@ -41,8 +40,7 @@ impl Leave<'_> {
         }
         let permit = self.recorded.permit();
         let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
-        let (secret, password) = (secret(proxy, permit, now)?, password(proxy, &self.loaded.policy, now)?);
-        let is_as_before = Voice::of(permit, secret.as_ref(), password.as_ref()) == *self.voice;
+        let is_as_before = Keys::of(proxy, &self.loaded.policy, permit, now)?.voice(permit) == *self.voice;
         if Arc::ptr_eq(&current, self.loaded) && is_as_before {
             return Ok(());
         }

@@ -24,6 +24,10 @@ rules:
 - {name: both-cookie, host: both.test, ports: [443], scheme: https, paths: ["/c/**"], credential: both-cookie}
 - {name: elsewhere, host: elsewhere.test, ports: [443], scheme: https}
 - {name: plain, host: plain.test, ports: [80], scheme: http}
+- {name: shown, host: mtls.test, ports: [443], scheme: https, paths: ["/v1/**"], clientCertificate: mtls}
+- {name: bare-shown, host: mtls.test, ports: [443], scheme: https, paths: ["/open/**"]}
+clientCertificates:
+- {name: mtls, certificateFile: tls.crt, keyFile: tls.key, scopes: [{host: mtls.test, ports: [443]}]}
 credentials:
 - {name: key, placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
 - {name: model, inject: {type: Header, name: x-goog-api-key}, scopes: [{host: model.googleapis.com, ports: [443]}]}
@@ -158,6 +162,9 @@ fn p_f1_an_agents_own_key_in_a_query_parameter_that_a_provider_takes_is_refused_
         ("api.test/open/x?a=1&Private_T%6fken=own", "ForeignCredential"),
         ("api.test/v1/x?a=1;X-Amz-Signature=own", "ForeignCredential"),
         ("query.test/v1/x?key=own&api_key=own", "ForeignCredential"),
+        ("mtls.test/v1/x?access_token=own", "ForeignCredential"),
+        ("mtls.test/open/x?access_token=own", "ForeignCredential"),
+        ("mtls.test/v1/x?page=2", "sent"),
         ("model.googleapis.com/v1/m?key=own", "ForeignCredential"),
         ("model.googleapis.com/open/m?%6bey=own", "ForeignCredential"),
         // A plain name is a key only where its provider lives; and no credential is for the other host.

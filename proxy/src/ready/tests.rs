@@ -10,6 +10,7 @@ use crate::authority::Authority;
 use crate::enrolment::Enrolment;
 use crate::limits::POLICY_STALE_MAX;
 use crate::resolve::Resolver;
+use crate::secrets::Held;
 
 /// Longer than a secret's file is not looked at.
 const LATER: Duration = Duration::from_secs(60);
@@ -130,7 +131,7 @@ async fn a_secret_that_was_missing_at_the_start_keeps_the_agent_out_until_it_has
     let (proxy, now) = (ready(folder.path()), Instant::now() + LATER);
     let file = folder.path().join("two");
     std::fs::remove_file(&file).unwrap();
-    proxy.secrets.wait_for("two");
+    proxy.secrets.wait_for(Held::Secret("two"));
     let named = Some("second".to_owned());
     assert_eq!(waits(&proxy, now), [(Item::Start, named.clone())]);
     assert_eq!(

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use agentsandbox_policy::{CredentialUse, Host, Permit, Scheme};
+use agentsandbox_policy::{CertificateUse, CredentialUse, Host, Permit, Scheme};
 use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -27,7 +27,7 @@ use crate::limits::{
     H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX, IDLE_CONNECTION_AGE_MAX, IDLE_CONNECTIONS_MAX,
     IDLE_CONNECTIONS_PER_HOST_MAX, IDLE_SWEEP_INTERVAL,
 };
-use crate::secrets::Secret;
+use crate::secrets::{ClientCertificate, Secret};
 
 /// Where a connection leads.
 pub(super) type Destination = (Scheme, Host, u16);
@@ -35,31 +35,58 @@ pub(super) type Destination = (Scheme, Host, u16);
 /// As whom requests speak, to the destination and to the proxy on the way there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voice {
-    credential: Option<Arc<str>>,
+    who: Who,
     readings: Readings,
 }
 
-/// Which readings of the secrets are spoken with: of the credential's, and of the upstream proxy's password.
+/// The names of what requests speak with: the credential in them, and the client certificate that their connection was opened
+/// with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Who {
+    credential: Option<Arc<str>>,
+    certificate: Option<Arc<str>>,
+}
+
+/// Which readings of the secrets are spoken with: of the credential's, of the client certificate, and of the upstream proxy's
+/// password.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Readings {
     secret: Option<u64>,
+    certificate: Option<u64>,
     password: Option<u64>,
 }
 
 impl Readings {
     /// Of each secret the newer reading.
     fn latest(self, other: Self) -> Self {
-        Self { secret: self.secret.max(other.secret), password: self.password.max(other.password) }
+        Self {
+            secret: self.secret.max(other.secret),
+            certificate: self.certificate.max(other.certificate),
+            password: self.password.max(other.password),
+        }
     }
 }
 
 impl Voice {
-    /// The voice of a permitted request, which is sent with this secret, through a proxy that is told this password.
+    /// The voice of a permitted request, which is sent with this secret, under this certificate, through a proxy that is told this
+    /// password.
     #[must_use]
-    pub fn of(permit: &Permit, secret: Option<&Secret>, password: Option<&Secret>) -> Self {
-        let readings =
-            Readings { secret: secret.map(Secret::generation), password: password.map(Secret::generation) };
-        Self { credential: permit.credential().map(CredentialUse::shared_name), readings }
+    pub fn of(
+        permit: &Permit,
+        secret: Option<&Secret>,
+        certificate: Option<&ClientCertificate>,
+        password: Option<&Secret>,
+    ) -> Self {
+        let readings = Readings {
+            secret: secret.map(Secret::generation),
+            certificate: certificate.map(ClientCertificate::generation),
+            password: password.map(Secret::generation),
+        };
+        let who = Who {
+            credential: permit.credential().map(CredentialUse::shared_name),
+            certificate: permit.certificate().map(CertificateUse::shared_name),
+        };
+        Self { who, readings }
     }
 }
 
@@ -143,7 +170,7 @@ pub(super) struct Pool {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     to: Destination,
-    credential: Option<Arc<str>>,
+    who: Who,
 }
 
 #[derive(Default)]
@@ -153,9 +180,8 @@ struct Kept {
     count: usize,
     /// The policy that these belong to has been replaced.
     is_retired: bool,
-    /// The newest readings that were spoken with, of each credential of the policy and of none: a connection may come back
-    /// when there is no other one left.
-    latest: HashMap<Option<Arc<str>>, Readings, RandomState>,
+    /// The newest readings that were spoken with, by all who did: a connection may come back when there is no other one left.
+    latest: HashMap<Who, Readings, RandomState>,
 }
 
 /// Connections of one key, all of the same readings.
@@ -247,7 +273,7 @@ impl Pool {
             return;
         }
         let (to, voice) = (lease.to.to.clone(), lease.voice.clone());
-        let key = Key { to: to.clone(), credential: voice.credential.clone() };
+        let key = Key { to: to.clone(), who: voice.who.clone() };
         kept.groups.entry(key).or_default();
         kept.in_group(to, &voice, |group| group.put(lease));
         if kept.count > IDLE_CONNECTIONS_MAX {
@@ -279,7 +305,7 @@ impl Kept {
         act: impl FnOnce(&mut Group) -> T,
     ) -> Option<T> {
         let latest = self.latest(voice);
-        let key = Key { to, credential: voice.credential.clone() };
+        let key = Key { to, who: voice.who.clone() };
         let group = self.groups.get_mut(&key)?;
         let before = group.idle.len();
         group.follow(latest);
@@ -294,11 +320,11 @@ impl Kept {
     }
 
     fn latest(&mut self, voice: &Voice) -> Readings {
-        if let Some(known) = self.latest.get_mut(&voice.credential) {
+        if let Some(known) = self.latest.get_mut(&voice.who) {
             *known = known.latest(voice.readings);
             return *known;
         }
-        self.latest.insert(voice.credential.clone(), voice.readings);
+        self.latest.insert(voice.who.clone(), voice.readings);
         voice.readings
     }
 

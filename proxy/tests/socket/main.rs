@@ -14,6 +14,7 @@ mod authority;
 mod bodies;
 mod budget;
 mod bursts;
+mod certificates;
 mod chain;
 mod credentials;
 mod denials;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::entrances::to;
-use crate::world::{KEY, Setup, World, build, get, over_http1, scripted, standalone};
+use crate::world::{HOST, KEY, Setup, World, build, get, over_http1, scripted, standalone};
 
 async fn once(world: &World) -> crate::world::Answer {
     let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
@@ -174,6 +174,10 @@ async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
     for (edited, reason) in [
         ("methods: [GET, POST], paths: ['/v1/**'], credential: good}", Some("WebsocketNotAllowed")),
         ("methods: [GET, POST], paths: ['/v1/**'], websocket: Allow}", Some("CredentialScope")),
+        (
+            "paths: ['/v1/**'], credential: good, clientCertificate: mtls, websocket: Allow}",
+            Some("CredentialScope"),
+        ),
         ("methods: [GET], paths: ['/v1/**'], credential: good, websocket: Allow}", None),
     ] {
         let world = standalone(&["http/1.1"]).await;
@@ -183,7 +187,13 @@ async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
         let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
         let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         let rule = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
-        world.edit(|document| document.replace(rule, edited)).await;
+        let certificates = format!(
+            "clientCertificates: [{{name: mtls, certificateFile: crt, keyFile: key, scopes: [{{host: {HOST}, ports: [{}]}}]}}]\ncredentials:\n",
+            world.upstream.port()
+        );
+        let document =
+            |document: &str| document.replace(rule, edited).replace("credentials:\n", &certificates);
+        world.edit(document).await;
         if reason.is_some() {
             let mut rest = Vec::new();
             let ended = tokio::time::timeout(Duration::from_secs(30), socket.read_to_end(&mut rest)).await;

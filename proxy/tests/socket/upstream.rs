@@ -15,7 +15,9 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -35,8 +37,13 @@ pub async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// TLS with a certificate for this name, and the root that vouches for it.
-pub fn identity(protocols: &[&str], name: &str) -> (TlsAcceptor, String) {
+/// TLS with a certificate for this name, and the root that vouches for it. Where there are roots for clients, each is asked for a
+/// certificate and need not have one.
+pub fn identity(
+    protocols: &[&str],
+    name: &str,
+    client_roots: Option<Arc<RootCertStore>>,
+) -> (TlsAcceptor, String) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,10 +52,14 @@ pub fn identity(protocols: &[&str], name: &str) -> (TlsAcceptor, String) {
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let clients = client_roots.map_or_else(WebPkiClientVerifier::no_client_auth, |roots| {
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        verifier.allow_unauthenticated().build().unwrap()
+    });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
         .unwrap();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();

@@ -114,6 +114,8 @@ pub struct Setup {
     pub connections_max: Option<usize>,
     /// What the upstream does, in place of an echo.
     pub behaviour: Option<upstream::Behaviour>,
+    /// Who vouches for the clients that the upstream asks for a certificate.
+    pub client_roots: Option<Arc<rustls::RootCertStore>>,
     /// Decisions for one second.
     pub decisions_per_second: Option<NonZeroU32>,
 }
@@ -143,7 +145,8 @@ pub async fn build(setup: Setup) -> World {
     let (log, finish, received) = (Sink::default(), Arc::new(Notify::new()), Arc::default());
     let closed = Arc::new(AtomicUsize::new(0));
     let (listener, upstream) = upstream::listen().await;
-    let (acceptor, roots) = upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST));
+    let (acceptor, roots) =
+        upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST), setup.client_roots);
     match (setup.script, setup.behaviour) {
         (None, Some(behaviour)) => {
             upstream::behaving(listener, acceptor, Arc::clone(&log.connections), behaviour);

@@ -216,7 +216,9 @@ fn custom(kind: &str, object: &Value) -> Result<Object, Malformed> {
         "agentsandboxes" => Body::Sandbox(sandbox(object)),
         "agentsandboxclasses" => Body::Class(spec["runtimeClassName"].as_str().map(str::to_owned)),
         "agentcredentials" => {
-            Body::Credential(text(&spec["secretRef"]["name"]), text(&spec["secretRef"]["key"]))
+            // A client certificate names no key; what is secret of its pair stands here.
+            let key = spec["secretRef"]["key"].as_str().unwrap_or("tls.key");
+            Body::Credential(text(&spec["secretRef"]["name"]), key.to_owned())
         }
         _ => Body::Other,
     };

@@ -61,6 +61,9 @@ impl Credential {
         let known = of_preset.map_or(&[][..], |preset| &preset.hosts);
         let own = spec.hosts.as_ref().map(|own| own.iter().flat_map(|host| inherited(host, known)).collect());
         let hosts = own.or_else(|| Some(of_preset?.hosts.clone()));
+        let Some(key) = &spec.secret_ref.key else {
+            return refused(credential, "names no key of its Secret; write secretRef.key", faults);
+        };
         let placeholders = spec.placeholder_env.clone().or_else(|| Some(of_preset?.placeholder_env.clone()));
         let (Some(inject), Some(hosts)) = (inject, hosts) else {
             return refused(
@@ -74,7 +77,7 @@ impl Credential {
         let read = Self {
             pinned,
             name: credential.name_any(),
-            secret: spec.secret_ref.clone(),
+            secret: SecretKeyRef { name: spec.secret_ref.name.clone(), key: key.clone() },
             inject,
             hosts,
             placeholders: placeholders.unwrap_or_default(),
@@ -219,6 +222,8 @@ fn inject(injection: &Injection) -> Option<InjectDocument> {
         InjectionType::PathSegment => {
             InjectDocument::PathSegment { after: injection.path_segment.as_ref()?.after.clone() }
         }
+        // It is no credential of the document; see `certificate`.
+        InjectionType::ClientCertificate => return None,
     })
 }
 

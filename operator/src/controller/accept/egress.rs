@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agentsandbox_crds::class::{AgentSandboxClass, TlsPassthrough};
 use agentsandbox_crds::common::Method;
-use agentsandbox_crds::credential::{CredentialHost, SecretKeyRef};
+use agentsandbox_crds::credential::{AgentCredential, CredentialHost, SecretKeyRef};
 use agentsandbox_crds::sandbox::{AgentSandbox, EgressRule, Scheme, Tls, Websocket};
 use agentsandbox_policy::document::{
-    CredentialDocument, RuleDocument, SchemeDocument, TlsDocument, WebsocketDocument,
+    ClientCertificateDocument, CredentialDocument, RuleDocument, SchemeDocument, TlsDocument,
+    WebsocketDocument,
 };
 use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
+use super::certificate::{self, is_certificate};
 use super::credential::{Credential, Variable};
 use super::hosts::covers;
 use super::upload;
@@ -26,6 +28,8 @@ const FILE_HASH_BYTES: usize = 8;
 pub(super) struct Egress {
     pub(super) rules: Vec<RuleDocument>,
     pub(super) credentials: Vec<(CredentialDocument, SecretKeyRef)>,
+    /// What connections show, each with its Secret.
+    pub(super) certificates: Vec<(ClientCertificateDocument, String)>,
     /// What the agent is given in their places.
     pub(super) variables: Vec<Variable>,
 }
@@ -39,11 +43,20 @@ pub(super) fn egress(
 ) -> Egress {
     let allow = sandbox.spec.egress.as_ref().map(|egress| egress.allow.as_slice()).unwrap_or_default();
     let mut taken: BTreeSet<String> = allow.iter().filter_map(|rule| rule.name.clone()).collect();
-    let named: BTreeSet<&String> = allow.iter().filter_map(|rule| rule.credential.as_ref()).collect();
-    let known: BTreeMap<&str, Credential> = named
+    let named = |of: fn(&EgressRule) -> Option<&String>| -> BTreeSet<&String> {
+        allow.iter().filter_map(of).collect()
+    };
+    let known: BTreeMap<&str, Credential> = named(|rule| rule.credential.as_ref())
         .into_iter()
         .filter_map(|name| references.credentials.get(name))
+        .filter(|credential| !is_certificate(credential))
         .filter_map(|credential| Credential::of(credential, faults))
+        .collect();
+    let certificates = named(|rule| rule.client_certificate.as_ref())
+        .into_iter()
+        .filter_map(|name| references.credentials.get(name))
+        .filter(|credential| is_certificate(credential))
+        .filter_map(|credential| certificate::document(credential, faults))
         .collect();
     let mut rules = Vec::new();
     for (index, rule) in allow.iter().enumerate() {
@@ -52,12 +65,22 @@ pub(super) fn egress(
         let limits = upload::limits(index, rule, class, faults);
         let answer = upload::answer(index, rule, faults);
         let document = RuleDocument { limits, answer, ..document(rule, &mut taken) };
-        credential_of(
+        let key = known.get(rule.credential.as_deref().unwrap_or_default());
+        let hosts = key.map(|known| known.hosts.as_slice());
+        carried(
             index,
-            rule,
-            &document,
+            &Carried { rule, document: &document, slot: Slot::Credential },
             references,
-            known.get(rule.credential.as_deref().unwrap_or_default()),
+            hosts,
+            faults,
+        );
+        let certificate = rule.client_certificate.as_ref().and_then(|name| references.credentials.get(name));
+        let hosts = certificate.and_then(|certificate| certificate.spec.hosts.as_deref());
+        carried(
+            index,
+            &Carried { rule, document: &document, slot: Slot::Certificate },
+            references,
+            hosts,
             faults,
         );
         rules.push(document);
@@ -66,7 +89,50 @@ pub(super) fn egress(
         known.values().flat_map(|credential| credential.variables(&identity.uid)).collect();
     let credentials =
         known.values().filter_map(|credential| credential.document(&identity.uid, faults)).collect();
-    Egress { rules, credentials, variables }
+    Egress { rules, credentials, certificates, variables }
+}
+
+/// Where a rule names an AgentCredential.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Credential,
+    Certificate,
+}
+
+impl Slot {
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Credential => "credential",
+            Self::Certificate => "clientCertificate",
+        }
+    }
+
+    fn name(self, rule: &EgressRule) -> Option<&String> {
+        match self {
+            Self::Credential => rule.credential.as_ref(),
+            Self::Certificate => rule.client_certificate.as_ref(),
+        }
+    }
+
+    /// What to write where an AgentCredential stands in the wrong one of both.
+    fn fits(self, credential: &AgentCredential) -> Result<(), &'static str> {
+        match (self, is_certificate(credential)) {
+            (Self::Credential, true) => {
+                Err("is a client certificate; write its name in clientCertificate, not in credential")
+            }
+            (Self::Certificate, false) => Err(
+                "is no client certificate; write its name in credential, or one of type ClientCertificate",
+            ),
+            (Self::Credential, false) | (Self::Certificate, true) => Ok(()),
+        }
+    }
+}
+
+/// What a rule names in one of both.
+struct Carried<'a> {
+    rule: &'a EgressRule,
+    document: &'a RuleDocument,
+    slot: Slot,
 }
 
 fn ceiling(index: usize, rule: &EgressRule, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
@@ -118,6 +184,7 @@ fn document(rule: &EgressRule, taken: &mut BTreeSet<String>) -> RuleDocument {
         methods: methods(rule.methods.as_ref()),
         paths: rule.paths.clone(),
         credential: rule.credential.clone(),
+        client_certificate: rule.client_certificate.clone(),
         tls: match rule.tls {
             Some(Tls::Passthrough) => Some(TlsDocument::Passthrough),
             Some(Tls::Intercept) | None => None,
@@ -160,25 +227,28 @@ pub(super) fn methods(methods: Option<&Vec<Method>>) -> Option<Vec<String>> {
     methods.map(|methods| methods.iter().map(|method| method.as_str().to_owned()).collect())
 }
 
-fn credential_of(
+fn carried(
     index: usize,
-    rule: &EgressRule,
-    document: &RuleDocument,
+    carried: &Carried<'_>,
     references: &References,
-    known: Option<&Credential>,
+    hosts: Option<&[CredentialHost]>,
     faults: &mut Vec<Rejection>,
 ) {
-    let Some(name) = &rule.credential else { return };
-    let field = format!("spec.egress.allow[{index}].credential");
+    let Carried { rule, document, slot } = carried;
+    let Some(name) = slot.name(rule) else { return };
+    let field = format!("spec.egress.allow[{index}].{}", slot.field());
     if document.scheme == SchemeDocument::Http {
-        reject(
-            faults,
-            RejectionReason::InvalidField,
-            field.clone(),
-            "a credential is never sent in plain text; remove credential, or remove scheme: Http",
-        );
+        let message = match slot {
+            Slot::Credential => {
+                "a credential is never sent in plain text; remove credential, or remove scheme: Http"
+            }
+            Slot::Certificate => {
+                "a client certificate is shown over TLS only; remove clientCertificate, or remove scheme: Http"
+            }
+        };
+        reject(faults, RejectionReason::InvalidField, field.clone(), message);
     }
-    if !references.credentials.contains_key(name) {
+    let Some(known) = references.credentials.get(name) else {
         reject(
             faults,
             RejectionReason::CredentialNotFound,
@@ -188,15 +258,19 @@ fn credential_of(
             ),
         );
         return;
+    };
+    if let Err(what) = slot.fits(known) {
+        reject(faults, RejectionReason::InvalidField, field, format!("AgentCredential {name} {what}"));
+        return;
     }
     // Of one that cannot be read, that is told already.
-    let Some(credential) = known else { return };
+    let Some(hosts) = hosts else { return };
     let covered = |host: &CredentialHost| {
         let allowed = ports(host.ports.as_ref(), HTTPS_PORT);
         covers(&host.host, &rule.host) && document.ports.iter().all(|port| allowed.contains(port))
     };
-    if !credential.hosts.iter().any(covered) {
-        let hosts: Vec<_> = credential.hosts.iter().map(|host| host.host.as_str()).collect();
+    if !hosts.iter().any(covered) {
+        let hosts: Vec<_> = hosts.iter().map(|host| host.host.as_str()).collect();
         reject(
             faults,
             RejectionReason::OutsideCredential,

@@ -14,10 +14,13 @@ pub(super) fn judge(
     document: PolicyDocument,
     faults: &mut Vec<Rejection>,
 ) {
-    let credentials: Vec<String> = document.credentials.iter().map(|each| each.name.clone()).collect();
+    let named = Named {
+        credentials: document.credentials.iter().map(|each| each.name.clone()).collect(),
+        certificates: document.client_certificates.iter().map(|each| each.name.clone()).collect(),
+    };
     let Err(invalid) = Policy::try_from(document) else { return };
     for fault in invalid.faults() {
-        let (reason, field, message) = written(sandbox, class, &credentials, &fault.field, &fault.message);
+        let (reason, field, message) = written(sandbox, class, &named, &fault.field, &fault.message);
         // Where a field has a fault of its own already, that one knows more of what the user meant.
         if !faults.iter().any(|known| known.field == field) {
             reject(faults, reason, field, message);
@@ -25,31 +28,40 @@ pub(super) fn judge(
     }
 }
 
+/// The AgentCredentials of a document, as they stand in its lists.
+struct Named {
+    credentials: Vec<String>,
+    certificates: Vec<String>,
+}
+
 /// Where the user wrote what stands in a field of the document.
 fn written(
     sandbox: &AgentSandbox,
     class: &str,
-    credentials: &[String],
+    named: &Named,
     field: &str,
     message: &str,
 ) -> (RejectionReason, String, String) {
     if let Some(rest) = field.strip_prefix("rules") {
         return (RejectionReason::InvalidField, format!("spec.egress.allow{rest}"), message.to_owned());
     }
-    if let Some((_, rest)) = credential(credentials, field).filter(|(name, _)| *name == LOGIN) {
+    if let Some((_, rest)) = named.find(field).filter(|(name, _)| *name == LOGIN) {
         let message = format!("class {class} has a wrong egress.upstreamProxy: {rest}: {message}");
         return (RejectionReason::ClassUnsupported, "spec.className".to_owned(), message);
     }
-    if let Some((name, rest)) = credential(credentials, field) {
+    if let Some((name, rest)) = named.find(field) {
         let own = rest.replace("scopes", "hosts");
         let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
-        let rule = rules.into_iter().position(|rule| rule.credential.as_deref() == Some(name));
-        let field = rule
-            .map_or("spec.egress.allow".to_owned(), |index| format!("spec.egress.allow[{index}].credential"));
+        let fields = rules.into_iter().enumerate().find_map(|(index, rule)| {
+            let slots = [("credential", &rule.credential), ("clientCertificate", &rule.client_certificate)];
+            let (slot, _) = slots.into_iter().find(|(_, own)| own.as_deref() == Some(name))?;
+            Some(format!("spec.egress.allow[{index}].{slot}"))
+        });
+        let field = fields.unwrap_or_else(|| "spec.egress.allow".to_owned());
         let message = format!("AgentCredential {name} cannot be used, its spec{own} is wrong: {message}");
         return (RejectionReason::InvalidField, field, message);
     }
-    if field == "credentials" {
+    if matches!(field, "credentials" | "clientCertificates") {
         let message = format!("the rules name too many AgentCredentials: {message}");
         return (RejectionReason::InvalidField, "spec.egress.allow".to_owned(), message);
     }
@@ -66,8 +78,13 @@ fn written(
     (reason, "spec.className".to_owned(), format!("{what}: {message}"))
 }
 
-/// The credential that a field belongs to, and the rest of the field, which begins with a point.
-fn credential<'a, 'b>(credentials: &'a [String], field: &'b str) -> Option<(&'a str, &'b str)> {
-    let (index, rest) = field.strip_prefix("credentials[")?.split_once(']')?;
-    Some((credentials.get(index.parse::<usize>().ok()?)?.as_str(), rest))
+impl Named {
+    /// The AgentCredential that a field belongs to, and the rest of the field, which begins with a point.
+    fn find<'b>(&self, field: &'b str) -> Option<(&str, &'b str)> {
+        let lists = [("credentials[", &self.credentials), ("clientCertificates[", &self.certificates)];
+        let (list, rest) =
+            lists.into_iter().find_map(|(begin, list)| Some((list, field.strip_prefix(begin)?)))?;
+        let (index, rest) = rest.split_once(']')?;
+        Some((list.get(index.parse::<usize>().ok()?)?.as_str(), rest))
+    }
 }

@@ -11,6 +11,7 @@ use crate::fixtures::{class, credential, from, identity, ordinary, platform, ref
 
 mod advice;
 mod bounds;
+mod certificates;
 
 /// What was rejected, as (reason, field).
 fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {

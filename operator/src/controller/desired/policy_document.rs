@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::SUFFIX_POLICY;
 use agentsandbox_policy::document::{
-    API_VERSION, AddressesDocument, CredentialDocument, PolicyDocument, RuleDocument, SandboxIdentity,
-    UpstreamDocument,
+    API_VERSION, AddressesDocument, ClientCertificateDocument, CredentialDocument, PolicyDocument,
+    RuleDocument, SandboxIdentity, UpstreamDocument,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest, Sha256};
@@ -44,10 +44,10 @@ pub fn hash(accepted: &Accepted, platform: &Platform) -> String {
 }
 
 fn text(accepted: &Accepted, platform: &Platform) -> String {
-    let Accepted { identity, class, rules, credentials, .. } = accepted;
+    let Accepted { identity, class, rules, credentials, certificates, .. } = accepted;
     // JSON is YAML; it has one way to write each document, so an unchanged policy is never written again. An empty
     // document, should serialization ever fail, is one that the proxy rejects: it keeps denying.
-    let document = document(identity, class, rules, credentials, platform);
+    let document = document(identity, class, rules, credentials, certificates, platform);
     serde_json::to_string_pretty(&document).unwrap_or_default() + "\n"
 }
 
@@ -58,6 +58,7 @@ pub fn document(
     class: &ClassInForce,
     rules: &[RuleDocument],
     credentials: &[(CredentialDocument, SecretKeyRef)],
+    certificates: &[(ClientCertificateDocument, String)],
     platform: &Platform,
 ) -> PolicyDocument {
     PolicyDocument {
@@ -70,6 +71,7 @@ pub fn document(
         generation: identity.generation,
         rules: rules.to_vec(),
         credentials: credentials.iter().map(|(document, _)| document.clone()).collect(),
+        client_certificates: certificates.iter().map(|(document, _)| document.clone()).collect(),
         addresses: AddressesDocument {
             allow: class.private_ranges.iter().map(ToString::to_string).collect(),
             deny: platform.cluster_ranges.iter().map(ToString::to_string).collect(),

@@ -5,8 +5,9 @@
 
 use std::net::Ipv4Addr;
 
-use agentsandbox_crds::credential::SecretKeyRef;
+use agentsandbox_crds::credential::{SecretKeyRef, TLS_CERTIFICATE, TLS_PRIVATE_KEY};
 use agentsandbox_crds::names::{ANNOTATION_POLICY_HASH, PORT_ADMIN};
+use agentsandbox_policy::document::ClientCertificateDocument;
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, Container, ContainerPort, ExecAction, HTTPGetAction, KeyToPath, Lifecycle,
     LifecycleHandler, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
@@ -168,6 +169,8 @@ fn readiness() -> Probe {
 
 fn volumes(accepted: &Accepted) -> Vec<Volume> {
     let identity = &accepted.identity;
+    let keys = accepted.credentials.iter().map(|(document, key)| credential(&document.name, key));
+    let certificates = accepted.certificates.iter().map(|(document, secret)| certificate(document, secret));
     vec![
         Volume {
             name: "policy".to_owned(),
@@ -183,9 +186,7 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
             name: "credentials".to_owned(),
             projected: Some(ProjectedVolumeSource {
                 default_mode: Some(SECRET_FILE_MODE),
-                sources: Some(
-                    accepted.credentials.iter().map(|(doc, key)| credential(&doc.name, key)).collect(),
-                ),
+                sources: Some(keys.chain(certificates).collect()),
             }),
             ..Volume::default()
         },
@@ -198,18 +199,24 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
     ]
 }
 
-/// Optional, so that the proxy starts without it and says which credential is missing; a pod that hangs says nothing.
 fn credential(name: &str, key: &SecretKeyRef) -> VolumeProjection {
+    entries(&key.name, vec![entry(&key.key, credential_file(name, key))])
+}
+
+/// Both entries are of one volume, so the kubelet swaps them together.
+fn certificate(document: &ClientCertificateDocument, secret: &str) -> VolumeProjection {
+    let certificate = entry(TLS_CERTIFICATE, document.certificate_file.clone());
+    entries(secret, vec![certificate, entry(TLS_PRIVATE_KEY, document.key_file.clone())])
+}
+
+fn entry(key: &str, path: String) -> KeyToPath {
+    KeyToPath { key: key.to_owned(), path, mode: None }
+}
+
+/// Optional, so that the proxy starts without it and says which credential is missing; a pod that hangs says nothing.
+fn entries(secret: &str, items: Vec<KeyToPath>) -> VolumeProjection {
     VolumeProjection {
-        secret: Some(SecretProjection {
-            name: key.name.clone(),
-            items: Some(vec![KeyToPath {
-                key: key.key.clone(),
-                path: credential_file(name, key),
-                mode: None,
-            }]),
-            optional: Some(true),
-        }),
+        secret: Some(SecretProjection { name: secret.to_owned(), items: Some(items), optional: Some(true) }),
         ..VolumeProjection::default()
     }
 }

@@ -33,9 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Proxies asked at the same time.
 const AT_ONCE: usize = 16;
 /// A whole tally is well below this.
-const TALLY_BYTES_MAX: usize = 16 * 1024;
-/// A policy document holds no more credentials.
-const UNUSABLE_MAX: usize = 64;
+const TALLY_BYTES_MAX: usize = 32 * 1024;
+/// A policy document holds no more credentials and client certificates.
+const UNUSABLE_MAX: usize = 128;
 /// Longest name of an AgentCredential.
 const NAME_BYTES_MAX: usize = 63;
 /// Longest reason that is shown.

@@ -95,7 +95,7 @@ fn held(workload: &Workload) -> (Holds, Reason, String) {
         ),
         _ => (
             Reason::CredentialMalformed,
-            "its value is empty, too long, or not visible ASCII. Store the bare value in the Secret; until the kubelet has mounted it, requests that need it are denied.",
+            "its value is empty, too long, or not visible ASCII, or it is no certificate with its own private key. Store the bare value, or the pair, in the Secret; until the kubelet has mounted it, requests that need it are denied.",
         ),
     };
     (Holds::False, reason, unusable(workload, &first.name, why))

@@ -11,7 +11,7 @@ use super::{Gap, Place};
 use crate::document::{PATHS_MAX, PORTS_MAX, RULES_MAX};
 use crate::method::ORDINARY;
 use crate::path::globs_for;
-use crate::policy::Rule;
+use crate::policy::{Rule, Scope, reaches};
 use crate::{Denial, DenialReason, Host, HostPattern, Policy, Request, Scheme};
 
 /// Longest path glob of an AgentSandbox, in characters; the CRD takes no longer one.
@@ -43,19 +43,8 @@ impl Policy {
         if gap == Gap::Scheme {
             return format!("Use {}, the scheme of rule {}.", rule.scheme, rule.name);
         }
-        if let Some(name) = &rule.credential {
-            if let Some(request) = place.request
-                && let Err(next) = self.credential_use(name, rule, request)
-            {
-                return format!("{} Rule {} must allow it, too.", next.how_to_allow, rule.name);
-            }
-            if !self.credential(name).is_some_and(|known| known.reaches(place.host, place.port)) {
-                let Place { host, port, .. } = place;
-                return format!(
-                    "Ask the owner of AgentCredential {name} to allow {host}:{port} in its hosts. Rule {} must allow it, too.",
-                    rule.name
-                );
-            }
+        if let Some(first) = self.owners(place, rule) {
+            return first;
         }
         match self.changes(place, rule) {
             Some(changes) => format!("In rule {} of {}: {changes}.", rule.name, self.allow_list()),
@@ -65,6 +54,27 @@ impl Policy {
             ),
             None => self.new_rule(place, Some(rule)),
         }
+    }
+
+    /// What the owners of what the rule carries have to allow before a change of the rule could help.
+    fn owners(&self, place: &Place<'_>, rule: &Rule) -> Option<String> {
+        let (key, certificate) = (rule.credential.as_deref(), rule.client_certificate.as_deref());
+        if let Some(request) = place.request {
+            let of_key = key.and_then(|name| self.credential_use(name, rule, request).err());
+            let next = of_key.or_else(|| self.certificate_use(rule, request).err())?;
+            return Some(format!("{} Rule {} must allow it, too.", next.how_to_allow, rule.name));
+        }
+        let Place { host, port, .. } = place;
+        let is_outside = |scopes: Option<&Vec<Scope>>| !scopes.is_some_and(|all| reaches(all, host, *port));
+        let key = key.filter(|name| is_outside(self.credential(name).map(|known| &known.scopes)));
+        let certificate = || {
+            certificate.filter(|name| is_outside(self.client_certificate(name).map(|known| &known.scopes)))
+        };
+        let name = key.or_else(certificate)?;
+        Some(format!(
+            "Ask the owner of AgentCredential {name} to allow {host}:{port} in its hosts. Rule {} must allow it, too.",
+            rule.name
+        ))
     }
 
     /// What no rule can allow.
@@ -164,10 +174,11 @@ impl Policy {
                 fields.push("websocket: Allow".to_owned());
             }
         }
-        fields.extend(
-            full.and_then(|rule| rule.credential.as_ref())
-                .map(|name| format!("credential: {}", scalar(name))),
-        );
+        let carried = |rule: &Rule| {
+            let fields = [("credential", &rule.credential), ("clientCertificate", &rule.client_certificate)];
+            fields.map(|(field, name)| Some(format!("{field}: {}", scalar(name.as_ref()?))))
+        };
+        fields.extend(full.map(carried).into_iter().flatten().flatten());
         fields
     }
 
@@ -229,4 +240,33 @@ fn scalar(name: &str) -> String {
 /// Globs that allow the path of the request and no other; none where there are none.
 fn globs_of(request: &Request) -> Option<Vec<String>> {
     globs_for(request.target.canonical_path(), GLOB_BYTES_MAX)
+}
+
+/// The denial of a request for a path that the owner of a credential leaves out.
+pub(super) fn excepted(name: &str, rule: &Rule, request: &Request) -> Box<Denial> {
+    let how = format!(
+        "AgentCredential {name} leaves this path out, because it stores files, hands out keys or changes accounts; ask its owner to name the path in hosts, not only a pattern around it."
+    );
+    concerning(DenialReason::CredentialScope, name, rule, request, &how)
+}
+
+/// The denial of a request to where a credential may not go.
+pub(super) fn outside(name: &str, rule: &Rule, request: &Request) -> Box<Denial> {
+    let Request { host, port, method, .. } = request;
+    let how = format!(
+        "Ask the owner of AgentCredential {name} to allow {method} on this path of {host}:{port} in its hosts, or narrow the rule to what they allow."
+    );
+    concerning(DenialReason::CredentialScope, name, rule, request, &how)
+}
+
+/// A denial that an AgentCredential is the reason of.
+pub(super) fn concerning(
+    reason: DenialReason,
+    name: &str,
+    rule: &Rule,
+    request: &Request,
+    how: &str,
+) -> Box<Denial> {
+    let denial = super::described(reason, request).with_rule(&rule.name).with_credential(name);
+    Box::new(denial.with_how_to_allow(how))
 }

@@ -6,6 +6,7 @@ use super::*;
 
 mod absent;
 mod advice;
+mod certificates;
 mod credentials;
 mod examples;
 mod index;

@@ -1,13 +1,16 @@
 //! From the wire to the domain. Every fault is found in one pass; each names its field and says what to write instead.
 
+mod carried;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::carried::Carried;
 use super::{
     Credential, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Rule, Rules, Scheme, Scope,
-    UpstreamProxy,
+    UpstreamProxy, reaches,
 };
 use crate::address::{Addresses, is_too_wide};
 use crate::bounds::{self, Bounds};
@@ -61,12 +64,13 @@ impl TryFrom<PolicyDocument> for Policy {
         faults.bound("credentials", document.credentials.len(), 0, CREDENTIALS_MAX);
         faults.unique("credentials", document.credentials.iter().map(|credential| credential.name.as_str()));
         faults.unique("rules", document.rules.iter().map(|rule| rule.name.as_str()));
-        let known: BTreeSet<String> = document.credentials.iter().map(|each| each.name.clone()).collect();
+        let known = Carried::of(&document);
         let mut credentials = BTreeMap::new();
         for (index, document) in document.credentials.into_iter().enumerate() {
             let (name, credential) = credential(&format!("credentials[{index}]"), document, &mut faults);
             credentials.insert(name, credential);
         }
+        let client_certificates = carried::certificates(document.client_certificates, &known, &mut faults);
         let mut rules = Vec::new();
         for (index, document) in document.rules.into_iter().enumerate() {
             rules.extend(rule(&format!("rules[{index}]"), document, &known, &mut faults));
@@ -92,6 +96,7 @@ impl TryFrom<PolicyDocument> for Policy {
             generation: document.generation,
             rules: Rules::new(rules),
             credentials,
+            client_certificates,
             addresses: Addresses::new(allow, deny),
             additional_roots,
             upstream_proxy,
@@ -131,24 +136,13 @@ impl Faults {
     }
 }
 
-fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut Faults) -> Option<Rule> {
+fn rule(at: &str, document: RuleDocument, known: &Carried, faults: &mut Faults) -> Option<Rule> {
     name(&format!("{at}.name"), &document.name, faults);
     let scheme = match document.scheme {
         SchemeDocument::Https => Scheme::Https,
         SchemeDocument::Http => Scheme::Http,
     };
-    if let Some(credential) = &document.credential {
-        let field = format!("{at}.credential");
-        if scheme == Scheme::Http {
-            faults.add(
-                field.clone(),
-                "a credential is never sent in plain text; write scheme: https, or remove credential",
-            );
-        }
-        if !known.contains(credential) {
-            faults.add(field, "there is no such credential; write the name of one in credentials");
-        }
-    }
+    known.judge(at, &document, faults);
     let passthrough = document.tls == Some(TlsDocument::Passthrough);
     if passthrough {
         unopened(at, &document, faults);
@@ -189,6 +183,7 @@ fn rule(at: &str, document: RuleDocument, known: &BTreeSet<String>, faults: &mut
         name: document.name.into(),
         scheme,
         credential: document.credential,
+        client_certificate: document.client_certificate,
         websocket: document.websocket == Some(WebsocketDocument::Allow),
         passthrough,
     })
@@ -203,6 +198,7 @@ fn unopened(at: &str, document: &RuleDocument, faults: &mut Faults) {
         ("methods", document.methods.is_some()),
         ("paths", document.paths.is_some()),
         ("credential", document.credential.is_some()),
+        ("clientCertificate", document.client_certificate.is_some()),
         ("websocket", document.websocket.is_some()),
         ("answer", document.answer.is_some()),
         ("headers", document.headers.is_some()),
@@ -254,7 +250,7 @@ fn upstream_proxy(
         return None;
     };
     let login = document.credential.as_ref().map(|name| {
-        let credential = credentials.get(name).filter(|credential| credential.reaches(&host, port));
+        let credential = credentials.get(name).filter(|credential| reaches(&credential.scopes, &host, port));
         let login = credential.and_then(|credential| match credential.used.injection() {
             Injection::Basic { username } => Some(Login {
                 credential: name.clone(),

@@ -15,7 +15,13 @@ fn at(host: &str) -> Destination {
 }
 
 fn voice(credential: Option<&str>, secret: Option<u64>, password: Option<u64>) -> Voice {
-    Voice { credential: credential.map(Into::into), readings: Readings { secret, password } }
+    let who = Who { credential: credential.map(Into::into), certificate: None };
+    Voice { who, readings: Readings { secret, certificate: None, password } }
+}
+
+fn certified(certificate: Option<&str>, reading: Option<u64>, credential: Option<&str>) -> Voice {
+    let who = Who { credential: credential.map(Into::into), certificate: certificate.map(Into::into) };
+    Voice { who, readings: Readings { certificate: reading, ..Readings::default() } }
 }
 
 fn nobody() -> Voice {
@@ -108,12 +114,45 @@ async fn p_a11_a_connection_is_found_only_by_all_that_it_may_carry() {
 }
 
 #[tokio::test]
+async fn p_a11_a_connection_that_shows_a_client_certificate_is_found_by_no_request_that_does_not_show_this_one()
+ {
+    let own = certified(Some("mtls"), Some(3), None);
+    let others = [
+        nobody(),
+        certified(Some("other"), Some(3), None),
+        certified(Some("mtls"), Some(2), None),
+        certified(Some("mtls"), Some(4), None),
+        certified(Some("mtls"), Some(3), Some("key")),
+        voice(Some("key"), Some(3), None),
+        // A key of the same name.
+        voice(Some("mtls"), Some(3), None),
+    ];
+    for other in others {
+        for (kept, asking) in [(&own, &other), (&other, &own)] {
+            let pool = Arc::new(Pool::default());
+            let (lease, _far) = over_http1(at("good.test"), kept).await;
+            pool.put(lease);
+            assert!(take(&pool, at("good.test"), asking).is_none(), "{kept:?} {asking:?}");
+        }
+    }
+    let pool = Arc::new(Pool::default());
+    let (lease, _far) = over_http1(at("good.test"), &own).await;
+    pool.put(lease);
+    assert!(take(&pool, at("good.test"), &own).is_some());
+}
+
+#[tokio::test]
 async fn p_f17_what_was_opened_with_a_replaced_secret_or_password_ends_and_is_not_kept_when_it_comes_back() {
     let old = voice(Some("key"), Some(3), Some(5));
-    for new in [voice(Some("key"), Some(4), Some(5)), voice(Some("key"), Some(3), Some(6))] {
+    let of_certificate = |reading| certified(Some("mtls"), Some(reading), None);
+    for (old, new) in [
+        (&old, voice(Some("key"), Some(4), Some(5))),
+        (&old, voice(Some("key"), Some(3), Some(6))),
+        (&of_certificate(3), of_certificate(4)),
+    ] {
         let pool = Arc::new(Pool::default());
-        let (kept, _far) = over_http1(at("good.test"), &old).await;
-        let (in_use, _other_far) = over_http1(at("good.test"), &old).await;
+        let (kept, _far) = over_http1(at("good.test"), old).await;
+        let (in_use, _other_far) = over_http1(at("good.test"), old).await;
         pool.put(kept);
         assert!(take(&pool, at("good.test"), &new).is_none());
         assert_eq!(count(&pool), 0, "the old one has ended");
@@ -121,7 +160,7 @@ async fn p_f17_what_was_opened_with_a_replaced_secret_or_password_ends_and_is_no
         pool.put(latest);
         pool.put(in_use);
         assert_eq!(count(&pool), 1, "the old one is not kept");
-        assert!(take(&pool, at("good.test"), &old).is_none());
+        assert!(take(&pool, at("good.test"), old).is_none());
         assert!(take(&pool, at("good.test"), &new).is_some(), "the new one is kept");
     }
 }

@@ -29,6 +29,7 @@ fn policy(spec: &Value, hosts: &[&str]) -> Policy {
         &accepted.class,
         &accepted.rules,
         &accepted.credentials,
+        &accepted.certificates,
         &platform(),
     );
     Policy::try_from(document).unwrap()

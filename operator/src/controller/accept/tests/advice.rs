@@ -10,8 +10,9 @@ use super::*;
 fn policy(sandbox: &AgentSandbox) -> Policy {
     let accepted =
         accept(&identity(), sandbox, &ordinary(), &platform()).unwrap_or_else(|all| panic!("{all:?}"));
-    let Accepted { identity, class, rules, credentials, .. } = &accepted;
-    Policy::try_from(policy_document::document(identity, class, rules, credentials, &platform())).unwrap()
+    let Accepted { identity, class, rules, credentials, certificates, .. } = &accepted;
+    let document = policy_document::document(identity, class, rules, credentials, certificates, &platform());
+    Policy::try_from(document).unwrap()
 }
 
 /// A request, such as `socket GET https://api.example.com:8443/x`.

@@ -133,4 +133,6 @@ fn a_host_is_covered_by_each_credential_whose_scopes_name_it() {
         |host: &str| policy.injections_at(&crate::Host::parse(host).unwrap()).cloned().collect::<Vec<_>>();
     assert_eq!(at("other.good.test"), [Injection::Cookie { name: "session".to_owned() }]);
     assert_eq!((at("api.good.test").len(), at("good.test").len()), (3, 0));
+    let has = |host: &str| policy.has_credential_at(&crate::Host::parse(host).unwrap());
+    assert!(has("other.good.test") && has("api.good.test") && !has("good.test"));
 }

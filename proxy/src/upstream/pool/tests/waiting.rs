@@ -180,7 +180,11 @@ async fn p_i4_a_connection_does_not_become_too_old_while_a_stream_of_it_is_open(
 async fn a_connection_that_ends_leaves_room_for_another_though_its_streams_are_not_over() {
     let (pool, mut streams) = (Arc::new(Pool::default()), Vec::new());
     let (near, far) = tokio::io::duplex(1024);
-    pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
+    pool.put(lease(
+        crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+        at("good.test"),
+        &nobody(),
+    ));
     let mut held = Vec::new();
     for _ in 1..H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX {
         let (lease, far) = over_http2(at("good.test"), &nobody(), 1).await;
@@ -261,7 +265,11 @@ async fn p_i4_only_one_stream_begins_and_no_other_connection_before_the_upstream
     for (allowed, sent, opened) in [(Some(3), 3, 1), (Some(1), 1, 1), (None, 250, 0)] {
         let pool = Arc::new(Pool::default());
         let (near, far) = tokio::io::duplex(1024);
-        pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
+        pool.put(lease(
+            crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+            at("good.test"),
+            &nobody(),
+        ));
         let mut streams = vec![take(&pool, at("good.test"), &nobody()).unwrap()];
         let mut waiting: Vec<_> = (1..250).map(|_| waiting(&pool)).collect();
         tokio::spawn(serving((far, Arc::default()), allowed, std::future::pending::<()>()));
@@ -327,7 +335,11 @@ async fn an_upstream_that_never_says_how_many_streams_it_allows_is_not_waited_fo
 #[tokio::test(start_paused = true)]
 async fn a_full_connection_that_its_upstream_wants_to_end_makes_room_for_another_though_its_streams_go_on() {
     let (pool, (near, far)) = (Arc::new(Pool::default()), tokio::io::duplex(1024));
-    pool.put(lease(crate::upstream::over_http2(near, None).await.unwrap(), at("good.test"), &nobody()));
+    pool.put(lease(
+        crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+        at("good.test"),
+        &nobody(),
+    ));
     let (end, ends) = tokio::sync::oneshot::channel::<()>();
     let asked = Arc::new(Notify::new());
     tokio::spawn(serving((far, Arc::clone(&asked)), Some(2), ends));

@@ -30,7 +30,7 @@ async fn p_i4_only_so_many_upstream_connections_have_a_wide_window() {
     for expected in [H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES] {
         let (near, mut far) = tokio::io::duplex(1024);
         let place = Arc::clone(&wide).try_acquire_owned().ok();
-        let sender = crate::upstream::over_http2(near, place).await.unwrap();
+        let sender = crate::upstream::spoken::over_http2(near, place).await.unwrap();
         assert_eq!(told_window(&mut far).await, expected);
         held.push((sender, far));
     }

@@ -1,0 +1,69 @@
+//! What a request is sent with that the agent does not have. Whatever is missing denies the request: nothing goes out bare.
+
+use std::time::Instant;
+
+use agentsandbox_policy::{Denial, DenialReason, Permit, Policy};
+
+use super::Proxy;
+use crate::respond::denial;
+use crate::secrets::{ClientCertificate, Secret, SecretError};
+use crate::upstream::Voice;
+
+/// The keys of one request, as their files are now.
+pub(super) struct Keys {
+    /// Of the credential in it.
+    pub(super) secret: Option<Secret>,
+    /// Of the connection under it.
+    pub(super) certificate: Option<ClientCertificate>,
+    /// Of the upstream proxy on its way.
+    pub(super) password: Option<Secret>,
+}
+
+impl Keys {
+    /// Everything that the permit names, and what the policy's upstream proxy asks for.
+    pub(super) fn of(
+        proxy: &Proxy,
+        policy: &Policy,
+        permit: &Permit,
+        now: Instant,
+    ) -> Result<Self, Box<Denial>> {
+        let unavailable = || denial(permit, DenialReason::CredentialUnavailable);
+        let secret = permit.credential().map(|used| {
+            let secret = proxy.secrets.get(used.file(), now);
+            secret.map_err(|error| told(unavailable(), used.name(), error))
+        });
+        let certificate = permit.certificate().map(|used| {
+            let certificate = proxy.secrets.certificate(used.files(), now);
+            certificate.map_err(|error| told(unavailable(), used.name(), error))
+        });
+        Ok(Self {
+            secret: secret.transpose()?,
+            certificate: certificate.transpose()?,
+            password: password(proxy, policy, now)?,
+        })
+    }
+
+    /// As whom the request speaks.
+    pub(super) fn voice(&self, permit: &Permit) -> Voice {
+        Voice::of(permit, self.secret.as_ref(), self.certificate.as_ref(), self.password.as_ref())
+    }
+
+    /// Whether the destination knows by them for whom it answers.
+    pub(super) const fn authenticate(&self) -> bool {
+        self.secret.is_some() || self.certificate.is_some()
+    }
+}
+
+/// The password of the upstream proxy, if it asks for one.
+pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
+    let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
+    let password = proxy.secrets.get(&login.file, now);
+    let unavailable = Denial::new(DenialReason::CredentialUnavailable);
+    password.map(Some).map_err(|error| told(unavailable, &login.credential, error))
+}
+
+/// A denial that says why a credential has no secret.
+fn told(denial: Denial, credential: &str, error: SecretError) -> Box<Denial> {
+    let advice = format!("The secret of credential {credential} is not usable: {error}.");
+    Box::new(denial.with_credential(credential).with_how_to_allow(advice))
+}

@@ -1,0 +1,210 @@
+//! Client certificates: pairs of files, a certificate and its private key, read again when either changes.
+//!
+//! A pair is taken whole or not at all: the key has to fit the certificate. So one that is half changed denies until the other
+//! half is there, and two pairs are never mixed. The bytes of the key's file are wiped once the TLS library has read them. The key
+//! signs handshakes and is never sent, so nothing of it is looked for in answers.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use agentsandbox_policy::CertificateFiles;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use zeroize::Zeroizing;
+
+use super::{SecretError, Stamp};
+use crate::limits::{CERTIFICATE_BYTES_MAX, CERTIFICATE_CHAIN_MAX, SECRET_STAT_INTERVAL};
+
+const KEY_BEGIN: &str = "-----BEGIN ";
+const KEY_END: &str = "-----END ";
+const KEY_LABEL: &str = "PRIVATE KEY-----";
+const KEY_ENCRYPTED: &str = "ENCRYPTED";
+
+/// How many times a pair was read since the start.
+static READS: AtomicU64 = AtomicU64::new(0);
+
+/// A certificate with its private key, as a TLS client shows it. It cannot be printed.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    pair: Arc<SingleCertAndKey>,
+    generation: u64,
+}
+
+impl ClientCertificate {
+    /// Reads a pair as PEM.
+    ///
+    /// # Errors
+    /// [`SecretError::NoPair`] when either does not parse, and [`SecretError::Mismatched`] when the key is of another certificate.
+    pub fn parse(certificate: &[u8], key: &[u8]) -> Result<Self, SecretError> {
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let chain = chain.map_err(|_| SecretError::NoPair)?;
+        if chain.is_empty() || chain.len() > CERTIFICATE_CHAIN_MAX {
+            return Err(SecretError::NoPair);
+        }
+        let pair = CertifiedKey::new(chain, signing_key(key).ok_or(SecretError::NoPair)?);
+        // Whatever cannot be compared is no pair either.
+        pair.keys_match().map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => SecretError::Mismatched,
+            _ => SecretError::NoPair,
+        })?;
+        let generation = READS.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { pair: Arc::new(SingleCertAndKey::from(pair)), generation })
+    }
+
+    /// Tells this reading of the pair from each other reading, of this pair or another.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What shows it in a handshake.
+    #[must_use]
+    pub fn shown(&self) -> Arc<dyn ResolvesClientCert> {
+        Arc::clone(&self.pair) as Arc<dyn ResolvesClientCert>
+    }
+}
+
+/// The one private key in a text. The PEM reader of the TLS library would leave copies of it in memory that was given back.
+fn signing_key(pem: &[u8]) -> Option<Arc<dyn SigningKey>> {
+    let mut lines = std::str::from_utf8(pem).ok()?.lines().map(str::trim);
+    lines.find(|line| {
+        line.starts_with(KEY_BEGIN) && line.ends_with(KEY_LABEL) && !line.contains(KEY_ENCRYPTED)
+    })?;
+    let mut text = Zeroizing::new(String::with_capacity(pem.len()));
+    lines.by_ref().take_while(|line| !line.starts_with(KEY_END)).for_each(|line| text.push_str(line));
+    if lines.any(|line| line.starts_with(KEY_BEGIN) && line.ends_with(KEY_LABEL)) {
+        // Which of them would be a guess.
+        return None;
+    }
+    let mut der = Zeroizing::new(vec![0; text.len()]);
+    let length = STANDARD.decode_slice(text.as_bytes(), &mut der).ok()?;
+    let key = PrivateKeyDer::try_from(der.get(..length)?).ok()?;
+    any_supported_type(&key).ok()
+}
+
+/// The pairs that were read, by their files.
+#[derive(Default)]
+pub(super) struct Certificates(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    known: HashMap<CertificateFiles, Known>,
+    /// Pairs that were not usable at the start, and have not been since.
+    waited_for: HashSet<CertificateFiles>,
+}
+
+struct Known {
+    looked: Instant,
+    stamps: Option<Stamps>,
+    pair: Result<ClientCertificate, SecretError>,
+}
+
+/// Of the certificate and of its key.
+type Stamps = (Stamp, Stamp);
+
+impl Certificates {
+    pub(super) fn get(
+        &self,
+        folder: &Path,
+        files: &CertificateFiles,
+        now: Instant,
+    ) -> Result<ClientCertificate, SecretError> {
+        let mut state = self.state();
+        let pair = state.look(folder, files, now);
+        if pair.is_ok() {
+            state.waited_for.remove(files);
+        }
+        pair
+    }
+
+    pub(super) fn wait_for(&self, files: &CertificateFiles) {
+        self.state().waited_for.insert(files.clone());
+    }
+
+    pub(super) fn is_waited_for(&self, files: &CertificateFiles) -> bool {
+        self.state().waited_for.contains(files)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn look(
+        &mut self,
+        folder: &Path,
+        files: &CertificateFiles,
+        now: Instant,
+    ) -> Result<ClientCertificate, SecretError> {
+        if let Some(known) = self.known.get_mut(files) {
+            if now.saturating_duration_since(known.looked) >= SECRET_STAT_INTERVAL {
+                known.look(&Pair::of(folder, files), now);
+            }
+            return known.pair.clone();
+        }
+        let mut first = Known { looked: now, stamps: None, pair: Err(SecretError::Missing) };
+        first.look(&Pair::of(folder, files), now);
+        let pair = first.pair.clone();
+        self.known.insert(files.clone(), first);
+        pair
+    }
+}
+
+impl Known {
+    fn look(&mut self, pair: &Pair, now: Instant) {
+        self.looked = now;
+        let stamps = pair.stamps();
+        if stamps.is_some() && stamps == self.stamps {
+            return;
+        }
+        // What changes from here on is found changed at the next look.
+        self.stamps = stamps;
+        self.pair = pair.read();
+    }
+}
+
+struct Pair {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Pair {
+    fn of(folder: &Path, files: &CertificateFiles) -> Self {
+        Self { certificate: folder.join(&files.certificate), key: folder.join(&files.key) }
+    }
+
+    fn stamps(&self) -> Option<Stamps> {
+        let stamp = |path: &Path| std::fs::metadata(path).ok().map(Stamp::from);
+        Some((stamp(&self.certificate)?, stamp(&self.key)?))
+    }
+
+    fn read(&self) -> Result<ClientCertificate, SecretError> {
+        ClientCertificate::parse(&read(&self.certificate)?, &read(&self.key)?)
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let file = File::open(path).map_err(|_| SecretError::Missing)?;
+    // Room for the largest from the start: a buffer that grew would leave copies behind.
+    let mut bytes =
+        Zeroizing::new(Vec::with_capacity(usize::try_from(CERTIFICATE_BYTES_MAX + 2).unwrap_or(0)));
+    file.take(CERTIFICATE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|_| SecretError::Missing)?;
+    match u64::try_from(bytes.len()) {
+        Ok(length) if length <= CERTIFICATE_BYTES_MAX => Ok(bytes),
+        _ => Err(SecretError::NoPair),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+use std::path::Path;
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+
+use super::*;
+use crate::secrets::Secrets;
+
+/// A certificate and its key, as PEM.
+fn pair() -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["agent.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+fn files() -> CertificateFiles {
+    CertificateFiles { certificate: "crt".to_owned(), key: "key".to_owned() }
+}
+
+fn write(folder: &Path, certificate: &str, key: &str) {
+    std::fs::write(folder.join("crt"), certificate).unwrap();
+    std::fs::write(folder.join("key"), key).unwrap();
+}
+
+/// Whether a look gives a pair, and which reading of it.
+fn read(secrets: &Secrets, now: Instant) -> Result<u64, SecretError> {
+    secrets.certificate(&files(), now).map(|pair| pair.generation())
+}
+
+#[test]
+fn p_f21_only_a_certificate_with_its_own_key_is_a_pair() {
+    let ((certificate, key), (stranger, other)) = (pair(), pair());
+    let body = |pem: &str| pem.lines().filter(|line| !line.starts_with('-')).collect::<String>();
+    let long = certificate.repeat(CERTIFICATE_CHAIN_MAX);
+    let cases: [(&str, &str, Result<(), SecretError>); 15] = [
+        (&certificate, &key, Ok(())),
+        (&format!("a word before\n{certificate}{stranger}"), &format!("a word before\n{key}"), Ok(())),
+        (&long, &key, Ok(())),
+        (&certificate.replace('\n', "\r\n"), &key.replace('\n', "\r\n"), Ok(())),
+        (&format!("{long}{certificate}"), &key, Err(SecretError::NoPair)),
+        (&format!("{stranger}{certificate}"), &key, Err(SecretError::Mismatched)),
+        (&certificate, &other, Err(SecretError::Mismatched)),
+        (&certificate, &format!("{key}{other}"), Err(SecretError::NoPair)),
+        (&certificate, &certificate, Err(SecretError::NoPair)),
+        (&key, &key, Err(SecretError::NoPair)),
+        ("", &key, Err(SecretError::NoPair)),
+        (&certificate, "", Err(SecretError::NoPair)),
+        (&certificate, &key.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE"), Err(SecretError::NoPair)),
+        (&certificate, &key.replacen(&body(&key)[..8], "AAAAAAAA", 1), Err(SecretError::NoPair)),
+        (&certificate.replacen(&body(&certificate)[..8], "AAAAAAAA", 1), &key, Err(SecretError::NoPair)),
+    ];
+    for (number, (certificate, key, wanted)) in cases.into_iter().enumerate() {
+        let read = ClientCertificate::parse(certificate.as_bytes(), key.as_bytes());
+        assert_eq!(read.map(|_| ()), wanted, "{number}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let padded = format!("{key}{}", "\n".repeat(usize::try_from(CERTIFICATE_BYTES_MAX).unwrap() - key.len()));
+    for (key, fits) in [(padded.clone(), true), (padded + "\n", false)] {
+        write(folder.path(), &certificate, &key);
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+        assert_eq!(read(&secrets, Instant::now()).is_ok(), fits);
+    }
+}
+
+#[test]
+fn each_kind_of_key_that_is_common_is_read() {
+    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
+        ClientCertificate::parse(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn p_f21_a_pair_that_is_half_changed_denies_until_the_other_half_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ((old, old_key), (new, new_key)) = (pair(), pair());
+    write(folder.path(), &old, &old_key);
+    let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+    let start = Instant::now();
+    let look = |number: u32| read(&secrets, start + SECRET_STAT_INTERVAL * number);
+    let first = look(0).unwrap();
+    assert_eq!(look(1), Ok(first), "an unchanged pair is the same reading");
+    std::fs::write(at("crt"), &new).unwrap();
+    assert_eq!(look(2), Err(SecretError::Mismatched));
+    assert_eq!(look(3), Err(SecretError::Mismatched), "however often it is looked at");
+    std::fs::write(at("key"), &new_key).unwrap();
+    let second = look(4).unwrap();
+    assert!(second > first, "another reading");
+    // The key first.
+    std::fs::write(at("key"), &old_key).unwrap();
+    assert_eq!(look(5), Err(SecretError::Mismatched));
+    std::fs::write(at("crt"), &old).unwrap();
+    assert!(look(6).unwrap() > second);
+    for gone in ["key", "crt"] {
+        write(folder.path(), &new, &new_key);
+        assert!(look(if gone == "key" { 7 } else { 9 }).is_ok());
+        std::fs::remove_file(at(gone)).unwrap();
+        assert_eq!(look(if gone == "key" { 8 } else { 10 }), Err(SecretError::Missing), "{gone}");
+    }
+}
+
+#[test]
+fn p_f21_a_certificate_that_is_pointed_at_other_files_never_shows_the_ones_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = pair();
+    write(folder.path(), &certificate, &key);
+    let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+    let now = Instant::now();
+    assert!(read(&secrets, now).is_ok());
+    for files in [("crt", "key-2"), ("crt-2", "key"), ("crt-2", "key-2")] {
+        let files = CertificateFiles { certificate: files.0.to_owned(), key: files.1.to_owned() };
+        assert_eq!(secrets.certificate(&files, now).err(), Some(SecretError::Missing), "{files:?}");
+    }
+}

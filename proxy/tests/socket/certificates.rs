@@ -1,0 +1,321 @@
+//! Client certificates towards upstreams that ask for one: who is shown which, on which connection.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use agentsandbox_proxy::config::{Config, StartError};
+use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::secrets::SecretError;
+use agentsandbox_proxy::serve::Port;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::RootCertStore;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::entrances::{denied, to};
+use crate::upstream::Behaviour;
+use crate::world::{Answer, HOST, KEY, Setup, World, args, build, get, over_http1};
+
+const OTHER: &str = "pass.good.test";
+const NOBODY: &str = "nobody";
+
+/// Whoever vouches for clients.
+struct Clients {
+    issuer: Issuer<'static, KeyPair>,
+    roots: Arc<RootCertStore>,
+}
+
+impl Clients {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.self_signed(&key).unwrap().der().clone()).unwrap();
+        Self { issuer: Issuer::new(ca, key), roots: Arc::new(roots) }
+    }
+
+    /// A certificate in this name, and its key.
+    fn pair(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut client = CertificateParams::default();
+        client.distinguished_name.push(DnType::CommonName, name);
+        (client.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// Who a client proved to be.
+fn proven(io: &TlsStream<TcpStream>) -> String {
+    let shown = io.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    shown.map_or(NOBODY.to_owned(), |der| {
+        let (_, certificate) = X509Certificate::from_der(der).unwrap();
+        let name = certificate.subject().iter_common_name().next().unwrap();
+        name.as_str().unwrap().to_owned()
+    })
+}
+
+/// What an upstream saw.
+#[derive(Clone, Default)]
+struct Seen {
+    /// Who stood behind each connection that carried a request, and whether its session was resumed.
+    connections: Arc<Mutex<BTreeMap<usize, (String, bool)>>>,
+    ended: Arc<AtomicUsize>,
+}
+
+impl Seen {
+    fn names(&self) -> Vec<String> {
+        self.connections.lock().unwrap().values().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// An upstream that answers with who the client proved to be, and with what came in the request.
+fn asking(keeps: bool) -> (Behaviour, Seen) {
+    let (seen, number) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+    let noted = seen.clone();
+    let behaviour = Behaviour::new(move |io| {
+        let (seen, number) = (noted.clone(), number.fetch_add(1, Ordering::SeqCst));
+        async move {
+            let name = proven(&io);
+            let resumed = io.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+            let connections = Arc::clone(&seen.connections);
+            let service = service_fn(move |request: Request<Incoming>| {
+                connections.lock().unwrap().insert(number, (name.clone(), resumed));
+                let carries =
+                    |field: &'static str| if request.headers().contains_key(field) { field } else { "-" };
+                let text = format!("{name} {} {}", carries("x-api-key"), carries("cookie"));
+                let response = Response::builder().header("set-cookie", "session=of-the-upstream");
+                let response = if keeps { response } else { response.header("connection", "close") };
+                let response = response.body(Full::new(Bytes::from(text))).unwrap();
+                async { Ok::<_, std::convert::Infallible>(response) }
+            });
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(io), service).await;
+            seen.ended.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (behaviour, seen)
+}
+
+/// A world whose upstream asks each client for a certificate and takes those of `clients`, and none. The pair is the proxy's.
+async fn world(
+    protocol: &'static str,
+    keeps: bool,
+    clients: &Clients,
+    (certificate, key): (&str, &str),
+) -> (World, Seen) {
+    let (behaviour, seen) = asking(keeps);
+    let world = build(Setup {
+        protocols: vec![protocol],
+        behaviour: Some(behaviour),
+        certificate: Some("*.good.test"),
+        client_roots: Some(Arc::clone(&clients.roots)),
+        ..Setup::default()
+    })
+    .await;
+    put(&world, "tls.crt", certificate);
+    put(&world, "tls.key", key);
+    let port = world.upstream.port();
+    let rule = |name: &str, host: &str, more: &str| {
+        format!(
+            "- {{name: {name}, host: {host}, ports: [{port}], scheme: https, paths: ['/{name}/**']{more}}}\n"
+        )
+    };
+    let rules = [
+        rule("shown", HOST, ", clientCertificate: mtls"),
+        rule("both", HOST, ", clientCertificate: mtls, credential: good"),
+        rule("bare", HOST, ""),
+        rule("beyond", HOST, ", clientCertificate: mtls"),
+        rule("other", OTHER, ""),
+        rule("strange", OTHER, ", clientCertificate: mtls"),
+    ];
+    let certificates = format!(
+        "clientCertificates:\n- name: mtls\n  certificateFile: tls.crt\n  keyFile: tls.key\n  scopes: [{{host: {HOST}, ports: [{port}], methods: [GET], paths: ['/shown/**', '/both/**']}}]\n"
+    );
+    world
+        .edit(|text| {
+            text.replace("rules:\n", &format!("rules:\n{}", rules.concat()))
+                .replace("credentials:\n", &format!("{certificates}credentials:\n"))
+        })
+        .await;
+    (world, seen)
+}
+
+fn put(world: &World, file: &str, text: &str) {
+    std::fs::write(world.folder.path().join("secrets").join(file), text).unwrap();
+}
+
+async fn ask_at(world: &World, method: &str, host: &str, path: &str) -> Answer {
+    let authority = format!("{host}:{}", world.upstream.port());
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("https://{authority}{path}"))
+        .header("host", authority)
+        .header("cookie", "session=of-the-agent")
+        .body(Full::default())
+        .unwrap();
+    let answer = over_http1(to(world, Entrance::HttpProxy).await, request).await;
+    // A connection is free again once its answer was read to the end, a few turns of the scheduler later.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    answer
+}
+
+async fn ask(world: &World, path: &str) -> Answer {
+    ask_at(world, "GET", HOST, path).await
+}
+
+/// Asks until this is the status, for as long as a rotation may take, and gives back all bodies until then.
+async fn until(world: &World, path: &str, wanted: impl Fn(&Answer) -> bool) -> Vec<Answer> {
+    let mut all = Vec::new();
+    for _ in 0..500 {
+        all.push(ask(world, path).await);
+        if all.last().is_some_and(&wanted) {
+            return all;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within the time of a rotation");
+}
+
+#[tokio::test]
+async fn p_f21_a_client_certificate_is_shown_where_it_is_declared_and_to_nobody_else_who_asks() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    for protocol in ["h2", "http/1.1"] {
+        let (world, seen) = world(protocol, true, &clients, (&certificate, &key)).await;
+        let shown = ask(&world, "/shown/x").await;
+        assert_eq!((shown.status, shown.body.as_str()), (StatusCode::OK, "agent - -"), "{protocol}");
+        assert!(!shown.headers.contains_key("set-cookie"), "no session speaks in its place");
+        let bare = ask(&world, "/bare/x").await;
+        assert_eq!(bare.body, "nobody - -", "{protocol}: while its connection is open");
+        assert!(bare.headers.contains_key("set-cookie"));
+        assert_eq!(ask(&world, "/both/x").await.body, "agent x-api-key -", "{protocol}");
+        assert_eq!(ask_at(&world, "GET", OTHER, "/other/x").await.body, "nobody - cookie", "{protocol}");
+        assert_eq!(ask(&world, "/shown/y").await.body, "agent - -", "{protocol}");
+        assert_eq!(seen.names(), ["agent", NOBODY, "agent", NOBODY], "{protocol}: the first is used again");
+        assert_eq!(world.upstream_connections(), 4, "{protocol}");
+        for (path, credential) in [("/shown/x", "-"), ("/bare/x", "-"), ("/both/x", "good")] {
+            let line = world.line(&[("event", "end"), ("path", path)]).await;
+            let certificate = if path == "/bare/x" { "-" } else { "mtls" };
+            let said = |field: &str| line[field].as_str().unwrap_or("-").to_owned();
+            assert_eq!(
+                (said("clientCertificate").as_str(), said("credential").as_str()),
+                (certificate, credential)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_a11_a_request_that_its_owner_does_not_let_show_it_is_denied_while_a_connection_that_does_is_open()
+{
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    for protocol in ["h2", "http/1.1"] {
+        let (world, seen) = world(protocol, true, &clients, (&certificate, &key)).await;
+        assert_eq!(ask(&world, "/shown/x").await.body, "agent - -", "{protocol}");
+        let beyond = [("GET", HOST, "/beyond/x"), ("POST", HOST, "/shown/x"), ("GET", OTHER, "/strange/x")];
+        for (method, host, path) in beyond {
+            let answer = ask_at(&world, method, host, path).await;
+            denied(&answer, StatusCode::FORBIDDEN, "CredentialScope");
+            assert!(answer.body.contains("mtls"), "{}", answer.body);
+        }
+        assert_eq!((seen.names(), world.upstream_connections()), (vec!["agent".to_owned()], 1), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn p_f21_a_pair_is_rotated_whole_and_denies_while_it_is_half_or_gone() {
+    let clients = Clients::new();
+    let ((old, old_key), (new, new_key)) = (clients.pair("old"), clients.pair("new"));
+    for protocol in ["h2", "http/1.1"] {
+        let (world, seen) = world(protocol, true, &clients, (&old, &old_key)).await;
+        assert_eq!(ask(&world, "/shown/x").await.body, "old - -", "{protocol}");
+        put(&world, "tls.crt", &new);
+        let answers = until(&world, "/shown/x", |answer| answer.status == StatusCode::FORBIDDEN).await;
+        let (last, before) = answers.split_last().unwrap();
+        assert!(
+            before.iter().all(|answer| answer.body == "old - -"),
+            "{protocol}: the last good pair, or none"
+        );
+        denied(last, StatusCode::FORBIDDEN, "CredentialUnavailable");
+        assert!(last.body.contains("does not fit its certificate"), "{}", last.body);
+        let io = TcpStream::connect(world.port(Port::Admin)).await.unwrap();
+        let ready = over_http1(io, get("/readyz", "proxy")).await;
+        assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(ready.body.contains("{\"item\":\"secret\",\"name\":\"mtls\","), "{}", ready.body);
+        put(&world, "tls.key", &new_key);
+        let answers = until(&world, "/shown/x", |answer| answer.status == StatusCode::OK).await;
+        assert_eq!(answers.last().unwrap().body, "new - -", "{protocol}");
+        assert_eq!(seen.names(), ["old", "new"], "{protocol}");
+        for _ in 0..500 {
+            if seen.ended.load(Ordering::SeqCst) > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(seen.ended.load(Ordering::SeqCst), 1, "{protocol}: the old pair's connection is closed");
+        std::fs::remove_file(world.folder.path().join("secrets/tls.key")).unwrap();
+        let answers = until(&world, "/shown/x", |answer| answer.status == StatusCode::FORBIDDEN).await;
+        denied(answers.last().unwrap(), StatusCode::FORBIDDEN, "CredentialUnavailable");
+        assert_eq!(
+            ask(&world, "/both/x").await.status,
+            StatusCode::FORBIDDEN,
+            "its other half is not sent alone"
+        );
+        assert_eq!(ask(&world, "/bare/x").await.body, "nobody - -", "{protocol}: nobody else is hindered");
+        let lines = serde_json::to_string(&world.lines()).unwrap();
+        for pem in [&old_key, &new_key, &new] {
+            let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+            assert!(!lines.contains(&body[..40]), "{protocol}: nothing of a pair is written down");
+        }
+        assert!(!lines.contains(KEY));
+    }
+}
+
+#[tokio::test]
+async fn p_a11_a_session_that_a_client_certificate_opened_is_never_resumed() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    let (world, seen) = world("http/1.1", false, &clients, (&certificate, &key)).await;
+    for path in ["/bare/1", "/bare/2", "/shown/1", "/bare/3", "/shown/2", "/shown/3"] {
+        assert_eq!(ask(&world, path).await.status, StatusCode::OK, "{path}");
+    }
+    let connections: Vec<_> = seen.connections.lock().unwrap().values().cloned().collect();
+    let resumed = |name: &str| {
+        let own = connections.iter().filter(|(known, _)| known == name);
+        own.map(|(_, resumed)| *resumed).collect::<Vec<_>>()
+    };
+    assert_eq!(resumed(NOBODY), [false, true, true], "a session of nobody is");
+    assert_eq!(resumed("agent"), [false; 3]);
+}
+
+#[tokio::test]
+async fn p_f21_without_its_whole_pair_a_proxy_does_not_start_and_says_which_certificate_it_lacks() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    let (_, stranger) = clients.pair("stranger");
+    let (world, _) = world("http/1.1", true, &clients, (&certificate, &key)).await;
+    let start = || match Config::parse(&args(world.folder.path().to_owned(), None)) {
+        Ok(_) => None,
+        Err(StartError::Credential { name, error }) => Some((name, error)),
+        Err(other) => panic!("{other:?}"),
+    };
+    assert_eq!(start(), None);
+    put(&world, "tls.key", &stranger);
+    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::Mismatched)));
+    put(&world, "tls.key", "no key");
+    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::NoPair)));
+    std::fs::remove_file(world.folder.path().join("secrets/tls.crt")).unwrap();
+    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::Missing)));
+}
