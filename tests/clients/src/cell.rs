@@ -244,6 +244,7 @@ mod tests {
             local: None,
             scheme: "https".to_owned(),
             sni: None,
+            certificate: None,
             host: names::ECHO.to_owned(),
             method: "GET".to_owned(),
             path: path.to_owned(),

@@ -13,7 +13,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// The state folder cannot be read or written.
     #[error("the CA files cannot be read or written")]
     Files(#[source] io::Error),
+    /// The certificate's file holds none.
+    #[error("the CA certificate cannot be read")]
+    Pem(#[source] rustls::pki_types::pem::Error),
     /// The key file is not a key, or a name is no DNS name.
     #[error("the certificate cannot be made")]
     Certificate(#[source] rcgen::Error),
@@ -41,6 +45,7 @@ pub enum Error {
 /// The CA, with the certificates it has made.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
     made: Mutex<HashMap<String, Arc<CertifiedKey>>>,
 }
 
@@ -72,7 +77,8 @@ impl Authority {
             fs::write(&key_file, key.serialize_pem()).map_err(Error::Files)?;
             fs::write(&certificate_file, certificate.pem()).map_err(Error::Files)?;
         }
-        Ok(Self { issuer: Issuer::new(params, key), made: Mutex::default() })
+        let certificate = CertificateDer::from_pem_file(&certificate_file).map_err(Error::Pem)?;
+        Ok(Self { issuer: Issuer::new(params, key), certificate, made: Mutex::default() })
     }
 
     /// A certificate for these names, as PEM.
@@ -80,8 +86,23 @@ impl Authority {
     /// # Errors
     /// Fails where a name is no DNS name.
     pub fn pem(&self, names: &[&str]) -> Result<Pem, Error> {
-        let (certificate, key) = self.issue(names)?;
+        let (certificate, key) = self.issue(names, ExtendedKeyUsagePurpose::ServerAuth)?;
         Ok(Pem { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// A certificate with which a client of this name proves who it is.
+    ///
+    /// # Errors
+    /// Fails where the name is no DNS name.
+    pub fn client_pem(&self, name: &str) -> Result<Pem, Error> {
+        let (certificate, key) = self.issue(&[name], ExtendedKeyUsagePurpose::ClientAuth)?;
+        Ok(Pem { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// The CA's own certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     fn certified(&self, name: &str) -> Result<Arc<CertifiedKey>, Error> {
@@ -89,7 +110,7 @@ impl Authority {
         if let Some(known) = made.get(name) {
             return Ok(Arc::clone(known));
         }
-        let (certificate, key) = self.issue(&[name])?;
+        let (certificate, key) = self.issue(&[name], ExtendedKeyUsagePurpose::ServerAuth)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(Error::Key)?;
         let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signer));
@@ -97,14 +118,18 @@ impl Authority {
         Ok(certified)
     }
 
-    fn issue(&self, names: &[&str]) -> Result<(rcgen::Certificate, KeyPair), Error> {
+    fn issue(
+        &self,
+        names: &[&str],
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> Result<(rcgen::Certificate, KeyPair), Error> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().map_err(Error::Certificate)?;
         let mut params = CertificateParams::new(names.clone()).map_err(Error::Certificate)?;
         params.distinguished_name = common_name(names.first().map_or("world", String::as_str));
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![purpose];
         limit_validity(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).map_err(Error::Certificate)?;
         Ok((certificate, key))

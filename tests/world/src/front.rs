@@ -5,24 +5,29 @@
 //! so that a server on one address and this one on all addresses can both listen.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
+use rustls::server::{Acceptor, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::journal::{self, now_ns};
-use crate::sites;
 use crate::world::World;
+use crate::{names, sites};
 
 /// Where TLS and plain HTTP are served.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +51,41 @@ struct Connection {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     sni: Option<String>,
+    certificate: Option<String>,
     tls: bool,
+}
+
+/// How TLS ends here: as everywhere, and with a certificate asked of the client where the host is [`names::PARTNER`].
+#[derive(Clone)]
+struct Tls {
+    open: Arc<ServerConfig>,
+    partner: Arc<ServerConfig>,
+}
+
+impl Tls {
+    fn new(world: &World) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let authority = world.authority();
+        let mut clients = RootCertStore::empty();
+        clients.add(authority.certificate().clone())?;
+        let clients = WebPkiClientVerifier::builder(Arc::new(clients)).build()?;
+        let configs = [
+            ServerConfig::builder().with_no_client_auth(),
+            ServerConfig::builder().with_client_cert_verifier(clients),
+        ];
+        let [open, partner] = configs.map(|config| {
+            let mut config = config.with_cert_resolver(world.authority());
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Arc::new(config)
+        });
+        Ok(Self { open, partner })
+    }
+
+    async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let partner = start.client_hello().server_name() == Some(names::PARTNER);
+        let config = if partner { &self.partner } else { &self.open };
+        start.into_stream(Arc::clone(config)).await
+    }
 }
 
 /// Binds both ports on all addresses and serves them until the process ends.
@@ -54,12 +93,10 @@ struct Connection {
 /// # Errors
 /// Fails where a port cannot be bound.
 pub fn serve(world: &World, address: Ipv4Addr, ports: Ports) -> io::Result<()> {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(world.authority());
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let tls = Tls::new(world).map_err(io::Error::other)?;
     let https = listen(SocketAddr::from((address, ports.https)))?;
     let http = listen(SocketAddr::from((address, ports.http)))?;
-    tokio::spawn(accept(https, world.clone(), Some(acceptor)));
+    tokio::spawn(accept(https, world.clone(), Some(tls)));
     tokio::spawn(accept(http, world.clone(), None));
     Ok(())
 }
@@ -92,7 +129,7 @@ async fn sink(listener: TcpListener) {
     }
 }
 
-async fn accept(listener: TcpListener, world: World, tls: Option<TlsAcceptor>) {
+async fn accept(listener: TcpListener, world: World, tls: Option<Tls>) {
     loop {
         let Ok((stream, peer)) = listener.accept().await else { continue };
         let (world, tls) = (world.clone(), tls.clone());
@@ -101,19 +138,35 @@ async fn accept(listener: TcpListener, world: World, tls: Option<TlsAcceptor>) {
             let _ = stream.set_nodelay(true);
             let local = stream.local_addr().ok();
             match tls {
-                Some(acceptor) => {
-                    serve_tls(acceptor, stream, Connection { peer, local, sni: None, tls: true }, world).await
+                Some(tls) => {
+                    serve_tls(
+                        tls,
+                        stream,
+                        Connection { peer, local, sni: None, certificate: None, tls: true },
+                        world,
+                    )
+                    .await
                 }
-                None => serve_http(stream, Connection { peer, local, sni: None, tls: false }, world).await,
+                None => {
+                    serve_http(
+                        stream,
+                        Connection { peer, local, sni: None, certificate: None, tls: false },
+                        world,
+                    )
+                    .await
+                }
             }
         });
     }
 }
 
-async fn serve_tls(acceptor: TlsAcceptor, stream: TcpStream, mut connection: Connection, world: World) {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+async fn serve_tls(tls: Tls, stream: TcpStream, mut connection: Connection, world: World) {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            connection.sni = stream.get_ref().1.server_name().map(str::to_owned);
+            let session = stream.get_ref().1;
+            connection.sni = session.server_name().map(str::to_owned);
+            let shown = session.peer_certificates().and_then(|chain| chain.first());
+            connection.certificate = shown.map(|certificate| BASE64.encode(certificate));
             serve_http(stream, connection, world).await;
         }
         Ok(Err(error)) => {
@@ -155,6 +208,7 @@ fn entry(request: &hyper::Request<Incoming>, connection: &Connection) -> journal
         local: connection.local.map(|local| local.ip()),
         scheme: if connection.tls { "https" } else { "http" }.to_owned(),
         sni: connection.sni.clone(),
+        certificate: connection.certificate.clone(),
         host: host_of(request),
         method: request.method().to_string(),
         path: request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),

@@ -98,6 +98,8 @@ pub struct Request {
     pub scheme: String,
     /// The name in the TLS handshake.
     pub sni: Option<String>,
+    /// The certificate that the client showed, in base64 as it stands in a PEM file but on one line.
+    pub certificate: Option<String>,
     /// The host it asked for, without port.
     pub host: String,
     /// The method.

@@ -24,6 +24,8 @@ pub const NPM: &str = "npm.world.test";
 pub const ECHO: &str = "echo.world.test";
 /// An address of its own, for a server that a test brings.
 pub const GRPC: &str = "grpc.world.test";
+/// Speaks to nobody who cannot show a certificate that the world's CA made for a client.
+pub const PARTNER: &str = "partner.world.test";
 /// Where nothing should ever arrive.
 pub const EVIL: &str = "evil.world.test";
 /// Every name below this exists, at [`OTHERS_ADDRESS`].
@@ -63,6 +65,7 @@ pub const TABLE: &[(&str, Ipv4Addr)] = &[
     (ECHO, Ipv4Addr::new(93, 184, 215, 14)),
     (GRPC, Ipv4Addr::new(93, 184, 215, 50)),
     (PROXY, PROXY_ADDRESS),
+    (PARTNER, Ipv4Addr::new(93, 184, 215, 60)),
     (EVIL, Ipv4Addr::new(93, 184, 215, 66)),
     (REBIND_PRIVATE, Ipv4Addr::new(10, 0, 0, 1)),
     (REBIND_METADATA, Ipv4Addr::new(169, 254, 169, 254)),

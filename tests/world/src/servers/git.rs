@@ -128,6 +128,7 @@ fn request(line: &str) -> Option<Request> {
         local: Some(line.local),
         scheme: "https".to_owned(),
         sni: (!line.sni.is_empty()).then(|| line.sni.clone()),
+        certificate: None,
         host: line.host.clone(),
         method: line.method,
         path: line.path,
