@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{Storm, hash};
-use agentsandbox_sim::kinds::{PODS, SANDBOXES};
+use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
@@ -23,7 +23,7 @@ fn deed(store: &mut Store, draw: u64) {
     let at = (TEAM, name);
     let round = (draw >> 8) % 5;
     // What is not there cannot be changed, and that is no failure.
-    let _ = match (draw >> 4) % 8 {
+    let _ = match (draw >> 4) % 10 {
         0 | 1 => store.create(&SANDBOXES, None, agentsandbox_sim::objects::sandbox(name), false),
         2 => store.merge(
             &SANDBOXES,
@@ -52,6 +52,10 @@ fn deed(store: &mut Store, draw: u64) {
                 (TEAM, &pod),
                 &json!({"status": {"phase": "Failed", "conditions": []}}),
             )
+        }
+        7 | 8 => {
+            let wall = format!("{name}-{}", if round.is_multiple_of(2) { "agent" } else { "proxy" });
+            store.delete(&POLICIES, (TEAM, &wall), &Deletion::default())
         }
         _ => {
             let pod = format!("{name}-{}", if round.is_multiple_of(2) { "agent" } else { "proxy" });
