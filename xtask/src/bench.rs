@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements, each with what it is compared to in the same run.
 
+mod operator;
 mod proxy;
 
 use std::process::Stdio;
@@ -17,6 +18,8 @@ pub enum Subject {
     Start,
     /// The proxy beside Envoy, nginx, HAProxy, Squid, mitmproxy and a bare forwarder; needs no cluster, and a quiet machine.
     Proxy(proxy::ProxyArgs),
+    /// The operator beside kubernetes-sigs/agent-sandbox: thousands of sandboxes on a real API server where no pod is ever scheduled.
+    Operator(operator::OperatorArgs),
 }
 
 /// Measures, and writes its section of `docs/benchmarks.md`.
@@ -29,6 +32,11 @@ pub fn run(subject: &Subject) -> Result<()> {
         Subject::Proxy(args) if args.is_whole() => keep("proxy", &proxy::measure(args)?),
         Subject::Proxy(args) => {
             print!("{}", proxy::measure(args)?);
+            Ok(())
+        }
+        Subject::Operator(args) if args.is_whole() => keep("operator", &operator::measure(args)?),
+        Subject::Operator(args) => {
+            print!("{}", operator::measure(args)?);
             Ok(())
         }
     }
@@ -74,6 +82,15 @@ fn machine() -> String {
     format!("{cores} cores, {gib} GiB, {}", std::env::consts::ARCH)
 }
 
+/// The same, with its processor and its kernel.
+fn machine_in_full() -> String {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, name)| name).to_owned();
+    format!("{}, {model}, Linux {}", machine(), read("/proc/sys/kernel/osrelease").trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +107,7 @@ mod tests {
     fn the_document_has_a_place_for_each_section() {
         let file = paths::repository().join("docs/benchmarks.md");
         let document = std::fs::read_to_string(file).unwrap();
-        for section in ["start", "proxy"] {
+        for section in ["start", "proxy", "operator"] {
             assert!(placed(&document, section, "x").is_some(), "{section}");
         }
     }

@@ -110,6 +110,14 @@ pub fn build(workspace: &Path, selection: Selection) -> Result<Vec<Archive>, Ima
     archives(&target, &target.join("images"), selection)
 }
 
+/// Builds the operator's program alone, with the flags of its image, and says where it is.
+pub fn operator(workspace: &Path) -> Result<PathBuf, ImagesError> {
+    let target = workspace.join("target");
+    let package = "agentsandbox-operator";
+    compile_packages(workspace, &target, &[package])?;
+    Ok(target.join(triple()).join("release").join(package))
+}
+
 /// Builds the images again in a folder of their own, from nothing, and compares digests.
 pub fn verify(workspace: &Path, first: &[Archive], selection: Selection) -> Result<(), ImagesError> {
     let target = workspace.join("target/images-second-build");
@@ -140,17 +148,23 @@ fn triple() -> String {
 }
 
 fn compile(workspace: &Path, target: &Path, selection: Selection) -> Result<(), ImagesError> {
+    let mut packages: Vec<&str> =
+        components(selection).into_iter().map(|component| component.package).collect();
+    if selection == Selection::WithTests {
+        // The world runs beside the cluster, not in it, so it is no image.
+        packages.push("agentsandbox-world");
+    }
+    compile_packages(workspace, target, &packages)
+}
+
+fn compile_packages(workspace: &Path, target: &Path, packages: &[&str]) -> Result<(), ImagesError> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace).args(["build", "--release", "--locked"]);
     // With an explicit target the flags reach our code only, not build scripts, and the artefacts lie apart from
     // everyday builds, which therefore stay valid.
     cargo.arg("--target").arg(triple()).arg("--target-dir").arg(target);
-    for component in components(selection) {
-        cargo.args(["--package", component.package]);
-    }
-    if selection == Selection::WithTests {
-        // The world runs beside the cluster, not in it, so it is no image.
-        cargo.args(["--package", "agentsandbox-world"]);
+    for package in packages {
+        cargo.args(["--package", package]);
     }
     let prefixes = prefixes(workspace, target);
     let remapped = prefixes.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));

@@ -71,7 +71,7 @@ pub fn measure(args: &ProxyArgs) -> Result<String> {
     let mut bench = shell::command(release.join("bench-proxy"), &["--programs", &programs]);
     let kept = paths::repository().join("docs/benchmarks");
     bench.arg("--results").arg(if args.is_whole() { kept } else { paths::target().join("bench") });
-    bench.args(["--machine", &machine(), "--rounds", &args.rounds().to_string()]);
+    bench.args(["--machine", &super::machine_in_full(), "--rounds", &args.rounds().to_string()]);
     if args.smoke {
         bench.args(["--smoke", "--millis", SMOKE_MILLIS]);
     }
@@ -93,14 +93,6 @@ fn build(package: &str) -> Result<()> {
     cargo.env("CARGO_PROFILE_RELEASE_STRIP", "none").env("CARGO_PROFILE_RELEASE_DEBUG", "line-tables-only");
     cargo.current_dir(paths::repository()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     shell::output(&mut cargo).map(drop).during(format!("{package} is not built"))
-}
-
-fn machine() -> String {
-    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, name)| name).to_owned();
-    format!("{}, {model}, Linux {}", super::machine(), read("/proc/sys/kernel/osrelease").trim())
 }
 
 #[cfg(test)]

@@ -126,7 +126,30 @@ fn check_host() -> Result<()> {
         .map(drop)
 }
 
-fn start(cluster: &Cluster) -> Result<()> {
+/// Brings up etcd and the API server alone, anew: no node, no controllers, so that no pod is ever scheduled.
+///
+/// # Errors
+/// As [`up`].
+pub fn control_plane(cluster: &Cluster) -> Result<()> {
+    check_host()?;
+    let _one_at_a_time = lock()?;
+    parts::built()?;
+    down::down(cluster)?;
+    let outcome = prepare(cluster).and_then(|()| {
+        for name in ["etcd", "apiserver", relay::NAME] {
+            component::start(cluster, name)?;
+        }
+        wait_for("the API server", || api_ready(cluster))
+    });
+    if outcome.is_err() {
+        keep_logs(cluster);
+        down::stop(cluster)?;
+    }
+    outcome
+}
+
+/// Makes everything that processes need: folders, certificates, files, networks and mounts.
+fn prepare(cluster: &Cluster) -> Result<()> {
     for folder in ["logs", "processes", "world", "etcd"] {
         let path = cluster.state().join(folder);
         fs::create_dir_all(&path).during(format!("{} cannot be made", path.display()))?;
@@ -141,7 +164,11 @@ fn start(cluster: &Cluster) -> Result<()> {
     cgroup::create(cluster)?;
     network::create(cluster)?;
     component::start(cluster, component::MOUNTS)?;
-    wait_for("the node's mounts", || cluster.mounted().exists())?;
+    wait_for("the node's mounts", || cluster.mounted().exists())
+}
+
+fn start(cluster: &Cluster) -> Result<()> {
+    prepare(cluster)?;
     for name in ["etcd", "containerd", "apiserver", relay::NAME] {
         component::start(cluster, name)?;
     }
