@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use agentsandbox_policy::{AUTH_FIELDS, Injection, PinnedHeader, Target};
+use agentsandbox_policy::{AUTH_FIELDS, Injection, PinnedHeader, Target, is_client_identity};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -79,6 +79,7 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
             let plain = spelling(name.as_str());
             let plain = plain.as_ref();
             AUTH_FIELDS.contains(&plain)
+                || is_client_identity(plain)
                 // A session of the agent's own could speak in place of the key. Without a key there is none to replace.
                 || (injection.is_some() && plain == "cookie")
                 || (injection.is_some() && COMPRESSION.contains(&plain))
@@ -360,6 +361,47 @@ mod tests {
                 strip_request(&mut headers, injection);
                 assert_eq!(left(&headers).len(), usize::from(stays), "{name} {injection:?}");
             }
+        }
+    }
+
+    #[test]
+    fn p_f21_no_field_that_stands_for_a_client_certificate_is_sent_on_any_rule_or_in_a_trailer() {
+        let own = Injection::Header { name: "x-own-key".to_owned(), prefix: String::new() };
+        for name in [
+            "client-cert",
+            "client_cert",
+            "client-cert-chain",
+            "x-client-cert",
+            "x-client-cert-chain-verified",
+            "x-client-certificate",
+            "x-client-dn",
+            "x-client-verify",
+            "x-ssl-client-s-dn",
+            "x_ssl_client_verify",
+            "x-ssl-cert",
+            "ssl-client-verify",
+            "ssl_client_cert",
+            "x-arr-clientcert",
+            "wl-proxy-client-cert",
+            "x-amzn-mtls-clientcert",
+            "x-amzn-mtls-clientcert-subject",
+            "cf-client-cert-der-base64",
+            "cert-chain-0",
+            "$wscc",
+            "x-forwarded-client-cert",
+            "x-forwarded-tls-client-cert-info",
+            "l5d-client-id",
+        ] {
+            for injection in [None, Some(&own), Some(&Injection::Bearer)] {
+                let mut headers = fields(&[(name, "CN=admin"), ("x-plain", "1")]);
+                strip_request(&mut headers, injection);
+                assert_eq!(left(&headers), ["x-plain"], "{name} {injection:?}");
+            }
+        }
+        for name in ["x-client-version", "x-client-name", "client-version", "x-sslmode", "certificate"] {
+            let mut headers = fields(&[(name, "1")]);
+            strip_request(&mut headers, Some(&own));
+            assert_eq!(left(&headers), [name]);
         }
     }
 

@@ -29,6 +29,37 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-subscription-token",
     "x-vault-token",
 ];
+/// Fields in which a gateway that ends TLS tells the application behind it who the client proved to be. Where it does not overwrite
+/// them, whoever writes one is whom it names. `client-cert` is RFC 9440's; the others are those of Apache and nginx, Azure, WebLogic,
+/// WebSphere, AWS, Cloudflare, Keycloak, Puppet and Linkerd by their own documentation. `docs/proxy.md` lists them.
+const CLIENT_IDENTITY_PREFIXES: [&str; 19] = [
+    "$ws",
+    "cert-chain",
+    "cf-client-cert",
+    "client-cert",
+    "l5d-client-id",
+    "ssl-client-",
+    "wl-proxy-",
+    "x-amzn-mtls-",
+    "x-arr-clientcert",
+    "x-client-cert",
+    "x-client-cn",
+    "x-client-dn",
+    "x-client-i-dn",
+    "x-client-s-dn",
+    "x-client-subject",
+    "x-client-verify",
+    "x-mtls-",
+    "x-ssl-",
+    "x-tls-client-",
+];
+
+/// Whether a field stands for a client certificate: its name in lower case, and with `-` for `_`.
+#[must_use]
+pub fn is_client_identity(name: &str) -> bool {
+    CLIENT_IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Query parameters that authenticate at one provider or another, and mean nothing else at any.
 const AUTH_PARAMETERS: [&str; 13] = [
     "access_token",
