@@ -428,6 +428,8 @@ async fn connect(
         );
         match connecting.await {
             Ok(lease) => return Ok(lease),
+            // Of a connection it is only said where it asked for the client certificate in vain.
+            Err(DenialReason::CredentialUnavailable) => return Err(keys::withheld(permit)),
             Err(reason) => failure = reason,
         }
     }

@@ -29,7 +29,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 
-pub use self::certificate::ClientCertificate;
+pub use self::certificate::{ClientCertificate, Showing};
 
 /// How many times a secret was read since the start.
 static READS: AtomicU64 = AtomicU64::new(0);

@@ -21,7 +21,7 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -39,7 +39,7 @@ use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_WIDE_CONNECTIONS_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::respond::{Body, BoxError};
-use crate::secrets::{ClientCertificate, Secret};
+use crate::secrets::{ClientCertificate, Secret, Showing};
 
 pub use self::pool::{Opening, Unleased, Voice};
 
@@ -260,9 +260,15 @@ impl Upstream {
             Purpose::Exchange => &self.any,
             Purpose::Upgrade => &self.http1,
         };
-        let own = certificate.map(|certificate| showing(connector, certificate));
+        let showing = certificate.map(ClientCertificate::shown);
+        let own = showing.as_ref().map(|showing| by(connector, showing));
         let connecting = own.as_ref().unwrap_or(connector).connect(name, stream);
         let handshake = timeout(CONNECT_TIMEOUT, connecting).await;
+        if showing.is_some_and(|showing| showing.is_withheld()) {
+            // The handshake went on as nobody. A request that may go out only under the certificate does not go out.
+            tracing::info!(address = %permit.address(), "the upstream takes no signature of the client certificate's key");
+            return Err(DenialReason::CredentialUnavailable);
+        }
         let tls = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?.map_err(|error| {
             tracing::info!(address = %permit.address(), error = %error, "the TLS handshake failed");
             let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
@@ -342,9 +348,9 @@ impl Lease {
 
 /// TLS that shows this certificate. None of its sessions is resumed: a ticket speaks for whoever was there when it was given, and would
 /// for as long as it is taken, whatever became of the certificate.
-fn showing(connector: &TlsConnector, certificate: &ClientCertificate) -> TlsConnector {
+fn by(connector: &TlsConnector, showing: &Arc<Showing>) -> TlsConnector {
     let mut config = ClientConfig::clone(connector.config());
-    config.client_auth_cert_resolver = certificate.shown();
+    config.client_auth_cert_resolver = Arc::clone(showing) as Arc<dyn ResolvesClientCert>;
     config.resumption = Resumption::disabled();
     TlsConnector::from(Arc::new(config))
 }

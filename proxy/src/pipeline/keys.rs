@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason, Permit, Policy};
+use agentsandbox_policy::{CertificateUse, Denial, DenialReason, Permit, Policy};
 
 use super::Proxy;
 use crate::respond::denial;
@@ -60,6 +60,16 @@ pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<O
     let password = proxy.secrets.get(&login.file, now);
     let unavailable = Denial::new(DenialReason::CredentialUnavailable);
     password.map(Some).map_err(|error| told(unavailable, &login.credential, error))
+}
+
+/// The denial of a request whose upstream asks for a client certificate and takes no signature of this one's key.
+pub(super) fn withheld(permit: &Permit) -> Box<Denial> {
+    let name = permit.certificate().map(CertificateUse::name).unwrap_or_default();
+    let advice = format!(
+        "The host asks for a client certificate, but takes no signature that the key of AgentCredential {name} can make; ask its owner to store a pair with an ECDSA P-256 or an RSA key."
+    );
+    let denial = denial(permit, DenialReason::CredentialUnavailable);
+    Box::new(denial.with_credential(name).with_how_to_allow(advice))
 }
 
 /// A denial that says why a credential has no secret.

@@ -9,17 +9,18 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use agentsandbox_policy::CertificateFiles;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, SigningKey};
 use zeroize::Zeroizing;
 
 use super::{SecretError, Stamp};
@@ -36,8 +37,40 @@ static READS: AtomicU64 = AtomicU64::new(0);
 /// A certificate with its private key, as a TLS client shows it. It cannot be printed.
 #[derive(Clone)]
 pub struct ClientCertificate {
-    pair: Arc<SingleCertAndKey>,
+    pair: Arc<CertifiedKey>,
     generation: u64,
+}
+
+/// Shows a pair on one connection, and notes whether it could.
+pub struct Showing {
+    pair: Arc<CertifiedKey>,
+    /// There once the server has asked: whether it takes a signature that the key can make.
+    fits: OnceLock<bool>,
+}
+
+impl Showing {
+    /// Whether the server asked and takes no signature that the key can make. The TLS library then goes on as nobody.
+    #[must_use]
+    pub fn is_withheld(&self) -> bool {
+        self.fits.get() == Some(&false)
+    }
+}
+
+impl std::fmt::Debug for Showing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Showing")
+    }
+}
+
+impl ResolvesClientCert for Showing {
+    fn resolve(&self, _issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let fits = *self.fits.get_or_init(|| self.pair.key.choose_scheme(schemes).is_some());
+        fits.then(|| Arc::clone(&self.pair))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 impl ClientCertificate {
@@ -58,7 +91,7 @@ impl ClientCertificate {
             _ => SecretError::NoPair,
         })?;
         let generation = READS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { pair: Arc::new(SingleCertAndKey::from(pair)), generation })
+        Ok(Self { pair: Arc::new(pair), generation })
     }
 
     /// Tells this reading of the pair from each other reading, of this pair or another.
@@ -67,10 +100,10 @@ impl ClientCertificate {
         self.generation
     }
 
-    /// What shows it in a handshake.
+    /// What shows it in the handshake of one connection.
     #[must_use]
-    pub fn shown(&self) -> Arc<dyn ResolvesClientCert> {
-        Arc::clone(&self.pair) as Arc<dyn ResolvesClientCert>
+    pub fn shown(&self) -> Arc<Showing> {
+        Arc::new(Showing { pair: Arc::clone(&self.pair), fits: OnceLock::new() })
     }
 }
 

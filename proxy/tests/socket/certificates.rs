@@ -46,7 +46,11 @@ impl Clients {
 
     /// A certificate in this name, and its key.
     fn pair(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
+        self.pair_with(name, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    fn pair_with(&self, name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
+        let key = KeyPair::generate_for(algorithm).unwrap();
         let mut client = CertificateParams::default();
         client.distinguished_name.push(DnType::CommonName, name);
         (client.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
@@ -298,6 +302,27 @@ async fn p_a11_a_session_that_a_client_certificate_opened_is_never_resumed() {
     };
     assert_eq!(resumed(NOBODY), [false, true, true], "a session of nobody is");
     assert_eq!(resumed("agent"), [false; 3]);
+}
+
+#[tokio::test]
+async fn p_f21_a_host_that_takes_no_signature_of_the_pairs_key_gets_no_byte_of_the_request() {
+    let clients = Clients::new();
+    // The upstream takes no Ed25519.
+    let (fits, key) = clients.pair("agent");
+    let (stranger, odd) = clients.pair_with("agent", &rcgen::PKCS_ED25519);
+    for protocol in ["h2", "http/1.1"] {
+        let (world, seen) = world(protocol, true, &clients, (&stranger, &odd)).await;
+        for path in ["/shown/x", "/both/x"] {
+            let answer = ask(&world, path).await;
+            denied(&answer, StatusCode::FORBIDDEN, "CredentialUnavailable");
+            assert!(answer.body.contains("key of AgentCredential mtls"), "{}", answer.body);
+        }
+        assert_eq!(seen.names(), Vec::<String>::new(), "{protocol}");
+        assert_eq!(ask(&world, "/bare/x").await.body, "nobody - -", "{protocol}: it takes nobody as well");
+        put(&world, "tls.crt", &fits);
+        put(&world, "tls.key", &key);
+        until(&world, "/shown/x", |answer| answer.body == "agent - -").await;
+    }
 }
 
 #[tokio::test]

@@ -53,7 +53,13 @@ pub fn identity(
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let clients = client_roots.map_or_else(WebPkiClientVerifier::no_client_auth, |roots| {
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        // Not each server takes each kind of signature.
+        let mut some = rustls::crypto::aws_lc_rs::default_provider();
+        let known = &mut some.signature_verification_algorithms;
+        let is_p256 = |(scheme, _): &(_, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
+        let at = known.mapping.iter().position(is_p256).unwrap();
+        known.mapping = &known.mapping[at..=at];
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(some));
         verifier.allow_unauthenticated().build().unwrap()
     });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
