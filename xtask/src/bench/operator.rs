@@ -251,7 +251,8 @@ fn on_its_own(cluster: &Cluster, args: &OperatorArgs, programs: &Programs, run: 
         ("--steady", steady.to_string()),
         ("--limit", args.limit.to_string()),
     ];
-    let mut bench = cluster.on_node(&programs.bench.display().to_string(), &["run"])?;
+    let mut bench = cluster.on_node(&programs.bench.display().to_string(), &[])?;
+    bench.arg("run");
     bench.args(paths.iter().flat_map(|(flag, path)| [Path::new(flag), path]));
     bench.args(numbers.iter().flat_map(|(flag, value)| [*flag, value])).arg("--").args(&own_args);
     let measured = shell::output(bench.stderr(Stdio::inherit()));
