@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn args(flags: &[&str]) -> OperatorArgs {
-        Cli::parse_from(["bench"].iter().chain(flags)).args
+        Cli::parse_from(["operator"].iter().chain(flags)).args
     }
 
     #[test]
