@@ -1,6 +1,8 @@
 //! Who acts besides the operator and its users: the scheduler and a kubelet, the garbage collector, the namespace
 //! controller. Each of their steps comes a while after the revision that calls for it.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::kinds::{self, CONFIG_MAPS, NAMESPACES, PODS, SECRETS, SERVICES};
@@ -184,23 +186,29 @@ fn write(store: &mut Store, key: &Key, part: Part, patch: &Value) {
     let _ = store.merge(&PODS, part, (&key.1, &key.2), patch);
 }
 
+fn owners(object: &Value) -> &[Value] {
+    object["metadata"]["ownerReferences"].as_array().map_or(&[], Vec::as_slice)
+}
+
 /// Deletes what has owners of which none is left; settles deletions that wait for dependents.
 pub fn collect(store: &mut Store) {
-    let alive: Vec<String> =
+    let alive: BTreeSet<String> =
         store.everything().map(|(_, object)| text(object, "/metadata/uid").to_owned()).collect();
-    let owners =
-        |object: &Value| object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-    let all: Vec<(Key, Value)> =
-        store.everything().map(|(key, object)| (key.clone(), object.clone())).collect();
+    // What has neither owners nor a finalizer is nothing to the collector.
+    let concerned =
+        store.everything().filter(|(_, object)| !owners(object).is_empty() || !finalizers(object).is_empty());
+    let all: Vec<(Key, Value)> = concerned.map(|(key, object)| (key.clone(), object.clone())).collect();
     for (key, object) in &all {
         let Some(kind) = kinds::ALL.iter().find(|kind| kind.plural == key.0) else { continue };
         let at = (key.1.as_str(), key.2.as_str());
         let of = owners(object);
-        let orphaned =
-            !of.is_empty() && of.iter().all(|owner| !alive.iter().any(|uid| owner["uid"] == **uid));
+        let orphaned = !of.is_empty() && of.iter().all(|owner| !alive.contains(text(owner, "/uid")));
         if orphaned && !is_ending(object) {
             let uid = Some(text(object, "/metadata/uid").to_owned());
             let _ = store.delete(kind, at, &Deletion { uid, ..Deletion::default() });
+        }
+        if finalizers(object).is_empty() {
+            continue;
         }
         let uid = &object["metadata"]["uid"];
         let dependents: Vec<&(Key, Value)> =

@@ -1,7 +1,7 @@
 //! What must hold at each revision, whatever goes wrong. Nothing here knows the operator's code: names of labels and kinds
 //! are written out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -24,7 +24,7 @@ pub struct Invariants {
     /// When the agent of each sandbox was last ready behind a wall, by UID.
     ran: BTreeMap<String, Timestamp>,
     /// Values that may be in no object but a Secret.
-    values: Vec<String>,
+    values: BTreeSet<String>,
 }
 
 fn label<'a>(object: &'a Value, name: &str) -> &'a str {

@@ -104,9 +104,14 @@ impl Refusal {
     }
 }
 
-/// A text in an object, by JSON pointer; empty if there is none.
+/// A text in an object, by JSON pointer without `~`; empty if there is none.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    // `Value::pointer` makes two strings for each name, and this is asked more often than anything else.
+    let found = pointer.split('/').skip(1).try_fold(object, |inner, name| match inner {
+        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+        inner => inner.get(name),
+    });
+    found.and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Where an object of this kind lies.
@@ -150,7 +155,11 @@ impl Store {
 
     /// All objects of a kind, in the order of their keys.
     pub fn all(&self, kind: &Kind) -> impl Iterator<Item = &Value> {
-        self.objects.iter().filter(move |((plural, ..), _)| *plural == kind.plural).map(|(_, object)| object)
+        let plural = kind.plural;
+        self.objects
+            .range((plural, String::new(), String::new())..)
+            .take_while(move |((other, ..), _)| *other == plural)
+            .map(|(_, object)| object)
     }
 
     /// All objects.
@@ -324,19 +333,11 @@ impl Store {
         ] {
             new["metadata"][field] = live["metadata"][field].clone();
         }
-        let new = pruned(new);
+        prune(&mut new);
         if new == live {
             return Ok(live);
         }
-        let spec = |object: &Value| {
-            let mut object = object.clone();
-            let map = object.as_object_mut().unwrap();
-            map.remove("metadata");
-            map.remove("status");
-            object
-        };
-        let mut new = new;
-        if kind.counts_generations && spec(&new) != spec(&live) {
+        if kind.counts_generations && specs_differ(&new, &live) {
             new["metadata"]["generation"] = json!(live["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
         }
         if is_ending(&new) && finalizers(&new).is_empty() && is_due(kind, &new) {
@@ -420,9 +421,9 @@ impl Store {
         self.commit(Change::Deleted, kind, key, object)
     }
 
-    fn commit(&mut self, change: Change, kind: &'static Kind, key: &Key, object: Value) -> Value {
+    fn commit(&mut self, change: Change, kind: &'static Kind, key: &Key, mut object: Value) -> Value {
         let number = self.revision() + 1;
-        let mut object = pruned(object);
+        prune(&mut object);
         object["metadata"]["resourceVersion"] = json!(number.to_string());
         let before = match change {
             Change::Deleted => self.objects.remove(key),
@@ -440,16 +441,24 @@ fn seconds(time: Timestamp) -> String {
 }
 
 /// Null means absent.
-fn pruned(object: Value) -> Value {
+fn prune(object: &mut Value) {
     match object {
-        Value::Object(map) => map
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key, pruned(value)))
-            .collect(),
-        Value::Array(items) => items.into_iter().map(pruned).collect(),
-        other => other,
+        Value::Object(map) => map.retain(|_, value| {
+            prune(value);
+            !value.is_null()
+        }),
+        Value::Array(items) => items.iter_mut().for_each(prune),
+        _ => {}
     }
+}
+
+/// Whether two objects differ in anything but metadata and status.
+fn specs_differ(one: &Value, other: &Value) -> bool {
+    fn spec(object: &Value) -> Vec<(&String, &Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        fields.filter(|(name, _)| !["metadata", "status"].contains(&name.as_str())).collect()
+    }
+    spec(one) != spec(other)
 }
 
 /// The finalizers of an object.

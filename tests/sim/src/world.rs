@@ -406,7 +406,7 @@ impl World {
         self.opened += 1;
         let (id, now) = (self.opened, self.millis());
         let lasts = call.asks("timeoutSeconds").parse::<u64>().unwrap_or(1800) * 1000;
-        let bookmarks = call.asks("allowWatchBookmarks") == "true";
+        let (kind, bookmarks) = (call.kind, call.asks("allowWatchBookmarks") == "true");
         let mut watch = Watch::new(call, sender);
         watch.last_due = now + 4;
         watch.open = !matches!(fate, Fate::Endless | Fate::LoseSilently);
@@ -414,7 +414,8 @@ impl World {
         if matches!(fate, Fate::Endless | Fate::LoseSilently) {
             return Some(200);
         }
-        let missed: Vec<Revision> = self.store.log.iter().filter(|one| one.number > from).cloned().collect();
+        let missed = self.store.log.iter().filter(|one| one.number > from && one.kind == kind);
+        let missed: Vec<Revision> = missed.cloned().collect();
         for revision in missed {
             self.tell(id, &revision);
         }
@@ -468,7 +469,8 @@ impl World {
             }
             let broken = self.invariants.look(&self.store, &revision);
             self.violations.extend(broken.into_iter().map(|what| format!("revision {number}: {what}")));
-            let ids: Vec<u64> = self.watches.keys().copied().collect();
+            let of_kind = self.watches.iter().filter(|(_, watch)| watch.call.kind == revision.kind);
+            let ids: Vec<u64> = of_kind.map(|(id, _)| *id).collect();
             for id in ids {
                 self.tell(id, &revision);
             }
