@@ -36,7 +36,11 @@ const fn proxy(name: &'static str, files: &'static [&'static str], tests: &'stat
     Module { name, package: "agentsandbox-proxy", files, tests }
 }
 
-const MODULES: [Module; 12] = [
+const fn operator(name: &'static str, files: &'static [&'static str]) -> Module {
+    Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
+}
+
+const MODULES: [Module; 16] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
@@ -64,6 +68,10 @@ const MODULES: [Module; 12] = [
         &["--lib", "--test", "socket", "--", "authority", "hello"],
     ),
     proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
+    operator("accept", &["operator/src/controller/accept.rs", "operator/src/controller/accept/**"]),
+    operator("desired", &["operator/src/controller/desired.rs", "operator/src/controller/desired/**"]),
+    operator("plan", &["operator/src/controller/plan.rs", "operator/src/controller/plan/**"]),
+    operator("apply", &["operator/src/controller/apply.rs", "operator/src/controller/apply/**"]),
 ];
 
 /// What became of the changes to one module.
