@@ -15,6 +15,7 @@
 //! - [`clients`]: real clients through the proxy.
 //! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
 //! - [`test`]: everything that must hold, in parts.
+//! - [`nightly`]: what takes too long for each change, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`soak`]: the proxy under load while everything around it changes.
 //! - [`cluster`]: a real Kubernetes with real gVisor on this machine.
@@ -32,6 +33,7 @@ pub mod images;
 pub mod install;
 pub mod invariants;
 pub mod mutate;
+pub mod nightly;
 pub mod oci;
 pub mod parts;
 pub mod paths;

@@ -11,8 +11,8 @@ use xtask::cluster::{self, Cluster, component, down, process, relay, up};
 use xtask::failure::During;
 use xtask::images::{self, Selection};
 use xtask::{
-    Failure, Result, agent_images, bench, clients, conformance, fuzz, install, mutate, paths, quickstart,
-    soak, test,
+    Failure, Result, agent_images, bench, clients, conformance, fuzz, install, mutate, nightly, paths,
+    quickstart, soak, test,
 };
 
 #[derive(Parser)]
@@ -42,6 +42,11 @@ enum Task {
         /// Only tests whose name contains this.
         #[arg(long)]
         only: Option<String>,
+    },
+    /// Runs what takes too long for each change, or one part of it.
+    Nightly {
+        /// The part; absent means all.
+        part: Option<nightly::Part>,
     },
     /// Measures, and prints tables.
     Bench {
@@ -83,7 +88,7 @@ enum Task {
     /// Runs the proxy under mixed load while its policy, its secrets and its upstreams change each second.
     Soak {
         /// How long.
-        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, default_value_t = soak::MINUTES, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
         /// What a run before began with, to have the same load again.
         #[arg(long)]
@@ -181,6 +186,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
         Task::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
         Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Nightly { part } => nightly::run(part).map(|()| ExitCode::SUCCESS),
         Task::Conformance { only, vector } => {
             conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)
         }

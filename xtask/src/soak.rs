@@ -4,6 +4,9 @@ use crate::failure::Result;
 use crate::test::{cargo, visible};
 use crate::{paths, shell};
 
+/// How long it runs, unless it is said.
+pub const MINUTES: u64 = 30;
+
 /// Builds the proxy and the harness, and runs them so long. The build is the one with checks of overflow and of what must hold.
 ///
 /// # Errors

@@ -1,0 +1,100 @@
+//! `cargo xtask nightly`: the sizes that take too long for each change, in named parts that can be run alone.
+//!
+//! The parts do not depend on one another, so all of them run even where one fails: a night is worth every failure it finds.
+//! `cargo xtask mutate` is none of them, for it takes more than a night.
+
+use std::process::Command;
+use std::time::Instant;
+
+use clap::ValueEnum;
+
+use crate::failure::{Failure, Result};
+use crate::test::visible;
+use crate::{fuzz, paths, soak};
+
+/// A part of the night, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The operator's storms (O-R29): 10,000 seeds.
+    Seeds,
+    /// Each fuzz target for ten minutes.
+    Fuzz,
+    /// The proxy under load for half an hour.
+    Soak,
+}
+
+/// Seeds of the operator's storms; `cargo test` plays fewer.
+const SEEDS: u32 = 10_000;
+/// Ten thousand of them are worth a build that is optimised.
+const STORMS: [&str; 7] =
+    ["test", "--locked", "--profile", "nightly", "--package", "agentsandbox-sim", "o_r29_every"];
+
+/// Runs the parts, or one of them, and prints a line that counts them.
+///
+/// # Errors
+/// When a part fails; the others are run all the same.
+pub fn run(only: Option<Part>) -> Result<()> {
+    let selected: Vec<Part> = match only {
+        Some(part) => vec![part],
+        None => Part::value_variants().to_vec(),
+    };
+    let mut failed = Vec::new();
+    for part in &selected {
+        let begin = Instant::now();
+        println!("==> {part:?}");
+        let outcome = part.run();
+        let took = begin.elapsed().as_secs();
+        match outcome {
+            Ok(()) => println!("==> {part:?} passed in {took} s"),
+            Err(failure) => {
+                eprintln!("==> {part:?} failed after {took} s: {failure}");
+                failed.push(format!("`cargo xtask nightly {}`", format!("{part:?}").to_lowercase()));
+            }
+        }
+    }
+    println!("{} passed, {} failed", selected.len() - failed.len(), failed.len());
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("run what failed alone with {}", failed.join(", "))))
+}
+
+impl Part {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Seeds => visible(&mut storms()),
+            Self::Fuzz => fuzz::run(None, fuzz::SECONDS),
+            Self::Soak => soak::run(soak::MINUTES, None),
+        }
+    }
+}
+
+fn storms() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(STORMS).current_dir(paths::repository());
+    // What a caller may have set for one seed or a few is not to make the night shorter.
+    cargo.env("SEEDS", SEEDS.to_string()).env_remove("SEED").env_remove("FROM");
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_night_plays_all_its_seeds_whatever_its_caller_has_set() {
+        let command = storms();
+        let set: Vec<_> = command.get_envs().map(|(name, value)| (name.to_str(), value)).collect();
+        assert!(set.contains(&(Some("SEEDS"), Some("10000".as_ref()))), "{set:?}");
+        assert!(set.contains(&(Some("SEED"), None)) && set.contains(&(Some("FROM"), None)), "{set:?}");
+    }
+
+    /// A filter that fits nothing would be a night without a test, and green.
+    #[test]
+    fn the_night_names_one_test_that_exists() {
+        let file = paths::repository().join("tests/sim/tests/operator/seeds.rs");
+        let text = std::fs::read_to_string(file).unwrap();
+        let filter = STORMS.last().unwrap();
+        assert_eq!(text.matches(&format!("fn {filter}")).count(), 1, "{filter}");
+    }
+}
