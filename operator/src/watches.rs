@@ -2,6 +2,7 @@
 //!
 //! No predicate filters these streams. A generation predicate swallows deletions and edits of labels, and an edit of
 //! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
+//! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! Managed fields are dropped on arrival: they are most of an object's size, and nothing here reads them.
 
 use std::fmt::Debug;
@@ -9,9 +10,9 @@ use std::sync::Arc;
 
 use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY};
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
-use futures::channel::mpsc::UnboundedSender;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::future::ready;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -49,24 +50,27 @@ pub fn controller(
 ) -> (Controller<AgentSandbox>, Stores) {
     let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let all = watcher::Config::default;
-    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client, jitter);
-    let (credentials, credential_stream) = watch_own::<AgentCredential>(client, jitter);
-    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client, jitter);
-    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all(), jitter);
-    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter);
-    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter);
-    let (services, service_stream) = watch::<Service>(client, ours(), jitter);
-    let (pods, pod_stream) = watch::<Pod>(client, ours(), jitter);
-    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client, jitter);
+    let (listed, lists) = unbounded();
+    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client, jitter, &listed);
+    let (credentials, credential_stream) = watch_own::<AgentCredential>(client, jitter, &listed);
+    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client, jitter, &listed);
+    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all(), jitter, &listed);
+    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter, &listed);
+    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter, &listed);
+    let (services, service_stream) = watch::<Service>(client, ours(), jitter, &listed);
+    let (pods, pod_stream) = watch::<Pod>(client, ours(), jitter, &listed);
+    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client, jitter, &listed);
 
     let of_credential = sandboxes.clone();
     let of_class = sandboxes.clone();
     let of_runtime = sandboxes.clone();
     let of_policy = sandboxes.clone();
+    let of_list = sandboxes.clone();
     let controller = Controller::for_stream(sandbox_stream, sandboxes.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         // The library's own pause after an error of one watch holds up all of them, for a minute in the end.
         .trigger_backoff(Unpaused)
+        .reconcile_on(lists.flat_map(move |()| stream::iter(select(&of_list, |_| true))))
         .watches_stream(account_stream, |child| sandboxes_of(&child))
         .watches_stream(map_stream, |child| sandboxes_of(&child))
         .watches_stream(service_stream, |child| sandboxes_of(&child))
@@ -106,7 +110,7 @@ pub fn controller(
 
 /// Watches a kind of our own. Others write such objects, and one that cannot be read must not end the watch for all: a status
 /// that cannot be read is dropped, for it is the operator's to write anew, and any other object is left out and told.
-fn watch_own<K>(client: &Client, jitter: Jitter) -> (Store<K>, Touched<K>)
+fn watch_own<K>(client: &Client, jitter: Jitter, listed: &UnboundedSender<()>) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -117,6 +121,7 @@ where
         .filter_map(|event| ready(event.map(legible::<K>).transpose()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect(tell_of_lists(listed))
         .touched_objects()
         .boxed();
     (reader, stream)
@@ -156,7 +161,12 @@ fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> 
     without_status
 }
 
-fn watch<K>(client: &Client, config: watcher::Config, jitter: Jitter) -> (Store<K>, Touched<K>)
+fn watch<K>(
+    client: &Client,
+    config: watcher::Config,
+    jitter: Jitter,
+    listed: &UnboundedSender<()>,
+) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
@@ -165,22 +175,38 @@ where
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect(tell_of_lists(listed))
         .touched_objects()
         .boxed();
     (reader, stream)
 }
 
+/// Tells of each list that has been read to its end and is what the store holds now.
+fn tell_of_lists<K>(
+    listed: &UnboundedSender<()>,
+) -> impl FnMut(&Result<watcher::Event<K>, watcher::Error>) + use<K> {
+    let listed = listed.clone();
+    move |event| {
+        if matches!(event, Ok(watcher::Event::InitDone)) {
+            // An error means that nobody reconciles any more.
+            let _told = listed.unbounded_send(());
+        }
+    }
+}
+
 /// Watches the admission policies and bindings of the cluster, of which there are few. They wake no sandbox.
 #[must_use]
 pub fn admission(client: &Client, jitter: Jitter) -> Watched {
-    let (policies, policy_stream) =
-        watch::<ValidatingAdmissionPolicy>(client, watcher::Config::default(), jitter);
+    let (listed, lists) = unbounded();
+    let all = watcher::Config::default;
+    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, all(), jitter, &listed);
     let (bindings, binding_stream) =
-        watch::<ValidatingAdmissionPolicyBinding>(client, watcher::Config::default(), jitter);
-    let touched = futures::stream::select(
+        watch::<ValidatingAdmissionPolicyBinding>(client, all(), jitter, &listed);
+    let touched = stream::select(
         policy_stream.map(|touched| touched.map(drop)),
         binding_stream.map(|touched| touched.map(drop)),
     );
+    let touched = stream::select(touched, lists.map(Ok));
     Watched { policies, bindings, touched: touched.boxed() }
 }
 
@@ -242,6 +268,7 @@ where
 fn watch_names<K>(
     client: &Client,
     jitter: Jitter,
+    listed: &UnboundedSender<()>,
 ) -> (Store<PartialObjectMeta<K>>, Touched<PartialObjectMeta<K>>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -251,6 +278,7 @@ where
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
+        .inspect(tell_of_lists(listed))
         .touched_objects()
         .boxed();
     (reader, stream)
@@ -328,7 +356,7 @@ mod tests {
         let list = json!({"kind": "AgentSandboxList", "apiVersion": "agentsandbox.dev/v1alpha1", "metadata": {"resourceVersion": "100"}, "items": items});
         let says: Says = Box::new(move |_| Some((200, list.clone())));
         let api = FakeApi::start(Vec::new(), says).await;
-        let (store, stream) = watch_own::<AgentSandbox>(&api.client, Jitter::default());
+        let (store, stream) = watch_own::<AgentSandbox>(&api.client, Jitter::default(), &unbounded().0);
         tokio::select! {
             () = stream.for_each(|_| ready(())) => unreachable!("a watch does not end"),
             filled = store.wait_until_ready() => filled.unwrap(),

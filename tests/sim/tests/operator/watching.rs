@@ -5,8 +5,8 @@ use std::time::Duration;
 use agentsandbox_sim::faults::{self, Asked, Fate, Lateness, Rules, hash};
 use agentsandbox_sim::kinds::{PODS, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
-use agentsandbox_sim::rig::{Rig, simulate};
-use agentsandbox_sim::store::{Change, text};
+use agentsandbox_sim::rig::{Rig, is_ready, simulate};
+use agentsandbox_sim::store::{Change, Deletion, text};
 use serde_json::json;
 
 /// Names of the pods that were ever created.
@@ -90,6 +90,30 @@ fn o_r5_watches_that_are_cut_or_forgotten_bring_a_new_list_and_no_write() {
             rig.settle().await;
         });
     }
+}
+
+#[test]
+fn o_r5_what_went_while_a_watch_was_away_is_missed_once_it_lists_again() {
+    let away = |plural: &str, at: u64, _: u64| match plural {
+        "pods" if (10_000..25_000).contains(&at) => Lateness::Gone,
+        _ => Lateness::After(1),
+    };
+    simulate(async {
+        let mut rig = Rig::running(1, Rules(|_: &Asked| Fate::Serve, away));
+        rig.create("a");
+        rig.ready("a").await;
+        rig.pass(Duration::from_secs(15)).await;
+        // Both, for any of its pods that a list names would wake the sandbox.
+        for pod in ["a-agent", "a-proxy"] {
+            let at_once = Deletion { grace: Some(0), ..Deletion::default() };
+            rig.world.act("user", move |store| store.delete(&PODS, (TEAM, pod), &at_once).unwrap());
+        }
+        rig.until(Duration::from_secs(60), "another agent", |store| {
+            store.get(&PODS, TEAM, "a-agent").is_some() && is_ready(store, "a")
+        })
+        .await;
+        rig.settle().await;
+    });
 }
 
 #[test]
