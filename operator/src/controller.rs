@@ -180,7 +180,6 @@ async fn raise(
         Ok(sealed) => sealed,
         Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),
     };
-    let observed = &*observed.without(sealed.retired());
     let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
     let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::names::{FIELD_MANAGER, LABEL_SANDBOX_UID};
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
-use futures::future::{join_all, join4, try_join_all};
+use futures::future::{join_all, join3, try_join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
@@ -65,7 +65,6 @@ pub struct Sealed {
     proxy_address: Ipv4Addr,
     service: Box<Service>,
     walls: Vec<NetworkPolicy>,
-    retired: Vec<NetworkPolicy>,
 }
 
 /// How long a pod may take to end.
@@ -95,12 +94,7 @@ pub enum Applied {
 impl Sealed {
     /// Walls that stand in a test, where there is no cluster to put them up in.
     pub(crate) fn for_tests() -> Self {
-        Self {
-            proxy_address: Ipv4Addr::new(10, 96, 7, 7),
-            service: Box::default(),
-            walls: Vec::new(),
-            retired: Vec::new(),
-        }
+        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7), service: Box::default(), walls: Vec::new() }
     }
 }
 
@@ -122,12 +116,6 @@ impl Sealed {
     pub fn walls(&self) -> &[NetworkPolicy] {
         &self.walls
     }
-
-    /// The stand-ins of walls that were taken down; a watch may still show them.
-    #[must_use]
-    pub fn retired(&self) -> &[NetworkPolicy] {
-        &self.retired
-    }
 }
 
 /// Puts up the walls and what stands beside them, all at once: none of them holds power without a pod. Whatever fails
@@ -142,9 +130,7 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     };
     let walls = join_all(plan.walls.into_iter().map(named));
     let supplies = join_all(plan.supplies.into_iter().map(named));
-    let retiring = plan.retired.iter().map(|stand_in| writer.retire(&identity.namespace, stand_in));
-    let (walls, supplies, retired, keys) =
-        join4(walls, supplies, try_join_all(retiring), writer.keys(identity, plan.keys)).await;
+    let (walls, supplies, keys) = join3(walls, supplies, writer.keys(identity, plan.keys)).await;
     let (mut standing, mut failed) = (Vec::new(), Vec::new());
     for result in walls.into_iter().chain(supplies) {
         match result {
@@ -180,8 +166,8 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     });
     let (walls, failed) = (walls.collect(), failed.into_iter().next().map(|(_, error)| error));
     let pending = || ApplyError::Pending { kind: ChildKind::Service, name: Component::Proxy.name(identity) };
-    match failed.map_or(keys, Err).and(retired).and_then(|_| addressed.ok_or_else(pending)) {
-        Ok((proxy_address, service)) => Ok(Sealed { proxy_address, service, walls, retired: plan.retired }),
+    match failed.map_or(keys, Err).and_then(|()| addressed.ok_or_else(pending)) {
+        Ok((proxy_address, service)) => Ok(Sealed { proxy_address, service, walls }),
         Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls), document }),
     }
 }

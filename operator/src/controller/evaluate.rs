@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
 use super::accept::Identity;
-use super::desired::{Child, Component, network_policy};
+use super::desired::{Child, Component};
 use super::observe::Observed;
 use super::plan::{differs, is_owned};
 
@@ -81,15 +81,11 @@ pub fn unwidened(
     Ok(Unwidened { _only_the_evaluation_makes_it: () })
 }
 
-/// Whether a policy is a wall or its stand-in. A finalizer opens nothing, and is off before its policy goes.
 fn is_wall(policy: &NetworkPolicy, wanted: &[NetworkPolicy], identity: &Identity) -> bool {
-    let is_named = |wall: &NetworkPolicy| wall.metadata.name == policy.metadata.name;
     is_owned(&policy.metadata, identity)
         && wanted.iter().any(|wall| {
-            let mut unheld = wall.clone();
-            unheld.metadata.finalizers = None;
-            (is_named(wall) || is_named(&network_policy::stand_in(wall)))
-                && !differs(&Child::NetworkPolicy(unheld), &Child::NetworkPolicy(policy.clone()))
+            wall.metadata.name == policy.metadata.name
+                && !differs(&Child::NetworkPolicy(wall.clone()), &Child::NetworkPolicy(policy.clone()))
         })
 }
 

@@ -4,7 +4,6 @@
 //! that would mean a second creation, so what we wrote is remembered until the watch brings it ([`Recent`]). The one
 //! active read is the [`probe`]: the operator's own connection to the proxy's data port, which has to fail.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -149,17 +148,6 @@ impl Observed {
         let child = Child::Pod(Box::new(pod));
         self.children.insert((child.kind(), child.name().to_owned()), child);
         self
-    }
-
-    /// The same, without policies that were just taken down: a watch may still show them.
-    #[must_use]
-    pub fn without(&self, gone: &[NetworkPolicy]) -> Cow<'_, Self> {
-        if gone.is_empty() {
-            return Cow::Borrowed(self);
-        }
-        let mut left = self.clone();
-        left.policies.retain(|policy| gone.iter().all(|one| one.metadata.uid != policy.metadata.uid));
-        Cow::Owned(left)
     }
 
     fn own_pod(&self, identity: &Identity, component: Component) -> Option<&Pod> {

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::accept::Identity;
 use super::desired::agent_pod::FENCE;
-use super::desired::{Boundary, Child, ChildKind, network_policy, service};
+use super::desired::{Boundary, Child, ChildKind, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
 
@@ -31,7 +31,7 @@ pub enum Step {
     Repair(Child),
     /// Ours, and can only be replaced: delete exactly this one; its end brings the next pass.
     Delete(Doomed),
-    /// Ours, deleted by somebody, and standing until it is released: release it behind its stand-in and create it anew.
+    /// Ours, deleted by somebody, and standing until it is released: release it and create it anew.
     Renew(Box<Renewal>),
     /// As wanted; the observed object.
     Leave(Child),
@@ -52,8 +52,6 @@ pub struct Renewal {
     pub wanted: NetworkPolicy,
     /// As it was observed.
     pub live: NetworkPolicy,
-    /// What has to be done so that its stand-in stands, before it is released.
-    pub stand_in: Step,
 }
 
 /// Exactly one object.
@@ -88,8 +86,6 @@ pub struct BoundaryPlan {
     pub walls: Vec<Step>,
     /// The policy document and the Service, which comes shut.
     pub supplies: Vec<Step>,
-    /// Stand-ins whose walls stand again.
-    pub retired: Vec<NetworkPolicy>,
     /// Name of the Secret to create; none where the proxy's pod exists and thus has its keys.
     pub keys: Option<String>,
 }
@@ -98,7 +94,6 @@ pub struct BoundaryPlan {
 #[must_use]
 pub fn boundary(wanted: Boundary, observed: &Observed, identity: &Identity, now: Timestamp) -> BoundaryPlan {
     let proxy = observed.proxy_pod(identity).is_some();
-    let retired = wanted.policies().iter().filter_map(|wall| retired(wall, observed, identity)).collect();
     let plan = |child: Child| match step(child, observed, identity, now) {
         Step::Repair(Child::Service(shut)) => unless_open(shut, observed, identity),
         step => step,
@@ -106,39 +101,7 @@ pub fn boundary(wanted: Boundary, observed: &Observed, identity: &Identity, now:
     BoundaryPlan {
         walls: wanted.walls.into_iter().map(plan).collect(),
         supplies: wanted.supplies.into_iter().map(plan).collect(),
-        retired,
         keys: (!proxy).then_some(wanted.keys),
-    }
-}
-
-/// The stand-in of a wall that stands and that nobody has deleted: it is needed no more.
-fn retired(wall: &NetworkPolicy, observed: &Observed, identity: &Identity) -> Option<NetworkPolicy> {
-    let own = |wanted: &NetworkPolicy| {
-        let name = wanted.metadata.name.as_deref()?;
-        observed.child(ChildKind::NetworkPolicy, name).filter(|live| is_owned(live.metadata(), identity))
-    };
-    let stands = own(wall)?.metadata().deletion_timestamp.is_none();
-    match own(&network_policy::stand_in(wall))? {
-        // One that was deleted and released is held by somebody else's finalizer.
-        Child::NetworkPolicy(live)
-            if live.metadata.deletion_timestamp.is_none() || is_held(&live.metadata) =>
-        {
-            stands.then(|| live.clone())
-        }
-        _ => None,
-    }
-}
-
-/// What has to be done so that the stand-in of a wall stands.
-fn stand_in(wall: &NetworkPolicy, observed: &Observed, identity: &Identity, now: Timestamp) -> Step {
-    let wanted = network_policy::stand_in(wall);
-    match wanted.metadata.name.as_deref().and_then(|name| observed.child(ChildKind::NetworkPolicy, name)) {
-        // Deleted as well, it stands until it is released, which is once it is needed no more.
-        Some(live) if is_held(live.metadata()) && is_owned(live.metadata(), identity) => {
-            let wanted = Child::NetworkPolicy(wanted);
-            if differs(&wanted, live) { Step::Repair(wanted) } else { Step::Leave(live.clone()) }
-        }
-        _ => step(Child::NetworkPolicy(wanted), observed, identity, now),
     }
 }
 
@@ -176,8 +139,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
         uid: live.metadata().uid.clone().unwrap_or_default(),
     };
     if live.metadata().deletion_timestamp.is_some() {
-        let stand_in = |wall: &NetworkPolicy| stand_in(wall, observed, identity, now);
-        return step_of_ending(wanted, live, stand_in).unwrap_or(Step::Await(doomed));
+        return step_of_ending(wanted, live).unwrap_or(Step::Await(doomed));
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
@@ -195,11 +157,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
 
 /// What is to be done with an object that is being deleted, other than to wait. A finalizer can hold it for ever, so a wider
 /// wall is narrowed even then, and a policy document is put right.
-fn step_of_ending(
-    mut wanted: Child,
-    live: &Child,
-    stand_in: impl FnOnce(&NetworkPolicy) -> Step,
-) -> Option<Step> {
+fn step_of_ending(mut wanted: Child, live: &Child) -> Option<Step> {
     // No finalizer can be added any more; ours is no difference here.
     if let Child::NetworkPolicy(wall) = &mut wanted
         && !is_held(live.metadata())
@@ -212,8 +170,7 @@ fn step_of_ending(
     }
     match (wanted, live) {
         (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) if is_held(&live.metadata) => {
-            let stand_in = stand_in(&wanted);
-            Some(Step::Renew(Box::new(Renewal { wanted, live: live.clone(), stand_in })))
+            Some(Step::Renew(Box::new(Renewal { wanted, live: live.clone() })))
         }
         _ => None,
     }

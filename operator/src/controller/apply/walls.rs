@@ -1,49 +1,37 @@
 //! Walls that somebody else deleted. Our finalizer keeps them standing; they are released here and nowhere else.
-//!
-//! A name is free only once its wall is gone, so between release and creation another policy with the same content, the
-//! stand-in, selects the pod. It is held by our finalizer like the wall itself, and is taken down by a later pass, which
-//! sees the wall standing: wherever the operator dies, at each revision one of the two stands.
 
 use agentsandbox_crds::names::WALL_FINALIZER;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use kube::core::params::Patch;
+use kube::core::params::{Patch, PostParams};
 use serde_json::{Value, json};
 
 use super::child::{NamedChild, applied};
-use super::{ApplyError, Writer, merge};
+use super::{ApplyError, Writer, merge, post};
 use crate::controller::accept::Identity;
-use crate::controller::desired::ChildKind;
-use crate::controller::plan::{Doomed, Renewal, is_held};
+use crate::controller::plan::{Renewal, is_held};
 use crate::metrics::Verb;
 
+/// Ending of the name under which a creation is rehearsed; nothing of it is stored.
+const REHEARSAL: &str = "-next";
+
 impl Writer {
-    /// Puts a wall that is being deleted up anew. It is released only once its stand-in was answered to stand, which a
-    /// namespace that is being deleted refuses.
+    /// Puts a wall that is being deleted up anew, with nothing but these two requests between them: it is released only
+    /// when a rehearsal has shown that another may be created, which a namespace that is being deleted refuses.
     pub(super) async fn renew(
         &self,
         identity: &Identity,
         renewal: Renewal,
     ) -> Result<NetworkPolicy, ApplyError> {
-        let Renewal { wanted, live, stand_in } = renewal;
-        // A step for a stand-in is no renewal itself, so this goes no deeper.
-        let stand_in = Box::pin(self.step(identity, stand_in)).await?;
-        if !is_held(stand_in.metadata()) {
-            return Err(ApplyError::Pending { kind: stand_in.kind(), name: stand_in.name().to_owned() });
-        }
+        let Renewal { wanted, live } = renewal;
+        let mut rehearsal = wanted.clone();
+        let name = format!("{}{REHEARSAL}", wanted.name_any());
+        rehearsal.metadata.name = Some(name.clone());
+        let (api, dry) =
+            (self.api::<NetworkPolicy>(&identity.namespace), PostParams { dry_run: true, ..post() });
+        self.call(Verb::Create, "NetworkPolicy", &name, api.create(&dry, &rehearsal)).await?;
         self.release(&live).await?;
         self.create_one(identity, wanted).await
-    }
-
-    /// Takes down a stand-in whose wall stands again.
-    pub(super) async fn retire(&self, namespace: &str, stand_in: &NetworkPolicy) -> Result<(), ApplyError> {
-        self.release(stand_in).await?;
-        if stand_in.metadata.deletion_timestamp.is_some() {
-            return Ok(());
-        }
-        let uid = stand_in.uid().unwrap_or_default();
-        let doomed = Doomed { kind: ChildKind::NetworkPolicy, name: stand_in.name_any(), uid };
-        self.delete(namespace, &doomed).await
     }
 
     /// What a wall is whose name is `taken`, though no watch shows it. The watch shows every policy, so it is behind, and the next

@@ -76,25 +76,6 @@ fn the_two_walls_widen_nothing() {
 }
 
 #[test]
-fn a_stand_in_widens_nothing_while_it_is_as_its_wall_whether_held_or_not() {
-    let stand_in = |change: fn(&mut Value)| {
-        let wall = network_policy::stand_in(&walls()[0]);
-        let mut value = serde_json::to_value(wall).unwrap();
-        change(&mut value);
-        judged(vec![fixtures::from(value)], |_| ())
-    };
-    assert!(stand_in(|_| ()).is_ok());
-    assert!(stand_in(|value| value["metadata"]["finalizers"] = Value::Null).is_ok());
-    for change in [
-        (|value| value["spec"]["egress"] = json!([{}])) as fn(&mut Value),
-        |value| value["metadata"]["ownerReferences"] = Value::Null,
-        |value| value["metadata"]["name"] = json!("fix-login-agent-other"),
-    ] {
-        assert!(stand_in(change).is_err());
-    }
-}
-
-#[test]
 fn o_t9_a_forged_owner_reference_hides_no_policy() {
     let mut forged = foreign_policy("forged", json!({"podSelector": {}, "egress": [{}]}));
     forged.metadata.owner_references = Some(vec![identity().owner]);
