@@ -78,6 +78,8 @@ pub const SUFFIX_AGENT: &str = "-agent";
 pub const SUFFIX_PROXY: &str = "-proxy";
 /// Suffix of the policy ConfigMap.
 pub const SUFFIX_POLICY: &str = "-policy";
+/// What follows the name of a wall in that of the policy that stands in for it while it is put up anew.
+pub const SUFFIX_STAND_IN: &str = "-next";
 /// Infix of the Secret with the sandbox's own keys; [`KEYS_HASH_HEX`] digits follow.
 pub const SUFFIX_KEYS: &str = "-keys-";
 /// Hexadecimal digits of the UID's hash in the name of the Secret.
@@ -86,5 +88,9 @@ pub const KEYS_HASH_HEX: usize = 10;
 const DNS_LABEL_BYTES_MAX: usize = 63;
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_AGENT.len() <= DNS_LABEL_BYTES_MAX);
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_PROXY.len() <= DNS_LABEL_BYTES_MAX);
+const _: () =
+    assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_AGENT.len() + SUFFIX_STAND_IN.len() <= DNS_LABEL_BYTES_MAX);
+const _: () =
+    assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_PROXY.len() + SUFFIX_STAND_IN.len() <= DNS_LABEL_BYTES_MAX);
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_POLICY.len() <= DNS_LABEL_BYTES_MAX);
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_KEYS.len() + KEYS_HASH_HEX <= DNS_LABEL_BYTES_MAX);

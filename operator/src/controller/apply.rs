@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::names::{FIELD_MANAGER, LABEL_SANDBOX_UID};
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
-use futures::future::{join_all, join3, try_join_all};
+use futures::future::{join_all, join4, try_join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
@@ -130,7 +130,9 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     };
     let walls = join_all(plan.walls.into_iter().map(named));
     let supplies = join_all(plan.supplies.into_iter().map(named));
-    let (walls, supplies, keys) = join3(walls, supplies, writer.keys(identity, plan.keys)).await;
+    let retiring = plan.retired.iter().map(|stand_in| writer.retire(&identity.namespace, stand_in));
+    let (walls, supplies, _, keys) =
+        join4(walls, supplies, join_all(retiring), writer.keys(identity, plan.keys)).await;
     let (mut standing, mut failed) = (Vec::new(), Vec::new());
     for result in walls.into_iter().chain(supplies) {
         match result {
@@ -138,9 +140,10 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
             Err(failure) => failed.push(failure),
         }
     }
-    // A wall that is on its way out is as wanted until it is gone.
+    // A wall that is on its way out is as wanted until it is gone, and so is one that something stands in for.
     let breach = |(kind, error): &(ChildKind, ApplyError)| {
-        *kind == ChildKind::NetworkPolicy && !matches!(error, ApplyError::Pending { .. })
+        *kind == ChildKind::NetworkPolicy
+            && !matches!(error, ApplyError::Pending { .. } | ApplyError::Held { .. })
     };
     let strange = |(kind, error): &(ChildKind, ApplyError)| {
         *kind == ChildKind::ConfigMap && error.leaves_a_strangers_object()

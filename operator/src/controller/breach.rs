@@ -46,6 +46,11 @@ impl Default for Breaches {
     }
 }
 
+/// Whether a step is about a wall that stands until another does.
+fn is_bounded(step: &Step) -> bool {
+    matches!(step, Step::Renew(renewal) if renewal.live.is_some())
+}
+
 /// Puts up the boundary. If something of it is not as wanted and the API server takes its time, what that bounds is stopped
 /// while the answer is awaited.
 ///
@@ -54,7 +59,7 @@ impl Default for Breaches {
 pub(super) async fn boundary(ctx: &Ctx, identity: &Identity, plan: BoundaryPlan) -> Result<Sealed, Unsealed> {
     let open = |kind: ChildKind| {
         let mut steps = plan.walls.iter().chain(&plan.supplies).filter(|step| step.kind() == kind);
-        steps.any(|step| !matches!(step, Step::Leave(_) | Step::Await(_)))
+        steps.any(|step| !matches!(step, Step::Leave(_) | Step::Await(_)) && !is_bounded(step))
     };
     let (wall, document) = (open(ChildKind::NetworkPolicy), open(ChildKind::ConfigMap));
     let mut applying = pin!(apply::boundary(&ctx.writer, identity, plan));

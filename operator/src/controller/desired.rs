@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use agentsandbox_crds::names::{
     COMPONENT_AGENT, COMPONENT_PROXY, LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_SANDBOX, LABEL_SANDBOX_UID,
-    MANAGED_BY, SUFFIX_AGENT, SUFFIX_POLICY, SUFFIX_PROXY,
+    MANAGED_BY, SUFFIX_AGENT, SUFFIX_POLICY, SUFFIX_PROXY, SUFFIX_STAND_IN,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -121,6 +121,8 @@ pub fn names(sandbox: &str) -> Vec<(ChildKind, String)> {
         (ChildKind::ServiceAccount, proxy.clone()),
         (ChildKind::NetworkPolicy, agent.clone()),
         (ChildKind::NetworkPolicy, proxy.clone()),
+        (ChildKind::NetworkPolicy, format!("{agent}{SUFFIX_STAND_IN}")),
+        (ChildKind::NetworkPolicy, format!("{proxy}{SUFFIX_STAND_IN}")),
         (ChildKind::ConfigMap, format!("{sandbox}{SUFFIX_POLICY}")),
         (ChildKind::Service, proxy.clone()),
         (ChildKind::Pod, proxy),

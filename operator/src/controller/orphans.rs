@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::names::{GROUP, LABEL_SANDBOX_UID, SUFFIX_AGENT, SUFFIX_PROXY};
+use agentsandbox_crds::names::{GROUP, LABEL_SANDBOX_UID, SUFFIX_AGENT, SUFFIX_PROXY, SUFFIX_STAND_IN};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
@@ -70,7 +70,8 @@ async fn sweep(ctx: &Ctx) -> Left {
 /// in the way of another, and what decides is whether an agent runs.
 async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> {
     let (namespace, name) = (wall.namespace().unwrap_or_default(), wall.name_any());
-    let Some(sandbox) = name.strip_suffix(SUFFIX_AGENT).or_else(|| name.strip_suffix(SUFFIX_PROXY)) else {
+    let own = name.strip_suffix(SUFFIX_STAND_IN).unwrap_or(&name);
+    let Some(sandbox) = own.strip_suffix(SUFFIX_AGENT).or_else(|| own.strip_suffix(SUFFIX_PROXY)) else {
         return Ok(Left::None);
     };
     let present = |s: &AgentSandbox| s.namespace().as_ref() == Some(&namespace) && s.name_any() == sandbox;
@@ -79,7 +80,9 @@ async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> 
         if is_owned(&wall.metadata, identity) {
             return Ok(Left::Some);
         }
-        let pods = ctx.writer.live_pods(identity).await?;
+        // The name of a stand-in is in nobody's way, but it may be all that the namesake's own pods have.
+        let in_the_way = own == name || uids(wall).contains(&identity.uid);
+        let pods = if in_the_way { ctx.writer.live_pods(identity).await? } else { Vec::new() };
         if pods.iter().any(|pod| pod.component == Component::Agent) {
             return Ok(Left::Some);
         }

@@ -259,6 +259,7 @@ impl From<&ApplyError> for Blocked {
         match error {
             ApplyError::Foreign { kind, name } => Self::Foreign(*kind, name.clone()),
             ApplyError::Pending { kind, name } => Self::Pending(*kind, name.clone()),
+            ApplyError::Held { source, .. } => Self::from(source.as_ref()),
             ApplyError::NotLeader => Self::NotLeader,
             ApplyError::Changed { name, what } => Self::Changed(format!("{name}: {what}")),
             ApplyError::Unanswered { verb, what } => {

@@ -9,11 +9,12 @@ use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 use serde_json::Value;
 
 use super::accept::Identity;
 use super::desired::agent_pod::FENCE;
-use super::desired::{Boundary, Child, ChildKind, service};
+use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
 
@@ -31,7 +32,7 @@ pub enum Step {
     Repair(Child),
     /// Ours, and can only be replaced: delete exactly this one; its end brings the next pass.
     Delete(Doomed),
-    /// Ours, deleted by somebody, and standing until it is released: release it and create it anew.
+    /// Ours, deleted by somebody, and standing until it is released: release it behind its stand-in and create it anew.
     Renew(Box<Renewal>),
     /// As wanted; the observed object.
     Leave(Child),
@@ -50,8 +51,23 @@ pub enum Step {
 pub struct Renewal {
     /// As it is wanted.
     pub wanted: NetworkPolicy,
-    /// As it was observed.
-    pub live: NetworkPolicy,
+    /// As it was observed; none once it is gone and its stand-in stands.
+    pub live: Option<NetworkPolicy>,
+    /// What stands in for it, as it is wanted.
+    pub stand_in: NetworkPolicy,
+    /// What there is of the stand-in.
+    pub standing: StandIn,
+}
+
+/// What there is under the name of a stand-in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// Nothing.
+    Absent,
+    /// Ours, and held or not on its way out: the policy with this UID.
+    Own(String),
+    /// What cannot be used: somebody else's, or one that only another's finalizer keeps.
+    Other,
 }
 
 /// Exactly one object.
@@ -86,6 +102,8 @@ pub struct BoundaryPlan {
     pub walls: Vec<Step>,
     /// The policy document and the Service, which comes shut.
     pub supplies: Vec<Step>,
+    /// Stand-ins that are as wanted, and whose walls stand again.
+    pub retired: Vec<NetworkPolicy>,
     /// Name of the Secret to create; none where the proxy's pod exists and thus has its keys.
     pub keys: Option<String>,
 }
@@ -94,15 +112,91 @@ pub struct BoundaryPlan {
 #[must_use]
 pub fn boundary(wanted: Boundary, observed: &Observed, identity: &Identity, now: Timestamp) -> BoundaryPlan {
     let proxy = observed.proxy_pod(identity).is_some();
+    let policies = wanted.policies();
+    let retired = policies.iter().filter_map(|wall| retired(wall, observed, identity)).cloned().collect();
+    // One that is not as wanted would widen the walls that it stands in for.
+    let narrowed = policies.iter().filter_map(|wall| narrowed(wall, observed, identity));
     let plan = |child: Child| match step(child, observed, identity, now) {
         Step::Repair(Child::Service(shut)) => unless_open(shut, observed, identity),
         step => step,
     };
     BoundaryPlan {
-        walls: wanted.walls.into_iter().map(plan).collect(),
+        walls: wanted.walls.into_iter().map(plan).chain(narrowed).collect(),
         supplies: wanted.supplies.into_iter().map(plan).collect(),
+        retired,
         keys: (!proxy).then_some(wanted.keys),
     }
+}
+
+/// A policy under the name of a wall's stand-in, if we wrote it: it has our owner, which anybody can write, and our labels, which
+/// the admission policies reserve.
+fn own_stand_in<'a>(
+    wall: &NetworkPolicy,
+    observed: &'a Observed,
+    identity: &Identity,
+) -> Option<&'a NetworkPolicy> {
+    let name = network_policy::stand_in(wall).metadata.name?;
+    match observed.child(ChildKind::NetworkPolicy, &name)? {
+        Child::NetworkPolicy(live) if is_owned(&live.metadata, identity) => {
+            let ours = wall.labels().iter().all(|(key, value)| live.labels().get(key) == Some(value));
+            ours.then_some(live)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a policy is as wanted but for finalizers, which open nothing.
+#[must_use]
+pub fn bounds_alike(wanted: &NetworkPolicy, live: &NetworkPolicy) -> bool {
+    let mut unheld = wanted.clone();
+    unheld.metadata.finalizers = None;
+    !differs(&Child::NetworkPolicy(unheld), &Child::NetworkPolicy(live.clone()))
+}
+
+/// The stand-in of a wall that is as wanted and that nobody has deleted: it is needed no more.
+fn retired<'a>(
+    wall: &NetworkPolicy,
+    observed: &'a Observed,
+    identity: &Identity,
+) -> Option<&'a NetworkPolicy> {
+    let standing = observed.child(ChildKind::NetworkPolicy, wall.metadata.name.as_deref()?)?;
+    let stands = is_owned(standing.metadata(), identity)
+        && standing.metadata().deletion_timestamp.is_none()
+        && !differs(&Child::NetworkPolicy(wall.clone()), standing);
+    let live = own_stand_in(wall, observed, identity).filter(|_| stands)?;
+    // One that was deleted and released is held by somebody else's finalizer.
+    let is_ours_to_end = live.metadata.deletion_timestamp.is_none() || is_held(&live.metadata);
+    (is_ours_to_end && bounds_alike(&network_policy::stand_in(wall), live)).then_some(live)
+}
+
+/// A stand-in that is not as wanted is put right, whatever becomes of it then.
+fn narrowed(wall: &NetworkPolicy, observed: &Observed, identity: &Identity) -> Option<Step> {
+    let mut wanted = network_policy::stand_in(wall);
+    let live = own_stand_in(wall, observed, identity)?;
+    if live.metadata.deletion_timestamp.is_some() && !is_held(&live.metadata) {
+        // No finalizer can be added any more.
+        wanted.metadata.finalizers = None;
+    }
+    (!bounds_alike(&wanted, live)).then_some(Step::Repair(Child::NetworkPolicy(wanted)))
+}
+
+/// How a wall is put up anew that is gone or is to be released.
+fn renewal(
+    wanted: NetworkPolicy,
+    live: Option<NetworkPolicy>,
+    observed: &Observed,
+    identity: &Identity,
+) -> Renewal {
+    let stand_in = network_policy::stand_in(&wanted);
+    let is_taken = observed.child(ChildKind::NetworkPolicy, &stand_in.name_any()).is_some();
+    let standing = match own_stand_in(&wanted, observed, identity) {
+        Some(own) if own.metadata.deletion_timestamp.is_none() || is_held(&own.metadata) => {
+            StandIn::Own(own.uid().unwrap_or_default())
+        }
+        None if !is_taken => StandIn::Absent,
+        _ => StandIn::Other,
+    };
+    Renewal { wanted, live, stand_in, standing }
 }
 
 /// A Service that is as wanted but for its open way is left: whether the way stays open is planned by [`way`], once the
@@ -129,7 +223,9 @@ pub fn way(wanted: Service, standing: &Service) -> Step {
 /// Plans one child.
 #[must_use]
 pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timestamp) -> Step {
-    let Some(live) = observed.child(wanted.kind(), wanted.name()) else { return Step::Create(wanted) };
+    let Some(live) = observed.child(wanted.kind(), wanted.name()) else {
+        return absent(wanted, observed, identity);
+    };
     if !is_owned(live.metadata(), identity) {
         return Step::Foreign(wanted.kind(), wanted.name().to_owned());
     }
@@ -139,7 +235,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
         uid: live.metadata().uid.clone().unwrap_or_default(),
     };
     if live.metadata().deletion_timestamp.is_some() {
-        return step_of_ending(wanted, live).unwrap_or(Step::Await(doomed));
+        return step_of_ending(wanted, live, observed, identity).unwrap_or(Step::Await(doomed));
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
@@ -155,9 +251,19 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     if differs(&wanted, live) { Step::Repair(wanted) } else { Step::Leave(live.clone()) }
 }
 
+/// An object that is not there is created; a wall that fell behind its stand-in, as its renewal.
+fn absent(wanted: Child, observed: &Observed, identity: &Identity) -> Step {
+    match wanted {
+        Child::NetworkPolicy(wall) if own_stand_in(&wall, observed, identity).is_some() => {
+            Step::Renew(Box::new(renewal(wall, None, observed, identity)))
+        }
+        other => Step::Create(other),
+    }
+}
+
 /// What is to be done with an object that is being deleted, other than to wait. A finalizer can hold it for ever, so a wider
 /// wall is narrowed even then, and a policy document is put right.
-fn step_of_ending(mut wanted: Child, live: &Child) -> Option<Step> {
+fn step_of_ending(mut wanted: Child, live: &Child, observed: &Observed, identity: &Identity) -> Option<Step> {
     // No finalizer can be added any more; ours is no difference here.
     if let Child::NetworkPolicy(wall) = &mut wanted
         && !is_held(live.metadata())
@@ -170,7 +276,7 @@ fn step_of_ending(mut wanted: Child, live: &Child) -> Option<Step> {
     }
     match (wanted, live) {
         (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) if is_held(&live.metadata) => {
-            Some(Step::Renew(Box::new(Renewal { wanted, live: live.clone() })))
+            Some(Step::Renew(Box::new(renewal(wanted, Some(live.clone()), observed, identity))))
         }
         _ => None,
     }

@@ -79,10 +79,13 @@ impl Invariants {
             self.pod(store, revision, &mut broken);
         }
         if *revision.kind == POLICIES && revision.change == Change::Deleted {
-            let behind =
-                agents(store, sandbox_uid(object)).any(|pod| !has_ended(pod) && !is_walled(store, pod));
-            if behind {
-                broken.push(format!("I1: the wall {name} fell while an agent stood behind it"));
+            let of = |pod: &&Value| sandbox_uid(pod) == sandbox_uid(object);
+            let mut behind = store.all(&PODS).filter(of).filter(|pod| !has_ended(pod));
+            if let Some(pod) = behind.find(|pod| !is_walled(store, pod)) {
+                let pod = text(pod, "/metadata/name");
+                broken.push(format!(
+                    "I1: the wall {name} fell while {pod} stood behind it and behind no other"
+                ));
             }
         }
         if *revision.kind == SECRETS {

@@ -45,6 +45,15 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
+    /// A wall that somebody deleted, and that cannot be put up anew yet: it stands still, or its stand-in does.
+    #[error("NetworkPolicy {name} is not put up anew yet, and bounds its pod all the same")]
+    Held {
+        /// Name of the wall.
+        name: String,
+        /// What failed.
+        #[source]
+        source: Box<Self>,
+    },
     /// Something between this process and the API server's store changed a pod that was created, so it was ended.
     #[error("the pod {name} was changed on its way: {what}")]
     Changed {

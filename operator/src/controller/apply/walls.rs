@@ -1,37 +1,100 @@
 //! Walls that somebody else deleted. Our finalizer keeps them standing; they are released here and nowhere else.
+//!
+//! A name is free only once its wall is gone, so between release and creation another policy with the same content, the
+//! stand-in, selects the pod. It is held by our finalizer like the wall itself, and is taken down by a later pass, which
+//! sees the wall standing: wherever the operator dies, at each revision one of the two stands.
 
 use agentsandbox_crds::names::WALL_FINALIZER;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use kube::core::params::{Patch, PostParams};
+use kube::core::params::Patch;
 use serde_json::{Value, json};
 
 use super::child::{NamedChild, applied};
-use super::{ApplyError, Writer, merge, post};
+use super::{ApplyError, Writer, merge};
 use crate::controller::accept::Identity;
-use crate::controller::plan::{Renewal, is_held};
+use crate::controller::chain;
+use crate::controller::desired::{Child, ChildKind};
+use crate::controller::outcome::Blocked;
+use crate::controller::plan::{Doomed, Renewal, StandIn, differs, is_held};
 use crate::metrics::Verb;
 
-/// Ending of the name under which a creation is rehearsed; nothing of it is stored.
-const REHEARSAL: &str = "-next";
+/// What failed while something bounds the pod all the same, which a namespace that ends does for this pass alone.
+fn held(name: &str, error: ApplyError) -> ApplyError {
+    match Blocked::from(&error) {
+        Blocked::NamespaceTerminating | Blocked::NotLeader => error,
+        _ => ApplyError::Held { name: name.to_owned(), source: Box::new(error) },
+    }
+}
 
 impl Writer {
-    /// Puts a wall that is being deleted up anew, with nothing but these two requests between them: it is released only
-    /// when a rehearsal has shown that another may be created, which a namespace that is being deleted refuses.
+    /// Puts a wall that is being deleted, or that fell behind its stand-in, up anew. It is released only once its stand-in was
+    /// answered to stand as it is wanted, for a watch may still show one that has gone. A namespace that is being deleted refuses that.
+    ///
+    /// # Errors
+    /// [`ApplyError::Held`] while the wall or its stand-in bounds the pod all the same.
     pub(super) async fn renew(
         &self,
         identity: &Identity,
         renewal: Renewal,
     ) -> Result<NetworkPolicy, ApplyError> {
-        let Renewal { wanted, live } = renewal;
-        let mut rehearsal = wanted.clone();
-        let name = format!("{}{REHEARSAL}", wanted.name_any());
-        rehearsal.metadata.name = Some(name.clone());
-        let (api, dry) =
-            (self.api::<NetworkPolicy>(&identity.namespace), PostParams { dry_run: true, ..post() });
-        self.call(Verb::Create, "NetworkPolicy", &name, api.create(&dry, &rehearsal)).await?;
-        self.release(&live).await?;
-        self.create_one(identity, wanted).await
+        let Renewal { wanted, live, stand_in, standing } = renewal;
+        let name = wanted.name_any();
+        let stood = self.stand_in(identity, stand_in, standing).await;
+        match live {
+            Some(live) => {
+                stood.map_err(|error| held(&name, error))?;
+                self.release(&live).await?;
+            }
+            // Nothing keeps it from being created, and until it stands the stand-in counts, if it does.
+            None => {
+                let created = self.create_one(identity, wanted).await;
+                return created.map_err(|error| if stood.is_ok() { held(&name, error) } else { error });
+            }
+        }
+        self.create_one(identity, wanted).await.map_err(|error| held(&name, error))
+    }
+
+    /// Makes sure that a stand-in stands, by an answer of the API server.
+    async fn stand_in(
+        &self,
+        identity: &Identity,
+        wanted: NetworkPolicy,
+        standing: StandIn,
+    ) -> Result<(), ApplyError> {
+        let (kind, name) = (ChildKind::NetworkPolicy, wanted.name_any());
+        let answered = match standing {
+            StandIn::Absent => self.create_one(identity, wanted.clone()).await?,
+            StandIn::Own(uid) => {
+                let mut body = applied(&wanted);
+                body["metadata"]["uid"] = Value::from(uid);
+                self.server_side_apply(&identity.namespace, &name, body).await?
+            }
+            StandIn::Other => return Err(ApplyError::Foreign { kind, name }),
+        };
+        let answered = Child::NetworkPolicy(answered);
+        // Something on the way to the API server may have changed it.
+        let stands = !differs(&Child::NetworkPolicy(wanted), &answered);
+        self.recent.wrote(&identity.namespace, answered);
+        if stands { Ok(()) } else { Err(ApplyError::Pending { kind, name }) }
+    }
+
+    /// Takes down a stand-in whose wall stands again. It is as its wall, so one that stays hinders nobody, and the next pass tries again.
+    pub(super) async fn retire(&self, namespace: &str, stand_in: &NetworkPolicy) {
+        if let Err(error) = self.taken_down(namespace, stand_in).await {
+            let name = stand_in.name_any();
+            tracing::warn!(error = chain(&error), policy.name = name, "a stand-in is left for now");
+        }
+    }
+
+    async fn taken_down(&self, namespace: &str, stand_in: &NetworkPolicy) -> Result<(), ApplyError> {
+        self.release(stand_in).await?;
+        if stand_in.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let uid = stand_in.uid().unwrap_or_default();
+        let doomed = Doomed { kind: ChildKind::NetworkPolicy, name: stand_in.name_any(), uid };
+        self.delete(namespace, &doomed).await
     }
 
     /// What a wall is whose name is `taken`, though no watch shows it. The watch shows every policy, so it is behind, and the next

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use agentsandbox_crds::names::{PORT_ADMIN, WALL_FINALIZER};
+use agentsandbox_crds::names::{PORT_ADMIN, SUFFIX_STAND_IN, WALL_FINALIZER};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -59,6 +59,13 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
         });
     }
     policy(identity, Component::Proxy, std::iter::once(ingress).chain(operator).collect(), egress)
+}
+
+/// The policy that stands in for a wall while that is put up anew: the same under another name.
+#[must_use]
+pub fn stand_in(wall: &NetworkPolicy) -> NetworkPolicy {
+    let name = wall.metadata.name.as_ref().map(|name| format!("{name}{SUFFIX_STAND_IN}"));
+    NetworkPolicy { metadata: ObjectMeta { name, ..wall.metadata.clone() }, ..wall.clone() }
 }
 
 /// The ports that the proxy dials: its upstream proxy's alone, where the class names one, and else those of the rules.

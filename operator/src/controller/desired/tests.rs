@@ -329,8 +329,16 @@ fn unset_leaves_the_proxy_variables_out() {
 fn names_of_children_match_what_is_described() {
     let accepted = accepted(|_| ());
     let boundary = boundary(&accepted, &platform());
-    let mut described: Vec<_> =
-        boundary.walls.iter().chain(&boundary.supplies).map(|c| (c.kind(), c.name().to_owned())).collect();
+    let stand_ins = boundary.policies().into_iter().map(|wall| {
+        let stand_in = Child::NetworkPolicy(network_policy::stand_in(&wall));
+        assert!(
+            !crate::controller::plan::differs(&Child::NetworkPolicy(wall), &stand_in),
+            "all but the name"
+        );
+        stand_in
+    });
+    let all = boundary.walls.iter().cloned().chain(stand_ins).chain(boundary.supplies.iter().cloned());
+    let mut described: Vec<_> = all.map(|c| (c.kind(), c.name().to_owned())).collect();
     described.extend([proxy(), agent()].map(|pod| (ChildKind::Pod, pod.metadata.name.unwrap())));
     assert_eq!(described, names("fix-login"));
 }

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::controller::desired::Child;
 use crate::fixtures::{self, agent_pod, foreign_policy, identity, observed, proxy_pod};
 
 fn walls() -> Vec<NetworkPolicy> {
@@ -73,6 +74,25 @@ fn a_policy_widens_what_it_selects_and_allows() {
 #[test]
 fn the_two_walls_widen_nothing() {
     assert!(judged(Vec::new(), |_| ()).is_ok());
+}
+
+#[test]
+fn a_stand_in_widens_nothing_while_it_is_as_its_wall_whether_held_or_not() {
+    let stand_in = |change: fn(&mut Value)| {
+        let wall = network_policy::stand_in(&walls()[0]);
+        let mut value = serde_json::to_value(wall).unwrap();
+        change(&mut value);
+        judged(vec![fixtures::from(value)], |_| ())
+    };
+    assert!(stand_in(|_| ()).is_ok());
+    assert!(stand_in(|value| value["metadata"]["finalizers"] = Value::Null).is_ok());
+    for change in [
+        (|value| value["spec"]["egress"] = json!([{}])) as fn(&mut Value),
+        |value| value["metadata"]["ownerReferences"] = Value::Null,
+        |value| value["metadata"]["name"] = json!("fix-login-agent-other"),
+    ] {
+        assert!(stand_in(change).is_err());
+    }
 }
 
 #[test]

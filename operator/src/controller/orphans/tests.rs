@@ -55,6 +55,18 @@ async fn a_wall_whose_sandbox_is_gone_is_released_when_no_pod_is_left_behind_it(
 }
 
 #[tokio::test]
+async fn a_stand_in_without_a_sandbox_is_released_like_its_wall() {
+    let stand_in = || wall(|value| value["metadata"]["name"] = json!("fix-login-agent-next"));
+    let (left, api) = look(stand_in(), &another(), json!([])).await;
+    assert_eq!(api.writes(), ["PATCH networkpolicies/fix-login-agent-next"]);
+    assert_eq!(left, Left::None);
+    let (left, api) = look(stand_in(), &another(), agent()).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()), "a pod runs behind it");
+    let (left, api) = look(stand_in(), &sandbox(|_| ()), json!([])).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()), "its sandbox is there");
+}
+
+#[tokio::test]
 async fn a_wall_whose_sandbox_is_there_is_left_to_it() {
     let (left, api) = look(wall(|_| ()), &sandbox(|_| ()), json!([])).await;
     assert_eq!((left, api.writes()), (Left::Some, Vec::new()));

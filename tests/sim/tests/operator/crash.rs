@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{self, Asked, Fate, Rule};
-use agentsandbox_sim::kinds::SANDBOXES;
+use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, simulate};
+use agentsandbox_sim::store::{Change, Deletion, is_ending};
 use serde_json::{Value, json};
 
 /// What a user does.
@@ -14,9 +15,11 @@ enum Script {
     Create,
     Update,
     Delete,
+    DeleteWalls,
 }
 
-const ALL: [Script; 3] = [Script::Create, Script::Update, Script::Delete];
+const ALL: [Script; 4] = [Script::Create, Script::Update, Script::Delete, Script::DeleteWalls];
+const WALLS: [&str; 2] = ["a-agent", "a-proxy"];
 
 /// Lets the user do it, and waits until it has come to its end.
 async fn play(rig: &mut Rig, script: Script) {
@@ -33,8 +36,26 @@ async fn play(rig: &mut Rig, script: Script) {
             let gone = |store: &agentsandbox_sim::store::Store| store.get(&SANDBOXES, TEAM, "a").is_none();
             rig.until(Duration::from_secs(120), "the end", gone).await;
         }
+        Script::DeleteWalls => {
+            rig.world.act("user", |store| {
+                for wall in WALLS {
+                    store.delete(&POLICIES, (TEAM, wall), &Deletion::default()).unwrap();
+                }
+            });
+            let back = |store: &agentsandbox_sim::store::Store| {
+                let stand = |wall: &&str| store.get(&POLICIES, TEAM, wall).is_some_and(|one| !is_ending(one));
+                WALLS.iter().all(stand)
+            };
+            rig.until(Duration::from_secs(120), "walls", back).await;
+        }
     }
     rig.settle().await;
+}
+
+/// How many pods were ever created.
+fn pods_made(rig: &Rig) -> usize {
+    let world = rig.world.world();
+    world.store.log.iter().filter(|one| *one.kind == PODS && one.change == Change::Added).count()
 }
 
 /// What a run that nothing disturbs asks, from when, and what is there in the end.
@@ -63,6 +84,9 @@ fn disturbed(script: Script, number: u64, fate: Fate) -> Value {
         let from = rig.asked().len();
         rig.pass(Duration::from_secs(60)).await;
         assert_eq!(rig.writes(from), [""; 0], "a settled sandbox is written to");
+        if script == Script::DeleteWalls && fate == Fate::CrashAfter {
+            assert_eq!(pods_made(&rig), 2, "no pod is ended for a wall that somebody deleted");
+        }
         rig.picture()
     })
 }
@@ -81,6 +105,21 @@ fn o_r1_wherever_the_operator_dies_the_end_is_the_same_and_then_nothing_is_writt
             );
         }
     }
+}
+
+#[test]
+fn a_wall_that_somebody_deletes_is_released_behind_another_and_nothing_is_left_of_that() {
+    let (asked, from, picture) = clean(Script::DeleteWalls);
+    let of_walls = asked[from..].iter().filter(|line| line.contains(" networkpolicies/a-agent"));
+    let wanted = [
+        "POST networkpolicies/a-agent-next",
+        "PATCH networkpolicies/a-agent",
+        "POST networkpolicies/a-agent",
+        "PATCH networkpolicies/a-agent-next",
+        "DELETE networkpolicies/a-agent-next",
+    ];
+    assert_eq!(of_walls.collect::<Vec<_>>(), wanted);
+    assert_eq!(picture, clean(Script::Create).2, "it ends as it began");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{Storm, hash};
-use agentsandbox_sim::kinds::{PODS, SANDBOXES};
+use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
@@ -25,7 +25,7 @@ fn deed(store: &mut Store, draw: u64) {
     let at = (TEAM, name);
     let round = (draw >> 8) % 5;
     // What is not there cannot be changed, and that is no failure.
-    let _ = match (draw >> 4) % 8 {
+    let _ = match (draw >> 4) % 10 {
         0 | 1 => store.create(&SANDBOXES, None, agentsandbox_sim::objects::sandbox(name), false),
         2 => store.merge(
             &SANDBOXES,
@@ -54,6 +54,10 @@ fn deed(store: &mut Store, draw: u64) {
                 (TEAM, &pod),
                 &json!({"status": {"phase": "Failed", "conditions": []}}),
             )
+        }
+        7 | 8 => {
+            let wall = format!("{name}-{}", if round.is_multiple_of(2) { "agent" } else { "proxy" });
+            store.delete(&POLICIES, (TEAM, &wall), &Deletion::default())
         }
         _ => {
             let pod = format!("{name}-{}", if round.is_multiple_of(2) { "agent" } else { "proxy" });
