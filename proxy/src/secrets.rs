@@ -287,8 +287,14 @@ impl Secrets {
         }
         let path = self.folder.join(file);
         let stamp = std::fs::metadata(&path).ok().map(Stamp::from);
-        let Some(known) = old else {
+        let read = || {
             let secret = self.read(&path);
+            // A file that is there and could not be read may be readable at the next look, unchanged.
+            let stamp = stamp.filter(|_| !matches!(secret, Err(SecretError::Missing)));
+            (secret, stamp)
+        };
+        let Some(known) = old else {
+            let (secret, stamp) = read();
             state.generation += 1;
             state.files.insert(file.to_owned(), Known { looked: now, stamp, secret, before: Vec::new() });
             return;
@@ -299,7 +305,7 @@ impl Secrets {
         known.before.retain(|(secret, until)| *until > now || Arc::strong_count(&secret.bytes) > 1);
         let mut changed = known.before.len() != remembered;
         if stamp.is_none() || known.stamp != stamp {
-            let secret = self.read(&path);
+            let (secret, stamp) = read();
             known.stamp = stamp;
             if bytes(&known.secret) != bytes(&secret) {
                 changed = true;
@@ -406,6 +412,25 @@ mod tests {
         assert_eq!(secrets.get("new", now).map(|_| ()), Err(SecretError::Missing));
         std::fs::write(folder.path().join("new"), "new-key").unwrap();
         assert_eq!(secrets.get("new", now + SECRET_STAT_INTERVAL).unwrap().expose(), b"new-key");
+    }
+
+    #[test]
+    fn p_f16_a_file_that_could_not_be_read_for_a_moment_is_read_at_the_next_look_though_it_is_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c");
+        // A folder has a stamp and cannot be read, as a file cannot be opened when descriptors have run out.
+        std::fs::create_dir(&file).unwrap();
+        let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+        let start = Instant::now();
+        assert_eq!(secrets.get("c", start).map(|_| ()), Err(SecretError::Missing));
+        let state = secrets.known.lock().unwrap();
+        assert!(state.files["c"].stamp.is_none(), "it is looked into again, whatever its stamp");
+        drop(state);
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "key-1").unwrap();
+        assert_eq!(secrets.get("c", start + SECRET_STAT_INTERVAL).unwrap().expose(), b"key-1");
+        let state = secrets.known.lock().unwrap();
+        assert!(state.files["c"].stamp.is_some(), "what was read is not read again");
     }
 
     #[test]

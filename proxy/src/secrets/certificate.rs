@@ -21,6 +21,7 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::{SecretError, Stamp};
@@ -85,11 +86,9 @@ impl ClientCertificate {
             return Err(SecretError::NoPair);
         }
         let pair = CertifiedKey::new(chain, signing_key(key).ok_or(SecretError::NoPair)?);
-        // Whatever cannot be compared is no pair either.
-        pair.keys_match().map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => SecretError::Mismatched,
-            _ => SecretError::NoPair,
-        })?;
+        if !fits(&pair)? {
+            return Err(SecretError::Mismatched);
+        }
         let generation = READS.fetch_add(1, Ordering::Relaxed);
         Ok(Self { pair: Arc::new(pair), generation })
     }
@@ -105,6 +104,15 @@ impl ClientCertificate {
     pub fn shown(&self) -> Arc<Showing> {
         Arc::new(Showing { pair: Arc::clone(&self.pair), fits: OnceLock::new() })
     }
+}
+
+/// Whether the key is that of the certificate. No more is asked of it than that: of which version it is, what it is for and
+/// until when it is valid is for the host to judge. Whatever cannot be compared is no pair.
+fn fits(pair: &CertifiedKey) -> Result<bool, SecretError> {
+    let der = pair.end_entity_cert().map_err(|_| SecretError::NoPair)?;
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SecretError::NoPair)?;
+    let key = pair.key.public_key().ok_or(SecretError::NoPair)?;
+    Ok(certificate.public_key().raw == key.as_ref())
 }
 
 /// The one private key in a text. The PEM reader of the TLS library would leave copies of it in memory that was given back.
@@ -204,6 +212,18 @@ impl Known {
         // What changes from here on is found changed at the next look.
         self.stamps = stamps;
         self.pair = pair.read();
+        if self.pair.is_err() {
+            // The kubelet may have swapped them in between, and half of each pair been read.
+            let again = pair.stamps();
+            if again != self.stamps {
+                self.stamps = again;
+                self.pair = pair.read();
+            }
+        }
+        if matches!(self.pair, Err(SecretError::Missing)) {
+            // Files that are there and could not be read may be readable at the next look, unchanged.
+            self.stamps = None;
+        }
     }
 }
 

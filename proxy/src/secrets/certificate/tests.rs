@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SigningKey as _};
 
 use super::*;
 use crate::secrets::Secrets;
@@ -69,6 +69,67 @@ fn each_kind_of_key_that_is_common_is_read() {
         let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
         ClientCertificate::parse(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     }
+}
+
+/// DER of one value: its tag, its length and what it holds.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    const LENGTH_OF_TWO_BYTES: u8 = 0x82;
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, LENGTH_OF_TWO_BYTES], &length[..], content].concat()
+}
+
+/// The certificate as one of X.509 version 1, which has neither a version nor extensions. Its key signs it.
+fn of_version_1(certificate: &str, key: &KeyPair) -> String {
+    const SEQUENCE: u8 = 0x30;
+    const ECDSA_WITH_SHA256: [u8; 12] = [SEQUENCE, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let version_3 = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let (_, read) = X509Certificate::from_der(&version_3).unwrap();
+    let year = |year: &str| der(0x17, format!("{year}0101000000Z").as_bytes());
+    let fields = [
+        der(0x02, &[1]),
+        ECDSA_WITH_SHA256.to_vec(),
+        read.issuer().as_raw().to_vec(),
+        der(SEQUENCE, &[year("26"), year("36")].concat()),
+        read.subject().as_raw().to_vec(),
+        read.public_key().raw.to_vec(),
+    ];
+    let signed = der(SEQUENCE, &fields.concat());
+    let signature = der(0x03, &[&[0], &key.sign(&signed).unwrap()[..]].concat());
+    let whole = der(SEQUENCE, &[&signed[..], &ECDSA_WITH_SHA256, &signature].concat());
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(whole))
+}
+
+#[test]
+fn p_f21_a_certificate_of_the_first_version_is_a_pair_with_its_own_key_and_no_other() {
+    let key = KeyPair::generate().unwrap();
+    let certificate = of_version_1(&CertificateParams::default().self_signed(&key).unwrap().pem(), &key);
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    let (_, read) = X509Certificate::from_der(&der).unwrap();
+    assert_eq!((read.version().0, read.extensions().len()), (0, 0), "as openssl x509 -req makes it");
+    ClientCertificate::parse(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    let (_, other) = pair();
+    let read = ClientCertificate::parse(certificate.as_bytes(), other.as_bytes());
+    assert_eq!(read.map(|_| ()), Err(SecretError::Mismatched));
+}
+
+#[test]
+fn p_f21_a_pair_that_could_not_be_read_for_a_moment_is_read_at_the_next_look_though_it_is_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = pair();
+    // A folder has a stamp and cannot be read, as a file cannot be opened when descriptors have run out.
+    std::fs::create_dir(folder.path().join("crt")).unwrap();
+    std::fs::write(folder.path().join("key"), &key).unwrap();
+    let of = Pair::of(folder.path(), &files());
+    let start = Instant::now();
+    let mut known = Known { looked: start, stamps: None, pair: Err(SecretError::Mismatched) };
+    known.look(&of, start);
+    assert!(of.stamps().is_some());
+    assert_eq!(known.pair.as_ref().err(), Some(&SecretError::Missing));
+    assert!(known.stamps.is_none(), "it is looked into again, whatever its stamps");
+    std::fs::remove_dir(folder.path().join("crt")).unwrap();
+    std::fs::write(folder.path().join("crt"), &certificate).unwrap();
+    known.look(&of, start);
+    assert!(known.pair.is_ok() && known.stamps.is_some());
 }
 
 #[test]
