@@ -203,7 +203,7 @@ async fn raise(
     };
     let workload = Workload {
         isolation: accepted.class.isolation,
-        credentials: accepted.credentials.len() + accepted.certificates.len(),
+        credentials: accepted.secrets(),
         login: accepted.login.clone(),
         held: ctx.denials.held(&identity.uid, present(&proxy)),
         widening: unwidened.err(),

@@ -74,7 +74,9 @@ fn denials(proxy: &Proxy) -> Response<Body> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "waiting for a valid policy document\n");
     };
     let unusable = proxy.secrets.unusable(&loaded.policy, now).map(|Unusable { name, error, .. }| {
-        UnusableCredential { name: name.to_owned(), reason: error.as_str().to_owned() }
+        let told = serde_json::to_value(error).ok();
+        let told = told.and_then(|told| told.as_str().map(str::to_owned));
+        UnusableCredential { name: name.to_owned(), reason: error.reason().to_owned(), error: told }
     });
     let (sandbox, unusable) = (loaded.policy.sandbox().uid.clone(), Some(unusable.collect()));
     let tally = Tally { sandbox, unusable, ..proxy.audit.tally() };

@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(start(&args), Err(SecretError::Missing), "the kubelet has last words to tell");
         assert_eq!(start(&args), Ok(true));
         std::fs::write(folder.path().join("one"), "with spaces in it").unwrap();
-        assert_eq!(start(&args), Err(SecretError::Malformed), "that was not told yet");
+        assert_eq!(start(&args), Err(SecretError::NotVisible), "that was not told yet");
         assert_eq!(start(&args), Ok(true));
         std::fs::write(folder.path().join("one"), "sk-real-0123456789").unwrap();
         assert_eq!(start(&args), Ok(false));
@@ -257,7 +257,7 @@ mod tests {
         std::fs::write(folder.path().join("one"), "sk-real-0123456789").unwrap();
         let files = CertificateFiles { certificate: "crt".to_owned(), key: "key".to_owned() };
         match Config::parse(&args) {
-            Err(StartError::Credential { name, error: SecretError::Missing }) => assert_eq!(name, "mtls"),
+            Err(StartError::Credential { name, error: SecretError::PairMissing }) => assert_eq!(name, "mtls"),
             other => panic!("{:?}", other.err()),
         }
         let secrets = Config::parse(&args).map(|config| config.secrets).unwrap();

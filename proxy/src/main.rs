@@ -108,7 +108,9 @@ fn not_started(args: &ServeArgs, error: &StartError) -> ExitCode {
         }
         StartError::Credential { name, error } => {
             let message = format!("The secret of AgentCredential {name} cannot be used: {error}.");
-            terminate(args, &json!({"reason": error, "credential": name, "message": message}));
+            let words =
+                json!({"reason": error.reason(), "error": error, "credential": name, "message": message});
+            terminate(args, &words);
             fail(&message, 1)
         }
     }

@@ -18,7 +18,6 @@ use std::time::Instant;
 
 use agentsandbox_policy::{CertificateFiles, Policy};
 use foldhash::fast::RandomState;
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 use self::certificate::Certificates;
@@ -30,6 +29,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 
 pub use self::certificate::{ClientCertificate, Showing};
+pub use agentsandbox_policy::SecretError;
 
 /// How many times a secret was read since the start.
 static READS: AtomicU64 = AtomicU64::new(0);
@@ -49,7 +49,7 @@ impl Secret {
     /// A secret as a file holds it: a line end behind it is not a part of it.
     ///
     /// # Errors
-    /// [`SecretError::Malformed`] when it is empty, longer than [`SECRET_BYTES_MAX`], or not visible ASCII.
+    /// When it is empty, longer than [`SECRET_BYTES_MAX`], or not visible ASCII.
     pub fn parse(mut bytes: Zeroizing<Vec<u8>>) -> Result<Self, SecretError> {
         if bytes.ends_with(b"\n") {
             bytes.pop();
@@ -57,11 +57,12 @@ impl Secret {
                 bytes.pop();
             }
         }
-        let fits = u64::try_from(bytes.len()).is_ok_and(|len| len <= SECRET_BYTES_MAX);
-        if bytes.is_empty() || !fits || !bytes.iter().all(u8::is_ascii_graphic) {
-            return Err(SecretError::Malformed);
+        match u64::try_from(bytes.len()) {
+            Ok(0) => Err(SecretError::Empty),
+            Ok(1..=SECRET_BYTES_MAX) if bytes.iter().all(u8::is_ascii_graphic) => Ok(Self::new(bytes)),
+            Ok(1..=SECRET_BYTES_MAX) => Err(SecretError::NotVisible),
+            _ => Err(SecretError::TooLong),
         }
-        Ok(Self::new(bytes))
     }
 
     /// Tells this reading of the file from each other reading, of this file or another.
@@ -82,46 +83,6 @@ impl Secret {
     /// A secret as a file would give it.
     pub fn of(text: &str) -> Self {
         Self::new(Zeroizing::new(text.as_bytes().to_vec()))
-    }
-}
-
-/// Why there is no secret. The names are what the operator reads in the termination message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-pub enum SecretError {
-    /// No file, or not readable.
-    #[error(
-        "its file is missing or unreadable; create the Secret, with the key, that the AgentCredential names"
-    )]
-    #[serde(rename = "CredentialMissing")]
-    Missing,
-    /// Not usable as a secret.
-    #[error(
-        "it is empty, too long, or holds a byte that is not visible ASCII; store the bare value in the Secret"
-    )]
-    #[serde(rename = "CredentialMalformed")]
-    Malformed,
-    /// Not usable as a client certificate.
-    #[error(
-        "it is no certificate with its private key, each as PEM and the key not encrypted; store both in the Secret, as one of type kubernetes.io/tls"
-    )]
-    #[serde(rename = "CredentialMalformed")]
-    NoPair,
-    /// The private key is of another certificate.
-    #[error(
-        "its private key does not fit its certificate; store a certificate and its own key in the Secret"
-    )]
-    #[serde(rename = "CredentialMalformed")]
-    Mismatched,
-}
-
-impl SecretError {
-    /// The name that the operator reads.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "CredentialMissing",
-            Self::Malformed | Self::NoPair | Self::Mismatched => "CredentialMalformed",
-        }
     }
 }
 
@@ -360,9 +321,16 @@ mod tests {
         };
         assert_eq!(read(b"key-1\n").unwrap(), b"key-1");
         assert_eq!(read(b"key-1\r\n").unwrap(), b"key-1");
-        for bad in [&b""[..], b"\n", b"a\nb", b"a\rb", b"a\0b", b"a b", "schlüssel".as_bytes(), b"a\n\n"] {
-            assert_eq!(read(bad).unwrap_err(), SecretError::Malformed, "{bad:?}");
+        for empty in [&b""[..], b"\n", b"\r\n"] {
+            assert_eq!(read(empty).unwrap_err(), SecretError::Empty, "{empty:?}");
         }
+        for bad in [&b"a\nb"[..], b"a\rb", b"a\0b", b"a b", "schlüssel".as_bytes(), b"a\n\n"] {
+            assert_eq!(read(bad).unwrap_err(), SecretError::NotVisible, "{bad:?}");
+        }
+        let long = vec![b'k'; usize::try_from(SECRET_BYTES_MAX).unwrap() + 1];
+        let error = read(&long).unwrap_err();
+        assert_eq!(error, SecretError::TooLong);
+        assert!(error.to_string().contains(&format!("{} KiB", SECRET_BYTES_MAX / 1024)), "{error}");
     }
 
     #[test]

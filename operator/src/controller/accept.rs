@@ -136,6 +136,15 @@ pub struct ClassInForce {
     pub upstream_proxy: Option<UpstreamProxyDocument>,
 }
 
+/// The Secret of a credential, in the sandbox's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretPlace {
+    /// Its name.
+    pub secret: String,
+    /// The key of the value; none where it is a client certificate, which has the two of a TLS pair.
+    pub key: Option<String>,
+}
+
 /// The login at the upstream proxy of a class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamLogin {
@@ -191,6 +200,21 @@ impl RejectionReason {
             Self::OutsideClass => "OutsideClass",
             Self::InvalidField => "InvalidField",
         }
+    }
+}
+
+impl Accepted {
+    /// The Secrets of everything that is mounted for the proxy, by the credential's name.
+    #[must_use]
+    pub fn secrets(&self) -> BTreeMap<String, SecretPlace> {
+        let values = self.credentials.iter().map(|(document, SecretKeyRef { name, key })| {
+            let place = SecretPlace { secret: name.clone(), key: Some(key.clone()) };
+            (document.name.clone(), place)
+        });
+        let pairs = self.certificates.iter().map(|(document, secret)| {
+            (document.name.clone(), SecretPlace { secret: secret.clone(), key: None })
+        });
+        values.chain(pairs).collect()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use agentsandbox_crds::class::Isolation;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::accept::{Rejection, UpstreamLogin};
+use super::accept::{Rejection, SecretPlace, UpstreamLogin};
 use super::apply::{Applied, ApplyError};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
@@ -112,8 +113,8 @@ pub enum Halted {
 pub struct Workload {
     /// The kernel that was promised.
     pub isolation: Isolation,
-    /// Credentials that rules name, and the login at the class's upstream proxy.
-    pub credentials: usize,
+    /// The Secrets of the credentials that rules name, and of the login at the class's upstream proxy, by the credential's name.
+    pub credentials: BTreeMap<String, SecretPlace>,
     /// That login, if the class asks for one.
     pub login: Option<UpstreamLogin>,
     /// What is known of the secrets that the proxy holds, once it is ready.

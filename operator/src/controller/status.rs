@@ -16,6 +16,7 @@ use super::outcome::{Blocked, Breach, Halted, Lost, Outcome, Stage, Workload};
 pub mod evidence;
 mod pods;
 mod reason;
+mod secrets;
 
 pub use reason::{ConditionType, Reason};
 

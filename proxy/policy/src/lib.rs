@@ -18,6 +18,7 @@ mod path;
 mod pattern;
 mod pinned;
 mod policy;
+mod secret_error;
 mod tally;
 mod target;
 
@@ -33,5 +34,6 @@ pub use pinned::{AUTH_FIELDS, PinnedHeader, is_auth_parameter, is_client_identit
 pub use policy::{
     CertificateFiles, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy,
 };
+pub use secret_error::SecretError;
 pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally, UnusableCredential};
 pub use target::Target;

@@ -31,6 +31,9 @@ pub struct UnusableCredential {
     pub name: String,
     /// `CredentialMissing` or `CredentialMalformed`; text, so that a reader of another version understands the rest.
     pub reason: String,
+    /// Name of a [`SecretError`](crate::SecretError), as text likewise; absent where the proxy says no more than the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Denials that are alike.

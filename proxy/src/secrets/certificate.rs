@@ -78,14 +78,9 @@ impl ClientCertificate {
     /// Reads a pair as PEM.
     ///
     /// # Errors
-    /// [`SecretError::NoPair`] when either does not parse, and [`SecretError::Mismatched`] when the key is of another certificate.
+    /// What is wrong with either, and [`SecretError::Mismatched`] when the key is of another certificate.
     pub fn parse(certificate: &[u8], key: &[u8]) -> Result<Self, SecretError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
-        let chain = chain.map_err(|_| SecretError::NoPair)?;
-        if chain.is_empty() || chain.len() > CERTIFICATE_CHAIN_MAX {
-            return Err(SecretError::NoPair);
-        }
-        let pair = CertifiedKey::new(chain, signing_key(key).ok_or(SecretError::NoPair)?);
+        let pair = CertifiedKey::new(chain(certificate)?, signing_key(key)?);
         if !fits(&pair)? {
             return Err(SecretError::Mismatched);
         }
@@ -106,31 +101,55 @@ impl ClientCertificate {
     }
 }
 
+/// The certificates in a text. The PEM reader of the TLS library leaves copies of all that it reads in memory that was given back,
+/// so it gets no text with a private key in it.
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecretError> {
+    if memchr::memmem::find(pem, KEY_LABEL.as_bytes()).is_some() {
+        return Err(SecretError::PrivateKeyShown);
+    }
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Ok(chain) if chain.len() > CERTIFICATE_CHAIN_MAX => Err(SecretError::ChainTooLong),
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(SecretError::NoCertificate),
+    }
+}
+
 /// Whether the key is that of the certificate. No more is asked of it than that: of which version it is, what it is for and
-/// until when it is valid is for the host to judge. Whatever cannot be compared is no pair.
+/// until when it is valid is for the host to judge.
 fn fits(pair: &CertifiedKey) -> Result<bool, SecretError> {
-    let der = pair.end_entity_cert().map_err(|_| SecretError::NoPair)?;
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SecretError::NoPair)?;
-    let key = pair.key.public_key().ok_or(SecretError::NoPair)?;
+    let der = pair.end_entity_cert().map_err(|_| SecretError::NoCertificate)?;
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SecretError::NoCertificate)?;
+    let key = pair.key.public_key().ok_or(SecretError::PrivateKeyUnsupported)?;
     Ok(certificate.public_key().raw == key.as_ref())
 }
 
-/// The one private key in a text. The PEM reader of the TLS library would leave copies of it in memory that was given back.
-fn signing_key(pem: &[u8]) -> Option<Arc<dyn SigningKey>> {
-    let mut lines = std::str::from_utf8(pem).ok()?.lines().map(str::trim);
-    lines.find(|line| {
-        line.starts_with(KEY_BEGIN) && line.ends_with(KEY_LABEL) && !line.contains(KEY_ENCRYPTED)
-    })?;
-    let mut text = Zeroizing::new(String::with_capacity(pem.len()));
-    lines.by_ref().take_while(|line| !line.starts_with(KEY_END)).for_each(|line| text.push_str(line));
-    if lines.any(|line| line.starts_with(KEY_BEGIN) && line.ends_with(KEY_LABEL)) {
+/// The one private key in a text.
+fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, SecretError> {
+    let text = std::str::from_utf8(pem).map_err(|_| SecretError::NoPrivateKey)?;
+    let lines = || text.lines().map(str::trim);
+    let is_key = |line: &&str| line.starts_with(KEY_BEGIN) && line.ends_with(KEY_LABEL);
+    match lines().filter(is_key).count() {
+        0 => return Err(SecretError::NoPrivateKey),
+        1 => {}
         // Which of them would be a guess.
-        return None;
+        _ => return Err(SecretError::SeveralPrivateKeys),
     }
-    let mut der = Zeroizing::new(vec![0; text.len()]);
-    let length = STANDARD.decode_slice(text.as_bytes(), &mut der).ok()?;
-    let key = PrivateKeyDer::try_from(der.get(..length)?).ok()?;
-    any_supported_type(&key).ok()
+    let mut rest = lines();
+    if rest.find(is_key).is_some_and(|line| line.contains(KEY_ENCRYPTED)) {
+        return Err(SecretError::PrivateKeyEncrypted);
+    }
+    let mut encoded = Zeroizing::new(String::with_capacity(pem.len()));
+    for line in rest.take_while(|line| !line.starts_with(KEY_END)) {
+        if line.contains(KEY_ENCRYPTED) {
+            return Err(SecretError::PrivateKeyEncrypted);
+        }
+        encoded.push_str(line);
+    }
+    let mut der = Zeroizing::new(vec![0; encoded.len()]);
+    let read = STANDARD.decode_slice(encoded.as_bytes(), &mut der).ok().and_then(|length| der.get(..length));
+    let key = read.and_then(|der| PrivateKeyDer::try_from(der).ok()).ok_or(SecretError::NoPrivateKey)?;
+    any_supported_type(&key).map_err(|_| SecretError::PrivateKeyUnsupported)
 }
 
 /// The pairs that were read, by their files.
@@ -194,7 +213,7 @@ impl State {
             }
             return known.pair.clone();
         }
-        let mut first = Known { looked: now, stamps: None, pair: Err(SecretError::Missing) };
+        let mut first = Known { looked: now, stamps: None, pair: Err(SecretError::PairMissing) };
         first.look(&Pair::of(folder, files), now);
         let pair = first.pair.clone();
         self.known.insert(files.clone(), first);
@@ -220,7 +239,7 @@ impl Known {
                 self.pair = pair.read();
             }
         }
-        if matches!(self.pair, Err(SecretError::Missing)) {
+        if self.pair.as_ref().is_err_and(|error| error.is_missing()) {
             // Files that are there and could not be read may be readable at the next look, unchanged.
             self.stamps = None;
         }
@@ -243,19 +262,26 @@ impl Pair {
     }
 
     fn read(&self) -> Result<ClientCertificate, SecretError> {
-        ClientCertificate::parse(&read(&self.certificate)?, &read(&self.key)?)
+        let certificate = read(&self.certificate, SecretError::CertificateMissing);
+        match (certificate, read(&self.key, SecretError::PrivateKeyMissing)) {
+            (Ok(certificate), Ok(key)) => ClientCertificate::parse(&certificate, &key),
+            (Err(SecretError::CertificateMissing), Err(SecretError::PrivateKeyMissing)) => {
+                Err(SecretError::PairMissing)
+            }
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
     }
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let file = File::open(path).map_err(|_| SecretError::Missing)?;
+fn read(path: &Path, missing: SecretError) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let file = File::open(path).map_err(|_| missing)?;
     // Room for the largest from the start: a buffer that grew would leave copies behind.
     let mut bytes =
         Zeroizing::new(Vec::with_capacity(usize::try_from(CERTIFICATE_BYTES_MAX + 2).unwrap_or(0)));
-    file.take(CERTIFICATE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|_| SecretError::Missing)?;
+    file.take(CERTIFICATE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|_| missing)?;
     match u64::try_from(bytes.len()) {
         Ok(length) if length <= CERTIFICATE_BYTES_MAX => Ok(bytes),
-        _ => Err(SecretError::NoPair),
+        _ => Err(SecretError::TooLarge),
     }
 }
 

@@ -340,7 +340,7 @@ async fn p_f21_without_its_whole_pair_a_proxy_does_not_start_and_says_which_cert
     put(&world, "tls.key", &stranger);
     assert_eq!(start(), Some(("mtls".to_owned(), SecretError::Mismatched)));
     put(&world, "tls.key", "no key");
-    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::NoPair)));
+    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::NoPrivateKey)));
     std::fs::remove_file(world.folder.path().join("secrets/tls.crt")).unwrap();
-    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::Missing)));
+    assert_eq!(start(), Some(("mtls".to_owned(), SecretError::CertificateMissing)));
 }

@@ -86,7 +86,7 @@ async fn without_the_secret_nothing_is_sent(rig: &Rig, ns: &Namespace, agent: &S
     assert_eq!(asked(agent, &format!("{}/v1/bare", names::PARTNER)).await, "403");
     assert!(shown(rig, names::PARTNER, "/v1/bare").await.is_empty(), "it was sent without its certificate");
     let told = agent.await_reason("CredentialsReady", "CredentialMissing", READY_WITHIN).await;
-    assert!(told.message.contains("AgentCredential partner"), "{told:?}");
+    assert!(told.message.contains("Secret partner-tls of this namespace"), "{told:?}");
 }
 
 #[tokio::test]
@@ -99,7 +99,9 @@ async fn p_f21_the_proxy_shows_the_certificate_to_its_host_alone_and_the_agent_n
         ns.apply(CREDENTIAL).await.unwrap();
         let agent = ns.sandbox("m", &fixtures::sleeper("m", fixtures::AGENT_IMAGE, "Set", &RULES)).await;
         let missing = agent.await_reason("CredentialsReady", "CredentialMissing", READY_WITHIN).await;
-        assert!(missing.message.contains("AgentCredential partner"), "{missing:?}");
+        for part in ["AgentCredential partner", "Secret partner-tls of this namespace", "tls.crt nor tls.key"] {
+            assert!(missing.message.contains(part), "{missing:?}");
+        }
         certificate(&ns, &first).await;
         agent.ready().await;
         let uid = ns.pods().get("m-agent").await.unwrap().metadata.uid;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::PORT_ADMIN;
-use agentsandbox_policy::{Host, TALLY_KINDS_MAX, Tally, UnusableCredential};
+use agentsandbox_policy::{Host, SecretError, TALLY_KINDS_MAX, Tally, UnusableCredential};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedSender;
@@ -249,6 +249,9 @@ fn bounded(mut tally: Tally) -> Tally {
                 && matches!(one.reason.as_str(), "CredentialMissing" | "CredentialMalformed")
         });
         unusable.truncate(UNUSABLE_MAX);
+        for one in unusable {
+            one.error = one.error.take().filter(|error| SecretError::named(error).is_some());
+        }
     }
     tally
 }
@@ -387,8 +390,11 @@ mod tests {
     #[tokio::test]
     async fn o_h26_a_proxy_that_lost_a_secret_says_which_and_one_of_an_earlier_release_says_nothing() {
         let pod = fixtures::proxy_pod("127.0.0.1");
-        let lost =
-            UnusableCredential { name: "anthropic".to_owned(), reason: "CredentialMissing".to_owned() };
+        let lost = UnusableCredential {
+            name: "anthropic".to_owned(),
+            reason: "CredentialMissing".to_owned(),
+            error: None,
+        };
         let answer = lacks("anthropic", "CredentialMissing");
         assert_eq!(held_after(answer.clone(), &pod).await, Held::AllBut(vec![lost]));
         let mut next = pod.clone();
@@ -397,6 +403,11 @@ mod tests {
         assert_eq!(held_after(told("3", KIND), &pod).await, Held::NotAsked);
         for unfit in [lacks("a b", "CredentialMissing"), lacks("anthropic", "Because")] {
             assert_eq!(held_after(unfit, &pod).await, Held::AllBut(Vec::new()), "it is not fit to be shown");
+        }
+        for (error, is_known) in [("Empty", true), ("<b>", false)] {
+            let answer = lacks("anthropic", &format!(r#"CredentialMalformed","error":"{error}"#));
+            let Held::AllBut(lacks) = held_after(answer, &pod).await else { unreachable!() };
+            assert_eq!(lacks[0].error.as_deref(), is_known.then_some(error));
         }
     }
 

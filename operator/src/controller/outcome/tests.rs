@@ -116,7 +116,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
 fn workload(closed: Closedness) -> Workload {
     Workload {
         isolation: Isolation::GVisor,
-        credentials: 1,
+        credentials: BTreeMap::new(),
         login: None,
         held: Held::NotAsked,
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),

@@ -2,11 +2,12 @@
 
 use crate::controller::accept::UpstreamLogin;
 use agentsandbox_crds::credential::SecretKeyRef;
+use agentsandbox_policy::SecretError;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 use serde::Deserialize;
 
-use super::{ConditionType, Holds, Reason, Verdict};
+use super::{ConditionType, Holds, Reason, Verdict, secrets};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{agent_pod, proxy_pod};
 use crate::controller::observe::denials::Held;
@@ -22,6 +23,8 @@ struct LastWords {
     reason: CredentialFault,
     credential: String,
     message: String,
+    /// Name of a [`SecretError`]; text, so that one of another version does not hide the rest.
+    error: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -36,7 +39,7 @@ pub(super) fn credentials_ready(workload: &Workload) -> Verdict {
 }
 
 fn credentials(workload: &Workload) -> (Holds, Reason, String) {
-    if workload.credentials == 0 {
+    if workload.credentials.is_empty() {
         return (Holds::True, Reason::NoneNeeded, "No rule names a credential.".to_owned());
     }
     let Applied::Present(pod) = &workload.proxy else {
@@ -46,17 +49,18 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
         return held(workload);
     }
     match last_words(pod) {
-        Some(LastWords { reason, credential, message }) => {
+        Some(LastWords { reason, credential, message, error }) => {
             let reason = match reason {
                 CredentialFault::CredentialMissing => Reason::CredentialMissing,
                 CredentialFault::CredentialMalformed => Reason::CredentialMalformed,
             };
+            let told = format!(
+                "{message} Correct the Secret that its secretRef names; the proxy tries again by itself."
+            );
             let message = unusable(
                 workload,
-                &credential,
-                &format!(
-                    "{message} Correct the Secret that its secretRef names; the proxy tries again by itself."
-                ),
+                (&credential, error.as_deref()),
+                ("The proxy tries again by itself.", &told),
             );
             (Holds::False, reason, message)
         }
@@ -98,13 +102,27 @@ fn held(workload: &Workload) -> (Holds, Reason, String) {
             "its value is empty, too long, or not visible ASCII, or it is no certificate with its own private key. Store the bare value, or the pair, in the Secret; until the kubelet has mounted it, requests that need it are denied.",
         ),
     };
-    (Holds::False, reason, unusable(workload, &first.name, why))
+    let then = "Until the kubelet has mounted what you store, requests that need it are denied.";
+    (Holds::False, reason, unusable(workload, (&first.name, first.error.as_deref()), (then, why)))
 }
 
-/// A credential that cannot be used, as a sentence: nobody wrote the one that is the login at a class's upstream proxy.
-fn unusable(workload: &Workload, credential: &str, why: &str) -> String {
-    let login = workload.login.as_ref().filter(|login| login.credential == credential);
-    login.map_or_else(|| format!("AgentCredential {credential} cannot be used: {why}"), without_login)
+/// A credential that cannot be used, as sentences: its Secret, what is wrong with it and what comes then, or what was told where
+/// that is not known. Nobody wrote the one that is the login at a class's upstream proxy.
+fn unusable(
+    workload: &Workload,
+    (credential, error): (&str, Option<&str>),
+    (then, told): (&str, &str),
+) -> String {
+    if let Some(login) = workload.login.as_ref().filter(|login| login.credential == credential) {
+        return without_login(login);
+    }
+    let place = workload.credentials.get(credential);
+    match place.zip(error.and_then(SecretError::named)) {
+        Some((place, error)) => {
+            format!("AgentCredential {credential} cannot be used: {}. {then}", secrets::fault(place, error))
+        }
+        None => format!("AgentCredential {credential} cannot be used: {told}"),
+    }
 }
 
 fn without_login(login: &UpstreamLogin) -> String {

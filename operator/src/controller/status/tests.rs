@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::accept::{RejectionReason, UpstreamLogin};
+use crate::controller::accept::{RejectionReason, SecretPlace, UpstreamLogin};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{ChildKind, Component};
 use crate::controller::evaluate::{Direction, Widening};
@@ -23,11 +23,19 @@ fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
+fn value(secret: &str, key: &str) -> SecretPlace {
+    SecretPlace { secret: secret.to_owned(), key: Some(key.to_owned()) }
+}
+
+fn pair(secret: &str) -> SecretPlace {
+    SecretPlace { secret: secret.to_owned(), key: None }
+}
+
 /// A whole sandbox: everything proven, the agent running.
 fn whole() -> Workload {
     Workload {
         isolation: Isolation::GVisor,
-        credentials: 1,
+        credentials: BTreeMap::from([("anthropic".to_owned(), value("keys", "api-key"))]),
         login: None,
         held: Held::AllBut(Vec::new()),
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
@@ -256,7 +264,7 @@ fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     says(&missing, "Ready", "False", "CredentialMissing");
     let starting = told(with(|w| w.proxy = Applied::Replacing));
     says(&starting, "ProxyReady", "Unknown", "Replacing");
-    let none = told(with(|w| w.credentials = 0));
+    let none = told(with(|w| w.credentials.clear()));
     says(&none, "CredentialsReady", "True", "NoneNeeded");
     let crashing = told(with(|w| w.agent = agent(waiting("CrashLoopBackOff"))));
     says(&crashing, "Ready", "False", "AgentFailing");

@@ -32,22 +32,34 @@ fn p_f21_only_a_certificate_with_its_own_key_is_a_pair() {
     let ((certificate, key), (stranger, other)) = (pair(), pair());
     let body = |pem: &str| pem.lines().filter(|line| !line.starts_with('-')).collect::<String>();
     let long = certificate.repeat(CERTIFICATE_CHAIN_MAX);
-    let cases: [(&str, &str, Result<(), SecretError>); 15] = [
+    let pkcs1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    let cases: [(&str, &str, Result<(), SecretError>); 18] = [
         (&certificate, &key, Ok(())),
         (&format!("a word before\n{certificate}{stranger}"), &format!("a word before\n{key}"), Ok(())),
         (&long, &key, Ok(())),
         (&certificate.replace('\n', "\r\n"), &key.replace('\n', "\r\n"), Ok(())),
-        (&format!("{long}{certificate}"), &key, Err(SecretError::NoPair)),
+        (&format!("{long}{certificate}"), &key, Err(SecretError::ChainTooLong)),
         (&format!("{stranger}{certificate}"), &key, Err(SecretError::Mismatched)),
         (&certificate, &other, Err(SecretError::Mismatched)),
-        (&certificate, &format!("{key}{other}"), Err(SecretError::NoPair)),
-        (&certificate, &certificate, Err(SecretError::NoPair)),
-        (&key, &key, Err(SecretError::NoPair)),
-        ("", &key, Err(SecretError::NoPair)),
-        (&certificate, "", Err(SecretError::NoPair)),
-        (&certificate, &key.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE"), Err(SecretError::NoPair)),
-        (&certificate, &key.replacen(&body(&key)[..8], "AAAAAAAA", 1), Err(SecretError::NoPair)),
-        (&certificate.replacen(&body(&certificate)[..8], "AAAAAAAA", 1), &key, Err(SecretError::NoPair)),
+        (&certificate, &format!("{key}{other}"), Err(SecretError::SeveralPrivateKeys)),
+        (&certificate, &certificate, Err(SecretError::NoPrivateKey)),
+        (&certificate, &format!("{certificate}{key}"), Ok(())),
+        (&key, &key, Err(SecretError::PrivateKeyShown)),
+        (&format!("{certificate}{key}"), &key, Err(SecretError::PrivateKeyShown)),
+        ("", &key, Err(SecretError::NoCertificate)),
+        (&certificate, "", Err(SecretError::NoPrivateKey)),
+        (
+            &certificate,
+            &key.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE"),
+            Err(SecretError::PrivateKeyEncrypted),
+        ),
+        (&certificate, pkcs1, Err(SecretError::PrivateKeyEncrypted)),
+        (&certificate, &key.replacen(&body(&key)[..8], "AAAAAAAA", 1), Err(SecretError::NoPrivateKey)),
+        (
+            &certificate.replacen(&body(&certificate)[..8], "AAAAAAAA", 1),
+            &key,
+            Err(SecretError::NoCertificate),
+        ),
     ];
     for (number, (certificate, key, wanted)) in cases.into_iter().enumerate() {
         let read = ClientCertificate::parse(certificate.as_bytes(), key.as_bytes());
@@ -55,11 +67,19 @@ fn p_f21_only_a_certificate_with_its_own_key_is_a_pair() {
     }
     let folder = tempfile::tempdir().unwrap();
     let padded = format!("{key}{}", "\n".repeat(usize::try_from(CERTIFICATE_BYTES_MAX).unwrap() - key.len()));
-    for (key, fits) in [(padded.clone(), true), (padded + "\n", false)] {
+    for (key, wanted) in [(padded.clone(), Ok(())), (padded + "\n", Err(SecretError::TooLarge))] {
         write(folder.path(), &certificate, &key);
         let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
-        assert_eq!(read(&secrets, Instant::now()).is_ok(), fits);
+        assert_eq!(read(&secrets, Instant::now()).map(|_| ()), wanted);
     }
+}
+
+#[test]
+fn the_bounds_of_a_pair_are_those_that_its_errors_name() {
+    let kib = format!("{} KiB", CERTIFICATE_BYTES_MAX / 1024);
+    assert!(SecretError::TooLarge.to_string().contains(&kib));
+    let behind = format!("more than {} behind it", CERTIFICATE_CHAIN_MAX - 1);
+    assert!(SecretError::ChainTooLong.to_string().contains(&behind));
 }
 
 #[test]
@@ -124,7 +144,7 @@ fn p_f21_a_pair_that_could_not_be_read_for_a_moment_is_read_at_the_next_look_tho
     let mut known = Known { looked: start, stamps: None, pair: Err(SecretError::Mismatched) };
     known.look(&of, start);
     assert!(of.stamps().is_some());
-    assert_eq!(known.pair.as_ref().err(), Some(&SecretError::Missing));
+    assert_eq!(known.pair.as_ref().err(), Some(&SecretError::CertificateMissing));
     assert!(known.stamps.is_none(), "it is looked into again, whatever its stamps");
     std::fs::remove_dir(folder.path().join("crt")).unwrap();
     std::fs::write(folder.path().join("crt"), &certificate).unwrap();
@@ -158,8 +178,12 @@ fn p_f21_a_pair_that_is_half_changed_denies_until_the_other_half_is_there() {
         write(folder.path(), &new, &new_key);
         assert!(look(if gone == "key" { 7 } else { 9 }).is_ok());
         std::fs::remove_file(at(gone)).unwrap();
-        assert_eq!(look(if gone == "key" { 8 } else { 10 }), Err(SecretError::Missing), "{gone}");
+        let missing =
+            if gone == "key" { SecretError::PrivateKeyMissing } else { SecretError::CertificateMissing };
+        assert_eq!(look(if gone == "key" { 8 } else { 10 }), Err(missing), "{gone}");
     }
+    std::fs::remove_file(at("key")).unwrap();
+    assert_eq!(look(11), Err(SecretError::PairMissing));
 }
 
 #[test]
@@ -170,8 +194,13 @@ fn p_f21_a_certificate_that_is_pointed_at_other_files_never_shows_the_ones_befor
     let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
     let now = Instant::now();
     assert!(read(&secrets, now).is_ok());
-    for files in [("crt", "key-2"), ("crt-2", "key"), ("crt-2", "key-2")] {
+    let others = [
+        (("crt", "key-2"), SecretError::PrivateKeyMissing),
+        (("crt-2", "key"), SecretError::CertificateMissing),
+        (("crt-2", "key-2"), SecretError::PairMissing),
+    ];
+    for (files, error) in others {
         let files = CertificateFiles { certificate: files.0.to_owned(), key: files.1.to_owned() };
-        assert_eq!(secrets.certificate(&files, now).err(), Some(SecretError::Missing), "{files:?}");
+        assert_eq!(secrets.certificate(&files, now).err(), Some(error), "{files:?}");
     }
 }

@@ -43,6 +43,7 @@ fn o_h26_a_credential_that_a_ready_proxy_lost_is_told_and_one_that_nobody_asks_f
         let one = agentsandbox_policy::UnusableCredential {
             name: "anthropic".to_owned(),
             reason: reason.to_owned(),
+            error: None,
         };
         with(|w| w.held = Held::AllBut(vec![one]))
     };
@@ -58,6 +59,97 @@ fn o_h26_a_credential_that_a_ready_proxy_lost_is_told_and_one_that_nobody_asks_f
     let unasked = told(with(|w| w.held = Held::NotAsked));
     says(&unasked, "CredentialsReady", "True", "LoadedAtStart");
     says(&unasked, "Ready", "True", "Running");
+}
+
+#[test]
+fn a_credential_that_cannot_be_used_is_told_with_its_secret_and_its_keys_at_the_start_and_later() {
+    use agentsandbox_policy::SecretError;
+
+    let told = |place: SecretPlace, error: SecretError| {
+        let name = serde_json::to_value(error).unwrap();
+        let words =
+            json!({"reason": error.reason(), "error": name, "credential": "partner", "message": "No file."});
+        let died = json!({"terminated": {"exitCode": 1, "message": words.to_string()}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "why"}});
+        let lost = agentsandbox_policy::UnusableCredential {
+            name: "partner".to_owned(),
+            reason: error.reason().to_owned(),
+            error: Some(name.as_str().unwrap().to_owned()),
+        };
+        let credentials = || BTreeMap::from([("partner".to_owned(), place.clone())]);
+        let at_start = with(|w| {
+            w.credentials = credentials();
+            w.proxy = stuck(proxy_pod("10.244.0.8"), &waiting, &died);
+        });
+        let later = with(|w| {
+            w.credentials = credentials();
+            w.held = Held::AllBut(vec![lost]);
+        });
+        [at_start, later].map(|stage| message(stage, "CredentialsReady"))
+    };
+    let cases = [
+        (
+            value("keys", "api-key"),
+            SecretError::Missing,
+            "is missing, or has no api-key; create it with this key",
+        ),
+        (
+            value("keys", "api-key"),
+            SecretError::Empty,
+            "has nothing under api-key; store the bare value there",
+        ),
+        (
+            pair("partner-tls"),
+            SecretError::PairMissing,
+            "is missing, or has neither tls.crt nor tls.key; create it with both, as one of type kubernetes.io/tls",
+        ),
+        (
+            pair("partner-tls"),
+            SecretError::CertificateMissing,
+            "has no tls.crt; store the certificate under this key",
+        ),
+        (
+            pair("partner-tls"),
+            SecretError::PrivateKeyMissing,
+            "has no tls.key; store the private key under this key",
+        ),
+        (
+            pair("partner-tls"),
+            SecretError::PrivateKeyEncrypted,
+            "has an encrypted private key under tls.key; store it unencrypted",
+        ),
+        (
+            pair("partner-tls"),
+            SecretError::Mismatched,
+            "has a private key under tls.key that is not the one of the certificate under tls.crt; store a certificate and its own private key",
+        ),
+    ];
+    for (place, error, wanted) in cases {
+        let secret = place.secret.clone();
+        let told = told(place, error);
+        let begin =
+            format!("AgentCredential partner cannot be used: Secret {secret} of this namespace {wanted}. ");
+        assert_eq!(told[0], format!("{begin}The proxy tries again by itself."));
+        let then = "Until the kubelet has mounted what you store, requests that need it are denied.";
+        assert_eq!(told[1], format!("{begin}{then}"));
+    }
+}
+
+#[test]
+fn what_a_proxy_of_another_release_says_of_a_credential_is_told_without_its_secret() {
+    for (error, credential) in
+        [(json!("OfAnotherRelease"), "anthropic"), (Value::Null, "anthropic"), (json!("Empty"), "unknown")]
+    {
+        let words = json!({"reason": "CredentialMalformed", "error": error, "credential": credential, "message": "It is bad."});
+        let died = json!({"terminated": {"exitCode": 1, "message": words.to_string()}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "why"}});
+        let text =
+            message(with(|w| w.proxy = stuck(proxy_pod("10.244.0.8"), &waiting, &died)), "CredentialsReady");
+        assert!(
+            text.starts_with(&format!("AgentCredential {credential} cannot be used: It is bad.")),
+            "{text}"
+        );
+    }
 }
 
 #[test]
