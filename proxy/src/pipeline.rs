@@ -47,7 +47,7 @@ use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade::{self, Tunnel};
-use crate::upstream::{Answer, ExchangeError, Lease, Opening, Purpose, Unleased};
+use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
 use keys::Keys;
 pub(crate) use keys::password;
 use leave::Leave;
@@ -368,6 +368,7 @@ async fn send(
                         Ok(response) => return Ok(response),
                         Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
                         Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
+                        Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
                     }
                     continue;
                 }
@@ -390,6 +391,7 @@ async fn send(
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
         Err(ExchangeError::Failed(reason)) => Err(failed(reason)),
+        Err(ExchangeError::Refused(refusal)) => Err(keys::refused(permit, refusal)),
     }
 }
 
@@ -414,7 +416,7 @@ async fn connect(
     if dials.is_empty() {
         return Err(refused.unwrap_or_else(|| Box::new(denial(permit, DenialReason::NameNotFound))));
     }
-    let mut failure = DenialReason::UpstreamUnreachable;
+    let mut failure = Box::new(denial(permit, DenialReason::UpstreamUnreachable));
     for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
         leave.holds(proxy)?;
         entry.dials(dial.address());
@@ -428,12 +430,12 @@ async fn connect(
         );
         match connecting.await {
             Ok(lease) => return Ok(lease),
-            // Of a connection it is only said where it asked for the client certificate in vain.
-            Err(DenialReason::CredentialUnavailable) => return Err(keys::withheld(permit)),
-            Err(reason) => failure = reason,
+            Err(ConnectError::Withheld) => return Err(keys::withheld(permit)),
+            Err(ConnectError::Refused(refusal)) => failure = keys::refused(permit, refusal),
+            Err(ConnectError::Failed(reason)) => failure = Box::new(denial(permit, reason)),
         }
     }
-    Err(Box::new(denial(permit, failure)))
+    Err(failure)
 }
 
 fn deliver(

@@ -24,6 +24,7 @@ pub const fn status(reason: DenialReason) -> StatusCode {
         DenialReason::MalformedRequest => StatusCode::BAD_REQUEST,
         DenialReason::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
         DenialReason::UpstreamUnreachable
+        | DenialReason::UpstreamRefused
         | DenialReason::UpstreamUntrusted
         | DenialReason::AnswerBroken
         | DenialReason::UnreadableAnswer

@@ -6,6 +6,7 @@
 //! certificate, which speaks for all of it. No byte of a request is written before the server has proven its name.
 
 mod pool;
+mod refusal;
 mod spoken;
 
 use std::net::SocketAddr;
@@ -31,8 +32,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use self::pool::{Destination, Pool, Stream, Streams};
+use self::refusal::{Heard, Listening};
 use self::spoken::{over_http1, over_http2};
 use crate::audit::Recorded;
+use crate::config::chain;
 use crate::dial;
 use crate::exchange::Progress;
 use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_WIDE_CONNECTIONS_MAX};
@@ -42,6 +45,7 @@ use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
 
 pub use self::pool::{Opening, Unleased, Voice};
+pub use self::refusal::Refusal;
 
 /// What the agent wants of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub struct Lease {
     may_lead_back: bool,
     /// Its place among the streams of the connection, if that is shared.
     stream: Option<Stream>,
+    /// What the connection is refused with. One that was used before was not refused.
+    heard: Option<Arc<Heard>>,
 }
 
 /// Where a connection leads, and how its requests name that. It is written once for all of them.
@@ -153,8 +159,27 @@ impl HttpBody for Answer {
 /// The request was not sent, and is given back.
 pub struct Unsent(pub Request<Body>);
 
+/// Why there is no new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// It failed.
+    Failed(DenialReason),
+    /// The upstream asked for the client certificate, and takes no signature of its key.
+    Withheld,
+    /// The upstream ended the TLS handshake.
+    Refused(Refusal),
+}
+
+impl From<DenialReason> for ConnectError {
+    fn from(reason: DenialReason) -> Self {
+        Self::Failed(reason)
+    }
+}
+
 /// Why an exchange failed.
 pub enum ExchangeError {
+    /// The upstream refused the connection that was opened for it.
+    Refused(Refusal),
     /// The connection was already gone; another may be tried.
     Unsent(Box<Unsent>),
     /// It failed, and may not be repeated.
@@ -226,7 +251,7 @@ impl Upstream {
         voice: &Voice,
         password: Option<&Secret>,
         certificate: Option<&ClientCertificate>,
-    ) -> Result<Lease, DenialReason> {
+    ) -> Result<Lease, ConnectError> {
         let address = permit.address();
         let stream = dial::connect(permit, password).await.map_err(|error| {
             tracing::info!(address = %address, error = %error, "the upstream does not answer");
@@ -235,16 +260,21 @@ impl Upstream {
         self.metrics.upstream_connected();
         let to = Way::to((permit.scheme(), permit.host().clone(), permit.port()));
         let to = to.ok_or(DenialReason::MalformedRequest)?;
-        let sender = match permit.scheme() {
-            Scheme::Http => over_http1(stream).await?,
-            Scheme::Https => self.over_tls(stream, permit, purpose, certificate).await?,
+        let (sender, heard) = match permit.scheme() {
+            Scheme::Http => (over_http1(stream).await?, None),
+            Scheme::Https => {
+                let (sender, heard) = self.over_tls(stream, permit, purpose, certificate).await?;
+                (sender, Some(heard))
+            }
         };
         // Through another proxy it is that proxy who is told; the destination is not known to be near.
         let may_lead_back = !permit.is_public() && permit.through().is_none();
-        let mut lease = Lease { sender, to, voice: voice.clone(), address, may_lead_back, stream: None };
+        let voice = voice.clone();
+        let mut lease = Lease { sender, to, voice, address, may_lead_back, stream: None, heard: None };
         if let Some(shared) = lease.shared() {
             self.pool.put(std::mem::replace(&mut lease, shared));
         }
+        lease.heard = heard;
         Ok(lease)
     }
 
@@ -254,7 +284,7 @@ impl Upstream {
         permit: &DialPermit,
         purpose: Purpose,
         certificate: Option<&ClientCertificate>,
-    ) -> Result<Sender, DenialReason> {
+    ) -> Result<(Sender, Arc<Heard>), ConnectError> {
         let name = server_name(permit.host()).ok_or(DenialReason::UpstreamUntrusted)?;
         let connector = match purpose {
             Purpose::Exchange => &self.any,
@@ -267,21 +297,42 @@ impl Upstream {
         if showing.is_some_and(|showing| showing.is_withheld()) {
             // The handshake went on as nobody. A request that may go out only under the certificate does not go out.
             tracing::info!(address = %permit.address(), "the upstream takes no signature of the client certificate's key");
-            return Err(DenialReason::CredentialUnavailable);
+            return Err(ConnectError::Withheld);
         }
         let tls = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?.map_err(|error| {
-            tracing::info!(address = %permit.address(), error = %error, "the TLS handshake failed");
-            let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            if is_tls { DenialReason::UpstreamUntrusted } else { DenialReason::UpstreamUnreachable }
+            tracing::info!(address = %permit.address(), error = chain(&error), "the TLS handshake failed");
+            refusal::of_handshake(&error)
         })?;
-        match tls.get_ref().1.alpn_protocol() {
-            Some(b"h2") => over_http2(tls, Arc::clone(&self.wide).try_acquire_owned().ok()).await,
-            _ => over_http1(tls).await,
-        }
+        let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let (tls, heard) = Listening::new(tls);
+        let sender = match is_http2 {
+            true => over_http2(tls, Arc::clone(&self.wide).try_acquire_owned().ok()).await?,
+            false => over_http1(tls).await?,
+        };
+        Ok((sender, heard))
     }
 
     /// Sends the request and waits for the answer's head, for as long as its body makes progress. A lease that can be used again goes back by itself.
     pub async fn exchange(
+        &self,
+        lease: Lease,
+        request: Request<Body>,
+        asked: (&str, Purpose),
+        progress: &Progress,
+    ) -> Result<Response<Answer>, ExchangeError> {
+        let (address, heard) = (lease.address, lease.heard.clone());
+        self.answer(lease, request, asked, progress).await.map_err(|error| {
+            match heard.and_then(|heard| heard.refusal()) {
+                Some(refusal) => {
+                    tracing::info!(address = %address, alert = refusal.alert(), "the upstream refuses the connection");
+                    ExchangeError::Refused(refusal)
+                }
+                None => error,
+            }
+        })
+    }
+
+    async fn answer(
         &self,
         lease: Lease,
         mut request: Request<Body>,
@@ -289,7 +340,7 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Response<Answer>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
-        let Lease { sender, to, voice, address, may_lead_back, stream } = lease;
+        let Lease { sender, to, voice, address, may_lead_back, stream, heard: _ } = lease;
         let stream = stream.map(Arc::new);
         let response = match sender {
             Sender::Http1(mut sender) => {
@@ -300,7 +351,16 @@ impl Upstream {
                         // Ready again means that the answer was read to its end.
                         if sender.ready().await.is_ok() {
                             let sender = Sender::Http1(sender);
-                            pool.put(Lease { sender, to, voice, address, may_lead_back, stream: None });
+                            let used = Lease {
+                                sender,
+                                to,
+                                voice,
+                                address,
+                                may_lead_back,
+                                stream: None,
+                                heard: None,
+                            };
+                            pool.put(used);
                         }
                     });
                 }
@@ -341,6 +401,7 @@ impl Lease {
                 address: self.address,
                 may_lead_back: self.may_lead_back,
                 stream: Some(streams.begin()),
+                heard: None,
             }),
         }
     }
@@ -380,7 +441,7 @@ async fn head<R>(
         Ok(Err(mut error)) => match error.take_message() {
             Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(as_before(request))))),
             None => {
-                tracing::info!(error = %error.error(), "the upstream broke off");
+                tracing::info!(error = chain(error.error()), "the upstream broke off");
                 Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable))
             }
         },

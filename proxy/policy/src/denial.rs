@@ -112,6 +112,8 @@ denial_reasons! {
     LoopDetected => "Name a destination other than this proxy.",
     /// The upstream cannot be reached.
     UpstreamUnreachable => "The destination is allowed but does not answer; try again later.",
+    /// The upstream refuses TLS with the proxy.
+    UpstreamRefused => "The destination is allowed but refuses TLS with the proxy; ask who runs it what it asks for, such as a client certificate.",
     /// The upstream's certificate does not verify.
     UpstreamUntrusted => "The server's certificate is not valid for this host; a platform admin may add a private CA to the AgentSandboxClass.",
     /// The upstream broke off in the middle of its answer.
@@ -253,7 +255,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 32);
+        assert_eq!(DenialReason::ALL.len(), 33);
     }
 
     #[test]

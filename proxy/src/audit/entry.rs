@@ -335,6 +335,7 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
     matches!(
         reason,
         DenialReason::UpstreamUnreachable
+            | DenialReason::UpstreamRefused
             | DenialReason::UpstreamUntrusted
             | DenialReason::AnswerBroken
             | DenialReason::UnreadableAnswer

@@ -7,7 +7,7 @@ use agentsandbox_policy::{CertificateUse, Denial, DenialReason, Permit, Policy};
 use super::Proxy;
 use crate::respond::denial;
 use crate::secrets::{ClientCertificate, Secret, SecretError};
-use crate::upstream::Voice;
+use crate::upstream::{Refusal, Voice};
 
 /// The keys of one request, as their files are now.
 pub(super) struct Keys {
@@ -70,6 +70,34 @@ pub(super) fn withheld(permit: &Permit) -> Box<Denial> {
     );
     let denial = denial(permit, DenialReason::CredentialUnavailable);
     Box::new(denial.with_credential(name).with_how_to_allow(advice))
+}
+
+/// The denial of a request whose upstream refuses TLS with the proxy. Which certificate it was shown, or that it was shown none, is
+/// what somebody can change.
+pub(super) fn refused(permit: &Permit, refusal: Refusal) -> Box<Denial> {
+    let (alert, shown) = (refusal.alert(), permit.certificate().map(CertificateUse::name));
+    let advice = match (refusal.is_of_client(), shown) {
+        (Some(true), Some(name)) => format!(
+            "The host refuses the client certificate of AgentCredential {name} (TLS alert {alert}); ask its owner to store a pair that the host takes."
+        ),
+        (Some(true), None) => format!(
+            "The host asks for a client certificate (TLS alert {alert}), and the rule names none; write the AgentCredential that holds it in clientCertificate of the rule."
+        ),
+        (None, Some(name)) => format!(
+            "The host ended the TLS handshake (alert {alert}): it does not take the client certificate of AgentCredential {name}, or none of the proxy's versions and ciphers of TLS."
+        ),
+        (None, None) => format!(
+            "The host ended the TLS handshake (alert {alert}): it asks for a client certificate, which the rule has to name in clientCertificate, or takes none of the proxy's versions and ciphers of TLS."
+        ),
+        (Some(false), _) => {
+            format!("The host refuses TLS with the proxy (alert {alert}); ask who runs it what it asks for.")
+        }
+    };
+    let denial = denial(permit, DenialReason::UpstreamRefused).with_how_to_allow(advice);
+    Box::new(match shown.filter(|_| refusal.is_of_client() != Some(false)) {
+        Some(name) => denial.with_credential(name),
+        None => denial,
+    })
 }
 
 /// A denial that says why a credential has no secret.

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Sender;
 use super::pool::Streams;
+use crate::config::chain;
 use crate::limits::{
     H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES,
     H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
@@ -24,7 +25,7 @@ pub(super) async fn over_http1(
     let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(error = %error, "an upstream connection ended");
+            tracing::debug!(error = chain(&error), "an upstream connection ended");
         }
     });
     Ok(Sender::Http1(sender))
@@ -84,7 +85,7 @@ pub(super) async fn over_http2(
             polled
         });
         if let Err(error) = ended.await {
-            tracing::debug!(error = %error, "an upstream connection ended");
+            tracing::debug!(error = chain(&error), "an upstream connection ended");
         }
         // Only then is it seen to be closed.
         drop(connection);

@@ -22,22 +22,27 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::entrances::{denied, to};
-use crate::upstream::Behaviour;
+use crate::upstream::{Asks, Behaviour};
 use crate::world::{Answer, HOST, KEY, Setup, World, args, build, get, over_http1};
 
 const OTHER: &str = "pass.good.test";
 const NOBODY: &str = "nobody";
 
 /// Whoever vouches for clients.
-struct Clients {
+pub struct Clients {
     issuer: Issuer<'static, KeyPair>,
     roots: Arc<RootCertStore>,
 }
 
 impl Clients {
-    fn new() -> Self {
+    pub fn new() -> Self {
+        Self::named("clients")
+    }
+
+    pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(DnType::CommonName, name);
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let mut roots = RootCertStore::empty();
         roots.add(ca.self_signed(&key).unwrap().der().clone()).unwrap();
@@ -45,15 +50,26 @@ impl Clients {
     }
 
     /// A certificate in this name, and its key.
-    fn pair(&self, name: &str) -> (String, String) {
-        self.pair_with(name, &rcgen::PKCS_ECDSA_P256_SHA256)
+    pub fn pair(&self, name: &str) -> (String, String) {
+        self.pair_of(name, &KeyPair::generate().unwrap(), |_| ())
     }
 
-    fn pair_with(&self, name: &str, algorithm: &'static rcgen::SignatureAlgorithm) -> (String, String) {
-        let key = KeyPair::generate_for(algorithm).unwrap();
+    /// The same with this key, after `change`.
+    pub fn pair_of(
+        &self,
+        name: &str,
+        key: &KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut client = CertificateParams::default();
         client.distinguished_name.push(DnType::CommonName, name);
-        (client.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        change(&mut client);
+        (client.signed_by(key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// An upstream that knows its clients by them, and takes whoever has no certificate.
+    pub fn asked(&self) -> Asks {
+        Asks { roots: Arc::clone(&self.roots), of_all: false, p256_only: true, version: None }
     }
 }
 
@@ -69,14 +85,14 @@ fn proven(io: &TlsStream<TcpStream>) -> String {
 
 /// What an upstream saw.
 #[derive(Clone, Default)]
-struct Seen {
+pub struct Seen {
     /// Who stood behind each connection that carried a request, and whether its session was resumed.
     connections: Arc<Mutex<BTreeMap<usize, (String, bool)>>>,
     ended: Arc<AtomicUsize>,
 }
 
 impl Seen {
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.connections.lock().unwrap().values().map(|(name, _)| name.clone()).collect()
     }
 }
@@ -110,10 +126,15 @@ fn asking(keeps: bool) -> (Behaviour, Seen) {
 }
 
 /// A world whose upstream asks each client for a certificate and takes those of `clients`, and none. The pair is the proxy's.
-async fn world(
+async fn world(protocol: &'static str, keeps: bool, clients: &Clients, pair: (&str, &str)) -> (World, Seen) {
+    world_of(protocol, keeps, clients.asked(), pair).await
+}
+
+/// A world whose upstream asks so. The pair is the proxy's.
+pub async fn world_of(
     protocol: &'static str,
     keeps: bool,
-    clients: &Clients,
+    asks: Asks,
     (certificate, key): (&str, &str),
 ) -> (World, Seen) {
     let (behaviour, seen) = asking(keeps);
@@ -121,7 +142,7 @@ async fn world(
         protocols: vec![protocol],
         behaviour: Some(behaviour),
         certificate: Some("*.good.test"),
-        client_roots: Some(Arc::clone(&clients.roots)),
+        asks: Some(asks),
         ..Setup::default()
     })
     .await;
@@ -153,11 +174,11 @@ async fn world(
     (world, seen)
 }
 
-fn put(world: &World, file: &str, text: &str) {
+pub fn put(world: &World, file: &str, text: &str) {
     std::fs::write(world.folder.path().join("secrets").join(file), text).unwrap();
 }
 
-async fn ask_at(world: &World, method: &str, host: &str, path: &str) -> Answer {
+pub async fn ask_at(world: &World, method: &str, host: &str, path: &str) -> Answer {
     let authority = format!("{host}:{}", world.upstream.port());
     let request = Request::builder()
         .method(method)
@@ -174,12 +195,12 @@ async fn ask_at(world: &World, method: &str, host: &str, path: &str) -> Answer {
     answer
 }
 
-async fn ask(world: &World, path: &str) -> Answer {
+pub async fn ask(world: &World, path: &str) -> Answer {
     ask_at(world, "GET", HOST, path).await
 }
 
 /// Asks until this is the status, for as long as a rotation may take, and gives back all bodies until then.
-async fn until(world: &World, path: &str, wanted: impl Fn(&Answer) -> bool) -> Vec<Answer> {
+pub async fn until(world: &World, path: &str, wanted: impl Fn(&Answer) -> bool) -> Vec<Answer> {
     let mut all = Vec::new();
     for _ in 0..500 {
         all.push(ask(world, path).await);
@@ -309,7 +330,8 @@ async fn p_f21_a_host_that_takes_no_signature_of_the_pairs_key_gets_no_byte_of_t
     let clients = Clients::new();
     // The upstream takes no Ed25519.
     let (fits, key) = clients.pair("agent");
-    let (stranger, odd) = clients.pair_with("agent", &rcgen::PKCS_ED25519);
+    let (stranger, odd) =
+        clients.pair_of("agent", &KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(), |_| ());
     for protocol in ["h2", "http/1.1"] {
         let (world, seen) = world(protocol, true, &clients, (&stranger, &odd)).await;
         for path in ["/shown/x", "/both/x"] {

@@ -29,6 +29,7 @@ mod overtaken;
 mod peers;
 mod placeholders;
 mod pool;
+mod refusals;
 mod schema;
 mod scrub;
 mod stalled;

@@ -15,9 +15,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -37,13 +38,35 @@ pub async fn listen() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// TLS with a certificate for this name, and the root that vouches for it. Where there are roots for clients, each is asked for a
-/// certificate and need not have one.
-pub fn identity(
-    protocols: &[&str],
-    name: &str,
-    client_roots: Option<Arc<RootCertStore>>,
-) -> (TlsAcceptor, String) {
+/// How an upstream asks its clients for a certificate.
+#[derive(Clone, Debug)]
+pub struct Asks {
+    /// Who vouches for them.
+    pub roots: Arc<RootCertStore>,
+    /// Whether one without a certificate is refused.
+    pub of_all: bool,
+    /// Whether it takes ECDSA P-256 only.
+    pub p256_only: bool,
+    /// The one version of TLS that it speaks.
+    pub version: Option<&'static SupportedProtocolVersion>,
+}
+
+impl Asks {
+    fn verifier(self) -> Arc<dyn ClientCertVerifier> {
+        let mut some = rustls::crypto::aws_lc_rs::default_provider();
+        if self.p256_only {
+            let known = &mut some.signature_verification_algorithms;
+            let is_p256 = |(scheme, _): &(_, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
+            let at = known.mapping.iter().position(is_p256).unwrap();
+            known.mapping = &known.mapping[at..=at];
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots, Arc::new(some));
+        if self.of_all { verifier } else { verifier.allow_unauthenticated() }.build().unwrap()
+    }
+}
+
+/// TLS with a certificate for this name, and the root that vouches for it.
+pub fn identity(protocols: &[&str], name: &str, asks: Option<Asks>) -> (TlsAcceptor, String) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,18 +75,13 @@ pub fn identity(
     let leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let clients = client_roots.map_or_else(WebPkiClientVerifier::no_client_auth, |roots| {
-        // Not each server takes each kind of signature.
-        let mut some = rustls::crypto::aws_lc_rs::default_provider();
-        let known = &mut some.signature_verification_algorithms;
-        let is_p256 = |(scheme, _): &(_, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
-        let at = known.mapping.iter().position(is_p256).unwrap();
-        known.mapping = &known.mapping[at..=at];
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(some));
-        verifier.allow_unauthenticated().build().unwrap()
-    });
+    let versions = match asks.as_ref().and_then(|asks| asks.version) {
+        Some(version) => &[version][..],
+        None => rustls::DEFAULT_VERSIONS,
+    };
+    let clients = asks.clone().map_or_else(WebPkiClientVerifier::no_client_auth, Asks::verifier);
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_client_cert_verifier(clients)
         .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())

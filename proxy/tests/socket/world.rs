@@ -114,8 +114,8 @@ pub struct Setup {
     pub connections_max: Option<usize>,
     /// What the upstream does, in place of an echo.
     pub behaviour: Option<upstream::Behaviour>,
-    /// Who vouches for the clients that the upstream asks for a certificate.
-    pub client_roots: Option<Arc<rustls::RootCertStore>>,
+    /// What the upstream asks its clients for, if they are asked for a certificate.
+    pub asks: Option<upstream::Asks>,
     /// Decisions for one second.
     pub decisions_per_second: Option<NonZeroU32>,
 }
@@ -146,7 +146,7 @@ pub async fn build(setup: Setup) -> World {
     let closed = Arc::new(AtomicUsize::new(0));
     let (listener, upstream) = upstream::listen().await;
     let (acceptor, roots) =
-        upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST), setup.client_roots);
+        upstream::identity(&setup.protocols, setup.certificate.unwrap_or(HOST), setup.asks);
     match (setup.script, setup.behaviour) {
         (None, Some(behaviour)) => {
             upstream::behaving(listener, acceptor, Arc::clone(&log.connections), behaviour);
