@@ -105,10 +105,14 @@ impl Proxy {
         self.open_often(entrance, Some(host)).admits_often()
     }
 
-    /// Writes down how often each decision was repeated since this was last done.
-    pub(crate) fn write_folds(&self) {
+    /// Writes down how often each decision was repeated since this was last done, and lets go of what is not used any more.
+    pub(crate) fn tidy(&self) {
         let loaded = self.policy.current(Instant::now()).ok();
-        self.audit.write_folds(loaded.as_ref().map(|loaded| &*loaded.policy));
+        let policy = loaded.as_ref().map(|loaded| &*loaded.policy);
+        self.audit.write_folds(policy);
+        if let Some(policy) = policy {
+            self.secrets.keep_certificates_of(policy);
+        }
     }
 
     /// The same for the last time, when the proxy ends.

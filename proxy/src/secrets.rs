@@ -175,6 +175,11 @@ impl Secrets {
         self.certificates.get(&self.folder, files, now)
     }
 
+    /// Lets go of the client certificates that this policy does not name. A secret is kept, for a host may remember it.
+    pub fn keep_certificates_of(&self, policy: &Policy) {
+        self.certificates.keep(policy.certificate_files().map(|(_, files)| files));
+    }
+
     /// What of the policy's credentials is not usable, the client certificates last.
     pub fn unusable<'p>(&self, policy: &'p Policy, now: Instant) -> impl Iterator<Item = Unusable<'p>> {
         let secrets = policy.secret_files().filter_map(move |(name, file)| {

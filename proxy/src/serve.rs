@@ -145,7 +145,7 @@ impl Bound {
         let Self { proxy, listeners, dns, slots } = self;
         let background = TaskTracker::new();
         background.spawn(Arc::clone(&proxy.policy).follow(proxy.shutdown.clone()));
-        background.spawn(write_folds(Arc::clone(&proxy)));
+        background.spawn(tidy(Arc::clone(&proxy)));
         let audit = Arc::clone(&proxy.audit);
         let tending = tokio::spawn(async move { audit.tend().await });
         if let Some(socket) = dns {
@@ -168,10 +168,10 @@ impl Bound {
     }
 }
 
-async fn write_folds(proxy: Arc<Proxy>) {
+async fn tidy(proxy: Arc<Proxy>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(AUDIT_FOLD_WINDOW) => proxy.write_folds(),
+            () = tokio::time::sleep(AUDIT_FOLD_WINDOW) => proxy.tidy(),
             () = proxy.shutdown.cancelled() => return,
         }
     }

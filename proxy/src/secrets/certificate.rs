@@ -195,6 +195,14 @@ impl Certificates {
         self.state().waited_for.contains(files)
     }
 
+    /// Lets go of every pair but these: a private key stays in memory no longer than it may be used.
+    pub(super) fn keep<'f>(&self, named: impl Iterator<Item = &'f CertificateFiles>) {
+        let named: HashSet<_> = named.collect();
+        let mut state = self.state();
+        state.known.retain(|files, _| named.contains(files));
+        state.waited_for.retain(|files| named.contains(files));
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -223,6 +231,15 @@ impl State {
 
 impl Known {
     fn look(&mut self, pair: &Pair, now: Instant) {
+        self.look_by(pair, now, Pair::read);
+    }
+
+    fn look_by(
+        &mut self,
+        pair: &Pair,
+        now: Instant,
+        mut read: impl FnMut(&Pair) -> Result<ClientCertificate, SecretError>,
+    ) {
         self.looked = now;
         let stamps = pair.stamps();
         if stamps.is_some() && stamps == self.stamps {
@@ -230,13 +247,13 @@ impl Known {
         }
         // What changes from here on is found changed at the next look.
         self.stamps = stamps;
-        self.pair = pair.read();
+        self.pair = read(pair);
         if self.pair.is_err() {
             // The kubelet may have swapped them in between, and half of each pair been read.
             let again = pair.stamps();
             if again != self.stamps {
                 self.stamps = again;
-                self.pair = pair.read();
+                self.pair = read(pair);
             }
         }
         if self.pair.as_ref().is_err_and(|error| error.is_missing()) {

@@ -152,6 +152,62 @@ fn p_f21_a_pair_that_could_not_be_read_for_a_moment_is_read_at_the_next_look_tho
     assert!(known.pair.is_ok() && known.stamps.is_some());
 }
 
+/// Puts another pair in the place of one, as the kubelet does: all of it at once, in files of its own.
+fn swap(folder: &Path, certificate: &str, key: &str) {
+    for (name, text) in [("crt", certificate), ("key", key)] {
+        std::fs::write(folder.join("next"), text).unwrap();
+        std::fs::rename(folder.join("next"), folder.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn p_f21_a_pair_that_is_swapped_while_it_is_read_is_read_once_more_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ((old, old_key), (new, new_key)) = (pair(), pair());
+    let of = Pair::of(folder.path(), &files());
+    let start = Instant::now();
+    for is_swapped in [true, false] {
+        write(folder.path(), &old, &old_key);
+        let mut known = Known { looked: start, stamps: None, pair: Err(SecretError::PairMissing) };
+        let mut reads = 0;
+        known.look_by(&of, start, |pair| {
+            reads += 1;
+            if reads == 2 {
+                return pair.read();
+            }
+            if is_swapped {
+                swap(folder.path(), &new, &new_key);
+            }
+            ClientCertificate::parse(old.as_bytes(), new_key.as_bytes())
+        });
+        let (wanted, wanted_reads) = if is_swapped { (Ok(()), 2) } else { (Err(SecretError::Mismatched), 1) };
+        assert_eq!((known.pair.map(|_| ()), reads), (wanted, wanted_reads), "{is_swapped}");
+    }
+}
+
+#[test]
+fn p_f21_the_private_key_of_a_pair_that_no_policy_names_any_more_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = pair();
+    write(folder.path(), &certificate, &key);
+    let secrets = Secrets::new(folder.path().to_owned(), Arc::default());
+    let held = || Arc::downgrade(&secrets.certificate(&files(), Instant::now()).unwrap().pair);
+    let policy = |certificates: &str| {
+        let text = format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 1, rules: []{certificates}}}"
+        );
+        agentsandbox_policy::Policy::from_yaml(&text).unwrap()
+    };
+    let key = held();
+    secrets.keep_certificates_of(&policy(
+        ", clientCertificates: [{name: mtls, certificateFile: crt, keyFile: key, scopes: [{host: a.test, ports: [443]}]}]",
+    ));
+    assert!(key.upgrade().is_some(), "it is named");
+    secrets.keep_certificates_of(&policy(""));
+    assert!(key.upgrade().is_none());
+    assert!(held().upgrade().is_some(), "it is read again once it is asked for");
+}
+
 #[test]
 fn p_f21_a_pair_that_is_half_changed_denies_until_the_other_half_is_there() {
     let folder = tempfile::tempdir().unwrap();
