@@ -387,8 +387,11 @@ impl Policy {
     fn certificate_use(&self, rule: &Rule, request: &Request) -> Result<Option<CertificateUse>, Box<Denial>> {
         let Some(name) = &rule.client_certificate else { return Ok(None) };
         let known = self.client_certificate(name);
-        within(name, known.map(|known| known.scopes.as_slice()), rule, request)?;
-        let Some(certificate) = known else { return Err(outside(name, rule, request)) };
+        let of_certificate = |denial: Box<Denial>| {
+            Box::new(Denial { credential: None, ..*denial }.with_client_certificate(name))
+        };
+        within(name, known.map(|known| known.scopes.as_slice()), rule, request).map_err(of_certificate)?;
+        let Some(certificate) = known else { return Err(of_certificate(outside(name, rule, request))) };
         Ok(Some(certificate.used.clone()))
     }
 

@@ -165,6 +165,9 @@ pub struct Denial {
     pub path: Option<String>,
     /// Name of the credential concerned.
     pub credential: Option<String>,
+    /// Name of the client certificate concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<String>,
     /// One sentence that says what to write or do.
     pub how_to_allow: String,
 }
@@ -181,6 +184,7 @@ impl Denial {
             method: None,
             path: None,
             credential: None,
+            client_certificate: None,
             how_to_allow: reason.advice().to_owned(),
         }
     }
@@ -219,6 +223,12 @@ impl Denial {
     #[must_use]
     pub fn with_credential(self, name: impl fmt::Display) -> Self {
         Self { credential: Some(name.to_string()), ..self }
+    }
+
+    /// Names the client certificate.
+    #[must_use]
+    pub fn with_client_certificate(self, name: impl fmt::Display) -> Self {
+        Self { client_certificate: Some(name.to_string()), ..self }
     }
 
     /// Replaces the advice.
@@ -269,13 +279,14 @@ mod tests {
             .with_method("GET")
             .with_path("/x")
             .with_credential("key")
+            .with_client_certificate("pair")
             .with_how_to_allow("Ask.");
         let fields = |denial: &Denial| serde_json::to_value(denial).unwrap();
         let reason = "PathNotAllowed";
         assert_eq!(
             fields(&full),
             serde_json::json!({"reason": reason, "rule": "api", "host": "a.test", "port": 443, "method": "GET",
-                "path": "/x", "credential": "key", "howToAllow": "Ask."})
+                "path": "/x", "credential": "key", "clientCertificate": "pair", "howToAllow": "Ask."})
         );
         assert_eq!(
             fields(&bare),

@@ -248,7 +248,16 @@ impl Entry {
         record.method = record.method.take().or_else(|| denial.method.clone().map(Cow::Owned));
         record.path =
             record.path.take().or_else(|| denial.path.as_deref().map(|path| shortened(path.into())));
-        record.credential = record.credential.take().or_else(|| denial.credential.as_deref().map(Text::from));
+        let of = |name: &Option<String>| name.as_deref().map(Text::from);
+        let (credential, certificate) = (of(&denial.credential), of(&denial.client_certificate));
+        if denial.reason == DenialReason::CredentialUnavailable {
+            // Nothing went out, under either: the one that is missing is named.
+            record.credential = credential;
+            record.client_certificate = certificate;
+        } else {
+            record.credential = record.credential.take().or(credential);
+            record.client_certificate = record.client_certificate.take().or(certificate);
+        }
     }
 
     /// The address that is dialled; of several the last.

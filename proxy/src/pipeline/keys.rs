@@ -30,11 +30,12 @@ impl Keys {
         let unavailable = || denial(permit, DenialReason::CredentialUnavailable);
         let secret = permit.credential().map(|used| {
             let secret = proxy.secrets.get(used.file(), now);
-            secret.map_err(|error| told(unavailable(), used.name(), error))
+            secret.map_err(|error| told(unavailable().with_credential(used.name()), used.name(), error))
         });
         let certificate = permit.certificate().map(|used| {
             let certificate = proxy.secrets.certificate(used.files(), now);
-            certificate.map_err(|error| told(unavailable(), used.name(), error))
+            certificate
+                .map_err(|error| told(unavailable().with_client_certificate(used.name()), used.name(), error))
         });
         Ok(Self {
             secret: secret.transpose()?,
@@ -58,7 +59,7 @@ impl Keys {
 pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<Option<Secret>, Box<Denial>> {
     let Some(login) = policy.upstream_proxy().and_then(|proxy| proxy.login.as_ref()) else { return Ok(None) };
     let password = proxy.secrets.get(&login.file, now);
-    let unavailable = Denial::new(DenialReason::CredentialUnavailable);
+    let unavailable = Denial::new(DenialReason::CredentialUnavailable).with_credential(&login.credential);
     password.map(Some).map_err(|error| told(unavailable, &login.credential, error))
 }
 
@@ -69,7 +70,7 @@ pub(super) fn withheld(permit: &Permit) -> Box<Denial> {
         "The host asks for a client certificate, but takes no signature that the key of AgentCredential {name} can make; ask its owner to store a pair with an ECDSA P-256 or an RSA key."
     );
     let denial = denial(permit, DenialReason::CredentialUnavailable);
-    Box::new(denial.with_credential(name).with_how_to_allow(advice))
+    Box::new(denial.with_client_certificate(name).with_how_to_allow(advice))
 }
 
 /// The denial of a request whose upstream refuses TLS with the proxy. Which certificate it was shown, or that it was shown none, is
@@ -95,7 +96,7 @@ pub(super) fn refused(permit: &Permit, refusal: Refusal) -> Box<Denial> {
     };
     let denial = denial(permit, DenialReason::UpstreamRefused).with_how_to_allow(advice);
     Box::new(match shown.filter(|_| refusal.is_of_client() != Some(false)) {
-        Some(name) => denial.with_credential(name),
+        Some(name) => denial.with_client_certificate(name),
         None => denial,
     })
 }
@@ -103,5 +104,5 @@ pub(super) fn refused(permit: &Permit, refusal: Refusal) -> Box<Denial> {
 /// A denial that says why a credential has no secret.
 fn told(denial: Denial, credential: &str, error: SecretError) -> Box<Denial> {
     let advice = format!("The secret of credential {credential} is not usable: {error}.");
-    Box::new(denial.with_credential(credential).with_how_to_allow(advice))
+    Box::new(denial.with_how_to_allow(advice))
 }

@@ -254,6 +254,12 @@ async fn p_a11_a_request_that_its_owner_does_not_let_show_it_is_denied_while_a_c
             let answer = ask_at(&world, method, host, path).await;
             denied(&answer, StatusCode::FORBIDDEN, "CredentialScope");
             assert!(answer.body.contains("mtls"), "{}", answer.body);
+            let line = world.line(&[("event", "deny"), ("path", path), ("method", method)]).await;
+            assert_eq!(
+                (&line["clientCertificate"], line["credential"].as_str()),
+                (&"mtls".into(), None),
+                "{line}"
+            );
         }
         assert_eq!((seen.names(), world.upstream_connections()), (vec!["agent".to_owned()], 1), "{protocol}");
     }
@@ -338,6 +344,9 @@ async fn p_f21_a_host_that_takes_no_signature_of_the_pairs_key_gets_no_byte_of_t
             let answer = ask(&world, path).await;
             denied(&answer, StatusCode::FORBIDDEN, "CredentialUnavailable");
             assert!(answer.body.contains("key of AgentCredential mtls"), "{}", answer.body);
+            let line = world.line(&[("event", "end"), ("path", path)]).await;
+            let blamed = (&line["clientCertificate"], line["credential"].as_str());
+            assert_eq!(blamed, (&"mtls".into(), None), "the key of /both/x is not at fault: {line}");
         }
         assert_eq!(seen.names(), Vec::<String>::new(), "{protocol}");
         assert_eq!(ask(&world, "/bare/x").await.body, "nobody - -", "{protocol}: it takes nobody as well");

@@ -34,14 +34,18 @@ fn policy() -> Policy {
     Policy::from_yaml(WITH).unwrap()
 }
 
-/// The rule, the key and the certificate, or the reason with the name that it is about.
+/// The rule, the key and the certificate, or the reason with the one of both that it is about.
 fn shown(line: &str) -> String {
     match policy().decide(request(line)) {
         Ok(permit) => {
             let key = permit.credential().map_or("-", CredentialUse::name);
             format!("{} {key} {}", permit.rule(), permit.certificate().map_or("-", CertificateUse::name))
         }
-        Err(denial) => format!("{} {}", denial.reason, denial.credential.unwrap_or_default()),
+        Err(denial) => {
+            let [key, certificate] =
+                [denial.credential, denial.client_certificate].map(|name| name.unwrap_or("-".to_owned()));
+            format!("{} {key} {certificate}", denial.reason)
+        }
     }
 }
 
@@ -51,16 +55,16 @@ fn p_f21_a_client_certificate_is_shown_where_its_rule_and_its_owner_say_so_and_n
         ("GET https://partner.test/v1/x", "partner - mtls"),
         ("GET https://both.test/x", "both key mtls"),
         ("GET https://partner.test/public/x", "bare - -"),
-        ("POST https://partner.test/v1/x", "CredentialScope mtls"),
-        ("GET https://partner.test/v2/x", "CredentialScope mtls"),
-        ("GET https://partner.test/v1/keys", "CredentialScope mtls"),
-        ("GET https://partner.test/V1/KEYS", "PathNotAllowed "),
-        ("GET https://elsewhere.test/", "CredentialScope mtls"),
+        ("POST https://partner.test/v1/x", "CredentialScope - mtls"),
+        ("GET https://partner.test/v2/x", "CredentialScope - mtls"),
+        ("GET https://partner.test/v1/keys", "CredentialScope - mtls"),
+        ("GET https://partner.test/V1/KEYS", "PathNotAllowed - -"),
+        ("GET https://elsewhere.test/", "CredentialScope - mtls"),
         ("GET https://port.test/", "port - mtls"),
-        ("GET https://port.test:8443/", "CredentialScope mtls"),
+        ("GET https://port.test:8443/", "CredentialScope - mtls"),
         // The key's owner is asked as well.
-        ("POST https://both.test/x", "CredentialScope key"),
-        ("GET http://partner.test:443/v1/x", "SchemeNotAllowed "),
+        ("POST https://both.test/x", "CredentialScope key -"),
+        ("GET http://partner.test:443/v1/x", "SchemeNotAllowed - -"),
     ];
     for (line, wanted) in cases {
         assert_eq!(shown(line), wanted, "{line}");
