@@ -131,6 +131,12 @@ pub fn bytes_of(headers: &HeaderMap) -> u64 {
     u64::try_from(all.sum::<usize>()).unwrap_or(u64::MAX)
 }
 
+/// Whether keys are expected in this field, whatever the host.
+#[must_use]
+pub fn authenticates(field: &str) -> bool {
+    AUTH_FIELDS.contains(&spelling(field).as_ref())
+}
+
 /// Whether what the agent sends in this field is removed where a secret is put in this place.
 #[must_use]
 pub fn replaces(injection: &Injection, field: &str) -> bool {

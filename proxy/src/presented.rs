@@ -4,7 +4,7 @@
 //! A placeholder belongs in the place of its credential, on a rule that names the credential; there it is removed and the
 //! secret put in. So it is in other fields that authenticate, which are removed there, too, for some clients send both.
 //! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
-//! credential while one covers the host, the agent went around it, and the request is denied. So it is on a rule that names
+//! credential while one covers the host, or a client certificate does, the agent went around it, and the request is denied. So it is on a rule that names
 //! one, when the place of another credential of the host is filled and would stay so, or a query parameter that some provider
 //! takes for a key.
 
@@ -31,12 +31,24 @@ pub fn judge(
     }
     let own = permit.credential().map(|credential| credential.injection());
     let mut places = policy.injections_at(permit.host());
-    if places.any(|place| is_filled(place, own, permit, fields))
+    let is_foreign = places.any(|place| is_filled(place, own, permit, fields))
         || (policy.has_credential_at(permit.host()) && has_key_in_query(permit, own))
-    {
-        return Err(Box::new(denial(permit, DenialReason::ForeignCredential)));
+        || (own.is_none() && policy.has_certificate_at(permit.host()) && has_key(fields));
+    if is_foreign {
+        return Err(Box::new(foreign(policy, permit)));
     }
     Ok(())
+}
+
+/// The denial of a request with a credential of the agent's own.
+fn foreign(policy: &Policy, permit: &Permit) -> Denial {
+    let denial = denial(permit, DenialReason::ForeignCredential);
+    if policy.injections_at(permit.host()).next().is_some() {
+        return denial;
+    }
+    denial.with_how_to_allow(
+        "Send no key of your own: this host knows the sandbox by a client certificate. A key that it asks for beside it belongs into an AgentCredential, which the rule names in credential.",
+    )
 }
 
 /// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
@@ -100,6 +112,16 @@ fn is_filled(place: &Injection, own: Option<&Injection>, permit: &Permit, fields
                 && !own.is_some_and(|own| headers::replaces(own, field.as_str()))
                 && !value.as_bytes().trim_ascii().is_empty()
         })
+}
+
+/// Whether the agent put something into a field in which keys are expected.
+fn has_key(fields: &HeaderMap) -> bool {
+    fields.iter().any(|(field, value)| {
+        // What a client shows to a proxy is not for the upstream.
+        field != PROXY_AUTHORIZATION
+            && headers::authenticates(field.as_str())
+            && !value.as_bytes().trim_ascii().is_empty()
+    })
 }
 
 /// Whether the query has a parameter that some provider takes for a key, other than the one that a secret replaces.

@@ -286,9 +286,14 @@ impl Policy {
     /// Whether a secret may go to this host, or a client certificate be shown to it, whatever the port, the method and the path.
     #[must_use]
     pub fn has_credential_at(&self, host: &Host) -> bool {
-        let is_within = |scopes: &[Scope]| scopes.iter().any(|scope| scope.host.matches(host));
-        self.credentials.values().any(|credential| is_within(&credential.scopes))
-            || self.client_certificates.values().any(|certificate| is_within(&certificate.scopes))
+        self.injections_at(host).next().is_some() || self.has_certificate_at(host)
+    }
+
+    /// Whether a client certificate may be shown to this host, whatever the port, the method and the path.
+    #[must_use]
+    pub fn has_certificate_at(&self, host: &Host) -> bool {
+        let mut scopes = self.client_certificates.values().flat_map(|certificate| &certificate.scopes);
+        scopes.any(|scope| scope.host.matches(host))
     }
 
     /// The credentials that may go to this host, on whichever port, method and path: what the host was sent it may write into

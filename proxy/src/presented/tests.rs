@@ -41,6 +41,11 @@ credentials:
 
 /// What becomes of a request with one field, written `name: value`.
 fn judged(url: &str, field: &str) -> String {
+    let Some(denial) = denied(url, field) else { return "sent".to_owned() };
+    format!("{} {}", denial.reason, denial.credential.unwrap_or_default()).trim_end().to_owned()
+}
+
+fn denied(url: &str, field: &str) -> Option<Denial> {
     static POLICY_READ: LazyLock<Policy> = LazyLock::new(|| Policy::from_yaml(POLICY).unwrap());
     let policy = &*POLICY_READ;
     let (scheme, rest) = match url.strip_prefix("http://") {
@@ -62,12 +67,7 @@ fn judged(url: &str, field: &str) -> String {
         fields
             .insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
-    match judge(policy, &Placeholders::of(policy).unwrap(), &permit, &fields) {
-        Ok(()) => "sent".to_owned(),
-        Err(denial) => {
-            format!("{} {}", denial.reason, denial.credential.unwrap_or_default()).trim_end().to_owned()
-        }
-    }
+    judge(policy, &Placeholders::of(policy).unwrap(), &permit, &fields).err().map(|denial| *denial)
 }
 
 #[test]
@@ -182,4 +182,24 @@ fn p_f4_the_placeholder_of_another_sandbox_is_a_foreign_value_like_any_other() {
     assert_eq!(judged("api.test/open/x", "x-own-key: issued-for-key-0002"), "ForeignCredential");
     assert_eq!(judged("elsewhere.test/?q=issued-for-key-0002", ""), "sent");
     assert_eq!(judged("elsewhere.test/?q=issued-for-key-0001", ""), "PlaceholderMisuse key");
+}
+
+#[test]
+fn p_f1_at_a_host_of_a_client_certificate_alone_an_agents_own_key_is_refused_in_a_field_as_in_a_query() {
+    for (url, field, expected) in [
+        ("mtls.test/v1/x", "authorization: Bearer own", "ForeignCredential"),
+        ("mtls.test/open/x", "X_Api_Key: own", "ForeignCredential"),
+        ("mtls.test/open/x?api_key=own", "", "ForeignCredential"),
+        ("mtls.test/v1/x", "authorization: ", "sent"),
+        ("mtls.test/v1/x", "proxy-authorization: Basic own", "sent"),
+        ("mtls.test/v1/x", "cookie: session=own", "sent"),
+        ("mtls.test/v1/x?page=2", "accept: text/plain", "sent"),
+        ("elsewhere.test/", "authorization: Bearer own", "sent"),
+    ] {
+        assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+    let advice = |url: &str, field: &str| denied(url, field).unwrap().how_to_allow;
+    let beside = "belongs into an AgentCredential";
+    assert!(advice("mtls.test/open/x", "x-api-key: own").contains(beside));
+    assert!(!advice("api.test/open/x", "x-api-key: own").contains(beside), "there is one");
 }
