@@ -11,16 +11,18 @@ use agentsandbox_proxy::secrets::SecretError;
 use agentsandbox_proxy::serve::Port;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::chain;
 use crate::entrances::{denied, to};
 use crate::upstream::{Asks, Behaviour};
 use crate::world::{Answer, HOST, KEY, Setup, World, args, build, get, over_http1};
@@ -109,20 +111,44 @@ fn asking(keeps: bool) -> (Behaviour, Seen) {
             let connections = Arc::clone(&seen.connections);
             let service = service_fn(move |request: Request<Incoming>| {
                 connections.lock().unwrap().insert(number, (name.clone(), resumed));
-                let carries =
-                    |field: &'static str| if request.headers().contains_key(field) { field } else { "-" };
-                let text = format!("{name} {} {}", carries("x-api-key"), carries("cookie"));
-                let response = Response::builder().header("set-cookie", "session=of-the-upstream");
-                let response = if keeps { response } else { response.header("connection", "close") };
-                let response = response.body(Full::new(Bytes::from(text))).unwrap();
-                async { Ok::<_, std::convert::Infallible>(response) }
+                answer(name.clone(), keeps, request)
             });
             let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let _ = builder.serve_connection(TokioIo::new(io), service).await;
+            let _ = builder.serve_connection_with_upgrades(TokioIo::new(io), service).await;
             seen.ended.fetch_add(1, Ordering::SeqCst);
         }
     });
     (behaviour, seen)
+}
+
+async fn answer(
+    name: String,
+    keeps: bool,
+    mut request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
+    if request.headers().contains_key("upgrade") {
+        let accept = agentsandbox_proxy::upgrade::accept_for(request.headers());
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgraded.await.unwrap());
+            let mut bytes = [0; 4];
+            io.read_exact(&mut bytes).await.unwrap();
+            io.write_all(&bytes).await.unwrap();
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade");
+        let response = response.header("upgrade", "websocket").header("sec-websocket-accept", accept);
+        return Ok(response.body(Full::default()).unwrap());
+    }
+    let (head, body) = request.into_parts();
+    let sent = body.collect().await.unwrap();
+    let carries = |field: &'static str| if head.headers.contains_key(field) { field } else { "-" };
+    let mut text = format!("{name} {} {}", carries("x-api-key"), carries("cookie"));
+    for trailer in sent.trailers().into_iter().flat_map(|trailers| trailers.keys()) {
+        text.push_str(&format!(" trailer {trailer}"));
+    }
+    let response = Response::builder().header("set-cookie", "session=of-the-upstream");
+    let response = if keeps { response } else { response.header("connection", "close") };
+    Ok(response.body(Full::new(Bytes::from(text))).unwrap())
 }
 
 /// A world whose upstream asks each client for a certificate and takes those of `clients`, and none. The pair is the proxy's.
@@ -131,11 +157,16 @@ async fn world(protocol: &'static str, keeps: bool, clients: &Clients, pair: (&s
 }
 
 /// A world whose upstream asks so. The pair is the proxy's.
-pub async fn world_of(
+pub async fn world_of(protocol: &'static str, keeps: bool, asks: Asks, pair: (&str, &str)) -> (World, Seen) {
+    world_with(protocol, keeps, (asks, pair), |text| text).await
+}
+
+/// The same, with a policy document after `change`.
+async fn world_with(
     protocol: &'static str,
     keeps: bool,
-    asks: Asks,
-    (certificate, key): (&str, &str),
+    (asks, (certificate, key)): (Asks, (&str, &str)),
+    change: impl Fn(String) -> String,
 ) -> (World, Seen) {
     let (behaviour, seen) = asking(keeps);
     let world = build(Setup {
@@ -155,9 +186,9 @@ pub async fn world_of(
         )
     };
     let rules = [
-        rule("shown", HOST, ", clientCertificate: mtls"),
+        rule("shown", HOST, ", clientCertificate: mtls, websocket: Allow"),
         rule("both", HOST, ", clientCertificate: mtls, credential: good"),
-        rule("bare", HOST, ""),
+        rule("bare", HOST, ", websocket: Allow"),
         rule("beyond", HOST, ", clientCertificate: mtls"),
         rule("other", OTHER, ""),
         rule("strange", OTHER, ", clientCertificate: mtls"),
@@ -167,8 +198,8 @@ pub async fn world_of(
     );
     world
         .edit(|text| {
-            text.replace("rules:\n", &format!("rules:\n{}", rules.concat()))
-                .replace("credentials:\n", &format!("{certificates}credentials:\n"))
+            let text = text.replace("rules:\n", &format!("rules:\n{}", rules.concat()));
+            change(text.replace("credentials:\n", &format!("{certificates}credentials:\n")))
         })
         .await;
     (world, seen)
@@ -374,4 +405,96 @@ async fn p_f21_without_its_whole_pair_a_proxy_does_not_start_and_says_which_cert
     assert_eq!(start(), Some(("mtls".to_owned(), SecretError::NoPrivateKey)));
     std::fs::remove_file(world.folder.path().join("secrets/tls.crt")).unwrap();
     assert_eq!(start(), Some(("mtls".to_owned(), SecretError::CertificateMissing)));
+}
+
+#[tokio::test]
+async fn p_f21_a_certificate_is_shown_whatever_its_key_and_the_version_of_tls_where_nobody_else_is_taken() {
+    let clients = Clients::new();
+    let keys = [
+        KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap(),
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap(),
+        KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(),
+    ];
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for key in &keys {
+            let (certificate, key) = clients.pair_of("agent", key, |_| ());
+            let asks = Asks { of_all: true, p256_only: false, version: Some(version), ..clients.asked() };
+            let (world, seen) = world_of("h2", true, asks, (&certificate, &key)).await;
+            assert_eq!(ask(&world, "/shown/x").await.body, "agent - -", "{version:?}");
+            assert_eq!(ask(&world, "/bare/x").await.status, StatusCode::BAD_GATEWAY, "{version:?}");
+            assert_eq!(seen.names(), ["agent"], "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_f21_a_websocket_is_opened_under_the_certificate_of_its_rule_and_without_one_under_another() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    let (world, seen) = world("http/1.1", true, &clients, (&certificate, &key)).await;
+    for path in ["/shown/socket", "/bare/socket"] {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(to(&world, Entrance::HttpProxy).await))
+                .await
+                .unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::get(world.url(path)).header("host", world.authority());
+        let request = request.header("connection", "Upgrade").header("upgrade", "websocket");
+        let request = request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS, "{path}");
+        let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        io.write_all(b"\x81\x02hi").await.unwrap();
+        let mut back = [0; 4];
+        io.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"\x81\x02hi", "{path}");
+    }
+    assert_eq!(seen.names(), ["agent", NOBODY]);
+}
+
+#[tokio::test]
+async fn p_f21_the_host_behind_an_upstream_proxy_is_shown_the_certificate() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    for protocol in ["http", "socks5"] {
+        let (address, told) = chain::corporate(protocol).await;
+        let url = format!("{protocol}://proxy.test:{}", address.port());
+        let pair = (clients.asked(), (certificate.as_str(), key.as_str()));
+        let (world, seen) = world_with("h2", true, pair, |text| chain::through(&text, &url)).await;
+        put(&world, "corporate", chain::PASSWORD);
+        until(&world, "/shown/x", |answer| answer.body == "agent - -").await;
+        assert_eq!(ask(&world, "/bare/x").await.body, "nobody - -", "{protocol}");
+        assert_eq!(seen.names(), ["agent", NOBODY], "{protocol}");
+        let line = world.line(&[("event", "end"), ("path", "/shown/x"), ("decision", "allow")]).await;
+        assert_eq!(line["address"], address.to_string(), "{protocol}: the proxy was gone through");
+        assert!(String::from_utf8_lossy(&told.lock().unwrap()).contains(HOST), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn p_f21_no_cookie_of_the_agents_goes_in_a_trailer_under_the_certificate() {
+    let clients = Clients::new();
+    let (certificate, key) = clients.pair("agent");
+    for protocol in ["h2", "http/1.1"] {
+        let (world, _) = world(protocol, true, &clients, (&certificate, &key)).await;
+        let port = world.upstream.port();
+        let hosts = [
+            (HOST, "/shown/x", "agent - - trailer x-plain"),
+            (OTHER, "/other/x", "nobody - - trailer cookie trailer x-plain"),
+        ];
+        for (host, path, wanted) in hosts {
+            let mut io = to(&world, Entrance::HttpProxy).await;
+            let head = format!(
+                "GET https://{host}:{port}{path} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: cookie, x-plain\r\n\r\n"
+            );
+            io.write_all(
+                format!("{head}2\r\nok\r\n0\r\ncookie: session=mine\r\nx-plain: stays\r\n\r\n").as_bytes(),
+            )
+            .await
+            .unwrap();
+            let mut answer = String::new();
+            io.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains(wanted), "{protocol}: {answer}");
+        }
+    }
 }

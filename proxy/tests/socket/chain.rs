@@ -13,13 +13,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::entrances::{denied, injected, to};
 use crate::world::{HOST, KEY, World, get, over_http1, standalone};
 
-const PASSWORD: &str = "pw-corporate-0123";
+pub const PASSWORD: &str = "pw-corporate-0123";
 
 /// What a proxy was told, byte for byte.
-type Told = Arc<Mutex<Vec<u8>>>;
+pub type Told = Arc<Mutex<Vec<u8>>>;
 
 /// A proxy that hands on to loopback, whatever the name, and takes one user only.
-async fn corporate(protocol: &'static str) -> (SocketAddr, Told) {
+pub async fn corporate(protocol: &'static str) -> (SocketAddr, Told) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, told) = (listener.local_addr().unwrap(), Told::default());
     let heard = Arc::clone(&told);
@@ -91,12 +91,17 @@ async fn socks5(mut io: TcpStream, told: Told) {
 /// Puts a proxy between this world's proxy and its upstream.
 async fn behind(world: &World, url: &str, password: &str) {
     std::fs::write(world.folder.path().join("secrets/corporate"), password).unwrap();
+    world.edit(|text| through(text, url)).await;
+}
+
+/// The policy document with a proxy in it.
+pub fn through(text: &str, url: &str) -> String {
     let port = url.rsplit(':').next().unwrap();
     let credential = format!(
         "credentials:\n- {{name: corporate, inject: {{type: Basic, username: agent}}, scopes: [{{host: proxy.test, ports: [{port}]}}, {{host: meta.good.test, ports: [{port}]}}]}}\n"
     );
     let proxy = format!("upstream:\n  proxy: {{url: '{url}', credential: corporate}}\n");
-    world.edit(|text| text.replace("credentials:\n", &credential).replace("upstream:\n", &proxy)).await;
+    text.replace("credentials:\n", &credential).replace("upstream:\n", &proxy)
 }
 
 async fn ask(world: &World) -> crate::world::Answer {

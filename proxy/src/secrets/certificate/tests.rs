@@ -1,6 +1,10 @@
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SigningKey as _};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+    PKCS_RSA_SHA256, RsaKeySize, SigningKey as _,
+};
+use x509_parser::asn1_rs::{Any, Sequence};
 
 use super::*;
 use crate::secrets::Secrets;
@@ -82,20 +86,72 @@ fn the_bounds_of_a_pair_are_those_that_its_errors_name() {
     assert!(SecretError::ChainTooLong.to_string().contains(&behind));
 }
 
+/// A private key as it is within PKCS #8: in PKCS #1 or SEC 1.
+fn bare(key: &KeyPair) -> Vec<u8> {
+    let wrapped = key.serialize_der();
+    let (_, whole) = Sequence::from_der(&wrapped).unwrap();
+    let (rest, _version) = Any::from_der(&whole.content).unwrap();
+    let (rest, _algorithm) = Any::from_der(rest).unwrap();
+    Any::from_der(rest).unwrap().1.data.to_vec()
+}
+
+/// A key of SEC 1 with its curve in it, as openssl writes it.
+fn with_curve(sec1: &[u8], curve: &[u8]) -> Vec<u8> {
+    let (_, whole) = Sequence::from_der(sec1).unwrap();
+    let (rest, _version) = Any::from_der(&whole.content).unwrap();
+    let (public, _key) = Any::from_der(rest).unwrap();
+    let before = &whole.content[..whole.content.len() - public.len()];
+    der(0x30, &[before, &der(0xa0, curve), public].concat())
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
 #[test]
-fn each_kind_of_key_that_is_common_is_read() {
-    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519] {
-        let key = KeyPair::generate_for(algorithm).unwrap();
-        let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
-        ClientCertificate::parse(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+fn each_kind_of_key_that_is_common_is_read_in_each_format_that_is() {
+    const P256: [u8; 10] = [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    let rsa = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+    let [p256, p384, ed25519] = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519]
+        .map(|algorithm| KeyPair::generate_for(algorithm).unwrap());
+    let sec1 = pem("EC PRIVATE KEY", &with_curve(&bare(&p256), &P256));
+    let cases = [
+        (&rsa, rsa.serialize_pem()),
+        (&p256, p256.serialize_pem()),
+        (&p384, p384.serialize_pem()),
+        (&ed25519, ed25519.serialize_pem()),
+        (&rsa, pem("RSA PRIVATE KEY", &bare(&rsa))),
+        (&p256, pem("EC PRIVATE KEY", &bare(&p256))),
+        (&p256, sec1.clone()),
+        (&p256, pem("EC PARAMETERS", &P256) + &sec1),
+    ];
+    let (stranger, _) = pair();
+    for (number, (key, text)) in cases.iter().enumerate() {
+        let certificate = CertificateParams::default().self_signed(key).unwrap().pem();
+        let read =
+            |certificate: &str| ClientCertificate::parse(certificate.as_bytes(), text.as_bytes()).map(|_| ());
+        assert_eq!(read(&certificate), Ok(()), "{number}");
+        assert_eq!(read(&stranger), Err(SecretError::Mismatched), "{number}");
     }
+    // X25519 agrees on keys and signs nothing.
+    let x25519 =
+        [&[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20][..], &[7; 32]].concat();
+    let read = ClientCertificate::parse(stranger.as_bytes(), pem("PRIVATE KEY", &x25519).as_bytes());
+    assert_eq!(read.map(|_| ()), Err(SecretError::PrivateKeyUnsupported));
 }
 
 /// DER of one value: its tag, its length and what it holds.
 fn der(tag: u8, content: &[u8]) -> Vec<u8> {
-    const LENGTH_OF_TWO_BYTES: u8 = 0x82;
-    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-    [&[tag, LENGTH_OF_TWO_BYTES], &length[..], content].concat()
+    let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+    // The shortest form, of three.
+    let length = match (high, low) {
+        (0, 0..0x80) => vec![low],
+        (0, _) => vec![0x81, low],
+        _ => vec![0x82, high, low],
+    };
+    [&[tag], &length[..], content].concat()
 }
 
 /// The certificate as one of X.509 version 1, which has neither a version nor extensions. Its key signs it.
