@@ -4,6 +4,7 @@ use agentsandbox_crds::preset::Preset;
 use agentsandbox_crds::sandbox::Scheme;
 use agentsandbox_policy::Policy;
 use agentsandbox_policy::document::ClientCertificateDocument;
+use serde_json::Value;
 
 use super::*;
 use crate::controller::desired::policy_document;
@@ -106,4 +107,29 @@ fn a_client_certificate_with_what_belongs_to_a_request_is_refused_whole() {
         faults[0].message.starts_with("AgentCredential mtls cannot be used, its spec.hosts[0].paths"),
         "{faults:?}"
     );
+}
+
+#[test]
+fn what_is_shown_of_client_certificates_is_accepted_as_it_stands() {
+    let read =
+        |file: &str| std::fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = read("docs/credentials.md");
+    let (_, chapter) = page.split_once("\n## Client certificates\n").unwrap();
+    let block = chapter.split("```").nth(1).unwrap().strip_prefix("yaml\n").unwrap();
+    let examples =
+        ["credential", "sandbox"].map(|kind| read(&format!("examples/client-certificate/{kind}.yaml")));
+    for (text, credentials_wanted) in [(block.to_owned(), 0), (examples.join("\n---\n"), 1)] {
+        let (mut credentials, mut sandboxes) = (Vec::new(), Vec::<AgentSandbox>::new());
+        for document in text.split("\n---\n") {
+            let object: Value = serde_yaml::from_str(document).unwrap();
+            match object["kind"].as_str().unwrap() {
+                "AgentCredential" => credentials.push(from::<AgentCredential>(object)),
+                "AgentSandbox" => sandboxes.push(from(object)),
+                kind => assert_eq!((kind, &object["type"]), ("Secret", &json!("kubernetes.io/tls"))),
+            }
+        }
+        let known = references(vec![class(|_| ())], credentials);
+        let accepted = accept(&identity(), &sandboxes[0], &known, &platform()).unwrap();
+        assert_eq!((accepted.certificates.len(), accepted.credentials.len()), (1, credentials_wanted));
+    }
 }
