@@ -8,6 +8,7 @@ use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
+use agentsandbox_sim::world::Shared;
 use serde_json::json;
 
 /// Seeds of an ordinary run; a night plays 10,000. `SEEDS` asks for more, `FROM` for others, and `SEED` for one, whose
@@ -66,11 +67,23 @@ fn deed(store: &mut Store, draw: u64) {
     };
 }
 
+/// Prints the lines that were kept of a play that fails: nobody is handed them.
+struct Told(Shared);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.world().lines.iter().flatten().for_each(|line| print!("{line}"));
+        }
+    }
+}
+
 /// Plays a seed; answers with a line for each request and each revision, if they are kept.
 fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
     simulate(async {
         let mut rig = Rig::new(seed, Storm { seed, during: STORM });
         rig.world.world().lines = kept;
+        let _told = Told(rig.world.clone());
         rig.start("operator-0");
         for number in 0..16 {
             let draw = hash(seed, &format!("deed {number}"));
