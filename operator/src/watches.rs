@@ -2,15 +2,18 @@
 //!
 //! No predicate filters these streams. A generation predicate swallows deletions and edits of labels, and an edit of
 //! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
+//! A policy wakes whose pods it can select, or could: most are walls, and select those of one sandbox.
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! Managed fields are dropped on arrival: they are most of an object's size, and nothing here reads them.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use agentsandbox_crds::names::{GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY};
+use agentsandbox_crds::names::{
+    GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY, SUFFIX_AGENT, SUFFIX_PROXY, SUFFIX_STAND_IN,
+};
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
-use futures::channel::mpsc::{UnboundedSender, unbounded};
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::future::ready;
 use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{
@@ -32,6 +35,7 @@ use tokio::sync::Notify;
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::controller::chain;
+use crate::controller::evaluate::selects_only;
 use crate::controller::observe::{Stores, in_order};
 use crate::controller::orphans;
 use crate::ranges::{self, Brought, Configured, Ranges, Unknown};
@@ -48,13 +52,12 @@ pub fn controller(
     jitter: Jitter,
     wall_deleted: Arc<Notify>,
 ) -> (Controller<AgentSandbox>, Stores) {
-    let ours = || watcher::Config::default().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
-    let all = watcher::Config::default;
+    let ours = || everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let (listed, lists) = unbounded();
     let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client, jitter, &listed);
     let (credentials, credential_stream) = watch_own::<AgentCredential>(client, jitter, &listed);
     let (classes, class_stream) = watch_own::<AgentSandboxClass>(client, jitter, &listed);
-    let (network_policies, policy_stream) = watch::<NetworkPolicy>(client, all(), jitter, &listed);
+    let (network_policies, policy_stream, freeing) = watch_policies(client, jitter, &listed);
     let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter, &listed);
     let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter, &listed);
     let (services, service_stream) = watch::<Service>(client, ours(), jitter, &listed);
@@ -64,7 +67,7 @@ pub fn controller(
     let of_credential = sandboxes.clone();
     let of_class = sandboxes.clone();
     let of_runtime = sandboxes.clone();
-    let of_policy = sandboxes.clone();
+    let (of_policy, of_freeing) = (sandboxes.clone(), sandboxes.clone());
     let of_list = sandboxes.clone();
     let controller = Controller::for_stream(sandbox_stream, sandboxes.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -79,9 +82,9 @@ pub fn controller(
             if orphans::is_deleted_and_held(&policy) {
                 wall_deleted.notify_one();
             }
-            let namespace = policy.namespace();
-            select(&of_policy, |sandbox| sandbox.namespace() == namespace)
+            concerned(&of_policy, &policy)
         })
+        .reconcile_on(freeing.flat_map(move |policy| stream::iter(concerned(&of_freeing, &policy))))
         .watches_stream(credential_stream, move |credential| {
             let (namespace, name) = (credential.namespace(), credential.name_any());
             select(&of_credential, |sandbox| {
@@ -116,7 +119,7 @@ where
 {
     let (reader, writer) = store();
     let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
-    let stream = watcher(api, watcher::Config::default())
+    let stream = watcher(api, everything())
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .filter_map(|event| ready(event.map(legible::<K>).transpose()))
         .modify(|object| object.managed_fields_mut().clear())
@@ -170,15 +173,51 @@ fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
+    watch_with(client, config, jitter, listed, |_, _| ())
+}
+
+/// Watches a kind; `before` is shown each event while the store does not hold it yet.
+fn watch_with<K>(
+    client: &Client,
+    config: watcher::Config,
+    jitter: Jitter,
+    listed: &UnboundedSender<()>,
+    mut before: impl FnMut(&Store<K>, &watcher::Event<K>) + Send + 'static,
+) -> (Store<K>, Touched<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
     let (reader, writer) = store();
+    let held = reader.clone();
     let stream = watcher(Api::<K>::all(client.clone()), config)
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
+        .inspect(move |event| event.iter().for_each(|event| before(&held, event)))
         .reflect(writer)
         .inspect(tell_of_lists(listed))
         .touched_objects()
         .boxed();
     (reader, stream)
+}
+
+/// Everything of a kind.
+fn everything() -> watcher::Config {
+    watcher::Config::default()
+}
+
+/// Watches all policies; besides what is touched it tells of policies as they were, where they concerned others.
+fn watch_policies(
+    client: &Client,
+    jitter: Jitter,
+    listed: &UnboundedSender<()>,
+) -> (Store<NetworkPolicy>, Touched<NetworkPolicy>, UnboundedReceiver<Arc<NetworkPolicy>>) {
+    let (freed, freeing) = unbounded();
+    let tell = move |held: &Store<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>| {
+        // An error means that nobody reconciles any more.
+        let _told = before(held, event).map(|policy| freed.unbounded_send(policy));
+    };
+    let (policies, touched) = watch_with(client, everything(), jitter, listed, tell);
+    (policies, touched, freeing)
 }
 
 /// Tells of each list that has been read to its end and is what the store holds now.
@@ -198,10 +237,9 @@ fn tell_of_lists<K>(
 #[must_use]
 pub fn admission(client: &Client, jitter: Jitter) -> Watched {
     let (listed, lists) = unbounded();
-    let all = watcher::Config::default;
-    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, all(), jitter, &listed);
+    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, everything(), jitter, &listed);
     let (bindings, binding_stream) =
-        watch::<ValidatingAdmissionPolicyBinding>(client, all(), jitter, &listed);
+        watch::<ValidatingAdmissionPolicyBinding>(client, everything(), jitter, &listed);
     let touched = stream::select(
         policy_stream.map(|touched| touched.map(drop)),
         binding_stream.map(|touched| touched.map(drop)),
@@ -248,7 +286,7 @@ where
 {
     let kind = std::any::type_name::<K>();
     let named = move |object: K| (object.name_any(), read(&object));
-    watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+    watcher(Api::<K>::all(client.clone()), everything())
         .backoff(WatchBackoff::new(jitter, kind))
         .filter_map(move |event| {
             let event = event.inspect_err(|error| {
@@ -274,7 +312,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = store();
-    let stream = watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), watcher::Config::default())
+    let stream = watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), everything())
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
@@ -282,6 +320,37 @@ where
         .touched_objects()
         .boxed();
     (reader, stream)
+}
+
+/// The sandboxes that a policy concerns: those whose pods it can select, and those that may miss a wall of theirs for it, which
+/// are those that it names by its label, its owner or its own name. A pod that is given the label of another sandbox
+/// wakes its own, which puts that right.
+fn concerned(sandboxes: &Store<AgentSandbox>, policy: &NetworkPolicy) -> Vec<ObjectRef<AgentSandbox>> {
+    let namespace = policy.metadata.namespace.as_deref();
+    let Some(uid) = selects_only(policy) else {
+        return select(sandboxes, |sandbox| sandbox.metadata.namespace.as_deref() == namespace);
+    };
+    let mut all = sandboxes_of(policy);
+    let name = policy.metadata.name.as_deref().unwrap_or_default();
+    let wall = name.strip_suffix(SUFFIX_STAND_IN).unwrap_or(name);
+    let namesake = wall.strip_suffix(SUFFIX_AGENT).or_else(|| wall.strip_suffix(SUFFIX_PROXY));
+    all.extend(namesake.map(|name| ObjectRef::new(name).within(namespace.unwrap_or_default())));
+    let is_selected = |sandbox: &AgentSandbox| sandbox.metadata.uid.as_deref() == Some(uid);
+    if !all.iter().any(|one| sandboxes.get(one).is_some_and(|sandbox| is_selected(&sandbox))) {
+        all.extend(select(sandboxes, |sandbox| {
+            sandbox.metadata.namespace.as_deref() == namespace && is_selected(sandbox)
+        }));
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    all.dedup();
+    all
+}
+
+/// The policy as it was held, where it concerned others than it does now. Of a list nothing is said, for that wakes all.
+fn before(held: &Store<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>) -> Option<Arc<NetworkPolicy>> {
+    let (watcher::Event::Apply(now) | watcher::Event::Delete(now)) = event else { return None };
+    let old = held.get(&ObjectRef::from_obj(now))?;
+    (selects_only(&old) != selects_only(now) || sandboxes_of(&*old) != sandboxes_of(now)).then_some(old)
 }
 
 /// The sandbox of a child, by its label and by its owner: somebody may have taken either away.
@@ -318,6 +387,7 @@ fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
     use serde_json::{Value, json};
 
     use super::*;
@@ -329,6 +399,94 @@ mod tests {
         let mut value = serde_json::to_value(sandbox(|s| s.metadata.name = Some(name.to_owned()))).unwrap();
         change(&mut value);
         value
+    }
+
+    /// Sandboxes `s0` to `s<count - 1>` of one namespace, and one of another.
+    fn many(count: usize) -> Store<AgentSandbox> {
+        let (reader, mut writer) = store();
+        for number in 0..=count {
+            let one = sandbox(|s| {
+                s.metadata.name = Some(format!("s{number}"));
+                s.metadata.uid = Some(format!("uid-{number}"));
+                s.metadata.namespace = Some(if number == count { "other" } else { "team" }.to_owned());
+            });
+            writer.apply_watcher_event(&watcher::Event::Apply(one));
+        }
+        reader
+    }
+
+    /// A policy that selects the agent of the sandbox with this UID, after `change`.
+    fn policy(name: &str, uid: &str, change: impl FnOnce(&mut Value)) -> NetworkPolicy {
+        let labels = json!({LABEL_SANDBOX_UID: uid, LABEL_COMPONENT: "agent"});
+        let mut value = json!({"metadata": {"name": name, "namespace": "team"}, "spec": {"podSelector": {"matchLabels": labels}}});
+        change(&mut value);
+        crate::fixtures::from(value)
+    }
+
+    fn woken(all: &Store<AgentSandbox>, policy: &NetworkPolicy) -> Vec<String> {
+        concerned(all, policy).into_iter().map(|one| one.name).collect()
+    }
+
+    #[test]
+    fn each_wall_of_fifty_sandboxes_wakes_its_own() {
+        let all = many(50);
+        for number in 0..50 {
+            for half in ["agent", "proxy", "agent-next"] {
+                let wall = policy(&format!("s{number}-{half}"), &format!("uid-{number}"), |_| ());
+                assert_eq!(woken(&all, &wall), [format!("s{number}")]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_that_can_select_pods_of_several_sandboxes_wakes_all_of_its_namespace() {
+        let all = many(3);
+        let wide: [fn(&mut Value); 5] = [
+            |value| value["spec"]["podSelector"] = json!({}),
+            |value| value["spec"]["podSelector"] = Value::Null,
+            |value| value["spec"]["podSelector"] = json!({"matchLabels": {LABEL_COMPONENT: "agent"}}),
+            |value| {
+                value["spec"]["podSelector"] = json!({"matchExpressions": [{"key": LABEL_SANDBOX_UID, "operator": "In", "values": ["uid-1"]}]});
+            },
+            |value| value["spec"] = Value::Null,
+        ];
+        for change in wide {
+            assert_eq!(woken(&all, &policy("s1-agent", "uid-1", change)), ["s0", "s1", "s2"]);
+        }
+    }
+
+    #[test]
+    fn a_policy_wakes_whom_it_selects_and_whose_name_owner_or_label_it_has() {
+        let all = many(6);
+        assert_eq!(woken(&all, &policy("theirs", "uid-1", |_| ())), ["s1"]);
+        assert_eq!(woken(&all, &policy("theirs", "uid-6", |_| ())), [""; 0], "it is in another namespace");
+        let of_many = policy("s3-agent-next", "uid-2", |value| {
+            value["metadata"]["labels"] = json!({LABEL_SANDBOX: "s4"});
+            value["metadata"]["ownerReferences"] = json!([{"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox", "name": "s5", "uid": "x", "controller": true}]);
+        });
+        assert_eq!(woken(&all, &of_many), ["s2", "s3", "s4", "s5"]);
+    }
+
+    #[test]
+    fn a_policy_that_changes_or_goes_wakes_those_whom_it_concerned_before() {
+        let (held, mut writer) = store();
+        let all = many(3);
+        let wide = policy("theirs", "", |value| value["spec"]["podSelector"] = json!({}));
+        let narrow = policy("theirs", "uid-1", |_| ());
+        let labelled =
+            policy("theirs", "uid-1", |value| value["metadata"]["labels"] = json!({LABEL_SANDBOX: "s2"}));
+        let mut seen = |event: watcher::Event<NetworkPolicy>| {
+            let old = before(&held, &event).map(|old| woken(&all, &old));
+            writer.apply_watcher_event(&event);
+            old
+        };
+        assert_eq!(seen(watcher::Event::Apply(wide.clone())), None, "nobody had it before");
+        assert_eq!(seen(watcher::Event::Apply(narrow.clone())).unwrap(), ["s0", "s1", "s2"]);
+        assert_eq!(seen(watcher::Event::Apply(narrow.clone())), None);
+        assert_eq!(seen(watcher::Event::Apply(labelled)).unwrap(), ["s1"]);
+        assert_eq!(seen(watcher::Event::Apply(narrow.clone())).unwrap(), ["s1", "s2"]);
+        assert_eq!(seen(watcher::Event::Apply(wide)).unwrap(), ["s1"]);
+        assert_eq!(seen(watcher::Event::Delete(narrow)).unwrap(), ["s0", "s1", "s2"], "a change was missed");
     }
 
     #[test]

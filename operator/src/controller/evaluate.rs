@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use agentsandbox_crds::names::LABEL_SANDBOX_UID;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -113,6 +114,14 @@ fn allows(spec: &NetworkPolicySpec, direction: Direction) -> bool {
 fn selects_spec(spec: &NetworkPolicySpec, labels: &BTreeMap<String, String>) -> bool {
     // An absent selector is an empty one: it selects every pod of the namespace.
     spec.pod_selector.as_ref().is_none_or(|selector| selects(selector, labels))
+}
+
+/// UID of the only sandbox whose pods a policy can select: its selector asks for the label, as a wall's does, whatever it
+/// asks for besides. None if it may select others.
+#[must_use]
+pub fn selects_only(policy: &NetworkPolicy) -> Option<&str> {
+    let selector = policy.spec.as_ref()?.pod_selector.as_ref()?;
+    selector.match_labels.as_ref()?.get(LABEL_SANDBOX_UID).map(String::as_str)
 }
 
 /// Whether a selector selects a pod with these labels. An operator that is not known selects: unknown is reported.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use agentsandbox_crds::names::LABEL_SANDBOX_UID;
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, names, proxy_pod};
+use super::evaluate::selects_only;
 
 pub mod denials;
 mod probe;
@@ -78,7 +80,7 @@ pub struct References {
 pub struct Observed {
     /// Objects with the names of the sandbox's children, whoever owns them.
     pub children: BTreeMap<(ChildKind, String), Child>,
-    /// All policies of the namespace.
+    /// The policies of the namespace that can select a pod of the sandbox.
     pub policies: Vec<Arc<NetworkPolicy>>,
     /// When to look again, where something here is our own write that no watch has brought: it may be gone by now.
     pub look_again_in: Option<Duration>,
@@ -177,7 +179,7 @@ pub fn newest(sandbox: Arc<AgentSandbox>, recent: &Recent) -> Arc<AgentSandbox> 
 /// Everything a sandbox may refer to.
 #[must_use]
 pub fn references(stores: &Stores, namespace: &str) -> References {
-    let credentials = stores.credentials.state_filter(|c| c.namespace().as_deref() == Some(namespace));
+    let credentials = stores.credentials.state_filter(|c| c.metadata.namespace.as_deref() == Some(namespace));
     References {
         classes: in_order(stores.classes.state()),
         credentials: credentials.into_iter().map(|c| (c.name_any(), c)).collect(),
@@ -185,7 +187,8 @@ pub fn references(stores: &Stores, namespace: &str) -> References {
     }
 }
 
-/// The objects with the names of the sandbox's children, and the namespace's policies.
+/// The objects with the names of the sandbox's children, and the policies that can select its pods: by the labels that they
+/// are given, or by those that they have.
 #[must_use]
 pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observed {
     let namespace = identity.namespace.as_str();
@@ -201,7 +204,14 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
         };
         children.extend(child.map(|child| ((kind, name), child)));
     }
-    let policies = stores.network_policies.state_filter(|p| p.namespace().as_deref() == Some(namespace));
+    let pods = children.values().filter_map(Child::pod);
+    let mut uids: Vec<&str> =
+        pods.filter_map(|pod| pod.labels().get(LABEL_SANDBOX_UID)).map(String::as_str).collect();
+    uids.push(&identity.uid);
+    let policies = stores.network_policies.state_filter(|policy| {
+        policy.metadata.namespace.as_deref() == Some(namespace)
+            && selects_only(policy).is_none_or(|uid| uids.contains(&uid))
+    });
     Observed { children, policies: in_order(policies), look_again_in }
 }
 

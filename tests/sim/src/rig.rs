@@ -36,6 +36,7 @@ pub struct Rig {
     pub election: LeaderElection,
     /// How far the wall clock of whom is started next is ahead.
     pub ahead: Duration,
+    metrics: Arc<Metrics>,
     seed: u64,
     operators: Vec<Process>,
     turn: JoinHandle<()>,
@@ -75,6 +76,7 @@ impl Rig {
             world,
             election: LeaderElection::Off,
             ahead: Duration::ZERO,
+            metrics: Arc::default(),
             seed,
             operators: Vec::new(),
             turn,
@@ -101,14 +103,14 @@ impl Rig {
         let ambient = Ambient { clock, jitter: Jitter::seeded(self.seed ^ number) };
         let config = config(identity, self.election);
         let (stop, stopped) = oneshot::channel::<()>();
-        let world = self.world.clone();
+        let (world, metrics) = (self.world.clone(), Arc::clone(&self.metrics));
         let task = tokio::spawn(async move {
             let told = async move {
                 if stopped.await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };
-            let end = operate(client, config, ambient, Arc::new(Metrics::default()), || (), told).await;
+            let end = operate(client, config, ambient, metrics, || (), told).await;
             if matches!(end, Ok(Stopped::ControllerEnded)) {
                 world.world().violations.push("the controller ended by itself".to_owned());
             }
@@ -231,6 +233,13 @@ impl Rig {
                 (format!("{plural} {namespace}/{name}"), timeless(&object))
             })
             .collect()
+    }
+
+    /// Passes that have ended by now, of all processes.
+    pub fn passes(&self) -> usize {
+        let text = self.metrics.render();
+        let counts = text.lines().filter(|line| line.starts_with("agentsandbox_operator_reconciles_total{"));
+        counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
     }
 
     /// Everything that was asked by now.

@@ -166,3 +166,28 @@ fn o_n14_an_exception_of_one_policy_denies_nothing_that_another_allows() {
     assert_eq!(widened_by(to(nothing)), Some((Component::Agent, Direction::Egress)));
     assert_eq!(told(Vec::new()), None);
 }
+
+#[test]
+fn a_policy_that_asks_for_the_uid_of_a_sandbox_selects_no_pod_without_it_whatever_else_it_asks_for() {
+    let labels = |uid: &str| BTreeMap::from([(LABEL_SANDBOX_UID.to_owned(), uid.to_owned())]);
+    for more in ["Exists", "DoesNotExist", "In", "NotIn", "Unheard"] {
+        let policy = foreign_policy(
+            "other",
+            json!({"podSelector": {
+                "matchLabels": {LABEL_SANDBOX_UID: "one"},
+                "matchExpressions": [{"key": LABEL_SANDBOX_UID, "operator": more, "values": ["two"]}],
+            }}),
+        );
+        assert_eq!(selects_only(&policy), Some("one"));
+        assert!(!selects_spec(policy.spec.as_ref().unwrap(), &labels("two")), "{more}");
+    }
+    let one = foreign_policy("other", json!({"podSelector": {"matchLabels": {LABEL_SANDBOX_UID: "one"}}}));
+    assert!(selects_spec(one.spec.as_ref().unwrap(), &labels("one")), "the control");
+    for any in [
+        json!({}),
+        json!({"podSelector": {}}),
+        json!({"podSelector": {"matchExpressions": [{"key": LABEL_SANDBOX_UID, "operator": "In", "values": ["one"]}]}}),
+    ] {
+        assert_eq!(selects_only(&foreign_policy("other", any)), None);
+    }
+}

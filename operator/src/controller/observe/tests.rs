@@ -1,5 +1,8 @@
+use serde_json::{Value, json};
+
 use super::*;
-use crate::fixtures::{self, boundary, identity, live};
+use crate::fixtures::api::Api;
+use crate::fixtures::{self, agent_pod, boundary, foreign_policy, identity, live, sandbox};
 
 /// What is known of an object that we just wrote and no watch shows, to the sandbox of this identity.
 fn unseen(kind: ChildKind, identity: &Identity) -> Sighted {
@@ -43,4 +46,30 @@ fn a_repaired_wall_is_as_written_while_the_watch_shows_an_older_one() {
 #[test]
 fn an_own_write_that_no_watch_brings_is_believed_for_three_seconds() {
     assert_eq!(Recent::default().max_age, Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn a_policy_is_observed_if_it_can_select_a_pod_by_the_labels_that_it_is_given_or_that_it_has() {
+    let api = Api::start(Vec::new(), Box::new(|_| None)).await;
+    let policy =
+        |name: &str, selector: Value| foreign_policy(name, json!({"podSelector": selector, "egress": [{}]}));
+    let of = |uid: &str| json!({"matchLabels": {LABEL_SANDBOX_UID: uid}});
+    let mut elsewhere = policy("elsewhere", json!({}));
+    elsewhere.metadata.namespace = Some("other".to_owned());
+    let policies = [
+        policy("any", json!({})),
+        policy("given", of(&identity().uid)),
+        policy("present", of("strange")),
+        policy("theirs", of("other")),
+        elsewhere,
+    ];
+    let mut pod = agent_pod();
+    pod.labels_mut().insert(LABEL_SANDBOX_UID.to_owned(), "strange".to_owned());
+    for (pods, wanted) in
+        [(vec![Child::Pod(Box::new(pod))], vec!["any", "given", "present"]), (vec![], vec!["any", "given"])]
+    {
+        let ctx = fixtures::ctx(api.client.clone(), &sandbox(|_| ()), &pods, &policies);
+        let observed = observed(&ctx.stores, &ctx.recent, &identity());
+        assert_eq!(observed.policies.iter().map(|policy| policy.name_any()).collect::<Vec<_>>(), wanted);
+    }
 }

@@ -15,5 +15,6 @@ mod seeds;
 mod server_faults;
 mod statuses;
 mod steady;
+mod wakes;
 mod watching;
 mod writes;
