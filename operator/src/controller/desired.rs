@@ -15,6 +15,7 @@ use agentsandbox_crds::names::{
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+#[cfg(test)]
 use serde_json::Value;
 
 use super::accept::{Accepted, Identity};
@@ -242,7 +243,8 @@ impl Child {
         }
     }
 
-    /// The object as JSON, for comparison.
+    /// The object as JSON.
+    #[cfg(test)]
     #[must_use]
     pub fn value(&self) -> Value {
         let value = match self {
@@ -252,8 +254,7 @@ impl Child {
             Self::Service(child) => serde_json::to_value(child),
             Self::Pod(child) => serde_json::to_value(child),
         };
-        // Kubernetes' own types are JSON by definition; Null would differ from everything and be applied again.
-        value.unwrap_or_default()
+        value.unwrap()
     }
 }
 

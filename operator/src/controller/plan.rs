@@ -4,12 +4,15 @@
 //! reconciles again, and a controller that always writes never rests. Only what we wrote is compared, and what the API
 //! server adds is left alone; but walls are compared whole, because there an addition is an opening.
 
+use std::collections::BTreeMap;
+
 use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP, WALL_FINALIZER};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::accept::Identity;
@@ -383,43 +386,60 @@ fn repository(image: &str) -> &str {
     }
 }
 
-/// Whether applying `wanted` would change `live`.
+/// Whether applying `wanted` would change `live`. Asked of every child in every pass, so JSON is made only of what differs
+/// as Rust's types have it, or where the API server adds to what we wrote.
 #[must_use]
 pub fn differs(wanted: &Child, live: &Child) -> bool {
-    let (wanted_value, live_value) = (wanted.value(), live.value());
-    let meta = ["labels", "annotations", "ownerReferences"]
-        .iter()
-        .any(|key| !contains(&live_value["metadata"][*key], &wanted_value["metadata"][*key]));
-    let finalizers = wanted.metadata().finalizers.iter().flatten();
-    let live_finalizers = live.metadata().finalizers.as_deref().unwrap_or_default();
-    let unheld = finalizers.into_iter().any(|finalizer| !live_finalizers.contains(finalizer));
-    meta || unheld
-        || match wanted.kind() {
-            ChildKind::NetworkPolicy => pruned(&wanted_value["spec"]) != pruned(&live_value["spec"]),
-            ChildKind::ConfigMap => {
-                wanted_value["data"] != live_value["data"] || !pruned(&live_value["binaryData"]).is_null()
+    are_unnamed(wanted.metadata(), live.metadata())
+        || match (wanted, live) {
+            (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) => {
+                wanted.spec != live.spec && pruned(&value(&wanted.spec)) != pruned(&value(&live.spec))
             }
-            ChildKind::ServiceAccount => {
-                wanted_value["automountServiceAccountToken"] != live_value["automountServiceAccountToken"]
+            (Child::ConfigMap(wanted), Child::ConfigMap(live)) => {
+                wanted.data != live.data || live.binary_data.as_ref().is_some_and(|data| !data.is_empty())
             }
-            ChildKind::Service => {
-                wanted_value["spec"]["selector"] != live_value["spec"]["selector"]
-                    || !contains(&live_value["spec"], &wanted_value["spec"])
+            (Child::ServiceAccount(wanted), Child::ServiceAccount(live)) => {
+                wanted.automount_service_account_token != live.automount_service_account_token
             }
-            ChildKind::Pod => false,
+            (Child::Service(wanted), Child::Service(live)) => {
+                let (wanted, live) = (value(&wanted.spec), value(&live.spec));
+                wanted["selector"] != live["selector"] || !contains(&live, &wanted)
+            }
+            (Child::Pod(_), Child::Pod(_)) => false,
+            _ => true,
         }
 }
 
-/// Whether `live` holds everything that `wanted` says. Lists have the same length and order, save owner references, of
-/// which an object may have more than ours.
+/// Whether labels, annotations, owners or finalizers that are wanted are missing.
+fn are_unnamed(wanted: &ObjectMeta, live: &ObjectMeta) -> bool {
+    type Texts = Option<BTreeMap<String, String>>;
+    let lacks = |wanted: &Texts, live: &Texts| {
+        let has =
+            |(key, value): (&String, &String)| live.as_ref().and_then(|all| all.get(key)) == Some(value);
+        !wanted.iter().flatten().all(has)
+    };
+    let (owners, finalizers) = (live.owner_references.as_deref(), live.finalizers.as_deref());
+    let owners = owners.unwrap_or_default();
+    let owns = |wanted: &OwnerReference| {
+        owners.contains(wanted) || owners.iter().any(|owner| contains(&value(owner), &value(wanted)))
+    };
+    lacks(&wanted.labels, &live.labels)
+        || lacks(&wanted.annotations, &live.annotations)
+        || !wanted.owner_references.iter().flatten().all(owns)
+        || wanted.finalizers.iter().flatten().any(|one| !finalizers.unwrap_or_default().contains(one))
+}
+
+/// As JSON. Kubernetes' own types are that by definition; Null would differ from everything and be applied again.
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+/// Whether `live` holds everything that `wanted` says. Lists have the same length and order.
 fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (_, Value::Null) => true,
         (Value::Object(live), Value::Object(wanted)) => {
             wanted.iter().all(|(key, inner)| contains(live.get(key).unwrap_or(&Value::Null), inner))
-        }
-        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(|item| item["uid"].is_string()) => {
-            wanted.iter().all(|item| live.iter().any(|other| contains(other, item)))
         }
         (Value::Array(live), Value::Array(wanted)) => {
             live.len() == wanted.len() && live.iter().zip(wanted).all(|(one, other)| contains(one, other))
