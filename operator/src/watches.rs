@@ -4,7 +4,7 @@
 //! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
 //! A policy wakes whose pods it can select, or could: most are walls, and select those of one sandbox.
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
-//! Managed fields are dropped on arrival: they are most of an object's size, and nothing here reads them.
+//! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,7 +19,9 @@ use futures::stream::{self, BoxStream, StreamExt};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EphemeralContainer, Pod, PodSpec, Service, ServiceAccount,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
@@ -42,6 +44,10 @@ use crate::ranges::{self, Brought, Configured, Ranges, Unknown};
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
+/// Objects in a page of a list. A page is held twice while it is read, as text and as objects.
+const PAGE_OBJECTS: u32 = 50;
+/// A whole object once more, in an annotation.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 
@@ -61,7 +67,7 @@ pub fn controller(
     let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter, &listed);
     let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter, &listed);
     let (services, service_stream) = watch::<Service>(client, ours(), jitter, &listed);
-    let (pods, pod_stream) = watch::<Pod>(client, ours(), jitter, &listed);
+    let (pods, pod_stream) = watch_with::<Pod>(client, ours(), jitter, &listed, trim_pod, |_, _| ());
     let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client, jitter, &listed);
 
     let of_credential = sandboxes.clone();
@@ -122,7 +128,7 @@ where
     let stream = watcher(api, everything())
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .filter_map(|event| ready(event.map(legible::<K>).transpose()))
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(trim)
         .reflect(writer)
         .inspect(tell_of_lists(listed))
         .touched_objects()
@@ -173,15 +179,17 @@ fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    watch_with(client, config, jitter, listed, |_, _| ())
+    watch_with(client, config, jitter, listed, |_| (), |_, _| ())
 }
 
-/// Watches a kind; `before` is shown each event while the store does not hold it yet.
+/// Watches a kind, of which `trimmed` takes off what nobody reads; `before` is shown each event while the store does not hold it
+/// yet.
 fn watch_with<K>(
     client: &Client,
     config: watcher::Config,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
+    trimmed: fn(&mut K),
     mut before: impl FnMut(&Store<K>, &watcher::Event<K>) + Send + 'static,
 ) -> (Store<K>, Touched<K>)
 where
@@ -191,7 +199,10 @@ where
     let held = reader.clone();
     let stream = watcher(Api::<K>::all(client.clone()), config)
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(move |object| {
+            trim(object);
+            trimmed(object);
+        })
         .inspect(move |event| event.iter().for_each(|event| before(&held, event)))
         .reflect(writer)
         .inspect(tell_of_lists(listed))
@@ -202,7 +213,35 @@ where
 
 /// Everything of a kind.
 fn everything() -> watcher::Config {
-    watcher::Config::default()
+    watcher::Config::default().page_size(PAGE_OBJECTS)
+}
+
+/// Takes off what nobody reads of any object. An emptied list would keep its memory.
+fn trim<K: Resource>(object: &mut K) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    metadata.annotations.iter_mut().for_each(|all| drop(all.remove(LAST_APPLIED)));
+}
+
+/// Leaves of a pod's spec what is read of it: where it runs, and of its containers who they are and what was changed in them.
+/// Everything else of it cannot be changed, and its hash is in an annotation.
+fn trim_pod(pod: &mut Pod) {
+    let container = |one: Container| Container {
+        name: one.name,
+        image: one.image,
+        args: one.args,
+        ..Container::default()
+    };
+    let ephemeral =
+        |one: EphemeralContainer| EphemeralContainer { name: one.name, ..EphemeralContainer::default() };
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        host_network: spec.host_network,
+        init_containers: spec.init_containers.map(|all| all.into_iter().map(container).collect()),
+        containers: spec.containers.into_iter().map(container).collect(),
+        ephemeral_containers: spec.ephemeral_containers.map(|all| all.into_iter().map(ephemeral).collect()),
+        ..PodSpec::default()
+    });
 }
 
 /// Watches all policies; besides what is touched it tells of policies as they were, where they concerned others.
@@ -216,7 +255,7 @@ fn watch_policies(
         // An error means that nobody reconciles any more.
         let _told = before(held, event).map(|policy| freed.unbounded_send(policy));
     };
-    let (policies, touched) = watch_with(client, everything(), jitter, listed, tell);
+    let (policies, touched) = watch_with(client, everything(), jitter, listed, |_| (), tell);
     (policies, touched, freeing)
 }
 
@@ -314,7 +353,7 @@ where
     let (reader, writer) = store();
     let stream = watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), everything())
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
-        .modify(|object| object.managed_fields_mut().clear())
+        .modify(trim)
         .reflect(writer)
         .inspect(tell_of_lists(listed))
         .touched_objects()
@@ -388,11 +427,14 @@ fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::desired::Child;
+    use crate::controller::plan::{self, Step};
     use crate::fixtures::api::{Api as FakeApi, Says};
-    use crate::fixtures::sandbox;
+    use crate::fixtures::{agent_pod, identity, observed, sandbox};
 
     /// A sandbox of this name after `change`.
     fn named(name: &str, change: impl FnOnce(&mut Value)) -> Value {
@@ -487,6 +529,41 @@ mod tests {
         assert_eq!(seen(watcher::Event::Apply(narrow.clone())).unwrap(), ["s1", "s2"]);
         assert_eq!(seen(watcher::Event::Apply(wide)).unwrap(), ["s1"]);
         assert_eq!(seen(watcher::Event::Delete(narrow)).unwrap(), ["s0", "s1", "s2"], "a change was missed");
+    }
+
+    #[test]
+    fn a_pod_is_planned_as_before_without_what_is_not_kept_of_it() {
+        let wanted = || Child::Pod(Box::new(agent_pod()));
+        let step = |pod: Pod| {
+            let observed = observed(vec![Child::Pod(Box::new(pod))], Vec::new());
+            match plan::step(wanted(), &observed, &identity(), Timestamp::UNIX_EPOCH) {
+                Step::Leave(_) => "leave",
+                Step::Repair(_) => "repair",
+                Step::Delete(_) => "delete",
+                other => panic!("{other:?}"),
+            }
+        };
+        let cases: [(&str, fn(&mut Pod)); 5] = [
+            ("leave", |_| ()),
+            ("repair", |pod| drop(pod.labels_mut().remove(LABEL_SANDBOX))),
+            ("delete", |pod| pod.spec.as_mut().unwrap().containers[0].image = Some("other".to_owned())),
+            ("delete", |pod| {
+                let spec = pod.spec.as_mut().unwrap();
+                spec.containers.push(spec.containers[0].clone());
+            }),
+            ("delete", |pod| {
+                let added = EphemeralContainer { name: "debug".to_owned(), ..EphemeralContainer::default() };
+                pod.spec.as_mut().unwrap().ephemeral_containers = Some(vec![added]);
+            }),
+        ];
+        for (wanted, change) in cases {
+            let mut pod = agent_pod();
+            change(&mut pod);
+            let mut kept = pod.clone();
+            trim_pod(&mut kept);
+            assert!(serde_json::to_string(&kept).unwrap().len() < serde_json::to_string(&pod).unwrap().len());
+            assert_eq!((step(pod), step(kept)), (wanted, wanted));
+        }
     }
 
     #[test]
