@@ -44,6 +44,9 @@ use crate::ranges::{self, Brought, Configured, Ranges, Unknown};
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
+/// A watch is opened anew after this: a connection on which nothing comes any more looks like one that has nothing to tell until
+/// its watch has lasted too long. What is seen is not older than that, and a new watch costs one request and no list.
+const WATCH_LASTS_SECS: u32 = 30;
 /// Objects in a page of a list. A page is held twice while it is read, as text and as objects.
 const PAGE_OBJECTS: u32 = 50;
 /// A whole object once more, in an annotation.
@@ -211,9 +214,9 @@ where
     (reader, stream)
 }
 
-/// Everything of a kind.
+/// Everything of a kind, as long as a watch lasts.
 fn everything() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE_OBJECTS)
+    watcher::Config::default().timeout(WATCH_LASTS_SECS).page_size(PAGE_OBJECTS)
 }
 
 /// Takes off what nobody reads of any object. An emptied list would keep its memory.

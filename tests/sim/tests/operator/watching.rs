@@ -6,8 +6,8 @@ use agentsandbox_sim::faults::{self, Asked, Fate, Lateness, Rules, hash};
 use agentsandbox_sim::kinds::{PODS, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
-use agentsandbox_sim::store::{Change, Deletion, text};
-use serde_json::json;
+use agentsandbox_sim::store::{Change, Deletion, Part, text};
+use serde_json::{Value, json};
 
 /// Names of the pods that were ever created.
 fn pods_made(rig: &Rig) -> Vec<String> {
@@ -125,5 +125,53 @@ fn o_r5_no_list_and_no_watch_asks_for_what_may_be_stale() {
         let world = rig.world.world();
         let lists: Vec<_> = world.outcomes.iter().filter(|one| one.asked.line.starts_with("LIST")).collect();
         assert!(lists.len() > 5 && lists.iter().all(|one| !one.asked.query.contains("resourceVersionMatch")));
+    });
+}
+
+/// Seconds: as long as a watch lasts, and a while until another is open.
+const BELIEVED_FOR: u64 = 40;
+
+#[test]
+fn o_r11_a_watch_on_which_nothing_comes_any_more_is_not_believed_for_long() {
+    // The watch of pods ends, and the next one is half-open.
+    let silent = |asked: &Asked| match asked.line.as_str() {
+        "WATCH pods" if (10_000..20_000).contains(&asked.at) => Fate::LoseSilently,
+        _ => Fate::Serve,
+    };
+    let ends = |plural: &str, at: u64, _: u64| match plural {
+        "pods" if (10_000..20_000).contains(&at) => Lateness::Cut,
+        _ => Lateness::After(1),
+    };
+    let ready = |holds: &str| json!({"status": {"conditions": [{"type": "Ready", "status": holds}]}});
+    simulate(async {
+        let mut rig = Rig::running(1, Rules(silent, ends));
+        let pod = |rig: &Rig, patch: Value| {
+            rig.world.act("kubelet", move |store| {
+                store.merge(&PODS, Part::Status, (TEAM, "a-agent"), &patch).unwrap()
+            });
+        };
+        let wipe = |rig: &Rig| {
+            rig.world.act("user", |store| {
+                let none = json!({"status": {"conditions": []}});
+                store.merge(&SANDBOXES, Part::Status, (TEAM, "a"), &none).unwrap()
+            });
+        };
+        rig.create("a");
+        rig.ready("a").await;
+        rig.pass(Duration::from_secs(10)).await;
+        pod(&rig, json!({"metadata": {}, "status": {"message": "x"}}));
+        rig.pass(Duration::from_secs(5)).await;
+        pod(&rig, ready("False"));
+        rig.pass(Duration::from_secs(5)).await;
+        wipe(&rig);
+        rig.pass(Duration::from_secs(5)).await;
+        assert!(is_ready(&rig.world.world().store, "a"), "the control: the watch is silent");
+        rig.pass(Duration::from_secs(BELIEVED_FOR)).await;
+        wipe(&rig);
+        rig.pass(Duration::from_secs(5)).await;
+        assert!(!is_ready(&rig.world.world().store, "a"));
+        pod(&rig, ready("True"));
+        rig.ready("a").await;
+        rig.settle().await;
     });
 }
