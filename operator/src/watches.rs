@@ -546,7 +546,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let cases: [(&str, fn(&mut Pod)); 5] = [
+        type Change = fn(&mut Pod);
+        let cases: [(&str, Change); 5] = [
             ("leave", |_| ()),
             ("repair", |pod| drop(pod.labels_mut().remove(LABEL_SANDBOX))),
             ("delete", |pod| pod.spec.as_mut().unwrap().containers[0].image = Some("other".to_owned())),
