@@ -99,7 +99,8 @@ async fn p_f21_the_proxy_shows_the_certificate_to_its_host_alone_and_the_agent_n
         ns.apply(CREDENTIAL).await.unwrap();
         let agent = ns.sandbox("m", &fixtures::sleeper("m", fixtures::AGENT_IMAGE, "Set", &RULES)).await;
         let missing = agent.await_reason("CredentialsReady", "CredentialMissing", READY_WITHIN).await;
-        for part in ["AgentCredential partner", "Secret partner-tls of this namespace", "tls.crt nor tls.key"] {
+        for part in ["AgentCredential partner", "Secret partner-tls of this namespace", "tls.crt nor tls.key"]
+        {
             assert!(missing.message.contains(part), "{missing:?}");
         }
         certificate(&ns, &first).await;
