@@ -14,10 +14,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::audit::Unrecorded;
 use crate::enrolment::EnrolmentError;
+use crate::entrance::line::Line;
 use crate::entrance::{Entrance, Origin, refuse_connection};
 use crate::limits::HEADER_READ_TIMEOUT;
 use crate::pipeline::Proxy;
@@ -31,11 +33,14 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, io: TcpStream) {
 }
 
 /// Serves enrolment on one connection.
-pub(crate) async fn serve_enrolment(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) {
+pub(crate) async fn serve_enrolment(proxy: Arc<Proxy>, io: Line, origin: Origin) {
     answer(io, move |request| enrol(&proxy, request, origin.peer)).await;
 }
 
-async fn answer(io: TcpStream, respond: impl Fn(&Request<Incoming>) -> Response<Body>) {
+async fn answer(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+    respond: impl Fn(&Request<Incoming>) -> Response<Body>,
+) {
     let service = service_fn(|request| {
         let response = respond(&request);
         async { Ok::<_, Infallible>(response) }

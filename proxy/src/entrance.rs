@@ -7,6 +7,7 @@ pub mod dns;
 mod gathered;
 pub mod hello;
 pub mod http_proxy;
+pub mod line;
 mod passthrough;
 mod resets;
 pub mod socks5;
@@ -31,6 +32,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use self::gathered::Gathered;
+use self::line::{Listened, Pulse};
 use self::resets::Watched;
 use crate::audit::Admitted;
 use crate::limits::{
@@ -121,6 +123,8 @@ pub struct Origin {
     pub peer: IpAddr,
     /// Its place.
     pub slot: Slot,
+    /// Whether the agent is still there, once it has shut its writing side.
+    pub pulse: Pulse,
 }
 
 /// Where a request comes from.
@@ -212,6 +216,7 @@ pub fn http1_reader() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        .half_close(true)
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_headers(HEADER_FIELDS_MAX)
         .max_buf_size(head_bytes)
@@ -228,16 +233,18 @@ where
     let asked = Arc::new(AtomicBool::new(false));
     let context = Arc::new(context);
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::clone(&asked));
-    let connection = http1_reader().serve_connection(TokioIo::new(io), service_fn(service)).with_upgrades();
+    let (client, pulse) = (Listened::new(io), context.origin.pulse.clone());
+    let io = TokioIo::new(client.clone());
+    let connection = http1_reader().serve_connection(io, service_fn(service)).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = client.until_gone(connection.as_mut(), &pulse) => ended,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            client.until_gone(connection, &pulse).await
         }
     };
-    if let Err(error) = ended {
+    if let Some(Err(error)) = ended {
         tracing::debug!(error = %error, "a client connection ended");
         if let Some(reason) = refused_head(&error, asked.load(Ordering::Relaxed)) {
             refuse_connection(&proxy, entrance, &refused_at(reason, &context.binding));

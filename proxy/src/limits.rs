@@ -130,6 +130,18 @@ pub const AUDIT_PATH_BYTES_MAX: usize = 2 * 1024;
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A client that says nothing for this long after it was accepted only holds a place.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that has shut its writing side while it waits for an answer may as well be gone. Its kernel is asked this often: it forgets
+/// the connection of a program that is gone after a minute (Linux, `tcp_fin_timeout`), and then says so.
+pub const HALF_CLOSED_PROBE_INTERVAL: Duration = Duration::from_secs(15);
+/// Questions without an answer after which nobody is taken to be there.
+pub const HALF_CLOSED_PROBES_MAX: u32 = 3;
+/// How often is looked whether the kernel has found such a client gone.
+pub const HALF_CLOSED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Silence in both ways of a tunnel that is passed on: as in Envoy (`tcp_proxy.idle_timeout`). Whoever keeps one open for longer sends something
+/// in it.
+pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The same once one side has no more to say: the other may think about its answer for as long as about any.
+pub const HALF_CLOSED_IDLE_TIMEOUT: Duration = RESPONSE_HEAD_TIMEOUT;
 /// Silence in the middle of a request's body, before its answer has begun.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is still taken of a request's body once its answer is over. Bodies of refused API calls are well below it.

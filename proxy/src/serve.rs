@@ -17,6 +17,7 @@ use crate::audit::Audit;
 use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
+use crate::entrance::line::{Line, Pulse};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
     ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX,
@@ -209,7 +210,8 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slo
                     proxy.refuse_often(entrance, None, DenialReason::LimitExceeded);
                     continue;
                 };
-                Box::pin(attend(Arc::clone(&proxy), io, Origin { entrance, peer, slot }))
+                let pulse = Pulse::default();
+                Box::pin(attend(Arc::clone(&proxy), io, Origin { entrance, peer, slot, pulse }))
             }
         };
         let owner = Arc::clone(&proxy);
@@ -231,13 +233,17 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 async fn attend(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) {
     // `readable` alone may answer before there is anything to read.
     match timeout(FIRST_BYTE_TIMEOUT, io.peek(&mut [0])).await {
-        Ok(Ok(_)) => serve(proxy, io, origin).await,
+        Ok(Ok(_)) => {
+            let io = Line::new(io);
+            let pulse = io.pulse();
+            serve(proxy, io, Origin { pulse, ..origin }).await;
+        }
         Ok(Err(_)) => {}
         Err(_) => proxy.refuse_often(origin.entrance, None, DenialReason::LimitExceeded),
     }
 }
 
-fn serve(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) -> Work {
+fn serve(proxy: Arc<Proxy>, io: Line, origin: Origin) -> Work {
     match origin.entrance {
         Entrance::HttpProxy => Box::pin(http_proxy::serve(proxy, io, origin)),
         Entrance::Socks5 => Box::pin(socks5::serve(proxy, io, origin)),

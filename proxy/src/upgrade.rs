@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use agentsandbox_policy::DenialReason;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -19,13 +20,13 @@ use http::header::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::audit::Entry;
+use crate::audit::{Entry, Traffic};
 use crate::budget::Exceeded;
 use crate::entrance::{EntranceContext, Origin};
 use crate::headers;
-use crate::limits::HELD_BYTES_PATIENCE;
+use crate::limits::{HALF_CLOSED_IDLE_TIMEOUT, HELD_BYTES_PATIENCE, TUNNEL_IDLE_TIMEOUT};
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
 use crate::revoked::Allowed;
@@ -116,7 +117,8 @@ enum Cut {
     OverLimit,
 }
 
-/// Passes bytes both ways until both sides have ended, and counts them. That one side has no more to say is passed on as well.
+/// Passes bytes both ways until both sides have ended or are silent for too long, and counts them. That one side has no more to say
+/// is passed on as well.
 pub(crate) async fn relay(
     agent: impl AsyncRead + AsyncWrite,
     upstream: impl AsyncRead + AsyncWrite,
@@ -137,17 +139,21 @@ pub(crate) async fn relay(
     };
     let mut up = std::pin::pin!(up);
     let mut down = std::pin::pin!(down);
-    let (up, down) = tokio::select! {
-        // The agent may have said all it has to say, and still listen.
-        ended = &mut up => match ended {
-            Err(Cut::OverLimit) => (ended, Ok(())),
-            _ => (ended, down.as_mut().await),
-        },
-        ended = &mut down => match ended {
-            Err(Cut::Unreadable) => (Ok(()), ended),
-            _ => (up.as_mut().await, ended),
-        },
+    let both = async {
+        tokio::select! {
+            // The agent may have said all it has to say, and still listen.
+            ended = &mut up => match ended {
+                Err(Cut::OverLimit) => Some((ended, Ok(()))),
+                _ => unless_silent(&traffic, down).await.map(|down| (ended, down)),
+            },
+            ended = &mut down => match ended {
+                Err(Cut::Unreadable) => Some((Ok(()), ended)),
+                _ => unless_silent(&traffic, up).await.map(|up| (up, ended)),
+            },
+            () = silence(&traffic, TUNNEL_IDLE_TIMEOUT) => None,
+        }
     };
+    let Some((up, down)) = both.await else { return entry.breaks(DenialReason::LimitExceeded) };
     match (up, down) {
         // Why is known to the one who counts.
         (Err(Cut::OverLimit), _) | (_, Err(Cut::OverLimit)) => {}
@@ -156,6 +162,28 @@ pub(crate) async fn relay(
         (_, Err(Cut::Sink)) | (Err(Cut::Source), _) => entry.breaks(DenialReason::Interrupted),
         // An upstream that takes no more has said so, or goes on saying what it has to say.
         (Ok(()) | Err(Cut::Sink | Cut::Unreadable), Ok(())) => entry.completes(),
+    }
+}
+
+/// The end of the way that is left, unless nothing passes there for too long.
+async fn unless_silent<T>(traffic: &Traffic, left: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        ended = left => Some(ended),
+        () = silence(traffic, HALF_CLOSED_IDLE_TIMEOUT) => None,
+    }
+}
+
+/// Completes when nothing has been passed on for this long, or up to half as long again.
+async fn silence(traffic: &Traffic, bound: Duration) {
+    let passed = || traffic.up.load(Ordering::Relaxed).wrapping_add(traffic.down.load(Ordering::Relaxed));
+    let (mut before, mut is_silent) = (passed(), false);
+    loop {
+        sleep(bound / 2).await;
+        let now = passed();
+        if now == before && is_silent {
+            return;
+        }
+        (before, is_silent) = (now, now == before);
     }
 }
 
@@ -301,5 +329,35 @@ mod tests {
         let (deaf, peer) = duplex(64);
         drop(peer);
         assert_eq!(told(deaf, says()).await, (of("Interrupted"), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_h1_a_tunnel_in_which_nothing_passes_ends_and_sooner_once_one_side_has_ended() {
+        for (is_shut, bound) in [(false, TUNNEL_IDLE_TIMEOUT), (true, HALF_CLOSED_IDLE_TIMEOUT)] {
+            let ((mut agent, ours), (mut upstream, theirs)) = (duplex(64), duplex(64));
+            if is_shut {
+                agent.shutdown().await.unwrap();
+            }
+            let begin = tokio::time::Instant::now();
+            assert_eq!(told(ours, theirs).await, (Some("LimitExceeded".to_owned()), 0));
+            let ended = begin.elapsed();
+            assert!(bound <= ended && ended <= bound * 3 / 2, "{ended:?}");
+            // One in which a byte comes now and then goes on, whoever says it.
+            let ((mut near, ours), (mut far, theirs)) = (duplex(64), duplex(64));
+            if is_shut {
+                near.shutdown().await.unwrap();
+            }
+            let says = async {
+                for _ in 0..5 {
+                    sleep(bound * 2 / 3).await;
+                    far.write_all(b"x").await.unwrap();
+                    near.read_exact(&mut [0]).await.unwrap();
+                }
+                drop((near, far));
+            };
+            let (ended, ()) = tokio::join!(told(ours, theirs), says);
+            assert_eq!(ended, (None, 5), "{is_shut}");
+            drop((agent, upstream.shutdown().await));
+        }
     }
 }

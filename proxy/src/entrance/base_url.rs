@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use super::line::Line;
 use super::{Binding, EntranceContext, Origin, serve_http1};
 use crate::pipeline::Proxy;
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: Line, origin: Origin) {
     serve_http1(proxy, io, EntranceContext { origin, binding: Binding::BaseUrl }).await;
 }

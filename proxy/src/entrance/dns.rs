@@ -10,9 +10,10 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
+use super::line::Line;
 use super::{Entrance, Origin};
 use crate::limits::{DNS_QUERIES_PER_SECOND_MAX, DNS_TCP_IDLE_TIMEOUT, DNS_TTL_SECS};
 use crate::pipeline::Proxy;
@@ -46,7 +47,7 @@ async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
 }
 
 /// Answers the queries of one TCP connection.
-pub(crate) async fn serve_tcp(proxy: Arc<Proxy>, mut io: TcpStream, _origin: Origin) {
+pub(crate) async fn serve_tcp(proxy: Arc<Proxy>, mut io: Line, _origin: Origin) {
     while let Ok(Some(query)) = timeout(DNS_TCP_IDLE_TIMEOUT, read(&mut io)).await {
         let Some(answer) = answer(&proxy, &query) else { return };
         let Ok(length) = u16::try_from(answer.len()) else { return };
@@ -57,7 +58,7 @@ pub(crate) async fn serve_tcp(proxy: Arc<Proxy>, mut io: TcpStream, _origin: Ori
     }
 }
 
-async fn read(io: &mut TcpStream) -> Option<Vec<u8>> {
+async fn read(io: &mut Line) -> Option<Vec<u8>> {
     let length = usize::from(io.read_u16().await.ok()?);
     if length > QUERY_BYTES_MAX {
         return None;

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
+use super::line::Line;
 use super::{Binding, EntranceContext, Origin, serve_http1, tunnel};
 use crate::audit::pace::Turn;
 use crate::destination::host_field;
@@ -18,7 +19,7 @@ use crate::pipeline::{Proxy, refuse};
 use crate::respond::{self, Body};
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, io: tokio::net::TcpStream, origin: Origin) {
+pub(crate) async fn serve(proxy: Arc<Proxy>, io: Line, origin: Origin) {
     serve_http1(proxy, io, EntranceContext { origin, binding: Binding::AbsoluteForm }).await;
 }
 

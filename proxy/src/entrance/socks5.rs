@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Host, Malformed, Scheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::line::Line;
 use super::{Entrance, Origin, refuse_connection, tls, transparent, tunnel};
 use crate::audit::Admitted;
 use crate::audit::pace::Turn;
@@ -61,7 +61,7 @@ impl From<Malformed> for Fault {
 }
 
 /// Serves one connection.
-pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: TcpStream, origin: Origin) {
+pub(crate) async fn serve(proxy: Arc<Proxy>, mut io: Line, origin: Origin) {
     let (host, port) = match timeout(HANDSHAKE_TIMEOUT, greet(&mut io)).await {
         Ok(Ok(to)) => to,
         Ok(Err(Fault::Malformed(code))) => {
@@ -162,6 +162,6 @@ async fn named(io: &mut (impl AsyncRead + Unpin)) -> Result<Host, Fault> {
 }
 
 /// The bound address is of no use to a client and would tell where the proxy is.
-async fn reply(io: &mut TcpStream, code: Reply) {
+async fn reply(io: &mut Line, code: Reply) {
     let _ = io.write_all(&[VERSION, code as u8, 0, 1, 0, 0, 0, 0, 0, 0]).await;
 }

@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::entrance::line::Pulse;
 use crate::entrance::{Binding, Origin, Slot, serve_http1};
 use crate::limits::{POLICY_STALE_MAX, UNCHECKED_WAIT_MAX};
 
@@ -34,7 +35,12 @@ fn is_stale(proxy: &Proxy, folder: &std::path::Path) {
 fn agent(proxy: &Arc<Proxy>) -> DuplexStream {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let slot = Slot::new(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
-    let origin = Origin { entrance: Entrance::HttpProxy, peer: Ipv4Addr::LOCALHOST.into(), slot };
+    let origin = Origin {
+        entrance: Entrance::HttpProxy,
+        peer: Ipv4Addr::LOCALHOST.into(),
+        slot,
+        pulse: Pulse::default(),
+    };
     let context = EntranceContext { origin, binding: Binding::AbsoluteForm };
     tokio::spawn(serve_http1(Arc::clone(proxy), far, context));
     near

@@ -63,7 +63,10 @@ pub fn ask(world: &Arc<World>, path: &str) -> JoinHandle<StatusCode> {
     let (world, path) = (Arc::clone(world), path.to_owned());
     tokio::spawn(async move {
         let request = get(&world.url(&path), &world.authority());
-        over_http1(to(&world, Entrance::HttpProxy).await, request).await.status
+        let io = to(&world, Entrance::HttpProxy).await;
+        // Whoever gives it up is then seen to be gone, and not only to have no more to say.
+        rustix::net::sockopt::set_socket_linger(&io, Some(std::time::Duration::ZERO)).unwrap();
+        over_http1(io, request).await.status
     })
 }
 

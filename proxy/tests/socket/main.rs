@@ -24,6 +24,7 @@ mod explain;
 mod flow;
 mod framing;
 mod fullness;
+mod halves;
 mod hello;
 mod overtaken;
 mod peers;

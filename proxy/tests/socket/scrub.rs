@@ -233,7 +233,7 @@ async fn p_d10_one_compressed_answer_more_than_may_be_decoded_at_a_time_is_refus
         let (told, mut io) = ask().await;
         assert!(told.starts_with("HTTP/1.1 502"), "{coding}: {told}");
         read_until(&mut io, "UnreadableAnswer").await;
-        open.pop();
+        crate::halves::reset(open.pop().unwrap());
         let again = async { while !ask().await.0.starts_with("HTTP/1.1 200") {} };
         timeout(Duration::from_secs(20), again).await.unwrap();
     }
@@ -264,7 +264,7 @@ async fn p_i5_the_end_of_a_broken_answer_says_who_broke_it() {
     let head = format!("GET {} HTTP/1.1\r\nhost: {}\r\n\r\n", left.url("/v1/x"), left.authority());
     io.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut io, "begun").await;
-    drop(io);
+    crate::halves::reset(io);
     assert_eq!(left.line(&[("event", "end")]).await["reason"], "Interrupted");
     let good = scripted("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
     assert!(told(&good, "").await.ends_with("ok"));

@@ -1,0 +1,216 @@
+//! An agent's connection that may have been shut on one side.
+//!
+//! A client that shuts its writing side has said all it has to say, and waits for the answer (RFC 9112, 9.6 allows it, and TLS has
+//! `close_notify` for it). A client that is gone looks the same over TCP: its kernel sends the same FIN. So the answer is waited for, and the
+//! client is given up as soon as it is known to be gone: its kernel resets the connection, which it does when it is written to, or
+//! when it is asked whether it lives after it has forgotten the connection (a minute on Linux). What breaks off, as TLS without its
+//! goodbye does, is given up at once.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use crate::limits::{HALF_CLOSED_CHECK_INTERVAL, HALF_CLOSED_PROBE_INTERVAL, HALF_CLOSED_PROBES_MAX};
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The socket of an agent, under whatever it is wrapped in.
+pub struct Line(Arc<Mutex<TcpStream>>);
+
+impl Line {
+    /// Takes over an accepted connection.
+    #[must_use]
+    pub fn new(io: TcpStream) -> Self {
+        Self(Arc::new(Mutex::new(io)))
+    }
+
+    /// What tells whether the client is still there. It does not keep the socket open.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse(Arc::downgrade(&self.0))
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *lock(&self.0)).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *lock(&self.0)).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        lock(&self.0).is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0)).poll_shutdown(cx)
+    }
+}
+
+/// Tells whether a client that has shut its writing side is still there.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Weak<Mutex<TcpStream>>);
+
+impl Pulse {
+    /// Completes when the client is gone. Its kernel is asked from now on.
+    pub async fn stops(&self) {
+        if let Some(io) = self.0.upgrade()
+            && let Err(error) = ask(&lock(&io))
+        {
+            tracing::debug!(error = %error, "a client that is gone will be found out only when it is written to");
+        }
+        while !self.has_stopped() {
+            sleep(HALF_CLOSED_CHECK_INTERVAL).await;
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        // Reading says nothing of it any more once the end was read.
+        self.0.upgrade().is_none_or(|io| !matches!(lock(&io).take_error(), Ok(None)))
+    }
+}
+
+fn ask(io: &TcpStream) -> io::Result<()> {
+    set_tcp_keepidle(io, HALF_CLOSED_PROBE_INTERVAL)?;
+    set_tcp_keepintvl(io, HALF_CLOSED_PROBE_INTERVAL)?;
+    set_tcp_keepcnt(io, HALF_CLOSED_PROBES_MAX)?;
+    Ok(set_socket_keepalive(io, true)?)
+}
+
+/// A client's stream that is listened to also while its request is answered, when nobody reads it: so one that breaks off is
+/// given up at once, and one that only has no more to say is not.
+pub struct Listened<S>(Arc<Mutex<State<S>>>);
+
+struct State<S> {
+    io: S,
+    /// What was heard before anybody asked.
+    ahead: Option<u8>,
+    has_ended: bool,
+    /// Whether the reader will be woken by what comes, so that nobody else has to listen.
+    is_awaited: bool,
+}
+
+impl<S> Clone for Listened<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Listened<S> {
+    /// Listens to `io`.
+    pub fn new(io: S) -> Self {
+        Self(Arc::new(Mutex::new(State { io, ahead: None, has_ended: false, is_awaited: false })))
+    }
+
+    /// Runs the connection over this stream to its end; none where the client is gone before.
+    pub async fn until_gone<F: Future + Unpin>(&self, mut connection: F, pulse: &Pulse) -> Option<F::Output> {
+        let mut stops = std::pin::pin!(pulse.stops());
+        std::future::poll_fn(|cx| {
+            lock(&self.0).is_awaited = false;
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            if ready!(lock(&self.0).poll_end(cx)).is_ok() {
+                ready!(stops.as_mut().poll(cx));
+            }
+            Poll::Ready(None)
+        })
+        .await
+    }
+}
+
+impl<S: AsyncRead + Unpin> State<S> {
+    /// That the client has no more to say, or why it broke off.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_awaited || self.ahead.is_some() {
+            return Poll::Pending;
+        }
+        if !self.has_ended {
+            let mut next = [0];
+            let mut buffer = ReadBuf::new(&mut next);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+            self.ahead = buffer.filled().first().copied();
+            self.has_ended = self.ahead.is_none();
+        }
+        if self.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.0);
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(ahead) = state.ahead.take() {
+            buffer.put_slice(&[ahead]);
+            return Poll::Ready(Ok(()));
+        }
+        if state.has_ended {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut state.io).poll_read(cx, buffer);
+        state.is_awaited = polled.is_pending();
+        state.has_ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut lock(&self.0).io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut lock(&self.0).io).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        lock(&self.0).io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).io).poll_shutdown(cx)
+    }
+}
