@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, Uri};
 
 use crate::entrance::Binding;
+use crate::entrance::unread::long_target;
 use crate::limits::TARGET_BYTES_MAX;
 
 /// The canonical destination of one request.
@@ -28,7 +29,7 @@ pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destinat
     let websocket = asks_for_websocket(head)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     if path.len() > TARGET_BYTES_MAX {
-        return Err(Box::new(Denial::new(DenialReason::LimitExceeded)));
+        return Err(Box::new(long_target()));
     }
     let (scheme, host, port, target) = match binding {
         Binding::AbsoluteForm => absolute(head, path)?,

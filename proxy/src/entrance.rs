@@ -13,6 +13,7 @@ mod resets;
 pub mod socks5;
 pub mod tls;
 pub mod transparent;
+pub(crate) mod unread;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -233,7 +234,7 @@ where
     let asked = Arc::new(AtomicBool::new(false));
     let context = Arc::new(context);
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::clone(&asked));
-    let (client, pulse) = (Listened::new(io), context.origin.pulse.clone());
+    let (client, pulse) = (Listened::new(io, Arc::clone(&asked)), context.origin.pulse.clone());
     let io = TokioIo::new(client.clone());
     let connection = http1_reader().serve_connection(io, service_fn(service)).with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -247,16 +248,8 @@ where
     if let Some(Err(error)) = ended {
         tracing::debug!(error = %error, "a client connection ended");
         if let Some(reason) = refused_head(&error, asked.load(Ordering::Relaxed)) {
-            refuse_connection(&proxy, entrance, &refused_at(reason, &context.binding));
+            unread::refuse(&proxy, entrance, client, unread::at(reason, &context.binding)).await;
         }
-    }
-}
-
-/// What hyper refuses by itself, at the place that the connection leads to.
-fn refused_at(reason: DenialReason, binding: &Binding) -> Denial {
-    match binding {
-        Binding::Bound { host, port, .. } => Denial::new(reason).with_host(host).with_port(*port),
-        Binding::AbsoluteForm | Binding::BaseUrl | Binding::HostHeader => Denial::new(reason),
     }
 }
 
@@ -268,7 +261,7 @@ where
     let (shutdown, entrance) = (proxy.shutdown.clone(), context.origin.entrance);
     let context = Arc::new(context);
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
-    let malformed = refused_at(DenialReason::MalformedRequest, &context.binding);
+    let malformed = unread::at(DenialReason::MalformedRequest, &context.binding);
     let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
     let gathered = Gathered::new(io);
     let io = Watched::new(gathered.clone(), move || refuse_connection(&owner, entrance, &of_stream));

@@ -32,6 +32,7 @@ pub const fn status(reason: DenialReason) -> StatusCode {
         | DenialReason::AnswerTooLarge
         | DenialReason::Interrupted
         | DenialReason::NameNotFound => StatusCode::BAD_GATEWAY,
+        DenialReason::UploadLimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
         DenialReason::LimitExceeded => StatusCode::URI_TOO_LONG,
         DenialReason::RequestStalled => StatusCode::REQUEST_TIMEOUT,
         DenialReason::LoopDetected => StatusCode::LOOP_DETECTED,
@@ -48,7 +49,7 @@ fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
         StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
             StatusCode::METHOD_NOT_ALLOWED
         }
-        StatusCode::FORBIDDEN if is_codex => StatusCode::BAD_REQUEST,
+        StatusCode::FORBIDDEN | StatusCode::PAYLOAD_TOO_LARGE if is_codex => StatusCode::BAD_REQUEST,
         status => status,
     }
 }
@@ -177,6 +178,9 @@ mod tests {
         };
         let denied = DenialReason::PathNotAllowed;
         assert_eq!(answered("codex_exec/0.169.0 (Debian 12.0.0; x86_64)", denied), StatusCode::BAD_REQUEST);
+        let long = DenialReason::UploadLimitExceeded;
+        assert_eq!(answered("codex_exec/0.169.0", long), StatusCode::BAD_REQUEST);
+        assert_eq!(answered("curl/7.88.1", long), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(answered("curl/7.88.1 codex", denied), StatusCode::FORBIDDEN);
         // What may pass when asked for again keeps a status that says so.
         assert_eq!(answered("codex_cli_rs/0.169.0", DenialReason::NoPolicy), StatusCode::SERVICE_UNAVAILABLE);

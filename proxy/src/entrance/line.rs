@@ -8,6 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
@@ -106,7 +107,8 @@ fn ask(io: &TcpStream) -> io::Result<()> {
 }
 
 /// A client's stream that is listened to also while its request is answered, when nobody reads it: so one that breaks off is
-/// given up at once, and one that only has no more to say is not.
+/// given up at once, and one that only has no more to say is not. Nothing is sent before a first request was read: what would be is the
+/// library's own answer to a head that it does not read.
 pub struct Listened<S>(Arc<Mutex<State<S>>>);
 
 struct State<S> {
@@ -116,6 +118,12 @@ struct State<S> {
     has_ended: bool,
     /// Whether the reader will be woken by what comes, so that nobody else has to listen.
     is_awaited: bool,
+    /// Whether a request was read.
+    asked: Arc<AtomicBool>,
+    /// Whether an answer was withheld.
+    withholds: bool,
+    /// Bytes of the first line, and whether it has ended.
+    first_line: (usize, bool),
 }
 
 impl<S> Clone for Listened<S> {
@@ -125,9 +133,32 @@ impl<S> Clone for Listened<S> {
 }
 
 impl<S: AsyncRead + Unpin> Listened<S> {
-    /// Listens to `io`.
-    pub fn new(io: S) -> Self {
-        Self(Arc::new(Mutex::new(State { io, ahead: None, has_ended: false, is_awaited: false })))
+    /// Listens to `io`. Whoever reads a first request says so in `asked`.
+    pub fn new(io: S, asked: Arc<AtomicBool>) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            io,
+            ahead: None,
+            has_ended: false,
+            is_awaited: false,
+            asked,
+            withholds: false,
+            first_line: (0, false),
+        })))
+    }
+
+    /// Whether an answer was withheld.
+    pub fn withholds(&self) -> bool {
+        lock(&self.0).withholds
+    }
+
+    /// Withholds nothing any more.
+    pub fn releases(&self) {
+        lock(&self.0).asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of the first line, as far as it was read.
+    pub fn first_line_bytes(&self) -> usize {
+        lock(&self.0).first_line.0
     }
 
     /// Runs the connection over this stream to its end; none where the client is gone before.
@@ -184,14 +215,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut state.io).poll_read(cx, buffer);
         state.is_awaited = polled.is_pending();
-        state.has_ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        state.has_ended = matches!(polled, Poll::Ready(Ok(()))) && read.is_empty();
+        if let (bytes, false) = state.first_line {
+            let end = memchr::memchr(b'\n', read);
+            state.first_line = (bytes + end.unwrap_or(read.len()), end.is_some());
+        }
         polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> State<S> {
+    /// What is written to, unless an answer is withheld.
+    fn open(&mut self) -> Option<Pin<&mut S>> {
+        self.withholds = !self.asked.load(Ordering::Relaxed);
+        (!self.withholds).then(|| Pin::new(&mut self.io))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut lock(&self.0).io).poll_write(cx, bytes)
+        match lock(&self.0).open() {
+            Some(io) => io.poll_write(cx, bytes),
+            None => Poll::Ready(Ok(bytes.len())),
+        }
     }
 
     fn poll_write_vectored(
@@ -199,7 +246,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut lock(&self.0).io).poll_write_vectored(cx, pieces)
+        match lock(&self.0).open() {
+            Some(io) => io.poll_write_vectored(cx, pieces),
+            None => Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum())),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -211,6 +261,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut lock(&self.0).io).poll_shutdown(cx)
+        let mut state = lock(&self.0);
+        if state.withholds && !state.asked.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut state.io).poll_shutdown(cx)
     }
 }

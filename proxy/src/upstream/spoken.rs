@@ -21,7 +21,9 @@ use crate::limits::{
 pub(super) async fn over_http1(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<Sender, DenialReason> {
-    let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
+    let head_bytes = usize::try_from(HEADER_BYTES_MAX).unwrap_or(usize::MAX);
+    // It also bounds what of an answer lies here while its agent does not read.
+    let handshake = http1::Builder::new().max_buf_size(head_bytes).handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {

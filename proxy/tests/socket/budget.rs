@@ -38,7 +38,7 @@ async fn post(world: &World, bytes: usize) -> Answer {
 }
 
 fn is_final(answer: &Answer) {
-    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.body);
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.body);
     assert!(answer.body.contains("\"reason\":\"UploadLimitExceeded\""), "{}", answer.body);
     assert_eq!(answer.headers["x-should-retry"], "false");
 }
@@ -92,7 +92,7 @@ async fn p_g3_a_body_without_a_known_length_is_cut_where_the_room_ends() {
         http1::handshake(TokioIo::new(tunnel(&world, "http/1.1").await)).await.unwrap();
     tokio::spawn(connection);
     let answer = sender.send_request(request).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     let told = world.line(&[("event", "end")]).await;
     assert_eq!((&told["decision"], &told["reason"]), (&"deny".into(), &"UploadLimitExceeded".into()));
     let sent = told["bytesUp"].as_u64().unwrap();

@@ -19,11 +19,11 @@ use crate::entrances::to;
 use crate::upstream::Behaviour;
 use crate::world::{HOST, KEY, Setup, World, build, get, over_http1, scripted, speak};
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn requests(world: &World) -> usize {
+pub fn requests(world: &World) -> usize {
     world.received().matches(" HTTP/1.1\r\n").count()
 }
 

@@ -25,6 +25,7 @@ mod flow;
 mod framing;
 mod fullness;
 mod halves;
+mod heads;
 mod hello;
 mod overtaken;
 mod peers;
