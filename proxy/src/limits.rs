@@ -85,11 +85,12 @@ pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// all the same; a peer that waits for exactly these bytes goes on.
 pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
 /// What one HTTP/2 stream of an agent's may send before it is read. An agent is near: a tenth of a millisecond away this still
-/// is 300 MiB in a second.
-pub const H2_STREAM_WINDOW_BYTES: u32 = 32 * 1024;
-/// The same for all streams of one connection: 64 that nobody reads leave room for others. Half of it is what h2 takes of small
+/// is 150 MiB in a second.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 16 * 1024;
+/// The same for all streams of one connection: as much as all streams that it may have, so that any number of them that nobody reads
+/// holds up no other. Half of it is what h2 takes of small
 /// frames that are not read yet, each counted as what it lacks to 256 bytes; beyond that it ends the connection, and hyper has
-/// no setting for it. A stream whose window is full of frames of eight bytes, as a client of gRPC sends them, fits.
+/// no setting for it. Two streams whose windows are full of frames of eight bytes, as a client of gRPC sends them, fit.
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.

@@ -1,6 +1,6 @@
 //! Streams that nobody reads, and small frames, beside other streams of the same HTTP/2 connection.
 
-use agentsandbox_proxy::limits::H2_CONNECTIONS_MAX;
+use agentsandbox_proxy::limits::{H2_CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -128,6 +128,59 @@ async fn p_h4_a_burst_of_small_messages_of_an_agent_waits_for_its_upstream_and_e
     assert_eq!(timeout(PATIENCE, answered).await.unwrap().unwrap().status(), StatusCode::OK);
     let line = world.line(&[("event", "end")]).await;
     assert_eq!((line["reason"].is_null(), line["bytesUp"].as_u64() > Some(0)), (true, true), "{line}");
+}
+
+/// A world whose upstream reads no body that comes to `/v1/stall`, and answers all others.
+async fn stalling() -> World {
+    let behaviour = Behaviour::new(|io| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            if request.uri().path() == "/v1/stall" {
+                // It is held, and not read.
+                let () = std::future::pending().await;
+            }
+            request.into_body().collect().await.unwrap();
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("ok")))
+        });
+        let builder = hyper::server::conn::http1::Builder::new();
+        let _ = builder.serve_connection(TokioIo::new(io), service).await;
+    });
+    build(Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() }).await
+}
+
+/// So many uploads on one connection, each of pieces of this size without end, that nobody reads; then one more, that is read.
+async fn stalled_uploads(count: usize, piece: &'static [u8]) -> StatusCode {
+    let world = stalling().await;
+    let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let upload = |path: &str, pieces: usize| {
+        let sent = Arc::clone(&sent);
+        let frames = stream::iter(0..pieces).map(move |_| {
+            sent.fetch_add(piece.len(), Ordering::SeqCst);
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece)))
+        });
+        let (request, mut sender) = (Request::post(world.url(path)), sender.clone());
+        async move { sender.send_request(request.body(StreamBody::new(frames)).unwrap()).await }
+    };
+    // From then on the client knows how much it may send.
+    assert_eq!(upload("/v1/x", 1).await.unwrap().status(), StatusCode::OK);
+    let stalled: Vec<_> = (0..count).map(|_| tokio::spawn(upload("/v1/stall", usize::MAX))).collect();
+    settled(&sent).await;
+    let answer = timeout(PATIENCE, upload("/v1/x", 1)).await.unwrap().unwrap();
+    assert!(stalled.iter().all(|upload| !upload.is_finished()), "none of them has failed");
+    answer.status()
+}
+
+#[tokio::test]
+async fn p_d12_uploads_that_nobody_reads_hold_up_no_other_however_many_they_are() {
+    const ALL_BUT_ONE: usize = STREAMS_PER_CONNECTION_MAX as usize - 1;
+    assert_eq!(stalled_uploads(ALL_BUT_ONE, &[b'x'; 16 * 1024]).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn p_h4_two_uploads_of_small_messages_that_nobody_reads_end_no_connection() {
+    assert_eq!(stalled_uploads(2, b"message!").await, StatusCode::OK);
 }
 
 #[tokio::test]
