@@ -14,7 +14,7 @@ use crate::authority::Authority;
 use crate::budget::Budgets;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
-use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_MAX};
+use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX};
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets, Unusable};
@@ -96,7 +96,7 @@ impl Config {
         let advertise = args.advertise.or_else(|| bind.is_loopback().then_some(bind));
         let resolve = args.resolve.clone();
         let ports = args.ports.or_defaults(args.keys.is_some());
-        let connections_max = CONNECTIONS_MAX;
+        let connections_max = if args.keys.is_some() { CONNECTIONS_IN_POD_MAX } else { CONNECTIONS_MAX };
         let decisions_per_second = args.keys.as_ref().map(|_| AUDIT_DECISIONS_PER_SECOND_MAX);
         Ok(Self {
             bind,

@@ -15,6 +15,7 @@ mod chain;
 pub mod cli;
 pub mod config;
 pub mod decision;
+pub mod descriptors;
 pub mod destination;
 mod dial;
 pub mod enrolment;

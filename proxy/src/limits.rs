@@ -3,8 +3,16 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// One agent opens tens of connections at a time; a flood beyond this is dropped at accept.
-pub const CONNECTIONS_MAX: usize = 512;
+/// One agent opens tens of connections at a time, and with all its tools hundreds; a flood beyond this is dropped at accept. Fewer are
+/// served where the limit on open files is low.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// The same in a pod, whose memory is limited: one that downloads and does not read takes a third of a MiB here (measured), and all of
+/// them stay below it.
+pub const CONNECTIONS_IN_POD_MAX: usize = 512;
+/// Files that are open for one connection: itself and an upstream's.
+pub const FILES_PER_CONNECTION: u64 = 2;
+/// Other files: [`IDLE_CONNECTIONS_MAX`], [`ENROLMENTS_MAX`], the ports, probes, and what is read and written, with as much again to spare.
+pub const FILES_BESIDE_CONNECTIONS: u64 = 640;
 /// The kernel's queue of connections not yet accepted.
 pub const ACCEPT_BACKLOG: u32 = 1024;
 /// Streams of one HTTP/2 connection; browsers and SDKs use at most 100.

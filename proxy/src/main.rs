@@ -10,7 +10,7 @@ use agentsandbox_policy::Policy;
 use agentsandbox_proxy::cli::{Cli, Command, ServeArgs};
 use agentsandbox_proxy::config::{Config, StartError, chain};
 use agentsandbox_proxy::explain::{self, Explained, Question};
-use agentsandbox_proxy::{health, reload, serve};
+use agentsandbox_proxy::{descriptors, health, reload, serve};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::json;
@@ -46,9 +46,13 @@ fn main() -> ExitCode {
 fn run(args: &ServeArgs) -> ExitCode {
     log_to_stderr();
     seal_memory();
-    let config = match Config::parse(args) {
+    let mut config = match Config::parse(args) {
         Ok(config) => config,
         Err(error) => return not_started(args, &error),
+    };
+    config.connections_max = match descriptors::connections_max(config.connections_max) {
+        Ok(connections) => connections,
+        Err(error) => return not_started(args, &StartError::Faults(vec![error.to_string()])),
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,

@@ -55,7 +55,16 @@ impl Proxy {
     /// The process, and its base-URL entrance. Each process of a test has the same address and no other test has it, so that a port
     /// which is given up is nobody's.
     fn start(folder: &Path, entrance: SocketAddr, stdout: Stdio) -> (Child, SocketAddr) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
+        let command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
+        Self::start_with(command, folder, entrance, stdout)
+    }
+
+    fn start_with(
+        mut command: Command,
+        folder: &Path,
+        entrance: SocketAddr,
+        stdout: Stdio,
+    ) -> (Child, SocketAddr) {
         command.arg("serve").arg("--policy").arg(folder.join("policy.yaml"));
         command.arg("--secrets").arg(folder).arg("--state").arg(folder);
         command.arg(format!("--bind={}", entrance.ip())).arg(format!("--base-url-port={}", entrance.port()));
@@ -240,4 +249,49 @@ fn p_i10_nothing_is_fetched_at_start_up() {
     let told = String::from_utf8_lossy(&output.stdout);
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && told.starts_with("HTTP/1.1 200 "), "{}: {told}{log}", output.status);
+}
+
+/// The proxy, run by a shell with this limit on open files (`ulimit`).
+fn with_files(limit: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        &format!("ulimit {limit} && exec \"$0\" \"$@\""),
+        env!("CARGO_BIN_EXE_agentsandbox-proxy"),
+    ]);
+    shell
+}
+
+#[test]
+fn p_i4_a_low_limit_on_open_files_is_raised_and_where_it_cannot_be_fewer_connections_are_served() {
+    // Too low to start with, unless it is raised; and enough for one connection that cannot be raised.
+    for (limit, served) in [("-S -n 64", 8), ("-n 643", 1)] {
+        let mut proxy = Proxy::serving(Stdio::null());
+        let _ = proxy.child.kill();
+        let _ = proxy.child.wait();
+        let folder = proxy.folder.path().to_owned();
+        let entrance = SocketAddr::new(proxy.address.ip(), 0);
+        (proxy.child, proxy.address) = Proxy::start_with(with_files(limit), &folder, entrance, Stdio::null());
+        let held: Vec<_> = (0..served).map(|_| (proxy.ask(), proxy.arrived())).collect();
+        let mut more = proxy.ask();
+        if served == 1 {
+            let read = more.read(&mut [0]);
+            assert!(!matches!(read, Ok(1..)), "{limit}: {read:?}");
+        } else {
+            proxy.arrived();
+        }
+        drop(held);
+    }
+}
+
+#[test]
+fn p_i4_without_files_for_one_connection_the_proxy_does_not_start_and_says_what_it_needs() {
+    let proxy = Proxy::serving(Stdio::null());
+    let mut command = with_files("-n 100");
+    command.arg("serve").arg("--policy").arg(proxy.folder.path().join("policy.yaml"));
+    command.arg("--secrets").arg(proxy.folder.path()).arg("--state").arg(proxy.folder.path());
+    let ended = command.output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(64), "{told}");
+    assert!(told.contains("the limit on open files is 100; raise it to 2688 or more"), "{told}");
 }

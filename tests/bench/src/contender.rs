@@ -55,8 +55,8 @@ pub enum Contender {
 const RULES: usize = 100;
 /// Rules of the policy of [`Contender::OursManyRules`].
 const MANY_RULES: usize = 10_000;
-/// Connections that ours serves at a time (`CONNECTIONS_MAX` of the proxy's limits).
-const OURS_CONNECTIONS_MAX: usize = 512;
+/// Connections that ours serves at a time outside a pod (`CONNECTIONS_MAX` of the proxy's limits).
+const OURS_CONNECTIONS_MAX: usize = 1024;
 
 /// Somebody else's proxy, installed.
 #[derive(Clone, Debug, Serialize, Deserialize)]

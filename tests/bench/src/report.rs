@@ -267,7 +267,7 @@ mod tests {
         let ours = vec![hold(0, 10_240), hold(500, 30_720)];
         let bare = vec![hold(0, 1024), hold(500, 2048), hold(1000, 3072)];
         let text = measured(Scenario::Idle, [(Contender::Ours, ours), (Contender::Bare, bare)]).markdown();
-        assert!(text.contains("| n/a: serves 512 at a time | 41.0 |"), "{text}");
+        assert!(text.contains("| n/a: serves 1024 at a time | 41.0 |"), "{text}");
         assert!(text.contains("| 3.0 (3.0 – 3.0) | 2.0 |"), "{text}");
     }
 
