@@ -66,6 +66,14 @@ impl Enrolment {
         }
     }
 
+    /// Whether this peer may read health and metrics: whoever the network lets come here, but for the agent, and outside Kubernetes
+    /// nobody from elsewhere. Peers on loopback cannot be told apart.
+    #[must_use]
+    pub fn admits_to_admin(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        peer.is_loopback() || (matches!(self, Self::Token(_)) && !self.admits(peer))
+    }
+
     /// Whether there is an agent to serve.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -132,6 +140,21 @@ mod tests {
             enrolment.admits("::ffff:10.0.0.7".parse().unwrap()),
             "the same address in its other spelling"
         );
+    }
+
+    #[test]
+    fn p_i3_health_and_metrics_are_not_the_agents_and_outside_kubernetes_nobodys_from_elsewhere() {
+        let state = tempfile::tempdir().unwrap();
+        let [agent, kubelet, loopback] =
+            ["10.0.0.7", "10.0.0.1", "127.0.0.1"].map(|text| text.parse().unwrap());
+        let enrolment = fresh(state.path());
+        assert!(enrolment.admits_to_admin(agent), "nobody is the agent yet");
+        enrolment.enrol(agent, b"right", || Ok(())).unwrap();
+        assert!(!enrolment.admits_to_admin(agent));
+        assert!(!enrolment.admits_to_admin("::ffff:10.0.0.7".parse().unwrap()), "in its other spelling");
+        assert!(enrolment.admits_to_admin(kubelet) && enrolment.admits_to_admin(loopback));
+        assert!(!Enrolment::Loopback.admits_to_admin(kubelet));
+        assert!(Enrolment::Loopback.admits_to_admin(loopback));
     }
 
     #[test]

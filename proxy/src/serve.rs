@@ -194,6 +194,10 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slo
             }
         };
         let peer = peer.ip();
+        if port == Port::Admin && !proxy.enrolment.admits_to_admin(peer) {
+            proxy.metrics.unknown_peer();
+            continue;
+        }
         if let Port::Entrance(entrance) = port
             && entrance != Entrance::Enrolment
             && !proxy.knows(entrance, peer)
