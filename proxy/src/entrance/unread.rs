@@ -66,6 +66,8 @@ where
     let mut response = respond::refusal(&denial, &entry.request_id().to_string(), &HeaderMap::new());
     *response.status_mut() = status;
     entry.refuses(&denial, Some(status.as_u16()));
+    // It is written before it is told.
+    drop(entry);
     // A client that does not take it has seen the end of its connection.
     let _ = timeout(LATE_BODY_TIMEOUT, tell(client, response)).await;
 }
