@@ -280,13 +280,16 @@ fn joined(prefix: &str, secret: &[u8]) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// CGI-like upstreams read `X_Api_Key` and `X-Api-Key` as one.
+/// What an upstream may take a name for. CGI makes `HTTP_X_API_KEY` of `X-Api-Key` and of `X_Api_Key`, lighttpd also of `x.api.key`, for to
+/// it all is one that is neither a letter nor a digit (and to PHP a `.`).
 fn spelling(name: &str) -> Cow<'_, str> {
-    // Names are in lower case already, and few have an underscore: most are read as they stand.
-    if name.bytes().any(|byte| byte == b'_' || byte.is_ascii_uppercase()) {
-        return Cow::Owned(name.to_ascii_lowercase().replace('_', "-"));
+    // Names are in lower case already, and few have anything but hyphens in them: most are read as they stand.
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if name.bytes().all(is_plain) {
+        return Cow::Borrowed(name);
     }
-    Cow::Borrowed(name)
+    let folded = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    Cow::Owned(name.chars().map(folded).collect())
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
@@ -338,20 +341,26 @@ mod tests {
         let own = Injection::Header { name: "x-own_key".to_owned(), prefix: String::new() };
         for name in AUTH_FIELDS.iter().chain(&HOP_BY_HOP).chain(&FORWARDING).copied().chain([
             "x_api_key",
+            "x.api.key",
+            "x-api~key",
             "x_forwarded_proto",
+            "x.forwarded!host",
             "x-forwarded-for",
             "keep_alive",
             "x-named",
             "x_named",
+            "x.named",
             "x-too",
+            "x-more",
         ]) {
-            let mut headers = fields(&[(name, "1"), ("x-plain", "1"), ("connection", "X-Named, x_too")]);
+            let mut headers = fields(&[(name, "1"), ("x-plain", "1"), ("connection", "X-Named, x_too, x.more")]);
             strip_request(&mut headers, None);
             assert_eq!(left(&headers), ["x-plain"], "{name}");
         }
         for (name, with_key, without) in [
             ("x-own-key", false, true),
             ("x_own_key", false, true),
+            ("x.own.key", false, true),
             ("cookie", false, true),
             ("accept-encoding", false, true),
             ("host", true, true),
@@ -387,6 +396,8 @@ mod tests {
             "x-ssl-cert",
             "ssl-client-verify",
             "ssl_client_cert",
+            "ssl.client.verify",
+            "x!ssl#client$s%dn",
             "x-arr-clientcert",
             "wl-proxy-client-cert",
             "x-amzn-mtls-clientcert",
@@ -394,7 +405,9 @@ mod tests {
             "cf-client-cert-der-base64",
             "cert-chain-0",
             "$wscc",
+            "_wscc",
             "x-forwarded-client-cert",
+            "x.forwarded.client.cert",
             "x-forwarded-tls-client-cert-info",
             "l5d-client-id",
         ] {
@@ -454,7 +467,7 @@ mod tests {
         };
         let permit = policy.decide(request).unwrap();
         let pinned = permit.credential().unwrap().pinned();
-        let sent = fields(&[("x-team", "blue"), ("x_team", "green"), ("sudo", "root"), ("x-plain", "1")]);
+        let sent = fields(&[("x-team", "blue"), ("x_team", "green"), ("x.team", "grey"), ("sudo", "root"), ("x-plain", "1")]);
         let (mut with, mut without) = (sent.clone(), sent);
         pin(&mut with, pinned).unwrap();
         assert_eq!(
@@ -477,8 +490,10 @@ mod tests {
         for (field, by_own, by_bearer) in [
             ("x-own-key", true, false),
             ("X_Own_Key", true, false),
+            ("x.own+key", true, false),
             ("Authorization", true, true),
             ("x_api_key", true, true),
+            ("X.Api.Key", true, true),
             ("cookie", true, true),
             ("x-plain", false, false),
         ] {
@@ -580,7 +595,7 @@ mod tests {
     fn p_f6_no_part_and_no_compression_is_asked_for_of_a_host_that_knows_a_secret() {
         let mut headers = HeaderMap::new();
         for name in
-            ["range", "if-range", "request_range", "accept_encoding", "sec-websocket-extensions", "x-plain"]
+            ["range", "if-range", "request_range", "accept.encoding", "sec-websocket-extensions", "x-plain"]
         {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("bytes=0-9"));
         }

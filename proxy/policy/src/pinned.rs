@@ -33,7 +33,7 @@ pub const AUTH_FIELDS: [&str; 18] = [
 /// them, whoever writes one is whom it names. `client-cert` is RFC 9440's; the others are those of Apache and nginx, Azure, WebLogic,
 /// WebSphere, AWS, Cloudflare, Keycloak, Puppet and Linkerd by their own documentation. `docs/proxy.md` lists them.
 const CLIENT_IDENTITY_PREFIXES: [&str; 19] = [
-    "$ws",
+    "-ws",
     "cert-chain",
     "cf-client-cert",
     "client-cert",
@@ -54,7 +54,7 @@ const CLIENT_IDENTITY_PREFIXES: [&str; 19] = [
     "x-tls-client-",
 ];
 
-/// Whether a field stands for a client certificate: its name in lower case, and with `-` for `_`.
+/// Whether a field stands for a client certificate: its name in lower case, with `-` for all that is neither a letter nor a digit.
 #[must_use]
 pub fn is_client_identity(name: &str) -> bool {
     CLIENT_IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
