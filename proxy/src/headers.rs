@@ -353,7 +353,8 @@ mod tests {
             "x-too",
             "x-more",
         ]) {
-            let mut headers = fields(&[(name, "1"), ("x-plain", "1"), ("connection", "X-Named, x_too, x.more")]);
+            let mut headers =
+                fields(&[(name, "1"), ("x-plain", "1"), ("connection", "X-Named, x_too, x.more")]);
             strip_request(&mut headers, None);
             assert_eq!(left(&headers), ["x-plain"], "{name}");
         }
@@ -425,6 +426,53 @@ mod tests {
     }
 
     #[test]
+    fn p_a17_no_field_in_which_a_gateway_names_a_user_is_sent_on_any_rule() {
+        for name in [
+            "x-remote-user",
+            "x_remote_group",
+            "x-remote-extra-scopes",
+            "remote-user",
+            "remote_user",
+            "remote-groups",
+            "x-webauth-user",
+            "x-auth-request-email",
+            "x-goog-authenticated-user-email",
+            "x-goog-iap-jwt-assertion",
+            "x-ms-client-principal",
+            "x-ms-client-principal-name",
+            "x-amzn-oidc-identity",
+            "cf-access-authenticated-user-email",
+            "tailscale-user-login",
+            "x-authentik-username",
+            "iv-user",
+            "iv-groups",
+            "sm_user",
+            "x-consumer-username",
+            "oidc_claim_sub",
+        ] {
+            for injection in [None, Some(&Injection::Bearer)] {
+                let mut headers = fields(&[(name, "admin"), ("x-plain", "1")]);
+                strip_request(&mut headers, injection);
+                assert_eq!(left(&headers), ["x-plain"], "{name} {injection:?}");
+            }
+        }
+        // What clients write themselves.
+        for name in [
+            "cf-access-client-id",
+            "impersonate-user",
+            "x-auth-user",
+            "x-goog-user-project",
+            "x-ms-client-request-id",
+            "x-pomerium-authorization",
+            "x-amz-date",
+        ] {
+            let mut headers = fields(&[(name, "1")]);
+            strip_request(&mut headers, Some(&Injection::Bearer));
+            assert_eq!(left(&headers), [name]);
+        }
+    }
+
+    #[test]
     fn that_trailers_are_read_is_told_the_upstream_and_nothing_else_of_te() {
         for (te, told) in [("trailers", true), ("Trailers", true), ("gzip", false), ("trailers, gzip", false)]
         {
@@ -467,7 +515,13 @@ mod tests {
         };
         let permit = policy.decide(request).unwrap();
         let pinned = permit.credential().unwrap().pinned();
-        let sent = fields(&[("x-team", "blue"), ("x_team", "green"), ("x.team", "grey"), ("sudo", "root"), ("x-plain", "1")]);
+        let sent = fields(&[
+            ("x-team", "blue"),
+            ("x_team", "green"),
+            ("x.team", "grey"),
+            ("sudo", "root"),
+            ("x-plain", "1"),
+        ]);
         let (mut with, mut without) = (sent.clone(), sent);
         pin(&mut with, pinned).unwrap();
         assert_eq!(

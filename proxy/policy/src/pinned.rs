@@ -29,19 +29,48 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-subscription-token",
     "x-vault-token",
 ];
-/// Fields in which a gateway that ends TLS tells the application behind it who the client proved to be. Where it does not overwrite
-/// them, whoever writes one is whom it names. `client-cert` is RFC 9440's; the others are those of Apache and nginx, Azure, WebLogic,
-/// WebSphere, AWS, Cloudflare, Keycloak, Puppet and Linkerd by their own documentation. `docs/proxy.md` lists them.
-const CLIENT_IDENTITY_PREFIXES: [&str; 19] = [
+/// How fields begin in which a gateway tells the application behind it who the client proved to be. Where it does not overwrite them,
+/// whoever writes one is whom it names, and no client has a use for one. `docs/proxy.md` says whose each is, by their own
+/// documentation. They are in order, and none begins another.
+const CLIENT_IDENTITY_PREFIXES: [&str; 67] = [
     "-ws",
     "cert-chain",
+    "cf-access-authenticated-user-",
+    "cf-access-jwt-assertion",
     "cf-client-cert",
     "client-cert",
+    "iv-creds",
+    "iv-group",
+    "iv-user",
     "l5d-client-id",
+    "oam-remote-user",
+    "oidc-access-token",
+    "oidc-claim-",
+    "oidc-id-token",
+    "remote-email",
+    "remote-group",
+    "remote-name",
+    "remote-user",
+    "shib-",
+    "sm-universalid",
+    "sm-user",
+    "smuser",
     "ssl-client-",
+    "tailscale-",
+    "teleport-jwt-assertion",
     "wl-proxy-",
+    "x-amzn-ava-user-context",
     "x-amzn-mtls-",
+    "x-amzn-oidc-",
+    "x-anonymous-consumer",
+    "x-apigateway-api-userinfo",
     "x-arr-clientcert",
+    "x-auth-request-",
+    "x-auth-userid",
+    "x-auth-username",
+    "x-authenticated-scope",
+    "x-authenticated-userid",
+    "x-authentik-",
     "x-client-cert",
     "x-client-cn",
     "x-client-dn",
@@ -49,15 +78,38 @@ const CLIENT_IDENTITY_PREFIXES: [&str; 19] = [
     "x-client-s-dn",
     "x-client-subject",
     "x-client-verify",
+    "x-consumer-custom-id",
+    "x-consumer-groups",
+    "x-consumer-id",
+    "x-consumer-username",
+    "x-credential-identifier",
+    "x-endpoint-api-userinfo",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-jwt-assertion",
+    "x-ms-client-principal",
+    "x-ms-token-",
     "x-mtls-",
+    "x-pomerium-claim-",
+    "x-pomerium-jwt-assertion",
+    "x-remote-extra-",
+    "x-remote-group",
+    "x-remote-uid",
+    "x-remote-user",
     "x-ssl-",
     "x-tls-client-",
+    "x-vouch-idp-",
+    "x-vouch-user",
+    "x-webauth-",
 ];
 
-/// Whether a field stands for a client certificate: its name in lower case, with `-` for all that is neither a letter nor a digit.
+/// Whether a field says in a gateway's name who the client is: its name in lower case, with `-` for all that is neither a letter nor
+/// a digit.
 #[must_use]
 pub fn is_client_identity(name: &str) -> bool {
-    CLIENT_IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    // Each field of each request is looked up. Of those that are not after a name only the last can begin it.
+    let behind = CLIENT_IDENTITY_PREFIXES.partition_point(|prefix| *prefix <= name);
+    let last = behind.checked_sub(1).and_then(|at| CLIENT_IDENTITY_PREFIXES.get(at));
+    last.is_some_and(|prefix| name.starts_with(prefix))
 }
 
 /// Query parameters that authenticate at one provider or another, and mean nothing else at any.
@@ -223,4 +275,23 @@ fn is_value(value: &str) -> bool {
     (1..=VALUE_BYTES_MAX).contains(&value.len())
         && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
         && value.trim_matches(' ') == value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_says_who_the_client_is_is_found_by_how_it_begins() {
+        for pair in CLIENT_IDENTITY_PREFIXES.windows(2) {
+            assert!(pair[0] < pair[1] && !pair[1].starts_with(pair[0]), "{pair:?}");
+        }
+        for prefix in CLIENT_IDENTITY_PREFIXES {
+            assert!(is_client_identity(prefix) && is_client_identity(&format!("{prefix}z")), "{prefix}");
+            assert!(!is_client_identity(&prefix[..prefix.len() - 1]), "{prefix}");
+        }
+        for other in ["", "-", "a", "x-", "zz", "x-client-version"] {
+            assert!(!is_client_identity(other), "{other}");
+        }
+    }
 }
