@@ -206,6 +206,7 @@ impl Audit {
             reason: None,
             credential: None,
             client_certificate: None,
+            client_certificate_shown: None,
             address: None,
             status: None,
             bytes_up: 0,

@@ -328,9 +328,12 @@ fn outgoing(
         headers::pin(&mut fields, credential.pinned())
             .map_err(|_| Box::new(denial(permit, DenialReason::InternalError)))?;
     }
-    if let (Some(injection), Some(secret)) = (injection, secret) {
-        target = headers::inject(&mut fields, permit.target(), injection, secret)
-            .map_err(|_| Box::new(denial(permit, DenialReason::CredentialUnavailable)))?;
+    if let (Some(credential), Some(secret)) = (permit.credential(), secret) {
+        target =
+            headers::inject(&mut fields, permit.target(), credential.injection(), secret).map_err(|_| {
+                let denial = denial(permit, DenialReason::CredentialUnavailable);
+                Box::new(denial.with_credential(credential.name()))
+            })?;
     }
     if permit.websocket() {
         upgrade::ask(&mut fields);
@@ -367,6 +370,7 @@ async fn send(
                 Ok(lease) => {
                     leave.holds(proxy)?;
                     entry.dials(lease.address());
+                    entry.shows(lease.shown());
                     count()?;
                     match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
                         Ok(response) => return Ok(response),
@@ -391,6 +395,7 @@ async fn send(
         }
     };
     leave.holds(proxy)?;
+    entry.shows(lease.shown());
     match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
         Ok(response) => Ok(response),
         Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),

@@ -7,6 +7,7 @@
 
 mod pool;
 mod refusal;
+mod shape;
 mod spoken;
 
 use std::net::SocketAddr;
@@ -16,9 +17,8 @@ use std::task::{Context, Poll};
 
 use agentsandbox_policy::{DenialReason, DialPermit, Host, Scheme};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::uri::{self, Authority, PathAndQuery};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -33,13 +33,13 @@ use tokio_rustls::TlsConnector;
 
 use self::pool::{Destination, Pool, Stream, Streams};
 use self::refusal::{Heard, Listening};
+use self::shape::shape;
 use self::spoken::{over_http1, over_http2};
 use crate::audit::Recorded;
 use crate::config::chain;
 use crate::dial;
 use crate::exchange::Progress;
 use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_WIDE_CONNECTIONS_MAX};
-use crate::loops;
 use crate::metrics::Metrics;
 use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
@@ -74,6 +74,8 @@ pub struct Lease {
     address: SocketAddr,
     /// Whether the address is not public, and so could be a way back to this proxy.
     may_lead_back: bool,
+    /// Whether the upstream was shown the client certificate; none without one.
+    shown: Option<bool>,
     /// Its place among the streams of the connection, if that is shared.
     stream: Option<Stream>,
     /// What the connection is refused with. One that was used before was not refused.
@@ -260,17 +262,17 @@ impl Upstream {
         self.metrics.upstream_connected();
         let to = Way::to((permit.scheme(), permit.host().clone(), permit.port()));
         let to = to.ok_or(DenialReason::MalformedRequest)?;
-        let (sender, heard) = match permit.scheme() {
-            Scheme::Http => (over_http1(stream).await?, None),
+        let (sender, heard, shown) = match permit.scheme() {
+            Scheme::Http => (over_http1(stream).await?, None, None),
             Scheme::Https => {
-                let (sender, heard) = self.over_tls(stream, permit, purpose, certificate).await?;
-                (sender, Some(heard))
+                let (sender, heard, shown) = self.over_tls(stream, permit, purpose, certificate).await?;
+                (sender, Some(heard), shown)
             }
         };
         // Through another proxy it is that proxy who is told; the destination is not known to be near.
         let may_lead_back = !permit.is_public() && permit.through().is_none();
         let voice = voice.clone();
-        let mut lease = Lease { sender, to, voice, address, may_lead_back, stream: None, heard: None };
+        let mut lease = Lease { sender, to, voice, address, may_lead_back, shown, stream: None, heard: None };
         if let Some(shared) = lease.shared() {
             self.pool.put(std::mem::replace(&mut lease, shared));
         }
@@ -284,7 +286,7 @@ impl Upstream {
         permit: &DialPermit,
         purpose: Purpose,
         certificate: Option<&ClientCertificate>,
-    ) -> Result<(Sender, Arc<Heard>), ConnectError> {
+    ) -> Result<(Sender, Arc<Heard>, Option<bool>), ConnectError> {
         let name = server_name(permit.host()).ok_or(DenialReason::UpstreamUntrusted)?;
         let connector = match purpose {
             Purpose::Exchange => &self.any,
@@ -294,7 +296,7 @@ impl Upstream {
         let own = showing.as_ref().map(|showing| by(connector, showing));
         let connecting = own.as_ref().unwrap_or(connector).connect(name, stream);
         let handshake = timeout(CONNECT_TIMEOUT, connecting).await;
-        if showing.is_some_and(|showing| showing.is_withheld()) {
+        if showing.as_ref().is_some_and(|showing| showing.is_withheld()) {
             // The handshake went on as nobody. A request that may go out only under the certificate does not go out.
             tracing::info!(address = %permit.address(), "the upstream takes no signature of the client certificate's key");
             return Err(ConnectError::Withheld);
@@ -309,7 +311,7 @@ impl Upstream {
             true => over_http2(tls, Arc::clone(&self.wide).try_acquire_owned().ok()).await?,
             false => over_http1(tls).await?,
         };
-        Ok((sender, heard))
+        Ok((sender, heard, showing.map(|showing| showing.is_shown())))
     }
 
     /// Sends the request and waits for the answer's head, for as long as its body makes progress. A lease that can be used again goes back by itself.
@@ -340,7 +342,7 @@ impl Upstream {
         progress: &Progress,
     ) -> Result<Response<Answer>, ExchangeError> {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
-        let Lease { sender, to, voice, address, may_lead_back, stream, heard: _ } = lease;
+        let Lease { sender, to, voice, address, may_lead_back, shown, stream, heard: _ } = lease;
         let stream = stream.map(Arc::new);
         let response = match sender {
             Sender::Http1(mut sender) => {
@@ -357,6 +359,7 @@ impl Upstream {
                                 voice,
                                 address,
                                 may_lead_back,
+                                shown,
                                 stream: None,
                                 heard: None,
                             };
@@ -383,6 +386,12 @@ impl Lease {
         self.address
     }
 
+    /// Whether the upstream was shown the client certificate on it; none without one.
+    #[must_use]
+    pub const fn shown(&self) -> Option<bool> {
+        self.shown
+    }
+
     fn is_open(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_ready(),
@@ -400,6 +409,7 @@ impl Lease {
                 voice: self.voice.clone(),
                 address: self.address,
                 may_lead_back: self.may_lead_back,
+                shown: self.shown,
                 stream: Some(streams.begin()),
                 heard: None,
             }),
@@ -446,43 +456,6 @@ async fn head<R>(
             }
         },
         Err(_) => Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable)),
-    }
-}
-
-/// Gives the request the form of the connection's protocol: origin form with Host, or pseudo-header fields.
-fn shape(request: &mut Request<Body>, lease: &Lease, target: &str) -> Result<(), DenialReason> {
-    let target = PathAndQuery::try_from(target).map_err(|_| DenialReason::MalformedRequest)?;
-    request.headers_mut().remove(HOST);
-    // It may have been framed for a connection that was gone.
-    request.headers_mut().remove(TRANSFER_ENCODING);
-    loops::mark(request.headers_mut(), lease.may_lead_back);
-    match lease.sender {
-        Sender::Http1(_) => {
-            request.headers_mut().insert(HOST, lease.to.field.clone());
-            *request.uri_mut() = Uri::from(target);
-            *request.version_mut() = Version::HTTP_11;
-            frame(request);
-        }
-        Sender::Http2(..) => {
-            let mut uri = uri::Parts::default();
-            uri.scheme = Some(match lease.to.to.0 {
-                Scheme::Https => uri::Scheme::HTTPS,
-                Scheme::Http => uri::Scheme::HTTP,
-            });
-            uri.authority = Some(lease.to.authority.clone());
-            uri.path_and_query = Some(target);
-            *request.uri_mut() = Uri::from_parts(uri).map_err(|_| DenialReason::MalformedRequest)?;
-            *request.version_mut() = Version::HTTP_2;
-        }
-    }
-    Ok(())
-}
-
-/// Says that a body of unknown length follows. hyper takes a GET or HEAD that does not say so for one without a body.
-fn frame(request: &mut Request<Body>) {
-    let is_open = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
-    if is_open && !request.headers().contains_key(CONTENT_LENGTH) {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

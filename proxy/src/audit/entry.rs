@@ -254,6 +254,7 @@ impl Entry {
             // Nothing went out, under either: the one that is missing is named.
             record.credential = credential;
             record.client_certificate = certificate;
+            record.client_certificate_shown = None;
         } else {
             record.credential = record.credential.take().or(credential);
             record.client_certificate = record.client_certificate.take().or(certificate);
@@ -263,6 +264,11 @@ impl Entry {
     /// The address that is dialled; of several the last.
     pub fn dials(&mut self, address: SocketAddr) {
         self.record.address = Some(address);
+    }
+
+    /// Whether the upstream has been shown the client certificate; none without one.
+    pub fn shows(&mut self, shown: Option<bool>) {
+        self.record.client_certificate_shown = shown;
     }
 
     /// The status the agent is answered with.

@@ -31,6 +31,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     if let Some(certificate) = &record.client_certificate {
         line.text(",\"clientCertificate\":", certificate)?;
     }
+    if let Some(shown) = &record.client_certificate_shown {
+        line.value(",\"clientCertificateShown\":", shown)?;
+    }
     line.address(",\"address\":", record.address)?;
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
@@ -201,6 +204,7 @@ mod tests {
             method: host.clone().map(Cow::Owned),
             credential: path.clone().map(Text::from),
             client_certificate: rule.clone().map(Text::from),
+            client_certificate_shown: port.map(|port| port % 2 == 0),
             host: host.map(Text::from),
             port,
             path: path.map(Text::from),

@@ -91,6 +91,10 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub(super) client_certificate: Option<Text>,
+    /// Whether its upstream asked for the client certificate and was shown it; the field is not there where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub(super) client_certificate_shown: Option<bool>,
     /// Address that was dialled; of several the last.
     pub(super) address: Option<SocketAddr>,
     /// Status the agent was answered with.

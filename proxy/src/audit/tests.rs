@@ -373,6 +373,19 @@ fn ids_are_of_one_run() {
 }
 
 #[test]
+fn where_a_key_is_missing_the_last_line_names_that_one_and_nothing_as_shown() {
+    let disk = Disk::default().room(10_000);
+    let audit = audit(&disk);
+    let mut entry = audit.open(Entrance::HttpProxy, None);
+    begin(&mut entry).unwrap();
+    entry.shows(Some(true));
+    entry.refuses(&Denial::new(DenialReason::CredentialUnavailable).with_credential("key"), Some(403));
+    drop(entry);
+    let line = read(&disk.lines()).remove(1);
+    assert_eq!((&line["credential"], line.get("clientCertificateShown")), (&"key".into(), None), "{line}");
+}
+
+#[test]
 fn the_first_reason_of_a_broken_exchange_stands() {
     let disk = Disk::default().room(usize::MAX);
     let audit = audit(&disk);

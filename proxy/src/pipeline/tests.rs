@@ -98,6 +98,35 @@ async fn an_agent_whose_answer_comes_when_there_is_no_policy_left_can_use_its_co
     }
 }
 
+/// What a policy permits of this path.
+fn permit(policy: &str, path: &str) -> Permit {
+    let asked = agentsandbox_policy::Request {
+        scheme: agentsandbox_policy::Scheme::Https,
+        host: Host::parse("a.test").unwrap(),
+        port: 443,
+        method: agentsandbox_policy::Method::parse("GET").unwrap(),
+        target: agentsandbox_policy::Target::parse(path).unwrap(),
+        websocket: false,
+    };
+    agentsandbox_policy::Policy::from_yaml(policy).unwrap().decide(asked).unwrap()
+}
+
+#[test]
+fn a_secret_that_does_not_fit_its_place_denies_in_the_name_of_its_credential() {
+    let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+        rules: [{name: good, host: a.test, ports: [443], scheme: https, credential: sid}], \
+        credentials: [{name: sid, inject: {type: Cookie, name: sid}, scopes: [{host: a.test, ports: [443]}]}]}";
+    let permit = permit(text, "/x");
+    let made =
+        |secret| outgoing(&permit, HeaderMap::new(), respond::empty(), Some(&Secret::of(secret)), None);
+    let denial = made("a;b").unwrap_err();
+    assert_eq!(
+        (denial.reason, denial.credential.as_deref()),
+        (DenialReason::CredentialUnavailable, Some("sid"))
+    );
+    assert_eq!(made("ab").unwrap().0.headers()["cookie"], "sid=ab");
+}
+
 #[tokio::test]
 async fn p_f17_no_other_address_is_dialled_once_the_policy_has_changed() {
     for is_changed in [false, true] {

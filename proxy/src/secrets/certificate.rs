@@ -50,6 +50,12 @@ pub struct Showing {
 }
 
 impl Showing {
+    /// Whether the server asked, and was shown the certificate.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.fits.get() == Some(&true)
+    }
+
     /// Whether the server asked and takes no signature that the key can make. The TLS library then goes on as nobody.
     #[must_use]
     pub fn is_withheld(&self) -> bool {

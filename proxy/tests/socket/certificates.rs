@@ -22,13 +22,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::chain;
 use crate::entrances::{denied, to};
 use crate::upstream::{Asks, Behaviour};
 use crate::world::{Answer, HOST, KEY, Setup, World, args, build, get, over_http1};
 
 const OTHER: &str = "pass.good.test";
-const NOBODY: &str = "nobody";
+pub const NOBODY: &str = "nobody";
 
 /// Whoever vouches for clients.
 pub struct Clients {
@@ -158,14 +157,14 @@ async fn world(protocol: &'static str, keeps: bool, clients: &Clients, pair: (&s
 
 /// A world whose upstream asks so. The pair is the proxy's.
 pub async fn world_of(protocol: &'static str, keeps: bool, asks: Asks, pair: (&str, &str)) -> (World, Seen) {
-    world_with(protocol, keeps, (asks, pair), |text| text).await
+    world_with(protocol, keeps, (Some(asks), pair), |text| text).await
 }
 
 /// The same, with a policy document after `change`.
-async fn world_with(
+pub async fn world_with(
     protocol: &'static str,
     keeps: bool,
-    (asks, (certificate, key)): (Asks, (&str, &str)),
+    (asks, (certificate, key)): (Option<Asks>, (&str, &str)),
     change: impl Fn(String) -> String,
 ) -> (World, Seen) {
     let (behaviour, seen) = asking(keeps);
@@ -173,7 +172,7 @@ async fn world_with(
         protocols: vec![protocol],
         behaviour: Some(behaviour),
         certificate: Some("*.good.test"),
-        asks: Some(asks),
+        asks,
         ..Setup::default()
     })
     .await;
@@ -268,7 +267,15 @@ async fn p_f21_a_client_certificate_is_shown_where_it_is_declared_and_to_nobody_
                 (said("clientCertificate").as_str(), said("credential").as_str()),
                 (certificate, credential)
             );
+            assert_eq!(
+                line["clientCertificateShown"].as_bool(),
+                (path != "/bare/x").then_some(true),
+                "{line}"
+            );
         }
+        ask(&world, "/shown/z").await;
+        let line = world.line(&[("event", "end"), ("path", "/shown/z")]).await;
+        assert_eq!(line["clientCertificateShown"], true, "{protocol}: by whoever opened the connection");
     }
 }
 
@@ -450,25 +457,6 @@ async fn p_f21_a_websocket_is_opened_under_the_certificate_of_its_rule_and_witho
         assert_eq!(&back, b"\x81\x02hi", "{path}");
     }
     assert_eq!(seen.names(), ["agent", NOBODY]);
-}
-
-#[tokio::test]
-async fn p_f21_the_host_behind_an_upstream_proxy_is_shown_the_certificate() {
-    let clients = Clients::new();
-    let (certificate, key) = clients.pair("agent");
-    for protocol in ["http", "socks5"] {
-        let (address, told) = chain::corporate(protocol).await;
-        let url = format!("{protocol}://proxy.test:{}", address.port());
-        let pair = (clients.asked(), (certificate.as_str(), key.as_str()));
-        let (world, seen) = world_with("h2", true, pair, |text| chain::through(&text, &url)).await;
-        put(&world, "corporate", chain::PASSWORD);
-        until(&world, "/shown/x", |answer| answer.body == "agent - -").await;
-        assert_eq!(ask(&world, "/bare/x").await.body, "nobody - -", "{protocol}");
-        assert_eq!(seen.names(), ["agent", NOBODY], "{protocol}");
-        let line = world.line(&[("event", "end"), ("path", "/shown/x"), ("decision", "allow")]).await;
-        assert_eq!(line["address"], address.to_string(), "{protocol}: the proxy was gone through");
-        assert!(String::from_utf8_lossy(&told.lock().unwrap()).contains(HOST), "{protocol}");
-    }
 }
 
 #[tokio::test]

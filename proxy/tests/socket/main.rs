@@ -15,6 +15,7 @@ mod bodies;
 mod budget;
 mod bursts;
 mod certificates;
+mod certified;
 mod chain;
 mod credentials;
 mod denials;

@@ -31,7 +31,8 @@ fn nobody() -> Voice {
 fn lease(sender: Sender, to: Destination, voice: &Voice) -> Lease {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let to = Way::to(to).unwrap();
-    Lease { sender, to, voice: voice.clone(), address, may_lead_back: false, stream: None, heard: None }
+    let voice = voice.clone();
+    Lease { sender, to, voice, address, may_lead_back: false, shown: None, stream: None, heard: None }
 }
 
 /// A connection that stays open for as long as the other end is held.
