@@ -112,6 +112,23 @@ fn permit(policy: &str, path: &str) -> Permit {
 }
 
 #[test]
+fn p_f21_no_cookie_of_the_agents_goes_out_on_a_rule_with_a_client_certificate() {
+    let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+        rules: [{name: shown, host: a.test, ports: [443], scheme: https, paths: [/shown], clientCertificate: pair}, \
+        {name: bare, host: a.test, ports: [443], scheme: https, paths: [/bare]}], \
+        clientCertificates: [{name: pair, certificateFile: tls.crt, keyFile: tls.key, scopes: [{host: a.test, ports: [443]}]}]}";
+    let sent = |path| {
+        let mut fields = HeaderMap::new();
+        for name in ["cookie", "x-plain"] {
+            fields.insert(name, "session=mine".parse().unwrap());
+        }
+        outgoing(&permit(text, path), fields, respond::empty(), None, None).unwrap().0.into_parts().0.headers
+    };
+    assert_eq!(sent("/shown").keys().collect::<Vec<_>>(), ["x-plain"]);
+    assert_eq!(sent("/bare").len(), 2, "on another rule it is for the caller to remove");
+}
+
+#[test]
 fn a_secret_that_does_not_fit_its_place_denies_in_the_name_of_its_credential() {
     let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
         rules: [{name: good, host: a.test, ports: [443], scheme: https, credential: sid}], \

@@ -1,4 +1,4 @@
-//! How client certificates are shown through another proxy, and what the audit trail says of them.
+//! Which connections client certificates have, also through another proxy, and what the audit trail says of them.
 
 use crate::certificates::{Clients, NOBODY, ask, put, until, world_with};
 use crate::chain;
@@ -20,6 +20,39 @@ async fn p_f21_a_certificate_that_a_host_did_not_ask_for_is_written_down_as_not_
             assert!(line.get("clientCertificateShown").is_none(), "{protocol}: {line}");
         }
         assert_eq!(world.upstream_connections(), 1, "{protocol}");
+    }
+}
+
+/// A policy document with what it says of one certificate said of a second one as well.
+fn with_a_second(text: String) -> String {
+    let second = |part: &str| {
+        part.replace("shown", "second").replace("mtls", "second").replace("tls.", "other.") + "\n"
+    };
+    let rule = second(text.lines().find(|line| line.starts_with("- {name: shown")).unwrap());
+    let owned: Vec<_> = text.lines().skip_while(|line| *line != "- name: mtls").take(4).collect();
+    let owned = second(&owned.join("\n"));
+    text.replace("rules:\n", &format!("rules:\n{rule}"))
+        .replace("clientCertificates:\n", &format!("clientCertificates:\n{owned}"))
+}
+
+#[tokio::test]
+async fn p_a11_of_two_client_certificates_for_one_host_each_has_a_connection_and_neither_ends_the_others() {
+    let clients = Clients::new();
+    let ((certificate, key), (other, other_key)) = (clients.pair("agent"), clients.pair("other"));
+    for protocol in ["h2", "http/1.1"] {
+        let pair = (Some(clients.asked()), (certificate.as_str(), key.as_str()));
+        let (world, seen) = world_with(protocol, true, pair, with_a_second).await;
+        put(&world, "other.crt", &other);
+        put(&world, "other.key", &other_key);
+        until(&world, "/second/x", |answer| answer.body == "other - -").await;
+        for _ in 0..3 {
+            for (path, wanted) in
+                [("/shown/x", "agent - -"), ("/second/x", "other - -"), ("/bare/x", "nobody - -")]
+            {
+                assert_eq!(ask(&world, path).await.body, wanted, "{protocol}");
+            }
+        }
+        assert_eq!(seen.names(), ["other", "agent", NOBODY], "{protocol}: each is used three times");
     }
 }
 
