@@ -6,12 +6,13 @@
 
 mod keys;
 mod leave;
+mod send;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, DialPermit, Host, Permit};
+use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, Host, Permit};
 use http::header::{TRAILER, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -34,7 +35,6 @@ use crate::enrolment::Enrolment;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::loops;
 use crate::metrics::Metrics;
 use crate::presented;
@@ -47,10 +47,11 @@ use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
 use crate::stream::{Cleaning, Decoding, Downward, Session};
 use crate::upgrade::{self, Tunnel};
-use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
+use crate::upstream::Answer;
 use keys::Keys;
 pub(crate) use keys::password;
 use leave::Leave;
+use send::send;
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -214,17 +215,18 @@ async fn exchange(
         headers::strip_own_session(&mut fields);
     }
     let (request, target) = outgoing(permit, fields, body, keys.secret.as_ref(), scrubber.as_deref())?;
-    let leave = Leave {
+    let mut leave = Leave {
         loaded,
         recorded: &recorded,
-        keys: &keys,
-        voice: &voice,
+        keys,
+        voice,
+        target,
         progress: &progress,
         head_bytes,
         since,
+        is_renewed: false,
     };
-    let target = target.as_ref().map_or_else(|| permit.target().as_str(), |target| target.as_str());
-    let response = send(proxy, &leave, (request, target), entry).await.map_err(|failed| {
+    let response = send(proxy, &mut leave, request, entry).await.map_err(|failed| {
         // The upstream broke off because the body was.
         traffic.fault().map_or(failed, |fault| Box::new(faulty(permit, fault)))
     })?;
@@ -234,7 +236,7 @@ async fn exchange(
         // A whole answer was not asked for, and a part may show a part of a secret.
         return Err(Box::new(denial(permit, DenialReason::UnreadableAnswer)));
     }
-    let session = if keys.authenticate() { Session::Removed } else { Session::Passed };
+    let session = if leave.keys.authenticate() { Session::Removed } else { Session::Passed };
     let cleaning = Cleaning { scrubber: known, session };
     answered(proxy, permit, response, cleaning, tunnel)
 }
@@ -320,7 +322,6 @@ fn outgoing(
     }
     fields.extend(announced.into_iter().map(|names| (TRAILER, names)));
     bounds::keep_listed(&mut fields, permit);
-    let mut target = None;
     if scrubber.is_some() {
         headers::ask_readable(&mut fields);
     }
@@ -328,13 +329,7 @@ fn outgoing(
         headers::pin(&mut fields, credential.pinned())
             .map_err(|_| Box::new(denial(permit, DenialReason::InternalError)))?;
     }
-    if let (Some(credential), Some(secret)) = (permit.credential(), secret) {
-        target =
-            headers::inject(&mut fields, permit.target(), credential.injection(), secret).map_err(|_| {
-                let denial = denial(permit, DenialReason::CredentialUnavailable);
-                Box::new(denial.with_credential(credential.name()))
-            })?;
-    }
+    let target = keys::put(permit, secret, &mut fields)?;
     if permit.websocket() {
         upgrade::ask(&mut fields);
     }
@@ -344,107 +339,6 @@ fn outgoing(
     *request.method_mut() = method;
     *request.headers_mut() = fields;
     Ok((request, target))
-}
-
-/// Sends on a connection that is open, or else on a new one. A request that was not sent may be sent again. That it is
-/// about to be sent is written down already.
-async fn send(
-    proxy: &Proxy,
-    leave: &Leave<'_>,
-    (mut request, target): (Request<Body>, &str),
-    entry: &mut Entry,
-) -> Result<Response<Answer>, Box<Denial>> {
-    let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
-    let traffic = entry.traffic();
-    let count = || {
-        let counted = traffic.sends_head(leave.head_bytes);
-        counted.map_err(|exceeded| Box::new(bounds::over_limit(permit, exceeded)))
-    };
-    let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
-    let failed = |reason| Box::new(denial(permit, reason));
-    let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
-    let lease = loop {
-        let opening = match purpose {
-            Purpose::Upgrade => Opening::default(),
-            Purpose::Exchange => match upstream.reuse(leave.recorded, leave.voice, until).await {
-                Ok(lease) => {
-                    leave.holds(proxy)?;
-                    entry.dials(lease.address());
-                    entry.shows(lease.shown());
-                    count()?;
-                    match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
-                        Ok(response) => return Ok(response),
-                        Err(ExchangeError::Unsent(unsent)) => request = unsent.0,
-                        Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
-                        Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
-                    }
-                    continue;
-                }
-                Err(Unleased::Opening(opening)) => opening,
-                Err(Unleased::Full) => return Err(failed(DenialReason::UpstreamUnreachable)),
-            },
-        };
-        // A name that is looked up and a handshake tell the host already.
-        count()?;
-        // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
-        match Box::pin(connect(proxy, leave, purpose, entry)).await {
-            Ok(lease) => break lease,
-            // One that is full is better than none.
-            Err(_) if opening.is_for_one_more() => opening.failed(),
-            Err(denial) => return Err(denial),
-        }
-    };
-    leave.holds(proxy)?;
-    entry.shows(lease.shown());
-    match upstream.exchange(lease, request, (target, purpose), leave.progress).await {
-        Ok(response) => Ok(response),
-        Err(ExchangeError::Unsent(_)) => Err(failed(DenialReason::UpstreamUnreachable)),
-        Err(ExchangeError::Failed(reason)) => Err(failed(reason)),
-        Err(ExchangeError::Refused(refusal)) => Err(keys::refused(permit, refusal)),
-    }
-}
-
-/// Resolves once, judges each address, and dials the judged ones in turn.
-async fn connect(
-    proxy: &Proxy,
-    leave: &Leave<'_>,
-    purpose: Purpose,
-    entry: &mut Entry,
-) -> Result<Lease, Box<Denial>> {
-    let (permit, policy) = (leave.recorded.permit(), &leave.loaded.policy);
-    let resolved = proxy.resolver.resolve(leave.recorded, policy).await;
-    let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
-    let mut refused = None;
-    let mut dials: Vec<DialPermit> = Vec::new();
-    for address in addresses {
-        match permit.dial(policy, address) {
-            Ok(dial) => dials.push(dial),
-            Err(denial) => refused = Some(denial),
-        }
-    }
-    if dials.is_empty() {
-        return Err(refused.unwrap_or_else(|| Box::new(denial(permit, DenialReason::NameNotFound))));
-    }
-    let mut failure = Box::new(denial(permit, DenialReason::UpstreamUnreachable));
-    for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
-        leave.holds(proxy)?;
-        entry.dials(dial.address());
-        let Keys { certificate, password, .. } = leave.keys;
-        let connecting = leave.loaded.upstream.connect(
-            dial,
-            purpose,
-            leave.voice,
-            password.as_ref(),
-            certificate.as_ref(),
-        );
-        match connecting.await {
-            Ok(lease) => return Ok(lease),
-            Err(ConnectError::Withheld) => return Err(keys::withheld(permit)),
-            Err(ConnectError::Refused(refusal)) => failure = keys::refused(permit, refusal),
-            Err(ConnectError::Failed(reason)) => failure = Box::new(denial(permit, reason)),
-        }
-    }
-    Err(failure)
 }
 
 fn deliver(

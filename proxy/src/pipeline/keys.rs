@@ -3,8 +3,11 @@
 use std::time::Instant;
 
 use agentsandbox_policy::{CertificateUse, Denial, DenialReason, Permit, Policy};
+use http::HeaderMap;
+use zeroize::Zeroizing;
 
 use super::Proxy;
+use crate::headers;
 use crate::respond::denial;
 use crate::secrets::{ClientCertificate, Secret, SecretError};
 use crate::upstream::{Refusal, Voice};
@@ -61,6 +64,20 @@ pub(crate) fn password(proxy: &Proxy, policy: &Policy, now: Instant) -> Result<O
     let password = proxy.secrets.get(&login.file, now);
     let unavailable = Denial::new(DenialReason::CredentialUnavailable).with_credential(&login.credential);
     password.map(Some).map_err(|error| told(unavailable, &login.credential, error))
+}
+
+/// Puts the secret where the permit's credential says. The path and query to send are given back if it stands in them. Whatever stood
+/// in its place is gone then, as a secret before this one.
+pub(super) fn put(
+    permit: &Permit,
+    secret: Option<&Secret>,
+    fields: &mut HeaderMap,
+) -> Result<Option<Zeroizing<String>>, Box<Denial>> {
+    let (Some(credential), Some(secret)) = (permit.credential(), secret) else { return Ok(None) };
+    headers::inject(fields, permit.target(), credential.injection(), secret).map_err(|_| {
+        let denial = denial(permit, DenialReason::CredentialUnavailable);
+        Box::new(denial.with_credential(credential.name()))
+    })
 }
 
 /// The denial of a request whose upstream asks for a client certificate and takes no signature of this one's key.

@@ -16,16 +16,22 @@ use tokio::task::JoinHandle;
 
 use crate::entrances::to;
 use crate::upstream::Behaviour;
-use crate::world::{Setup, World, build, get, over_http1};
+use crate::world::{KEY, Setup, World, build, get, over_http1};
 
-/// An upstream that allows one stream for each connection, answers when it is let, and remembers what it was asked for.
+/// An upstream that allows one stream for each connection, answers when it is let, and remembers what it was asked for, and with
+/// which key where that is another than at first.
 pub fn narrow(asked: &Arc<Mutex<Vec<String>>>, answers: &Arc<Semaphore>) -> Behaviour {
     let (asked, answers) = (Arc::clone(asked), Arc::clone(answers));
     Behaviour::new(move |io| {
         let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
         async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                asked.lock().unwrap().push(request.uri().path().to_owned());
+                let path = request.uri().path();
+                let what = match request.headers().get("x-api-key").map(|key| key.to_str().unwrap()) {
+                    None | Some(KEY) => path.to_owned(),
+                    Some(other) => format!("{path} with {other}"),
+                };
+                asked.lock().unwrap().push(what);
                 let answers = Arc::clone(&answers);
                 async move {
                     answers.acquire().await.unwrap().forget();
@@ -94,7 +100,8 @@ async fn p_i4_a_request_waits_in_the_proxy_while_all_connections_are_full_and_is
 }
 
 #[tokio::test]
-async fn p_f17_a_request_that_waits_while_the_policy_or_its_secret_changes_is_not_sent() {
+async fn p_f17_a_request_that_waits_is_not_sent_once_the_policy_has_changed_and_has_the_new_secret_once_that_has()
+ {
     for is_policy in [true, false] {
         let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
         let (world, answered) = full(&asked, &answers).await;
@@ -109,7 +116,11 @@ async fn p_f17_a_request_that_waits_while_the_policy_or_its_secret_changes_is_no
         for each in answered {
             assert_eq!(each.await.unwrap(), StatusCode::OK, "it was sent before");
         }
-        assert_eq!(overtaken.await.unwrap(), StatusCode::BAD_GATEWAY, "{is_policy}");
-        assert_eq!(asked.lock().unwrap().len(), H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX, "{is_policy}");
+        let (status, sent) = match is_policy {
+            true => (StatusCode::BAD_GATEWAY, &[][..]),
+            false => (StatusCode::OK, &["/v1/overtaken with sk-short"][..]),
+        };
+        assert_eq!(overtaken.await.unwrap(), status, "{is_policy}");
+        assert_eq!(asked.lock().unwrap()[H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX..], *sent, "{is_policy}");
     }
 }

@@ -59,8 +59,8 @@ fn behind(gate: &Gate) -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn p_f17_a_request_whose_upstream_is_slow_to_be_reached_is_not_sent_once_policy_or_secret_have_changed()
-{
+async fn p_f17_a_request_whose_upstream_is_slow_is_not_sent_once_the_policy_has_changed_and_has_the_new_secret_once_that_has()
+ {
     for change in ["none", "policy", "secret"] {
         let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Semaphore::new(100)));
         let (gate, behaviour) = (gate().await, Some(narrow(&asked, &answers)));
@@ -79,14 +79,39 @@ async fn p_f17_a_request_whose_upstream_is_slow_to_be_reached_is_not_sent_once_p
             "secret" => world.rotate().await,
             _ => {}
         }
-        gate.allowed.add_permits(1);
+        // With another secret on another connection.
+        gate.allowed.add_permits(2);
         let (status, sent) = match change {
             "none" => (StatusCode::OK, &["/v1/x"][..]),
+            "secret" => (StatusCode::OK, &["/v1/x with sk-short"][..]),
             _ => (StatusCode::BAD_GATEWAY, &[][..]),
         };
         assert_eq!(answered.await.unwrap(), status, "{change}");
         assert_eq!(*asked.lock().unwrap(), sent, "{change}");
+        assert_eq!(world.upstream_connections(), if change == "secret" { 2 } else { 1 }, "{change}");
     }
+}
+
+#[tokio::test]
+async fn p_f17_a_request_whose_secret_is_replaced_again_and_again_while_it_waits_is_not_sent() {
+    let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Semaphore::new(100)));
+    let (gate, behaviour) = (gate().await, Some(narrow(&asked, &answers)));
+    let policy = behind(&gate);
+    let setup = Setup { protocols: vec!["h2"], behaviour, policy, ..Setup::default() };
+    let world = Arc::new(build(setup).await);
+    gate.upstream.set(world.upstream).unwrap();
+    let (asking, authority) = (Arc::clone(&world), format!("{HOST}:{}", gate.address.port()));
+    let answered = tokio::spawn(async move {
+        let request = get(&format!("https://{authority}/v1/x"), &authority);
+        over_http1(to(&asking, Entrance::HttpProxy).await, request).await.status
+    });
+    for (secret, short) in [("sk-short", 1), ("sk-other", 2)] {
+        gate.accepted.acquire().await.unwrap().forget();
+        world.rotate_to(secret, short).await;
+        gate.allowed.add_permits(1);
+    }
+    assert_eq!(answered.await.unwrap(), StatusCode::BAD_GATEWAY);
+    assert!(asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -315,14 +315,20 @@ impl World {
     /// Replaces the secret, and waits until the proxy has read the new one.
     pub async fn rotate(&self) {
         // A short one, since those are counted when they are read.
-        std::fs::write(self.folder.path().join("secrets/good"), "sk-short").unwrap();
+        self.rotate_to("sk-short", 1).await;
+    }
+
+    /// The same with this short secret, with which so many have been read.
+    pub async fn rotate_to(&self, secret: &str, short: usize) {
+        std::fs::write(self.folder.path().join("secrets/good"), secret).unwrap();
+        let wanted = format!("agentsandbox_proxy_short_secrets_total {short}\n");
         for _ in 0..500 {
             let mut told = String::new();
             for path in ["/readyz", "/metrics"] {
                 let io = TcpStream::connect(self.port(Port::Admin)).await.unwrap();
                 told = over_http1(io, get(path, "proxy")).await.body;
             }
-            if told.contains("agentsandbox_proxy_short_secrets_total 1\n") {
+            if told.contains(&wanted) {
                 return;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

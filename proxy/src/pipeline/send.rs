@@ -1,0 +1,140 @@
+//! How a permitted request goes out: on a connection that is open, or else on a new one. That it is about to be sent is written
+//! down already.
+
+use agentsandbox_policy::{Denial, DenialReason, DialPermit};
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use super::leave::{Leave, Stopped};
+use super::{Keys, Proxy, keys};
+use crate::audit::Entry;
+use crate::bounds;
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
+use crate::respond::{Body, denial};
+use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
+
+/// A connection to send a request on.
+struct Found {
+    lease: Lease,
+    /// It was open already.
+    is_kept: bool,
+}
+
+/// Sends a request. One that was not sent, as its connection had ended, may be sent again.
+pub(super) async fn send(
+    proxy: &Proxy,
+    leave: &mut Leave<'_>,
+    mut request: Request<Body>,
+    entry: &mut Entry,
+) -> Result<Response<Answer>, Box<Denial>> {
+    let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
+    let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
+    let failed = |reason| Box::new(denial(permit, reason));
+    let until = Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
+    loop {
+        let Found { lease, is_kept } = match find(proxy, leave, (purpose, until), entry).await {
+            Ok(found) => found,
+            Err(Stopped::Replaced(keys)) => {
+                leave.renew(*keys, &mut request)?;
+                continue;
+            }
+            Err(Stopped::Denied(denial)) => return Err(denial),
+        };
+        entry.shows(lease.shown());
+        match upstream.exchange(lease, request, (leave.target(), purpose), leave.progress).await {
+            Ok(response) => return Ok(response),
+            Err(ExchangeError::Unsent(unsent)) if is_kept => request = unsent.0,
+            Err(ExchangeError::Unsent(_)) => return Err(failed(DenialReason::UpstreamUnreachable)),
+            Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
+            Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
+        }
+    }
+}
+
+/// A connection that is open, or else a new one, once the request may be sent on it.
+async fn find(
+    proxy: &Proxy,
+    leave: &Leave<'_>,
+    (purpose, until): (Purpose, Instant),
+    entry: &mut Entry,
+) -> Result<Found, Stopped> {
+    let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
+    let traffic = entry.traffic();
+    let count = || {
+        let counted = traffic.sends_head(leave.head_bytes);
+        counted.map_err(|exceeded| Box::new(bounds::over_limit(permit, exceeded)))
+    };
+    loop {
+        let opening = match purpose {
+            Purpose::Upgrade => Opening::default(),
+            Purpose::Exchange => match upstream.reuse(leave.recorded, &leave.voice, until).await {
+                Ok(lease) => {
+                    leave.holds(proxy)?;
+                    entry.dials(lease.address());
+                    count()?;
+                    return Ok(Found { lease, is_kept: true });
+                }
+                Err(Unleased::Opening(opening)) => opening,
+                Err(Unleased::Full) => {
+                    return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)).into());
+                }
+            },
+        };
+        // A name that is looked up and a handshake tell the host already.
+        count()?;
+        // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
+        match Box::pin(connect(proxy, leave, purpose, entry)).await {
+            Ok(lease) => {
+                leave.holds(proxy)?;
+                return Ok(Found { lease, is_kept: false });
+            }
+            // One that is full is better than none.
+            Err(Stopped::Denied(_)) if opening.is_for_one_more() => opening.failed(),
+            Err(stopped) => return Err(stopped),
+        }
+    }
+}
+
+/// Resolves once, judges each address, and dials the judged ones in turn.
+async fn connect(
+    proxy: &Proxy,
+    leave: &Leave<'_>,
+    purpose: Purpose,
+    entry: &mut Entry,
+) -> Result<Lease, Stopped> {
+    let (permit, policy) = (leave.recorded.permit(), &leave.loaded.policy);
+    let resolved = proxy.resolver.resolve(leave.recorded, policy).await;
+    let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
+    let mut refused = None;
+    let mut dials: Vec<DialPermit> = Vec::new();
+    for address in addresses {
+        match permit.dial(policy, address) {
+            Ok(dial) => dials.push(dial),
+            Err(denial) => refused = Some(denial),
+        }
+    }
+    if dials.is_empty() {
+        let none = || Box::new(denial(permit, DenialReason::NameNotFound));
+        return Err(refused.unwrap_or_else(none).into());
+    }
+    let mut failure = Box::new(denial(permit, DenialReason::UpstreamUnreachable));
+    for dial in dials.iter().take(ADDRESSES_PER_REQUEST_MAX) {
+        leave.holds(proxy)?;
+        entry.dials(dial.address());
+        let Keys { certificate, password, .. } = &leave.keys;
+        let connecting = leave.loaded.upstream.connect(
+            dial,
+            purpose,
+            &leave.voice,
+            password.as_ref(),
+            certificate.as_ref(),
+        );
+        match connecting.await {
+            Ok(lease) => return Ok(lease),
+            Err(ConnectError::Withheld) => return Err(keys::withheld(permit).into()),
+            Err(ConnectError::Refused(refusal)) => failure = keys::refused(permit, refusal),
+            Err(ConnectError::Failed(reason)) => failure = Box::new(denial(permit, reason)),
+        }
+    }
+    Err(failure.into())
+}
