@@ -54,7 +54,7 @@ pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
 /// answer, since it waits for answers of the same upstream to end.
 pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
 /// A request whose policy and secret were looked up longer ago than this, because it waited for a stream or a connection, is sent only
-/// if neither has changed. Shorter is no wait: a decision takes as long.
+/// if the policy has not changed, and with the secret that there is then. Shorter is no wait: a decision takes as long.
 pub const UNCHECKED_WAIT_MAX: Duration = Duration::from_millis(10);
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);

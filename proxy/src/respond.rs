@@ -18,9 +18,10 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 #[must_use]
 pub const fn status(reason: DenialReason) -> StatusCode {
     match reason {
-        DenialReason::NoPolicy | DenialReason::StalePolicy | DenialReason::AuditUnavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        DenialReason::NoPolicy
+        | DenialReason::StalePolicy
+        | DenialReason::Overtaken
+        | DenialReason::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         DenialReason::MalformedRequest => StatusCode::BAD_REQUEST,
         DenialReason::AuthorityMismatch => StatusCode::MISDIRECTED_REQUEST,
         DenialReason::UpstreamUnreachable
@@ -113,6 +114,7 @@ const fn is_final(reason: DenialReason) -> bool {
             | DenialReason::RequestStalled
             | DenialReason::NoPolicy
             | DenialReason::StalePolicy
+            | DenialReason::Overtaken
             | DenialReason::AuditUnavailable
     )
 }

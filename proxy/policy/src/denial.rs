@@ -112,6 +112,8 @@ denial_reasons! {
     LoopDetected => "Name a destination other than this proxy.",
     /// The upstream cannot be reached.
     UpstreamUnreachable => "The destination is allowed but does not answer; try again later.",
+    /// The policy, or a key over and over, was replaced while the request waited to be sent.
+    Overtaken => "What the request was decided by was replaced while it waited, and nothing of it was sent; send it again, and it is decided by what is in force then.",
     /// The upstream refuses TLS with the proxy.
     UpstreamRefused => "The destination is allowed but refuses TLS with the proxy; ask who runs it what it asks for, such as a client certificate.",
     /// The upstream's certificate does not verify.
@@ -265,7 +267,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 33);
+        assert_eq!(DenialReason::ALL.len(), 34);
     }
 
     #[test]

@@ -350,6 +350,7 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
     matches!(
         reason,
         DenialReason::UpstreamUnreachable
+            | DenialReason::Overtaken
             | DenialReason::UpstreamRefused
             | DenialReason::UpstreamUntrusted
             | DenialReason::AnswerBroken

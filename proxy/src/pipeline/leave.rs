@@ -78,7 +78,7 @@ impl Leave<'_> {
     }
 
     fn overtaken(&self) -> Stopped {
-        Box::new(denial(self.recorded.permit(), DenialReason::UpstreamUnreachable)).into()
+        Box::new(denial(self.recorded.permit(), DenialReason::Overtaken)).into()
     }
 
     /// Has the request go out with these keys, on a connection of theirs.

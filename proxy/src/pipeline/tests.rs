@@ -168,7 +168,7 @@ async fn p_f17_no_other_address_is_dialled_once_the_policy_has_changed() {
             while !answer.ends_with("}\n") {
                 answer.push(char::from(io.read_u8().await.unwrap()));
             }
-            assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("UpstreamUnreachable"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Overtaken"), "{answer}");
             assert!(second.accept().now_or_never().is_none());
         } else {
             second.accept().await.unwrap();

@@ -117,7 +117,7 @@ async fn p_f17_a_request_that_waits_is_not_sent_once_the_policy_has_changed_and_
             assert_eq!(each.await.unwrap(), StatusCode::OK, "it was sent before");
         }
         let (status, sent) = match is_policy {
-            true => (StatusCode::BAD_GATEWAY, &[][..]),
+            true => (StatusCode::SERVICE_UNAVAILABLE, &[][..]),
             false => (StatusCode::OK, &["/v1/overtaken with sk-short"][..]),
         };
         assert_eq!(overtaken.await.unwrap(), status, "{is_policy}");

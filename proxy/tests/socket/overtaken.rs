@@ -84,10 +84,13 @@ async fn p_f17_a_request_whose_upstream_is_slow_is_not_sent_once_the_policy_has_
         let (status, sent) = match change {
             "none" => (StatusCode::OK, &["/v1/x"][..]),
             "secret" => (StatusCode::OK, &["/v1/x with sk-short"][..]),
-            _ => (StatusCode::BAD_GATEWAY, &[][..]),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, &[][..]),
         };
         assert_eq!(answered.await.unwrap(), status, "{change}");
         assert_eq!(*asked.lock().unwrap(), sent, "{change}");
+        let line = world.line(&[("event", "end"), ("path", "/v1/x")]).await;
+        let said = (line["decision"].as_str(), line["reason"].as_str());
+        assert_eq!(said, (Some("allow"), (change == "policy").then_some("Overtaken")), "{change}: {line}");
         assert_eq!(world.upstream_connections(), if change == "secret" { 2 } else { 1 }, "{change}");
     }
 }
@@ -110,7 +113,7 @@ async fn p_f17_a_request_whose_secret_is_replaced_again_and_again_while_it_waits
         world.rotate_to(secret, short).await;
         gate.allowed.add_permits(1);
     }
-    assert_eq!(answered.await.unwrap(), StatusCode::BAD_GATEWAY);
+    assert_eq!(answered.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(asked.lock().unwrap().is_empty());
 }
 

@@ -203,7 +203,7 @@ impl Change {
 
 /// Whether a request was allowed, and its upstream failed.
 fn failed(told: &Told) -> bool {
-    matches!(told, Told::Denied(reason) if crate::ledger::OF_UPSTREAM.contains(&reason.as_str()))
+    matches!(told, Told::Denied(reason) if crate::ledger::is_of_allowed(reason))
 }
 
 #[cfg(test)]

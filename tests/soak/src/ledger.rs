@@ -15,8 +15,8 @@ use crate::timeline::{Began, Span, Timeline};
 pub const OF_UPSTREAM: [&str; 2] = ["UpstreamUnreachable", "AnswerBroken"];
 /// Of a credential whose file is deleted.
 pub const NO_SECRET: &str = "CredentialUnavailable";
-/// Of a request that waited for its upstream while its policy or its secret was replaced: it is not sent.
-const OVERTAKEN: &str = OF_UPSTREAM[0];
+/// Of a request that waited for its upstream while its policy was replaced, or its secret again and again: it is not sent.
+const OVERTAKEN: &str = "Overtaken";
 
 /// What became of a request, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,7 +224,7 @@ impl Ledger {
         match answer(self.seed, &asked, &span, excused, told) {
             Ok(count) => {
                 count(self.book().rows.entry((asked.entrance, kind)).or_default());
-                if matches!(told, Told::Denied(reason) if !OF_UPSTREAM.contains(&reason.as_str())) {
+                if matches!(told, Told::Denied(reason) if !is_of_allowed(reason)) {
                     self.refused(asked.entrance);
                 }
             }
@@ -286,6 +286,12 @@ impl Ledger {
             self.accuse(format_args!("a request was sent that the audit trail does not have: {which}"));
         }
     }
+}
+
+/// Whether a reason is told of requests that were allowed: none of them has a line of refusal.
+#[must_use]
+pub fn is_of_allowed(reason: &str) -> bool {
+    reason == OVERTAKEN || OF_UPSTREAM.contains(&reason)
 }
 
 fn policies(seed: u64, span: &Span) -> impl Iterator<Item = Policy> {

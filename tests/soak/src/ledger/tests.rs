@@ -230,7 +230,10 @@ fn a_request_is_overtaken_only_where_something_was_replaced_and_nothing_was_sent
         if replaced {
             ledger.timeline.policy.announce(2);
         }
-        ledger.told(number, "request", &Told::Denied("UpstreamUnreachable".to_owned()));
+        ledger.told(number, "request", &Told::Denied(OVERTAKEN.to_owned()));
+        if !sent {
+            ledger.close();
+        }
         ledger.first_wrong()
     };
     assert_eq!(judged(true, false), None);
