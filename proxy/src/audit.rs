@@ -208,6 +208,7 @@ impl Audit {
             client_certificate: None,
             client_certificate_shown: None,
             address: None,
+            resent: None,
             status: None,
             bytes_up: 0,
             bytes_down: 0,

@@ -184,6 +184,8 @@ pub enum ExchangeError {
     Refused(Refusal),
     /// The connection was already gone; another may be tried.
     Unsent(Box<Unsent>),
+    /// The connection ended before the head of an answer was there. Whether the request was taken is not known.
+    Lost,
     /// It failed, and may not be repeated.
     Failed(DenialReason),
 }
@@ -386,6 +388,12 @@ impl Lease {
         self.address
     }
 
+    /// Whether other requests may be on the connection at the same time.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Whether the upstream was shown the client certificate on it; none without one.
     #[must_use]
     pub const fn shown(&self) -> Option<bool> {
@@ -452,7 +460,10 @@ async fn head<R>(
             Some(request) => Err(ExchangeError::Unsent(Box::new(Unsent(as_before(request))))),
             None => {
                 tracing::info!(error = chain(error.error()), "the upstream broke off");
-                Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable))
+                Err(match refusal::has_ended(error.error()) {
+                    true => ExchangeError::Lost,
+                    false => ExchangeError::Failed(DenialReason::UpstreamUnreachable),
+                })
             }
         },
         Err(_) => Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable)),

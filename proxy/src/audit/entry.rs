@@ -271,6 +271,11 @@ impl Entry {
         self.record.client_certificate_shown = shown;
     }
 
+    /// It is sent a second time.
+    pub fn resends(&mut self) {
+        self.record.resent = Some(true);
+    }
+
     /// The status the agent is answered with.
     pub fn answers(&mut self, status: u16) {
         self.record.status = Some(status);

@@ -35,6 +35,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
         line.value(",\"clientCertificateShown\":", shown)?;
     }
     line.address(",\"address\":", record.address)?;
+    if let Some(resent) = &record.resent {
+        line.value(",\"resent\":", resent)?;
+    }
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
     line.value(",\"bytesDown\":", &record.bytes_down)?;
@@ -215,6 +218,7 @@ mod tests {
                 0 => SocketAddr::from(([127, 0, 10, 255], port)),
                 _ => SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, port], port)),
             }),
+            resent: port.map(|port| port % 3 == 0),
             status: port,
             bytes_up: seq,
             bytes_down: seq,

@@ -97,6 +97,10 @@ pub struct Record {
     pub(super) client_certificate_shown: Option<bool>,
     /// Address that was dialled; of several the last.
     pub(super) address: Option<SocketAddr>,
+    /// That it was sent a second time, as the connection that was kept ended under it; else the field is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub(super) resent: Option<bool>,
     /// Status the agent was answered with.
     pub(super) status: Option<u16>,
     /// Bytes of bodies from the agent.
@@ -246,6 +250,16 @@ impl Traffic {
             self.spends(bytes)?;
             self.head.store(bytes, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// The same head is about to go up once more.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when it may not be.
+    pub fn sends_head_again(&self, bytes: u64) -> Result<(), Exceeded> {
+        self.spends(bytes)?;
+        self.head.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 

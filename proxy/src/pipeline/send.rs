@@ -3,6 +3,7 @@
 
 use agentsandbox_policy::{Denial, DenialReason, DialPermit};
 use http::{Request, Response};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::leave::{Leave, Stopped};
@@ -10,7 +11,7 @@ use super::{Keys, Proxy, keys};
 use crate::audit::Entry;
 use crate::bounds;
 use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
-use crate::respond::{Body, denial};
+use crate::respond::{self, Body, denial};
 use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
 
 /// A connection to send a request on.
@@ -20,7 +21,8 @@ struct Found {
     is_kept: bool,
 }
 
-/// Sends a request. One that was not sent, as its connection had ended, may be sent again.
+/// Sends a request. One that was not sent, as its connection had ended, is sent on another. One whose kept connection ends under it
+/// may have been taken or not: it is sent once more, on a new one, if that makes no difference.
 pub(super) async fn send(
     proxy: &Proxy,
     leave: &mut Leave<'_>,
@@ -31,31 +33,57 @@ pub(super) async fn send(
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
     let until = Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
+    let mut is_again = false;
     loop {
-        let Found { lease, is_kept } = match find(proxy, leave, (purpose, until), entry).await {
+        let may_reuse = purpose == Purpose::Exchange && !is_again;
+        let Found { lease, is_kept } = match find(proxy, leave, (purpose, may_reuse, until), entry).await {
             Ok(found) => found,
             Err(Stopped::Replaced(keys)) => {
                 leave.renew(*keys, &mut request)?;
                 continue;
             }
+            // It went out before, whatever it is not sent again for.
+            Err(Stopped::Denied(_)) if is_again => return Err(failed(DenialReason::UpstreamUnreachable)),
             Err(Stopped::Denied(denial)) => return Err(denial),
         };
         entry.shows(lease.shown());
+        if is_again {
+            entry.resends();
+        }
+        let spare = if is_kept && !lease.is_shared() { spare(&request) } else { None };
         match upstream.exchange(lease, request, (leave.target(), purpose), leave.progress).await {
             Ok(response) => return Ok(response),
             Err(ExchangeError::Unsent(unsent)) if is_kept => request = unsent.0,
             Err(ExchangeError::Unsent(_)) => return Err(failed(DenialReason::UpstreamUnreachable)),
+            Err(ExchangeError::Lost) => {
+                let unreachable = || failed(DenialReason::UpstreamUnreachable);
+                request = spare.ok_or_else(unreachable)?;
+                entry.traffic().sends_head_again(leave.head_bytes).map_err(|_| unreachable())?;
+                is_again = true;
+            }
             Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
             Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
         }
     }
 }
 
+/// The same request again, where it makes no difference whether it is done once or twice (RFC 9110, 9.2.2), and it has no body, of
+/// which some may be gone. Servers close connections that lie idle, also just as a request is written.
+fn spare(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut spare = Request::new(respond::empty());
+    *spare.method_mut() = request.method().clone();
+    *spare.headers_mut() = request.headers().clone();
+    Some(spare)
+}
+
 /// A connection that is open, or else a new one, once the request may be sent on it.
 async fn find(
     proxy: &Proxy,
     leave: &Leave<'_>,
-    (purpose, until): (Purpose, Instant),
+    (purpose, may_reuse, until): (Purpose, bool, Instant),
     entry: &mut Entry,
 ) -> Result<Found, Stopped> {
     let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
@@ -65,9 +93,9 @@ async fn find(
         counted.map_err(|exceeded| Box::new(bounds::over_limit(permit, exceeded)))
     };
     loop {
-        let opening = match purpose {
-            Purpose::Upgrade => Opening::default(),
-            Purpose::Exchange => match upstream.reuse(leave.recorded, &leave.voice, until).await {
+        let opening = match may_reuse {
+            false => Opening::default(),
+            true => match upstream.reuse(leave.recorded, &leave.voice, until).await {
                 Ok(lease) => {
                     leave.holds(proxy)?;
                     entry.dials(lease.address());

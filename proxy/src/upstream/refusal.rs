@@ -2,6 +2,7 @@
 //! certificate, or its lack of one: the refusal comes as an alert after the request was written. HTTP's side sees a
 //! connection that broke off; what it broke off with is noted here.
 
+use std::error::Error as _;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -135,6 +136,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Listening<S> {
         }
         Poll::Ready(Err(self.broken.take().unwrap_or_else(|| ErrorKind::BrokenPipe.into())))
     }
+}
+
+/// Whether the connection has ended, politely or not, and nothing else is wrong with it.
+pub(super) fn has_ended(error: &hyper::Error) -> bool {
+    let io: Option<&io::Error> = error.source().and_then(|cause| cause.downcast_ref());
+    error.is_incomplete_message()
+        || io.is_some_and(|error| is_gone(error) || error.kind() == ErrorKind::UnexpectedEof)
 }
 
 /// Whether there is nobody to write to any more. Then all that was said before can be read, and an end behind it.

@@ -33,6 +33,7 @@ mod peers;
 mod placeholders;
 mod pool;
 mod refusals;
+mod resent;
 mod schema;
 mod scrub;
 mod stalled;

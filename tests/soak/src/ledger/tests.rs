@@ -77,6 +77,14 @@ fn what_arrives_has_its_host_one_secret_of_its_time_and_comes_once() {
     let twice =
         |ledger: &Ledger, number| (0..2).for_each(|_| ledger.arrives(number, "api.good.test", &[BEARER]));
     assert!(after(1, ask(Place::V1), twice).is_some());
+    let with_fault = |method, times: usize| {
+        after(1, Ask { method, ..ask(Place::V1) }, move |ledger, number| {
+            ledger.timeline.fault_begins();
+            (0..times).for_each(|_| ledger.arrives(number, "api.good.test", &[BEARER]));
+        })
+    };
+    assert_eq!(with_fault("GET", 2), None, "a kept connection may end under it");
+    assert!(with_fault("GET", 3).is_some() && with_fault("POST", 2).is_some());
     assert!(
         after(1, ask(Place::V1), |ledger, number| ledger.arrives(number + 1, "api.good.test", &[])).is_some()
     );
