@@ -19,6 +19,7 @@ mod line;
 pub mod pace;
 mod record;
 mod sink;
+mod span;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -37,6 +38,7 @@ use self::sink::{Place, Sink};
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_BATCH_BYTES_MAX;
 use crate::metrics::Metrics;
+use crate::traces::Spans;
 
 pub use self::entry::Entry;
 pub use self::record::{Decision, Event, Fault, Record, RequestId, Text, Traffic};
@@ -124,6 +126,7 @@ pub struct Audit {
     tally: Mutex<Tally>,
     folds: Folds,
     pace: Pace,
+    spans: Spans,
 }
 
 impl Audit {
@@ -135,11 +138,17 @@ impl Audit {
             has_lines: Notify::new(),
             folds: Folds::default(),
             pace,
+            spans: Spans::default(),
             run: RandomState::new().build_hasher().finish(),
             requests: AtomicU64::new(0),
             metrics,
             tally: Mutex::default(),
         })
+    }
+
+    /// What is left for the collector.
+    pub(crate) const fn spans(&self) -> &Spans {
+        &self.spans
     }
 
     /// Waits until one more decision may be written.
@@ -183,7 +192,8 @@ impl Audit {
     /// The same for an exchange that began at this time.
     #[must_use]
     pub fn open_at(self: &Arc<Self>, entrance: Entrance, policy: Option<&Policy>, began: Instant) -> Entry {
-        Entry::new(self, self.blank(entrance, policy), began)
+        let is_traced = policy.is_some_and(|policy| policy.collector().is_some());
+        Entry::new(self, self.blank(entrance, policy), began, is_traced)
     }
 
     fn blank(&self, entrance: Entrance, policy: Option<&Policy>) -> Record {

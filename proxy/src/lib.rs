@@ -40,5 +40,6 @@ pub mod scrub;
 pub mod secrets;
 pub mod serve;
 mod stream;
+pub mod traces;
 pub mod upgrade;
 mod upstream;

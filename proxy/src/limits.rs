@@ -210,3 +210,22 @@ pub const BUDGET_CLAIM_SHARE: u64 = 64;
 pub const BUDGET_CLAIM_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Rules with a counter of their own in the metrics: as many as a sandbox has at a time. The others share one.
 pub const METRIC_RULES_MAX: usize = 128;
+/// Spans that wait for the collector, each below a KiB with its texts: two MiB at most. As many as a second of decisions in a pod comes
+/// to, twice; OpenTelemetry's SDKs keep as many.
+pub const TRACES_QUEUE_SPANS_MAX: usize = 2048;
+/// Spans in one request to the collector: its JSON is some 400 KiB at most. In a pod with one core everything else waits while it is
+/// made, so it is no larger.
+pub const TRACES_BATCH_SPANS_MAX: usize = 256;
+/// How long a span waits for others to go with.
+pub const TRACES_DELAY: Duration = Duration::from_secs(1);
+/// Longest host and rule in a span: as long as a rule's name may be, and longer than any name in DNS. Longer ones are cut.
+pub const TRACES_TEXT_BYTES_MAX: usize = 300;
+/// Time to resolve the collector, connect and have its answer: what OTLP's exporters have.
+pub const TRACES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pauses before a batch is tried again; after the last attempt it is dropped. Meanwhile spans fill the queue.
+pub const TRACES_PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+/// Head of the collector's answer; its body is not read. It is the least that hyper takes.
+pub const TRACES_ANSWER_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Time for what waits when the proxy ends; with [`DRAIN_TIMEOUT`] it fits into the five seconds that the pod has.
+pub const TRACES_LAST_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@ use agentsandbox_policy::DenialReason;
 use crate::audit::Decision;
 use crate::entrance::Entrance;
 use crate::limits::METRIC_RULES_MAX;
+use crate::traces::Dropped;
 
 /// What all rules beyond the bound are counted under; no rule can have this name.
 const OTHER_RULES: &str = "";
@@ -32,6 +33,8 @@ pub struct Metrics {
     short_secrets: AtomicU64,
     scrubbers_made: AtomicU64,
     sent: Mutex<BTreeMap<String, u64>>,
+    spans_sent: AtomicU64,
+    spans_dropped: [AtomicU64; Dropped::ALL.len()],
 }
 
 impl Metrics {
@@ -104,6 +107,19 @@ impl Metrics {
         self.scrubbers_made.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The collector took spans.
+    pub fn spans_sent(&self, spans: usize) {
+        self.spans_sent.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Spans are gone that the collector did not take.
+    pub fn spans_dropped(&self, why: Dropped, spans: usize) {
+        let reasons = Dropped::ALL.iter().zip(&self.spans_dropped);
+        for (_, counter) in reasons.filter(|(reason, _)| **reason == why) {
+            counter.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
     /// How often that was.
     #[must_use]
     pub fn scrubbers_made(&self) -> u64 {
@@ -133,6 +149,14 @@ impl Metrics {
         for (rule, bytes) in self.sent.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = writeln!(text, "agentsandbox_proxy_rule_sent_bytes_total{{rule=\"{rule}\"}} {bytes}");
         }
+        text.push_str(
+            "# HELP agentsandbox_proxy_spans_dropped_total Spans that the collector did not take, by reason.\n\
+             # TYPE agentsandbox_proxy_spans_dropped_total counter\n",
+        );
+        for (why, counter) in Dropped::ALL.iter().zip(&self.spans_dropped) {
+            let (why, count) = (why.as_str(), counter.load(Ordering::Relaxed));
+            let _ = writeln!(text, "agentsandbox_proxy_spans_dropped_total{{reason=\"{why}\"}} {count}");
+        }
         for (name, help, counter) in self.plain() {
             let value = counter.load(Ordering::Relaxed);
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
@@ -140,7 +164,7 @@ impl Metrics {
         text
     }
 
-    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 10] {
+    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 11] {
         [
             ("agentsandbox_proxy_bytes_up_total", "Body bytes from the agent.", &self.bytes_up),
             ("agentsandbox_proxy_bytes_down_total", "Body bytes to the agent.", &self.bytes_down),
@@ -172,6 +196,7 @@ impl Metrics {
                 &self.short_secrets,
             ),
             ("agentsandbox_proxy_scrubbers_made_total", "Scrubbers made.", &self.scrubbers_made),
+            ("agentsandbox_proxy_spans_sent_total", "Spans that the collector took.", &self.spans_sent),
         ]
     }
 }

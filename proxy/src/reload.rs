@@ -16,6 +16,7 @@ use crate::limits::{POLICY_BYTES_MAX, POLICY_POLL_INTERVAL, POLICY_STALE_MAX};
 use crate::metrics::Metrics;
 use crate::placeholder::{Placeholders, Unsearchable};
 use crate::scrub::scope::Scrubbers;
+use crate::traces;
 use crate::upstream::{RootsError, Upstream};
 
 /// A policy and what belongs to it.
@@ -25,6 +26,7 @@ pub struct Loaded {
     pub(crate) placeholders: Arc<Placeholders>,
     pub(crate) upstream: Upstream,
     pub(crate) scrubbers: Scrubbers,
+    pub(crate) collector: Option<traces::Way>,
 }
 
 /// Why a document is not obeyed.
@@ -55,7 +57,8 @@ pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) 
     let policy = Arc::new(Policy::from_yaml(text)?);
     let placeholders = Arc::new(Placeholders::of(&policy)?);
     let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
-    Ok(Loaded { policy, placeholders, upstream, scrubbers: Scrubbers::default() })
+    let collector = policy.collector().map(|to| traces::Way::to(to.clone(), upstream.tls()));
+    Ok(Loaded { policy, placeholders, upstream, scrubbers: Scrubbers::default(), collector })
 }
 
 /// Reads a document's text.

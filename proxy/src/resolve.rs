@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use agentsandbox_policy::{DenialReason, Host, Policy};
+use agentsandbox_policy::{Collector, DenialReason, Host, Policy};
 use hickory_resolver::config::{ResolveHosts, ResolverOpts};
 use hickory_resolver::lookup_ip::LookupIp;
 use hickory_resolver::net::NetError;
@@ -70,6 +70,11 @@ impl Resolver {
         policy: &Policy,
     ) -> Result<Vec<IpAddr>, DenialReason> {
         self.lookup(recorded.permit().next_hop(policy)).await
+    }
+
+    /// The addresses of the collector that the policy document names. They are not judged yet.
+    pub(crate) async fn resolve_collector(&self, collector: &Collector) -> Result<Vec<IpAddr>, DenialReason> {
+        self.lookup(collector.host()).await
     }
 
     async fn lookup(&self, host: &Host) -> Result<Vec<IpAddr>, DenialReason> {

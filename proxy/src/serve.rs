@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin;
 use crate::audit::Audit;
@@ -21,11 +21,13 @@ use crate::entrance::line::{Line, Pulse};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
     ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX,
+    TRACES_LAST_TIMEOUT,
 };
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
 use crate::scrub::decode::Places;
+use crate::traces;
 
 /// Why a port could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +151,9 @@ impl Bound {
         background.spawn(tidy(Arc::clone(&proxy)));
         let audit = Arc::clone(&proxy.audit);
         let tending = tokio::spawn(async move { audit.tend().await });
+        let ending = CancellationToken::new();
+        let exporting =
+            AbortOnDropHandle::new(tokio::spawn(traces::export(Arc::clone(&proxy), ending.clone())));
         if let Some(socket) = dns {
             background.spawn(dns::serve_udp(Arc::clone(&proxy), socket));
         }
@@ -166,6 +171,10 @@ impl Bound {
         let _ = tending.await;
         // Those that are cut off still decide until the process is gone.
         proxy.end_folds();
+        ending.cancel();
+        if timeout(TRACES_LAST_TIMEOUT, exporting).await.is_err() {
+            tracing::debug!("the last traces are not sent");
+        }
     }
 }
 

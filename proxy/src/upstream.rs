@@ -242,6 +242,11 @@ impl Upstream {
         self.pool.lease(destination(recorded), voice, until).await
     }
 
+    /// TLS over HTTP/1.1 with the same roots.
+    pub(crate) fn tls(&self) -> ClientConfig {
+        ClientConfig::clone(self.http1.config())
+    }
+
     /// Ends the connections that lie idle, and keeps none any more: the policy has been replaced.
     pub fn retire(&self) {
         self.pool.retire();
@@ -470,7 +475,7 @@ async fn head<R>(
     }
 }
 
-fn server_name(host: &Host) -> Option<ServerName<'static>> {
+pub(crate) fn server_name(host: &Host) -> Option<ServerName<'static>> {
     match host.address() {
         Some(address) => Some(ServerName::from(address)),
         None => ServerName::try_from(host.to_string()).ok(),

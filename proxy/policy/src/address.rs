@@ -254,6 +254,11 @@ impl Addresses {
     }
 }
 
+/// Whether a metadata service is at this address, or at one inside it.
+pub(crate) fn is_metadata(address: IpAddr) -> bool {
+    Addresses::default().verdict(address) == Verdict::Metadata
+}
+
 /// Whether a range holds a forbidden range and more, so that allowing it would allow more than one network.
 pub(crate) fn is_too_wide(net: &IpNet) -> bool {
     match net {

@@ -62,6 +62,10 @@ pub struct PolicyDocument {
     /// How upstream servers are verified.
     #[serde(default, skip_serializing_if = "UpstreamDocument::is_empty")]
     pub upstream: UpstreamDocument,
+    /// Where traces of what was decided are sent. Absent sends none.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TracingDocument")]
+    pub tracing: Option<TracingDocument>,
 }
 
 /// Who the agent is, for the audit log.
@@ -381,6 +385,15 @@ pub struct UpstreamProxyDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub credential: Option<String>,
+}
+
+/// A collector of OpenTelemetry's. It is reached directly, also where there is an upstream proxy, and is no destination of the agent's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TracingDocument {
+    /// `http://host:port` or `https://host:port`; spans go to `/v1/traces` there, as OTLP over HTTP in JSON. Names are asked for as
+    /// they are written, without search domains. TLS is verified against the public roots and the document's additional roots.
+    pub endpoint: String,
 }
 
 impl AddressesDocument {

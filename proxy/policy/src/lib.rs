@@ -9,6 +9,7 @@
 
 mod address;
 mod bounds;
+mod collector;
 mod decide;
 mod denial;
 pub mod document;
@@ -24,6 +25,7 @@ mod target;
 
 pub use address::DialPermit;
 pub use bounds::{AnswerLimits, Bounds, UploadLimits};
+pub use collector::Collector;
 pub use decide::{CertificateUse, CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use host::{Host, parse_authority};

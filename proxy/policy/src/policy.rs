@@ -19,7 +19,7 @@ use crate::address::Addresses;
 use crate::bounds::{Bounds, UploadLimits};
 use crate::document::{PolicyDocument, SandboxIdentity};
 use crate::path::{PathGlob, any_matches, any_reading_matches};
-use crate::{CertificateUse, CredentialUse, Host, HostPattern, Method, Request, Target};
+use crate::{CertificateUse, Collector, CredentialUse, Host, HostPattern, Method, Request, Target};
 
 /// How an upstream is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +103,7 @@ pub struct Policy {
     addresses: Addresses,
     additional_roots: Option<String>,
     upstream_proxy: Option<UpstreamProxy>,
+    collector: Option<Collector>,
 }
 
 /// The proxy through which every upstream is reached.
@@ -314,6 +315,12 @@ impl Policy {
     #[must_use]
     pub const fn upstream_proxy(&self) -> Option<&UpstreamProxy> {
         self.upstream_proxy.as_ref()
+    }
+
+    /// Where traces are sent; none if they are not.
+    #[must_use]
+    pub const fn collector(&self) -> Option<&Collector> {
+        self.collector.as_ref()
     }
 
     /// Number of rules.

@@ -39,10 +39,12 @@ pub struct Entry {
     upload: Option<Progress>,
     /// It has come to the end that it was meant to come to.
     is_complete: bool,
+    /// A collector is told of it.
+    is_traced: bool,
 }
 
 impl Entry {
-    pub(super) fn new(audit: &Arc<Audit>, record: Record, started: Instant) -> Self {
+    pub(super) fn new(audit: &Arc<Audit>, record: Record, started: Instant, is_traced: bool) -> Self {
         Self {
             audit: Arc::clone(audit),
             started,
@@ -54,6 +56,7 @@ impl Entry {
             turn: None,
             upload: None,
             is_complete: false,
+            is_traced,
         }
     }
 
@@ -203,8 +206,16 @@ impl Entry {
                     return;
                 }
                 self.spend_turn();
+                self.trace();
             }
             Verdict::Counted => {}
+        }
+    }
+
+    /// Leaves a span of what is over, behind its line.
+    fn trace(&self) {
+        if self.is_traced {
+            self.audit.spans.add(self.record.span(self.started.elapsed()), &self.audit.metrics);
         }
     }
 
@@ -347,6 +358,7 @@ impl Drop for Entry {
         }
         // What is over cannot be undone; a loss is counted, and the next request finds out by itself.
         self.audit.write_soon(&mut self.record);
+        self.trace();
     }
 }
 

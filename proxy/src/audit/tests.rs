@@ -467,3 +467,7 @@ proptest! {
         prop_assert_eq!(&numbers, &(0..numbers.len() as u64).collect::<Vec<_>>());
     }
 }
+
+pub(crate) const fn request_id(run: u64, number: u64) -> RequestId {
+    RequestId { run, number }
+}

@@ -39,5 +39,6 @@ mod scrub;
 mod stalled;
 mod streams;
 mod times;
+mod traces;
 mod upstream;
 mod world;

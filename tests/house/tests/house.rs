@@ -162,8 +162,12 @@ fn number_in(file: &str, before: &str) -> u64 {
 fn the_proxy_has_drained_before_its_pod_is_killed() {
     // The proxy may know nothing of pods, and the operator nothing of the proxy: here both numbers are seen.
     let drain = number_in("proxy/src/limits.rs", "DRAIN_TIMEOUT: Duration = Duration::from_secs(");
+    let last = number_in("proxy/src/limits.rs", "TRACES_LAST_TIMEOUT: Duration = Duration::from_secs(");
     let grace = number_in("operator/src/controller/desired/proxy_pod.rs", "const GRACE_SECS: i64 = ");
-    assert!(drain > 0 && drain < grace, "the proxy drains for {drain} s and is killed after {grace} s");
+    assert!(
+        drain > 0 && drain + last < grace,
+        "the proxy drains for {drain} s, sends traces for {last} s and is killed after {grace} s"
+    );
 }
 
 #[test]

@@ -80,5 +80,6 @@ pub fn document(
             additional_roots: class.additional_roots.clone(),
             proxy: class.upstream_proxy.clone(),
         },
+        tracing: None,
     }
 }

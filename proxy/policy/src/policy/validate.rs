@@ -22,7 +22,7 @@ use crate::document::{
 };
 use crate::path::{CanonicalPath, PathGlob};
 use crate::pinned::pinned;
-use crate::{CredentialUse, HostPattern, Method, parse_authority};
+use crate::{Collector, CredentialUse, HostPattern, Method, parse_authority};
 
 const PATH_GLOB_BYTES_MAX: usize = 1024;
 /// Longest name of a Secret's key, and of a file on every file system that matters.
@@ -91,6 +91,7 @@ impl TryFrom<PolicyDocument> for Policy {
         }
         let proxy = document.upstream.proxy;
         let upstream_proxy = proxy.and_then(|proxy| upstream_proxy(&proxy, &credentials, &mut faults));
+        let collector = document.tracing.and_then(|tracing| collector(&tracing.endpoint, &mut faults));
         faults.none().map(|()| Self {
             sandbox: Arc::new(document.sandbox),
             generation: document.generation,
@@ -100,6 +101,7 @@ impl TryFrom<PolicyDocument> for Policy {
             addresses: Addresses::new(allow, deny),
             additional_roots,
             upstream_proxy,
+            collector,
         })
     }
 }
@@ -267,6 +269,15 @@ fn upstream_proxy(
         login
     });
     Some(UpstreamProxy { protocol, host, port, login: login.flatten() })
+}
+
+fn collector(endpoint: &str, faults: &mut Faults) -> Option<Collector> {
+    let collector = Collector::parse(endpoint);
+    if collector.is_none() {
+        let form = "write http://collector.example.com:4318 or https:// with a name or address that is no metadata service, its port and nothing more";
+        faults.add("tracing.endpoint", form);
+    }
+    collector
 }
 
 fn scope(at: &str, document: ScopeDocument, faults: &mut Faults) -> Option<Scope> {

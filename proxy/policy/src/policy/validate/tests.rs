@@ -457,3 +457,36 @@ fn an_upstream_proxy_is_a_plain_url_and_a_login_that_may_go_there() {
     assert!(Policy::from_yaml(&document("{url: 'http://proxy.test:3128', credential: null}")).is_err());
     assert!(Policy::from_yaml(VALID).unwrap().upstream_proxy().is_none());
 }
+
+#[test]
+fn a_collector_is_a_plain_url_with_a_port() {
+    let document = |tracing: &str| format!("{VALID}tracing: {tracing}\n");
+    for (url, scheme) in [("http", Scheme::Http), ("https", Scheme::Https)] {
+        let policy =
+            Policy::from_yaml(&document(&format!("{{endpoint: '{url}://otel.observability.svc:4318'}}")))
+                .unwrap();
+        let collector = policy.collector().unwrap();
+        assert_eq!((collector.scheme(), collector.port()), (scheme, 4318));
+        assert_eq!(collector.host().as_str(), "otel.observability.svc");
+    }
+    for endpoint in [
+        "",
+        "collector.test:4318",
+        "grpc://collector.test:4317",
+        "http://collector.test",
+        "http://collector.test:0",
+        "http://collector.test:4318/",
+        "http://collector.test:4318/v1/traces",
+        "http://collector.test:4318?x=y",
+        "http://key:word@collector.test:4318",
+        "http://169.254.169.254:80",
+    ] {
+        let error = Policy::from_yaml(&document(&format!("{{endpoint: '{endpoint}'}}"))).expect_err(endpoint);
+        let fields: Vec<_> = error.faults().iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(fields, ["tracing.endpoint"], "{endpoint}");
+    }
+    for wrong in ["null", "{}", "{endpoint: 'http://collector.test:4318', headers: {a: b}}"] {
+        assert!(Policy::from_yaml(&document(wrong)).is_err(), "{wrong}");
+    }
+    assert!(Policy::from_yaml(VALID).unwrap().collector().is_none());
+}
