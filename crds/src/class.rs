@@ -56,6 +56,9 @@ pub struct AgentSandboxClassSpec {
     /// Ceiling of what sandboxes may reach; absent means any public host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<ClassEgress>,
+    /// Where proxies send traces of what they allowed and denied; absent sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<ClassTracing>,
 }
 
 /// Isolation technologies.
@@ -253,4 +256,41 @@ pub enum TlsPassthrough {
     Allow,
     /// It may not.
     Deny,
+}
+
+/// A collector of OpenTelemetry's. Proxies reach it directly, also where there is an upstream proxy; agents do not reach it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassTracing {
+    /// `http://host:port` or `https://host:port`, which takes OTLP over HTTP in JSON at `/v1/traces`. The host is a full DNS name, for
+    /// search domains play no part, or an IPv4 address. TLS is verified against the public roots and additionalRoots.
+    #[x_kube(validation = Rule::new("self.matches('^https?://[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)+:[1-9][0-9]{0,4}$')").message("endpoint must be http://host:port or https://host:port with a full DNS name and nothing more, such as http://otel-collector.observability.svc.cluster.local:4318"))]
+    #[schemars(length(min = 1, max = 270))]
+    pub endpoint: String,
+    /// The collector's pods, where it runs in this cluster: its Service then leads to the same port of theirs. Absent means that it
+    /// is elsewhere: at the address that endpoint says, at a public one, or in allowedPrivateRanges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<CollectorPods>,
+}
+
+/// The pods of a collector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectorPods {
+    /// Their namespace.
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("namespace must be the name of a namespace: lower-case letters, digits and -"))]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Labels that they have, at least one.
+    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 317 && self[k].size() <= 63)").message("labels holds labels of pods: keys of at most 317 and values of at most 63 characters"))]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 16), schema_with = "pod_labels")]
+    pub labels: BTreeMap<String, String>,
+}
+
+fn pod_labels(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "description": "Labels that they have, at least one.",
+        "additionalProperties": {"type": "string", "maxLength": 63}
+    })
 }

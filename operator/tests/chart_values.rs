@@ -49,6 +49,25 @@ fn a_ceiling_of_the_workspace_is_among_the_values() {
     assert!(!takes("/sandboxes/maxLimits", json!({"workspaces": "10Gi"})));
 }
 
+#[test]
+fn a_collector_of_traces_is_a_url_and_perhaps_pods() {
+    let pods = json!({"namespace": "observability", "labels": {"app": "otel-collector"}});
+    for (tracing, fits) in [
+        (json!({}), true),
+        (json!({"endpoint": "https://otel.example.com:4318"}), true),
+        (json!({"endpoint": "http://10.96.0.50:4318", "pods": pods}), true),
+        (json!({"endpoint": "otel.example.com:4318"}), false),
+        (json!({"endpoint": "http://otel-collector:4318"}), false),
+        (json!({"pods": pods}), false),
+        (
+            json!({"endpoint": "http://10.96.0.50:4318", "pods": {"namespace": "observability", "labels": {}}}),
+            false,
+        ),
+    ] {
+        assert_eq!(takes("/sandboxes/tracing", tracing.clone()), fits, "{tracing}");
+    }
+}
+
 /// A namespace or a RuntimeClass may be called 2024, which YAML takes for a number where it is not quoted.
 #[test]
 fn text_of_a_user_is_quoted_where_it_becomes_a_whole_value() {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use agentsandbox_crds::class::{AgentSandboxClass, Isolation, Scheduling};
+use agentsandbox_crds::class::{AgentSandboxClass, ClassTracing, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
 use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
@@ -134,6 +134,8 @@ pub struct ClassInForce {
     pub additional_roots: Option<String>,
     /// The organisation's own proxy, through which the sandbox's proxy reaches everything.
     pub upstream_proxy: Option<UpstreamProxyDocument>,
+    /// Where the proxy sends traces.
+    pub tracing: Option<ClassTracing>,
 }
 
 /// The Secret of a credential, in the sandbox's namespace.

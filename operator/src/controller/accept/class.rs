@@ -139,6 +139,7 @@ pub(super) fn in_force(
             url: proxy.url,
             credential: proxy.login.is_some().then(|| LOGIN.to_owned()),
         }),
+        tracing: class.spec.tracing.clone(),
     }
 }
 

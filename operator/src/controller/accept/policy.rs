@@ -67,6 +67,7 @@ fn written(
     }
     let own = [
         ("addresses.allow", "egress.allowedPrivateRanges"),
+        ("tracing", "tracing"),
         ("upstream.proxy", "egress.upstreamProxy"),
         ("upstream", "egress"),
     ];

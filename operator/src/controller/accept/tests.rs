@@ -446,6 +446,16 @@ fn the_login_at_the_classes_proxy_is_for_that_proxy_alone_and_comes_from_the_san
 }
 
 #[test]
+fn a_collector_that_the_proxy_would_refuse_is_the_classes_fault() {
+    for endpoint in ["http://169.254.169.254:80", "http://collector.example.com:99999"] {
+        let wrong = with_class(|c| c.spec.tracing = Some(from(json!({"endpoint": endpoint}))));
+        only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
+        let faults = accept(&identity(), &sandbox(|_| ()), &wrong, &platform()).unwrap_err();
+        assert!(faults[0].message.contains("has a wrong tracing.endpoint: write http://"), "{}", faults[0]);
+    }
+}
+
+#[test]
 fn what_the_proxy_would_refuse_of_a_class_is_the_classes_fault() {
     for egress in [
         json!({"allowedPrivateRanges": ["0.0.0.0/0"]}),

@@ -37,7 +37,7 @@ pub fn agent(identity: &Identity) -> NetworkPolicy {
 }
 
 /// The proxy's wall: in from its own agent on the data ports, and from the operator, which asks what was denied; out to cluster DNS, and to the ports that rules name, on
-/// public addresses and on the private ranges that the class allows.
+/// public addresses and on the private ranges that the class allows; and to the collector of traces, if the class names one.
 #[must_use]
 pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
     let identity = &accepted.identity;
@@ -58,7 +58,30 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
             ports: Some(ports.into_iter().map(|number| port("TCP", number)).collect()),
         });
     }
+    egress.extend(collector(accepted, platform));
     policy(identity, Component::Proxy, std::iter::once(ingress).chain(operator).collect(), egress)
+}
+
+/// The way to the collector of traces: to its pods where the class names them, and to its address where that is what the class has, for
+/// engines that judge before address translation see a Service's. Else it is wherever an upstream may be.
+fn collector(accepted: &Accepted, platform: &Platform) -> Option<NetworkPolicyEgressRule> {
+    let tracing = accepted.class.tracing.as_ref()?;
+    let (_, authority) = tracing.endpoint.split_once("://")?;
+    let (host, number) = authority.rsplit_once(':')?;
+    let pods = tracing.pods.as_ref().map(|pods| NetworkPolicyPeer {
+        pod_selector: Some(LabelSelector {
+            match_labels: Some(pods.labels.clone()),
+            match_expressions: None,
+        }),
+        namespace_selector: Some(namespace(&pods.namespace)),
+        ip_block: None,
+    });
+    let address = host.parse::<Ipv4Addr>().ok().map(|address| block(Ipv4Net::from(address), Vec::new()));
+    let mut to: Vec<NetworkPolicyPeer> = pods.into_iter().chain(address).collect();
+    if to.is_empty() {
+        to = upstreams(&accepted.class.private_ranges, &platform.cluster_ranges);
+    }
+    Some(NetworkPolicyEgressRule { to: Some(to), ports: Some(vec![port("TCP", number.parse().ok()?)]) })
 }
 
 /// The policy that stands in for a wall while that is put up anew: the same under another name.

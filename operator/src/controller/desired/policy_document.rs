@@ -6,7 +6,7 @@ use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::SUFFIX_POLICY;
 use agentsandbox_policy::document::{
     API_VERSION, AddressesDocument, ClientCertificateDocument, CredentialDocument, PolicyDocument,
-    RuleDocument, SandboxIdentity, UpstreamDocument,
+    RuleDocument, SandboxIdentity, TracingDocument, UpstreamDocument,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest, Sha256};
@@ -80,6 +80,6 @@ pub fn document(
             additional_roots: class.additional_roots.clone(),
             proxy: class.upstream_proxy.clone(),
         },
-        tracing: None,
+        tracing: class.tracing.as_ref().map(|tracing| TracingDocument { endpoint: tracing.endpoint.clone() }),
     }
 }

@@ -142,6 +142,60 @@ fn behind_an_upstream_proxy_the_wall_opens_that_proxys_port_and_no_other() {
     assert_eq!(network_policy::proxy(&silent, &platform()).spec.unwrap().egress.unwrap().len(), 1);
 }
 
+/// What the wall of a proxy lets out to the collector of this class, beside all else, and where the proxy is told that it is.
+fn traced(tracing: serde_json::Value) -> (serde_json::Value, Option<String>) {
+    let of = |tracing: Option<serde_json::Value>| {
+        let egress = json!({"allowedPrivateRanges": ["192.168.7.0/24"]});
+        let class = class(|c| {
+            c.spec.egress = Some(from(egress));
+            c.spec.tracing = tracing.map(from);
+        });
+        let known = references(vec![class], vec![credential(|_| ())]);
+        let accepted = accept(&identity(), &sandbox(|_| ()), &known, &platform()).unwrap();
+        let egress = network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap();
+        let document = policy_document::config_map(&accepted, &platform()).data.unwrap();
+        let document: serde_json::Value = serde_json::from_str(&document[policy_document::KEY]).unwrap();
+        (egress, document["tracing"]["endpoint"].as_str().map(str::to_owned))
+    };
+    let (without, nowhere) = of(None);
+    assert_eq!(nowhere, None);
+    let (mut with, endpoint) = of(Some(tracing));
+    let opened = with.pop().unwrap();
+    assert_eq!(with, without, "nothing else is opened");
+    (serde_json::to_value(opened).unwrap(), endpoint)
+}
+
+#[test]
+fn the_wall_of_a_proxy_opens_the_port_of_its_collector_on_that_collectors_pods_or_address_alone() {
+    let ports = json!([{"port": 4318, "protocol": "TCP"}]);
+    let named = "http://otel-collector.observability.svc.cluster.local:4318";
+    let pods = json!({"namespace": "observability", "labels": {"app": "otel-collector"}});
+    let peer = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}},
+        "podSelector": {"matchLabels": {"app": "otel-collector"}},
+    });
+    let (opened, endpoint) = traced(json!({"endpoint": named, "pods": pods}));
+    assert_eq!(opened, json!({"ports": ports, "to": [peer]}));
+    assert_eq!(endpoint.as_deref(), Some(named));
+    let block = json!({"ipBlock": {"cidr": "10.96.0.50/32"}});
+    let (opened, _) = traced(json!({"endpoint": "http://10.96.0.50:4318", "pods": pods}));
+    assert_eq!(opened, json!({"ports": ports, "to": [peer, block]}), "the Service, and what is behind it");
+    let (opened, _) = traced(json!({"endpoint": "http://10.96.0.50:4318"}));
+    assert_eq!(opened, json!({"ports": ports, "to": [block]}));
+}
+
+#[test]
+fn a_collector_outside_the_cluster_is_where_upstreams_may_be() {
+    let (opened, _) = traced(json!({"endpoint": "https://otel.example.com:443"}));
+    assert_eq!(opened["ports"], json!([{"port": 443, "protocol": "TCP"}]));
+    let accepted = accepted(|_| ());
+    let wall = network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap();
+    let public = serde_json::to_value(&wall[1].to).unwrap();
+    assert_eq!(opened["to"][0], public[0], "the cluster and private ranges are left out");
+    assert_eq!(opened["to"][1]["ipBlock"]["cidr"], "192.168.7.0/24");
+    assert_eq!(opened["to"].as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn o_n25_the_agent_is_never_allowed_to_cluster_dns() {
     let text = serde_json::to_string(&network_policy::agent(&identity())).unwrap();
