@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 
 use crate::admission::Expected;
 use crate::controller::chain;
+use crate::one_namespace::{Given, OneNamespace};
 use crate::ranges::Configured;
 
 /// Images of a release carry its version.
@@ -83,6 +85,9 @@ pub struct Flags {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub admin_address: String,
+    /// What is given where one namespace alone is served.
+    #[command(flatten)]
+    pub given: Given,
 }
 
 /// Whether a Lease decides which replica writes.
@@ -139,6 +144,8 @@ pub struct Config {
     pub denials: AskDenials,
     /// Where the admin server listens.
     pub admin_address: SocketAddr,
+    /// The one namespace that is served; absent means every one.
+    pub only: Option<Arc<OneNamespace>>,
 }
 
 /// Every fault of the flags.
@@ -169,6 +176,10 @@ impl TryFrom<Flags> for Config {
                 faults.push(format!("--{flag}: write an image reference, not {image:?}"));
             }
         }
+        let only = flags.given.read(&mut faults);
+        if flags.given.watch_namespace.is_some() && flags.admission.is_some() {
+            faults.push("--admission: admission policies are the cluster's, so with --watch-namespace nobody can say whether they are in force; leave it out".to_owned());
+        }
         let admission = flags.admission.as_deref().and_then(|file| admission(file, &mut faults));
         match (cluster_dns, admin_address) {
             (Some(cluster_dns), Some(admin_address)) if faults.is_empty() => Ok(Self {
@@ -184,6 +195,7 @@ impl TryFrom<Flags> for Config {
                 wall_probe: flags.wall_probe,
                 denials: flags.denials,
                 admin_address,
+                only,
             }),
             _ => Err(Faults(faults)),
         }

@@ -5,6 +5,7 @@
 //! [`lease`] (who may write), [`admission`] (whether the API server still refuses what it should), [`server`] and [`metrics`].
 //! [`clock`] and [`backoff`] are what passes take from outside: the time, and chance. [`deadline`] ends every request.
 //! [`platform`] is what the steps know of the cluster, and [`ranges`] finds its addresses and keeps them current.
+//! [`one_namespace`] is what is given to an operator that may not ask the cluster.
 //!
 //! Invariants, do not weaken: a client is named only in observe, apply, teardown and events (and in the process parts
 //! above); no Secret is ever read; a Pod is applied only with the evidence its type asks for.
@@ -20,6 +21,7 @@ pub mod deadline;
 pub(crate) mod fixtures;
 pub mod lease;
 pub mod metrics;
+pub mod one_namespace;
 pub mod platform;
 pub mod quantity;
 pub mod ranges;

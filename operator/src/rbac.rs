@@ -183,6 +183,23 @@ const fn cluster(
     Permission { scope: Scope::Cluster, group, resource, name: None, verbs, why }
 }
 
+/// Kinds under [`Scope::Cluster`] that are in no namespace.
+const OF_THE_CLUSTER: [&str; 6] = [
+    "agentsandboxclasses",
+    "nodes",
+    "runtimeclasses",
+    "servicecidrs",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+];
+
+/// What an operator for one namespace uses there, by a Role. Besides, it uses what is of [`Scope::OwnNamespace`], and nothing else
+/// of the table.
+pub fn in_one_namespace() -> impl Iterator<Item = &'static Permission> {
+    let of_the_cluster = |permission: &Permission| OF_THE_CLUSTER.contains(&permission.resource);
+    PERMISSIONS.iter().filter(move |one| one.scope == Scope::Cluster && !of_the_cluster(one))
+}
+
 /// The table as JSON, for comparison with rendered roles.
 ///
 /// # Errors

@@ -164,7 +164,7 @@ pub async fn operate(
 ) -> Result<Stopped, StartError> {
     let mut stop = Box::pin(stop);
     let (ranges, following) = tokio::select! {
-        followed = watches::ranges(&client, ambient.jitter, config.cluster_ranges.clone()) => followed?,
+        followed = watches::ranges(&client, &config, ambient.jitter) => followed?,
         () = &mut stop => return Ok(Stopped::Told),
     };
     let platform = tokio::select! {
@@ -227,7 +227,9 @@ impl Replica {
     async fn work(self, platform: Platform, ranges: Ranges, mut halted: watch::Receiver<bool>) {
         let Self { client, config, ambient, metrics, tenure, seen: _ } = self;
         let wall_deleted = Arc::new(Notify::new());
-        let (controller, stores) = watches::controller(&client, ambient.jitter, Arc::clone(&wall_deleted));
+        let only = config.only.as_deref();
+        let (controller, stores) =
+            watches::controller(&client, only, ambient.jitter, Arc::clone(&wall_deleted));
         let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
         let (wake, woken) = futures::channel::mpsc::unbounded();
         let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
@@ -456,6 +458,22 @@ async fn known(
 }
 
 async fn platform(client: &Client, config: &Config, ranges: &Ranges) -> Result<Platform, StartError> {
+    let (api_service, api_endpoints) = match &config.only {
+        Some(only) => (only.api_service, only.api_endpoints.clone()),
+        None => api_server(client).await?,
+    };
+    Ok(Platform {
+        asks_from: (config.denials == AskDenials::Ask).then(|| config.namespace.clone()),
+        proxy_image: config.proxy_image.clone(),
+        init_image: config.init_image.clone(),
+        cluster_ranges: Arc::clone(&ranges.borrow()),
+        cluster_dns: config.cluster_dns,
+        api_service,
+        api_endpoints,
+    })
+}
+
+async fn api_server(client: &Client) -> Result<(SocketAddr, Vec<SocketAddr>), StartError> {
     let service = Api::<Service>::namespaced(client.clone(), "default").get("kubernetes").await?;
     let spec = service.spec.unwrap_or_default();
     let address = spec.cluster_ip.and_then(|ip| ip.parse::<IpAddr>().ok());
@@ -466,15 +484,7 @@ async fn platform(client: &Client, config: &Config, ranges: &Ranges) -> Result<P
     let mut api_endpoints: Vec<SocketAddr> = slices.iter().flat_map(endpoints).collect();
     api_endpoints.sort_unstable();
     api_endpoints.dedup();
-    Ok(Platform {
-        asks_from: (config.denials == AskDenials::Ask).then(|| config.namespace.clone()),
-        proxy_image: config.proxy_image.clone(),
-        init_image: config.init_image.clone(),
-        cluster_ranges: Arc::clone(&ranges.borrow()),
-        cluster_dns: config.cluster_dns,
-        api_service: SocketAddr::new(address, port),
-        api_endpoints,
-    })
+    Ok((SocketAddr::new(address, port), api_endpoints))
 }
 
 fn endpoints(slice: &EndpointSlice) -> Vec<SocketAddr> {

@@ -16,6 +16,7 @@ use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::future::ready;
 use futures::stream::{self, BoxStream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -25,7 +26,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, ObjectMeta, PartialObjectMeta, PartialObjectMetaExt};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::controller::{Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store, store};
@@ -36,11 +37,13 @@ use tokio::sync::Notify;
 
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
+use crate::config::Config as Flags;
 use crate::controller::chain;
 use crate::controller::evaluate::selects_only;
 use crate::controller::observe::{Stores, in_order};
 use crate::controller::orphans;
-use crate::ranges::{self, Brought, Configured, Ranges, Unknown};
+use crate::one_namespace::OneNamespace;
+use crate::ranges::{self, Brought, Ranges, Unknown};
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
@@ -58,20 +61,31 @@ type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 #[must_use]
 pub fn controller(
     client: &Client,
+    only: Option<&OneNamespace>,
     jitter: Jitter,
     wall_deleted: Arc<Notify>,
 ) -> (Controller<AgentSandbox>, Stores) {
     let ours = || everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let (listed, lists) = unbounded();
-    let (sandboxes, sandbox_stream) = watch_own::<AgentSandbox>(client, jitter, &listed);
-    let (credentials, credential_stream) = watch_own::<AgentCredential>(client, jitter, &listed);
-    let (classes, class_stream) = watch_own::<AgentSandboxClass>(client, jitter, &listed);
-    let (network_policies, policy_stream, freeing) = watch_policies(client, jitter, &listed);
-    let (service_accounts, account_stream) = watch::<ServiceAccount>(client, ours(), jitter, &listed);
-    let (config_maps, map_stream) = watch::<ConfigMap>(client, ours(), jitter, &listed);
-    let (services, service_stream) = watch::<Service>(client, ours(), jitter, &listed);
-    let (pods, pod_stream) = watch_with::<Pod>(client, ours(), jitter, &listed, trim_pod, |_, _| ());
-    let (runtime_classes, runtime_stream) = watch_names::<RuntimeClass>(client, jitter, &listed);
+    let (sandboxes, sandbox_stream) =
+        watch_own::<AgentSandbox>(own::<AgentSandbox>(client, only), jitter, &listed);
+    let (credentials, credential_stream) =
+        watch_own::<AgentCredential>(own::<AgentCredential>(client, only), jitter, &listed);
+    let (classes, class_stream) = match only {
+        Some(only) => given(only.classes.clone()),
+        None => watch_own::<AgentSandboxClass>(own::<AgentSandboxClass>(client, None), jitter, &listed),
+    };
+    let (network_policies, policy_stream, freeing) = watch_policies(served(client, only), jitter, &listed);
+    let (service_accounts, account_stream) =
+        watch::<ServiceAccount>(served(client, only), ours(), jitter, &listed);
+    let (config_maps, map_stream) = watch::<ConfigMap>(served(client, only), ours(), jitter, &listed);
+    let (services, service_stream) = watch::<Service>(served(client, only), ours(), jitter, &listed);
+    let (pods, pod_stream) =
+        watch_with::<Pod>(served(client, only), ours(), jitter, &listed, trim_pod, |_, _| ());
+    let (runtime_classes, runtime_stream) = match only {
+        Some(only) => given(runtime_classes(only)),
+        None => watch_names::<RuntimeClass>(client, jitter, &listed),
+    };
 
     let of_credential = sandboxes.clone();
     let of_class = sandboxes.clone();
@@ -120,14 +134,56 @@ pub fn controller(
     (controller, stores)
 }
 
+/// Where a kind is watched: in every namespace, or in the only one that is served.
+fn served<K>(client: &Client, only: Option<&OneNamespace>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match only {
+        Some(only) => Api::namespaced(client.clone(), &only.namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// The same of a kind of our own, as objects that may not be legible.
+fn own<K: Resource<DynamicType = ()>>(client: &Client, only: Option<&OneNamespace>) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<K>(&());
+    match only {
+        Some(only) => Api::namespaced_with(client.clone(), &only.namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    }
+}
+
+/// Objects that are given once, and stay.
+fn given<K>(objects: Vec<K>) -> (Store<K>, Touched<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let (reader, mut writer) = store();
+    writer.apply_watcher_event(&watcher::Event::Init);
+    objects.into_iter().for_each(|one| writer.apply_watcher_event(&watcher::Event::InitApply(one)));
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    (reader, stream::pending().boxed())
+}
+
+/// The RuntimeClasses of the given classes, which are taken to exist.
+fn runtime_classes(only: &OneNamespace) -> Vec<PartialObjectMeta<RuntimeClass>> {
+    let names = only.classes.iter().filter_map(|class| class.spec.runtime_class_name.clone());
+    let object = |name| ObjectMeta { name: Some(name), ..ObjectMeta::default() }.into_response_partial();
+    names.map(object).collect()
+}
+
 /// Watches a kind of our own. Others write such objects, and one that cannot be read must not end the watch for all: a status
 /// that cannot be read is dropped, for it is the operator's to write anew, and any other object is left out and told.
-fn watch_own<K>(client: &Client, jitter: Jitter, listed: &UnboundedSender<()>) -> (Store<K>, Touched<K>)
+fn watch_own<K>(
+    api: Api<DynamicObject>,
+    jitter: Jitter,
+    listed: &UnboundedSender<()>,
+) -> (Store<K>, Touched<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = store();
-    let api = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
     let stream = watcher(api, everything())
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .filter_map(|event| ready(event.map(legible::<K>).transpose()))
@@ -174,7 +230,7 @@ fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> 
 }
 
 fn watch<K>(
-    client: &Client,
+    api: Api<K>,
     config: watcher::Config,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
@@ -182,13 +238,13 @@ fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    watch_with(client, config, jitter, listed, |_| (), |_, _| ())
+    watch_with(api, config, jitter, listed, |_| (), |_, _| ())
 }
 
 /// Watches a kind, of which `trimmed` takes off what nobody reads; `before` is shown each event while the store does not hold it
 /// yet.
 fn watch_with<K>(
-    client: &Client,
+    api: Api<K>,
     config: watcher::Config,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
@@ -200,7 +256,7 @@ where
 {
     let (reader, writer) = store();
     let held = reader.clone();
-    let stream = watcher(Api::<K>::all(client.clone()), config)
+    let stream = watcher(api, config)
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
         .modify(move |object| {
             trim(object);
@@ -249,7 +305,7 @@ fn trim_pod(pod: &mut Pod) {
 
 /// Watches all policies; besides what is touched it tells of policies as they were, where they concerned others.
 fn watch_policies(
-    client: &Client,
+    api: Api<NetworkPolicy>,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
 ) -> (Store<NetworkPolicy>, Touched<NetworkPolicy>, UnboundedReceiver<Arc<NetworkPolicy>>) {
@@ -258,7 +314,7 @@ fn watch_policies(
         // An error means that nobody reconciles any more.
         let _told = before(held, event).map(|policy| freed.unbounded_send(policy));
     };
-    let (policies, touched) = watch_with(client, everything(), jitter, listed, |_| (), tell);
+    let (policies, touched) = watch_with(api, everything(), jitter, listed, |_| (), tell);
     (policies, touched, freeing)
 }
 
@@ -279,9 +335,10 @@ fn tell_of_lists<K>(
 #[must_use]
 pub fn admission(client: &Client, jitter: Jitter) -> Watched {
     let (listed, lists) = unbounded();
-    let (policies, policy_stream) = watch::<ValidatingAdmissionPolicy>(client, everything(), jitter, &listed);
+    let (policies, policy_stream) =
+        watch::<ValidatingAdmissionPolicy>(Api::all(client.clone()), everything(), jitter, &listed);
     let (bindings, binding_stream) =
-        watch::<ValidatingAdmissionPolicyBinding>(client, everything(), jitter, &listed);
+        watch::<ValidatingAdmissionPolicyBinding>(Api::all(client.clone()), everything(), jitter, &listed);
     let touched = stream::select(
         policy_stream.map(|touched| touched.map(drop)),
         binding_stream.map(|touched| touched.map(drop)),
@@ -296,12 +353,19 @@ pub fn admission(client: &Client, jitter: Jitter) -> Watched {
 /// When nothing says where pods, Services or nodes are.
 pub async fn ranges(
     client: &Client,
+    flags: &Flags,
     jitter: Jitter,
-    configured: Configured,
 ) -> Result<(Ranges, impl Future<Output = ()> + Send + 'static), Unknown> {
-    let nodes = brought(client, jitter, ranges::of_node);
-    let services = brought(client, jitter, ranges::of_services);
-    ranges::follow(nodes, services, configured).await
+    let (nodes, services) = match flags.only {
+        Some(_) => (nothing(), nothing()),
+        None => (brought(client, jitter, ranges::of_node), brought(client, jitter, ranges::of_services)),
+    };
+    ranges::follow(nodes, services, flags.cluster_ranges.clone()).await
+}
+
+/// What a watch would bring of a kind that may not be asked for.
+fn nothing<V: Send + 'static>() -> Brought<V> {
+    stream::iter([watcher::Event::Init, watcher::Event::InitDone]).chain(stream::pending()).boxed()
 }
 
 /// Wakes every sandbox when the cluster's ranges change. Never returns by itself.
@@ -595,7 +659,11 @@ mod tests {
         let list = json!({"kind": "AgentSandboxList", "apiVersion": "agentsandbox.dev/v1alpha1", "metadata": {"resourceVersion": "100"}, "items": items});
         let says: Says = Box::new(move |_| Some((200, list.clone())));
         let api = FakeApi::start(Vec::new(), says).await;
-        let (store, stream) = watch_own::<AgentSandbox>(&api.client, Jitter::default(), &unbounded().0);
+        let (store, stream) = watch_own::<AgentSandbox>(
+            own::<AgentSandbox>(&api.client, None),
+            Jitter::default(),
+            &unbounded().0,
+        );
         tokio::select! {
             () = stream.for_each(|_| ready(())) => unreachable!("a watch does not end"),
             filled = store.wait_until_ready() => filled.unwrap(),

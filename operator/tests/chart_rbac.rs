@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use agentsandbox_operator::rbac::{PERMISSIONS, Scope};
+use agentsandbox_operator::rbac::{PERMISSIONS, Scope, in_one_namespace};
 use serde_json::Value;
 
 /// One granted verb: where, group, resource, object, verb, and the sentence that justifies it.
@@ -33,9 +33,10 @@ fn table() -> BTreeSet<Grant> {
     PERMISSIONS.iter().flat_map(|p| p.verbs.iter().map(move |verb| grant(p, verb))).collect()
 }
 
-/// The rules of the chart's roles, each with the comment above it.
-fn chart() -> BTreeSet<Grant> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates/rbac.yaml");
+/// The rules of a template's roles, each with the comment above it.
+fn grants(template: &str) -> BTreeSet<Grant> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates");
+    let file = folder.join(template);
     let text = std::fs::read_to_string(file).unwrap();
     let mut grants = BTreeSet::new();
     for document in text.split("\n---\n") {
@@ -88,10 +89,42 @@ fn chart() -> BTreeSet<Grant> {
 
 #[test]
 fn the_chart_grants_exactly_what_the_table_says() {
-    let (table, chart) = (table(), chart());
+    let (table, chart) = (table(), grants("rbac.yaml"));
     let missing: Vec<_> = table.difference(&chart).collect();
     let extra: Vec<_> = chart.difference(&table).collect();
     assert!(missing.is_empty() && extra.is_empty(), "the chart lacks {missing:#?} and adds {extra:#?}");
+}
+
+#[test]
+fn o_h31_for_one_namespace_the_chart_grants_the_same_there_and_nothing_of_the_clusters() {
+    let kinds = template("rbac_one_namespace.yaml");
+    let kinds: Vec<_> = kinds.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["Role", "RoleBinding"]);
+    let granted = grants("rbac_one_namespace.yaml");
+    let granted: BTreeSet<_> = granted.into_iter().map(|(_, a, b, c, d, e)| (a, b, c, d, e)).collect();
+    let (mut used, mut of_the_cluster) = (BTreeSet::new(), BTreeSet::new());
+    let namespaced: Vec<_> = in_one_namespace().map(|one| one.resource).collect();
+    for (place, group, resource, name, verb, why) in table() {
+        if place == "cluster" && namespaced.contains(&resource.as_str()) {
+            used.insert((group, resource, name, verb, why));
+        } else if place == "cluster" {
+            of_the_cluster.insert(resource);
+        }
+    }
+    assert_eq!(granted, used);
+    let wanted = [
+        "agentsandboxclasses",
+        "nodes",
+        "runtimeclasses",
+        "servicecidrs",
+        "validatingadmissionpolicies",
+        "validatingadmissionpolicybindings",
+    ];
+    assert_eq!(
+        Vec::from_iter(&of_the_cluster),
+        wanted,
+        "each of these is in no namespace, and nothing else is"
+    );
 }
 
 /// The objects of a template, without what Helm fills in.
@@ -144,7 +177,8 @@ fn o_h16_roles_for_people_hold_nothing_but_our_kinds() {
 
 #[test]
 fn o_h23_no_role_of_the_chart_makes_a_token() {
-    let all: Vec<Value> = ["rbac.yaml", "roles.yaml"].into_iter().flat_map(template).collect();
+    let all: Vec<Value> =
+        ["rbac.yaml", "rbac_one_namespace.yaml", "roles.yaml"].into_iter().flat_map(template).collect();
     let mut seen = 0;
     for rule in rules(&all) {
         for resource in strings(rule, "resources") {

@@ -71,7 +71,7 @@ fn a_collector_of_traces_is_a_url_and_perhaps_pods() {
 /// A namespace or a RuntimeClass may be called 2024, which YAML takes for a number where it is not quoted.
 #[test]
 fn text_of_a_user_is_quoted_where_it_becomes_a_whole_value() {
-    for file in ["templates/networkpolicy.yaml", "templates/classes.yaml"] {
+    for file in ["templates/networkpolicy.yaml", "templates/_classes.tpl"] {
         let text = read(file);
         let bare = text.lines().filter(|line| line.contains(": {{ . }}") && !line.contains("port: {{ . }}"));
         assert_eq!(bare.collect::<Vec<_>>(), Vec::<&str>::new(), "{file}");

@@ -27,6 +27,8 @@ use xtask::{install, shell};
 const OPERATOR: &str = "system:serviceaccount:agentsandbox-system:agentsandbox-operator";
 /// Name of its roles.
 const ROLE: &str = "agentsandbox-operator";
+/// The name of its Role in the namespace of the API server's own Service.
+const API_SERVER_ROLE: &str = "agentsandbox-operator-api-server";
 /// Granted for admission's sake: no request carries this verb (OwnerReferencesPermissionEnforcement asks for it).
 const NEVER_REQUESTED: &str = "agentsandbox.dev/agentsandboxes/finalizers update in all namespaces";
 
@@ -50,9 +52,9 @@ async fn granted(rig: &Rig) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let cluster: Api<ClusterRole> = Api::all(rig.client.clone());
     rights(cluster.get(ROLE).await.unwrap().rules.unwrap_or_default(), "all namespaces", &mut found);
-    for namespace in [install::NAMESPACE, "default"] {
+    for (namespace, role) in [(install::NAMESPACE, ROLE), ("default", API_SERVER_ROLE)] {
         let roles: Api<Role> = Api::namespaced(rig.client.clone(), namespace);
-        rights(roles.get(ROLE).await.unwrap().rules.unwrap_or_default(), namespace, &mut found);
+        rights(roles.get(role).await.unwrap().rules.unwrap_or_default(), namespace, &mut found);
     }
     found
 }

@@ -15,6 +15,7 @@
 //! - [`clients`]: real clients through the proxy.
 //! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
 //! - [`test`]: everything that must hold, in parts.
+//! - [`chart`]: that the chart renders, and refuses what it should.
 //! - [`nightly`]: what takes too long for each change, in parts.
 //! - [`conformance`]: the attack catalogue against our proxy and others.
 //! - [`soak`]: the proxy under load while everything around it changes.
@@ -24,6 +25,7 @@
 pub mod agent_images;
 pub mod bench;
 pub mod borrowed_image;
+pub mod chart;
 pub mod clients;
 pub mod cluster;
 pub mod conformance;

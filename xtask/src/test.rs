@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{agent_images, invariants, parts, paths, quickstart, shell, tools};
+use crate::{agent_images, chart, invariants, parts, paths, quickstart, shell, tools};
 
 /// A part of the tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +79,7 @@ impl Part {
                 args.extend(only_test);
                 cargo(&args)
             }
-            Self::Chart => chart(),
+            Self::Chart => chart::check(),
             Self::Clients => {
                 let mut args = vec!["test", "--locked", "--package", "agentsandbox-clients"];
                 args.extend(only_test);
@@ -117,44 +117,6 @@ fn deny() -> Result<()> {
         &["--locked", "--workspace", "--log-level", "error", "check", "bans", "licenses", "sources"],
     );
     visible(check.current_dir(paths::repository()))
-}
-
-/// What only a reader knows of a cluster; each may be left out.
-const VALUES: [&str; 5] = [
-    "clusterRanges.podCIDRs={10.244.0.0/16}",
-    "clusterRanges.serviceCIDRs={10.96.0.0/16}",
-    "clusterRanges.nodeCIDRs={10.0.0.0/24}",
-    "clusterRanges.clusterDNS=10.96.0.10",
-    "apiServer.cidrs={10.96.0.1/32}",
-];
-
-fn chart() -> Result<()> {
-    let helm = parts::built()?.join("helm");
-    let folder = paths::repository().join("charts/agentsandbox");
-    let with_values = |verb: &[&str]| {
-        let mut command = shell::command(&helm, verb);
-        command.arg(&folder);
-        for value in VALUES {
-            command.args(["--set", value]);
-        }
-        command
-    };
-    shell::output(&mut with_values(&["lint", "--strict"]))?;
-    shell::output(&mut with_values(&["template", "test"]))?;
-    // The schema is closed: each of these is refused.
-    let refused: [&[&str]; 5] = [
-        &["--set", "noSuchValue=1"],
-        &["--set", "admission.children=Allow"],
-        &["--set", "roles=All"],
-        &["--set", "operator.replicas=-1"],
-        &["--set", "clusterRanges.clusterDNS=name"],
-    ];
-    for values in refused {
-        if shell::output(with_values(&["template", "test"]).args(values)).is_ok() {
-            return Err(Failure::new(format!("the chart takes {values:?}, which its schema should refuse")));
-        }
-    }
-    shell::output(shell::command(&helm, &["template", "test"]).arg(&folder)).map(drop)
 }
 
 /// Tests share the machine's two cores with the cluster; two at a time keep waits for conditions short.

@@ -429,6 +429,7 @@ spec:
   (list "proxyAccess" "agentsandbox.admissionProxyAccess" (list "agentsandbox-proxy-access"))
   (list "networkPolicies" "agentsandbox.admissionNetworkPolicies" (list "agentsandbox-network-policies"))
 -}}
+{{- if .Values.watchNamespace }}{{ $groups = list }}{{ end }}
 {{- range $group := $groups }}
 {{- $value := index $group 0 }}
 {{- $mode := get $.Values.admission $value }}

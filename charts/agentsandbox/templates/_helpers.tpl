@@ -1,4 +1,4 @@
-{{/* Names are fixed: the kinds are the cluster's, so a cluster has one release of this chart. */}}
+{{/* Names are fixed: the kinds are the cluster's, so a cluster has one release of this chart, or one for each namespace that is served alone. */}}
 {{- define "agentsandbox.labels" -}}
 app.kubernetes.io/name: agentsandbox
 app.kubernetes.io/component: operator
@@ -27,5 +27,11 @@ app.kubernetes.io/component: operator
 {{- $named := get .Values.classes $default -}}
 {{- if not (kindIs "map" $named) }}{{ fail (printf "classes.default is %q, which is no class of this chart: write gvisor, container, kata-qemu, kata-clh, kata-fc, or leave it empty" $default) }}{{ end -}}
 {{- if not $named.install }}{{ fail (printf "classes.default is %q, which is not installed: set classes.%s.install to true, or choose another default" $default $default) }}{{ end -}}
+{{- end -}}
+{{- if .Values.watchNamespace -}}
+{{- range $kind := list "podCIDRs" "serviceCIDRs" "nodeCIDRs" -}}
+{{- if not (get $.Values.clusterRanges $kind) }}{{ fail (printf "with watchNamespace the operator may not ask the cluster for its addresses: write clusterRanges.%s" $kind) }}{{ end -}}
+{{- end -}}
+{{- if .Values.runtimeClasses.create }}{{ fail "with watchNamespace the chart makes nothing that is the cluster's: leave runtimeClasses.create empty, and ask the cluster's administrator for the RuntimeClasses" }}{{ end -}}
 {{- end -}}
 {{- end }}

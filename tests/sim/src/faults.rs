@@ -14,6 +14,8 @@ pub struct Asked {
     pub line: String,
     /// How many came before it with the same line and body, from the same process.
     pub repeats: u64,
+    /// In which namespace; empty for all, and for what is in none.
+    pub namespace: String,
     /// What it asks for besides, as it was sent.
     pub query: String,
 }

@@ -1,5 +1,6 @@
 //! The objects of every scenario: what an administrator, a developer and the cluster itself have made.
 
+use agentsandbox_operator::ranges::Configured;
 use agentsandbox_report::VERSION;
 use serde_json::{Value, json};
 
@@ -68,6 +69,12 @@ pub fn cluster(store: &mut Store) {
             },
         }),
     );
+}
+
+/// The cluster's ranges, for who does not find them.
+pub fn ranges() -> Configured {
+    let range = |text: &str| vec![text.parse().unwrap()];
+    Configured { pods: range("10.244.0.0/16"), services: range("10.96.0.0/16"), nodes: range("10.0.0.1/32") }
 }
 
 /// A sandbox.

@@ -8,6 +8,7 @@ use agentsandbox_operator::clock::Clock;
 use agentsandbox_operator::config::{AskDenials, Config, LeaderElection, WallProbe};
 use agentsandbox_operator::deadline::Deadlined;
 use agentsandbox_operator::metrics::Metrics;
+use agentsandbox_operator::one_namespace::OneNamespace;
 use agentsandbox_operator::ranges::Configured;
 use agentsandbox_operator::run::{Ambient, Stopped, operate};
 use kube::Client;
@@ -36,6 +37,8 @@ pub struct Rig {
     pub election: LeaderElection,
     /// How far the wall clock of whom is started next is ahead.
     pub ahead: Duration,
+    /// The one namespace that the operator serves; absent means every one.
+    pub only: Option<Arc<OneNamespace>>,
     metrics: Arc<Metrics>,
     seed: u64,
     operators: Vec<Process>,
@@ -76,6 +79,7 @@ impl Rig {
             world,
             election: LeaderElection::Off,
             ahead: Duration::ZERO,
+            only: None,
             metrics: Arc::default(),
             seed,
             operators: Vec::new(),
@@ -101,7 +105,10 @@ impl Rig {
             Clock::new(move || world.world().now() + ahead)
         };
         let ambient = Ambient { clock, jitter: Jitter::seeded(self.seed ^ number) };
-        let config = config(identity, self.election);
+        let only = self.only.clone();
+        // Who serves one namespace is told what others find.
+        let cluster_ranges = only.as_ref().map_or_else(Configured::default, |_| objects::ranges());
+        let config = Config { only, cluster_ranges, ..config(identity, self.election) };
         let (stop, stopped) = oneshot::channel::<()>();
         let (world, metrics) = (self.world.clone(), Arc::clone(&self.metrics));
         let task = tokio::spawn(async move {
@@ -319,5 +326,6 @@ fn config(identity: &str, leader_election: LeaderElection) -> Config {
         wall_probe: WallProbe::None,
         denials: AskDenials::None,
         admin_address: "127.0.0.1:0".parse().unwrap(),
+        only: None,
     }
 }

@@ -304,6 +304,7 @@ impl World {
             at: self.millis(),
             line: pending.line.clone(),
             repeats: pending.repeats,
+            namespace: pending.call.as_ref().map(|call| call.namespace.clone()).unwrap_or_default(),
             query: pending.query.clone(),
         };
         let cut = self.cut.as_ref().is_some_and(|(process, what, from)| {

@@ -21,7 +21,7 @@ const OPERATOR: &str = "agentsandbox-operator";
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Sets the number of operators, and waits until as many are ready, and no more.
-async fn operators(client: &Client, number: i32) {
+pub(crate) async fn operators(client: &Client, number: i32) {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), install::NAMESPACE);
     let scale = json!({"spec": {"replicas": number}});
     deployments.patch(OPERATOR, &PatchParams::default(), &Patch::Merge(&scale)).await.unwrap();

@@ -25,6 +25,7 @@ mod fixtures;
 mod inside;
 mod least_privilege;
 mod main_job;
+mod one_namespace;
 mod ownership;
 mod passthrough;
 mod people;

@@ -11,6 +11,7 @@ mod crash;
 mod lease;
 mod model;
 mod namespaces;
+mod one_namespace;
 mod seeds;
 mod server_faults;
 mod statuses;
