@@ -45,6 +45,8 @@ pub fn install(cluster: &Cluster) -> Result<()> {
     let timeout = format!("{}s", READY_WITHIN.as_secs());
     let mut upgrade = helm(cluster, &["upgrade", "--install", RELEASE, &chart, "--namespace", NAMESPACE]);
     upgrade.args(["--wait", "--timeout", &timeout]);
+    // Somebody may have scaled the operator, or edited what is the chart's.
+    upgrade.args(["--server-side=true", "--force-conflicts"]);
     for value in values() {
         upgrade.args(["--set", &value]);
     }

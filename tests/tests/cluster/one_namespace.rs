@@ -34,7 +34,7 @@ fn upgrade(rig: &Rig, namespace: &str) {
     let chart = paths::repository().join("charts/agentsandbox").display().to_string();
     let args = ["upgrade", install::RELEASE, &chart, "--namespace", install::NAMESPACE, "--skip-crds"];
     let mut helm = install::helm(&rig.cluster, &args);
-    helm.args(["--wait", "--timeout", "120s"]);
+    helm.args(["--wait", "--timeout", "120s", "--server-side=true", "--force-conflicts"]);
     let values = [
         format!("watchNamespace={namespace}"),
         format!("clusterRanges.podCIDRs={{{PODS}}}"),
