@@ -11,6 +11,7 @@
 //! - [`agent_images`]: the agents of the cluster tests.
 //! - [`bench`]: measurements of the running cluster, and of the proxy beside others.
 //! - [`peers`]: other people's proxies, which ours is compared with.
+//! - [`scanners`]: other people's scanners of Kubernetes objects, on the chart and the operator's pods.
 //! - [`programs`]: programs that tests of another package run.
 //! - [`clients`]: real clients through the proxy.
 //! - [`fuzz`]: the fuzz targets, and [`mutate`]: whether the tests would notice. - [`tools`]: the programs for both.
@@ -42,6 +43,7 @@ pub mod paths;
 pub mod peers;
 pub mod programs;
 pub mod quickstart;
+pub mod scanners;
 pub mod shell;
 pub mod soak;
 pub mod test;

@@ -178,7 +178,8 @@ fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     fs::remove_dir_all(&archives).during(format!("{} cannot be removed", archives.display()))
 }
 
-fn environment(packages: &[&str], root: &Path, log: &Path) -> Result<()> {
+/// Makes a virtual environment with Python packages.
+pub(crate) fn environment(packages: &[&str], root: &Path, log: &Path) -> Result<()> {
     let mut make = shell::command("python3", &["-m", "venv"]);
     shell::output(make.arg(root))?;
     for package in packages {

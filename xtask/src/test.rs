@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{agent_images, chart, invariants, parts, paths, quickstart, shell, tools};
+use crate::{agent_images, chart, invariants, parts, paths, quickstart, scanners, shell, tools};
 
 /// A part of the tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,14 +23,24 @@ pub enum Part {
     Unit,
     /// The chart renders, and refuses what it should.
     Chart,
+    /// Other people's scanners on what the chart and the operator make.
+    Scanners,
     /// The machine's own clients through the proxy, in network namespaces.
     Clients,
     /// The product on a real cluster.
     Cluster,
 }
 
-const ALL: [Part; 7] =
-    [Part::Fmt, Part::Clippy, Part::Deny, Part::Unit, Part::Chart, Part::Clients, Part::Cluster];
+const ALL: [Part; 8] = [
+    Part::Fmt,
+    Part::Clippy,
+    Part::Deny,
+    Part::Unit,
+    Part::Chart,
+    Part::Scanners,
+    Part::Clients,
+    Part::Cluster,
+];
 
 /// Runs the parts, or one of them, and prints a line that counts them.
 ///
@@ -64,7 +74,7 @@ pub fn test(only_part: Option<Part>, only_test: Option<&str>) -> Result<()> {
 
 impl Part {
     const fn needs_cluster_programs(self) -> bool {
-        matches!(self, Self::Chart | Self::Cluster)
+        matches!(self, Self::Chart | Self::Scanners | Self::Cluster)
     }
 
     fn run(self, only_test: Option<&str>) -> Result<()> {
@@ -80,6 +90,7 @@ impl Part {
                 cargo(&args)
             }
             Self::Chart => chart::check(),
+            Self::Scanners => scanners::run(),
             Self::Clients => {
                 let mut args = vec!["test", "--locked", "--package", "agentsandbox-clients"];
                 args.extend(only_test);
