@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agentsandbox_world::client::Client as World;
 use agentsandbox_world::journal::PacketFilter;
 use k8s_openapi::api::core::v1::Namespace as CoreNamespace;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use nix::sys::signal::Signal;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -69,6 +69,16 @@ impl Rig {
     pub async fn client_of(&self, user: &str) -> Client {
         let mut config = config(&self.cluster).await;
         config.auth_info.impersonate = Some(user.to_owned());
+        Client::try_from(config).expect("the kubeconfig is usable")
+    }
+
+    /// The cluster as whoever shows this token sees it.
+    ///
+    /// # Panics
+    /// When the cluster has no kubeconfig.
+    pub async fn client_with(&self, token: &str) -> Client {
+        let mut config = config(&self.cluster).await;
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Client::try_from(config).expect("the kubeconfig is usable")
     }
 

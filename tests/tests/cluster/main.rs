@@ -39,5 +39,6 @@ mod secret;
 mod tampering;
 mod tenancy;
 mod tenants;
+mod tokens;
 mod upstream_proxy;
 mod walls;
