@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use agentsandbox_crds::names;
+use agentsandbox_tests::exec::exec;
 use agentsandbox_tests::node::{self, Group};
 use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
@@ -13,7 +14,7 @@ use kube::Api;
 use kube::api::ListParams;
 use xtask::shell;
 
-use crate::fixtures;
+use crate::{fixtures, routes};
 
 /// A kernel that cannot wait takes pages beyond a limit, and so does what it is about to kill: a tenth at most counts as the limit
 /// (catalogue, O-G17).
@@ -108,6 +109,22 @@ async fn o_g17_shared_memory_is_the_pods_own(ns: &Namespace, group: &Group) {
     assert!(most <= limit + limit / KERNELS_SHARE, "the pod used {most} of {limit}");
 }
 
+fn o_c4_a_container_over_its_memory_is_seen_to_be_killed(end: &ContainerStateTerminated) {
+    assert_eq!(end.reason.as_deref(), Some("OOMKilled"), "{end:?}");
+}
+
+async fn o_c4_logs_and_exec_work_through_the_api_server(ns: &Namespace) {
+    let hungry = ns.handle("hungry");
+    let ended = hungry.sh("echo out; echo err >&2; exit 3").await;
+    assert_eq!((ended.code, &*ended.stdout, &*ended.stderr), (3, "out\n", "err\n"));
+    is_served(&hungry).await;
+    eventually("the proxy's log tells of the request", ENDS_WITHIN, || async {
+        let told = hungry.audit().await;
+        if told.iter().any(|line| line["path"] == "/still-here") { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+}
+
 async fn o_g11_an_agent_over_its_memory_is_killed_and_its_proxy_serves_on(rig: &Rig, ns: &Namespace) {
     let hungry = ns.handle("hungry");
     is_served(&hungry).await;
@@ -116,7 +133,7 @@ async fn o_g11_an_agent_over_its_memory_is_killed_and_its_proxy_serves_on(rig: &
     let group = rig.group(&before);
     in_background(&hungry, "python3 -c 'b = b\"x\" * (900 << 20)'; echo survived").await;
     let end = ends_alone(rig, ns, "hungry", &before).await;
-    assert_eq!(end.reason.as_deref(), Some("OOMKilled"), "{end:?}");
+    o_c4_a_container_over_its_memory_is_seen_to_be_killed(&end);
     let (limit, most) = group.memory();
     assert!(most <= limit + limit / KERNELS_SHARE, "the pod used {most} of {limit}");
     assert!(most > limit / 2, "the pod used {most} of {limit}, so it was not memory that ended it");
@@ -144,6 +161,7 @@ async fn memory_that_an_agent_takes_is_its_own() {
         ns.sandbox("looping", &greedy).await;
         hungry.ready().await;
         let group = rig.group(&pod(&ns, "hungry-agent").await);
+        o_c4_logs_and_exec_work_through_the_api_server(&ns).await;
         o_g17_shared_memory_is_the_pods_own(&ns, &group).await;
         o_g11_an_agent_over_its_memory_is_killed_and_its_proxy_serves_on(&rig, &ns).await;
         o_r16_an_agent_that_is_killed_again_and_again_is_told_with_its_reason(&ns).await;
@@ -209,6 +227,30 @@ async fn o_h10_the_kubelets_limit_on_processes_is_the_pods(rig: &Rig, ns: &Names
     }
 }
 
+/// Starts threads, which the node's kernel counts as processes, until it may not, and says how many there were.
+const THREADS: &str = "
+import os, threading
+threading.stack_size(65536)
+wait, n = threading.Event(), 0
+try:
+    while n < 20000:
+        threading.Thread(target=wait.wait, daemon=True).start()
+        n += 1
+except RuntimeError:
+    pass
+print(n, flush=True)
+os._exit(0)
+";
+
+/// In the node's own runtime, where no second kernel stands before the node's.
+async fn o_c4_the_limit_on_processes_of_a_pod_is_seen_to_hold(ns: &Namespace) {
+    routes::started(ns, &fixtures::plain("plain", fixtures::WAIT)).await;
+    let started = exec(&ns.pods(), "plain", "agent", &["python3", "-c", THREADS]).await.ok().stdout;
+    let started: u64 = started.trim().parse().expect("it says a number");
+    assert!(started < PIDS_MAX, "{started} threads ran where {PIDS_MAX} processes are allowed");
+    assert!(started > PIDS_MAX / 2, "something else ended it after {started} threads");
+}
+
 #[tokio::test]
 async fn o_g24_a_fork_bomb_ends_itself_and_others_go_on() {
     let rig = Rig::beside().await;
@@ -220,6 +262,7 @@ async fn o_g24_a_fork_bomb_ends_itself_and_others_go_on() {
         forks.ready().await;
         calm.ready().await;
         o_h10_the_kubelets_limit_on_processes_is_the_pods(&rig, &ns).await;
+        o_c4_the_limit_on_processes_of_a_pod_is_seen_to_hold(&ns).await;
         let group = rig.group(&pod(&ns, "forks-agent").await);
         let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
         let half: usize = pid_max.trim().parse::<usize>().unwrap() / 2;
@@ -255,6 +298,10 @@ async fn o_g24_a_fork_bomb_ends_itself_and_others_go_on() {
     .await;
 }
 
+fn o_c4_a_pod_over_its_disk_is_seen_to_be_evicted(told: &str) {
+    assert!(told.contains("Evicted"), "{told}");
+}
+
 #[tokio::test]
 async fn o_g16_an_agent_over_its_disk_is_evicted_alone_and_told_so() {
     let rig = Rig::beside().await;
@@ -271,7 +318,7 @@ async fn o_g16_an_agent_over_its_disk_is_evicted_alone_and_told_so() {
             told.and_then(|event| event.note).ok_or_else(|| "no Event Ended".to_owned())
         })
         .await;
-        assert!(told.contains("Evicted"), "{told}");
+        o_c4_a_pod_over_its_disk_is_seen_to_be_evicted(&told);
         filler.ready().await;
         assert_ne!(pod(&ns, "filler-agent").await.metadata.uid, agent.metadata.uid, "no pod was evicted");
         assert_eq!(pod(&ns, "filler-proxy").await.metadata.uid, proxy.metadata.uid, "the proxy went too");

@@ -6,6 +6,8 @@ use std::time::Duration;
 use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 
 use crate::fixtures;
 
@@ -14,11 +16,11 @@ const AT_ONCE: usize = 20;
 /// Looks in a row that see no new packet: more than a pod without CPU spoils.
 const EQUAL_LOOKS: usize = 10;
 
-async fn agent_pod(sandbox: &Sandbox) -> Option<Pod> {
+pub(crate) async fn agent_pod(sandbox: &Sandbox) -> Option<Pod> {
     sandbox.pods().get_opt(&sandbox.agent_pod()).await.expect("pods are readable")
 }
 
-fn agent_started(pod: &Pod) -> bool {
+pub(crate) fn agent_started(pod: &Pod) -> bool {
     let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
     statuses.into_iter().any(|c| c.name == "agent" && (c.started == Some(true) || c.restart_count > 0))
 }
@@ -40,6 +42,49 @@ async fn o_n15_with_the_policy_engine_stopped_no_agent_starts_and_it_starts_when
     .await;
 }
 
+/// When a request that made this object was received, and when it was answered, as the API server's own clock says.
+fn made(audit: &str, ns: &Namespace, resource: &str, name: &str) -> (Timestamp, Timestamp) {
+    let time = |event: &Value, field: &str| {
+        event[field].as_str().and_then(|time| time.parse().ok()).expect("each event has its times")
+    };
+    let of_namespace = audit.lines().filter(|line| line.contains(&ns.name));
+    let events = of_namespace.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut made = events.filter(|event| {
+        let object = &event["objectRef"];
+        object["resource"] == resource
+            && object["name"] == name
+            && object["namespace"] == ns.name
+            && object["subresource"].is_null()
+            && event["responseStatus"]["code"] == 201
+    });
+    let event = made.next().unwrap_or_else(|| panic!("no request made {resource} {name}"));
+    (time(&event, "requestReceivedTimestamp"), time(&event, "stageTimestamp"))
+}
+
+/// Of each pod, agents' and proxies', and of each agent's container.
+async fn o_n9_each_pod_is_made_behind_its_wall_and_each_agent_begins_behind_a_proven_fence(
+    rig: &Rig,
+    ns: &Namespace,
+    names: &[String],
+) {
+    let audit = std::fs::read_to_string(rig.cluster.audit_log()).expect("the API server writes an audit log");
+    for name in names {
+        for pod in [format!("{name}-agent"), format!("{name}-proxy")] {
+            let (_, wall) = made(&audit, ns, "networkpolicies", &pod);
+            let (asked, _) = made(&audit, ns, "pods", &pod);
+            assert!(wall < asked, "{pod} was asked for at {asked}, and its wall stood at {wall}");
+        }
+        let pod = agent_pod(&ns.handle(name)).await.expect("the agent's pod exists");
+        let status = pod.status.expect("a pod has a status");
+        let fence = status.init_container_statuses.into_iter().flatten().find(|c| c.name == "fence");
+        let proven = fence.and_then(|c| c.state).and_then(|state| state.terminated).expect("the fence ended");
+        let agent = status.container_statuses.into_iter().flatten().find(|c| c.name == "agent");
+        let began = agent.and_then(|c| c.state).and_then(|state| state.running).and_then(|r| r.started_at);
+        assert_eq!(proven.exit_code, 0, "{name}: {proven:?}");
+        assert!(proven.finished_at <= began, "{name}: proven {:?}, began {began:?}", proven.finished_at);
+    }
+}
+
 #[tokio::test]
 async fn o_n7_no_packet_leaves_any_of_twenty_agents_that_start_at_once() {
     let rig = Rig::alone().await;
@@ -51,6 +96,8 @@ async fn o_n7_no_packet_leaves_any_of_twenty_agents_that_start_at_once() {
         for name in &names {
             ns.handle(name).await_condition("Ready", "True", Duration::from_secs(240)).await;
         }
+        o_n9_each_pod_is_made_behind_its_wall_and_each_agent_begins_behind_a_proven_fence(&rig, &ns, &names)
+            .await;
         for name in &names {
             let pod = agent_pod(&ns.handle(name)).await.expect("the agent's pod exists");
             let address = pod.status.and_then(|s| s.pod_ip).expect("it has an address").parse().unwrap();
