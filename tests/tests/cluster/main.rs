@@ -18,6 +18,7 @@ mod clients;
 mod deletion;
 mod denials;
 mod downtime;
+mod engine;
 mod enrolment;
 mod entry;
 mod exhaustion;

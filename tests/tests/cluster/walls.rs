@@ -42,7 +42,7 @@ const PLACES_V6: [(&str, u16); 4] =
     [("fd00:ec2::254", 80), ("2606:4700:4700::1111", 443), ("ff02::1%eth0", 10250), ("fe80::1%eth0", 10250)];
 
 /// How long one who answers may take for it: the name server, the kubelet and the world are no faster than the machine.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Tries TCP, UDP, SCTP and ICMP (ping socket and raw) to each place at once, and prints what was open. Its first argument is how
 /// many seconds an answer may take.
@@ -82,7 +82,7 @@ for t in threads: t.join()
 "#;
 
 /// What answered when each place was probed from a pod's container `agent`.
-async fn open_places(ns: &Namespace, pod: &str, more: &[(IpAddr, u16)], wait: Duration) -> String {
+pub(crate) async fn open_places(ns: &Namespace, pod: &str, more: &[(IpAddr, u16)], wait: Duration) -> String {
     let fixed = PLACES.iter().chain(&PLACES_V6).map(|(h, p)| format!("{h}/{p}"));
     let places: Vec<String> = fixed.chain(more.iter().map(|(h, p)| format!("{h}/{p}"))).collect();
     let wait = wait.as_secs_f64().to_string();
@@ -105,7 +105,7 @@ async fn address(ns: &Namespace, pod: &str) -> IpAddr {
 }
 
 /// A pod without walls, in the same namespace and image.
-async fn unfenced(ns: &Namespace) -> IpAddr {
+pub(crate) async fn unfenced(ns: &Namespace) -> IpAddr {
     let manifest = format!(
         "
 apiVersion: v1
@@ -128,7 +128,7 @@ spec:
 }
 
 /// The same probes from a pod without walls: without their success, the agent's failure would prove nothing.
-async fn control(rig: &Rig, ns: &Namespace, more: &[(IpAddr, u16)]) {
+pub(crate) async fn control(rig: &Rig, ns: &Namespace, more: &[(IpAddr, u16)]) {
     let unfenced = unfenced(ns).await;
     let expected = [
         "tcp 10.96.0.1 443",
