@@ -25,6 +25,7 @@ mod exhaustion;
 mod fixtures;
 mod inside;
 mod least_privilege;
+mod leaves;
 mod main_job;
 mod one_namespace;
 mod ownership;
