@@ -21,7 +21,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{ListParams, LogParams};
 use serde_json::Value;
-use xtask::{install, shell};
+use xtask::{install, paths, shell};
 
 /// The operator's user name in the audit log.
 const OPERATOR: &str = "system:serviceaccount:agentsandbox-system:agentsandbox-operator";
@@ -215,29 +215,76 @@ fn left(rig: &Rig) -> String {
     labelled.join("") + &own.map(|line| format!("{line}\n")).collect::<String>()
 }
 
-async fn nothing_but_the_kinds_is_left_after_the_chart_is_uninstalled(rig: &Rig) {
+fn kubectl(rig: &Rig, args: &[&str]) -> String {
+    shell::output(&mut rig.cluster.kubectl(args).unwrap()).unwrap()
+}
+
+/// Runs a verb of helm on the release.
+fn helm(rig: &Rig, verb: &[&str]) {
+    let place = ["--namespace", install::NAMESPACE, "--wait", "--timeout", "120s"];
+    shell::output(install::helm(&rig.cluster, verb).args(place)).unwrap();
+}
+
+/// Uninstalls as docs/install.md says, and waits until nothing carries the chart's label or name.
+async fn uninstalled(rig: &Rig) {
     assert!(
         left(rig).contains("deployment.apps/agentsandbox-operator"),
         "the search finds nothing that is there"
     );
-    let get = |args: &[&str]| shell::output(&mut rig.cluster.kubectl(args).unwrap()).unwrap();
-    // As docs/install.md says: sandboxes first, because their finalizer is the operator's work.
-    get(&["delete", "asbx", "--all", "--all-namespaces"]);
-    get(&["delete", "agentsandboxclass", install::WORLD_CLASS]);
-    let uninstall = ["uninstall", install::RELEASE, "--namespace", install::NAMESPACE, "--wait"];
-    shell::output(&mut install::helm(&rig.cluster, &uninstall)).unwrap();
+    // Sandboxes first, because their finalizer is the operator's work.
+    kubectl(rig, &["delete", "asbx", "--all", "--all-namespaces"]);
+    kubectl(rig, &["delete", "agentsandboxclass", install::WORLD_CLASS]);
+    helm(rig, &["uninstall", install::RELEASE]);
     eventually("nothing left", Duration::from_secs(30), || async {
         // The Lease is the operator's own; it expires and is not the chart's.
         let left = left(rig);
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
-    let kinds = get(&["get", "crd", "-o", "name"]);
+}
+
+/// Every object of every kind that is in no namespace, whatever its labels; namespaces are other tests'.
+fn cluster_scoped(rig: &Rig) -> BTreeSet<String> {
+    let kinds = kubectl(rig, &["api-resources", "--namespaced=false", "--verbs=list", "-o", "name"]);
+    let kinds: Vec<&str> = kinds.lines().filter(|kind| !["namespaces"].contains(kind)).collect();
+    let all = kubectl(rig, &["get", &kinds.join(","), "-o", "name", "--ignore-not-found"]);
+    all.lines().map(str::to_owned).collect()
+}
+
+/// What the chart makes, without what Kubernetes and helm make of it.
+fn made(rig: &Rig) -> BTreeSet<String> {
+    let theirs = ["pod/", "replicaset.apps/", "endpointslice", "secret/sh.helm.release", "lease"];
+    let all = left(rig);
+    let made = all.lines().filter(|line| !theirs.iter().any(|kind| line.starts_with(kind)));
+    made.map(str::to_owned).collect()
+}
+
+async fn o_r28_install_upgrade_rollback_and_uninstall_leave_nothing_but_the_kinds(rig: &Rig) {
+    uninstalled(rig).await;
+    let before = cluster_scoped(rig);
+    install::install(&rig.cluster).expect("the chart can be installed again");
+    let installed = (made(rig), cluster_scoped(rig));
+    let chart = paths::repository().join("charts/agentsandbox").display().to_string();
+    // An upgrade that takes objects away, and one back.
+    helm(rig, &["upgrade", install::RELEASE, &chart, "--reuse-values", "--set", FEWER_OBJECTS]);
+    let fewer = made(rig);
+    assert!(
+        fewer.is_subset(&installed.0) && fewer != installed.0,
+        "an upgrade left behind what it took away, or took away nothing: {fewer:?}"
+    );
+    helm(rig, &["rollback", install::RELEASE]);
+    assert_eq!((made(rig), cluster_scoped(rig)), installed, "a rollback is not what was there before");
+    uninstalled(rig).await;
+    assert_eq!(cluster_scoped(rig), before, "an orphan");
+    let kinds = kubectl(rig, &["get", "crd", "-o", "name"]);
     for kind in ["agentsandboxes", "agentcredentials", "agentsandboxclasses"] {
         assert!(kinds.contains(&format!("{kind}.agentsandbox.dev")), "the CRD {kind} did not stay: {kinds}");
     }
     install::install(&rig.cluster).expect("the chart can be installed again");
 }
+
+/// A value that leaves objects out which the default has.
+const FEWER_OBJECTS: &str = "roles=None";
 
 #[tokio::test]
 async fn the_whole_run_used_every_right_and_uninstalling_leaves_nothing() {
@@ -245,5 +292,5 @@ async fn the_whole_run_used_every_right_and_uninstalling_leaves_nothing() {
     o_r41_no_request_of_our_accounts_was_forbidden(&rig).await;
     o_r25_no_log_tells_an_error_a_panic_or_a_key(&rig).await;
     o_h30_the_operator_uses_exactly_the_verbs_it_is_granted(&rig).await;
-    nothing_but_the_kinds_is_left_after_the_chart_is_uninstalled(&rig).await;
+    o_r28_install_upgrade_rollback_and_uninstall_leave_nothing_but_the_kinds(&rig).await;
 }
