@@ -30,6 +30,7 @@ mod main_job;
 mod one_namespace;
 mod ownership;
 mod passthrough;
+mod patched;
 mod people;
 mod race;
 mod ranges;
