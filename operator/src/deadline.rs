@@ -2,8 +2,12 @@
 //! something of it comes; one that hangs, or never ends, would keep every sandbox waiting. So each request has to be
 //! answered whole in time; of a watch, which lasts, the head of the answer has to come in time, and the library itself ends
 //! one on which nothing comes any more.
+//!
+//! Each request under way has a connection of its own, with a handshake and with buffers that stay. So a request waits for
+//! its turn where many are under way; not for long, for those may be of sandboxes whose requests hang.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +18,7 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use kube::client::Body;
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
 /// Longer than a pass waits for any request of its own, and than a server takes for a page of a list.
@@ -21,16 +26,24 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// A page of a list is 500 objects, of which none is larger than etcd takes by far.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// Requests under way at the same time, watches aside, unless they take long: more do not make an API server faster.
+const AT_ONCE: usize = 16;
+/// A request waits no longer for its turn, whatever holds up the others.
+const TURN_WITHIN: Duration = Duration::from_millis(100);
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// A service whose answers come in time, or fail.
 #[derive(Clone, Debug)]
-pub struct Deadlined<S>(S);
+pub struct Deadlined<S> {
+    service: S,
+    turns: Arc<Semaphore>,
+}
 
 impl<S> Deadlined<S> {
     /// The same service with a deadline.
-    pub const fn new(service: S) -> Self {
-        Self(service)
+    pub fn new(service: S) -> Self {
+        Self { service, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 }
 
@@ -47,14 +60,18 @@ where
     type Future = BoxFuture<'static, Result<Self::Response, Fault>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        self.0.poll_ready(context).map_err(Into::into)
+        self.service.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let query = request.uri().query().unwrap_or_default();
         let lasts = query.split('&').any(|pair| pair == "watch=true");
-        let answer = self.0.call(request);
+        // It begins once it is awaited.
+        let answer = self.service.call(request);
+        let turns = Arc::clone(&self.turns);
         let answer = async move {
+            let turn = tokio::time::timeout(TURN_WITHIN, turns.acquire());
+            let _turn = if lasts { None } else { turn.await.ok() };
             let (head, body) = answer.await.map_err(Into::into)?.into_parts();
             let body = if lasts {
                 body.map_err(Into::into).boxed_unsync()
@@ -65,5 +82,66 @@ where
             Ok(Response::from_parts(head, body))
         };
         tokio::time::timeout(ANSWERED_WITHIN, answer).map(|answer| answer?).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    /// Answers when it is told to, and counts what it was asked.
+    #[derive(Clone, Default)]
+    struct Slow {
+        asked: Arc<AtomicUsize>,
+        answers: Arc<tokio::sync::Notify>,
+    }
+
+    impl Service<Request<Body>> for Slow {
+        type Response = Response<Full<Bytes>>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let Self { asked, answers } = self.clone();
+            async move {
+                asked.fetch_add(1, Ordering::Relaxed);
+                answers.notified().await;
+                Ok(Response::new(Full::default()))
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_requests_take_turns_and_none_waits_for_long_and_no_watch_at_all() {
+        let slow = Slow::default();
+        let mut service = Deadlined::new(slow.clone());
+        let mut work = JoinSet::new();
+        let mut ask = |count: usize, path: &'static str| {
+            for _ in 0..count {
+                let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+                work.spawn(service.call(request).map(|answer| assert!(answer.is_ok())));
+            }
+        };
+        let asked = || slow.asked.load(Ordering::Relaxed);
+        ask(AT_ONCE + 5, "/api/v1/pods");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(asked(), AT_ONCE);
+        ask(3, "/api/v1/pods?watch=true");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(asked(), AT_ONCE + 3);
+        slow.answers.notify_one();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(asked(), AT_ONCE + 4, "one is answered, and another has its turn");
+        tokio::time::sleep(TURN_WITHIN).await;
+        assert_eq!(asked(), AT_ONCE + 8);
     }
 }
