@@ -114,8 +114,9 @@ pub fn main(config: Config) -> ExitCode {
         tracing::error!("a TLS provider was installed before ours");
         return ExitCode::FAILURE;
     }
-    let result =
-        tokio::runtime::Runtime::new().map_err(StartError::from).and_then(|rt| rt.block_on(run(config)));
+    // One thread: passes wait for the API server, not for one another, and each thread would have a heap of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(StartError::from).and_then(|runtime| runtime.block_on(run(config)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
