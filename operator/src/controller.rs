@@ -331,7 +331,9 @@ async fn report(
     };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
-    let look_again_in = untold_for.into_iter().chain(look_again_in).min();
+    // Asked for as late as can be: by now most watches have shown what the pass has written.
+    let unseen = ctx.recent.look_again_in(&sandbox.uid().unwrap_or_default());
+    let look_again_in = untold_for.into_iter().chain(look_again_in).chain(unseen).min();
     match (outcome.requeue(now).at_latest(look_again_in), error) {
         (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
         (Requeue::Backoff, None) => Ok(Action::requeue(BACKOFF_MAX)),

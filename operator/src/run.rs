@@ -229,10 +229,10 @@ impl Replica {
         let Self { client, config, ambient, metrics, tenure, seen: _ } = self;
         let wall_deleted = Arc::new(Notify::new());
         let only = config.only.as_deref();
-        let (controller, stores) =
-            watches::controller(&client, only, ambient.jitter, Arc::clone(&wall_deleted));
-        let (recent, denials) = (Arc::new(Recent::default()), Arc::new(Denials::default()));
         let (wake, woken) = futures::channel::mpsc::unbounded();
+        let (recent, denials) = (Arc::new(Recent::waking(wake.clone())), Arc::new(Denials::default()));
+        let (controller, stores) =
+            watches::controller(&client, only, ambient.jitter, Arc::clone(&wall_deleted), &recent);
         let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
         let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
         let reporter = Reporter {

@@ -2,6 +2,7 @@
 //!
 //! No predicate filters these streams. A generation predicate swallows deletions and edits of labels, and an edit of
 //! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
+//! What the operator wrote itself, exactly as it was answered, wakes nobody.
 //! A policy wakes whose pods it can select, or could: most are walls, and select those of one sandbox.
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.
@@ -39,8 +40,9 @@ use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::config::Config as Flags;
 use crate::controller::chain;
+use crate::controller::desired::ChildKind;
 use crate::controller::evaluate::selects_only;
-use crate::controller::observe::{Stores, in_order};
+use crate::controller::observe::{Recent, Stores, in_order};
 use crate::controller::orphans;
 use crate::one_namespace::OneNamespace;
 use crate::ranges::{self, Brought, Ranges, Unknown};
@@ -64,6 +66,7 @@ pub fn controller(
     only: Option<&OneNamespace>,
     jitter: Jitter,
     wall_deleted: Arc<Notify>,
+    recent: &Arc<Recent>,
 ) -> (Controller<AgentSandbox>, Stores) {
     let ours = || everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
     let (listed, lists) = unbounded();
@@ -92,20 +95,24 @@ pub fn controller(
     let of_runtime = sandboxes.clone();
     let (of_policy, of_freeing) = (sandboxes.clone(), sandboxes.clone());
     let of_list = sandboxes.clone();
-    let controller = Controller::for_stream(sandbox_stream, sandboxes.clone())
+    let (of_own, of_walls) = (Arc::clone(recent), Arc::clone(recent));
+    let is_news = move |touched: &Result<AgentSandbox, watcher::Error>| {
+        ready(touched.as_ref().ok().is_none_or(|sandbox| of_own.is_news(sandbox)))
+    };
+    let controller = Controller::for_stream(sandbox_stream.filter(is_news), sandboxes.clone())
         .with_config(Config::default().concurrency(CONCURRENCY))
         // The library's own pause after an error of one watch holds up all of them, for a minute in the end.
         .trigger_backoff(Unpaused)
         .reconcile_on(lists.flat_map(move |()| stream::iter(select(&of_list, |_| true))))
-        .watches_stream(account_stream, |child| sandboxes_of(&child))
-        .watches_stream(map_stream, |child| sandboxes_of(&child))
-        .watches_stream(service_stream, |child| sandboxes_of(&child))
-        .watches_stream(pod_stream, |child| sandboxes_of(&child))
+        .watches_stream(account_stream, woken(recent, ChildKind::ServiceAccount))
+        .watches_stream(map_stream, woken(recent, ChildKind::ConfigMap))
+        .watches_stream(service_stream, woken(recent, ChildKind::Service))
+        .watches_stream(pod_stream, woken(recent, ChildKind::Pod))
         .watches_stream(policy_stream, move |policy| {
             if orphans::is_deleted_and_held(&policy) {
                 wall_deleted.notify_one();
             }
-            concerned(&of_policy, &policy)
+            of_walls.woken(ChildKind::NetworkPolicy, &policy, concerned(&of_policy, &policy))
         })
         .reconcile_on(freeing.flat_map(move |policy| stream::iter(concerned(&of_freeing, &policy))))
         .watches_stream(credential_stream, move |credential| {
@@ -210,14 +217,18 @@ fn legible<K: Resource + DeserializeOwned>(
 
 fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> {
     let (namespace, name) = (object.namespace(), object.name_any());
-    let error = match object.clone().try_parse::<K>() {
+    trim(&mut object);
+    let DynamicObject { types: _, metadata, data: mut whole } = object;
+    // Kubernetes' own metadata is JSON by definition; without it the object cannot be read.
+    whole["metadata"] = serde_json::to_value(metadata).unwrap_or_default();
+    let error = match K::deserialize(&whole) {
         Ok(read) => return Some(read),
         Err(error) => error,
     };
-    if let Some(data) = object.data.as_object_mut() {
+    if let Some(data) = whole.as_object_mut() {
         data.remove("status");
     }
-    let without_status = object.try_parse::<K>().ok();
+    let without_status = K::deserialize(&whole).ok();
     tracing::warn!(
         object.kind = std::any::type_name::<K>(),
         object.namespace = namespace,
@@ -426,6 +437,15 @@ where
         .touched_objects()
         .boxed();
     (reader, stream)
+}
+
+/// Whom a child wakes.
+fn woken<K: ResourceExt>(
+    recent: &Arc<Recent>,
+    kind: ChildKind,
+) -> impl Fn(K) -> Vec<ObjectRef<AgentSandbox>> + use<K> {
+    let recent = Arc::clone(recent);
+    move |child| recent.woken(kind, &child, sandboxes_of(&child))
 }
 
 /// The sandboxes that a policy concerns: those whose pods it can select, and those that may miss a wall of theirs for it, which

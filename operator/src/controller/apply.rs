@@ -239,8 +239,9 @@ impl Writer {
         let api = self.sandboxes(sandbox);
         let (name, params, patch) = (sandbox.name_any(), merge(), Patch::Merge(patch));
         let call = api.patch(&name, &params, &patch);
+        let sent = self.recent.patches(sandbox);
         let patched = self.call(Verb::Patch, "AgentSandbox", &name, call).await?;
-        self.recent.patched(patched.clone());
+        self.recent.patched(sent, patched.clone());
         Ok(patched)
     }
 
@@ -258,8 +259,9 @@ impl Writer {
         let api = self.sandboxes(sandbox);
         let (name, params, patch) = (sandbox.name_any(), merge(), Patch::Merge(patch));
         let call = api.patch_status(&name, &params, &patch);
+        let sent = self.recent.patches(sandbox);
         let patched = self.call(Verb::Patch, "AgentSandbox", &name, call).await?;
-        self.recent.patched(patched.clone());
+        self.recent.patched(sent, patched.clone());
         Ok(patched)
     }
 
@@ -350,6 +352,7 @@ impl Writer {
     }
 
     async fn create(&self, identity: &Identity, child: Child) -> Result<Child, ApplyError> {
+        let sent = self.recent.creates(child.kind(), &identity.namespace, child.name());
         let created = match child {
             Child::ServiceAccount(c) => Child::ServiceAccount(self.create_one(identity, c).await?),
             Child::NetworkPolicy(c) => Child::NetworkPolicy(self.create_one(identity, c).await?),
@@ -357,7 +360,7 @@ impl Writer {
             Child::Service(c) => Child::Service(Box::new(self.create_one(identity, *c).await?)),
             Child::Pod(c) => Child::Pod(Box::new(pods::create(self, identity, *c).await?)),
         };
-        self.recent.wrote(&identity.namespace, created.clone());
+        self.recent.created(sent, identity, &created);
         Ok(created)
     }
 

@@ -1,8 +1,9 @@
 //! What exists: the sandbox's children, everything it refers to, and whether its proxy is closed to others.
 //!
 //! Reads come from watches, so a reconcile sends no LIST. A watch is a moment late, and right after a write of our own
-//! that would mean a second creation, so what we wrote is remembered until the watch brings it ([`Recent`]). The one
-//! active read is the [`probe`]: the operator's own connection to the proxy's data port, which has to fail.
+//! that would mean a second creation, so what we wrote is remembered until the watch brings it ([`Recent`]), and what it
+//! then brings is no news ([`echoes`]). The one active read is the [`probe`]: the operator's own connection to the proxy's
+//! data port, which has to fail.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::names::LABEL_SANDBOX_UID;
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -25,10 +27,13 @@ use super::desired::{Child, ChildKind, Component, names, proxy_pod};
 use super::evaluate::selects_only;
 
 pub mod denials;
+mod echoes;
 mod probe;
 
+pub use echoes::Sent;
 pub use probe::{Closedness, ProxyClosed, closedness};
 
+use echoes::{Echoes, SANDBOX_KIND};
 use probe::Sightings;
 
 /// A watch that has not brought our own write after this time is not merely late.
@@ -109,6 +114,7 @@ pub struct Recent {
     withheld: Mutex<HashMap<(String, String), Withheld>>,
     /// UIDs of walls as we last wrote them, by their sandbox's UID and their name.
     walls: Mutex<HashMap<String, BTreeMap<String, String>>>,
+    echoes: Echoes,
 }
 
 /// A pod that something on the way changes whenever it is created.
@@ -289,24 +295,96 @@ impl Recent {
             gone: Mutex::default(),
             withheld: Mutex::default(),
             walls: Mutex::default(),
+            echoes: Echoes::default(),
+        }
+    }
+
+    /// Wakes sandboxes by `wake` where what a watch brought while a write of ours was under way is news.
+    #[must_use]
+    pub fn waking(wake: UnboundedSender<ObjectRef<AgentSandbox>>) -> Self {
+        Self { echoes: Echoes::waking(wake), ..Self::default() }
+    }
+
+    /// A creation of a child begins.
+    pub fn creates(&self, kind: ChildKind, namespace: &str, name: &str) -> Sent<'_> {
+        self.echoes.sent(kind.as_str(), namespace, name)
+    }
+
+    /// A patch of a sandbox begins.
+    pub fn patches(&self, sandbox: &AgentSandbox) -> Sent<'_> {
+        self.echoes.sent(SANDBOX_KIND, &sandbox.namespace().unwrap_or_default(), &sandbox.name_any())
+    }
+
+    /// Whom a child wakes that a watch shows: nobody, if we created it just so.
+    pub fn woken<K: ResourceExt>(
+        &self,
+        kind: ChildKind,
+        shown: &K,
+        woken: Vec<ObjectRef<AgentSandbox>>,
+    ) -> Vec<ObjectRef<AgentSandbox>> {
+        if !self.echoes.is_echo(kind.as_str(), shown.meta(), &woken) {
+            return woken;
+        }
+        let key = (kind, shown.namespace().unwrap_or_default(), shown.name_any());
+        let mut all = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(&key).is_some_and(|(own, _)| own.metadata().resource_version == shown.resource_version()) {
+            all.remove(&key);
+        }
+        Vec::new()
+    }
+
+    /// Whether a sandbox that a watch shows is news: it is not, if we patched it just so.
+    pub fn is_news(&self, shown: &AgentSandbox) -> bool {
+        let woken = [ObjectRef::from_obj(shown)];
+        if !self.echoes.is_echo(SANDBOX_KIND, &shown.metadata, &woken) {
+            return true;
+        }
+        let mut all = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = shown.uid().unwrap_or_default();
+        if all.get(&uid).is_some_and(|own| own.resource_version() == shown.resource_version()) {
+            all.remove(&uid);
+        }
+        false
+    }
+
+    /// When to look again after a pass: what it wrote, and no watch has brought, may be gone by then.
+    #[must_use]
+    pub fn look_again_in(&self, sandbox_uid: &str) -> Option<Duration> {
+        self.echoes.is_awaited(sandbox_uid).then_some(self.max_age)
+    }
+
+    /// Remembers an object as the API server answered our creation, until a watch shows it.
+    pub fn created(&self, sent: Sent<'_>, identity: &Identity, child: &Child) {
+        if sent.answered(child.metadata(), &identity.uid) {
+            self.put_up(child);
+        } else {
+            self.wrote(&identity.namespace, child.clone());
         }
     }
 
     /// Remembers an object as the API server answered our write.
     pub fn wrote(&self, namespace: &str, child: Child) {
+        self.put_up(&child);
+        let key = (child.kind(), namespace.to_owned(), child.name().to_owned());
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (child, Instant::now()));
+    }
+
+    /// Remembers which wall is ours, if it is one.
+    fn put_up(&self, child: &Child) {
         let meta = child.metadata();
         let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         if let (ChildKind::NetworkPolicy, Some(owner), Some(uid)) = (child.kind(), owner, &meta.uid) {
             let mut walls = self.walls.lock().unwrap_or_else(PoisonError::into_inner);
             walls.entry(owner.uid.clone()).or_default().insert(child.name().to_owned(), uid.clone());
         }
-        let key = (child.kind(), namespace.to_owned(), child.name().to_owned());
-        self.children.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (child, Instant::now()));
     }
 
-    /// Remembers a sandbox as the API server answered our patch.
-    pub fn patched(&self, sandbox: AgentSandbox) {
+    /// Remembers a sandbox as the API server answered our patch, until a watch shows it.
+    pub fn patched(&self, sent: Sent<'_>, sandbox: AgentSandbox) {
         let key = sandbox.uid().unwrap_or_default();
+        if sent.answered(&sandbox.metadata, &key) {
+            return;
+        }
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, sandbox);
     }
 
@@ -320,6 +398,7 @@ impl Recent {
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner).retain(|(uid, _), _| uid != sandbox_uid);
         self.walls.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
         self.sightings.forget(sandbox_uid);
+        self.echoes.forget(sandbox_uid);
     }
 
     /// UID of a wall as we last wrote it, if we did; whether it stands still is for the API server to say.
