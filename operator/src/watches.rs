@@ -7,6 +7,8 @@
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.
 
+mod trim;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -21,9 +23,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, EphemeralContainer, Pod, PodSpec, Service, ServiceAccount,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
@@ -36,6 +36,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use self::trim::{trim, trim_pod};
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::config::Config as Flags;
@@ -54,8 +55,6 @@ const CONCURRENCY: u16 = 64;
 const WATCH_LASTS_SECS: u32 = 30;
 /// Objects in a page of a list. A page is held twice while it is read, as text and as objects.
 const PAGE_OBJECTS: u32 = 50;
-/// A whole object once more, in an annotation.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 
@@ -286,34 +285,6 @@ fn everything() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_LASTS_SECS).page_size(PAGE_OBJECTS)
 }
 
-/// Takes off what nobody reads of any object. An emptied list would keep its memory.
-fn trim<K: Resource>(object: &mut K) {
-    let metadata = object.meta_mut();
-    metadata.managed_fields = None;
-    metadata.annotations.iter_mut().for_each(|all| drop(all.remove(LAST_APPLIED)));
-}
-
-/// Leaves of a pod's spec what is read of it: where it runs, and of its containers who they are and what was changed in them.
-/// Everything else of it cannot be changed, and its hash is in an annotation.
-fn trim_pod(pod: &mut Pod) {
-    let container = |one: Container| Container {
-        name: one.name,
-        image: one.image,
-        args: one.args,
-        ..Container::default()
-    };
-    let ephemeral =
-        |one: EphemeralContainer| EphemeralContainer { name: one.name, ..EphemeralContainer::default() };
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        node_name: spec.node_name,
-        host_network: spec.host_network,
-        init_containers: spec.init_containers.map(|all| all.into_iter().map(container).collect()),
-        containers: spec.containers.into_iter().map(container).collect(),
-        ephemeral_containers: spec.ephemeral_containers.map(|all| all.into_iter().map(ephemeral).collect()),
-        ..PodSpec::default()
-    });
-}
-
 /// Watches all policies; besides what is touched it tells of policies as they were, where they concerned others.
 fn watch_policies(
     api: Api<NetworkPolicy>,
@@ -514,6 +485,7 @@ fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
+    use k8s_openapi::api::core::v1::EphemeralContainer;
     use k8s_openapi::jiff::Timestamp;
     use serde_json::{Value, json};
 
