@@ -3,8 +3,8 @@
 //! A client that shuts its writing side has said all it has to say, and waits for the answer (RFC 9112, 9.6 allows it, and TLS has
 //! `close_notify` for it). A client that is gone looks the same over TCP: its kernel sends the same FIN. So the answer is waited for, and the
 //! client is given up as soon as it is known to be gone: its kernel resets the connection, which it does when it is written to, or
-//! when it is asked whether it lives after it has forgotten the connection (a minute on Linux). What breaks off, as TLS without its
-//! goodbye does, is given up at once.
+//! when it is asked whether it lives after it has forgotten the connection (a minute on Linux). The same holds for one that has sent
+//! more than is read yet, behind which nothing is heard. What else breaks off, as TLS without its goodbye does, is given up at once.
 
 use std::io;
 use std::pin::Pin;
@@ -115,6 +115,8 @@ struct State<S> {
     io: S,
     /// What was heard before anybody asked.
     ahead: Option<u8>,
+    /// How it broke off behind what was read, which is told but once.
+    broken: Option<io::Error>,
     has_ended: bool,
     /// Whether the reader will be woken by what comes, so that nobody else has to listen.
     is_awaited: bool,
@@ -138,6 +140,7 @@ impl<S: AsyncRead + Unpin> Listened<S> {
         Self(Arc::new(Mutex::new(State {
             io,
             ahead: None,
+            broken: None,
             has_ended: false,
             is_awaited: false,
             asked,
@@ -179,19 +182,46 @@ impl<S: AsyncRead + Unpin> Listened<S> {
 }
 
 impl<S: AsyncRead + Unpin> State<S> {
-    /// That the client has no more to say, or why it broke off.
+    /// That nobody listens any more, for the client has no more to say or has said more than is read yet; or why it broke off.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_awaited || self.ahead.is_some() {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
+        if self.is_awaited {
             return Poll::Pending;
         }
-        if !self.has_ended {
+        if !self.has_ended && self.ahead.is_none() {
             let mut next = [0];
             let mut buffer = ReadBuf::new(&mut next);
             ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
             self.ahead = buffer.filled().first().copied();
             self.has_ended = self.ahead.is_none();
         }
-        if self.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads on behind what was heard ahead. Given out alone, each byte of a body would be heard ahead, and passed on alone.
+    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let ahead = self.ahead.take();
+        buffer.put_slice(ahead.as_slice());
+        if self.has_ended || buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Err(error));
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        self.is_awaited = polled.is_pending();
+        self.has_ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+        match polled {
+            Poll::Ready(Err(error)) if ahead.is_some() => {
+                self.broken = Some(error);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending if ahead.is_some() => Poll::Ready(Ok(())),
+            polled => polled,
+        }
     }
 }
 
@@ -205,18 +235,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        if let Some(ahead) = state.ahead.take() {
-            buffer.put_slice(&[ahead]);
-            return Poll::Ready(Ok(()));
-        }
-        if state.has_ended {
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut state.io).poll_read(cx, buffer);
-        state.is_awaited = polled.is_pending();
+        let polled = state.poll_more(cx, buffer);
         let read = buffer.filled().get(before..).unwrap_or_default();
-        state.has_ended = matches!(polled, Poll::Ready(Ok(()))) && read.is_empty();
         if let (bytes, false) = state.first_line {
             let end = memchr::memchr(b'\n', read);
             state.first_line = (bytes + end.unwrap_or(read.len()), end.is_some());

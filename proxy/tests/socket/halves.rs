@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +26,9 @@ use crate::world::{HOST, Setup, World, build, get, over_http1, standalone};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwhole";
+
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Both for S {}
 
 /// An upstream that says when it has been asked, and answers when it may.
 struct Slow {
@@ -179,17 +184,25 @@ pub fn reset(io: TcpStream) {
 #[tokio::test]
 async fn p_i4_a_client_that_is_gone_after_it_shut_its_side_gives_its_place_back() {
     let (slow, world) = Slow::world(Some(1)).await;
-    for is_shut in [false, true] {
+    for (is_shut, more) in [(false, ""), (true, ""), (false, "G")] {
+        let before = world.lines().len();
         let mut io = to(&world, Entrance::HttpProxy).await;
         io.write_all(&request(&world.url("/v1/x"), &world)).await.unwrap();
         slow.is_asked().await;
+        // Of another request, which is not read before this one is answered.
+        io.write_all(more.as_bytes()).await.unwrap();
         if is_shut {
             io.shutdown().await.unwrap();
         }
         let mut waits = to(&world, Entrance::HttpProxy).await;
         assert!(waits.read_u8().await.is_err(), "there is one place, and it is taken");
         reset(io);
-        world.line(&[("event", "end"), ("reason", "Interrupted")]).await;
+        let is_given_up = async {
+            while !world.lines().iter().skip(before).any(|line| line["reason"] == "Interrupted") {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, is_given_up).await.unwrap();
         // For the one that was given up, and for one more.
         slow.may_answer.add_permits(2);
         let served = async {
@@ -217,6 +230,55 @@ async fn tls_that_breaks_off_without_its_goodbye_is_given_up_at_once() {
     let line = world.line(&[("event", "end")]).await;
     assert_eq!((&line["reason"], line["status"].is_null()), (&"Interrupted".into(), true));
     drop(io);
+}
+
+#[tokio::test]
+async fn an_upload_goes_in_pieces_as_large_as_they_come_while_its_client_is_listened_to() {
+    const BYTES: usize = 256 * 1024;
+    let pieces = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&pieces);
+    let behaviour = Behaviour::new(move |io| {
+        let counts = Arc::clone(&counts);
+        async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let counts = Arc::clone(&counts);
+                async move {
+                    let (mut body, mut bytes) = (request.into_body(), 0);
+                    while let Some(frame) = body.frame().await {
+                        bytes += frame?.into_data().map_or(0, |data| data.len());
+                        counts.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(bytes.to_string()))))
+                }
+            });
+            let _ =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(io), service).await;
+        }
+    });
+    let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
+    let world = build(setup).await;
+    let post = |target: &str| {
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n",
+            world.authority()
+        );
+        [format!("{head}{BYTES:x}\r\n").as_bytes(), &vec![b'x'; BYTES], b"\r\n0\r\n\r\n"].concat()
+    };
+    let is_whole = async |mut io: Box<dyn Both>, asked: Vec<u8>| {
+        let mut told = String::new();
+        timeout(PATIENCE, async {
+            io.write_all(&asked).await.unwrap();
+            io.read_to_string(&mut told).await.unwrap();
+        })
+        .await
+        .unwrap();
+        let taken = pieces.swap(0, Ordering::SeqCst);
+        assert!(told.ends_with(&BYTES.to_string()) && taken < BYTES / 256, "{taken} pieces: {told}");
+    };
+    is_whole(Box::new(to(&world, Entrance::HttpProxy).await), post(&world.url("/v1/x"))).await;
+    is_whole(Box::new(to(&world, Entrance::BaseUrl).await), post("/good/v1/x")).await;
+    let tunnel = world.connect(&world.authority()).await.unwrap();
+    is_whole(Box::new(world.tls(tunnel, HOST, "http/1.1").await.unwrap()), post("/v1/x")).await;
 }
 
 type Answers = fn(tokio_rustls::server::TlsStream<TcpStream>) -> BoxFuture<'static, ()>;
