@@ -143,25 +143,27 @@ pub(crate) async fn relay(
         tokio::select! {
             // The agent may have said all it has to say, and still listen.
             ended = &mut up => match ended {
-                Err(Cut::OverLimit) => Some((ended, Ok(()))),
-                _ => unless_silent(&traffic, down).await.map(|down| (ended, down)),
+                // Nobody is left to hear the other side.
+                Err(Cut::OverLimit | Cut::Source) => (Some(ended), Some(Ok(()))),
+                _ => (Some(ended), unless_silent(&traffic, down).await),
             },
             ended = &mut down => match ended {
-                Err(Cut::Unreadable) => Some((Ok(()), ended)),
-                _ => unless_silent(&traffic, up).await.map(|up| (up, ended)),
+                Err(Cut::Unreadable) => (Some(Ok(())), Some(ended)),
+                _ => (unless_silent(&traffic, up).await, Some(ended)),
             },
-            () = silence(&traffic, TUNNEL_IDLE_TIMEOUT) => None,
+            () = silence(&traffic, TUNNEL_IDLE_TIMEOUT) => (None, None),
         }
     };
-    let Some((up, down)) = both.await else { return entry.breaks(DenialReason::LimitExceeded) };
-    match (up, down) {
+    match both.await {
         // Why is known to the one who counts.
-        (Err(Cut::OverLimit), _) | (_, Err(Cut::OverLimit)) => {}
-        (_, Err(Cut::Unreadable)) => entry.breaks(DenialReason::UnreadableAnswer),
-        (_, Err(Cut::Source)) => entry.breaks(DenialReason::AnswerBroken),
-        (_, Err(Cut::Sink)) | (Err(Cut::Source), _) => entry.breaks(DenialReason::Interrupted),
+        (Some(Err(Cut::OverLimit)), _) | (_, Some(Err(Cut::OverLimit))) => {}
+        (_, Some(Err(Cut::Unreadable))) => entry.breaks(DenialReason::UnreadableAnswer),
+        (_, Some(Err(Cut::Source))) => entry.breaks(DenialReason::AnswerBroken),
+        (_, Some(Err(Cut::Sink))) | (Some(Err(Cut::Source)), _) => entry.breaks(DenialReason::Interrupted),
+        // One that fell silent, where the other had no more to say.
+        (None, _) | (_, None) => entry.breaks(DenialReason::LimitExceeded),
         // An upstream that takes no more has said so, or goes on saying what it has to say.
-        (Ok(()) | Err(Cut::Sink | Cut::Unreadable), Ok(())) => entry.completes(),
+        (Some(Ok(()) | Err(Cut::Sink | Cut::Unreadable)), Some(Ok(()))) => entry.completes(),
     }
 }
 
@@ -325,10 +327,22 @@ mod tests {
         assert_eq!(told(quiet(), breaks(ErrorKind::UnexpectedEof)).await, (None, 0), "without a goodbye");
         let of = |reason: &str| Some(reason.to_owned());
         assert_eq!(told(quiet(), breaks(ErrorKind::ConnectionReset)).await, (of("AnswerBroken"), 0));
-        assert_eq!(told(breaks(ErrorKind::ConnectionReset), says()).await, (of("Interrupted"), 4));
+        assert_eq!(told(breaks(ErrorKind::ConnectionReset), says()).await.0, of("Interrupted"));
         let (deaf, peer) = duplex(64);
         drop(peer);
         assert_eq!(told(deaf, says()).await, (of("Interrupted"), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_i5_a_tunnel_whose_other_side_is_silent_says_who_broke_it_and_ends_at_once_without_its_agent() {
+        let broken = || join(BreaksOff(ErrorKind::ConnectionReset), sink());
+        let (_silent, ours) = duplex(64);
+        let begin = tokio::time::Instant::now();
+        assert_eq!(told(broken(), ours).await, (Some("Interrupted".to_owned()), 0));
+        assert_eq!(begin.elapsed(), Duration::ZERO, "nobody is left to hear it");
+        let (_silent, ours) = duplex(64);
+        assert_eq!(told(ours, broken()).await, (Some("AnswerBroken".to_owned()), 0));
+        assert!(begin.elapsed() >= HALF_CLOSED_IDLE_TIMEOUT, "the agent may still have something to say");
     }
 
     #[tokio::test(start_paused = true)]
