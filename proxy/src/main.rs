@@ -14,7 +14,7 @@ use agentsandbox_proxy::{descriptors, health, reload, serve};
 use clap::Parser;
 use clap::error::ErrorKind;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// `EX_USAGE` of sysexits.h.
@@ -64,12 +64,19 @@ fn run(args: &ServeArgs) -> ExitCode {
             Ok(audit) => audit,
             Err(error) => return fail(&format!("stdout, the audit trail, cannot be written: {error}"), 1),
         };
+        // Whoever is served is drained: before a signal is waited for it ends the process.
+        let signals = match signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)))
+        {
+            Ok(signals) => signals,
+            Err(error) => return fail(&format!("signals cannot be waited for: {error}"), 1),
+        };
         match serve::bind(config, Box::new(audit), shutdown.clone()).await {
             Ok(bound) => {
                 for (port, address) in bound.addresses() {
                     tracing::info!(port = ?port, address = %address, "listening");
                 }
-                tokio::spawn(wait_for_signal(shutdown));
+                tokio::spawn(wait_for(signals, shutdown));
                 bound.run().await;
                 ExitCode::SUCCESS
             }
@@ -90,17 +97,13 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
-async fn wait_for_signal(shutdown: CancellationToken) {
-    if let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining");
-        shutdown.cancel();
+async fn wait_for((mut terminate, mut interrupt): (Signal, Signal), shutdown: CancellationToken) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    tracing::info!("draining");
+    shutdown.cancel();
 }
 
 fn not_started(args: &ServeArgs, error: &StartError) -> ExitCode {

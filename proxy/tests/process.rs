@@ -186,6 +186,16 @@ fn the_record_is_whole_before_a_pod_is_killed_though_a_stream_is_open() {
 }
 
 #[test]
+fn a_proxy_that_is_to_end_ends_by_itself_from_the_moment_on_at_which_it_listens() {
+    for _ in 0..5 {
+        let mut proxy = Proxy::serving(Stdio::null());
+        let pid = rustix::process::Pid::from_child(&proxy.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(proxy.ended().success());
+    }
+}
+
+#[test]
 fn p_c14_a_killed_proxy_serves_nobody_and_goes_on_with_its_ca_when_it_is_back() {
     let mut proxy = Proxy::serving(Stdio::null());
     let ca = std::fs::read(proxy.folder.path().join("ca.crt")).unwrap();
