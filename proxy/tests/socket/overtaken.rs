@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::limits::UNCHECKED_WAIT_MAX;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -74,6 +75,8 @@ async fn p_f17_a_request_whose_upstream_is_slow_is_not_sent_once_the_policy_has_
             over_http1(to(&asking, Entrance::HttpProxy).await, request).await.status
         });
         gate.accepted.acquire().await.unwrap().forget();
+        // A change that comes sooner is as one during the decision.
+        tokio::time::sleep(UNCHECKED_WAIT_MAX).await;
         match change {
             "policy" => world.edit(|policy| policy.replace("/v1/", "/v2/")).await,
             "secret" => world.rotate().await,
@@ -110,6 +113,7 @@ async fn p_f17_a_request_whose_secret_is_replaced_again_and_again_while_it_waits
     });
     for (secret, short) in [("sk-short", 1), ("sk-other", 2)] {
         gate.accepted.acquire().await.unwrap().forget();
+        tokio::time::sleep(UNCHECKED_WAIT_MAX).await;
         world.rotate_to(secret, short).await;
         gate.allowed.add_permits(1);
     }
