@@ -448,6 +448,12 @@ mod tests {
             "iv-groups",
             "sm_user",
             "x-consumer-username",
+            "x-authenticated-groups",
+            "x-auth-audience",
+            "x-auth-expiresin",
+            "x-auth-groups",
+            "x-auth-roles",
+            "x-auth-subject",
             "oidc_claim_sub",
         ] {
             for injection in [None, Some(&Injection::Bearer)] {
@@ -460,6 +466,7 @@ mod tests {
         for name in [
             "cf-access-client-id",
             "impersonate-user",
+            "x-auth-email",
             "x-auth-user",
             "x-goog-user-project",
             "x-ms-client-request-id",

@@ -30,9 +30,9 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-vault-token",
 ];
 /// How fields begin in which a gateway tells the application behind it who the client proved to be. Where it does not overwrite them,
-/// whoever writes one is whom it names, and no client has a use for one. `docs/proxy.md` says whose each is, by their own
+/// whoever writes one is whom it names. `docs/proxy.md` says whose each is, by their own
 /// documentation. They are in order, and none begins another.
-const CLIENT_IDENTITY_PREFIXES: [&str; 67] = [
+const CLIENT_IDENTITY_PREFIXES: [&str; 73] = [
     "-ws",
     "cert-chain",
     "cf-access-authenticated-user-",
@@ -65,9 +65,15 @@ const CLIENT_IDENTITY_PREFIXES: [&str; 67] = [
     "x-anonymous-consumer",
     "x-apigateway-api-userinfo",
     "x-arr-clientcert",
+    "x-auth-audience",
+    "x-auth-expiresin",
+    "x-auth-groups",
     "x-auth-request-",
+    "x-auth-roles",
+    "x-auth-subject",
     "x-auth-userid",
     "x-auth-username",
+    "x-authenticated-groups",
     "x-authenticated-scope",
     "x-authenticated-userid",
     "x-authentik-",
