@@ -105,5 +105,29 @@ async fn connect(
 fn in_force(proxy: &Proxy, loaded: &Arc<Loaded>) -> Result<(), Box<Denial>> {
     let failed = |reason| Box::new(Denial::new(reason));
     let current = proxy.policy.current(Instant::now()).map_err(failed)?;
-    if Arc::ptr_eq(&current, loaded) { Ok(()) } else { Err(failed(DenialReason::UpstreamUnreachable)) }
+    if Arc::ptr_eq(&current, loaded) { Ok(()) } else { Err(failed(DenialReason::Overtaken)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn p_f17_tls_that_passes_unopened_is_told_that_it_was_overtaken() {
+        let document = |generation: u32| {
+            format!(
+                "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: {generation}, rules: []}}"
+            )
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let proxy = Arc::new(crate::serve::tests::proxy(folder.path(), &document(1), Vec::new()));
+        let loaded = proxy.policy.current(Instant::now()).unwrap();
+        assert!(in_force(&proxy, &loaded).is_ok());
+        std::fs::write(folder.path().join("policy.yaml"), document(2)).unwrap();
+        proxy.policy.refresh(Instant::now());
+        assert_eq!(
+            in_force(&proxy, &loaded).err().map(|denial| denial.reason),
+            Some(DenialReason::Overtaken)
+        );
+    }
 }
