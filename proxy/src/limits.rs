@@ -56,6 +56,9 @@ pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
 /// A request whose policy and secret were looked up longer ago than this, because it waited for a stream or a connection, is sent only
 /// if the policy has not changed, and with the secret that there is then. Shorter is no wait: a decision takes as long.
 pub const UNCHECKED_WAIT_MAX: Duration = Duration::from_millis(10);
+/// A request is sent once more only if its kept connection ended within this time under it. A server that closed the connection while
+/// it lay idle says so within a round trip, which has not taken longer than connecting may; one that ends it later was at work.
+pub const LOST_REQUEST_AGE_MAX: Duration = CONNECT_TIMEOUT;
 /// Servers commonly close idle connections after a minute; ours go first.
 pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 /// How often connections that became too old are looked for.

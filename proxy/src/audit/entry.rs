@@ -282,9 +282,9 @@ impl Entry {
         self.record.client_certificate_shown = shown;
     }
 
-    /// It is sent a second time.
-    pub fn resends(&mut self) {
-        self.record.resent = Some(true);
+    /// Whether it is sent a second time.
+    pub fn resends(&mut self, is_again: bool) {
+        self.record.resent = is_again.then_some(true);
     }
 
     /// The status the agent is answered with.

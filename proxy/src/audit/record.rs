@@ -91,7 +91,7 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub(super) client_certificate: Option<Text>,
-    /// Whether its upstream asked for the client certificate and was shown it; the field is not there where that is not known.
+    /// Whether its last connection was asked for the client certificate and showed it; the field is not there where that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub(super) client_certificate_shown: Option<bool>,
@@ -256,9 +256,11 @@ impl Traffic {
     /// The same head is about to go up once more.
     ///
     /// # Errors
-    /// [`Exceeded`] when it may not be.
+    /// [`Exceeded`] when it may not be. That is no fault of the agent's, whose request went up once.
     pub fn sends_head_again(&self, bytes: u64) -> Result<(), Exceeded> {
-        self.spends(bytes)?;
+        if let Some(meter) = self.meter.get() {
+            meter.spend(bytes, Instant::now())?;
+        }
         self.head.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

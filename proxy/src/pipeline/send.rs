@@ -1,7 +1,7 @@
 //! How a permitted request goes out: on a connection that is open, or else on a new one. That it is about to be sent is written
 //! down already.
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit};
 use http::{Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use super::leave::{Leave, Stopped};
 use super::{Keys, Proxy, keys};
 use crate::audit::Entry;
 use crate::bounds;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, LOST_REQUEST_AGE_MAX};
 use crate::respond::{self, Body, denial};
 use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
 
@@ -22,7 +22,7 @@ struct Found {
 }
 
 /// Sends a request. One that was not sent, as its connection had ended, is sent on another. One whose kept connection ends under it
-/// may have been taken or not: it is sent once more, on a new one, if that makes no difference.
+/// may have been taken or not: it is sent once more, on a new one, if that makes no difference and it ended soon.
 pub(super) async fn send(
     proxy: &Proxy,
     leave: &mut Leave<'_>,
@@ -39,31 +39,42 @@ pub(super) async fn send(
         let Found { lease, is_kept } = match find(proxy, leave, (purpose, may_reuse, until), entry).await {
             Ok(found) => found,
             Err(Stopped::Replaced(keys)) => {
-                leave.renew(*keys, &mut request)?;
+                leave.renew(*keys, &mut request).map_err(|denial| told(denial, permit, is_again))?;
                 continue;
             }
-            // It went out before, whatever it is not sent again for.
-            Err(Stopped::Denied(_)) if is_again => return Err(failed(DenialReason::UpstreamUnreachable)),
-            Err(Stopped::Denied(denial)) => return Err(denial),
+            Err(Stopped::Denied(denial)) => return Err(told(denial, permit, is_again)),
         };
         entry.shows(lease.shown());
-        if is_again {
-            entry.resends();
-        }
+        entry.resends(is_again);
         let spare = if is_kept && !lease.is_shared() { spare(&request) } else { None };
+        let sent = Instant::now();
         match upstream.exchange(lease, request, (leave.target(), purpose), leave.progress).await {
             Ok(response) => return Ok(response),
             Err(ExchangeError::Unsent(unsent)) if is_kept => request = unsent.0,
-            Err(ExchangeError::Unsent(_)) => return Err(failed(DenialReason::UpstreamUnreachable)),
+            Err(ExchangeError::Unsent(_)) => {
+                entry.resends(false);
+                return Err(failed(DenialReason::UpstreamUnreachable));
+            }
             Err(ExchangeError::Lost) => {
                 let unreachable = || failed(DenialReason::UpstreamUnreachable);
-                request = spare.ok_or_else(unreachable)?;
+                request = spare.filter(|_| sent.elapsed() <= LOST_REQUEST_AGE_MAX).ok_or_else(unreachable)?;
                 entry.traffic().sends_head_again(leave.head_bytes).map_err(|_| unreachable())?;
                 is_again = true;
             }
             Err(ExchangeError::Failed(reason)) => return Err(failed(reason)),
             Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
         }
+    }
+}
+
+/// What is told of a request that is not sent: where it went out before, nothing that says that it did not.
+fn told(denied: Box<Denial>, permit: &Permit, is_again: bool) -> Box<Denial> {
+    use DenialReason::{CredentialUnavailable, NoPolicy, Overtaken, StalePolicy};
+    match denied.reason {
+        CredentialUnavailable | NoPolicy | Overtaken | StalePolicy if is_again => {
+            Box::new(denial(permit, DenialReason::UpstreamUnreachable))
+        }
+        _ => denied,
     }
 }
 
@@ -131,6 +142,8 @@ async fn connect(
     entry: &mut Entry,
 ) -> Result<Lease, Stopped> {
     let (permit, policy) = (leave.recorded.permit(), &leave.loaded.policy);
+    // A name that the policy in force denies is not asked for.
+    leave.holds(proxy)?;
     let resolved = proxy.resolver.resolve(leave.recorded, policy).await;
     let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
     let mut refused = None;

@@ -175,3 +175,39 @@ async fn p_f17_no_other_address_is_dialled_once_the_policy_has_changed() {
         }
     }
 }
+
+#[tokio::test]
+async fn p_f17_no_name_is_looked_up_for_a_request_that_its_policy_has_overtaken() {
+    for (is_changed, reason) in [(false, DenialReason::ForbiddenAddress), (true, DenialReason::Overtaken)] {
+        let folder = tempfile::tempdir().unwrap();
+        let name = Host::parse("a.test").unwrap();
+        // What it leads to is known once it was looked up, and refused then.
+        let forbidden = Ipv4Addr::new(169, 254, 169, 254).into();
+        let policy = |generation| policy(generation, "https", 443).replace("api.good.test", "a.test");
+        let proxy = crate::serve::tests::proxy(folder.path(), &policy(1), vec![(name, forbidden)]);
+        let loaded = proxy.policy.current(Instant::now()).unwrap();
+        let mut entry = proxy.audit.open(Entrance::HttpProxy, Some(&loaded.policy));
+        let recorded = entry.begins(permit(&policy(1), "/x")).await.unwrap();
+        let permit = recorded.permit();
+        let keys = Keys::of(&proxy, &loaded.policy, permit, Instant::now()).unwrap();
+        let voice = keys.voice(permit);
+        if is_changed {
+            std::fs::write(folder.path().join("policy.yaml"), policy(2)).unwrap();
+            proxy.policy.refresh(Instant::now());
+        }
+        let mut leave = Leave {
+            loaded: &loaded,
+            recorded: &recorded,
+            keys,
+            voice,
+            target: None,
+            progress: &Progress::default(),
+            head_bytes: 0,
+            since: Instant::now() - UNCHECKED_WAIT_MAX * 2,
+            is_renewed: false,
+        };
+        let failed =
+            send(&proxy, &mut leave, Request::new(respond::empty()), &mut entry).await.err().unwrap();
+        assert_eq!(failed.reason, reason);
+    }
+}

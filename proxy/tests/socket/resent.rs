@@ -2,17 +2,20 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::limits::LOST_REQUEST_AGE_MAX;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Semaphore};
 
 use crate::entrances::to;
-use crate::upstream::Behaviour;
-use crate::world::{HOST, KEY, Setup, World, build, over_http1};
+use crate::upstream::{Behaviour, behaving, identity, listen};
+use crate::world::{Answer, HOST, KEY, Setup, World, build, get, over_http1};
 
 /// Of each request that an upstream saw: its connection, its method and path, and whether it had the key.
 type Seen = Arc<Mutex<Vec<(usize, String, bool)>>>;
@@ -162,15 +165,87 @@ async fn what_is_sent_once_more_goes_on_no_other_kept_connection() {
     assert_eq!((lost.len(), lost[1].0), (2, 2), "on a third connection: {seen:?}");
 }
 
+/// A request for `/v1/late` that is with the upstream.
+async fn asked_late(world: &World, upstream: &Forgetful) -> tokio::task::JoinHandle<Answer> {
+    assert_eq!(ask(world, "GET", "/v1/x", "").await, StatusCode::OK);
+    let request = Request::get(world.url("/v1/late")).header("host", world.authority());
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    let io = to(world, Entrance::HttpProxy).await;
+    let asked = tokio::spawn(over_http1(io, request));
+    upstream.waits.acquire().await.unwrap().forget();
+    asked
+}
+
+#[tokio::test]
+async fn what_a_server_was_at_work_on_is_not_sent_once_more() {
+    for (is_old, status, times) in [(false, StatusCode::OK, 2), (true, StatusCode::BAD_GATEWAY, 1)] {
+        let (world, upstream) = world(true).await;
+        let asked = asked_late(&world, &upstream).await;
+        if is_old {
+            tokio::time::pause();
+            tokio::time::advance(LOST_REQUEST_AGE_MAX + Duration::from_millis(1)).await;
+            tokio::time::resume();
+        }
+        upstream.ends.add_permits(1);
+        assert_eq!(asked.await.unwrap().status, status, "{is_old}");
+        assert_eq!(upstream.seen.lock().unwrap().len(), 1 + times);
+    }
+}
+
+#[tokio::test]
+async fn p_f9_a_server_that_nobody_vouches_for_is_told_as_that_also_where_a_request_is_to_be_sent_once_more()
+{
+    let upstream = Forgetful::new();
+    let near = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("host: {HOST}, ports: [{}]", near.local_addr().unwrap().port());
+    let rule = format!("- {{name: near, {at}, scheme: https, paths: ['/v1/**']}}\ncredentials:\n").leak();
+    let behaviour = Some(upstream.behaviour(true));
+    let policy = vec![("credentials:\n", &*rule)];
+    let setup = Setup { protocols: vec!["http/1.1"], behaviour, policy, ..Setup::default() };
+    let world = build(setup).await;
+    let (other, other_address) = listen().await;
+    let (acceptor, _) = identity(&["http/1.1"], HOST, None);
+    behaving(other, acceptor, Arc::default(), upstream.behaviour(true));
+    let port = near.local_addr().unwrap().port();
+    let first = world.upstream;
+    tokio::spawn(async move {
+        for address in std::iter::once(first).chain(std::iter::repeat(other_address)) {
+            let (mut near, _) = near.accept().await.unwrap();
+            let mut far = TcpStream::connect(address).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let asked = async |path: &str| {
+        let authority = format!("{HOST}:{port}");
+        let request = get(&format!("https://{authority}{path}"), &authority);
+        let answer = over_http1(to(&world, Entrance::HttpProxy).await, request).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        answer
+    };
+    assert_eq!(asked("/v1/x").await.status, StatusCode::OK);
+    let answer = asked("/v1/lost").await;
+    assert!(answer.body.contains("UpstreamUntrusted"), "{} {}", answer.status, answer.body);
+    assert_eq!(upstream.seen.lock().unwrap().len(), 2, "nothing was said to the other");
+}
+
+#[tokio::test]
+async fn a_new_secret_that_does_not_fit_its_place_does_not_make_a_request_unsent() {
+    let cookie = ("{type: Header, name: x-api-key}", "{type: Cookie, name: sid}");
+    let (world, upstream) = world_with(true, cookie).await;
+    let asked = asked_late(&world, &upstream).await;
+    world.rotate_to("a;b", 1).await;
+    upstream.ends.add_permits(1);
+    let answer = asked.await.unwrap();
+    assert!(answer.body.contains("UpstreamUnreachable"), "{} {}", answer.status, answer.body);
+    assert_eq!(upstream.seen.lock().unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn what_may_not_be_sent_once_more_is_not_said_to_be_unsent() {
     let (world, upstream) = world(true).await;
-    assert_eq!(ask(&world, "GET", "/v1/x", "").await, StatusCode::OK);
-    let request = Request::get(world.url("/v1/late")).header("host", world.authority());
-    let request = request.body(Full::<Bytes>::default()).unwrap();
-    let io = to(&world, Entrance::HttpProxy).await;
-    let asked = tokio::spawn(over_http1(io, request));
-    upstream.waits.acquire().await.unwrap().forget();
+    let asked = asked_late(&world, &upstream).await;
     world.edit(|policy| policy.replace("/v1/", "/v2/")).await;
     upstream.ends.add_permits(1);
     let answer = asked.await.unwrap();
@@ -182,7 +257,7 @@ async fn what_may_not_be_sent_once_more_is_not_said_to_be_unsent() {
 
 #[tokio::test]
 async fn p_g3_a_head_that_is_sent_again_counts_again_and_is_not_sent_where_there_is_no_room() {
-    for (bytes, status, times) in [(3_000, StatusCode::OK, 2), (6_000, StatusCode::FORBIDDEN, 1)] {
+    for (bytes, status, times) in [(3_000, StatusCode::OK, 2), (6_000, StatusCode::BAD_GATEWAY, 1)] {
         let limited = ("websocket: Allow}", "websocket: Allow, limits: {uploadBytes: 10000}}");
         let (world, upstream) = world_with(true, limited).await;
         assert_eq!(ask(&world, "GET", "/v1/x", "").await, StatusCode::OK);
@@ -191,5 +266,9 @@ async fn p_g3_a_head_that_is_sent_again_counts_again_and_is_not_sent_where_there
         let answer = over_http1(to(&world, Entrance::HttpProxy).await, request).await;
         assert_eq!(answer.status, status, "{}", answer.body);
         assert_eq!(upstream.seen.lock().unwrap().len(), 1 + times);
+        let line = world.line(&[("event", "end"), ("path", "/v1/lost")]).await;
+        let said = (line["decision"].as_str(), line["reason"].as_str());
+        let why = (times == 1).then_some("UpstreamUnreachable");
+        assert_eq!(said, (Some("allow"), why), "it went out once, and the server is at fault: {line}");
     }
 }
