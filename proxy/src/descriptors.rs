@@ -1,5 +1,6 @@
 //! The limit on open files. Shells and service managers set a low one and let a process raise it; a proxy that is out of files can
-//! neither serve nor read its policy, so it never takes more connections than it has files for.
+//! neither serve nor read its policy, so it takes no more connections than it has files for, if each has one
+//! upstream. The streams of HTTP/2 may have more.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
