@@ -53,8 +53,8 @@ pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
 /// How long a request waits for a stream while all connections to its destination are full: as long as for the head of an
 /// answer, since it waits for answers of the same upstream to end.
 pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
-/// A request whose policy and secret were looked up longer ago than this, because it waited for a stream or a connection, is sent only
-/// if the policy has not changed, and with the secret that there is then. Shorter is no wait: a decision takes as long.
+/// A request whose secret was looked up longer ago than this, because it waited for a stream or a connection, is sent with the secret
+/// that there is then. Shorter is no wait: a decision takes as long. That its policy is in force is looked at however soon it is sent.
 pub const UNCHECKED_WAIT_MAX: Duration = Duration::from_millis(10);
 /// A request is sent once more only if its kept connection ended within this time under it. A server that closed the connection while
 /// it lay idle says so within a round trip, which has not taken longer than connecting may; one that ends it later was at work.

@@ -57,18 +57,18 @@ impl Leave<'_> {
         self.target.as_ref().map_or_else(permitted, |target| target.as_str())
     }
 
-    /// Whether it is still worth what it was. A request that had to wait, for a stream or for an upstream that is slow to be
-    /// reached, may have been overtaken by a decision of its owner. One whose key was replaced is permitted as before, and is
+    /// Whether it is still worth what it was. A request may have been overtaken by a decision of its owner, above all one that had to
+    /// wait, for a stream or for an upstream that is slow to be reached. One whose key was replaced is permitted as before, and is
     /// sent with the other key; one that is overtaken over and over is not waited for.
     pub(super) fn holds(&self, proxy: &Proxy) -> Result<(), Stopped> {
-        let now = Instant::now();
-        if now.saturating_duration_since(self.since) <= UNCHECKED_WAIT_MAX {
-            return Ok(());
-        }
-        let permit = self.recorded.permit();
+        let (now, permit) = (Instant::now(), self.recorded.permit());
+        // However soon: nothing is sent by a policy that is not in force.
         let current = proxy.policy.current(now).map_err(|reason| Box::new(denial(permit, reason)))?;
         if !Arc::ptr_eq(&current, self.loaded) {
             return Err(self.overtaken());
+        }
+        if now.saturating_duration_since(self.since) <= UNCHECKED_WAIT_MAX {
+            return Ok(());
         }
         let keys = Keys::of(proxy, &self.loaded.policy, permit, now)?;
         if keys.voice(permit) == self.voice {
