@@ -258,17 +258,22 @@ pub enum TlsPassthrough {
     Deny,
 }
 
-/// A collector of OpenTelemetry's. Proxies reach it directly, also where there is an upstream proxy; agents do not reach it.
+/// A collector of OpenTelemetry's. Proxies reach it directly, also where there is an upstream proxy; no rule leads an agent to its
+/// host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.pods) || !self.endpoint.matches('[.](svc|cluster[.]local):')").message("a Service of the cluster is reached at its pods: write their namespace and labels in pods").field_path(".pods")
+)]
 pub struct ClassTracing {
     /// `http://host:port` or `https://host:port`, which takes OTLP over HTTP in JSON at `/v1/traces`. The host is a full DNS name, for
     /// search domains play no part, or an IPv4 address. TLS is verified against the public roots and additionalRoots.
-    #[x_kube(validation = Rule::new("self.matches('^https?://[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)+:[1-9][0-9]{0,4}$')").message("endpoint must be http://host:port or https://host:port with a full DNS name and nothing more, such as http://otel-collector.observability.svc.cluster.local:4318"))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)+:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$')").message("endpoint must be http://host:port or https://host:port with a full DNS name, a port of at most 65535 and nothing more, such as http://otel-collector.observability.svc.cluster.local:4318"))]
     #[schemars(length(min = 1, max = 270))]
     pub endpoint: String,
     /// The collector's pods, where it runs in this cluster: its Service then leads to the same port of theirs. Absent means that it
-    /// is elsewhere: at the address that endpoint says, at a public one, or in allowedPrivateRanges.
+    /// is elsewhere, at a public address or in allowedPrivateRanges. Beside upstreamProxy it is then written as its IPv4 address, and
+    /// one that is named gets no traces of sandboxes without rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<CollectorPods>,
 }
@@ -282,7 +287,8 @@ pub struct CollectorPods {
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
     /// Labels that they have, at least one.
-    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 317 && self[k].size() <= 63)").message("labels holds labels of pods: keys of at most 317 and values of at most 63 characters"))]
+    // A pattern over keys, whose length no schema bounds, costs more than the API server allows: the operator reads those.
+    #[x_kube(validation = Rule::new("self.all(k, k.size() >= 1 && k.size() <= 317 && self[k].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$'))").message("labels holds labels of pods: keys of at most 317 and values of at most 63 characters, with letters, digits, -, _ and . in them"))]
     #[schemars(extend("minProperties" = 1, "maxProperties" = 16), schema_with = "pod_labels")]
     pub labels: BTreeMap<String, String>,
 }

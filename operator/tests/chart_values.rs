@@ -52,6 +52,7 @@ fn a_ceiling_of_the_workspace_is_among_the_values() {
 #[test]
 fn a_collector_of_traces_is_a_url_and_perhaps_pods() {
     let pods = json!({"namespace": "observability", "labels": {"app": "otel-collector"}});
+    let labelled = |key: &str, value: &str| json!({"endpoint": "http://10.96.0.50:4318", "pods": {"namespace": "observability", "labels": {key: value}}});
     for (tracing, fits) in [
         (json!({}), true),
         (json!({"endpoint": "https://otel.example.com:4318"}), true),
@@ -63,6 +64,13 @@ fn a_collector_of_traces_is_a_url_and_perhaps_pods() {
             json!({"endpoint": "http://10.96.0.50:4318", "pods": {"namespace": "observability", "labels": {}}}),
             false,
         ),
+        (json!({"endpoint": "https://otel.example.com:65535"}), true),
+        (json!({"endpoint": "https://otel.example.com:65536"}), false),
+        (labelled("app.kubernetes.io/name", "otel-collector"), true),
+        (labelled("app", ""), true),
+        (labelled("app kubernetes", "otel-collector"), false),
+        (labelled("", "otel-collector"), false),
+        (labelled("app", "otel collector"), false),
     ] {
         assert_eq!(takes("/sandboxes/tracing", tracing.clone()), fits, "{tracing}");
     }

@@ -216,10 +216,12 @@ pub const METRIC_RULES_MAX: usize = 128;
 /// Spans that wait for the collector, each below a KiB with its texts: two MiB at most. As many as a second of decisions in a pod comes
 /// to, twice; OpenTelemetry's SDKs keep as many.
 pub const TRACES_QUEUE_SPANS_MAX: usize = 2048;
+/// Of them the places that no allowed request takes: as many denials of all kinds as have a line of their own in ten seconds.
+pub const TRACES_QUEUE_DENIALS_RESERVED: usize = 128;
 /// Spans in one request to the collector: its JSON is some 400 KiB at most. In a pod with one core everything else waits while it is
 /// made, so it is no larger.
 pub const TRACES_BATCH_SPANS_MAX: usize = 256;
-/// How long a span waits for others to go with.
+/// How long a span waits for others to go with, and the least time between two batches: no more than 256 spans a second leave a proxy.
 pub const TRACES_DELAY: Duration = Duration::from_secs(1);
 /// Longest host and rule in a span: as long as a rule's name may be, and longer than any name in DNS. Longer ones are cut.
 pub const TRACES_TEXT_BYTES_MAX: usize = 300;

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 use agentsandbox_policy::DenialReason;
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Decision, RequestId, Text};
 use crate::entrance::Entrance;
 use crate::limits::{
-    TRACES_BATCH_SPANS_MAX, TRACES_DELAY, TRACES_PAUSES, TRACES_QUEUE_SPANS_MAX, TRACES_TEXT_BYTES_MAX,
+    TRACES_BATCH_SPANS_MAX, TRACES_DELAY, TRACES_PAUSES, TRACES_QUEUE_DENIALS_RESERVED,
+    TRACES_QUEUE_SPANS_MAX, TRACES_TEXT_BYTES_MAX,
 };
 use crate::metrics::Metrics;
 use crate::pipeline::Proxy;
@@ -103,31 +104,32 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// Leaves a span here if there is room.
+    /// Leaves a span here if there is room. What is allowed an agent can repeat without end, so it never takes the last places:
+    /// they are for what was denied.
     pub(crate) fn add(&self, span: Span, metrics: &Metrics) {
+        let room = match span.decision {
+            Decision::Deny => TRACES_QUEUE_SPANS_MAX,
+            Decision::Allow => TRACES_QUEUE_SPANS_MAX - TRACES_QUEUE_DENIALS_RESERVED,
+        };
         let mut queue = self.queue();
-        if queue.len() >= TRACES_QUEUE_SPANS_MAX {
+        if queue.len() >= room {
             return metrics.spans_dropped(Dropped::QueueFull, 1);
         }
         queue.push_back(span.bounded());
-        // The lengths that are waited for.
-        if matches!(queue.len(), 1 | TRACES_BATCH_SPANS_MAX) {
+        // The length that is waited for.
+        if queue.len() == 1 {
             self.grown.notify_one();
         }
     }
 
-    /// The next spans: as many as go together, or those of a second.
+    /// The next spans: those of a second, and never more than go together. A full batch waits as well, which is what bounds how much
+    /// an agent can have sent to a collector that others share.
     async fn batch(&self) -> Vec<Span> {
-        self.holds(1).await;
-        // A batch that is not full goes all the same.
-        let _ = timeout(TRACES_DELAY, self.holds(TRACES_BATCH_SPANS_MAX)).await;
-        self.take()
-    }
-
-    async fn holds(&self, spans: usize) {
-        while self.queue().len() < spans {
+        while self.queue().is_empty() {
             self.grown.notified().await;
         }
+        sleep(TRACES_DELAY).await;
+        self.take()
     }
 
     fn take(&self) -> Vec<Span> {
@@ -192,7 +194,7 @@ async fn attempts(proxy: &Proxy, batch: &[Span]) -> Result<(), Dropped> {
 async fn once(proxy: &Proxy, body: Bytes) -> Result<(), Dropped> {
     let loaded = in_force(proxy)?;
     let way = loaded.collector.as_ref().ok_or(Dropped::NoCollector)?;
-    way.post(&proxy.resolver, body).await
+    way.post(&loaded.policy, &proxy.resolver, body).await
 }
 
 fn in_force(proxy: &Proxy) -> Result<Arc<Loaded>, Dropped> {

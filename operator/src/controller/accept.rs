@@ -29,6 +29,7 @@ mod egress;
 pub mod hosts;
 mod limits;
 mod policy;
+mod tracing;
 mod upload;
 
 pub use class::class_to_keep;
@@ -247,10 +248,11 @@ pub fn accept(
     let mut faults = Vec::new();
     own_metadata(sandbox, &mut faults);
     let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
-    let in_force = class::in_force(class, references, &mut faults);
+    let mut in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
+    in_force.tracing = tracing::tracing(class, !egress.rules.is_empty(), &mut faults);
     let login = class::login(class);
     egress.credentials.extend(login.clone());
     let placeholders = placeholders(&egress.variables, &mut faults);

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::collector;
 use crate::{Denial, DenialReason, Host, PassPermit, Permit, Policy, Scheme, UpstreamProxy};
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -180,6 +181,10 @@ fn judge(
     let address = address.to_canonical();
     let through = policy.upstream_proxy();
     let (hop, hop_port) = through.map_or((host, port), |proxy| (&proxy.host, proxy.port));
+    // Whatever name leads there. What an upstream proxy dials is that proxy's to judge.
+    if through.is_none() && policy.collector().is_some_and(|collector| collector.is_at(address, port)) {
+        return Err(Box::new(collector::barred(host, port)));
+    }
     match policy.addresses().verdict(address) {
         Verdict::Public => Ok(DialPermit {
             scheme,
@@ -235,11 +240,7 @@ impl Addresses {
     }
 
     fn verdict(&self, address: IpAddr) -> Verdict {
-        let inner = match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(v6) => embedded(v6),
-        };
-        let all = || [Some(address), inner.map(IpAddr::V4)].into_iter().flatten();
+        let all = || with_embedded(address);
         let listed = |list: &[IpNet], address: IpAddr| list.iter().any(|net| net.contains(&address));
         if all().any(|address| METADATA.contains(&address)) {
             return Verdict::Metadata;
@@ -252,11 +253,50 @@ impl Addresses {
         }
         Verdict::Public
     }
+
+    /// Judges where a collector stands, by what upstreams are judged by; inside the cluster the cluster's own networks are no
+    /// reason to refuse it.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub(crate) fn judge_collector(&self, address: IpAddr, is_inside: bool) -> Result<(), &'static str> {
+        match self.verdict(address) {
+            Verdict::Metadata => Err("is a cloud's metadata service; write where the collector is"),
+            _ if is_inside && is_nobodys(address) => {
+                Err("is no address of a pod or Service; write the collector's name or its Service's address")
+            }
+            Verdict::Denied if is_inside => Ok(()),
+            Verdict::Public => Ok(()),
+            Verdict::Denied => Err(
+                "is inside addresses.deny (the cluster's own networks); write inside: true if the collector runs in the cluster (in an AgentSandboxClass tracing.pods)",
+            ),
+            Verdict::NotPublic => Err(
+                "is not public; add its range to addresses.allow (in an AgentSandboxClass egress.allowedPrivateRanges)",
+            ),
+        }
+    }
 }
 
-/// Whether a metadata service is at this address, or at one inside it.
-pub(crate) fn is_metadata(address: IpAddr) -> bool {
-    Addresses::default().verdict(address) == Verdict::Metadata
+/// An address, and the one inside it.
+pub(crate) fn with_embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let inner = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => embedded(v6),
+    };
+    [Some(address), inner.map(IpAddr::V4)].into_iter().flatten()
+}
+
+/// Whether no other machine has this address: loopback, link-local, multicast, broadcast, and what stands for no address.
+fn is_nobodys(address: IpAddr) -> bool {
+    with_embedded(address).any(|address| match address {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            first == 0 || v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => {
+            v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local() || v6.is_multicast()
+        }
+    })
 }
 
 /// Whether a range holds a forbidden range and more, so that allowing it would allow more than one network.

@@ -5,6 +5,7 @@
 //! the credential. A credential that may not go where the request goes denies the request, which is never sent bare.
 
 mod advice;
+mod barred;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -310,8 +311,8 @@ impl Policy {
     /// # Errors
     /// A [`Denial`] when no rule could allow any.
     pub fn admit(&self, scheme: Scheme, host: &Host, port: u16) -> Result<NamePermit, Box<Denial>> {
-        if host.is_metadata_name() {
-            return Err(Box::new(metadata(host).with_port(port)));
+        if let Some(denial) = self.barred(host, port) {
+            return Err(Box::new(denial));
         }
         let mut nearest: Option<(Gap, &Rule)> = None;
         for rule in self.opened(host) {
@@ -328,7 +329,7 @@ impl Policy {
     /// one that opens it.
     #[must_use]
     pub fn pass(&self, host: &Host, port: u16) -> Option<PassPermit> {
-        if host.is_metadata_name() {
+        if self.barred(host, port).is_some() {
             return None;
         }
         let rules = self.rules_for(host).filter(|rule| name_gap(rule, Scheme::Https, port).is_none());
@@ -355,7 +356,7 @@ impl Policy {
 
     /// Of the rules that allow the request, the one that speaks.
     fn speaker(&self, request: &Request) -> Option<&Rule> {
-        if request.host.is_metadata_name() {
+        if self.barred(&request.host, request.port).is_some() {
             return None;
         }
         self.opened(&request.host)
@@ -396,8 +397,8 @@ impl Policy {
     }
 
     fn denial(&self, request: &Request) -> Denial {
-        if request.host.is_metadata_name() {
-            return metadata(&request.host).with_port(request.port);
+        if let Some(denial) = self.barred(&request.host, request.port) {
+            return denial;
         }
         let nearest = self
             .opened(&request.host)
@@ -489,12 +490,6 @@ fn described(reason: DenialReason, request: &Request) -> Denial {
         .with_port(request.port)
         .with_method(&request.method)
         .with_path(request.target.path())
-}
-
-fn metadata(host: &Host) -> Denial {
-    Denial::new(DenialReason::ForbiddenAddress)
-        .with_host(host)
-        .with_how_to_allow("Metadata services hand out a machine's credentials and are never allowed.")
 }
 
 #[cfg(test)]

@@ -387,13 +387,18 @@ pub struct UpstreamProxyDocument {
     pub credential: Option<String>,
 }
 
-/// A collector of OpenTelemetry's. It is reached directly, also where there is an upstream proxy, and is no destination of the agent's.
+/// A collector of OpenTelemetry's. It is reached directly, also where there is an upstream proxy, and at its host and port it is no
+/// destination of the agent's, whatever a rule says. Its address is judged by `addresses` like an upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TracingDocument {
     /// `http://host:port` or `https://host:port`; spans go to `/v1/traces` there, as OTLP over HTTP in JSON. Names are asked for as
     /// they are written, without search domains. TLS is verified against the public roots and the document's additional roots.
     pub endpoint: String,
+    /// Whether it runs inside the cluster, so that it may be in `addresses.deny`. It is then never at a loopback, link-local,
+    /// multicast or unspecified address, whatever `addresses.allow` says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inside: bool,
 }
 
 impl AddressesDocument {

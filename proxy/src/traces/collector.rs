@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agentsandbox_policy::{Collector, Scheme};
+use agentsandbox_policy::{Collector, Policy, Scheme};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Request, StatusCode};
@@ -44,14 +44,25 @@ impl Way {
     }
 
     /// Sends an `ExportTraceServiceRequest` once.
-    pub(super) async fn post(&self, resolver: &Resolver, body: Bytes) -> Result<(), Dropped> {
-        let posting = timeout(TRACES_TIMEOUT, self.connect_and_post(resolver, body));
+    pub(super) async fn post(
+        &self,
+        policy: &Policy,
+        resolver: &Resolver,
+        body: Bytes,
+    ) -> Result<(), Dropped> {
+        let posting = timeout(TRACES_TIMEOUT, self.connect_and_post(policy, resolver, body));
         posting.await.unwrap_or(Err(Dropped::Unreachable))
     }
 
-    async fn connect_and_post(&self, resolver: &Resolver, body: Bytes) -> Result<(), Dropped> {
+    async fn connect_and_post(
+        &self,
+        policy: &Policy,
+        resolver: &Resolver,
+        body: Bytes,
+    ) -> Result<(), Dropped> {
         let found = resolver.resolve_collector(&self.to).await.map_err(|_| Dropped::Unreachable)?;
-        let judged: Vec<SocketAddr> = found.into_iter().filter_map(|address| self.to.at(address)).collect();
+        let judged: Vec<SocketAddr> =
+            found.into_iter().filter_map(|address| self.to.at(policy, address)).collect();
         let io = TcpStream::connect(judged.first().ok_or(Dropped::Refused)?).await.map_err(unreachable)?;
         match self.to.scheme() {
             Scheme::Http => self.ask(io, body).await,

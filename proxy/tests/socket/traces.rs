@@ -264,22 +264,36 @@ async fn what_an_agent_says_of_traces_changes_none_and_goes_on_to_the_upstream()
 
 #[tokio::test]
 async fn p_c7_an_agent_reaches_no_collector_and_says_nothing_to_it() {
-    let world = standalone(&["http/1.1"]).await;
-    let (collector, _) = Collector::start(&[], false).await;
-    traced(&world, &format!("http://{}", collector.address)).await;
-    let host = collector.address.to_string();
-    let forged = Request::post(format!("http://{host}/v1/traces")).header("host", &host);
-    let answer = ask(&world, forged.body(Full::from("{\"forged\": 1}")).unwrap()).await;
-    denied(&answer, StatusCode::FORBIDDEN, "HostNotAllowed");
-    assert!(world.connect(&host).await.is_err());
-    collector.span(|span| attribute(span, "server.address") == text("127.0.0.1")).await;
-    let posts = collector.posts.lock().unwrap();
-    assert!(
-        posts
-            .iter()
-            .all(|post| post.fields["user-agent"].to_str().unwrap().starts_with("agentsandbox-proxy/"))
-    );
-    assert!(posts.iter().all(|post| !post.body.windows(6).any(|bytes| bytes == b"forged")));
+    // Both names lead to it, and a rule allows each of them.
+    let both = ["proxy.test", CERTIFIED];
+    let cases = [(None, &[][..]), (Some("proxy.test"), &both[..1]), (Some("127.0.0.1"), &both[..])];
+    for (endpoint, refused) in cases {
+        let world = standalone(&["http/1.1"]).await;
+        let (collector, _) = Collector::start(&[], false).await;
+        let port = collector.address.port();
+        let rule = |host: &&str| {
+            format!("- {{name: to.{host}, host: {host}, ports: [{port}], scheme: http, methods: [POST]}}\n")
+        };
+        let rules = both.iter().map(rule).collect::<String>();
+        let tracing = endpoint.map(|host| format!("tracing: {{endpoint: 'http://{host}:{port}'}}\n"));
+        let text = |policy: &str| policy.replacen("rules:\n", &format!("rules:\n{rules}"), 1);
+        world.edit(|policy| text(policy) + tracing.as_deref().unwrap_or_default()).await;
+        for host in both {
+            let authority = format!("{host}:{port}");
+            let forged = Request::post(format!("http://{authority}/v1/traces")).header("host", &authority);
+            let answer = ask(&world, forged.body(Full::from(format!("forged for {host}"))).unwrap()).await;
+            if refused.contains(&host) {
+                denied(&answer, StatusCode::FORBIDDEN, "ForbiddenAddress");
+            } else {
+                assert_eq!(answer.status, StatusCode::OK, "{host} of {endpoint:?}");
+            }
+            let is_told = collector.text().contains(&format!("forged for {host}"));
+            assert_eq!(is_told, !refused.contains(&host), "{host} of {endpoint:?}");
+        }
+        if let Some(endpoint) = endpoint {
+            assert!(world.connect(&format!("{endpoint}:{port}")).await.is_err());
+        }
+    }
 }
 
 #[tokio::test]

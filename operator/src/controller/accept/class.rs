@@ -139,7 +139,8 @@ pub(super) fn in_force(
             url: proxy.url,
             credential: proxy.login.is_some().then(|| LOGIN.to_owned()),
         }),
-        tracing: class.spec.tracing.clone(),
+        // Judged with the rules.
+        tracing: None,
     }
 }
 

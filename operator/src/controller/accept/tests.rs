@@ -12,6 +12,7 @@ use crate::fixtures::{class, credential, from, identity, ordinary, platform, ref
 mod advice;
 mod bounds;
 mod certificates;
+mod tracing;
 
 /// What was rejected, as (reason, field).
 fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {
@@ -443,16 +444,6 @@ fn the_login_at_the_classes_proxy_is_for_that_proxy_alone_and_comes_from_the_san
     assert!(accepted.rules.iter().all(|rule| rule.credential.as_ref() != Some(&login.name)));
     let taken = rule(|r| r.credential = Some(login.name.clone()));
     only(rejected(&taken, &class), RejectionReason::CredentialNotFound, "spec.egress.allow[0].credential");
-}
-
-#[test]
-fn a_collector_that_the_proxy_would_refuse_is_the_classes_fault() {
-    for endpoint in ["http://169.254.169.254:80", "http://collector.example.com:99999"] {
-        let wrong = with_class(|c| c.spec.tracing = Some(from(json!({"endpoint": endpoint}))));
-        only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
-        let faults = accept(&identity(), &sandbox(|_| ()), &wrong, &platform()).unwrap_err();
-        assert!(faults[0].message.contains("has a wrong tracing.endpoint: write http://"), "{}", faults[0]);
-    }
 }
 
 #[test]

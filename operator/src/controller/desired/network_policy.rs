@@ -6,9 +6,10 @@
 //! be a way in for instructions and a way out for answers.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use agentsandbox_crds::names::{PORT_ADMIN, SUFFIX_STAND_IN, WALL_FINALIZER};
+use agentsandbox_policy::Host;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -76,7 +77,12 @@ fn collector(accepted: &Accepted, platform: &Platform) -> Option<NetworkPolicyEg
         namespace_selector: Some(namespace(&pods.namespace)),
         ip_block: None,
     });
-    let address = host.parse::<Ipv4Addr>().ok().map(|address| block(Ipv4Net::from(address), Vec::new()));
+    // As the proxy will read it.
+    let address = match Host::parse(host).ok()?.address() {
+        Some(IpAddr::V4(address)) => Some(block(Ipv4Net::from(address), Vec::new())),
+        Some(IpAddr::V6(_)) => return None,
+        None => None,
+    };
     let mut to: Vec<NetworkPolicyPeer> = pods.into_iter().chain(address).collect();
     if to.is_empty() {
         to = upstreams(&accepted.class.private_ranges, &platform.cluster_ranges);

@@ -80,6 +80,9 @@ pub fn document(
             additional_roots: class.additional_roots.clone(),
             proxy: class.upstream_proxy.clone(),
         },
-        tracing: class.tracing.as_ref().map(|tracing| TracingDocument { endpoint: tracing.endpoint.clone() }),
+        tracing: class.tracing.as_ref().map(|tracing| TracingDocument {
+            endpoint: tracing.endpoint.clone(),
+            inside: tracing.pods.is_some(),
+        }),
     }
 }

@@ -180,8 +180,54 @@ fn the_wall_of_a_proxy_opens_the_port_of_its_collector_on_that_collectors_pods_o
     let block = json!({"ipBlock": {"cidr": "10.96.0.50/32"}});
     let (opened, _) = traced(json!({"endpoint": "http://10.96.0.50:4318", "pods": pods}));
     assert_eq!(opened, json!({"ports": ports, "to": [peer, block]}), "the Service, and what is behind it");
-    let (opened, _) = traced(json!({"endpoint": "http://10.96.0.50:4318"}));
-    assert_eq!(opened, json!({"ports": ports, "to": [block]}));
+    let block = json!({"ipBlock": {"cidr": "192.168.7.50/32"}});
+    for spelled in ["192.168.7.50", "192.168.1842", "0xc0.168.7.50"] {
+        let (opened, _) = traced(json!({"endpoint": format!("http://{spelled}:4318")}));
+        assert_eq!(opened, json!({"ports": ports, "to": [block]}), "{spelled}");
+    }
+}
+
+#[test]
+fn o_n17_a_proxy_without_rules_reaches_no_collector_that_could_be_anywhere() {
+    let opened = |tracing: serde_json::Value, has_rules: bool| {
+        let known =
+            references(vec![class(|c| c.spec.tracing = Some(from(tracing)))], vec![credential(|_| ())]);
+        let sandbox = sandbox(|s| {
+            if !has_rules {
+                s.spec.egress = None
+            }
+        });
+        let accepted = accept(&identity(), &sandbox, &known, &platform()).unwrap();
+        let document = policy_document::config_map(&accepted, &platform()).data.unwrap();
+        let is_told = document[policy_document::KEY].contains("otel.example.com");
+        (network_policy::proxy(&accepted, &platform()).spec.unwrap().egress.unwrap().len(), is_told)
+    };
+    let named = json!({"endpoint": "https://otel.example.com:443"});
+    assert_eq!(
+        opened(named.clone(), false),
+        (1, false),
+        "cluster DNS alone, and the proxy knows of no collector"
+    );
+    assert_eq!(opened(named, true), (3, true));
+    let pods = json!({"namespace": "observability", "labels": {"app": "otel-collector"}});
+    assert_eq!(opened(json!({"endpoint": "https://otel.example.com:443", "pods": pods}), false), (2, true));
+    assert_eq!(opened(json!({"endpoint": "http://1.1.1.1:4318"}), false).0, 2, "to that address");
+}
+
+#[test]
+fn a_proxy_is_told_that_its_collector_is_inside_the_cluster_where_the_class_names_its_pods() {
+    let pods = json!({"namespace": "observability", "labels": {"app": "otel-collector"}});
+    for (tracing, inside) in [
+        (json!({"endpoint": "http://otel.example.com:4318"}), serde_json::Value::Null),
+        (json!({"endpoint": "http://otel.example.com:4318", "pods": pods}), json!(true)),
+    ] {
+        let known =
+            references(vec![class(|c| c.spec.tracing = Some(from(tracing)))], vec![credential(|_| ())]);
+        let accepted = accept(&identity(), &sandbox(|_| ()), &known, &platform()).unwrap();
+        let document = policy_document::config_map(&accepted, &platform()).data.unwrap();
+        let document: serde_json::Value = serde_json::from_str(&document[policy_document::KEY]).unwrap();
+        assert_eq!(document["tracing"]["inside"], inside);
+    }
 }
 
 #[test]

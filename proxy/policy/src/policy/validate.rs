@@ -18,7 +18,7 @@ use crate::document::{
     API_VERSION, CREDENTIALS_MAX, CredentialDocument, EXCEPT_PATHS_MAX, InjectDocument, METHODS_MAX,
     PATHS_MAX, PLACEHOLDER_BYTES_MAX, PLACEHOLDER_BYTES_MIN, PLACEHOLDERS_MAX, PORTS_MAX, PolicyDocument,
     RANGES_MAX, RULES_MAX, RuleDocument, SCOPES_MAX, SchemeDocument, ScopeDocument, TlsDocument,
-    UpstreamProxyDocument, WebsocketDocument,
+    TracingDocument, UpstreamProxyDocument, WebsocketDocument,
 };
 use crate::path::{CanonicalPath, PathGlob};
 use crate::pinned::pinned;
@@ -91,14 +91,15 @@ impl TryFrom<PolicyDocument> for Policy {
         }
         let proxy = document.upstream.proxy;
         let upstream_proxy = proxy.and_then(|proxy| upstream_proxy(&proxy, &credentials, &mut faults));
-        let collector = document.tracing.and_then(|tracing| collector(&tracing.endpoint, &mut faults));
+        let addresses = Addresses::new(allow, deny);
+        let collector = document.tracing.and_then(|tracing| collector(&tracing, &addresses, &mut faults));
         faults.none().map(|()| Self {
             sandbox: Arc::new(document.sandbox),
             generation: document.generation,
             rules: Rules::new(rules),
             credentials,
             client_certificates,
-            addresses: Addresses::new(allow, deny),
+            addresses,
             additional_roots,
             upstream_proxy,
             collector,
@@ -271,11 +272,17 @@ fn upstream_proxy(
     Some(UpstreamProxy { protocol, host, port, login: login.flatten() })
 }
 
-fn collector(endpoint: &str, faults: &mut Faults) -> Option<Collector> {
-    let collector = Collector::parse(endpoint);
-    if collector.is_none() {
+fn collector(tracing: &TracingDocument, addresses: &Addresses, faults: &mut Faults) -> Option<Collector> {
+    let collector = Collector::parse(&tracing.endpoint, tracing.inside);
+    let Some(known) = &collector else {
         let form = "write http://collector.example.com:4318 or https:// with a name or address that is no metadata service, its port and nothing more";
         faults.add("tracing.endpoint", form);
+        return None;
+    };
+    if let Some(address) = known.host().address()
+        && let Err(instead) = addresses.judge_collector(address.to_canonical(), tracing.inside)
+    {
+        faults.add("tracing.endpoint", format!("{address} {instead}"));
     }
     collector
 }

@@ -480,6 +480,7 @@ fn a_collector_is_a_plain_url_with_a_port() {
         "http://collector.test:4318?x=y",
         "http://key:word@collector.test:4318",
         "http://169.254.169.254:80",
+        "http://metadata.google.internal:80",
     ] {
         let error = Policy::from_yaml(&document(&format!("{{endpoint: '{endpoint}'}}"))).expect_err(endpoint);
         let fields: Vec<_> = error.faults().iter().map(|fault| fault.field.as_str()).collect();
