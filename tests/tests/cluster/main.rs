@@ -43,5 +43,6 @@ mod tampering;
 mod tenancy;
 mod tenants;
 mod tokens;
+mod traces;
 mod upstream_proxy;
 mod walls;
