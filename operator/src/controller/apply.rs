@@ -38,7 +38,7 @@ pub use error::{ApplyError, Document, Unsealed, Walls};
 pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
 pub use way::{Gated, admit, keep, shut};
 
-use child::{NamedChild, applied, is_already_exists, is_not_found};
+use child::{Made, NamedChild, applied, is_already_exists, is_not_found};
 use pods::{is_of, live};
 
 /// Pods of one sandbox that are listed at once; more are found in the next pass, once these are gone.
@@ -353,15 +353,24 @@ impl Writer {
 
     async fn create(&self, identity: &Identity, child: Child) -> Result<Child, ApplyError> {
         let sent = self.recent.creates(child.kind(), &identity.namespace, child.name());
-        let created = match child {
-            Child::ServiceAccount(c) => Child::ServiceAccount(self.create_one(identity, c).await?),
-            Child::NetworkPolicy(c) => Child::NetworkPolicy(self.create_one(identity, c).await?),
-            Child::ConfigMap(c) => Child::ConfigMap(self.create_one(identity, c).await?),
-            Child::Service(c) => Child::Service(Box::new(self.create_one(identity, *c).await?)),
-            Child::Pod(c) => Child::Pod(Box::new(pods::create(self, identity, *c).await?)),
+        let made = match child {
+            Child::ServiceAccount(c) => self.create_one(identity, c).await?.map(Child::ServiceAccount),
+            Child::NetworkPolicy(c) => self.create_one(identity, c).await?.map(Child::NetworkPolicy),
+            Child::ConfigMap(c) => self.create_one(identity, c).await?.map(Child::ConfigMap),
+            Child::Service(c) => self.create_one(identity, *c).await?.map(|c| Child::Service(Box::new(c))),
+            Child::Pod(c) => pods::create(self, identity, *c).await?.map(|c| Child::Pod(Box::new(c))),
         };
-        self.recent.created(sent, identity, &created);
-        Ok(created)
+        match made {
+            Made::Created(child) => {
+                self.recent.created(sent, identity, &child);
+                Ok(child)
+            }
+            // Somebody else may have put it there, so what a watch shows of it is news, and `sent` ends unanswered.
+            Made::Found(child) => {
+                self.recent.wrote(&identity.namespace, child.clone());
+                Ok(child)
+            }
+        }
     }
 
     async fn repair(&self, identity: &Identity, child: Child) -> Result<Child, ApplyError> {
@@ -394,7 +403,7 @@ impl Writer {
         }
     }
 
-    async fn create_one<K>(&self, identity: &Identity, wanted: K) -> Result<K, ApplyError>
+    async fn create_one<K>(&self, identity: &Identity, wanted: K) -> Result<Made<K>, ApplyError>
     where
         K: NamedChild,
     {
@@ -404,7 +413,8 @@ impl Writer {
             Err(ApplyError::Api { verb, what, source })
                 if is_already_exists(&source) && K::KIND == ChildKind::NetworkPolicy =>
             {
-                self.confirm(identity, &wanted, ApplyError::Api { verb, what, source }).await
+                let taken = ApplyError::Api { verb, what, source };
+                self.confirm(identity, &wanted, taken).await.map(Made::Found)
             }
             Err(ApplyError::Api { source, .. }) if is_already_exists(&source) => {
                 let live = self.call(Verb::Get, K::KIND.as_str(), &name, api.get(&name)).await?;
@@ -418,14 +428,15 @@ impl Writer {
                 // What was edited meanwhile is put right, so that the watch shows it again and it is as it is said to
                 // be; of a pod, whose spec cannot be edited, that is what names it.
                 if !differs(&wanted.clone().child(), &live.clone().child()) {
-                    return Ok(live);
+                    return Ok(Made::Found(live));
                 }
-                match K::KIND {
+                let righted = match K::KIND {
                     ChildKind::Pod => self.relabel(&identity.namespace, &wanted).await,
                     _ => self.apply_one(&identity.namespace, &wanted).await,
-                }
+                };
+                righted.map(Made::Found)
             }
-            other => other,
+            other => other.map(Made::Created),
         }
     }
 

@@ -334,7 +334,9 @@ pub fn changed_on_the_way(sent: &Pod, created: &Pod) -> Option<String> {
     if spec_hash(sent) == spec_hash(created) { strayed(sent, created) } else { None }
 }
 
-fn spec_hash(pod: &Pod) -> Option<&str> {
+/// The hash of the spec from which a pod was made, as its annotation says.
+#[must_use]
+pub fn spec_hash(pod: &Pod) -> Option<&str> {
     pod.metadata.annotations.as_ref()?.get(ANNOTATION_SPEC_HASH).map(String::as_str)
 }
 

@@ -63,6 +63,29 @@ impl NamedChild for Pod {
     }
 }
 
+/// What a creation came to.
+pub(super) enum Made<K> {
+    /// The API server's answer to it.
+    Created(K),
+    /// The name was taken by this, which says that it is ours. Whoever may create such an object can say so too.
+    Found(K),
+}
+
+impl<K> Made<K> {
+    pub(super) fn object(self) -> K {
+        match self {
+            Self::Created(object) | Self::Found(object) => object,
+        }
+    }
+
+    pub(super) fn map<T>(self, into: impl FnOnce(K) -> T) -> Made<T> {
+        match self {
+            Self::Created(object) => Made::Created(into(object)),
+            Self::Found(object) => Made::Found(into(object)),
+        }
+    }
+}
+
 /// The body of a server-side apply. Lists that are empty on purpose stay: they take away what somebody added.
 pub(super) fn applied<K: NamedChild>(wanted: &K) -> Value {
     let mut body = serde_json::to_value(wanted).unwrap_or_default();

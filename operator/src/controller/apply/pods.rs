@@ -8,10 +8,11 @@ use agentsandbox_crds::names::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use super::child::Made;
 use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer};
 use crate::controller::accept::Identity;
 use crate::controller::desired::{Child, ChildKind, Component, keys};
-use crate::controller::plan::{Doomed, changed_on_the_way, is_owned};
+use crate::controller::plan::{Doomed, changed_on_the_way, is_owned, spec_hash};
 
 /// A pod of a sandbox, as the API server itself shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,16 +29,25 @@ pub struct LivePod {
 /// is created after a pause.
 ///
 /// # Errors
-/// When the pod could not be created, or was changed.
-pub(super) async fn create(writer: &Writer, identity: &Identity, wanted: Pod) -> Result<Pod, ApplyError> {
+/// When the pod could not be created, or was changed. [`ApplyError::Pending`] while another pod that says it is ours stands in
+/// its place: nothing may be judged by that one, and the next pass ends it.
+pub(super) async fn create(
+    writer: &Writer,
+    identity: &Identity,
+    wanted: Pod,
+) -> Result<Made<Pod>, ApplyError> {
     let name = wanted.name_any();
     if let Some(what) = writer.recent.withheld(&identity.uid, &name) {
         return Err(ApplyError::Changed { name, what });
     }
-    let created = writer.create_one(identity, wanted.clone()).await?;
-    let Some(what) = changed_on_the_way(&wanted, &created) else {
+    let made = writer.create_one(identity, wanted.clone()).await?;
+    let (Made::Created(created) | Made::Found(created)) = &made;
+    if spec_hash(&wanted) != spec_hash(created) {
+        return Err(ApplyError::Pending { kind: ChildKind::Pod, name });
+    }
+    let Some(what) = changed_on_the_way(&wanted, created) else {
         writer.recent.release(&identity.uid, &name);
-        return Ok(created);
+        return Ok(made);
     };
     writer.recent.withhold(&identity.uid, &name, &what);
     let doomed = Doomed { kind: ChildKind::Pod, name: name.clone(), uid: created.uid().unwrap_or_default() };

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::core::params::Patch;
 use serde_json::{Value, json};
 
-use super::child::{NamedChild, applied};
+use super::child::{Made, NamedChild, applied};
 use super::{ApplyError, Writer, merge};
 use crate::controller::accept::Identity;
 use crate::controller::chain;
@@ -48,11 +48,12 @@ impl Writer {
             }
             // Nothing keeps it from being created, and until it stands the stand-in counts, if it does.
             None => {
-                let created = self.create_one(identity, wanted).await;
+                let created = self.create_one(identity, wanted).await.map(Made::object);
                 return created.map_err(|error| if stood.is_ok() { held(&name, error) } else { error });
             }
         }
-        self.create_one(identity, wanted).await.map_err(|error| held(&name, error))
+        let created = self.create_one(identity, wanted).await.map(Made::object);
+        created.map_err(|error| held(&name, error))
     }
 
     /// Makes sure that a stand-in stands, by an answer of the API server.
@@ -64,7 +65,7 @@ impl Writer {
     ) -> Result<(), ApplyError> {
         let (kind, name) = (ChildKind::NetworkPolicy, wanted.name_any());
         let answered = match standing {
-            StandIn::Absent => self.create_one(identity, wanted.clone()).await?,
+            StandIn::Absent => self.create_one(identity, wanted.clone()).await?.object(),
             StandIn::Own(uid) => {
                 let mut body = applied(&wanted);
                 body["metadata"]["uid"] = Value::from(uid);

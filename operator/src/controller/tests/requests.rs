@@ -80,3 +80,45 @@ async fn o_r11_a_pod_that_is_changed_on_its_way_is_ended_and_told_and_made_again
     let message = ready["message"].as_str().unwrap();
     assert!(message.contains("mirror.test/agent:2.1") && message.contains("webhook"), "{message}");
 }
+
+/// The agent's pod is to be created, and its name is taken by one that has its owner and no label, is as `like` leaves it, and
+/// runs. Gives back whether the pass waits for another one, and whether the watch wakes the sandbox when it shows the pod as it was
+/// answered.
+async fn found(like: fn(&mut Value)) -> (bool, bool) {
+    let mut labelled = serde_json::to_value(fixtures::agent_pod()).unwrap();
+    labelled["metadata"]["uid"] = json!("found");
+    labelled["metadata"]["namespace"] = json!("team");
+    labelled["metadata"]["resourceVersion"] = json!("78");
+    // One that mounts the keys is found before any creation.
+    labelled["spec"]["volumes"] = json!([]);
+    like(&mut labelled);
+    let mut bare = labelled.clone();
+    bare["metadata"]["resourceVersion"] = json!("77");
+    bare["metadata"]["labels"] = json!({});
+    let shown: Pod = serde_json::from_value(labelled.clone()).unwrap();
+    let taken: Says = Box::new(move |asked| match asked.line.as_str() {
+        "POST pods" => Some(refusal(409, "AlreadyExists", "it exists already")),
+        "GET pods/fix-login-agent" => Some((200, bare.clone())),
+        "PATCH pods/fix-login-agent" => Some((200, labelled.clone())),
+        _ => None,
+    });
+    let scene = Scene::running().without(ChildKind::Pod, "fix-login-agent");
+    let api = scene.api(taken).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+    let sandbox = Arc::new(scene.sandbox);
+    let result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
+    assert!(api.was_asked("POST pods"), "the control: it was to be created");
+    let waits = matches!(result, Err(ReconcileError::Apply(ApplyError::Pending { .. })));
+    assert!(waits || result.is_ok(), "{result:?}");
+    let woken = vec![kube::runtime::reflector::ObjectRef::from_obj(sandbox.as_ref())];
+    let wakes = !ctx.recent.woken(ChildKind::Pod, &shown, woken).is_empty();
+    (waits, wakes)
+}
+
+#[tokio::test]
+async fn a_pod_that_is_found_where_one_was_to_be_created_is_no_write_of_ours_and_counts_only_if_it_is_as_wanted()
+ {
+    let forged = found(|pod| pod["metadata"]["annotations"] = json!({})).await;
+    assert_eq!(forged, (true, true), "whether the pass waits, and whether the watch wakes");
+    assert_eq!(found(|_| ()).await, (false, true), "the control: it is as wanted");
+}
