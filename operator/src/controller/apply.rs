@@ -352,7 +352,7 @@ impl Writer {
     }
 
     async fn create(&self, identity: &Identity, child: Child) -> Result<Child, ApplyError> {
-        let sent = self.recent.creates(child.kind(), &identity.namespace, child.name());
+        let sent = self.recent.creates(child.kind(), identity, child.name());
         let made = match child {
             Child::ServiceAccount(c) => self.create_one(identity, c).await?.map(Child::ServiceAccount),
             Child::NetworkPolicy(c) => self.create_one(identity, c).await?.map(Child::NetworkPolicy),

@@ -306,23 +306,24 @@ impl Recent {
     }
 
     /// A creation of a child begins.
-    pub fn creates(&self, kind: ChildKind, namespace: &str, name: &str) -> Sent<'_> {
-        self.echoes.sent(kind.as_str(), namespace, name)
+    pub fn creates(&self, kind: ChildKind, identity: &Identity, name: &str) -> Sent<'_> {
+        self.echoes.sent(kind.as_str(), &identity.namespace, name, &identity.name)
     }
 
     /// A patch of a sandbox begins.
     pub fn patches(&self, sandbox: &AgentSandbox) -> Sent<'_> {
-        self.echoes.sent(SANDBOX_KIND, &sandbox.namespace().unwrap_or_default(), &sandbox.name_any())
+        let name = sandbox.name_any();
+        self.echoes.sent(SANDBOX_KIND, &sandbox.namespace().unwrap_or_default(), &name, &name)
     }
 
-    /// Whom a child wakes that a watch shows: nobody, if we created it just so.
+    /// Whom a child wakes that a watch shows: not the sandbox for which we created it just so.
     pub fn woken<K: ResourceExt>(
         &self,
         kind: ChildKind,
         shown: &K,
-        woken: Vec<ObjectRef<AgentSandbox>>,
+        mut woken: Vec<ObjectRef<AgentSandbox>>,
     ) -> Vec<ObjectRef<AgentSandbox>> {
-        if !self.echoes.is_echo(kind.as_str(), shown.meta(), &woken) {
+        if !self.echoes.is_echo(kind.as_str(), shown.meta(), &mut woken) {
             return woken;
         }
         let key = (kind, shown.namespace().unwrap_or_default(), shown.name_any());
@@ -330,13 +331,13 @@ impl Recent {
         if all.get(&key).is_some_and(|(own, _)| own.metadata().resource_version == shown.resource_version()) {
             all.remove(&key);
         }
-        Vec::new()
+        woken
     }
 
     /// Whether a sandbox that a watch shows is news: it is not, if we patched it just so.
     pub fn is_news(&self, shown: &AgentSandbox) -> bool {
-        let woken = [ObjectRef::from_obj(shown)];
-        if !self.echoes.is_echo(SANDBOX_KIND, &shown.metadata, &woken) {
+        let mut woken = vec![ObjectRef::from_obj(shown)];
+        if !self.echoes.is_echo(SANDBOX_KIND, &shown.metadata, &mut woken) {
             return true;
         }
         let mut all = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);

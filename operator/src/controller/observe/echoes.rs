@@ -1,5 +1,6 @@
 //! What a watch brings of the operator's own creations and patches is no news: the pass that wrote it has gone on with the
-//! answer, and another one would find nothing new. So an echo wakes nobody.
+//! answer, and another one would find nothing new. So an echo does not wake the
+//! sandbox that was written for. Others are woken as ever: nobody has judged for them what was answered.
 //!
 //! An event is an echo if it shows exactly the version that was answered. It often comes before the answer, so as long as a
 //! write is under way, what its object's watch brings waits for the answer; anything but the answered version then wakes
@@ -28,10 +29,10 @@ pub(super) struct Echoes {
 
 #[derive(Debug)]
 enum Write {
-    /// It is not answered. What a watch brought last meanwhile, and whom it wakes.
-    Sent(Option<(Version, Vec<ObjectRef<AgentSandbox>>)>),
-    /// It is answered, for the sandbox with this UID.
-    Answered(Version, String),
+    /// It is not answered. What a watch brought last meanwhile, and whether that wakes the sandbox that it is for.
+    Sent { sandbox: String, held: Option<(Version, bool)> },
+    /// It is answered, for the sandbox with this name and this UID.
+    Answered { sandbox: String, version: Version, uid: String },
 }
 
 /// One version of one object.
@@ -72,19 +73,20 @@ impl Echoes {
         Self { writes: Mutex::default(), wake }
     }
 
-    /// A write of this object begins.
-    pub(super) fn sent(&self, kind: &'static str, namespace: &str, name: &str) -> Sent<'_> {
+    /// A write of this object begins, for this sandbox of its namespace.
+    pub(super) fn sent(&self, kind: &'static str, namespace: &str, name: &str, sandbox: &str) -> Sent<'_> {
         let key = (kind, namespace.to_owned(), name.to_owned());
-        self.writes().insert(key.clone(), Write::Sent(None));
+        self.writes().insert(key.clone(), Write::Sent { sandbox: sandbox.to_owned(), held: None });
         Sent { echoes: self, key: Some(key) }
     }
 
-    /// A watch shows this object, which would wake these. Answers whether that is an echo, or may be one.
+    /// A watch shows this object, which would wake these. Answers whether that is an echo, or may be one; then the sandbox
+    /// that the write is for is taken out of these.
     pub(super) fn is_echo(
         &self,
         kind: &'static str,
         meta: &ObjectMeta,
-        woken: &[ObjectRef<AgentSandbox>],
+        woken: &mut Vec<ObjectRef<AgentSandbox>>,
     ) -> bool {
         let (namespace, name) = (meta.namespace.clone(), meta.name.clone());
         let key = (kind, namespace.unwrap_or_default(), name.unwrap_or_default());
@@ -92,12 +94,18 @@ impl Echoes {
         let shown = Version::of(meta);
         match writes.get_mut(&key) {
             None => false,
-            Some(Write::Sent(held)) => {
-                *held = Some((shown, woken.to_vec()));
+            Some(Write::Sent { sandbox, held }) => {
+                let count = woken.len();
+                woken.retain(|one| one.name != *sandbox);
+                let wakes = woken.len() < count || held.as_ref().is_some_and(|(_, wakes)| *wakes);
+                *held = Some((shown, wakes));
                 true
             }
-            Some(Write::Answered(answered, _)) => {
+            Some(Write::Answered { sandbox, version: answered, .. }) => {
                 let (same, earlier) = (*answered == shown, shown.precedes(answered));
+                if same {
+                    woken.retain(|one| one.name != *sandbox);
+                }
                 if !earlier {
                     writes.remove(&key);
                 }
@@ -109,13 +117,13 @@ impl Echoes {
     /// Whether a child was created for this sandbox and no watch has shown it yet.
     pub(super) fn is_awaited(&self, sandbox_uid: &str) -> bool {
         let writes = self.writes();
-        let is_awaited = |write: &Write| matches!(write, Write::Answered(_, of) if of == sandbox_uid);
+        let is_awaited = |write: &Write| matches!(write, Write::Answered { uid, .. } if uid == sandbox_uid);
         writes.iter().any(|((kind, ..), write)| *kind != SANDBOX_KIND && is_awaited(write))
     }
 
     /// Forgets what was written for a sandbox that is gone.
     pub(super) fn forget(&self, sandbox_uid: &str) {
-        self.writes().retain(|_, write| !matches!(write, Write::Answered(_, of) if of == sandbox_uid));
+        self.writes().retain(|_, write| !matches!(write, Write::Answered { uid, .. } if uid == sandbox_uid));
     }
 
     fn writes(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Write>> {
@@ -125,24 +133,22 @@ impl Echoes {
     /// Ends a write with what was answered, and answers whether a watch has shown that already.
     fn end(&self, key: Key, answered: Option<(Version, &str)>) -> bool {
         let mut writes = self.writes();
-        let held = match writes.remove(&key) {
-            Some(Write::Sent(held)) => held,
-            // Another write of the same object was begun meanwhile.
-            _ => None,
-        };
+        // Another write of the same object may have been begun meanwhile, or answered.
+        let Some(Write::Sent { sandbox, held }) = writes.remove(&key) else { return false };
         let is_shown = match (&held, &answered) {
             (Some((shown, _)), Some((answered, _))) => !shown.precedes(answered),
             _ => false,
         };
         let is_echo =
             matches!((&held, &answered), (Some((shown, _)), Some((answered, _))) if shown == answered);
-        if let Some((answered, of)) = answered.filter(|_| !is_shown) {
-            writes.insert(key, Write::Answered(answered, of.to_owned()));
+        let woken = ObjectRef::new(&sandbox).within(&key.1);
+        if let Some((version, uid)) = answered.filter(|_| !is_shown) {
+            writes.insert(key, Write::Answered { sandbox, version, uid: uid.to_owned() });
         }
         drop(writes);
-        for sandbox in held.filter(|_| !is_echo).into_iter().flat_map(|(_, woken)| woken) {
+        if !is_echo && held.is_some_and(|(_, wakes)| wakes) {
             // An error means that nobody reconciles any more.
-            let _told = self.wake.unbounded_send(sandbox);
+            let _told = self.wake.unbounded_send(woken);
         }
         is_shown
     }
@@ -188,16 +194,16 @@ mod tests {
         (Echoes::waking(wake), woken)
     }
 
-    fn sandboxes() -> [ObjectRef<AgentSandbox>; 1] {
-        [ObjectRef::new("fix-login").within("team")]
+    fn sandboxes() -> Vec<ObjectRef<AgentSandbox>> {
+        vec![ObjectRef::new("fix-login").within("team")]
     }
 
     fn is_echo(echoes: &Echoes, version: &str) -> bool {
-        echoes.is_echo(KIND, &shown(version), &sandboxes())
+        echoes.is_echo(KIND, &shown(version), &mut sandboxes())
     }
 
     fn sent(echoes: &Echoes) -> Sent<'_> {
-        echoes.sent(KIND, "team", "fix-login-proxy")
+        echoes.sent(KIND, "team", "fix-login-proxy", "fix-login")
     }
 
     fn is_woken(woken: &mut UnboundedReceiver<ObjectRef<AgentSandbox>>) -> bool {
@@ -211,7 +217,7 @@ mod tests {
         assert!(!sent(&echoes).answered(&shown("7"), UID));
         assert!(!is_echo(&echoes, "6"), "another wrote that before");
         assert!(echoes.is_awaited(UID) && !echoes.is_awaited("uid-2"));
-        echoes.sent(SANDBOX_KIND, "team", "other").answered(&shown("1"), "uid-2");
+        echoes.sent(SANDBOX_KIND, "team", "other", "other").answered(&shown("1"), "uid-2");
         assert!(!echoes.is_awaited("uid-2"), "a sandbox is no child");
         assert!(is_echo(&echoes, "7"));
         assert!(!echoes.is_awaited(UID));
@@ -226,7 +232,7 @@ mod tests {
         let (echoes, _woken) = echoes();
         sent(&echoes).answered(&shown("7"), UID);
         let other = ObjectMeta { uid: Some("another".to_owned()), ..shown("7") };
-        assert!(!echoes.is_echo(KIND, &other, &sandboxes()));
+        assert!(!echoes.is_echo(KIND, &other, &mut sandboxes()));
     }
 
     #[test]
@@ -242,6 +248,28 @@ mod tests {
             assert_eq!(is_woken(&mut woken), wakes, "{held} {answered}");
             assert_eq!(is_echo(&echoes, "7"), !is_shown, "what was shown is awaited no more");
         }
+    }
+
+    #[test]
+    fn what_was_written_for_one_sandbox_wakes_the_others_that_it_concerns() {
+        let (echoes, mut woken) = echoes();
+        let rest_of = |version: &str| {
+            let mut all = sandboxes();
+            all.push(ObjectRef::new("other").within("team"));
+            let is_echo = echoes.is_echo(KIND, &shown(version), &mut all);
+            (is_echo, all.into_iter().map(|one| one.name).collect::<Vec<_>>())
+        };
+        let write = sent(&echoes);
+        assert_eq!(rest_of("7"), (true, vec!["other".to_owned()]), "before the answer");
+        write.answered(&shown("7"), UID);
+        assert!(!is_woken(&mut woken));
+        sent(&echoes).answered(&shown("8"), UID);
+        assert_eq!(rest_of("8"), (true, vec!["other".to_owned()]), "after the answer");
+        assert_eq!(rest_of("9"), (false, vec!["fix-login".to_owned(), "other".to_owned()]));
+        let write = sent(&echoes);
+        assert!(echoes.is_echo(KIND, &shown("10"), &mut vec![ObjectRef::new("other").within("team")]));
+        drop(write);
+        assert!(!is_woken(&mut woken), "it did not concern the one that was written for");
     }
 
     #[test]
