@@ -70,13 +70,14 @@ impl Chart {
 
     /// The schema is closed, and some values do not go together.
     fn refuses(&self) -> Result<()> {
-        let refused: [&[&str]; 9] = [
+        let refused: [&[&str]; 10] = [
             &["noSuchValue=1"],
             &["admission.children=Allow"],
             &["roles=All"],
             &["operator.replicas=-1"],
             &["clusterRanges.clusterDNS=name"],
             &["watchNamespace=a/b"],
+            &["watchNamespace=agentsandbox-system"],
             &["watchNamespace=team", "clusterRanges.podCIDRs=null"],
             &["watchNamespace=team", "clusterRanges.nodeCIDRs=null"],
             &["watchNamespace=team", "runtimeClasses.create={gvisor}"],
@@ -118,7 +119,7 @@ fn o_h31_for_one_namespace_the_chart_renders_nothing_of_the_clusters(chart: &Cha
             .map(|object| format!("{} {}", text(object, "/kind"), text(object, "/metadata/name")))
             .collect()
     };
-    for (namespace, replicas) in [("agents", "operator.replicas=1"), ("team", "operator.replicas=2")] {
+    for (namespace, replicas) in [("agents", "operator.replicas=1"), ("others", "operator.replicas=2")] {
         let values = [&VALUES[..], &["watchNamespace=team", replicas]].concat();
         let objects = chart.rendered(namespace, &values)?;
         no_object_is_rendered_twice(&objects)?;

@@ -29,6 +29,7 @@ app.kubernetes.io/component: operator
 {{- if not $named.install }}{{ fail (printf "classes.default is %q, which is not installed: set classes.%s.install to true, or choose another default" $default $default) }}{{ end -}}
 {{- end -}}
 {{- if .Values.watchNamespace -}}
+{{- if eq (toString .Values.watchNamespace) .Release.Namespace }}{{ fail (printf "watchNamespace is %q, which is the namespace of this release: whoever may write there what sandboxes need would write the classes too, so install the release in another namespace" .Release.Namespace) }}{{ end -}}
 {{- range $kind := list "podCIDRs" "serviceCIDRs" "nodeCIDRs" -}}
 {{- if not (get $.Values.clusterRanges $kind) }}{{ fail (printf "with watchNamespace the operator may not ask the cluster for its addresses: write clusterRanges.%s" $kind) }}{{ end -}}
 {{- end -}}
