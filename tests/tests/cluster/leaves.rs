@@ -45,6 +45,8 @@ fn whole() -> Vec<Value> {
             "additionalRoots": "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
             "upstreamProxy": {"url": "http://proxy.example.com:3128",
                 "login": {"username": "agents", "secretRef": {"name": "login", "key": "password"}}}},
+        "tracing": {"endpoint": "http://collector.observability.svc.cluster.local:4318",
+            "pods": {"namespace": "observability", "labels": {"app": "collector"}}},
     }});
     let credential = |spec: Value| {
         let mut spec = spec;
