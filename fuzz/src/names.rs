@@ -44,6 +44,14 @@ fn same_host(host: &Host, url: &str) {
     assert_eq!(host.as_str(), other, "another host is read in {url}");
 }
 
+/// The other reader takes `/x:/..` for a drive of Windows, which no `..` leaves, in any URL and not only in those of files. What is
+/// sent has no `..` left in it, so that no server asks itself.
+fn has_drive_letter(text: &str) -> bool {
+    let is_drive =
+        |part: &[u8]| part[0] == b'/' && part[1].is_ascii_alphabetic() && matches!(part[2], b':' | b'|');
+    text.as_bytes().windows(3).any(is_drive)
+}
+
 /// A path and query is refused or has one spelling; a reader of URLs takes the same path from what the agent wrote and
 /// from what is sent; and a parameter that is put in is the only one of its name.
 pub fn path(data: &[u8]) {
@@ -61,7 +69,9 @@ pub fn path(data: &[u8]) {
     let (written, sent) = (read(text), read(target.as_str()));
     assert_eq!(sent.path(), target.path(), "a server reads another path than was judged");
     let of_written = Target::parse(written.path()).expect("what another reader makes of it is a path");
-    assert_eq!(of_written.path(), target.path(), "another path is read in {text:?}");
+    if !has_drive_letter(text) {
+        assert_eq!(of_written.path(), target.path(), "another path is read in {text:?}");
+    }
     let injected = target.with_query_parameter("key", "s&e=c;r%e+t");
     assert_eq!(injected.path(), target.path());
     let pairs = read(injected.as_str());
