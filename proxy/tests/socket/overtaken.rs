@@ -15,11 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::entrances::to;
 use crate::fullness::{ask, narrow};
 use crate::upstream::Behaviour;
-use crate::world::{HOST, Setup, build, get, over_http1};
+use crate::world::{HOST, Setup, World, build, get, over_http1};
 
 /// Somebody in between, who accepts at once, says so, and hands bytes on once that is allowed.
 struct Gate {
@@ -59,21 +60,34 @@ fn behind(gate: &Gate) -> Vec<(&'static str, &'static str)> {
     vec![("credentials:\n", &*rule.leak()), ("scopes: [{host: api.good.test, ", &*scope.leak())]
 }
 
+/// A request under way to an upstream behind a gate, and what that upstream was asked.
+struct Waiting {
+    gate: Gate,
+    world: Arc<World>,
+    asked: Arc<Mutex<Vec<String>>>,
+    answered: JoinHandle<StatusCode>,
+}
+
+async fn waiting() -> Waiting {
+    let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Semaphore::new(100)));
+    let (gate, behaviour) = (gate().await, Some(narrow(&asked, &answers)));
+    let policy = behind(&gate);
+    let setup = Setup { protocols: vec!["h2"], behaviour, policy, ..Setup::default() };
+    let world = Arc::new(build(setup).await);
+    gate.upstream.set(world.upstream).unwrap();
+    let (asking, authority) = (Arc::clone(&world), format!("{HOST}:{}", gate.address.port()));
+    let answered = tokio::spawn(async move {
+        let request = get(&format!("https://{authority}/v1/x"), &authority);
+        over_http1(to(&asking, Entrance::HttpProxy).await, request).await.status
+    });
+    Waiting { gate, world, asked, answered }
+}
+
 #[tokio::test]
 async fn p_f17_a_request_whose_upstream_is_slow_is_not_sent_once_the_policy_has_changed_and_has_the_new_secret_once_that_has()
  {
     for change in ["none", "policy", "secret"] {
-        let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Semaphore::new(100)));
-        let (gate, behaviour) = (gate().await, Some(narrow(&asked, &answers)));
-        let policy = behind(&gate);
-        let setup = Setup { protocols: vec!["h2"], behaviour, policy, ..Setup::default() };
-        let world = Arc::new(build(setup).await);
-        gate.upstream.set(world.upstream).unwrap();
-        let (asking, authority) = (Arc::clone(&world), format!("{HOST}:{}", gate.address.port()));
-        let answered = tokio::spawn(async move {
-            let request = get(&format!("https://{authority}/v1/x"), &authority);
-            over_http1(to(&asking, Entrance::HttpProxy).await, request).await.status
-        });
+        let Waiting { gate, world, asked, answered } = waiting().await;
         gate.accepted.acquire().await.unwrap().forget();
         match change {
             "policy" => world.edit(|policy| policy.replace("/v1/", "/v2/")).await,
@@ -102,17 +116,7 @@ async fn p_f17_a_request_whose_upstream_is_slow_is_not_sent_once_the_policy_has_
 
 #[tokio::test]
 async fn p_f17_a_request_whose_secret_is_replaced_again_and_again_while_it_waits_is_not_sent() {
-    let (asked, answers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(Semaphore::new(100)));
-    let (gate, behaviour) = (gate().await, Some(narrow(&asked, &answers)));
-    let policy = behind(&gate);
-    let setup = Setup { protocols: vec!["h2"], behaviour, policy, ..Setup::default() };
-    let world = Arc::new(build(setup).await);
-    gate.upstream.set(world.upstream).unwrap();
-    let (asking, authority) = (Arc::clone(&world), format!("{HOST}:{}", gate.address.port()));
-    let answered = tokio::spawn(async move {
-        let request = get(&format!("https://{authority}/v1/x"), &authority);
-        over_http1(to(&asking, Entrance::HttpProxy).await, request).await.status
-    });
+    let Waiting { gate, world, asked, answered } = waiting().await;
     for (secret, short) in [("sk-short", 1), ("sk-other", 2)] {
         gate.accepted.acquire().await.unwrap().forget();
         tokio::time::sleep(UNCHECKED_WAIT_MAX).await;
