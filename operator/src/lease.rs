@@ -1,9 +1,14 @@
 //! Who may write: the holder of one Lease, and only until it expires.
 //!
-//! A lease is renewed well before its end. The holder counts its time from *before* the renewal was sent, so it stops
-//! writing before anybody else may begin; [`Tenure::may_write`] is asked before each write, also in the middle of a long
-//! reconcile. On shutdown the lease is released, so that a successor need not wait for its end. Every write carries the
-//! resourceVersion that was read, so of two candidates one wins.
+//! A lease is renewed well before its end. The holder counts its time from *before* the renewal was sent, so its tenure ends
+//! before anybody else may begin. [`Tenure::may_write`] is asked before each write, also in the middle of a long reconcile,
+//! and a write that is under way when the tenure ends is given up ([`Tenure::over`]): none leaves this process later. On
+//! shutdown the lease is released once nothing writes any more, so that a successor need not wait for its end. Every write of
+//! the lease carries the resourceVersion that was read, so of two candidates one wins.
+//!
+//! What an API server has received by then it may still carry out; that it is that slow, and does not notice within the margin
+//! that nobody waits for the answer, is not excluded. So no write relies on the lease alone: each insists on a free name, on a
+//! version or on an object, or is of the operator's own fields.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +17,15 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Name of the Lease. The chart makes it, and the operator does where the chart did not (Argo CD leaves Leases out).
 pub const NAME: &str = "agentsandbox-operator";
 /// How long a lease lasts without renewal.
 const DURATION_SECS: i32 = 10;
-/// Write no more when the lease ends within this: a request under way must be answered before a successor starts.
+/// Write no more when the lease ends within this: time for an API server to notice that a write was given up, before a
+/// successor starts.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How often it is renewed, and how often others look.
 pub const RETRY: Duration = Duration::from_secs(2);
@@ -26,9 +33,9 @@ pub const RETRY: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Until when this process may write.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tenure {
-    ends: Mutex<Option<End>>,
+    ends: watch::Sender<Option<End>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,31 +72,59 @@ pub enum Attempt {
     TheirTurn,
 }
 
+impl Default for Tenure {
+    /// Of a replica that has no lease yet.
+    fn default() -> Self {
+        Self { ends: watch::Sender::new(None) }
+    }
+}
+
 impl Tenure {
     /// The tenure of the only replica.
     #[must_use]
     pub fn unlimited() -> Self {
-        Self { ends: Mutex::new(Some(End::Never)) }
+        Self { ends: watch::Sender::new(Some(End::Never)) }
     }
 
     /// Whether this process may write now.
     #[must_use]
     pub fn may_write(&self) -> bool {
-        match *self.ends.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *self.ends.borrow() {
             Some(End::Never) => true,
             Some(End::At(end)) => Instant::now() < end,
             None => false,
         }
     }
 
+    /// Completes once this process may not write, and never while the lease is renewed in time.
+    pub async fn over(&self) {
+        let mut ends = self.ends.subscribe();
+        loop {
+            let end = *ends.borrow_and_update();
+            let runs_out = async {
+                match end {
+                    Some(End::Never) => std::future::pending().await,
+                    Some(End::At(end)) => tokio::time::sleep_until(end).await,
+                    None => {}
+                }
+            };
+            // A renewal that came in time is seen first. It fails only without a sender, and `self` has that.
+            tokio::select! {
+                biased;
+                _ = ends.changed() => {}
+                () = runs_out => return,
+            }
+        }
+    }
+
     fn extend(&self, from: Instant) {
         let lasts = Duration::from_secs(DURATION_SECS.unsigned_abs().into()).saturating_sub(MARGIN);
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(End::At(from + lasts));
+        self.ends.send_replace(Some(End::At(from + lasts)));
     }
 
     /// Ends the tenure at once.
     pub fn end(&self) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.ends.send_replace(None);
     }
 }
 
@@ -248,6 +283,36 @@ mod tests {
         tenure.extend(Instant::now());
         tenure.end();
         assert!(!tenure.may_write());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn o_r14_a_tenure_is_over_when_it_runs_out_or_ends_and_not_while_it_is_renewed() {
+        let is_over = async |tenure: &Tenure, within: u64| {
+            tokio::time::timeout(Duration::from_secs(within), tenure.over()).await.is_ok()
+        };
+        assert!(is_over(&Tenure::default(), 0).await);
+        assert!(!is_over(&Tenure::unlimited(), 3600).await);
+        let tenure = Tenure::default();
+        let renew = async {
+            for _ in 0..10 {
+                tenure.extend(Instant::now());
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = renew => {}
+            () = tenure.over() => panic!("it was renewed"),
+        }
+        assert!(!is_over(&tenure, 5).await, "the last renewal was two seconds before");
+        assert!(is_over(&tenure, 2).await && !tenure.may_write());
+        tenure.extend(Instant::now());
+        let end = async {
+            tokio::time::sleep(RETRY).await;
+            tenure.end();
+        };
+        let (within, ()) = tokio::join!(is_over(&tenure, 3), end);
+        assert!(within);
     }
 
     /// An API server without the Lease, which takes one.

@@ -207,7 +207,6 @@ impl Replica {
     /// back.
     async fn lead(self, platform: Platform, ranges: Ranges, stop: impl Future<Output = ()>) -> Stopped {
         let (halt, halted) = watch::channel(false);
-        // A set aborts what is left in it when it is dropped.
         let mut work = JoinSet::new();
         work.spawn(self.clone().work(platform, ranges, halted));
         // The process ends in each case; a fresh one has fresh watches and waits for its turn.
@@ -217,6 +216,9 @@ impl Replica {
         {
             tracing::warn!("passes under way did not end in time");
         }
+        // Whoever leads next must not be written against: what is left ends before the lease is given back.
+        self.tenure.end();
+        work.shutdown().await;
         if self.config.leader_election == LeaderElection::Lease
             && let Err(error) = lease::release(&self.leases(), &self.config.identity, &self.tenure).await
         {

@@ -2,7 +2,8 @@
 //!
 //! Something new is created by POST, on the condition that the name is free: server-side apply would quietly adopt a
 //! stranger's object. What is ours already is repaired by server-side apply under one field manager. A deletion names
-//! the UID it means. Every write asks first whether this process may still write ([`Tenure`]).
+//! the UID it means. Every write asks first whether this process may still write, and is given up when it may no longer
+//! ([`Tenure`]).
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -499,15 +500,25 @@ impl Writer {
         name: &str,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ApplyError> {
-        if !matches!(verb, Verb::Get | Verb::List) && !self.tenure.may_write() {
+        let writes = !matches!(verb, Verb::Get | Verb::List);
+        if writes && !self.tenure.may_write() {
             return Err(ApplyError::NotLeader);
         }
         let what = format!("{kind} {name}");
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, request).await;
-        self.metrics.request(verb, kind, matches!(answer, Ok(Ok(_))));
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, request);
+        // What waits for its turn or for a connection must not leave once another replica may lead.
+        let answer = tokio::select! {
+            biased;
+            () = self.tenure.over(), if writes => None,
+            answer = answer => Some(answer),
+        };
+        self.metrics.request(verb, kind, matches!(answer, Some(Ok(Ok(_)))));
         match answer {
-            Ok(result) => result.map_err(|source| ApplyError::Api { verb, what, source: Box::new(source) }),
-            Err(_) => Err(ApplyError::Unanswered { verb, what }),
+            Some(Ok(result)) => {
+                result.map_err(|source| ApplyError::Api { verb, what, source: Box::new(source) })
+            }
+            Some(Err(_)) => Err(ApplyError::Unanswered { verb, what }),
+            None => Err(ApplyError::NotLeader),
         }
     }
 }

@@ -27,6 +27,8 @@ pub enum Fate {
     Serve,
     /// It is served after so many milliseconds more.
     Slow(u64),
+    /// It is so many milliseconds longer on its way, and is served only if its asker still waits then.
+    Held(u64),
     /// The connection is reset before it arrives.
     Reset,
     /// It takes effect, and the connection is reset before the answer.

@@ -42,7 +42,8 @@ pub struct Pending {
     repeats: u64,
     query: String,
     to: oneshot::Sender<Answer>,
-    delayed: bool,
+    /// What has delayed it.
+    delayed: Option<Fate>,
 }
 
 enum Action {
@@ -247,7 +248,7 @@ impl World {
         let count = self.repeats.entry(what.clone()).or_default();
         *count += 1;
         let what = format!("{what} {count}");
-        let pending = Pending { process, call, line, repeats: *count, query, to, delayed: false };
+        let pending = Pending { process, call, line, repeats: *count, query, to, delayed: None };
         let due = self.millis() + 1 + hash(self.seed ^ 1, &what) % 4;
         self.enqueue(due, &what, Action::Request(Box::new(pending)));
     }
@@ -298,6 +299,9 @@ impl World {
     }
 
     fn serve(&mut self, mut pending: Pending) {
+        if matches!(pending.delayed, Some(Fate::Held(_))) && pending.to.is_canceled() {
+            return;
+        }
         let number = self.outcomes.len() as u64;
         let asked = Asked {
             number,
@@ -312,11 +316,11 @@ impl World {
         });
         let fate = match (cut, pending.delayed) {
             (true, _) => Fate::Silence,
-            (false, true) => Fate::Serve,
-            (false, false) => self.faults.request(&asked),
+            (false, Some(_)) => Fate::Serve,
+            (false, None) => self.faults.request(&asked),
         };
-        if let Fate::Slow(millis) = fate {
-            pending.delayed = true;
+        if let Fate::Slow(millis) | Fate::Held(millis) = fate {
+            pending.delayed = Some(fate);
             let what = format!("{} {} {}", pending.process, pending.line, pending.repeats);
             return self.enqueue(self.millis() + 1 + millis, &what, Action::Request(Box::new(pending)));
         }

@@ -1,13 +1,16 @@
 //! Two replicas and one lease.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentsandbox_operator::config::LeaderElection;
-use agentsandbox_sim::faults;
+use agentsandbox_sim::faults::{self, Asked, Fate, Rule};
 use agentsandbox_sim::kinds::LEASES;
 use agentsandbox_sim::objects::SYSTEM;
 use agentsandbox_sim::rig::{Rig, simulate};
 use agentsandbox_sim::store::text;
+use agentsandbox_sim::world::Outcome;
 
 fn holder(rig: &Rig) -> String {
     let world = rig.world.world();
@@ -21,13 +24,16 @@ fn elected(faults: impl faults::Faults + 'static) -> Rig {
     rig
 }
 
+/// Whether it writes anything but the lease.
+fn writes(asked: &Asked) -> bool {
+    !["GET ", "LIST ", "WATCH "].iter().any(|verb| asked.line.starts_with(verb))
+        && !asked.line.contains("leases/")
+}
+
 /// Who wrote anything but the lease, in order, each with the time.
 fn writers(rig: &Rig) -> Vec<(u64, u64)> {
     let world = rig.world.world();
-    let writes = world.outcomes.iter().filter(|one| {
-        !["GET ", "LIST ", "WATCH "].iter().any(|verb| one.asked.line.starts_with(verb))
-            && !one.asked.line.contains("leases/")
-    });
+    let writes = world.outcomes.iter().filter(|one| writes(&one.asked));
     writes.map(|one| (one.process, one.asked.at)).collect()
 }
 
@@ -81,6 +87,88 @@ fn o_r14_a_replica_that_cannot_renew_writes_no_more_before_the_other_begins() {
             "the first wrote until {last_of_first}, the other from {first_of_second}"
         );
     });
+}
+
+/// Two replicas, of which the first keeps its lease or cannot renew it from 5 s on, while a sandbox is created each second. Every
+/// write of a child or a status that is asked for between 8 and 13 s is on its way for nine seconds more. Gives back these, and what
+/// came to something.
+fn held(renews: bool) -> (Vec<String>, Vec<Outcome>) {
+    simulate(async {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&asked);
+        let mut rig = elected(Rule(move |one: &Asked| {
+            if !(8_000..13_000).contains(&one.at) || !writes(one) || one.line.contains(" events/") {
+                return Fate::Serve;
+            }
+            kept.lock().unwrap().push(one.line.clone());
+            Fate::Held(9_000)
+        }));
+        rig.world.world().cut = (!renews).then(|| (1, "leases/".to_owned(), 5_000));
+        rig.start("operator-0");
+        rig.pass(Duration::from_secs(1)).await;
+        rig.start("operator-1");
+        for number in 0..20 {
+            rig.create(&format!("s{number}"));
+            rig.pass(Duration::from_secs(1)).await;
+        }
+        rig.pass(Duration::from_secs(60)).await;
+        let all: Vec<_> =
+            rig.world.world().outcomes.iter().filter(|one| writes(&one.asked)).cloned().collect();
+        let asked = asked.lock().unwrap().clone();
+        (asked, all)
+    })
+}
+
+#[test]
+fn o_r14_a_write_that_is_under_way_is_given_up_when_the_tenure_ends_and_not_while_the_lease_is_renewed() {
+    let (under_way, all) = held(false);
+    let last = all.iter().filter(|one| one.process == 1).map(|one| one.asked.at).max().unwrap();
+    let other = all.iter().filter(|one| one.process != 1).map(|one| one.asked.at).min().unwrap();
+    assert!(!under_way.is_empty(), "writes were under way");
+    assert!(last < other, "the first wrote until {last}, the other from {other}");
+    let (under_way, all) = held(true);
+    assert!(all.iter().all(|one| one.process == 1), "the control: the first leads");
+    let late: Vec<&str> =
+        all.iter().filter(|one| one.asked.at >= 17_000).map(|one| one.asked.line.as_str()).collect();
+    assert!(!under_way.is_empty());
+    for line in under_way {
+        assert!(late.contains(&line.as_str()), "the control: {line} came to something");
+    }
+}
+
+/// A replica is told to stop in the middle of a pass whose question is so long on its way, and the lease cannot be given back at once.
+/// Gives back whether the question was still waited for when it arrived.
+fn waits_for_its_pass(millis: u64) -> bool {
+    let is_ours = |asked: &Asked| asked.line == "LIST pods" && asked.query.contains("sandbox-uid");
+    simulate(async {
+        let asked = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&asked);
+        let mut rig = elected(Rule(move |one: &Asked| {
+            if !is_ours(one) {
+                return Fate::Serve;
+            }
+            told.store(true, Ordering::Relaxed);
+            Fate::Held(millis)
+        }));
+        let first = rig.start("operator-0");
+        rig.create("a");
+        rig.ready("a").await;
+        rig.delete("a");
+        rig.pass(Duration::from_millis(500)).await;
+        assert!(asked.load(Ordering::Relaxed), "a pass is under way");
+        let now = rig.world.world().millis();
+        rig.world.world().cut = Some((first, "leases/".to_owned(), now));
+        rig.stop(first);
+        rig.pass(Duration::from_secs(30)).await;
+        let world = rig.world.world();
+        world.outcomes.iter().any(|one| is_ours(&one.asked) && one.asked.at > now)
+    })
+}
+
+#[test]
+fn o_r14_a_pass_that_does_not_end_in_time_is_ended_before_the_lease_is_given_back() {
+    assert!(!waits_for_its_pass(12_000));
+    assert!(waits_for_its_pass(9_000), "the control: a pass may end");
 }
 
 #[test]
