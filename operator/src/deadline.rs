@@ -4,7 +4,8 @@
 //! one on which nothing comes any more.
 //!
 //! Each request under way has a connection of its own, with a handshake and with buffers that stay. So a request waits for
-//! its turn where many are under way; not for long, for those may be of sandboxes whose requests hang.
+//! its turn where many are under way; not for long, for those may be of sandboxes whose requests hang. The lease waits for
+//! none of them: its holder has little time to renew it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -66,12 +67,13 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let query = request.uri().query().unwrap_or_default();
         let lasts = query.split('&').any(|pair| pair == "watch=true");
+        let waits = !lasts && !is_of_a_lease(request.uri().path());
         // It begins once it is awaited.
         let answer = self.service.call(request);
         let turns = Arc::clone(&self.turns);
         let answer = async move {
             let turn = tokio::time::timeout(TURN_WITHIN, turns.acquire());
-            let _turn = if lasts { None } else { turn.await.ok() };
+            let _turn = if waits { turn.await.ok() } else { None };
             let (head, body) = answer.await.map_err(Into::into)?.into_parts();
             let body = if lasts {
                 body.map_err(Into::into).boxed_unsync()
@@ -83,6 +85,11 @@ where
         };
         tokio::time::timeout(ANSWERED_WITHIN, answer).map(|answer| answer?).boxed()
     }
+}
+
+/// Whether a request is for a Lease: the operator asks for nothing else of that group.
+fn is_of_a_lease(path: &str) -> bool {
+    path.starts_with("/apis/coordination.k8s.io/")
 }
 
 #[cfg(test)]
@@ -121,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_requests_take_turns_and_none_waits_for_long_and_no_watch_at_all() {
+    async fn many_requests_take_turns_and_none_waits_for_long_and_no_watch_and_no_lease_at_all() {
         let slow = Slow::default();
         let mut service = Deadlined::new(slow.clone());
         let mut work = JoinSet::new();
@@ -138,10 +145,15 @@ mod tests {
         ask(3, "/api/v1/pods?watch=true");
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(asked(), AT_ONCE + 3);
+        ask(1, "/apis/coordination.k8s.io/v1/namespaces/agentsandbox-system/leases/agentsandbox-operator");
+        ask(1, "/apis/coordination.k8s.io/v1/namespaces/agentsandbox-system/leases?fieldManager=operator");
+        ask(1, "/api/v1/namespaces/team/pods/leases");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(asked(), AT_ONCE + 5, "the lease does not wait, and a pod does");
         slow.answers.notify_one();
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert_eq!(asked(), AT_ONCE + 4, "one is answered, and another has its turn");
+        assert_eq!(asked(), AT_ONCE + 6, "one is answered, and another has its turn");
         tokio::time::sleep(TURN_WITHIN).await;
-        assert_eq!(asked(), AT_ONCE + 8);
+        assert_eq!(asked(), AT_ONCE + 11);
     }
 }
