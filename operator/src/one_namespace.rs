@@ -106,17 +106,17 @@ fn is_namespace(name: &str) -> bool {
 /// The classes of a file, by name.
 fn classes(file: &Path) -> Result<Vec<AgentSandboxClass>, Invalid> {
     let text = std::fs::read_to_string(file)?;
-    let mut classes = BTreeMap::new();
-    let is_text = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
-    for document in text.split("---\n").filter(|document| document.lines().any(is_text)) {
-        // Read as what it is, and not by way of any value: a quoted "true" is an annotation, and no boolean.
-        let TypeMeta { api_version, kind } = read(document)?;
+    // Read twice as what they are, and never by way of any value: a quoted "true" is an annotation, and no boolean. What is no
+    // class at all should be called by its kind, before its fields are missed.
+    for TypeMeta { api_version, kind } in documents(&text)? {
         if AgentSandboxClass::kind(&()) != kind || AgentSandboxClass::api_version(&()) != api_version {
             return Err(Invalid::Kind(format!("{api_version} {kind}")));
         }
-        let class: AgentSandboxClass = read(document)?;
+    }
+    let mut classes = BTreeMap::new();
+    for class in documents::<AgentSandboxClass>(&text)? {
         let name = class.metadata.name.clone().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| Invalid::Kind(format!("{kind} without a name")))?;
+        let name = name.ok_or_else(|| Invalid::Kind("AgentSandboxClass without a name".to_owned()))?;
         if classes.insert(name.clone(), class).is_some() {
             return Err(Invalid::Twice(name));
         }
@@ -124,8 +124,9 @@ fn classes(file: &Path) -> Result<Vec<AgentSandboxClass>, Invalid> {
     if classes.is_empty() { Err(Invalid::Empty) } else { Ok(classes.into_values().collect()) }
 }
 
-fn read<T: DeserializeOwned>(document: &str) -> Result<T, Invalid> {
-    serde_yaml::from_str(document).map_err(|error| Invalid::Yaml(Box::new(error)))
+/// The documents of a YAML stream, the empty ones left out.
+fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, Invalid> {
+    serde_yaml::from_multiple(text).map_err(|error| Invalid::Yaml(Box::new(error)))
 }
 
 #[cfg(test)]
@@ -170,11 +171,37 @@ spec: {isolation: GVisor, runtimeClassName: gvisor}
     }
 
     #[test]
+    fn o_h31_the_classes_are_a_stream_of_yaml_and_certificates_in_them_stay_whole() {
+        let named = |name: &str| CLASS.replace("name: gvisor", &format!("name: {name}"));
+        let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        let indented: String = pem.lines().map(|line| format!("      {line}\n")).collect();
+        let private = format!(
+            "{}  egress:\n    additionalRoots: |\n{indented}",
+            named("private").replace(
+                "spec: {isolation: GVisor, runtimeClassName: gvisor}",
+                "spec:\n  isolation: GVisor\n  runtimeClassName: gvisor"
+            )
+        );
+        let stream = format!(
+            "# Made by the chart.\n---\n{private}--- # another\n{}---\n# none\n...\n",
+            named("plain")
+        );
+        let only = config(&stream, &TEAM).unwrap().only.unwrap();
+        let names: Vec<_> = only.classes.iter().filter_map(|class| class.metadata.name.as_deref()).collect();
+        assert_eq!(names, ["plain", "private"]);
+        let roots = |class: &AgentSandboxClass| class.spec.egress.as_ref()?.additional_roots.clone();
+        assert_eq!(only.classes.iter().find_map(roots).as_deref(), Some(pem));
+    }
+
+    #[test]
     fn o_h31_what_is_given_badly_is_a_fault_and_never_every_namespace() {
         let another = CLASS.replace("kind: AgentSandboxClass", "kind: AgentSandbox");
         let nameless = CLASS.replace("name: gvisor, ", "");
         let twice = format!("{CLASS}---{CLASS}");
-        for classes in ["", "text", "[]", another.as_str(), nameless.as_str(), twice.as_str()] {
+        let broken = format!("{CLASS}---\n}}\n");
+        for classes in
+            ["", "text", "[]", another.as_str(), nameless.as_str(), twice.as_str(), broken.as_str()]
+        {
             let Faults(faults) = config(classes, &TEAM).expect_err(classes);
             assert!(matches!(faults.as_slice(), [only] if only.starts_with("--classes")), "{faults:?}");
         }
