@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use agentsandbox_crds::class::{AgentSandboxClass, Isolation, SidecarPlacement};
+use agentsandbox_crds::class::{AgentSandboxClass, ClassUpstreamProxy, Isolation, SidecarPlacement};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
 use agentsandbox_crds::sandbox::AgentSandbox;
@@ -128,6 +128,7 @@ pub(super) fn in_force(
             ),
         }
     }
+    login_by_name(&name, egress.upstream_proxy.as_ref(), faults);
     ClassInForce {
         name,
         isolation: class.spec.isolation,
@@ -142,6 +143,28 @@ pub(super) fn in_force(
         // Judged with the rules.
         tracing: None,
     }
+}
+
+/// A login goes to a proxy that is named. The CRD has this rule as well; a class that is given by a file has passed no CRD.
+fn login_by_name(name: &str, proxy: Option<&ClassUpstreamProxy>, faults: &mut Vec<Rejection>) {
+    if let Some(proxy) = proxy.filter(|proxy| proxy.login.is_some() && !is_named(&proxy.url)) {
+        reject(
+            faults,
+            RejectionReason::ClassUnsupported,
+            "spec.className",
+            format!(
+                "class {name} gives a login to a proxy by its address ({}); its administrator must write a DNS name in egress.upstreamProxy.url",
+                proxy.url
+            ),
+        );
+    }
+}
+
+/// Whether a URL names its host; an address, or what reads like one, does not.
+fn is_named(url: &str) -> bool {
+    let host =
+        url.split_once("://").and_then(|(_, authority)| authority.rsplit_once(':')).map(|(host, _)| host);
+    host.is_some_and(|host| host.contains(|one: char| one.is_ascii_alphabetic()) && !host.contains(':'))
 }
 
 /// Name of the login at the class's upstream proxy, among a sandbox's credentials. No AgentCredential that a rule names has a

@@ -453,8 +453,14 @@ fn what_the_proxy_would_refuse_of_a_class_is_the_classes_fault() {
         json!({"additionalRoots": "no certificate"}),
         json!({"upstreamProxy": {"url": "https://proxy.example.com"}}),
         json!({"upstreamProxy": upstream_proxy("http://proxy.example.com:0")}),
+        json!({"upstreamProxy": upstream_proxy("http://1.2.3.4:3128")}),
+        json!({"upstreamProxy": upstream_proxy("socks5://16909060:3128")}),
     ] {
         let wrong = with_class(|c| c.spec.egress = Some(from(egress)));
         only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
     }
+    let egress = json!({"upstreamProxy": {"url": "http://1.2.3.4:3128"}});
+    let class = with_class(|c| c.spec.egress = Some(from(egress)));
+    let accepted = accept(&identity(), &sandbox(|_| ()), &class, &platform());
+    assert!(accepted.is_ok(), "the control: without a login an address will do");
 }
