@@ -2,7 +2,8 @@
 //!
 //! No predicate filters these streams. A generation predicate swallows deletions and edits of labels, and an edit of
 //! status by somebody else has to be corrected too; a pass without anything to do sends no request, so waking is cheap.
-//! What the operator wrote itself, exactly as it was answered, wakes nobody.
+//! A child that the operator created and a sandbox that it patched, exactly as it was answered, do not wake that sandbox; what it
+//! repairs, renews or gives back does.
 //! A policy wakes whose pods it can select, or could: most are walls, and select those of one sandbox.
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.

@@ -8,11 +8,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::ObjectRef;
+use tokio::time::Instant;
+
+/// For how long a sandbox looks again and again for a child that no watch has shown. A watch is opened anew every half minute and
+/// tells then what it has not told, so one that still has not shown the child never will: it goes by a label, which somebody takes
+/// off.
+const AWAITED_MAX: Duration = Duration::from_secs(90);
 
 /// Kind of a sandbox.
 pub(super) const SANDBOX_KIND: &str = "AgentSandbox";
@@ -31,8 +38,8 @@ pub(super) struct Echoes {
 enum Write {
     /// It is not answered. What a watch brought last meanwhile, and whether that wakes the sandbox that it is for.
     Sent { sandbox: String, held: Option<(Version, bool)> },
-    /// It is answered, for the sandbox with this name and this UID.
-    Answered { sandbox: String, version: Version, uid: String },
+    /// It is answered since then, for the sandbox with this name and this UID.
+    Answered { sandbox: String, version: Version, uid: String, since: Instant },
 }
 
 /// One version of one object.
@@ -76,7 +83,13 @@ impl Echoes {
     /// A write of this object begins, for this sandbox of its namespace.
     pub(super) fn sent(&self, kind: &'static str, namespace: &str, name: &str, sandbox: &str) -> Sent<'_> {
         let key = (kind, namespace.to_owned(), name.to_owned());
-        self.writes().insert(key.clone(), Write::Sent { sandbox: sandbox.to_owned(), held: None });
+        let mut writes = self.writes();
+        // What came during a write that is overtaken is judged with this one's answer.
+        let held = match writes.remove(&key) {
+            Some(Write::Sent { held, .. }) => held,
+            _ => None,
+        };
+        writes.insert(key.clone(), Write::Sent { sandbox: sandbox.to_owned(), held });
         Sent { echoes: self, key: Some(key) }
     }
 
@@ -114,10 +127,13 @@ impl Echoes {
         }
     }
 
-    /// Whether a child was created for this sandbox and no watch has shown it yet.
+    /// Whether a child was created for this sandbox not long ago and no watch has shown it yet.
     pub(super) fn is_awaited(&self, sandbox_uid: &str) -> bool {
         let writes = self.writes();
-        let is_awaited = |write: &Write| matches!(write, Write::Answered { uid, .. } if uid == sandbox_uid);
+        let is_awaited = |write: &Write| match write {
+            Write::Answered { uid, since, .. } => uid == sandbox_uid && since.elapsed() < AWAITED_MAX,
+            Write::Sent { .. } => false,
+        };
         writes.iter().any(|((kind, ..), write)| *kind != SANDBOX_KIND && is_awaited(write))
     }
 
@@ -136,14 +152,15 @@ impl Echoes {
         // Another write of the same object may have been begun meanwhile, or answered.
         let Some(Write::Sent { sandbox, held }) = writes.remove(&key) else { return false };
         let is_shown = match (&held, &answered) {
-            (Some((shown, _)), Some((answered, _))) => !shown.precedes(answered),
+            (Some((shown, _)), Some((answered, _))) => shown.uid == answered.uid && !shown.precedes(answered),
             _ => false,
         };
         let is_echo =
             matches!((&held, &answered), (Some((shown, _)), Some((answered, _))) if shown == answered);
         let woken = ObjectRef::new(&sandbox).within(&key.1);
         if let Some((version, uid)) = answered.filter(|_| !is_shown) {
-            writes.insert(key, Write::Answered { sandbox, version, uid: uid.to_owned() });
+            let since = Instant::now();
+            writes.insert(key, Write::Answered { sandbox, version, uid: uid.to_owned(), since });
         }
         drop(writes);
         if !is_echo && held.is_some_and(|(_, wakes)| wakes) {
@@ -248,6 +265,39 @@ mod tests {
             assert_eq!(is_woken(&mut woken), wakes, "{held} {answered}");
             assert_eq!(is_echo(&echoes, "7"), !is_shown, "what was shown is awaited no more");
         }
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_object_of_the_name_is_not_taken_for_the_one_that_was_created() {
+        let (echoes, mut woken) = echoes();
+        let write = sent(&echoes);
+        let earlier = ObjectMeta { uid: Some("another".to_owned()), ..shown("6") };
+        assert!(echoes.is_echo(KIND, &earlier, &mut sandboxes()));
+        assert!(!write.answered(&shown("7"), UID), "no watch has shown it");
+        assert!(is_woken(&mut woken) && echoes.is_awaited(UID));
+    }
+
+    #[test]
+    fn what_came_during_a_write_that_is_overtaken_is_not_lost() {
+        let (echoes, mut woken) = echoes();
+        let overtaken = sent(&echoes);
+        assert!(is_echo(&echoes, "9"));
+        let write = sent(&echoes);
+        write.answered(&shown("7"), UID);
+        assert!(is_woken(&mut woken));
+        drop(overtaken);
+        assert!(!is_woken(&mut woken));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_watch_ever_shows_is_looked_for_no_longer_than_a_watch_can_be_late() {
+        let (echoes, _woken) = echoes();
+        sent(&echoes).answered(&shown("7"), UID);
+        tokio::time::advance(AWAITED_MAX - Duration::from_millis(1)).await;
+        assert!(echoes.is_awaited(UID));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!echoes.is_awaited(UID));
+        assert!(is_echo(&echoes, "7"), "it is no news, however late");
     }
 
     #[test]
