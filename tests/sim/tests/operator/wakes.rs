@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{self, Asked, Fate, Lateness, Rules};
-use agentsandbox_sim::kinds::{POLICIES, SANDBOXES};
+use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
-use agentsandbox_sim::store::{Deletion, Part, Store};
-use serde_json::json;
+use agentsandbox_sim::store::{Deletion, Part, Revision, Store};
+use serde_json::{Value, json};
 
 /// Sandboxes that are created at once.
 const FEW: usize = 5;
@@ -100,4 +100,46 @@ fn a_wall_that_goes_before_any_watch_has_shown_it_is_put_up_again_within_seconds
         assert!(!stands(&rig.world.world().store), "the control: it has gone");
         rig.until(Duration::from_secs(10), "the wall again", stands).await;
     });
+}
+
+/// The agent of a sandbox at rest is deleted, and its name is taken at once by a copy without labels, which is as `like` leaves it
+/// and runs. Gives back whether that copy is there 10 s later.
+fn stays(like: fn(&mut Value)) -> bool {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create("a");
+        rig.ready("a").await;
+        rig.settle().await;
+        let at = |store: &Store| store.get(&PODS, TEAM, "a-agent").cloned();
+        // The node has nothing more to tell of it, so nothing but the operator's own write brings it before a watch.
+        rig.world.world().node.schedules = false;
+        let copy = rig.world.act("user", move |store| {
+            let mut copy = at(store).unwrap();
+            let status = json!({"status": copy["status"].take()});
+            copy["metadata"]["labels"] = Value::Null;
+            like(&mut copy);
+            store.gone(&("pods", TEAM.to_owned(), "a-agent".to_owned()));
+            let made = store.create(&PODS, None, copy, false).unwrap();
+            store.merge(&PODS, Part::Status, (TEAM, "a-agent"), &status).unwrap();
+            made
+        });
+        rig.pass(Duration::from_secs(10)).await;
+        let labelled =
+            |one: &Revision| one.by == "operator" && one.object["metadata"]["uid"] == copy["metadata"]["uid"];
+        assert!(rig.world.world().store.log.iter().any(labelled), "the control: the operator found it");
+        let left = at(&rig.world.world().store);
+        left.is_some_and(|pod| pod["metadata"]["uid"] == copy["metadata"]["uid"])
+    })
+}
+
+#[test]
+fn a_pod_that_is_found_where_one_was_to_be_created_and_is_not_as_wanted_is_gone_within_seconds() {
+    // Without the volumes nothing shows that it has the sandbox's keys, so no pass finds it before the creation does.
+    let forged = |pod: &mut Value| {
+        pod["spec"]["volumes"] = json!([]);
+        pod["metadata"]["annotations"] = Value::Null;
+    };
+    assert!(!stays(forged));
+    let own = |pod: &mut Value| pod["spec"]["volumes"] = json!([]);
+    assert!(stays(own), "the control: one that says to be as wanted stays");
 }
