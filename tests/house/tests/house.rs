@@ -86,10 +86,35 @@ fn dependencies_point_the_allowed_way() {
     }
 }
 
+/// The lines of a file before its module of tests. What else is there for tests only is read with the rest.
+fn own(text: &str) -> impl Iterator<Item = &str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let opens = |at: &usize| {
+        let item = lines.iter().skip(at + 1).find(|line| !line.starts_with("#["));
+        lines.get(*at) == Some(&"#[cfg(test)]") && item.is_some_and(|line| line.starts_with("mod tests"))
+    };
+    let end = (0..lines.len()).find(opens).unwrap_or(lines.len());
+    lines.into_iter().take(end)
+}
+
+#[test]
+fn only_the_module_of_tests_is_not_counted() {
+    let item = "fn a() {}\n#[cfg(test)]\nfn b() {}\nfn c() {}\n";
+    for (tests, count) in [
+        ("", 4),
+        ("#[cfg(test)]\nmod tests;\n", 4),
+        ("#[cfg(test)]\nmod tests {\n}\n", 4),
+        ("#[cfg(test)]\n#[allow(clippy::panic, reason = \"so\")]\nmod tests {\n}\n", 4),
+        ("#[cfg(test)]\nmod fixtures;\n", 6),
+    ] {
+        assert_eq!(own(&format!("{item}{tests}")).count(), count, "{tests}");
+    }
+}
+
 #[test]
 fn no_file_is_longer_than_a_reader_bears() {
     for (path, text) in files(&[".rs"]) {
-        let own = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        let own = own(&text).count();
         assert!(own <= FILE_LINES_MAX, "{} has {own} lines", path.display());
     }
 }
@@ -102,8 +127,7 @@ fn only_thin_steps_of_the_operator_hold_a_client() {
     for (path, text) in files(&[".rs"]).into_iter().filter(|(path, _)| path.starts_with(&source)) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let is_test = name == "tests.rs" || path.components().any(|part| part.as_os_str() == "tests");
-        let own = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-        let holds = own
+        let holds = own(&text)
             .filter(|line| line.starts_with("use kube"))
             .any(|line| line.contains("Client") || line.contains("kube::api::"));
         assert!(!holds || is_test || allowed.contains(&name.as_str()), "{} holds a client", path.display());
@@ -203,9 +227,17 @@ fn catalogue_tests() -> BTreeSet<String> {
 #[test]
 fn the_table_of_tested_threats_is_current() {
     let document = fs::read_to_string(root().join("docs/threats.md")).unwrap();
-    let table = document.lines().filter(|line| line.starts_with("| P-") || line.starts_with("| O-"));
+    let table = || document.lines().filter(|line| line.starts_with("| P-") || line.starts_with("| O-"));
+    let (mut rows, mut twice) = (BTreeSet::new(), Vec::new());
+    for row in table() {
+        let id = row.split(' ').nth(1).unwrap();
+        if !rows.insert(id) {
+            twice.push(id);
+        }
+    }
+    assert!(twice.is_empty(), "docs/threats.md has more than one row of {twice:?}");
     let listed: BTreeSet<String> =
-        table.flat_map(|row| row.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
+        table().flat_map(|row| row.split('`').skip(1).step_by(2)).map(str::to_owned).collect();
     let tests = catalogue_tests();
     assert!(tests.len() > 60, "only {} catalogue tests were found", tests.len());
     let (missing, stale): (Vec<_>, Vec<_>) =
