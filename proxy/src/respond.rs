@@ -50,7 +50,7 @@ fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
         StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
             StatusCode::METHOD_NOT_ALLOWED
         }
-        StatusCode::FORBIDDEN | StatusCode::PAYLOAD_TOO_LARGE if is_codex => StatusCode::BAD_REQUEST,
+        _ if is_codex && is_final(denial.reason) => StatusCode::BAD_REQUEST,
         status => status,
     }
 }
@@ -184,6 +184,11 @@ mod tests {
         assert_eq!(answered("codex_exec/0.169.0", long), StatusCode::BAD_REQUEST);
         assert_eq!(answered("curl/7.88.1", long), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(answered("curl/7.88.1 codex", denied), StatusCode::FORBIDDEN);
+        for reason in DenialReason::ALL {
+            let expected = if is_final(*reason) { StatusCode::BAD_REQUEST } else { status(*reason) };
+            assert_eq!(answered("codex_cli_rs/0.169.0", *reason), expected, "{reason}");
+            assert_eq!(answered("curl/7.88.1", *reason), status(*reason), "{reason}");
+        }
         // What may pass when asked for again keeps a status that says so.
         assert_eq!(answered("codex_cli_rs/0.169.0", DenialReason::NoPolicy), StatusCode::SERVICE_UNAVAILABLE);
     }

@@ -124,8 +124,16 @@ struct State<S> {
     asked: Arc<AtomicBool>,
     /// Whether an answer was withheld.
     withholds: bool,
-    /// Bytes of the first line, and whether it has ended.
-    first_line: (usize, bool),
+    /// Bytes up to the end of the first line, and how far it was read. Empty ones before it count with it: hyper bounds both together.
+    first_line: (usize, FirstLine),
+}
+
+/// How far the first line was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstLine {
+    Ahead,
+    Begun,
+    Over,
 }
 
 impl<S> Clone for Listened<S> {
@@ -145,7 +153,7 @@ impl<S: AsyncRead + Unpin> Listened<S> {
             is_awaited: false,
             asked,
             withholds: false,
-            first_line: (0, false),
+            first_line: (0, FirstLine::Ahead),
         })))
     }
 
@@ -238,9 +246,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listened<S> {
         let before = buffer.filled().len();
         let polled = state.poll_more(cx, buffer);
         let read = buffer.filled().get(before..).unwrap_or_default();
-        if let (bytes, false) = state.first_line {
-            let end = memchr::memchr(b'\n', read);
-            state.first_line = (bytes + end.unwrap_or(read.len()), end.is_some());
+        let (bytes, reached) = state.first_line;
+        if reached != FirstLine::Over {
+            // Empty lines before it are passed over, as a server should (RFC 9112, 2.2).
+            let is_of_it = |byte: &u8| reached == FirstLine::Begun || !matches!(byte, b'\r' | b'\n');
+            let from = read.iter().position(is_of_it);
+            let end = from.and_then(|from| Some(from + memchr::memchr(b'\n', read.get(from..)?)?));
+            let reached = match (from, end) {
+                (_, Some(_)) => FirstLine::Over,
+                (Some(_), None) => FirstLine::Begun,
+                (None, None) => reached,
+            };
+            state.first_line = (bytes + end.unwrap_or(read.len()), reached);
         }
         polled
     }

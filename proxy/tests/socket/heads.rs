@@ -30,6 +30,7 @@ async fn p_d10_a_head_beyond_a_limit_is_told_what_would_be_taken_and_that_is() {
     for (refused, status, says) in [
         (head(&url((8 << 10) + 1), ""), uri, "a path and query of 8192 bytes at most."),
         (head(&url(80 << 10), ""), uri, "a path and query of 8192 bytes at most."),
+        (format!("\r\n\r\n{}", head(&url(80 << 10), "")), uri, "a path and query of 8192 bytes at most."),
         (head(&url(10), &fields(99)), head_fields, "Send 100 header fields at most"),
         (head(&url(10), &large(64 << 10)), head_fields, "64 KiB of them together with the request line."),
     ] {
