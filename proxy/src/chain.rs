@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_util::either::Either;
 use zeroize::Zeroizing;
 
-use crate::dial::Stream;
+use crate::dial::Way;
 use crate::secrets::Secret;
 use crate::{headers, loops};
 
@@ -44,7 +44,7 @@ pub async fn open(
     permit: &DialPermit,
     proxy: &UpstreamProxy,
     password: Option<&Secret>,
-) -> io::Result<Stream> {
+) -> io::Result<Way> {
     let login = match (&proxy.login, password) {
         (None, _) => None,
         (Some(login), Some(password)) => Some((login.username.as_str(), password)),

@@ -14,7 +14,10 @@ use crate::authority::Authority;
 use crate::budget::Budgets;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
-use crate::limits::{AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX};
+use crate::limits::{
+    AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX,
+    UPSTREAM_CONNECTIONS_MAX,
+};
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets, Unusable};
@@ -41,6 +44,8 @@ pub struct Config {
     pub enrolment: Enrolment,
     /// How many connections are served at a time.
     pub connections_max: usize,
+    /// How many connections to upstreams are open at a time, if so many are served.
+    pub upstream_connections_max: usize,
     /// Decisions for one second, beyond which requests wait. Outside a pod nobody rotates the audit trail away.
     pub decisions_per_second: Option<NonZeroU32>,
     /// What the policy DNS answers with.
@@ -96,7 +101,10 @@ impl Config {
         let advertise = args.advertise.or_else(|| bind.is_loopback().then_some(bind));
         let resolve = args.resolve.clone();
         let ports = args.ports.or_defaults(args.keys.is_some());
-        let connections_max = if args.keys.is_some() { CONNECTIONS_IN_POD_MAX } else { CONNECTIONS_MAX };
+        let (connections_max, upstream_connections_max) = match args.keys {
+            Some(_) => (CONNECTIONS_IN_POD_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX),
+            None => (CONNECTIONS_MAX, UPSTREAM_CONNECTIONS_MAX),
+        };
         let decisions_per_second = args.keys.as_ref().map(|_| AUDIT_DECISIONS_PER_SECOND_MAX);
         Ok(Self {
             bind,
@@ -106,6 +114,7 @@ impl Config {
             authority,
             enrolment,
             connections_max,
+            upstream_connections_max,
             decisions_per_second,
             advertise,
             resolve,
@@ -156,7 +165,7 @@ fn policy(
 ) -> Result<(PathBuf, String, Loaded), String> {
     let load = || {
         let text = reload::read(file)?;
-        let loaded = reload::load(&text, provider, metrics)?;
+        let loaded = reload::load(&text, provider, metrics, &Arc::default())?;
         Ok((file.to_owned(), text, loaded))
     };
     load().map_err(|error: reload::LoadError| format!("--policy {}: {}", file.display(), chain(&error)))

@@ -1,6 +1,6 @@
 //! The limit on open files. Shells and service managers set a low one and let a process raise it; a proxy that is out of files can
-//! neither serve nor read its policy, so it takes no more connections than it has files for, if each has one
-//! upstream. The streams of HTTP/2 may have more.
+//! neither serve nor read its policy, so it takes no more connections than it has files for, and opens no more
+//! to upstreams than it takes.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -59,7 +59,10 @@ fn connections_within(limit: Option<u64>, wanted: usize) -> Result<usize, TooFew
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{CONNECTIONS_MAX, ENROLMENTS_MAX, IDLE_CONNECTIONS_MAX};
+    use crate::limits::{
+        ADMIN_CONNECTIONS_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX, ENROLMENTS_MAX,
+        UPSTREAM_CONNECTIONS_IN_POD_MAX, UPSTREAM_CONNECTIONS_MAX,
+    };
 
     #[test]
     fn p_i4_no_more_connections_are_served_than_there_are_files_for() {
@@ -77,7 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn p_i4_the_files_beside_connections_are_enough_for_all_that_is_kept() {
-        assert!(FILES_BESIDE_CONNECTIONS >= 2 * (IDLE_CONNECTIONS_MAX + ENROLMENTS_MAX) as u64);
+    fn p_i4_there_are_files_for_all_connections_of_both_sides_and_beside_them() {
+        for (served, upstreams) in [
+            (CONNECTIONS_MAX, UPSTREAM_CONNECTIONS_MAX),
+            (CONNECTIONS_IN_POD_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX),
+        ] {
+            assert!(files_for(served) >= (served + upstreams) as u64 + FILES_BESIDE_CONNECTIONS);
+        }
+        assert!(FILES_BESIDE_CONNECTIONS >= 2 * (ADMIN_CONNECTIONS_MAX + ENROLMENTS_MAX) as u64);
     }
 }

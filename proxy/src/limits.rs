@@ -9,9 +9,15 @@ pub const CONNECTIONS_MAX: usize = 1024;
 /// The same in a pod, whose memory is limited: one that downloads and does not read takes a third of a MiB here (measured), and all of
 /// them stay below it.
 pub const CONNECTIONS_IN_POD_MAX: usize = 512;
-/// Files that are open for one connection: itself and an upstream's.
+/// Connections to upstreams that are open at a time, also those that lie idle: one for each of an agent's. Streams of HTTP/2 that need more
+/// wait. Fewer, if fewer connections are served.
+pub const UPSTREAM_CONNECTIONS_MAX: usize = CONNECTIONS_MAX;
+/// The same in a pod. Each may hold a third of a MiB with its agent's (see [`CONNECTIONS_IN_POD_MAX`]), and they leave room for
+/// the windows of HTTP/2.
+pub const UPSTREAM_CONNECTIONS_IN_POD_MAX: usize = 256;
+/// Files that are open for one connection: itself and an upstream's, of which there are no more ([`UPSTREAM_CONNECTIONS_MAX`]).
 pub const FILES_PER_CONNECTION: u64 = 2;
-/// Other files: [`IDLE_CONNECTIONS_MAX`], [`ENROLMENTS_MAX`], the ports, probes, and what is read and written, with as much again to spare.
+/// Other files: [`ENROLMENTS_MAX`], [`ADMIN_CONNECTIONS_MAX`], the ports, probes, and what is read and written, with as much again to spare.
 pub const FILES_BESIDE_CONNECTIONS: u64 = 640;
 /// The kernel's queue of connections not yet accepted.
 pub const ACCEPT_BACKLOG: u32 = 1024;
@@ -50,8 +56,8 @@ pub const IDLE_CONNECTIONS_MAX: usize = 256;
 /// HTTP/2 connections kept for each destination and credential. One carries as many streams as the upstream allows, commonly a hundred;
 /// one more is opened when all are full. Four carry 400, more than an agent has requests under way.
 pub const H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX: usize = 4;
-/// How long a request waits for a stream while all connections to its destination are full: as long as for the head of an
-/// answer, since it waits for answers of the same upstream to end.
+/// How long a request waits for a stream while all connections to its destination are full, or for a place while as many are open as may
+/// be: as long as for the head of an answer, since it waits for answers to end.
 pub const H2_UPSTREAM_STREAM_WAIT_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
 /// A request whose secret was looked up longer ago than this, because it waited for a stream or a connection, is sent with the secret
 /// that there is then. Shorter is no wait: a decision takes as long. That its policy is in force is looked at however soon it is sent.
@@ -109,17 +115,25 @@ pub const H2_CONNECTIONS_MAX: usize = 32;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
-/// Upstream connections whose window is that wide; the others have [`H2_UPSTREAM_NARROW_WINDOW_BYTES`]. All windows together stay
-/// below the memory that the proxy's pod has, also where an agent reads nothing of any answer.
+/// Upstream connections whose window is that wide, over all policies; [`H2_UPSTREAM_NARROW_CONNECTIONS_MAX`] more have
+/// [`H2_UPSTREAM_NARROW_WINDOW_BYTES`], and the others [`H2_UPSTREAM_LEAST_WINDOW_BYTES`].
 pub const H2_UPSTREAM_WIDE_CONNECTIONS_MAX: usize = 4;
 /// The window of one upstream connection more.
 pub const H2_UPSTREAM_NARROW_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Connections that have it. With them, and the wide ones, an agent has HTTP/2 connections to twenty hosts at a time.
+pub const H2_UPSTREAM_NARROW_CONNECTIONS_MAX: usize = 16;
+/// The window of any other: as much as may lie here of an answer over HTTP/1.1, in hyper's buffer and on its way out of it.
+pub const H2_UPSTREAM_LEAST_WINDOW_BYTES: u32 = 128 * 1024;
+/// What one stream may have of a window at most, as a part of it: one that nobody reads does not hold up another.
+pub const H2_UPSTREAM_STREAM_SHARE: u32 = 2;
 /// The same for all streams of one upstream connection: 32 that no agent reads leave room for others, and small frames have
 /// half of it (see [`H2_CONNECTION_WINDOW_BYTES`]), so that a stream whose window is full of frames of 20 bytes fits.
 pub const H2_UPSTREAM_CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Connections to the enrolment port at a time: they are not the agent's, and a flood of the agent's must not keep out the
 /// fence of its successor.
 pub const ENROLMENTS_MAX: usize = 16;
+/// Connections to the admin port at a time, which kubelet, the operator and Prometheus ask now and then, each in one or two.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Decisions that repeat are counted for this long, and then their number is written down.
 pub const AUDIT_FOLD_WINDOW: Duration = Duration::from_secs(10);
 /// Kinds of repeated decisions with a line of their own in one window; an agent can make up any number of names.

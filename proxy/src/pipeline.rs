@@ -51,6 +51,7 @@ use crate::upstream::Answer;
 use keys::Keys;
 pub(crate) use keys::password;
 use leave::Leave;
+pub(crate) use send::NO_PLACE;
 use send::send;
 
 /// Everything a connection needs. One for each process, shared by all entrances.

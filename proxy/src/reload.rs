@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::placeholder::{Placeholders, Unsearchable};
 use crate::scrub::scope::Scrubbers;
 use crate::traces;
-use crate::upstream::{RootsError, Upstream};
+use crate::upstream::{Places, RootsError, Upstream};
 
 /// A policy and what belongs to it.
 pub struct Loaded {
@@ -52,11 +52,17 @@ pub enum LoadError {
     Panicked,
 }
 
-/// Reads and checks a document.
-pub fn load(text: &str, provider: &Arc<CryptoProvider>, metrics: &Arc<Metrics>) -> Result<Loaded, LoadError> {
+/// Reads and checks a document. Its connections share these places with those of every other.
+pub fn load(
+    text: &str,
+    provider: &Arc<CryptoProvider>,
+    metrics: &Arc<Metrics>,
+    places: &Arc<Places>,
+) -> Result<Loaded, LoadError> {
     let policy = Arc::new(Policy::from_yaml(text)?);
     let placeholders = Arc::new(Placeholders::of(&policy)?);
-    let upstream = Upstream::new(policy.additional_roots(), provider, Arc::clone(metrics))?;
+    let (metrics, places) = (Arc::clone(metrics), Arc::clone(places));
+    let upstream = Upstream::new(policy.additional_roots(), provider, metrics, places)?;
     let collector = policy.collector().map(|to| traces::Way::to(to.clone(), upstream.tls()));
     Ok(Loaded { policy, placeholders, upstream, scrubbers: Scrubbers::default(), collector })
 }
@@ -74,6 +80,7 @@ pub struct ActivePolicy {
     file: PathBuf,
     provider: Arc<CryptoProvider>,
     metrics: Arc<Metrics>,
+    places: Arc<Places>,
     /// Held from the reading of the file until what was read is in force: what is read later comes into force later.
     looking: Mutex<()>,
     state: RwLock<State>,
@@ -97,8 +104,9 @@ impl ActivePolicy {
         provider: Arc<CryptoProvider>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let places = Arc::clone(loaded.upstream.places());
         let state = State { text, loaded: Arc::new(loaded), bad_since: None, refused: None };
-        Self { file, provider, metrics, looking: Mutex::default(), state: RwLock::new(state) }
+        Self { file, provider, metrics, places, looking: Mutex::default(), state: RwLock::new(state) }
     }
 
     /// The policy to obey now.
@@ -143,7 +151,7 @@ impl ActivePolicy {
 
     /// Looks at the file once.
     pub fn refresh(&self, now: Instant) {
-        self.refresh_with(now, |text| load(text, &self.provider, &self.metrics));
+        self.refresh_with(now, |text| load(text, &self.provider, &self.metrics, &self.places));
     }
 
     /// Nobody knows what the file says now: that is a document that is refused.
@@ -238,7 +246,7 @@ mod tests {
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
             let (file, metrics) = (self.0.path().join("policy.yaml"), Arc::default());
             let text = read(&file).unwrap();
-            let loaded = load(&text, &provider, &metrics).unwrap();
+            let loaded = load(&text, &provider, &metrics, &Arc::default()).unwrap();
             Arc::new(ActivePolicy::new(file, text, loaded, provider, metrics))
         }
     }
@@ -302,7 +310,7 @@ mod tests {
         let look = |policy: &ActivePolicy, now| {
             policy.refresh_with(now, |text| {
                 assert!(text.contains("generation: 3"), "a fault of the loader");
-                load(text, &policy.provider, &policy.metrics)
+                load(text, &policy.provider, &policy.metrics, &policy.places)
             });
         };
         let following = tokio::spawn(Arc::clone(&policy).follow_with(shutdown.clone(), look));
@@ -334,7 +342,7 @@ mod tests {
             mounted.swap("..3", &document(3));
             assert!(policy.looking.try_lock().is_err(), "and waits");
             newer = Some(std::thread::spawn(move || later.refresh(Instant::now())));
-            load(text, &policy.provider, &policy.metrics)
+            load(text, &policy.provider, &policy.metrics, &policy.places)
         });
         newer.unwrap().join().unwrap();
         assert_eq!(generation(&policy), 3);

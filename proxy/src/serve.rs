@@ -20,8 +20,8 @@ use crate::entrance::dns::{self, Budget};
 use crate::entrance::line::{Line, Pulse};
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
-    ACCEPT_BACKLOG, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX, FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX,
-    TRACES_LAST_TIMEOUT,
+    ACCEPT_BACKLOG, ADMIN_CONNECTIONS_MAX, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX,
+    FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX, TRACES_LAST_TIMEOUT,
 };
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
@@ -55,11 +55,12 @@ pub struct Bound {
 }
 
 /// Places for connections. Those of enrolment are its own: a flood of the agent's must not keep out the fence of its
-/// successor, and a flood of enrolments not the agent.
+/// successor, and a flood of enrolments not the agent. So are those of the admin port: a probe must get through any.
 #[derive(Clone)]
 struct Slots {
     agent: Arc<Semaphore>,
     enrolment: Arc<Semaphore>,
+    admin: Arc<Semaphore>,
 }
 
 impl Slots {
@@ -100,6 +101,7 @@ pub async fn bind(
     let slots = Slots {
         agent: Arc::new(Semaphore::new(config.connections_max)),
         enrolment: Arc::new(Semaphore::new(ENROLMENTS_MAX)),
+        admin: Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX)),
     };
     Ok(Bound { proxy: Arc::new(assemble(config, audit, shutdown)), listeners, dns, slots })
 }
@@ -110,6 +112,8 @@ pub(crate) fn assemble(
     shutdown: CancellationToken,
 ) -> Proxy {
     let (file, text, loaded) = config.policy;
+    // Files are counted for one of an upstream's for each that is served.
+    loaded.upstream.places().add(config.upstream_connections_max.min(config.connections_max));
     let policy = ActivePolicy::new(file, text, loaded, config.provider, Arc::clone(&config.metrics));
     Proxy {
         policy: Arc::new(policy),
@@ -215,8 +219,17 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slo
         }
         let _ = io.set_nodelay(true);
         let work: Work = match port {
-            // No slot: a probe must get through a flood.
-            Port::Admin => Box::pin(admin::serve(Arc::clone(&proxy), io)),
+            Port::Admin => {
+                let Ok(place) = Arc::clone(&slots.admin).try_acquire_owned() else {
+                    proxy.metrics.connection_refused();
+                    continue;
+                };
+                let serving = admin::serve(Arc::clone(&proxy), io);
+                Box::pin(async move {
+                    serving.await;
+                    drop(place);
+                })
+            }
             Port::Entrance(entrance) => {
                 let Some(slot) = slots.take(entrance) else {
                     proxy.metrics.connection_refused();

@@ -5,6 +5,7 @@
 //! whatever a certificate says, with one reading of one secret, for some upstreams remember who spoke first, and of one client
 //! certificate, which speaks for all of it. No byte of a request is written before the server has proven its name.
 
+mod places;
 mod pool;
 mod refusal;
 mod shape;
@@ -27,7 +28,6 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -39,12 +39,13 @@ use crate::audit::Recorded;
 use crate::config::chain;
 use crate::dial;
 use crate::exchange::Progress;
-use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_WIDE_CONNECTIONS_MAX};
+use crate::limits::CONNECT_TIMEOUT;
 use crate::metrics::Metrics;
 use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
 
-pub use self::pool::{Opening, Unleased, Voice};
+pub use self::places::{Place, Placed, Places, Unleased};
+pub use self::pool::{Opening, Voice};
 pub use self::refusal::Refusal;
 
 /// What the agent wants of the connection.
@@ -61,8 +62,7 @@ pub struct Upstream {
     any: TlsConnector,
     http1: TlsConnector,
     pool: Arc<Pool>,
-    /// Places among the connections with a wide window.
-    wide: Arc<Semaphore>,
+    places: Arc<Places>,
     metrics: Arc<Metrics>,
 }
 
@@ -207,6 +207,7 @@ impl Upstream {
         additional: Option<&str>,
         provider: &Arc<CryptoProvider>,
         metrics: Arc<Metrics>,
+        places: Arc<Places>,
     ) -> Result<Self, RootsError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
@@ -229,17 +230,16 @@ impl Upstream {
         let http1 = TlsConnector::from(Arc::new(config.clone()));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let any = TlsConnector::from(Arc::new(config));
-        let wide = Arc::new(Semaphore::new(H2_UPSTREAM_WIDE_CONNECTIONS_MAX));
-        Ok(Self { any, http1, pool: Arc::default(), wide, metrics })
+        Ok(Self { any, http1, pool: places.pool(), places, metrics })
     }
 
-    /// A connection that is open and has room, made for this destination and this voice under this policy. Where all are full,
-    /// that is waited for. Those of an older secret of the same credential, or of an older password, end.
+    /// A connection that is open and has room, made for this destination and this voice under this policy. Where all are full, or as many
+    /// are open as may be, that is waited for. Those of an older secret of the same credential, or of an older password, end.
     ///
     /// # Errors
-    /// The leave to open a connection, if there is none; or that none had room until then.
+    /// The leave to open a connection, if there is none; or that there was no room until then.
     pub async fn reuse(&self, recorded: &Recorded, voice: &Voice, until: Instant) -> Result<Lease, Unleased> {
-        self.pool.lease(destination(recorded), voice, until).await
+        self.find(destination(recorded), voice, until).await
     }
 
     /// TLS over HTTP/1.1 with the same roots.
@@ -255,14 +255,14 @@ impl Upstream {
     /// A new connection to a judged address, on which this certificate is shown if the upstream asks for one.
     pub async fn connect(
         &self,
-        permit: &DialPermit,
+        (permit, place): (&DialPermit, Place),
         purpose: Purpose,
         voice: &Voice,
         password: Option<&Secret>,
         certificate: Option<&ClientCertificate>,
     ) -> Result<Lease, ConnectError> {
         let address = permit.address();
-        let stream = dial::connect(permit, password).await.map_err(|error| {
+        let stream = dial::connect(permit, place, password).await.map_err(|error| {
             tracing::info!(address = %address, error = %error, "the upstream does not answer");
             DenialReason::UpstreamUnreachable
         })?;
@@ -315,7 +315,7 @@ impl Upstream {
         let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let (tls, heard) = Listening::new(tls);
         let sender = match is_http2 {
-            true => over_http2(tls, Arc::clone(&self.wide).try_acquire_owned().ok()).await?,
+            true => over_http2(tls, self.places.window()).await?,
             false => over_http1(tls).await?,
         };
         Ok((sender, heard, showing.map(|showing| showing.is_shown())))

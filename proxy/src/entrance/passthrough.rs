@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::Origin;
 use crate::audit::{Entry, RecordedPass};
-use crate::limits::ADDRESSES_PER_REQUEST_MAX;
-use crate::pipeline::{Proxy, password};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX};
+use crate::pipeline::{NO_PLACE, Proxy, password};
 use crate::reload::Loaded;
 use crate::{bounds, dial, revoked, upgrade};
 
@@ -81,14 +81,21 @@ async fn connect(
     let addresses = proxy.resolver.resolve_pass(recorded, &loaded.policy).await.map_err(failed)?;
     let judged: Vec<_> = addresses.into_iter().map(|address| permit.dial(&loaded.policy, address)).collect();
     let mut dialled = 0;
+    let until = tokio::time::Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
+    let place = match judged.iter().any(Result::is_ok) {
+        true => loaded.upstream.place(until).await,
+        false => None,
+    };
     for dial in judged {
         match dial {
             Ok(dial) if dialled < ADDRESSES_PER_REQUEST_MAX => {
+                let unreachable = || Denial::new(DenialReason::UpstreamUnreachable);
+                let place = place.clone().ok_or_else(|| unreachable().with_how_to_allow(NO_PLACE))?;
                 dialled += 1;
                 in_force(proxy, loaded)?;
                 let password = password(proxy, &loaded.policy, Instant::now())?;
                 entry.dials(dial.address());
-                match dial::connect(&dial, password.as_ref()).await {
+                match dial::connect(&dial, place, password.as_ref()).await {
                     Ok(stream) => return in_force(proxy, loaded).map(|()| stream),
                     Err(_) => last = failed(DenialReason::UpstreamUnreachable),
                 }

@@ -12,7 +12,10 @@ use crate::audit::Entry;
 use crate::bounds;
 use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, LOST_REQUEST_AGE_MAX};
 use crate::respond::{self, Body, denial};
-use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Purpose, Unleased};
+use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Place, Purpose, Unleased};
+
+/// What is told of a request for which no connection could be opened in time.
+pub(crate) const NO_PLACE: &str = "As many connections to upstreams as the proxy opens at a time were in use until the request had waited too long; end some that are open, or send fewer at the same time.";
 
 /// A connection to send a request on.
 struct Found {
@@ -104,25 +107,33 @@ async fn find(
         counted.map_err(|exceeded| Box::new(bounds::over_limit(permit, exceeded)))
     };
     loop {
-        let opening = match may_reuse {
-            false => Opening::default(),
-            true => match upstream.reuse(leave.recorded, &leave.voice, until).await {
-                Ok(lease) => {
-                    leave.holds(proxy)?;
-                    entry.dials(lease.address());
-                    count()?;
-                    return Ok(Found { lease, is_kept: true });
-                }
-                Err(Unleased::Opening(opening)) => opening,
-                Err(Unleased::Full) => {
-                    return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)).into());
-                }
-            },
+        let found = match may_reuse {
+            true => upstream.reuse(leave.recorded, &leave.voice, until).await,
+            false => {
+                let place = upstream.place(until).await.ok_or(Unleased::NoPlace);
+                Err(place.map_or_else(|none| none, |place| Unleased::Opening(Opening::default(), place)))
+            }
+        };
+        let (opening, place) = match found {
+            Ok(lease) => {
+                leave.holds(proxy)?;
+                entry.dials(lease.address());
+                count()?;
+                return Ok(Found { lease, is_kept: true });
+            }
+            Err(Unleased::Opening(opening, place)) => (opening, place),
+            Err(Unleased::Full) => {
+                return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)).into());
+            }
+            Err(Unleased::NoPlace) => {
+                let denied = denial(permit, DenialReason::UpstreamUnreachable);
+                return Err(Box::new(denied.with_how_to_allow(NO_PLACE)).into());
+            }
         };
         // A name that is looked up and a handshake tell the host already.
         count()?;
         // Apart: most requests open no connection, and would all be moved about with the room for a TLS handshake.
-        match Box::pin(connect(proxy, leave, purpose, entry)).await {
+        match Box::pin(connect(proxy, leave, (purpose, place), entry)).await {
             Ok(lease) => {
                 leave.holds(proxy)?;
                 return Ok(Found { lease, is_kept: false });
@@ -138,7 +149,7 @@ async fn find(
 async fn connect(
     proxy: &Proxy,
     leave: &Leave<'_>,
-    purpose: Purpose,
+    (purpose, place): (Purpose, Place),
     entry: &mut Entry,
 ) -> Result<Lease, Stopped> {
     let (permit, policy) = (leave.recorded.permit(), &leave.loaded.policy);
@@ -164,7 +175,7 @@ async fn connect(
         entry.dials(dial.address());
         let Keys { certificate, password, .. } = &leave.keys;
         let connecting = leave.loaded.upstream.connect(
-            dial,
+            (dial, place.clone()),
             purpose,
             &leave.voice,
             password.as_ref(),

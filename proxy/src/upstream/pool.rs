@@ -164,6 +164,8 @@ enum Taken {
 pub(super) struct Pool {
     kept: Mutex<Kept>,
     swept: AtomicBool,
+    /// Told when a connection that is kept may carry nothing, or more than it does.
+    spare: Arc<Notify>,
 }
 
 /// What a connection is found by, but for the readings.
@@ -225,6 +227,11 @@ impl Idle {
 }
 
 impl Pool {
+    /// One that tells those who wait for room.
+    pub(super) fn telling(spare: Arc<Notify>) -> Self {
+        Self { spare, ..Self::default() }
+    }
+
     /// A connection on which a stream can begin, for this destination and voice; where all are full, the next on which one can,
     /// if that is before `until`.
     pub(super) async fn lease(
@@ -258,6 +265,14 @@ impl Pool {
         }
     }
 
+    /// A connection on which a stream can begin now.
+    pub(super) fn at_once(&self, to: Destination, voice: &Voice) -> Option<Lease> {
+        match self.take(to, voice) {
+            Taken::Lease(lease) => Some(lease),
+            Taken::Opening(_) | Taken::Wait(_) => None,
+        }
+    }
+
     fn take(&self, to: Destination, voice: &Voice) -> Taken {
         let taken = self.kept().in_group(to, voice, Group::take);
         taken.unwrap_or_else(|| Taken::Opening(Opening::default()))
@@ -275,10 +290,19 @@ impl Pool {
         let (to, voice) = (lease.to.to.clone(), lease.voice.clone());
         let key = Key { to: to.clone(), who: voice.who.clone() };
         kept.groups.entry(key).or_default();
-        kept.in_group(to, &voice, |group| group.put(lease));
+        let is_shared = matches!(lease.sender, Sender::Http2(..));
+        kept.in_group(to, &voice, |group| group.put(lease, &self.spare));
         if kept.count > IDLE_CONNECTIONS_MAX {
-            kept.evict_oldest();
+            kept.evict_oldest(|_| true);
         }
+        drop(kept);
+        // Of HTTP/2 it may be what all of them wait for.
+        if is_shared { self.spare.notify_waiters() } else { self.spare.notify_one() }
+    }
+
+    /// Ends the oldest connection that carries nothing.
+    pub(super) fn make_room(&self) {
+        self.kept().evict_oldest(|idle| !idle.is_used());
     }
 
     /// Ends what is kept, and keeps nothing any more. Those that wait have no connection to wait for.
@@ -328,9 +352,9 @@ impl Kept {
         voice.readings
     }
 
-    /// Only a flood of names comes here, and each connection of it has cost a handshake: all may be looked at.
-    fn evict_oldest(&mut self) {
-        let ages = self.groups.iter().filter_map(|(key, group)| Some((group.oldest()?, key)));
+    /// Only a flood comes here, and each connection of it has cost a handshake: all may be looked at.
+    fn evict_oldest(&mut self, may_go: impl Fn(&Idle) -> bool) {
+        let ages = self.groups.iter().filter_map(|(key, group)| Some((group.oldest(&may_go)?, key)));
         let Some(((since, at), key)) = ages.min_by_key(|((since, _), _)| *since) else { return };
         tracing::debug!(age = ?since.elapsed(), "an idle upstream connection makes room for another");
         let key = key.clone();
@@ -427,7 +451,7 @@ impl Group {
         }
     }
 
-    fn put(&mut self, lease: Lease) {
+    fn put(&mut self, lease: Lease, spare: &Arc<Notify>) {
         let most = match lease.sender {
             Sender::Http1(_) => IDLE_CONNECTIONS_PER_HOST_MAX,
             Sender::Http2(..) => H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX,
@@ -438,16 +462,17 @@ impl Group {
         }
         if self.idle.len() < most {
             if let Sender::Http2(_, streams) = &lease.sender {
-                streams.wait_in(&self.queue);
+                streams.wait_in(&self.queue, spare);
             }
             self.idle.push(Idle { since: now, lease });
             self.wake();
         }
     }
 
-    /// Since when the one lies idle that has done so for longest, and where it stands.
-    fn oldest(&self) -> Option<(Instant, usize)> {
-        self.idle.iter().enumerate().map(|(at, idle)| (idle.since, at)).min()
+    /// Since when the one lies idle that has done so for longest of those that may go, and where it stands.
+    fn oldest(&self, may_go: impl Fn(&Idle) -> bool) -> Option<(Instant, usize)> {
+        let all = self.idle.iter().enumerate();
+        all.filter(|(_, idle)| may_go(idle)).map(|(at, idle)| (idle.since, at)).min()
     }
 }
 

@@ -8,14 +8,14 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Sender;
+use super::places::Window;
 use super::pool::Streams;
 use crate::config::chain;
 use crate::limits::{
-    H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_NARROW_WINDOW_BYTES,
-    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
+    H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_STREAM_SHARE, H2_UPSTREAM_STREAM_WINDOW_BYTES,
+    HEADER_BYTES_MAX,
 };
 
 pub(super) async fn over_http1(
@@ -58,18 +58,18 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Telling {
 
 pub(super) async fn over_http2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    wide: Option<OwnedSemaphorePermit>,
+    window: Window,
 ) -> Result<Sender, DenialReason> {
-    let window =
-        if wide.is_some() { H2_UPSTREAM_CONNECTION_WINDOW_BYTES } else { H2_UPSTREAM_NARROW_WINDOW_BYTES };
     let streams = Streams::new();
     let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
     builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(NOTHING_TOLD)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .initial_stream_window_size(H2_UPSTREAM_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(window)
+        .initial_stream_window_size(
+            H2_UPSTREAM_STREAM_WINDOW_BYTES.min(window.bytes / H2_UPSTREAM_STREAM_SHARE),
+        )
+        .initial_connection_window_size(window.bytes)
         // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);
@@ -91,7 +91,7 @@ pub(super) async fn over_http2(
         }
         // Only then is it seen to be closed.
         drop(connection);
-        drop(wide);
+        drop(window);
         told.wake_one();
     });
     Ok(Sender::Http2(sender, streams))

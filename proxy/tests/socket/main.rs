@@ -31,6 +31,7 @@ mod hello;
 mod overtaken;
 mod peers;
 mod placeholders;
+mod places;
 mod pool;
 mod refusals;
 mod resent;

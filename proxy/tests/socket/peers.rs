@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use agentsandbox_proxy::entrance::Entrance;
-use agentsandbox_proxy::limits::HEADER_READ_TIMEOUT;
+use agentsandbox_proxy::limits::{ADMIN_CONNECTIONS_MAX, HEADER_READ_TIMEOUT};
 use agentsandbox_proxy::serve::Port;
 use http::{Request, StatusCode};
 use http_body_util::Full;
@@ -172,6 +172,30 @@ async fn places() -> Result<(), &'static str> {
     let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
     let answer = over_http1(io, get(&world.url("/v1/x"), &world.authority())).await;
     if answer.status == StatusCode::OK { Ok(()) } else { Err("enrolments take the place of the agent") }
+}
+
+#[tokio::test]
+async fn p_i4_connections_to_the_admin_port_are_bounded_and_take_no_place_of_an_agents() {
+    for _ in 0..10 {
+        let begin = Instant::now();
+        let world = build(Setup { protocols: vec!["http/1.1"], ..Setup::default() }).await;
+        let admin = || async { TcpStream::connect(world.port(Port::Admin)).await.unwrap() };
+        let mut held = Vec::new();
+        for _ in 1..ADMIN_CONNECTIONS_MAX {
+            held.push(admin().await);
+        }
+        let (last, more) = (admin().await, admin().await);
+        let is_refused = is_closed(more).await;
+        let is_served = over_http1(last, get("/metrics", "proxy")).await.status == StatusCode::OK;
+        let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
+        let agent = over_http1(io, get(&world.url("/v1/x"), &world.authority())).await.status;
+        // Later the first of them are closed for their silence, and then nothing is shown.
+        if begin.elapsed() < HEADER_READ_TIMEOUT {
+            assert_eq!((is_refused, is_served, agent), (true, true, StatusCode::OK));
+            return;
+        }
+    }
+    panic!("the machine is too slow to fill all places in {HEADER_READ_TIMEOUT:?}");
 }
 
 #[test]

@@ -148,6 +148,22 @@ async fn a_request_that_may_have_done_something_or_has_a_body_is_sent_once_thoug
 }
 
 #[tokio::test]
+async fn p_i4_what_is_sent_once_more_needs_no_place_beside_the_one_it_has_lost() {
+    let upstream = Forgetful::new();
+    let setup = Setup {
+        protocols: vec!["http/1.1"],
+        behaviour: Some(upstream.behaviour(true)),
+        upstream_connections_max: Some(1),
+        ..Setup::default()
+    };
+    let world = build(setup).await;
+    assert_eq!(ask(&world, "GET", "/v1/x", "").await, StatusCode::OK);
+    assert_eq!(ask(&world, "GET", "/v1/lost", "").await, StatusCode::OK);
+    let seen: Vec<_> = upstream.seen.lock().unwrap().iter().map(|(number, ..)| *number).collect();
+    assert_eq!(seen, [0, 0, 1], "each on the only connection there is");
+}
+
+#[tokio::test]
 async fn a_request_whose_new_connection_ends_under_it_is_sent_once() {
     let (world, upstream) = world(true).await;
     assert_eq!(ask(&world, "GET", "/v1/gone", "").await, StatusCode::BAD_GATEWAY);

@@ -112,6 +112,8 @@ pub struct Setup {
     pub secret: Option<&'static str>,
     /// Connections at a time.
     pub connections_max: Option<usize>,
+    /// Connections to upstreams at a time.
+    pub upstream_connections_max: Option<usize>,
     /// What the upstream does, in place of an echo.
     pub behaviour: Option<upstream::Behaviour>,
     /// What the upstream asks its clients for, if they are asked for a certificate.
@@ -177,6 +179,8 @@ pub async fn build(setup: Setup) -> World {
     });
     let mut config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
     config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
+    let upstreams = setup.upstream_connections_max.unwrap_or(config.upstream_connections_max);
+    config.upstream_connections_max = upstreams;
     config.decisions_per_second = setup.decisions_per_second;
     let shutdown = CancellationToken::new();
     let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();

@@ -22,6 +22,8 @@ pub struct Streams {
     opened: Instant,
     /// Where requests wait for one, once the connection is kept.
     queue: OnceLock<Arc<Notify>>,
+    /// Who waits for the connection to carry nothing, once it is kept.
+    spare: OnceLock<Arc<Notify>>,
     /// Whoever asks the connection what it allows.
     asking: Mutex<Option<Waker>>,
 }
@@ -31,7 +33,8 @@ impl Streams {
     pub(in super::super) fn new() -> Arc<Self> {
         let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS_BEFORE_TOLD));
         let (is_told, opened) = (AtomicBool::new(false), Instant::now());
-        Arc::new(Self { open, max, is_told, opened, queue: OnceLock::new(), asking: Mutex::default() })
+        let (queue, spare) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { open, max, is_told, opened, queue, spare, asking: Mutex::default() })
     }
 
     /// Whom to wake when the upstream may have said something that requests wait for.
@@ -71,9 +74,10 @@ impl Streams {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Where requests wait for one, now that the connection is kept.
-    pub(super) fn wait_in(&self, queue: &Arc<Notify>) {
+    /// Where requests wait for one, and who waits for the last to end, now that the connection is kept.
+    pub(super) fn wait_in(&self, queue: &Arc<Notify>, spare: &Arc<Notify>) {
         self.queue.get_or_init(|| Arc::clone(queue));
+        self.spare.get_or_init(|| Arc::clone(spare));
     }
 
     pub(in super::super) fn begin(self: &Arc<Self>) -> Stream {
@@ -99,7 +103,12 @@ pub struct Stream(Arc<Streams>);
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.wake_one();
+        if before == 1
+            && let Some(spare) = self.0.spare.get()
+        {
+            spare.notify_one();
+        }
     }
 }

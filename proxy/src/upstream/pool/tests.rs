@@ -7,6 +7,7 @@ use tokio::io::DuplexStream;
 use super::super::Way;
 use super::*;
 
+mod places;
 mod waiting;
 mod windows;
 

@@ -12,10 +12,11 @@ use crate::exchange::Progress;
 use crate::limits::{CONNECT_TIMEOUT, H2_UPSTREAM_STREAM_WAIT_MAX};
 use crate::metrics::Metrics;
 use crate::respond::{Body, full};
+use crate::upstream::places::{Places, Window};
 use crate::upstream::{Answer, ExchangeError, Purpose, Upstream};
 
 /// A pool with `full` connections that carry one stream each, and as many streams.
-async fn full_pool(connections: usize) -> (Arc<Pool>, Vec<Lease>, Vec<DuplexStream>) {
+pub(super) async fn full_pool(connections: usize) -> (Arc<Pool>, Vec<Lease>, Vec<DuplexStream>) {
     let pool = Arc::new(Pool::default());
     let (mut streams, mut held) = (Vec::new(), Vec::new());
     for _ in 0..connections {
@@ -181,7 +182,7 @@ async fn a_connection_that_ends_leaves_room_for_another_though_its_streams_are_n
     let (pool, mut streams) = (Arc::new(Pool::default()), Vec::new());
     let (near, far) = tokio::io::duplex(1024);
     pool.put(lease(
-        crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+        crate::upstream::spoken::over_http2(near, Window::least()).await.unwrap(),
         at("good.test"),
         &nobody(),
     ));
@@ -266,7 +267,7 @@ async fn p_i4_only_one_stream_begins_and_no_other_connection_before_the_upstream
         let pool = Arc::new(Pool::default());
         let (near, far) = tokio::io::duplex(1024);
         pool.put(lease(
-            crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+            crate::upstream::spoken::over_http2(near, Window::least()).await.unwrap(),
             at("good.test"),
             &nobody(),
         ));
@@ -336,14 +337,14 @@ async fn an_upstream_that_never_says_how_many_streams_it_allows_is_not_waited_fo
 async fn a_full_connection_that_its_upstream_wants_to_end_makes_room_for_another_though_its_streams_go_on() {
     let (pool, (near, far)) = (Arc::new(Pool::default()), tokio::io::duplex(1024));
     pool.put(lease(
-        crate::upstream::spoken::over_http2(near, None).await.unwrap(),
+        crate::upstream::spoken::over_http2(near, Window::least()).await.unwrap(),
         at("good.test"),
         &nobody(),
     ));
     let (end, ends) = tokio::sync::oneshot::channel::<()>();
     let asked = Arc::new(Notify::new());
     tokio::spawn(serving((far, Arc::clone(&asked)), Some(2), ends));
-    let (upstream, mut sent) = (Arc::new(upstream(&pool)), Vec::new());
+    let (upstream, mut sent) = (Arc::new(upstream(&Arc::default(), Arc::clone(&pool))), Vec::new());
     for _ in 0..2 {
         let until = Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
         let lease =
@@ -430,9 +431,10 @@ async fn p_c5_a_pool_whose_policy_is_replaced_ends_what_it_keeps_and_keeps_nothi
     assert!(take(&pool, at("other.test"), &nobody()).is_none());
 }
 
-fn upstream(pool: &Arc<Pool>) -> Upstream {
+pub(super) fn upstream(places: &Arc<Places>, pool: Arc<Pool>) -> Upstream {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Upstream { pool: Arc::clone(pool), ..Upstream::new(None, &provider, Arc::<Metrics>::default()).unwrap() }
+    let upstream = Upstream::new(None, &provider, Arc::<Metrics>::default(), Arc::clone(places));
+    Upstream { pool, ..upstream.unwrap() }
 }
 
 async fn send(upstream: Arc<Upstream>, lease: Lease) -> Result<Response<Answer>, ExchangeError> {
@@ -452,7 +454,7 @@ async fn p_i4_a_request_that_is_given_up_is_counted_for_as_long_as_hyper_keeps_i
     let streams = allowing(STREAMS);
     pool.put(lease(Sender::Http2(sender, Arc::clone(&streams)), at("good.test"), &nobody()));
     let running = tokio::spawn(connection);
-    let upstream = Arc::new(upstream(&pool));
+    let upstream = Arc::new(upstream(&Arc::default(), Arc::clone(&pool)));
     for number in 0..STREAMS {
         let lease = take(&pool, at("good.test"), &nobody());
         let lease = lease.unwrap_or_else(|| panic!("stream {number}"));

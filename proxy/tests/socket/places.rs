@@ -1,0 +1,146 @@
+//! How many connections to upstreams are open at a time, whatever an agent has under way.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use agentsandbox_proxy::entrance::Entrance;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::entrances::to;
+use crate::flow::settled;
+use crate::fullness::ask;
+use crate::upstream::Behaviour;
+use crate::world::{HOST, Setup, World, build};
+
+/// An upstream over HTTP/1.1 that answers when it is let, and how often it was asked.
+fn patient(answers: &Arc<Semaphore>) -> (Behaviour, Arc<AtomicUsize>) {
+    let (answers, asked) = (Arc::clone(answers), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    let behaviour = Behaviour::new(move |io| {
+        let (answers, asked) = (Arc::clone(&answers), Arc::clone(&counted));
+        async move {
+            let service = service_fn(move |_: Request<Incoming>| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let answers = Arc::clone(&answers);
+                async move {
+                    answers.acquire().await.unwrap().forget();
+                    Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+                }
+            });
+            let builder = hyper::server::conn::http1::Builder::new();
+            let _ = builder.serve_connection(TokioIo::new(io), service).await;
+        }
+    });
+    (behaviour, asked)
+}
+
+#[tokio::test]
+async fn p_i4_streams_of_one_connection_open_no_more_connections_to_upstreams_than_there_are_places() {
+    const STREAMS: usize = 12;
+    for (places, open) in [(Some(3), 3), (None, STREAMS)] {
+        let answers = Arc::new(Semaphore::new(0));
+        let (behaviour, asked) = patient(&answers);
+        let setup = Setup {
+            protocols: vec!["http/1.1"],
+            behaviour: Some(behaviour),
+            upstream_connections_max: places,
+            ..Setup::default()
+        };
+        let world = build(setup).await;
+        let io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
+        let (agent, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection);
+        let asking: Vec<_> = (0..STREAMS)
+            .map(|number| {
+                let request =
+                    Request::get(world.url(&format!("/v1/{number}"))).body(Full::<Bytes>::default());
+                tokio::spawn(agent.clone().send_request(request.unwrap()))
+            })
+            .collect();
+        world.audit(STREAMS).await;
+        assert_eq!((settled(&asked).await, world.upstream_connections()), (open, open));
+        answers.add_permits(STREAMS);
+        for each in asking {
+            assert_eq!(each.await.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        // Who waits for a place takes a connection that has come free meanwhile.
+        assert_eq!((asked.load(Ordering::SeqCst), world.upstream_connections()), (STREAMS, open));
+    }
+}
+
+/// A world with one place. What its rule `bare` allows goes on other connections than what the first does.
+async fn narrow() -> Arc<World> {
+    let setup = Setup { protocols: vec!["http/1.1"], upstream_connections_max: Some(1), ..Setup::default() };
+    let world = build(setup).await;
+    let port = world.upstream.port();
+    let rules = format!(
+        "rules:
+- {{name: bare, host: {HOST}, ports: [{port}], scheme: https, paths: ['/bare/**']}}
+- {{name: pass, host: pass.good.test, ports: [{port}], scheme: https, tls: Passthrough}}
+"
+    );
+    world.edit(|text| text.replace("rules:\n", &rules)).await;
+    Arc::new(world)
+}
+
+#[tokio::test]
+async fn p_i4_a_connection_that_lies_idle_makes_room_for_one_that_is_needed() {
+    let world = narrow().await;
+    for (path, connections) in [("/v1/a", 1), ("/v1/b", 1), ("/bare/c", 2), ("/v1/d", 3)] {
+        assert_eq!(ask(&world, path).await.unwrap(), StatusCode::OK, "{path}");
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.upstream_connections(), connections, "{path}");
+    }
+}
+
+async fn websocket(world: &World) -> TcpStream {
+    let mut io = to(world, Entrance::HttpProxy).await;
+    let (url, host) = (world.url("/v1/socket"), world.authority());
+    let head = format!(
+        "GET {url} HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    io.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    io.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 101");
+    io
+}
+
+/// A handshake that the upstream has answered, and that goes no further.
+async fn unopened(world: &World) -> TcpStream {
+    let mut io = world.connect(&format!("pass.good.test:{}", world.upstream.port())).await.unwrap();
+    let name = "pass.good.test".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(world.trusting("http/1.1")), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    io.write_all(&hello).await.unwrap();
+    io.read_u8().await.unwrap();
+    io
+}
+
+#[tokio::test]
+async fn p_i4_what_is_handed_on_keeps_its_place_to_its_end() {
+    for is_websocket in [true, false] {
+        let world = narrow().await;
+        let held = if is_websocket { websocket(&world).await } else { unopened(&world).await };
+        let waits = ask(&world, "/v1/waits");
+        world.line(&[("event", "begin"), ("path", "/v1/waits")]).await;
+        settled(&AtomicUsize::new(0)).await;
+        assert_eq!((waits.is_finished(), world.upstream_connections()), (false, 1), "{is_websocket}");
+        drop(held);
+        assert_eq!(waits.await.unwrap(), StatusCode::OK, "{is_websocket}");
+        assert_eq!(world.upstream_connections(), 2);
+    }
+}
