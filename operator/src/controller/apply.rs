@@ -75,8 +75,8 @@ enum Grace {
 pub enum Applied {
     /// It exists, as last seen.
     Present(Box<Pod>),
-    /// It is being replaced; its end brings the next pass.
-    Replacing,
+    /// This one is being replaced; its end brings the next pass.
+    Replacing(Doomed),
     /// It ended, for the reason that its kubelet gives, and is replaced; not before the given time, if there is one.
     Ended(String, Option<Timestamp>),
     /// It was not its turn.
@@ -228,10 +228,10 @@ impl Writer {
                 self.delete(&identity.namespace, &doomed).await?;
                 Ok(Applied::Ended(why, None))
             }
-            Step::Await(_) => Ok(Applied::Replacing),
+            Step::Await(doomed) => Ok(Applied::Replacing(doomed)),
             Step::Delete(doomed) => {
                 self.delete(&identity.namespace, &doomed).await?;
-                Ok(Applied::Replacing)
+                Ok(Applied::Replacing(doomed))
             }
             other => match self.step(identity, other).await? {
                 Child::Pod(pod) => Ok(Applied::Present(pod)),

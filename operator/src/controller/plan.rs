@@ -82,6 +82,21 @@ pub struct Doomed {
     pub name: String,
     /// Its UID, which a deletion carries as a precondition.
     pub uid: String,
+    /// Of a pod, the node that has to report its end, as far as it is known.
+    pub node: Option<String>,
+}
+
+impl Doomed {
+    /// Exactly this pod.
+    #[must_use]
+    pub fn pod(pod: &Pod) -> Self {
+        Self {
+            kind: ChildKind::Pod,
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        }
+    }
 }
 
 impl Step {
@@ -232,10 +247,14 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     if !is_owned(live.metadata(), identity) {
         return Step::Foreign(wanted.kind(), wanted.name().to_owned());
     }
-    let doomed = Doomed {
-        kind: wanted.kind(),
-        name: wanted.name().to_owned(),
-        uid: live.metadata().uid.clone().unwrap_or_default(),
+    let doomed = match live {
+        Child::Pod(pod) => Doomed::pod(pod),
+        _ => Doomed {
+            kind: wanted.kind(),
+            name: wanted.name().to_owned(),
+            uid: live.metadata().uid.clone().unwrap_or_default(),
+            node: None,
+        },
     };
     if live.metadata().deletion_timestamp.is_some() {
         return step_of_ending(wanted, live, observed, identity).unwrap_or(Step::Await(doomed));

@@ -173,8 +173,8 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
         Blocked::Pending(kind, name) => (
             Reason::Replacing,
             format!(
-                "An earlier {} {name} is on its way out. The sandbox goes on when it is gone.",
-                kind.as_str()
+                "An earlier {kind} {name} is on its way out. The sandbox goes on when it is gone; if it stays, see what holds it: kubectl get {kind} {name} -o yaml.",
+                kind = kind.as_str()
             ),
         ),
         Blocked::Forbidden(what) => (

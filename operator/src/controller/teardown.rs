@@ -75,6 +75,7 @@ fn doomed(observed: &Observed, identity: &Identity, kind: ChildKind, name: Strin
         kind,
         name,
         uid: live.uid.clone().unwrap_or_default(),
+        node: None,
     })
 }
 

@@ -1,12 +1,10 @@
 //! The way from agent to proxy: whether it is open, shut or kept in this pass. The agent's pod starts beside its proxy's,
 //! so this gate, and not the pod's absence, keeps an agent from starting before the operator has seen the proxy closed.
 
-use kube::ResourceExt;
-
 use super::Ctx;
 use super::accept::Identity;
 use super::apply::{self, ApplyError, Gated, Sealed};
-use super::desired::{ChildKind, service};
+use super::desired::service;
 use super::evaluate::Unwidened;
 use super::observe::{Closedness, Observed};
 use super::plan::{self, Doomed, Step};
@@ -50,10 +48,6 @@ pub(super) async fn shut(ctx: &Ctx, identity: &Identity, sealed: &Sealed) -> Res
 /// A fence that gave up while its way was shut can be made to wait five minutes by the kubelet: its pod is replaced, once
 /// for each time that the way is opened.
 async fn rouse(ctx: &Ctx, identity: &Identity, observed: &Observed) -> Result<(), ApplyError> {
-    let doomed = observed.agent_pod(identity).filter(|pod| is_backing_off(pod)).map(|pod| Doomed {
-        kind: ChildKind::Pod,
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-    });
+    let doomed = observed.agent_pod(identity).filter(|pod| is_backing_off(pod)).map(Doomed::pod);
     apply::stop(&ctx.writer, &identity.namespace, doomed.into_iter().collect()).await
 }

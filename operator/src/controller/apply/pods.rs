@@ -50,8 +50,7 @@ pub(super) async fn create(
         return Ok(made);
     };
     writer.recent.withhold(&identity.uid, &name, &what);
-    let doomed = Doomed { kind: ChildKind::Pod, name: name.clone(), uid: created.uid().unwrap_or_default() };
-    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await?;
+    writer.delete_one::<Pod>(&identity.namespace, &Doomed::pod(created), Grace::Least).await?;
     Err(ApplyError::Changed { name, what })
 }
 
@@ -68,8 +67,7 @@ pub async fn halt(writer: &Writer, identity: &Identity, component: Component) ->
     if !is_of(&pod, identity) || (pod.metadata.deletion_timestamp.is_some() && hurried) {
         return Ok(());
     }
-    let doomed = Doomed { kind: ChildKind::Pod, name, uid: pod.uid().unwrap_or_default() };
-    writer.delete_one::<Pod>(&identity.namespace, &doomed, Grace::Least).await
+    writer.delete_one::<Pod>(&identity.namespace, &Doomed::pod(&pod), Grace::Least).await
 }
 
 /// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.
@@ -120,7 +118,12 @@ pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
     let proxy = pod.labels().get(LABEL_COMPONENT).is_some_and(|value| value == COMPONENT_PROXY);
     LivePod {
         component: if proxy { Component::Proxy } else { Component::Agent },
-        doomed: Doomed { kind: ChildKind::Pod, name: pod.name_any(), uid: pod.uid().unwrap_or_default() },
+        doomed: Doomed {
+            kind: ChildKind::Pod,
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            node: None,
+        },
         ending: pod.meta().deletion_timestamp.is_some(),
     }
 }

@@ -94,7 +94,7 @@ impl Writer {
             return Ok(());
         }
         let uid = stand_in.uid().unwrap_or_default();
-        let doomed = Doomed { kind: ChildKind::NetworkPolicy, name: stand_in.name_any(), uid };
+        let doomed = Doomed { kind: ChildKind::NetworkPolicy, name: stand_in.name_any(), uid, node: None };
         self.delete(namespace, &doomed).await
     }
 

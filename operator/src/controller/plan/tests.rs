@@ -132,6 +132,12 @@ fn what_is_on_its_way_out_is_awaited_and_a_wall_is_narrowed_even_then() {
         let wanted = if child.kind() == ChildKind::NetworkPolicy { "Renew" } else { "Await" };
         assert_eq!(name(&ending), wanted, "{}", child.kind().as_str());
     }
+    let on_a_node = planned(&pod(), |value| {
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["spec"]["nodeName"] = json!("node-7");
+    });
+    let awaits = |step| matches!(step, Step::Await(Doomed { node, .. }) if node.as_deref() == Some("node-7"));
+    assert!(awaits(on_a_node), "the node that has to report its end is named");
     let released = planned(&wall(), |value| {
         value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         value["metadata"]["finalizers"] = json!(["acme.test/backup"]);

@@ -13,6 +13,7 @@ use crate::controller::desired::{agent_pod, proxy_pod};
 use crate::controller::observe::denials::Held;
 use crate::controller::observe::ready_since;
 use crate::controller::outcome::Workload;
+use crate::controller::plan::Doomed;
 
 /// Most that is told of what a program said last: it is the program's to write.
 const LAST_WORDS_CHARACTERS_MAX: usize = 200;
@@ -144,7 +145,7 @@ pub(super) fn proxy_ready(workload: &Workload) -> Verdict {
     let starting = |reason, message| Verdict::new(ConditionType::ProxyReady, Holds::Unknown, reason, message);
     let pod = match &workload.proxy {
         Applied::Present(pod) => pod,
-        Applied::Replacing => return starting(Reason::Replacing, "The proxy is being replaced.".to_owned()),
+        Applied::Replacing(doomed) => return starting(Reason::Replacing, replacing("proxy", doomed)),
         Applied::Ended(why, _) => return starting(Reason::Ended, ended_pod("proxy", why)),
         Applied::Absent => {
             return starting(Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
@@ -177,7 +178,7 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
         |reason, message: &str| Verdict::new(ConditionType::Ready, Holds::Unknown, reason, message);
     let pod = match &workload.agent {
         Applied::Present(pod) => pod,
-        Applied::Replacing => return starting(Reason::Replacing, "The agent's pod is being replaced."),
+        Applied::Replacing(doomed) => return starting(Reason::Replacing, &replacing("agent", doomed)),
         Applied::Ended(why, _) => return starting(Reason::Ended, &ended_pod("agent", why)),
         Applied::Absent => {
             return starting(
@@ -192,6 +193,18 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
     match trouble(pod, "agent", Reason::AgentFailing) {
         Some((reason, message)) => Verdict::new(ConditionType::Ready, Holds::False, reason, message),
         None => starting(Reason::AgentStarting, "The agent's pod is starting."),
+    }
+}
+
+/// A pod that another one follows, as a sentence. One whose node is dead ends only with its Node.
+fn replacing(what: &str, Doomed { name, node, .. }: &Doomed) -> String {
+    match node {
+        Some(node) => format!(
+            "The {what}'s pod is replaced once {name} on node {node} has ended. If that node is gone for good, delete the Node."
+        ),
+        None => format!(
+            "The {what}'s pod is replaced once {name} has ended. If it does not end, see why: kubectl describe pod {name}."
+        ),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::controller::evaluate::{Direction, Widening};
 use crate::controller::observe::denials::Held;
 use crate::controller::observe::{Closedness, ProxyClosed};
 use crate::controller::outcome::Lost;
+use crate::controller::plan::Doomed;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 mod kstatus;
@@ -91,6 +92,10 @@ fn stuck(mut pod: Pod, state: &Value, last: &Value) -> Applied {
     Applied::Present(Box::new(pod))
 }
 
+fn replacing(pod: Pod) -> Applied {
+    Applied::Replacing(Doomed::pod(&pod))
+}
+
 #[test]
 fn a_whole_sandbox_is_ready_and_nothing_is_left_to_do() {
     let told = told(with(|_| ()));
@@ -126,7 +131,7 @@ fn isolation_is_true_on_every_proof_together_and_on_nothing_less() {
         (with(|w| w.widening = widening(Component::Agent, Direction::Egress)), "False", "EgressWidened"),
         (with(|w| w.widening = widening(Component::Proxy, Direction::Ingress)), "False", "IngressWidened"),
         (with(|w| w.agent = Applied::Absent), "Unknown", "FencePending"),
-        (with(|w| w.agent = Applied::Replacing), "Unknown", "FencePending"),
+        (with(|w| w.agent = replacing(agent_pod())), "Unknown", "FencePending"),
         (with(|w| w.agent = fenced(|r| r["verdict"] = json!("EgressOpen"))), "False", "EgressOpen"),
         (
             with(|w| w.agent = fenced(|r| r["verdict"] = json!("ProxyUnreachable"))),
@@ -262,7 +267,7 @@ fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     says(&missing, "CredentialsReady", "False", "CredentialMissing");
     says(&missing, "ProxyReady", "False", "ProxyFailing");
     says(&missing, "Ready", "False", "CredentialMissing");
-    let starting = told(with(|w| w.proxy = Applied::Replacing));
+    let starting = told(with(|w| w.proxy = replacing(proxy_pod("10.244.0.8"))));
     says(&starting, "ProxyReady", "Unknown", "Replacing");
     let none = told(with(|w| w.credentials.clear()));
     says(&none, "CredentialsReady", "True", "NoneNeeded");

@@ -89,7 +89,7 @@ fn deployment_tools_call_a_sandbox_done_when_it_is_ready_and_failed_when_somebod
         ("a foreign object", after(Stage::Blocked(foreign())), "Failed", "Degraded"),
         ("no answer", after(Stage::Blocked(Blocked::Transient("x".to_owned()))), "InProgress", "Progressing"),
         ("proxy starts", after(with(|w| w.proxy = Applied::Absent)), "InProgress", "Progressing"),
-        ("agent is replaced", after(with(|w| w.agent = Applied::Replacing)), "InProgress", "Progressing"),
+        ("agent is replaced", after(with(|w| w.agent = replacing(agent_pod()))), "InProgress", "Progressing"),
         (
             "an image that is nowhere",
             after(with(|w| w.proxy = waiting(proxy(), "ImagePullBackOff"))),

@@ -189,3 +189,28 @@ fn a_node_that_does_not_report_is_told_and_no_start_that_never_ends() {
         "{text}"
     );
 }
+
+#[test]
+fn what_the_end_of_a_pod_waits_for_is_told_with_the_pod_and_its_node() {
+    let on = |mut pod: Pod, node: Option<&str>| {
+        pod.spec.as_mut().unwrap().node_name = node.map(str::to_owned);
+        replacing(pod)
+    };
+    let agent = |node| with(|w| w.agent = on(agent_pod(), node));
+    let proxy = |node| with(|w| w.proxy = on(proxy_pod("10.244.0.8"), node));
+    for (told, type_, pod) in [
+        (agent(Some("node-7")), "Ready", "fix-login-agent"),
+        (proxy(Some("node-7")), "ProxyReady", "fix-login-proxy"),
+    ] {
+        let text = message(told, type_);
+        assert!(
+            text.contains(&format!("{pod} on node node-7 ")) && text.ends_with("delete the Node."),
+            "{text}"
+        );
+    }
+    let text = message(agent(None), "Ready");
+    assert!(!text.contains("node") && text.ends_with("kubectl describe pod fix-login-agent."), "{text}");
+    let earlier = Stage::Blocked(Blocked::Pending(ChildKind::Pod, "fix-login-agent".to_owned()));
+    let text = message(earlier, "Ready");
+    assert!(text.ends_with("kubectl get Pod fix-login-agent -o yaml."), "{text}");
+}
