@@ -21,6 +21,10 @@ use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
 
+mod doomed;
+
+pub use doomed::Doomed;
+
 /// Kind of the owner of every child.
 const OWNER_KIND: &str = "AgentSandbox";
 /// A pod that ended (evicted, mostly) is not replaced younger than this: a cause that lasts must not make a hot loop.
@@ -71,32 +75,6 @@ pub enum StandIn {
     Own(String),
     /// What cannot be used: somebody else's, or one that only another's finalizer keeps.
     Other,
-}
-
-/// Exactly one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Doomed {
-    /// Its kind.
-    pub kind: ChildKind,
-    /// Its name.
-    pub name: String,
-    /// Its UID, which a deletion carries as a precondition.
-    pub uid: String,
-    /// Of a pod, the node that has to report its end, as far as it is known.
-    pub node: Option<String>,
-}
-
-impl Doomed {
-    /// Exactly this pod.
-    #[must_use]
-    pub fn pod(pod: &Pod) -> Self {
-        Self {
-            kind: ChildKind::Pod,
-            name: pod.name_any(),
-            uid: pod.uid().unwrap_or_default(),
-            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        }
-    }
 }
 
 impl Step {
@@ -247,15 +225,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     if !is_owned(live.metadata(), identity) {
         return Step::Foreign(wanted.kind(), wanted.name().to_owned());
     }
-    let doomed = match live {
-        Child::Pod(pod) => Doomed::pod(pod),
-        _ => Doomed {
-            kind: wanted.kind(),
-            name: wanted.name().to_owned(),
-            uid: live.metadata().uid.clone().unwrap_or_default(),
-            node: None,
-        },
-    };
+    let doomed = Doomed::child(live);
     if live.metadata().deletion_timestamp.is_some() {
         return step_of_ending(wanted, live, observed, identity).unwrap_or(Step::Await(doomed));
     }
