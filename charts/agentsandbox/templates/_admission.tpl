@@ -257,7 +257,7 @@ spec:
   validations:
   - expression: {{ include "agentsandbox.isAdministrator" . }}
     reason: Forbidden
-    message: "metadata.finalizers: agentsandbox.dev/teardown is the operator's to remove, once the agent is gone and before its walls are: delete the AgentSandbox and wait"
+    message: "metadata.finalizers: agentsandbox.dev/teardown is the operator's to remove, once the agent is gone and before its walls are: delete the AgentSandbox and wait; kubectl replace takes off what its file does not list, so change a sandbox by kubectl apply, or keep metadata.finalizers in the file"
 {{- end }}
 
 {{- define "agentsandbox.admissionPods" -}}

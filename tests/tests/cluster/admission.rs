@@ -11,7 +11,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use xtask::{install, paths, shell};
 
@@ -70,6 +70,11 @@ pub async fn patch(ns: &Namespace, object: &Value, change: &Value) -> Result<(),
     let params = PatchParams { dry_run: true, ..PatchParams::default() };
     let name = object["metadata"]["name"].as_str().unwrap();
     ns.api_of(object).patch(name, &params, &Patch::Merge(change)).await.map(drop)
+}
+
+async fn replace(ns: &Namespace, object: &Value, with: &DynamicObject) -> Result<(), kube::Error> {
+    let params = PostParams { dry_run: true, ..PostParams::default() };
+    ns.api_of(object).replace(object["metadata"]["name"].as_str().unwrap(), &params, with).await.map(drop)
 }
 
 async fn delete(ns: &Namespace, object: &Value) -> Result<(), kube::Error> {
@@ -226,6 +231,13 @@ async fn o_t6_no_tenant_takes_the_finalizer_of_a_sandbox_away() {
         let freed = json!({"metadata": {"finalizers": null}});
         denied(patch(&tenant, &sandbox, &freed).await, "agentsandbox-finalizers", &["metadata.finalizers"]);
         patch(&tenant, &sandbox, &json!({"metadata": {"annotations": {"note": "mine"}}})).await.unwrap();
+        // As `kubectl replace` does it: of what is there, only the version is kept.
+        let kept = tenant.api_of(&sandbox).get("f").await.unwrap();
+        let mut bare = kept.clone();
+        bare.metadata.finalizers = None;
+        denied(replace(&tenant, &sandbox, &bare).await, "agentsandbox-finalizers", &["kubectl replace", "kubectl apply"]);
+        replace(&tenant, &sandbox, &kept).await.unwrap();
+        tenant.apply(&manifest).await.unwrap();
         patch(&operator, &sandbox, &freed).await.unwrap();
         ns.api_of(&sandbox).patch("f", &params, &Patch::Merge(&freed)).await.unwrap();
     })
