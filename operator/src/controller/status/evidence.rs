@@ -8,7 +8,7 @@ use agentsandbox_report::{
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 
-use super::pods::ended_pod;
+use super::pods::{ended_pod, replacing};
 use super::{ConditionType, Holds, Reason, Verdict};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{Component, agent_pod};
@@ -61,8 +61,12 @@ fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
         return (Holds::False, Reason::ProxyOpen,
             "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.".to_owned());
     }
-    if let Applied::Ended(why, _) = &workload.agent {
-        return (Holds::Unknown, Reason::Ended, ended_pod("agent", why));
+    match &workload.agent {
+        Applied::Ended(why, _) => return (Holds::Unknown, Reason::Ended, ended_pod("agent", why)),
+        Applied::Replacing(doomed) => {
+            return (Holds::Unknown, Reason::Replacing, replacing("agent", doomed));
+        }
+        Applied::Present(_) | Applied::Absent => {}
     }
     let report = match fence(&workload.agent) {
         Fence::Silent => {

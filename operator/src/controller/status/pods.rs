@@ -43,8 +43,14 @@ fn credentials(workload: &Workload) -> (Holds, Reason, String) {
     if workload.credentials.is_empty() {
         return (Holds::True, Reason::NoneNeeded, "No rule names a credential.".to_owned());
     }
-    let Applied::Present(pod) = &workload.proxy else {
-        return (Holds::Unknown, Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
+    let pod = match &workload.proxy {
+        Applied::Present(pod) => pod,
+        Applied::Replacing(doomed) => {
+            return (Holds::Unknown, Reason::Replacing, replacing("proxy", doomed));
+        }
+        Applied::Ended(..) | Applied::Absent => {
+            return (Holds::Unknown, Reason::ProxyStarting, "The proxy has not started yet.".to_owned());
+        }
     };
     if ready_since(pod).is_some() {
         return held(workload);
@@ -197,7 +203,7 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
 }
 
 /// A pod that another one follows, as a sentence. One whose node is dead ends only with its Node.
-fn replacing(what: &str, Doomed { name, node, .. }: &Doomed) -> String {
+pub(super) fn replacing(what: &str, Doomed { name, node, .. }: &Doomed) -> String {
     match node {
         Some(node) => format!(
             "The {what}'s pod is replaced once {name} on node {node} has ended. If that node is gone for good, delete the Node."

@@ -131,7 +131,7 @@ fn isolation_is_true_on_every_proof_together_and_on_nothing_less() {
         (with(|w| w.widening = widening(Component::Agent, Direction::Egress)), "False", "EgressWidened"),
         (with(|w| w.widening = widening(Component::Proxy, Direction::Ingress)), "False", "IngressWidened"),
         (with(|w| w.agent = Applied::Absent), "Unknown", "FencePending"),
-        (with(|w| w.agent = replacing(agent_pod())), "Unknown", "FencePending"),
+        (with(|w| w.agent = replacing(agent_pod())), "Unknown", "Replacing"),
         (with(|w| w.agent = fenced(|r| r["verdict"] = json!("EgressOpen"))), "False", "EgressOpen"),
         (
             with(|w| w.agent = fenced(|r| r["verdict"] = json!("ProxyUnreachable"))),

@@ -198,11 +198,12 @@ fn what_the_end_of_a_pod_waits_for_is_told_with_the_pod_and_its_node() {
     };
     let agent = |node| with(|w| w.agent = on(agent_pod(), node));
     let proxy = |node| with(|w| w.proxy = on(proxy_pod("10.244.0.8"), node));
-    for (told, type_, pod) in [
-        (agent(Some("node-7")), "Ready", "fix-login-agent"),
-        (proxy(Some("node-7")), "ProxyReady", "fix-login-proxy"),
-    ] {
-        let text = message(told, type_);
+    // Of all that is not known meanwhile, this is what a person can act on.
+    let node = Some("node-7");
+    let agents = (agent(node), agent(node), "fix-login-agent");
+    for (stage, same, pod) in [agents, (proxy(node), proxy(node), "fix-login-proxy")] {
+        says(&told(stage), "Ready", "False", "Replacing");
+        let text = message(same, "Ready");
         assert!(
             text.contains(&format!("{pod} on node node-7 ")) && text.ends_with("delete the Node."),
             "{text}"
