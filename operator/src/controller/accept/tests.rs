@@ -453,11 +453,21 @@ fn what_the_proxy_would_refuse_of_a_class_is_the_classes_fault() {
         json!({"additionalRoots": "no certificate"}),
         json!({"upstreamProxy": {"url": "https://proxy.example.com"}}),
         json!({"upstreamProxy": upstream_proxy("http://proxy.example.com:0")}),
-        json!({"upstreamProxy": upstream_proxy("http://1.2.3.4:3128")}),
-        json!({"upstreamProxy": upstream_proxy("socks5://16909060:3128")}),
     ] {
         let wrong = with_class(|c| c.spec.egress = Some(from(egress)));
         only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
+    }
+}
+
+#[test]
+fn a_login_to_an_address_is_the_classes_fault_and_its_administrator_is_told_to_write_a_name() {
+    // The proxy refuses such a login as well, and says nothing that an administrator could act on.
+    for url in ["http://1.2.3.4:3128", "socks5://16909060:3128"] {
+        let egress = json!({"upstreamProxy": upstream_proxy(url)});
+        let wrong = with_class(|c| c.spec.egress = Some(from(egress)));
+        only(rejected(&sandbox(|_| ()), &wrong), RejectionReason::ClassUnsupported, "spec.className");
+        let told = accept(&identity(), &sandbox(|_| ()), &wrong, &platform()).unwrap_err();
+        assert!(told.iter().all(|one| one.to_string().contains("must write a DNS name")), "{told:?}");
     }
     let egress = json!({"upstreamProxy": {"url": "http://1.2.3.4:3128"}});
     let class = with_class(|c| c.spec.egress = Some(from(egress)));
