@@ -13,11 +13,13 @@
     reason = "this library is test code: a broken expectation ends the test"
 )]
 
+pub mod cyclonus;
 pub mod exec;
 pub mod namespace;
 pub mod node;
 pub mod rig;
 pub mod sandbox;
+pub mod union;
 pub mod wait;
 
 pub use namespace::{Namespace, with_namespace};

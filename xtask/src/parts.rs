@@ -77,6 +77,10 @@ const PARTS: [Part; 7] = [
     Part { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")], tags: "", patch: Patch::None },
 ];
 
+/// Other people's judges, each built when it is asked for.
+const JUDGES: [Part; 1] =
+    [Part { folder: "cyclonus", programs: &[("cyclonus-cells", ".")], tags: "", patch: Patch::None }];
+
 /// Names by which the multi-call binary is called.
 const KUBERNETES_PROGRAMS: [&str; 7] = [
     "etcd",
@@ -119,6 +123,25 @@ pub fn built() -> Result<PathBuf> {
         relink(&bin.join("kubernetes"), &bin.join(program))?;
     }
     Ok(bin)
+}
+
+/// A program of other people's judges, built once.
+///
+/// # Errors
+/// As [`built`], and when there is none of this name.
+pub fn judge(name: &str) -> Result<PathBuf> {
+    let part = JUDGES
+        .iter()
+        .find(|part| part.programs.iter().any(|(program, _)| *program == name))
+        .during(format!("the rig has no program {name}"))?;
+    let _held = paths::cache_locked(part.folder)?;
+    let key = part.key()?;
+    if !part.is_built(&key) {
+        check_can_build(&paths::cache())?;
+        println!("building {}; this is done once", part.folder);
+        part.build(&key)?;
+    }
+    Ok(part.folder_of(&key).join(name))
 }
 
 /// Begins to download the sources of the parts that are not built, and does not wait: compilers keep the cores busy meanwhile.
@@ -303,7 +326,7 @@ mod tests {
 
     #[test]
     fn every_part_has_a_module() {
-        for part in &PARTS {
+        for part in PARTS.iter().chain(&JUDGES) {
             assert!(part.source().join("go.mod").is_file(), "{}", part.folder);
         }
     }

@@ -62,5 +62,15 @@ pub fn images() -> PathBuf {
 /// The program that plays the internet; `images` builds it with the same flags as everything else.
 #[must_use]
 pub fn world_program() -> PathBuf {
-    target().join(format!("{}-unknown-linux-gnu/release/agentsandbox-world", env::consts::ARCH))
+    released("agentsandbox-world")
+}
+
+/// The program that tries what a hostile agent would; `images` builds it too.
+#[must_use]
+pub fn prober_program() -> PathBuf {
+    released("agentsandbox-prober")
+}
+
+fn released(name: &str) -> PathBuf {
+    target().join(format!("{}-unknown-linux-gnu/release", env::consts::ARCH)).join(name)
 }

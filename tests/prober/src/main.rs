@@ -43,8 +43,11 @@ enum Verb {
         #[arg(long)]
         stay: bool,
     },
-    /// Answers every TCP connection and every datagram on a port.
-    Serve { port: u16 },
+    /// Answers every TCP connection and every datagram on each port that it can have.
+    Serve {
+        #[arg(required = true)]
+        ports: Vec<u16>,
+    },
     /// Does nothing.
     Sleep,
     /// Prints the form in which `files` looks for what stands on standard input, so that the secret itself never enters the pod.
@@ -87,7 +90,7 @@ fn run(verb: Verb) -> std::io::Result<String> {
             }
             text
         }
-        Verb::Serve { port } => serve::serve(port)?,
+        Verb::Serve { ports } => serve::serve(ports),
         Verb::Sleep => sleep(),
         Verb::Digest => {
             let mut secret = Vec::new();

@@ -44,5 +44,6 @@ mod tenancy;
 mod tenants;
 mod tokens;
 mod traces;
+mod truth;
 mod upstream_proxy;
 mod walls;
