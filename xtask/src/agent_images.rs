@@ -53,7 +53,7 @@ fn build() -> Result<PathBuf> {
         fs::remove_dir_all(&root).during(format!("{} cannot be removed", root.display()))?;
     }
     fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
-    debian(&folder, &root)?;
+    debian(DEBIAN, &folder, &root)?;
     node(&folder, &root)?;
     python(&folder, &root)?;
     let mut go = shell::command("go", &["build", "-trimpath", "-o"]);
@@ -65,14 +65,18 @@ fn build() -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn debian(folder: &Path, root: &Path) -> Result<()> {
+/// The smallest Debian with these packages, which have commas between.
+///
+/// # Errors
+/// When the packages cannot be had; the sentence names the log.
+pub(crate) fn debian(packages: &str, folder: &Path, root: &Path) -> Result<()> {
     if !shell::exists("mmdebstrap") {
         let mut install =
             shell::command("apt-get", &["install", "-y", "-q", "--no-install-recommends", "mmdebstrap"]);
         shell::output(install.env("DEBIAN_FRONTEND", "noninteractive")).during("install mmdebstrap")?;
     }
     let mut debian = shell::command("mmdebstrap", &["--mode=root", "--variant=minbase"]);
-    debian.arg(format!("--include={DEBIAN}")).arg(SUITE).arg(root);
+    debian.arg(format!("--include={packages}")).arg(SUITE).arg(root);
     // This machine's own mirrors, where they are written down.
     let sources = Path::new("/etc/apt/sources.list.d/debian.sources");
     if sources.exists() {
@@ -140,7 +144,8 @@ fn pack(folder: &Path, root: &Path, archive: &Path) -> Result<()> {
     fs::rename(&partial, archive).during(format!("{} cannot be written", archive.display()))
 }
 
-fn digest_of(file: &Path) -> Result<String> {
+/// Digest of a file, in hexadecimal digits.
+pub(crate) fn digest_of(file: &Path) -> Result<String> {
     let mut reader = fs::File::open(file).during(format!("{} cannot be read", file.display()))?;
     let mut digest = Sha256::new();
     let mut chunk = vec![0; 1 << 20];
@@ -154,6 +159,7 @@ fn digest_of(file: &Path) -> Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// In hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -48,5 +48,6 @@ pub mod shell;
 pub mod soak;
 pub mod test;
 pub mod tools;
+pub mod upstream;
 
 pub use failure::{Failure, Result};

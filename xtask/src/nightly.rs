@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 
 use crate::failure::{Failure, Result};
-use crate::test::visible;
+use crate::test::{cargo, visible};
 use crate::{fuzz, paths, soak};
 
 /// A part of the night, in the order in which they run.
@@ -21,6 +21,8 @@ pub enum Part {
     Fuzz,
     /// The proxy under load for half an hour.
     Soak,
+    /// Kubernetes' own tests of the runtime and of NetworkPolicies, with runc and with gVisor (O-C8, O-C9).
+    Upstream,
 }
 
 /// Seeds of the operator's storms; `cargo test` plays fewer.
@@ -28,6 +30,18 @@ const SEEDS: u32 = 10_000;
 /// Ten thousand of them are worth a build that is optimised.
 const STORMS: [&str; 7] =
     ["test", "--locked", "--profile", "nightly", "--package", "agentsandbox-sim", "o_r29_every"];
+/// Each brings up clusters of its own.
+const UPSTREAM: [&str; 9] = [
+    "test",
+    "--locked",
+    "--package",
+    "agentsandbox-tests",
+    "--test",
+    "upstream",
+    "--",
+    "--ignored",
+    "--test-threads=1",
+];
 
 /// Runs the parts, or one of them, and prints a line that counts them.
 ///
@@ -65,6 +79,7 @@ impl Part {
             Self::Seeds => visible(&mut storms()),
             Self::Fuzz => fuzz::run(None, fuzz::SECONDS),
             Self::Soak => soak::run(soak::MINUTES, None),
+            Self::Upstream => cargo(&UPSTREAM),
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::{paths, shell};
 /// Version of Kubernetes that the rig runs; its module is pinned to the same.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
 
+/// Version of the CRI's own tests: the one that the rig's containerd is tested with by its makers.
+pub const CRITEST_VERSION: &str = "v1.37.0";
+
 /// Changed when the way of building changes without a change of a part's files.
 const RECIPE: &str = "1";
 
@@ -77,9 +80,22 @@ const PARTS: [Part; 7] = [
     Part { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")], tags: "", patch: Patch::None },
 ];
 
-/// Other people's judges, each built when it is asked for.
-const JUDGES: [Part; 1] =
-    [Part { folder: "cyclonus", programs: &[("cyclonus-cells", ".")], tags: "", patch: Patch::None }];
+/// Other people's tests and judges, each built when it is asked for. A name that ends in `.test` is that of a package's tests.
+const JUDGES: [Part; 3] = [
+    Part { folder: "cyclonus", programs: &[("cyclonus-cells", ".")], tags: "", patch: Patch::None },
+    Part {
+        folder: "critest",
+        programs: &[("critest.test", "sigs.k8s.io/cri-tools/cmd/critest")],
+        tags: "",
+        patch: Patch::None,
+    },
+    Part {
+        folder: "kubernetes-tests",
+        programs: &[("netpol.test", "./netpol"), ("agnhost", "./agnhost")],
+        tags: "",
+        patch: Patch::None,
+    },
+];
 
 /// Names by which the multi-call binary is called.
 const KUBERNETES_PROGRAMS: [&str; 7] = [
@@ -125,7 +141,7 @@ pub fn built() -> Result<PathBuf> {
     Ok(bin)
 }
 
-/// A program of other people's judges, built once.
+/// A program of other people's tests and judges, built once.
 ///
 /// # Errors
 /// As [`built`], and when there is none of this name.
@@ -214,7 +230,7 @@ impl Part {
     fn key(&self) -> Result<String> {
         let mut digest = Sha256::new();
         digest.update(format!("{RECIPE} {:?} {} {}", self.programs, self.tags, self.needs_patch()));
-        for file in ["go.mod", "go.sum", "main.go"] {
+        for file in ["go.mod", "go.sum", "main.go", "netpol/netpol_test.go", "agnhost/main.go"] {
             let path = self.source().join(file);
             if path.exists() {
                 digest.update(fs::read(&path).during(format!("{} cannot be read", path.display()))?);
@@ -257,10 +273,11 @@ impl Part {
             let begin = Instant::now();
             println!("  {name} …");
             let partial = folder.join(format!("{name}.partial"));
-            let mut go = shell::command(
-                "go",
-                &["build", "-trimpath", "-ldflags", &self.ldflags(), "-tags", self.tags],
-            );
+            // Vet would look at all that the tests depend on.
+            let verb: &[&str] =
+                if name.ends_with(".test") { &["test", "-c", "-vet=off"] } else { &["build"] };
+            let mut go = shell::command("go", verb);
+            go.args(["-trimpath", "-ldflags", &self.ldflags(), "-tags", self.tags]);
             if self.needs_patch() {
                 go.arg("-mod=vendor");
             }
@@ -282,6 +299,9 @@ impl Part {
                     " -X {package}.gitVersion={KUBERNETES_VERSION} -X {package}.gitMajor=1 -X {package}.gitMinor=36 -X {package}.gitTreeState=clean"
                 );
             }
+        }
+        if self.folder == "critest" {
+            flags += &format!(" -X sigs.k8s.io/cri-tools/pkg/version.Version={CRITEST_VERSION}");
         }
         flags
     }

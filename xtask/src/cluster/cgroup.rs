@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::Cluster;
 use crate::failure::{During, Result};
 
@@ -114,6 +117,26 @@ pub fn remove(cluster: &Cluster) -> Result<()> {
     for root in existing_roots(cluster) {
         for folder in deepest_first(&root) {
             remove_empty(&folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends every process of a cgroup that is not below the cluster's own, however deep, and removes it.
+///
+/// # Errors
+/// When it stays.
+pub fn end(name: &str) -> Result<()> {
+    for hierarchy in fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for folder in deepest_first(&hierarchy.join(name)) {
+            let list = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            for process in list.lines().filter_map(|line| line.parse::<i32>().ok()) {
+                let _gone_already = kill(Pid::from_raw(process), Signal::SIGKILL);
+            }
+            remove_empty(&folder)?;
+        }
+        if let Some(parent) = Path::new(name).parent().filter(|parent| *parent != Path::new("")) {
+            let _used_by_others = fs::remove_dir(hierarchy.join(parent));
         }
     }
     Ok(())
