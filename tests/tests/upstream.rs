@@ -5,25 +5,21 @@
 use xtask::upstream::{Runtime, policies, runtime};
 
 #[test]
-#[ignore = "it takes long: `cargo xtask nightly upstream`"]
 fn o_c8_of_the_runtimes_own_tests_exactly_the_listed_ones_fail_with_gvisor() {
     runtime::run(Runtime::Runsc).unwrap();
 }
 
 #[test]
-#[ignore = "it takes long: `cargo xtask nightly upstream`"]
 fn o_c8_of_the_runtimes_own_tests_exactly_the_listed_ones_fail_with_runc() {
     runtime::run(Runtime::Runc).unwrap();
 }
 
 #[test]
-#[ignore = "it takes long: `cargo xtask nightly upstream`"]
 fn o_c9_kubernetes_own_tests_of_policies_pass_with_gvisor_and_fail_without_an_engine() {
     policies::run(Runtime::Runsc).unwrap();
 }
 
 #[test]
-#[ignore = "it takes long: `cargo xtask nightly upstream`"]
 fn o_c9_kubernetes_own_tests_of_policies_pass_with_runc_and_fail_without_an_engine() {
     policies::run(Runtime::Runc).unwrap();
 }

@@ -274,10 +274,12 @@ impl Part {
             println!("  {name} …");
             let partial = folder.join(format!("{name}.partial"));
             // Vet would look at all that the tests depend on.
-            let verb: &[&str] =
-                if name.ends_with(".test") { &["test", "-c", "-vet=off"] } else { &["build"] };
-            let mut go = shell::command("go", verb);
-            go.args(["-trimpath", "-ldflags", &self.ldflags(), "-tags", self.tags]);
+            let build: &[&str] = match name.ends_with(".test") {
+                true => &["test", "-c", "-vet=off", "-trimpath"],
+                false => &["build", "-trimpath"],
+            };
+            let mut go = shell::command("go", build);
+            go.args(["-ldflags", &self.ldflags(), "-tags", self.tags]);
             if self.needs_patch() {
                 go.arg("-mod=vendor");
             }

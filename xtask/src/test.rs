@@ -81,7 +81,12 @@ impl Part {
         match self {
             Self::Fmt => cargo(&["fmt", "--all", "--check"]),
             Self::Clippy => {
-                cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+                // The night's test is a target that `--all-targets` leaves out.
+                let targets = ["--all-targets", "--test", "upstream"];
+                cargo(
+                    &[&["clippy", "--workspace", "--locked"], &targets[..], &["--", "-D", "warnings"]]
+                        .concat(),
+                )
             }
             Self::Deny => deny(),
             Self::Unit => {

@@ -135,11 +135,17 @@ pub fn end(name: &str) -> Result<()> {
             }
             remove_empty(&folder)?;
         }
-        if let Some(parent) = Path::new(name).parent().filter(|parent| *parent != Path::new("")) {
-            let _used_by_others = fs::remove_dir(hierarchy.join(parent));
-        }
     }
     Ok(())
+}
+
+/// Removes what is empty of a cgroup that others use too, and itself where it is empty then.
+pub fn remove_unused(name: &str) {
+    for hierarchy in fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for folder in deepest_first(&hierarchy.join(name)) {
+            let _in_use = fs::remove_dir(folder);
+        }
+    }
 }
 
 /// A cgroup stays busy for a moment after its last process has been killed.

@@ -36,7 +36,10 @@ pub fn run(runtime: Runtime) -> Result<()> {
 /// A spec that fails leaves its pod behind.
 fn end_pods(cluster: &Cluster) -> Result<()> {
     let ids = shell::output(&mut cluster.ctr(&["containers", "list", "--quiet"])?)?;
-    ids.lines().filter(|id| !id.is_empty()).try_for_each(|id| cgroup::end(&format!("{CGROUPS}/{id}")))
+    ids.lines().filter(|id| !id.is_empty()).try_for_each(|id| cgroup::end(&format!("{CGROUPS}/{id}")))?;
+    // Of some pods that were removed, and of a run that broke off, empty ones stay.
+    cgroup::remove_unused(CGROUPS);
+    Ok(())
 }
 
 fn specs(program: &Path, cluster: &Cluster, runtime: Runtime, report: &Path) -> Result<Report> {
