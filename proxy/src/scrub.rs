@@ -72,7 +72,6 @@ impl Scrubber {
             let escaped = exact.flat_map(|needle| escapes::all(&needle.bytes)).map(Needle::exact);
             bodies.extend(escaped.filter(Needle::is_telling).flat_map(|needle| needle.letters()));
             needles.extend(encodings);
-            needles.extend(escapes::usual(secret.expose()).map(Needle::exact).filter(Needle::is_telling));
         }
         // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
         needles.sort_by(|a, b| b.bytes.len().cmp(&a.bytes.len()).then_with(|| a.bytes.cmp(&b.bytes)));

@@ -29,13 +29,6 @@ const JSON: &[u8] = b"\"\\";
 const JSON_AND_SLASH: &[u8] = b"\"\\/";
 const HTML: &[u8] = b"&<>";
 
-/// The text as a query and as plain JSON hold it, where that differs from the text itself.
-pub fn usual(text: &[u8]) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
-    let percent = [UPPER, LOWER].map(|digits| percent(text, UNRESERVED, digits));
-    let json = [JSON, JSON_AND_SLASH].map(|escaped| json(text, escaped, None));
-    percent.into_iter().chain(json).filter(move |form| form.as_slice() != text)
-}
-
 /// The text as each encoder here writes it, where that differs from the text itself. Some are the same.
 pub fn all(text: &[u8]) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
     let digits = [UPPER, LOWER];

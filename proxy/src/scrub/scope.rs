@@ -382,6 +382,33 @@ mod tests {
     }
 
     #[test]
+    fn p_i4_scrubbers_are_kept_up_to_a_bound_beyond_which_all_are_made_anew() {
+        let (rig, scrubbers, now) = (Rig::new(), Scrubbers::default(), Instant::now());
+        // Each credential has a host alone, and another one together with the one for the wildcard: two sets.
+        let each = |number: usize| {
+            format!(
+                "{{name: c{number}, inject: {{type: Bearer}}, scopes: [{{host: h{number}.a.test, ports: [443]}}, \
+                 {{host: h{number}.b.test, ports: [443]}}]}}"
+            )
+        };
+        let credentials =
+            (0..SCRUBBERS_MAX / 2).map(each).chain(std::iter::once(credential("all", "'*.b.test'")));
+        let policy = policy(&credentials.collect::<Vec<_>>().join(", "));
+        // A file that is looked at for the first time begins a generation.
+        rig.secrets.look(policy.secret_files().map(|(_, file)| file), now);
+        let kept_after = |host: &str| {
+            rig.clean(&scrubbers, &policy, host, "x", now).unwrap();
+            (scrubbers.made.lock().unwrap().len(), scrubbers.recent.lock().unwrap().len())
+        };
+        for number in 0..SCRUBBERS_MAX {
+            let zone = if number < SCRUBBERS_MAX / 2 { "a" } else { "b" };
+            let host = format!("h{}.{zone}.test", number % (SCRUBBERS_MAX / 2));
+            assert_eq!(kept_after(&host), (number + 1, number + 1), "{host}");
+        }
+        assert_eq!(kept_after("other.b.test"), (1, 1));
+    }
+
+    #[test]
     fn p_f16_a_secret_that_is_missing_hinders_no_request_that_does_not_need_it() {
         let (rig, scrubbers, now) = (Rig::new(), Scrubbers::default(), Instant::now());
         let policy =

@@ -107,6 +107,26 @@ fn what_only_looks_like_the_secret_stays() {
     assert_eq!(short.redacted(b"cab").unwrap(), b"c[redacted]");
 }
 
+#[test]
+fn p_f7_behind_an_escape_letters_count_as_they_do_elsewhere() {
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02X}")).collect();
+    assert_eq!(clean(&format!("%2f{hex}")), "%2f[redacted]");
+    assert_eq!(clean(&format!("%2f{SECRET}")), "%2f[redacted]");
+    let other = format!("%2f{}", SECRET.to_uppercase());
+    assert_eq!(clean(&other), other, "it is another secret");
+    let wide: String = SECRET.chars().map(|c| format!("\\u01{:02x}", u32::from(c))).collect();
+    assert_eq!(clean(&wide), wide, "these are other letters");
+}
+
+#[test]
+fn p_f6_secrets_that_touch_are_each_replaced_and_those_that_overlap_as_one() {
+    assert_eq!(clean(&format!("<{SECRET}{SECRET}>")), "<[redacted][redacted]>");
+    let both = [&Secret::of("abcdefgh-12345678"), &Secret::of("12345678-ijklmnop")];
+    let injection = query();
+    let scrubber = Scrubber::new(both.map(|secret| (&injection, secret)));
+    assert_eq!(scrubber.redacted(b"<abcdefgh-12345678-ijklmnop>").unwrap(), b"<[redacted]>");
+}
+
 proptest! {
     #[test]
     fn p_f7_no_choice_of_escapes_hides_a_secret(

@@ -79,9 +79,7 @@ fn escape(text: &[u8]) -> Escape {
         [b'\\', b'u', b'0', b'0', high, low, ..] => (hex(*high, *low), 6),
         [b'\\', plain @ (b'"' | b'\\' | b'/'), ..] => (Some(*plain), 2),
         [b'%', ..] | [b'\\'] => return Escape::Unfinished,
-        [b'\\', b'u', digits @ ..]
-            if digits.len() < 4 && b"00".starts_with(digits.get(..2).unwrap_or(digits)) =>
-        {
+        [b'\\', b'u', digits @ ..] if b"00".starts_with(digits.get(..2).unwrap_or(digits)) => {
             return Escape::Unfinished;
         }
         [first, ..] => return Escape::None(*first),
@@ -113,6 +111,11 @@ mod tests {
             (r"\\u002B", r"\u002B"),
             (r"%zz\u12ab\n%", r"%zz\u12ab\n"),
             (r"a\u00", "a"),
+            (r"a\u004", "a"),
+            (r"a\u", "a"),
+            (r"a\u1", r"a\u1"),
+            (r"a\u01", r"a\u01"),
+            (r"\u00zz", r"\u00zz"),
             (r"a\", "a"),
         ] {
             let read = Unescaped::of(written.as_bytes());

@@ -116,6 +116,23 @@ fn p_f7_a_body_is_masked_in_the_spellings_of_the_encoders_in_use() {
 }
 
 #[test]
+fn p_f7_a_body_is_masked_where_what_an_encoder_wrote_is_encoded_once_more() {
+    let (key, all) = spellings();
+    let mut mask = masking(key);
+    let percent = |byte: u8| {
+        if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    for (command, spelled) in all {
+        // As a URL in a URL, and as JSON text in JSON.
+        let json = spelled.replace('\\', "\\\\").replace('"', "\\\"");
+        for twice in [spelled.bytes().map(percent).collect::<String>(), json] {
+            let clean = mask.pass(Bytes::from(format!("<{twice}>")));
+            assert_eq!(clean, format!("<{}>", "*".repeat(twice.len())), "{command}: {twice}");
+        }
+    }
+}
+
+#[test]
 fn p_f7_a_body_is_masked_in_the_spelling_that_was_sent_in_a_path() {
     let (key, _) = spellings();
     let placeholder = "placeholder-0123".to_owned();

@@ -17,6 +17,16 @@ fn no_more_of_a_secret_is_in_the_automaton_than_what_names_its_kind() {
     assert_eq!(found.anchors.all, [b"abc".to_vec(), b"sk-a".to_vec()]);
 }
 
+#[test]
+fn a_field_with_nothing_of_a_secret_is_told_by_its_pairs_and_one_with_its_first_two_letters_by_the_automaton()
+{
+    let anchors = Anchors::new(std::iter::once(&b"sk-live-0123"[..]), Case::Any);
+    let looks = |text: &[u8]| (anchors.pairs.stand_in(text), anchors.stand_in(text));
+    assert_eq!(looks(b"application/json"), (false, false));
+    assert_eq!(looks(b"a task"), (true, false));
+    assert_eq!(looks(b"its SK-Liver"), (true, true));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
