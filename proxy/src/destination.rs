@@ -248,6 +248,8 @@ mod tests {
             (Binding::HostHeader, "GET /x", "host: api.test:80", "GET http://api.test:80/x"),
             (Binding::HostHeader, "GET /x", "host: api.test:8080", mismatch),
             (Binding::HostHeader, "GET /x", "", malformed),
+            (Binding::HostHeader, "GET http://api.test/x", "host: api.test", "GET http://api.test:80/x"),
+            (Binding::HostHeader, "GET https://api.test:80/x", "host: api.test", mismatch),
             (Binding::BaseUrl, "GET /api/x?q=1", "host: 127.0.0.1:8080", "GET https://api.test:8443/x?q=1"),
             (Binding::BaseUrl, "GET /api", "host: any", "GET https://api.test:8443/"),
             (Binding::BaseUrl, "GET /api?q=1", "", "GET https://api.test:8443/?q=1"),
@@ -260,6 +262,28 @@ mod tests {
         ] {
             assert_eq!(asked(&binding, line, fields), expected, "{binding:?} {line} {fields}");
         }
+    }
+
+    #[test]
+    fn a_denial_says_where_it_was_as_far_as_the_connection_tells_and_keeps_what_it_says_itself() {
+        let (head, ()) = Request::builder().method("PUT").uri("/x?q=1").body(()).unwrap().into_parts();
+        let place = |denial: Denial| (denial.host, denial.port, denial.method, denial.path);
+        let text = |text: &str| Some(text.to_owned());
+        let bare = || Denial::new(DenialReason::MalformedRequest);
+        assert_eq!(
+            place(*located(bare(), &head, &bound())),
+            (text("api.test"), Some(8443), text("PUT"), text("/x"))
+        );
+        assert_eq!(
+            place(*located(bare(), &head, &Binding::HostHeader)),
+            (None, None, text("PUT"), text("/x"))
+        );
+        let own = bare().with_host(Host::parse("own.test").unwrap()).with_port(1);
+        let own = Denial { method: text("GET"), path: text("/own"), ..own };
+        assert_eq!(
+            place(*located(own, &head, &bound())),
+            (text("own.test"), Some(1), text("GET"), text("/own"))
+        );
     }
 
     #[test]

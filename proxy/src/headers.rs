@@ -698,6 +698,15 @@ mod tests {
     }
 
     #[test]
+    fn p_f14_no_session_of_the_agents_own_speaks_beside_a_client_certificate_or_at_the_host_of_a_key() {
+        for strip in [strip_cookies, strip_own_session] {
+            let mut headers = fields(&[("cookie", "session=1"), ("cookie", "other=2"), ("x-plain", "1")]);
+            strip(&mut headers);
+            assert_eq!(left(&headers), ["x-plain"]);
+        }
+    }
+
+    #[test]
     fn several_cookie_fields_are_joined_and_a_credential_has_none() {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, HeaderValue::from_static("a=1"));
