@@ -30,6 +30,9 @@ pub struct BodyMask {
     scrubber: Arc<Scrubber>,
     /// The longest end of what came that begins a needle, as it came: what follows may complete it.
     begun: Zeroizing<Vec<u8>>,
+    /// How many bytes at the end of that are read anew once escapes are undone: what comes before may be half an escape, of
+    /// which only letter for letter a needle was begun.
+    unread: usize,
     /// The last bytes of it that were not passed on yet, masked where a needle was complete already.
     held: Zeroizing<Vec<u8>>,
 }
@@ -38,16 +41,19 @@ impl BodyMask {
     /// Masks what the scrubber knows, letter for letter.
     #[must_use]
     pub fn new(scrubber: Arc<Scrubber>) -> Self {
-        Self { scrubber, begun: Zeroizing::default(), held: Zeroizing::default() }
+        Self { scrubber, begun: Zeroizing::default(), unread: 0, held: Zeroizing::default() }
     }
 
     /// What may be passed on once this frame has come; it can be nothing.
     #[must_use]
     pub fn pass(&mut self, frame: Bytes) -> Bytes {
         let mut found = self.search(&frame);
-        if is_escaped(&frame) || is_escaped(&self.begun) {
-            self.search_unescaped(&frame, &mut found);
-        }
+        let is_begun_otherwise = self.unread < self.begun.len();
+        self.unread = if is_begun_otherwise || is_escaped(&frame) || is_escaped(&self.begun) {
+            self.search_unescaped(&frame, &mut found)
+        } else {
+            found.begun
+        };
         let Found { places, begun } = found;
         let came = self.begun.len() + frame.len();
         let kept = came - begun;
@@ -80,7 +86,8 @@ impl BodyMask {
         let shows = |text: &[u8]| {
             self.scrubber.bodies.begun(text).any(|(begun, length)| shows_too_much(begun, length))
         };
-        if shows(&self.begun) || (is_escaped(&self.begun) && shows(Unescaped::of(&self.begun).text())) {
+        let unread = self.begun.get(self.begun.len().saturating_sub(self.unread)..).unwrap_or_default();
+        if shows(&self.begun) || (is_escaped(unread) && shows(Unescaped::of(unread).text())) {
             return Bytes::from(vec![MASK; held.len()]);
         }
         Bytes::copy_from_slice(&held)
@@ -119,21 +126,26 @@ impl BodyMask {
         }
     }
 
-    /// Adds where needles stand once escapes are undone. An escape that the end cuts off may be of a needle as well.
-    fn search_unescaped(&self, frame: &[u8], found: &mut Found) {
+    /// Adds where needles stand once escapes are undone, and tells how many bytes of the end begin one then. An escape that the
+    /// end cuts off may be of a needle as well.
+    fn search_unescaped(&self, frame: &[u8], found: &mut Found) -> usize {
         let needles = &self.scrubber.bodies;
         let mut came = Zeroizing::new(Vec::with_capacity(self.begun.len() + frame.len()));
         came.extend_from_slice(&self.begun);
         came.extend_from_slice(frame);
-        let first = memchr::memchr2(b'%', b'\\', &came).unwrap_or(came.len());
+        let read_to = self.begun.len().saturating_sub(self.unread);
+        let unread = came.get(read_to..).unwrap_or_default();
+        let first = memchr::memchr2(b'%', b'\\', unread).unwrap_or(unread.len());
         // What begins farther before the first escape ends before it.
-        let from = first.saturating_sub(needles.longest());
+        let from = read_to + first.saturating_sub(needles.longest());
         let read = Unescaped::of(came.get(from..).unwrap_or_default());
         let inside = needles.search(read.text(), read.text().len());
         let place = |at| from + read.place(at);
         found.places.extend(inside.places.iter().map(|(start, end)| (place(*start), place(*end))));
         let begins = place(read.text().len().saturating_sub(inside.begun));
-        found.begun = found.begun.max(came.len().saturating_sub(begins));
+        let begun = came.len().saturating_sub(begins);
+        found.begun = found.begun.max(begun);
+        begun
     }
 
     /// Keeps what begins a needle: from `kept` on, of what was begun and this frame.

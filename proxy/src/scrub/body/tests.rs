@@ -230,6 +230,27 @@ fn p_f6_an_escaped_secret_that_the_end_of_a_body_cuts_off_shows_no_more_than_its
 }
 
 #[test]
+fn what_an_escape_ends_with_begins_no_secret_wherever_the_escape_is_cut() {
+    let key = "71-live-0123456789abcdef";
+    let mut whole = masking(key);
+    let body = "at %271-live-0123%";
+    let mut out = whole.pass(Bytes::from_static(body.as_bytes())).to_vec();
+    out.extend_from_slice(&whole.release());
+    assert_eq!(String::from_utf8_lossy(&out), body, "its first letter is of an escape");
+    for (cut, again) in [(6, 9), (6, 17), (7, 12)] {
+        let mut mask = masking(key);
+        let frames = [&body[..cut], &body[cut..again], &body[again..]];
+        let mut out = frames.map(|frame| mask.pass(Bytes::from_static(frame.as_bytes()))).concat();
+        out.extend_from_slice(&mask.release());
+        assert_eq!(String::from_utf8_lossy(&out), body, "cut at {cut} and {again}");
+    }
+    let mut mask = masking(key);
+    let mut out = mask.pass(Bytes::from_static(b"at %2 71-live-0123%")).to_vec();
+    out.extend_from_slice(&mask.release());
+    assert!(out.ends_with(b"**"), "what begins one is masked: {}", String::from_utf8_lossy(&out));
+}
+
+#[test]
 fn what_follows_released_bytes_is_still_masked() {
     let mut mask = mask();
     let (left, right) = KEY.split_at(SHOWN_BYTES_MAX);
