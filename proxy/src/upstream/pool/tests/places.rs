@@ -82,7 +82,9 @@ async fn p_i4_what_is_kept_makes_room_once_it_carries_nothing() {
         } else {
             pool.put(used)
         }
+        let begin = Instant::now();
         assert!(waiting.await.is_some(), "{is_http2}");
+        assert!(begin.elapsed() < IDLE_SWEEP_INTERVAL, "not only because it became too old: {is_http2}");
         assert_eq!(count(&pool), 0, "{is_http2}");
     }
 }
