@@ -61,15 +61,17 @@ pub(super) async fn over_http2(
     window: Window,
 ) -> Result<Sender, DenialReason> {
     let streams = Streams::new();
+    let window_bytes = window.bytes;
+    streams.hold(window);
     let mut builder = http2::Builder::new(Telling(Arc::clone(&streams)));
     builder
         .timer(TokioTimer::new())
         .initial_max_send_streams(NOTHING_TOLD)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(
-            H2_UPSTREAM_STREAM_WINDOW_BYTES.min(window.bytes / H2_UPSTREAM_STREAM_SHARE),
+            H2_UPSTREAM_STREAM_WINDOW_BYTES.min(window_bytes / H2_UPSTREAM_STREAM_SHARE),
         )
-        .initial_connection_window_size(window.bytes)
+        .initial_connection_window_size(window_bytes)
         // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);
@@ -91,7 +93,6 @@ pub(super) async fn over_http2(
         }
         // Only then is it seen to be closed.
         drop(connection);
-        drop(window);
         told.wake_one();
     });
     Ok(Sender::Http2(sender, streams))

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::limits::CONNECT_TIMEOUT;
+use crate::upstream::places::Window;
 
 /// Streams that begin before the upstream has said how many it allows: the one that the connection was opened for. hyper would
 /// keep others in a queue of its own if that turned out to be fewer.
@@ -26,6 +27,9 @@ pub struct Streams {
     spare: OnceLock<Arc<Notify>>,
     /// Whoever asks the connection what it allows.
     asking: Mutex<Option<Waker>>,
+    /// What the upstream may send before it is passed on. It is held with each stream, since what came on one lies here until it is
+    /// read, even when the connection has ended.
+    window: OnceLock<Window>,
 }
 
 impl Streams {
@@ -34,7 +38,21 @@ impl Streams {
         let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS_BEFORE_TOLD));
         let (is_told, opened) = (AtomicBool::new(false), Instant::now());
         let (queue, spare) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { open, max, is_told, opened, queue, spare, asking: Mutex::default() })
+        Arc::new(Self {
+            open,
+            max,
+            is_told,
+            opened,
+            queue,
+            spare,
+            asking: Mutex::default(),
+            window: OnceLock::new(),
+        })
+    }
+
+    /// Holds the window of the connection, whose tasks hold these streams.
+    pub(in super::super) fn hold(&self, window: Window) {
+        self.window.get_or_init(|| window);
     }
 
     /// Whom to wake when the upstream may have said something that requests wait for.
