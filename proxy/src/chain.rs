@@ -18,8 +18,9 @@ use tokio::net::TcpStream;
 use tokio_util::either::Either;
 use zeroize::Zeroizing;
 
-use crate::dial::Way;
+use crate::dial::Stream;
 use crate::secrets::Secret;
+use crate::upstream::Placed;
 use crate::{headers, loops};
 
 /// What a proxy makes of a connection after CONNECT.
@@ -40,11 +41,11 @@ mod socks {
 
 /// Asks the proxy at the other end of `stream` for the destination.
 pub async fn open(
-    mut stream: TcpStream,
+    mut stream: Placed<TcpStream>,
     permit: &DialPermit,
     proxy: &UpstreamProxy,
     password: Option<&Secret>,
-) -> io::Result<Way> {
+) -> io::Result<Stream> {
     let login = match (&proxy.login, password) {
         (None, _) => None,
         (Some(login), Some(password)) => Some((login.username.as_str(), password)),
@@ -60,7 +61,7 @@ pub async fn open(
 }
 
 async fn connect(
-    stream: TcpStream,
+    stream: Placed<TcpStream>,
     permit: &DialPermit,
     login: Option<(&str, &Secret)>,
 ) -> io::Result<Tunnel> {
@@ -88,7 +89,11 @@ async fn connect(
     hyper::upgrade::on(response).await.map(TokioIo::new).map_err(io::Error::other)
 }
 
-async fn ask(stream: &mut TcpStream, permit: &DialPermit, login: Option<(&str, &Secret)>) -> io::Result<()> {
+async fn ask(
+    stream: &mut Placed<TcpStream>,
+    permit: &DialPermit,
+    login: Option<(&str, &Secret)>,
+) -> io::Result<()> {
     let method = if login.is_some() { socks::PASSWORD } else { socks::NO_AUTHENTICATION };
     stream.write_all(&[socks::VERSION, 1, method]).await?;
     let mut chosen = [0; 2];

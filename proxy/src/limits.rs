@@ -168,6 +168,15 @@ pub const HALF_CLOSED_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The same once one side has no more to say: the other may think about its answer for as long as about any.
 pub const HALF_CLOSED_IDLE_TIMEOUT: Duration = RESPONSE_HEAD_TIMEOUT;
+/// How long an upstream may take nothing of what waits for it, or answer no probe of the kernel's: then its connection ends, which
+/// would hold a place for ever. It may think about what it has taken for as long.
+pub const UPSTREAM_DEAF_MAX: Duration = RESPONSE_HEAD_TIMEOUT;
+/// Silence after which the kernel asks whether an upstream is there, and how often: below the minute after which middleboxes commonly
+/// forget a connection.
+pub const UPSTREAM_PROBE_INTERVAL: Duration = H2_PING_INTERVAL;
+/// What TLS that is passed on waits for a place: a client that has no answer to its handshake for a minute has given up, even where it
+/// does not say so.
+pub const PASSED_PLACE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Silence in the middle of a request's body, before its answer has begun.
 pub const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is still taken of a request's body once its answer is over. Bodies of refused API calls are well below it.
