@@ -26,6 +26,7 @@ pub struct Metrics {
     bytes_down: AtomicU64,
     unknown_peers: AtomicU64,
     connections_refused: AtomicU64,
+    admin_connections_refused: AtomicU64,
     audit_lost: AtomicU64,
     upstream_connections: AtomicU64,
     policy_rejected: AtomicU64,
@@ -75,6 +76,11 @@ impl Metrics {
     /// A connection beyond the limit.
     pub fn connection_refused(&self) {
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The same at the admin port, which no agent reaches and no audit line tells of.
+    pub fn admin_connection_refused(&self) {
+        self.admin_connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Audit lines that could not be written.
@@ -164,7 +170,7 @@ impl Metrics {
         text
     }
 
-    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 11] {
+    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 12] {
         [
             ("agentsandbox_proxy_bytes_up_total", "Body bytes from the agent.", &self.bytes_up),
             ("agentsandbox_proxy_bytes_down_total", "Body bytes to the agent.", &self.bytes_down),
@@ -177,6 +183,11 @@ impl Metrics {
                 "agentsandbox_proxy_connections_refused_total",
                 "Connections over the limit.",
                 &self.connections_refused,
+            ),
+            (
+                "agentsandbox_proxy_admin_connections_refused_total",
+                "Connections to the admin port over its limit.",
+                &self.admin_connections_refused,
             ),
             (
                 "agentsandbox_proxy_audit_lost_total",

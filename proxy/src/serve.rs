@@ -221,7 +221,7 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slo
         let work: Work = match port {
             Port::Admin => {
                 let Ok(place) = Arc::clone(&slots.admin).try_acquire_owned() else {
-                    proxy.metrics.connection_refused();
+                    proxy.metrics.admin_connection_refused();
                     continue;
                 };
                 let serving = admin::serve(Arc::clone(&proxy), io);

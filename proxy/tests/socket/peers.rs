@@ -186,12 +186,17 @@ async fn p_i4_connections_to_the_admin_port_are_bounded_and_take_no_place_of_an_
         }
         let (last, more) = (admin().await, admin().await);
         let is_refused = is_closed(more).await;
-        let is_served = over_http1(last, get("/metrics", "proxy")).await.status == StatusCode::OK;
+        let metrics = over_http1(last, get("/metrics", "proxy")).await;
+        let is_served = metrics.status == StatusCode::OK;
         let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
         let agent = over_http1(io, get(&world.url("/v1/x"), &world.authority())).await.status;
         // Later the first of them are closed for their silence, and then nothing is shown.
         if begin.elapsed() < HEADER_READ_TIMEOUT {
             assert_eq!((is_refused, is_served, agent), (true, true, StatusCode::OK));
+            for (name, count) in [("admin_connections_refused", 1), ("connections_refused", 0)] {
+                let line = format!("\nagentsandbox_proxy_{name}_total {count}\n");
+                assert!(metrics.body.contains(&line), "{line}");
+            }
             return;
         }
     }
