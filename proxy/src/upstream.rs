@@ -45,7 +45,7 @@ use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
 
 pub use self::places::{Place, Placed, Places, Unleased};
-pub use self::pool::{Opening, Voice};
+pub use self::pool::Voice;
 pub use self::refusal::Refusal;
 
 /// What the agent wants of the connection.

@@ -77,7 +77,8 @@ impl Leave<'_> {
         Err(if self.is_renewed { self.overtaken() } else { Stopped::Replaced(Box::new(keys)) })
     }
 
-    fn overtaken(&self) -> Stopped {
+    /// It does not go out: its policy is not in force any more.
+    pub(super) fn overtaken(&self) -> Stopped {
         Box::new(denial(self.recorded.permit(), DenialReason::Overtaken)).into()
     }
 

@@ -12,7 +12,7 @@ use crate::audit::Entry;
 use crate::bounds;
 use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, LOST_REQUEST_AGE_MAX};
 use crate::respond::{self, Body, denial};
-use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Opening, Place, Purpose, Unleased};
+use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Place, Purpose, Unleased};
 
 /// What is told of a request for which no connection could be opened in time.
 pub(crate) const NO_PLACE: &str = "As many connections to upstreams as the proxy opens at a time were in use until the request had waited too long; end some that are open, or send fewer at the same time.";
@@ -109,10 +109,7 @@ async fn find(
     loop {
         let found = match may_reuse {
             true => upstream.reuse(leave.recorded, &leave.voice, until).await,
-            false => {
-                let place = upstream.place(until).await.ok_or(Unleased::NoPlace);
-                Err(place.map_or_else(|none| none, |place| Unleased::Opening(Opening::default(), place)))
-            }
+            false => Err(upstream.anew(until).await),
         };
         let (opening, place) = match found {
             Ok(lease) => {
@@ -125,6 +122,7 @@ async fn find(
             Err(Unleased::Full) => {
                 return Err(Box::new(denial(permit, DenialReason::UpstreamUnreachable)).into());
             }
+            Err(Unleased::Retired) => return Err(leave.overtaken()),
             Err(Unleased::NoPlace) => {
                 let denied = denial(permit, DenialReason::UpstreamUnreachable);
                 return Err(Box::new(denied.with_how_to_allow(NO_PLACE)).into());

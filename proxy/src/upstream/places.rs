@@ -6,15 +6,17 @@
 //! asked for. A connection that is kept and carries nothing makes room for one that is waited for.
 
 use std::io::{self, IoSlice};
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::pool::{self, Destination, Opening, Pool, Voice};
+use super::pool::{self, Destination, Found, Opening, Pool, Voice};
 use super::{Lease, Upstream};
 use crate::limits::{
     H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_LEAST_WINDOW_BYTES, H2_UPSTREAM_NARROW_CONNECTIONS_MAX,
@@ -27,10 +29,19 @@ pub struct Places {
     all: Arc<Semaphore>,
     wide: Arc<Semaphore>,
     narrow: Arc<Semaphore>,
-    /// Told when a connection that is kept may carry nothing any more.
-    spare: Arc<Notify>,
+    signals: Arc<Signals>,
     /// What is kept under the policy in force.
     kept: Mutex<Weak<Pool>>,
+}
+
+/// What those that wait for a place are told.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// A connection that is kept carries nothing any more: one of those that wait takes it, or ends it. Whoever hears this and does
+    /// neither tells the next.
+    pub(super) idle: Notify,
+    /// There may be something to go on with, or nothing to wait for any more: all of those that wait look.
+    pub(super) look: Notify,
 }
 
 /// A place for one connection. It is given back when the last clone is dropped, so that one request may try several addresses with it.
@@ -67,7 +78,7 @@ impl Default for Places {
             all: places(0),
             wide: places(H2_UPSTREAM_WIDE_CONNECTIONS_MAX),
             narrow: places(H2_UPSTREAM_NARROW_CONNECTIONS_MAX),
-            spare: Arc::default(),
+            signals: Arc::default(),
             kept: Mutex::default(),
         }
     }
@@ -81,46 +92,66 @@ impl Places {
 
     /// A pool for the policy that comes into force, whose idle connections make room.
     pub(super) fn pool(&self) -> Arc<Pool> {
-        let pool = Arc::new(Pool::telling(Arc::clone(&self.spare)));
+        let pool = Arc::new(Pool::telling(Arc::clone(&self.signals)));
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&pool);
         pool
     }
 
-    /// A place that is free now. Where there is none, something that is kept makes room for another time.
+    /// A place that is free now.
     pub(super) fn now(&self) -> Option<Place> {
-        let place = Arc::clone(&self.all).try_acquire_owned().ok().map(Place::from);
-        if place.is_none() {
-            self.make_room();
-        }
-        place
+        Arc::clone(&self.all).try_acquire_owned().ok().map(Place::from)
     }
 
-    /// A place as soon as one is free, unless `look` finds a connection before, or it is later than `until`.
-    pub(super) async fn take<T>(&self, until: Instant, look: impl FnMut() -> Option<T>) -> Taken<T> {
-        match Arc::clone(&self.all).try_acquire_owned() {
-            Ok(place) => Taken::Place(place.into()),
+    /// A place as soon as one is free, unless `look` finds something before, or it is later than `until`. Where it finds nothing, it may
+    /// say what else to wait for.
+    pub(super) async fn take<T>(
+        &self,
+        until: Instant,
+        look: impl FnMut() -> ControlFlow<T, Option<OwnedNotified>>,
+    ) -> Taken<T> {
+        match self.now() {
+            Some(place) => Taken::Place(place),
             // Apart: hardly any request waits, and all would be moved about with the room for it.
-            Err(_) => Box::pin(self.wait(until, look)).await,
+            None => Box::pin(self.wait(until, look)).await,
         }
     }
 
-    async fn wait<T>(&self, until: Instant, mut look: impl FnMut() -> Option<T>) -> Taken<T> {
+    async fn wait<T>(
+        &self,
+        until: Instant,
+        mut look: impl FnMut() -> ControlFlow<T, Option<OwnedNotified>>,
+    ) -> Taken<T> {
         let mut place = pin!(timeout_at(until, Arc::clone(&self.all).acquire_owned()));
+        // There may be an idle connection at first, and later only if that is told: one that ends is enough for one that waits.
+        let mut is_idle = true;
         loop {
-            let mut spare = pin!(self.spare.notified());
-            // What is told from here on is heard.
-            spare.as_mut().enable();
-            if let Some(found) = look() {
-                return Taken::Found(found);
+            let (mut idle, told) = (pin!(self.signals.idle.notified()), self.signals.look.notified());
+            // What was told before anybody waited is looked for now, once.
+            if idle.as_mut().enable() {
+                is_idle = true;
+                idle.set(self.signals.idle.notified());
             }
-            self.make_room();
-            tokio::select! {
+            let change = match look() {
+                ControlFlow::Break(found) => {
+                    if is_idle {
+                        self.signals.idle.notify_one();
+                    }
+                    return Taken::Found(found);
+                }
+                ControlFlow::Continue(change) => change,
+            };
+            if is_idle {
+                self.make_room();
+            }
+            is_idle = tokio::select! {
                 place = &mut place => return match place {
                     Ok(Ok(place)) => Taken::Place(place.into()),
                     Ok(Err(_)) | Err(_) => Taken::Late,
                 },
-                () = spare => {}
-            }
+                () = idle => true,
+                () = told => false,
+                () = changed(change) => false,
+            };
         }
     }
 
@@ -140,6 +171,13 @@ impl Places {
         of(&self.wide, H2_UPSTREAM_CONNECTION_WINDOW_BYTES)
             .or_else(|| of(&self.narrow, H2_UPSTREAM_NARROW_WINDOW_BYTES))
             .unwrap_or_else(Window::least)
+    }
+}
+
+async fn changed(change: Option<OwnedNotified>) {
+    match change {
+        Some(change) => change.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -163,6 +201,8 @@ pub enum Unleased {
     Full,
     /// As many were open as may be, to whatever destination, for as long as it may wait.
     NoPlace,
+    /// Its policy has been replaced.
+    Retired,
 }
 
 impl Upstream {
@@ -174,31 +214,67 @@ impl Upstream {
         until: Instant,
     ) -> Result<Lease, Unleased> {
         loop {
-            let opening = match self.pool.lease(to.clone(), voice, until).await {
+            let mut opening = match self.pool.lease(to.clone(), voice, until).await {
                 Ok(lease) => return Ok(lease),
                 Err(pool::Unleased::Full) => return Err(Unleased::Full),
+                Err(pool::Unleased::Retired) => return Err(Unleased::Retired),
                 Err(pool::Unleased::Opening(opening)) => opening,
             };
-            if opening.is_for_one_more() {
-                match self.places.now() {
-                    Some(place) => return Err(Unleased::Opening(opening, place)),
-                    // A stream of those that are full may end sooner.
-                    None => opening.failed(),
-                }
-                continue;
+            if let Some(place) = self.places.now() {
+                return Err(Unleased::Opening(opening, place));
             }
-            let look = || self.pool.at_once(to.clone(), voice);
-            return match self.places.take(until, look).await {
-                Taken::Place(place) => Err(Unleased::Opening(opening, place)),
-                Taken::Found(lease) => Ok(lease),
-                Taken::Late => Err(Unleased::NoPlace),
+            let taken = self.places.take(until, || self.look(to.clone(), voice, &mut opening)).await;
+            let place = match taken {
+                Taken::Place(place) => place,
+                Taken::Found(found) => return found,
+                Taken::Late => return Err(Unleased::NoPlace),
             };
+            // Much may have come about since this looked last.
+            match self.look(to.clone(), voice, &mut opening) {
+                ControlFlow::Break(found) => return found,
+                // Another has the leave, or has opened one already that this may share.
+                ControlFlow::Continue(Some(_)) if !opening.is_for_one_more() => {}
+                ControlFlow::Continue(_) => return Err(Unleased::Opening(opening, place)),
+            }
         }
     }
 
-    /// The leave to open a connection whatever is open, as soon as there is a place for it; none where there is no room until then.
+    /// What there is for a request that waits for a place. It keeps the leave to open one more while it waits, so that only one of those that
+    /// found the same connections full does.
+    fn look(
+        &self,
+        to: Destination,
+        voice: &Voice,
+        opening: &mut Opening,
+    ) -> ControlFlow<Result<Lease, Unleased>, Option<OwnedNotified>> {
+        loop {
+            match self.pool.take(to.clone(), voice) {
+                Found::Lease(lease) => return ControlFlow::Break(Ok(lease)),
+                Found::Retired => return ControlFlow::Break(Err(Unleased::Retired)),
+                // A stream of those that are full may end sooner.
+                Found::Opening(other) if other.is_for_one_more() => *opening = other,
+                Found::Opening(_) => return ControlFlow::Continue(None),
+                Found::Wait(change) => return ControlFlow::Continue(Some(change)),
+            }
+        }
+    }
+
+    /// The leave to open a connection whatever is open, or why there is none.
+    pub(crate) async fn anew(&self, until: Instant) -> Unleased {
+        let look = || match self.pool.is_retired() {
+            true => ControlFlow::Break(Unleased::Retired),
+            false => ControlFlow::Continue(None),
+        };
+        match self.places.take(until, look).await {
+            Taken::Place(place) => Unleased::Opening(Opening::default(), place),
+            Taken::Found(unleased) => unleased,
+            Taken::Late => Unleased::NoPlace,
+        }
+    }
+
+    /// A place for what is no request and is told otherwise that its policy is gone; none where there is no room until then.
     pub(crate) async fn place(&self, until: Instant) -> Option<Place> {
-        match self.places.take(until, || None::<Place>).await {
+        match self.places.take(until, || ControlFlow::<Place, _>::Continue(None)).await {
             Taken::Place(place) | Taken::Found(place) => Some(place),
             Taken::Late => None,
         }

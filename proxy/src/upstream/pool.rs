@@ -22,6 +22,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::streams::{Stream, Streams};
+use super::places::Signals;
 use super::{Lease, Sender};
 use crate::limits::{
     H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX, IDLE_CONNECTION_AGE_MAX, IDLE_CONNECTIONS_MAX,
@@ -149,14 +150,18 @@ pub enum Unleased {
     Opening(Opening),
     /// All were full for as long as it may wait.
     Full,
+    /// Its policy has been replaced.
+    Retired,
 }
 
 /// What there is for a request now.
-enum Taken {
+pub(super) enum Found {
     Lease(Lease),
     Opening(Opening),
     /// Nothing before this is ready.
     Wait(OwnedNotified),
+    /// Nothing any more.
+    Retired,
 }
 
 /// The connections that are kept, and whether somebody looks after them.
@@ -164,8 +169,8 @@ enum Taken {
 pub(super) struct Pool {
     kept: Mutex<Kept>,
     swept: AtomicBool,
-    /// Told when a connection that is kept may carry nothing, or more than it does.
-    spare: Arc<Notify>,
+    /// Told what those want to know that wait for a place.
+    signals: Arc<Signals>,
 }
 
 /// What a connection is found by, but for the readings.
@@ -227,9 +232,9 @@ impl Idle {
 }
 
 impl Pool {
-    /// One that tells those who wait for room.
-    pub(super) fn telling(spare: Arc<Notify>) -> Self {
-        Self { spare, ..Self::default() }
+    /// One that tells those who wait for a place.
+    pub(super) fn telling(signals: Arc<Signals>) -> Self {
+        Self { signals, ..Self::default() }
     }
 
     /// A connection on which a stream can begin, for this destination and voice; where all are full, the next on which one can,
@@ -241,10 +246,11 @@ impl Pool {
         until: Instant,
     ) -> Result<Lease, Unleased> {
         match self.take(to.clone(), voice) {
-            Taken::Lease(lease) => Ok(lease),
-            Taken::Opening(opening) => Err(Unleased::Opening(opening)),
+            Found::Lease(lease) => Ok(lease),
+            Found::Opening(opening) => Err(Unleased::Opening(opening)),
+            Found::Retired => Err(Unleased::Retired),
             // Apart: most requests wait for nothing, and would all be moved about with the room for a timer.
-            Taken::Wait(change) => Box::pin(self.wait(change, to, voice, until)).await,
+            Found::Wait(change) => Box::pin(self.wait(change, to, voice, until)).await,
         }
     }
 
@@ -258,24 +264,22 @@ impl Pool {
         loop {
             timeout_at(until, change).await.map_err(|_| Unleased::Full)?;
             change = match self.take(to.clone(), voice) {
-                Taken::Lease(lease) => return Ok(lease),
-                Taken::Opening(opening) => return Err(Unleased::Opening(opening)),
-                Taken::Wait(next) => next,
+                Found::Lease(lease) => return Ok(lease),
+                Found::Opening(opening) => return Err(Unleased::Opening(opening)),
+                Found::Retired => return Err(Unleased::Retired),
+                Found::Wait(next) => next,
             };
         }
     }
 
-    /// A connection on which a stream can begin now.
-    pub(super) fn at_once(&self, to: Destination, voice: &Voice) -> Option<Lease> {
-        match self.take(to, voice) {
-            Taken::Lease(lease) => Some(lease),
-            Taken::Opening(_) | Taken::Wait(_) => None,
+    /// What there is for this destination and voice now.
+    pub(super) fn take(&self, to: Destination, voice: &Voice) -> Found {
+        let mut kept = self.kept();
+        if kept.is_retired {
+            return Found::Retired;
         }
-    }
-
-    fn take(&self, to: Destination, voice: &Voice) -> Taken {
-        let taken = self.kept().in_group(to, voice, Group::take);
-        taken.unwrap_or_else(|| Taken::Opening(Opening::default()))
+        let found = kept.in_group(to, voice, Group::take);
+        found.unwrap_or_else(|| Found::Opening(Opening::default()))
     }
 
     /// Keeps a connection. Where there are too many of its key, it is let go; where there are too many of all, the oldest is.
@@ -289,15 +293,19 @@ impl Pool {
         }
         let (to, voice) = (lease.to.to.clone(), lease.voice.clone());
         let key = Key { to: to.clone(), who: voice.who.clone() };
+        // Those that wait for a place and know of a connection of their key wait for its streams as well.
+        let is_first = !kept.groups.contains_key(&key);
         kept.groups.entry(key).or_default();
         let is_shared = matches!(lease.sender, Sender::Http2(..));
-        kept.in_group(to, &voice, |group| group.put(lease, &self.spare));
+        kept.in_group(to, &voice, |group| group.put(lease, &self.signals));
         if kept.count > IDLE_CONNECTIONS_MAX {
             kept.evict_oldest(|_| true);
         }
         drop(kept);
-        // Of HTTP/2 it may be what all of them wait for.
-        if is_shared { self.spare.notify_waiters() } else { self.spare.notify_one() }
+        match is_shared && is_first {
+            true => self.signals.look.notify_waiters(),
+            false => self.signals.idle.notify_one(),
+        }
     }
 
     /// Ends the oldest connection that carries nothing.
@@ -313,6 +321,13 @@ impl Pool {
         for (_, group) in kept.groups.drain() {
             group.queue.notify_waiters();
         }
+        drop(kept);
+        self.signals.look.notify_waiters();
+    }
+
+    /// Whether its policy has been replaced.
+    pub(super) fn is_retired(&self) -> bool {
+        self.kept().is_retired
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -391,36 +406,36 @@ impl Group {
         }
     }
 
-    fn take(&mut self) -> Taken {
+    fn take(&mut self) -> Found {
         let now = Instant::now();
-        let taken = self.look(now);
-        if !matches!(taken, Taken::Wait(_)) && (self.idle.iter().any(Idle::has_room) || self.may_open(now)) {
+        let found = self.look(now);
+        if !matches!(found, Found::Wait(_)) && (self.idle.iter().any(Idle::has_room) || self.may_open(now)) {
             self.queue.notify_one();
         }
-        taken
+        found
     }
 
-    fn look(&mut self, now: Instant) -> Taken {
+    fn look(&mut self, now: Instant) -> Found {
         while self.idle.last().is_some_and(|last| !last.is_usable(now)) {
             self.idle.pop();
         }
         // Most stand last: those of an upstream that has both protocols may not.
         if let Some(at) = self.idle.iter().rposition(|idle| idle.streams().is_none() && idle.is_usable(now)) {
-            return Taken::Lease(self.idle.remove(at).lease);
+            return Found::Lease(self.idle.remove(at).lease);
         }
         if let Some(lease) = self.shared(now) {
-            return Taken::Lease(lease);
+            return Found::Lease(lease);
         }
         // One that is closed, but not the last that was kept, is not to count.
         self.idle.retain(|idle| idle.is_usable(now));
         if self.idle.is_empty() {
-            return Taken::Opening(Opening::default());
+            return Found::Opening(Opening::default());
         }
         if self.may_open(now) && self.leave.take() {
             let (leave, queue) = (Arc::clone(&self.leave), Arc::clone(&self.queue));
-            return Taken::Opening(Opening(Some(OneMore { leave, queue })));
+            return Found::Opening(Opening(Some(OneMore { leave, queue })));
         }
-        Taken::Wait(Arc::clone(&self.queue).notified_owned())
+        Found::Wait(Arc::clone(&self.queue).notified_owned())
     }
 
     /// Whether one more may be opened because these are full. The newest may turn out not to be.
@@ -451,7 +466,7 @@ impl Group {
         }
     }
 
-    fn put(&mut self, lease: Lease, spare: &Arc<Notify>) {
+    fn put(&mut self, lease: Lease, signals: &Arc<Signals>) {
         let most = match lease.sender {
             Sender::Http1(_) => IDLE_CONNECTIONS_PER_HOST_MAX,
             Sender::Http2(..) => H2_UPSTREAM_CONNECTIONS_PER_KEY_MAX,
@@ -462,7 +477,7 @@ impl Group {
         }
         if self.idle.len() < most {
             if let Sender::Http2(_, streams) = &lease.sender {
-                streams.wait_in(&self.queue, spare);
+                streams.wait_in(&self.queue, signals);
             }
             self.idle.push(Idle { since: now, lease });
             self.wake();

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::limits::CONNECT_TIMEOUT;
-use crate::upstream::places::Window;
+use crate::upstream::places::{Signals, Window};
 
 /// Streams that begin before the upstream has said how many it allows: the one that the connection was opened for. hyper would
 /// keep others in a queue of its own if that turned out to be fewer.
@@ -23,8 +23,8 @@ pub struct Streams {
     opened: Instant,
     /// Where requests wait for one, once the connection is kept.
     queue: OnceLock<Arc<Notify>>,
-    /// Who waits for the connection to carry nothing, once it is kept.
-    spare: OnceLock<Arc<Notify>>,
+    /// What those wait for who may have it end when it carries nothing, once it is kept.
+    signals: OnceLock<Arc<Signals>>,
     /// Whoever asks the connection what it allows.
     asking: Mutex<Option<Waker>>,
     /// What the upstream may send before it is passed on. It is held with each stream, since what came on one lies here until it is
@@ -37,14 +37,14 @@ impl Streams {
     pub(in super::super) fn new() -> Arc<Self> {
         let (open, max) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS_BEFORE_TOLD));
         let (is_told, opened) = (AtomicBool::new(false), Instant::now());
-        let (queue, spare) = (OnceLock::new(), OnceLock::new());
+        let (queue, signals) = (OnceLock::new(), OnceLock::new());
         Arc::new(Self {
             open,
             max,
             is_told,
             opened,
             queue,
-            spare,
+            signals,
             asking: Mutex::default(),
             window: OnceLock::new(),
         })
@@ -93,9 +93,9 @@ impl Streams {
     }
 
     /// Where requests wait for one, and who waits for the last to end, now that the connection is kept.
-    pub(super) fn wait_in(&self, queue: &Arc<Notify>, spare: &Arc<Notify>) {
+    pub(super) fn wait_in(&self, queue: &Arc<Notify>, signals: &Arc<Signals>) {
         self.queue.get_or_init(|| Arc::clone(queue));
-        self.spare.get_or_init(|| Arc::clone(spare));
+        self.signals.get_or_init(|| Arc::clone(signals));
     }
 
     pub(in super::super) fn begin(self: &Arc<Self>) -> Stream {
@@ -124,9 +124,9 @@ impl Drop for Stream {
         let before = self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.wake_one();
         if before == 1
-            && let Some(spare) = self.0.spare.get()
+            && let Some(signals) = self.0.signals.get()
         {
-            spare.notify_one();
+            signals.idle.notify_one();
         }
     }
 }

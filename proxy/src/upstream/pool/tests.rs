@@ -67,15 +67,15 @@ fn allowing(streams_max: usize) -> Arc<Streams> {
 /// What a request gets that does not wait.
 fn take(pool: &Pool, to: Destination, voice: &Voice) -> Option<Lease> {
     match pool.take(to, voice) {
-        Taken::Lease(lease) => Some(lease),
-        Taken::Opening(_) | Taken::Wait(_) => None,
+        Found::Lease(lease) => Some(lease),
+        Found::Opening(_) | Found::Wait(_) | Found::Retired => None,
     }
 }
 
 fn opening(pool: &Pool) -> Option<Opening> {
     match pool.take(at("good.test"), &nobody()) {
-        Taken::Opening(opening) => Some(opening),
-        Taken::Lease(_) | Taken::Wait(_) => None,
+        Found::Opening(opening) => Some(opening),
+        Found::Lease(_) | Found::Wait(_) | Found::Retired => None,
     }
 }
 
@@ -106,7 +106,7 @@ async fn p_a11_a_connection_is_found_only_by_all_that_it_may_carry() {
         let (lease, _far) = over_http1(at("good.test"), &own).await;
         pool.put(lease);
         let taken = pool.take(to.clone(), &other);
-        assert!(matches!(taken, Taken::Opening(opening) if !opening.is_for_one_more()), "{to:?} {other:?}");
+        assert!(matches!(taken, Found::Opening(opening) if !opening.is_for_one_more()), "{to:?} {other:?}");
     }
     let pool = Arc::new(Pool::default());
     let (lease, _far) = over_http1(at("good.test"), &own).await;

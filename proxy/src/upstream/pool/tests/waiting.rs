@@ -379,8 +379,8 @@ async fn an_idle_http_1_connection_is_found_under_a_full_http_2_one() {
 /// A request that has found all connections full, and does not wait yet: its thread has come no further.
 fn looked(pool: &Pool) -> OwnedNotified {
     match pool.take(at("good.test"), &nobody()) {
-        Taken::Wait(change) => change,
-        Taken::Lease(_) | Taken::Opening(_) => panic!("there is room"),
+        Found::Wait(change) => change,
+        Found::Lease(_) | Found::Opening(_) | Found::Retired => panic!("there is room"),
     }
 }
 
@@ -407,7 +407,9 @@ async fn p_i4_what_comes_twice_before_anybody_waits_for_it_lets_two_go_on() {
         match second {
             Some(Err(Unleased::Opening(opening))) => assert!(is_leave && opening.is_for_one_more()),
             Some(Ok(_)) => assert!(!is_leave),
-            Some(Err(Unleased::Full)) | None => panic!("it waits though it could go on: {is_leave}"),
+            Some(Err(Unleased::Full | Unleased::Retired)) | None => {
+                panic!("it waits though it could go on: {is_leave}")
+            }
         }
     }
 }
@@ -423,8 +425,7 @@ async fn p_c5_a_pool_whose_policy_is_replaced_ends_what_it_keeps_and_keeps_nothi
     pool.retire();
     assert!(far.read_u8().await.is_err(), "it has ended");
     for each in waiting {
-        let got = each.now_or_never();
-        assert!(matches!(got, Some(Err(Unleased::Opening(opening))) if !opening.is_for_one_more()));
+        assert!(matches!(each.now_or_never(), Some(Err(Unleased::Retired))));
     }
     pool.put(in_use);
     assert_eq!(count(&pool), 0);
