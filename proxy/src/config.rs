@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentsandbox_policy::{Host, Policy};
 use rustls::crypto::CryptoProvider;
@@ -15,8 +16,8 @@ use crate::budget::Budgets;
 use crate::cli::{Ports, ServeArgs};
 use crate::enrolment::Enrolment;
 use crate::limits::{
-    AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX,
-    UPSTREAM_CONNECTIONS_MAX,
+    AUDIT_DECISIONS_PER_SECOND_MAX, CONNECTIONS_IN_POD_MAX, CONNECTIONS_MAX, H2_UPSTREAM_STREAM_WAIT_MAX,
+    UPSTREAM_CONNECTIONS_IN_POD_MAX, UPSTREAM_CONNECTIONS_MAX,
 };
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
@@ -46,6 +47,8 @@ pub struct Config {
     pub connections_max: usize,
     /// How many connections to upstreams are open at a time, if so many are served.
     pub upstream_connections_max: usize,
+    /// How long a request waits for one of them, or for a stream of one.
+    pub upstream_wait_max: Duration,
     /// Decisions for one second, beyond which requests wait. Outside a pod nobody rotates the audit trail away.
     pub decisions_per_second: Option<NonZeroU32>,
     /// What the policy DNS answers with.
@@ -115,6 +118,7 @@ impl Config {
             enrolment,
             connections_max,
             upstream_connections_max,
+            upstream_wait_max: H2_UPSTREAM_STREAM_WAIT_MAX,
             decisions_per_second,
             advertise,
             resolve,

@@ -10,7 +10,7 @@ mod send;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, Host, Permit};
 use http::header::{TRAILER, USER_AGENT};
@@ -78,6 +78,8 @@ pub struct Proxy {
     pub shutdown: CancellationToken,
     /// Connections and tunnels, awaited while draining.
     pub connections: TaskTracker,
+    /// How long a request waits for a connection to an upstream.
+    pub upstream_wait_max: Duration,
     /// Places among the answers that are decoded at a time.
     pub decoders: decode::Places,
     /// Places among the agent's HTTP/2 connections.

@@ -127,6 +127,7 @@ pub(crate) fn assemble(
         advertise: config.advertise,
         shutdown,
         connections: TaskTracker::new(),
+        upstream_wait_max: config.upstream_wait_max,
         decoders: Places::default(),
         http2_places: Arc::new(Semaphore::new(H2_CONNECTIONS_MAX)),
         dns_budget: Budget::default(),

@@ -10,7 +10,7 @@ use super::leave::{Leave, Stopped};
 use super::{Keys, Proxy, keys};
 use crate::audit::Entry;
 use crate::bounds;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, H2_UPSTREAM_STREAM_WAIT_MAX, LOST_REQUEST_AGE_MAX};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, LOST_REQUEST_AGE_MAX};
 use crate::respond::{self, Body, denial};
 use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Place, Purpose, Unleased};
 
@@ -35,7 +35,7 @@ pub(super) async fn send(
     let (permit, upstream) = (leave.recorded.permit(), &leave.loaded.upstream);
     let purpose = if permit.websocket() { Purpose::Upgrade } else { Purpose::Exchange };
     let failed = |reason| Box::new(denial(permit, reason));
-    let until = Instant::now() + H2_UPSTREAM_STREAM_WAIT_MAX;
+    let until = Instant::now() + proxy.upstream_wait_max;
     let mut is_again = false;
     loop {
         let may_reuse = purpose == Purpose::Exchange && !is_again;
@@ -71,10 +71,10 @@ pub(super) async fn send(
 }
 
 /// What is told of a request that is not sent: where it went out before, nothing that says that it did not.
-fn told(denied: Box<Denial>, permit: &Permit, is_again: bool) -> Box<Denial> {
-    use DenialReason::{CredentialUnavailable, NoPolicy, Overtaken, StalePolicy};
+pub(super) fn told(denied: Box<Denial>, permit: &Permit, is_again: bool) -> Box<Denial> {
+    use DenialReason::{CredentialUnavailable, NoPolicy, Overtaken, StalePolicy, UpstreamUnreachable};
     match denied.reason {
-        CredentialUnavailable | NoPolicy | Overtaken | StalePolicy if is_again => {
+        CredentialUnavailable | NoPolicy | Overtaken | StalePolicy | UpstreamUnreachable if is_again => {
             Box::new(denial(permit, DenialReason::UpstreamUnreachable))
         }
         _ => denied,

@@ -211,3 +211,18 @@ async fn p_f17_no_name_is_looked_up_for_a_request_that_its_policy_has_overtaken(
         assert_eq!(failed.reason, reason);
     }
 }
+
+#[test]
+fn a_request_that_went_out_and_is_not_sent_again_is_not_told_that_it_did_not() {
+    let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, \
+        rules: [{name: a, host: a.test, ports: [443], scheme: https}]}";
+    let permit = permit(text, "/");
+    let no_place =
+        || Box::new(denial(&permit, DenialReason::UpstreamUnreachable).with_how_to_allow(NO_PLACE));
+    let overtaken = || Box::new(denial(&permit, DenialReason::Overtaken));
+    let bare = denial(&permit, DenialReason::UpstreamUnreachable);
+    for denied in [&no_place as &dyn Fn() -> Box<Denial>, &overtaken] {
+        assert_eq!(*send::told(denied(), &permit, false), *denied());
+        assert_eq!(*send::told(denied(), &permit, true), bare);
+    }
+}

@@ -76,7 +76,7 @@ pub fn ask(world: &Arc<World>, path: &str) -> JoinHandle<StatusCode> {
     })
 }
 
-async fn until_begun(world: &World, path: &str) {
+pub async fn until_begun(world: &World, path: &str) {
     world.line(&[("event", "begin"), ("path", path)]).await;
 }
 

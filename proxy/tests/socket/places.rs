@@ -1,8 +1,9 @@
 //! How many connections to upstreams are open at a time, whatever an agent has under way.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
 use bytes::Bytes;
@@ -18,9 +19,9 @@ use tokio::sync::Semaphore;
 
 use crate::entrances::to;
 use crate::flow::settled;
-use crate::fullness::ask;
+use crate::fullness::{ask, narrow as recording, until_begun};
 use crate::upstream::Behaviour;
-use crate::world::{HOST, Setup, World, build};
+use crate::world::{Answer, HOST, Setup, World, build, get, over_http1};
 
 /// An upstream over HTTP/1.1 that answers when it is let, and how often it was asked.
 fn patient(answers: &Arc<Semaphore>) -> (Behaviour, Arc<AtomicUsize>) {
@@ -80,8 +81,11 @@ async fn p_i4_streams_of_one_connection_open_no_more_connections_to_upstreams_th
 
 /// A world with one place. What its rule `bare` allows goes on other connections than what the first does.
 async fn narrow() -> Arc<World> {
-    let setup = Setup { protocols: vec!["http/1.1"], upstream_connections_max: Some(1), ..Setup::default() };
-    let world = build(setup).await;
+    narrow_with(Setup { protocols: vec!["http/1.1"], ..Setup::default() }).await
+}
+
+async fn narrow_with(setup: Setup) -> Arc<World> {
+    let world = build(Setup { upstream_connections_max: Some(1), ..setup }).await;
     let port = world.upstream.port();
     let rules = format!(
         "rules:
@@ -143,4 +147,90 @@ async fn p_i4_what_is_handed_on_keeps_its_place_to_its_end() {
         assert_eq!(waits.await.unwrap(), StatusCode::OK, "{is_websocket}");
         assert_eq!(world.upstream_connections(), 2);
     }
+}
+
+/// A world whose only place is taken by a request, which is answered once it may be, and what its upstream was asked for.
+struct Taken {
+    world: Arc<World>,
+    held: tokio::task::JoinHandle<StatusCode>,
+    asked: Arc<Mutex<Vec<String>>>,
+    answers: Arc<Semaphore>,
+}
+
+async fn taken(upstream_wait_max: Option<Duration>) -> Taken {
+    let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let behaviour = Some(recording(&asked, &answers));
+    let world =
+        narrow_with(Setup { protocols: vec!["h2"], behaviour, upstream_wait_max, ..Setup::default() }).await;
+    let held = ask(&world, "/bare/held");
+    for _ in 0..500 {
+        if !asked.lock().unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(*asked.lock().unwrap(), ["/bare/held"]);
+    Taken { world, held, asked, answers }
+}
+
+#[tokio::test]
+async fn p_f17_a_request_that_waits_for_a_place_is_not_sent_once_the_policy_has_changed_and_has_the_new_secret_once_that_has()
+ {
+    for is_policy in [true, false] {
+        let Taken { world, held, asked, answers } = taken(None).await;
+        let waits = ask(&world, "/v1/waits");
+        until_begun(&world, "/v1/waits").await;
+        if is_policy {
+            world.edit(|policy| policy.replace("/v1/", "/v2/")).await;
+            // It is told at once, and not only when it is its turn.
+            assert_eq!(waits.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(!held.is_finished(), "there is no place");
+            world.line(&[("event", "end"), ("path", "/v1/waits"), ("reason", "Overtaken")]).await;
+            answers.add_permits(100);
+        } else {
+            world.rotate().await;
+            answers.add_permits(100);
+            assert_eq!(waits.await.unwrap(), StatusCode::OK);
+        }
+        assert_eq!(held.await.unwrap(), StatusCode::OK, "it was sent before");
+        let sent = if is_policy { &[][..] } else { &["/v1/waits with sk-short"][..] };
+        assert_eq!(asked.lock().unwrap()[1..], *sent, "{is_policy}");
+        assert_eq!(world.upstream_connections(), 1 + sent.len());
+    }
+}
+
+#[tokio::test]
+async fn p_i4_a_request_that_no_place_comes_free_for_is_told_so_and_its_end_is_written_down() {
+    for bound in [Some(Duration::from_millis(100)), None] {
+        let Taken { world, held, asked, answers } = taken(bound).await;
+        let waits = tokio::spawn({
+            let world = Arc::clone(&world);
+            async move { whole(&world, "/v1/waits").await }
+        });
+        until_begun(&world, "/v1/waits").await;
+        if bound.is_none() {
+            settled(&AtomicUsize::new(0)).await;
+            assert!(!waits.is_finished(), "it waits for longer");
+            answers.add_permits(100);
+            assert_eq!((waits.await.unwrap().status, held.await.unwrap()), (StatusCode::OK, StatusCode::OK));
+            assert_eq!(asked.lock().unwrap()[1..], ["/v1/waits"]);
+            continue;
+        }
+        let answer = waits.await.unwrap();
+        assert!(!held.is_finished(), "there is no place");
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+        let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(told["reason"], "UpstreamUnreachable");
+        let advice = told["howToAllow"].as_str().unwrap();
+        assert!(advice.starts_with("As many connections to upstreams as the proxy opens"), "{advice}");
+        let end = world.line(&[("event", "end"), ("path", "/v1/waits")]).await;
+        assert_eq!((&end["reason"], &end["requestId"]), (&told["reason"], &told["requestId"]));
+        assert!(end["address"].is_null() && end["bytesUp"] == 0, "nothing was sent: {end}");
+        assert_eq!((asked.lock().unwrap().len(), world.upstream_connections()), (1, 1));
+        held.abort();
+    }
+}
+
+async fn whole(world: &World, path: &str) -> Answer {
+    over_http1(to(world, Entrance::HttpProxy).await, get(&world.url(path), &world.authority())).await
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use agentsandbox_policy::Host;
 use agentsandbox_proxy::cli::{Ports, ServeArgs};
@@ -114,6 +115,8 @@ pub struct Setup {
     pub connections_max: Option<usize>,
     /// Connections to upstreams at a time.
     pub upstream_connections_max: Option<usize>,
+    /// How long a request waits for one of them.
+    pub upstream_wait_max: Option<Duration>,
     /// What the upstream does, in place of an echo.
     pub behaviour: Option<upstream::Behaviour>,
     /// What the upstream asks its clients for, if they are asked for a certificate.
@@ -181,6 +184,7 @@ pub async fn build(setup: Setup) -> World {
     config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
     let upstreams = setup.upstream_connections_max.unwrap_or(config.upstream_connections_max);
     config.upstream_connections_max = upstreams;
+    config.upstream_wait_max = setup.upstream_wait_max.unwrap_or(config.upstream_wait_max);
     config.decisions_per_second = setup.decisions_per_second;
     let shutdown = CancellationToken::new();
     let bound = serve::bind(config, Box::new(log.clone()), shutdown.clone()).await.unwrap();
