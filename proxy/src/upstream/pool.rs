@@ -294,18 +294,14 @@ impl Pool {
         let (to, voice) = (lease.to.to.clone(), lease.voice.clone());
         let key = Key { to: to.clone(), who: voice.who.clone() };
         // Those that wait for a place and know of a connection of their key wait for its streams as well.
-        let is_first = !kept.groups.contains_key(&key);
+        let is_news = matches!(lease.sender, Sender::Http2(..)) && !kept.groups.contains_key(&key);
         kept.groups.entry(key).or_default();
-        let is_shared = matches!(lease.sender, Sender::Http2(..));
         kept.in_group(to, &voice, |group| group.put(lease, &self.signals));
         if kept.count > IDLE_CONNECTIONS_MAX {
             kept.evict_oldest(|_| true);
         }
         drop(kept);
-        match is_shared && is_first {
-            true => self.signals.look.notify_waiters(),
-            false => self.signals.idle.notify_one(),
-        }
+        if is_news { self.signals.look.notify_waiters() } else { self.signals.idle.notify_one() }
     }
 
     /// Ends the oldest connection that carries nothing.
