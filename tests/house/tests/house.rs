@@ -86,15 +86,25 @@ fn dependencies_point_the_allowed_way() {
     }
 }
 
-/// The lines of a file before its module of tests. What else is there for tests only is read with the rest.
+/// The lines of a file without its module of tests. What else is there for tests only is read with the rest, and so is all
+/// that follows the module.
 fn own(text: &str) -> impl Iterator<Item = &str> {
     let lines: Vec<&str> = text.lines().collect();
-    let opens = |at: &usize| {
-        let item = lines.iter().skip(at + 1).find(|line| !line.starts_with("#["));
-        lines.get(*at) == Some(&"#[cfg(test)]") && item.is_some_and(|line| line.starts_with("mod tests"))
-    };
-    let end = (0..lines.len()).find(opens).unwrap_or(lines.len());
-    lines.into_iter().take(end)
+    let (mut own, mut at) = (Vec::new(), 0);
+    while let Some(line) = lines.get(at) {
+        let item = (at + 1..lines.len()).find(|next| !lines[*next].starts_with("#["));
+        let item = item.filter(|item| *line == "#[cfg(test)]" && lines[*item].starts_with("mod tests"));
+        at = match item {
+            Some(item) if lines[item].ends_with(';') => item,
+            // As rustfmt writes it, its brace is the next one that stands first in a line.
+            Some(item) => (item..lines.len()).find(|end| lines[*end] == "}").unwrap_or(lines.len()),
+            None => {
+                own.push(*line);
+                at
+            }
+        } + 1;
+    }
+    own.into_iter()
 }
 
 #[test]
@@ -108,6 +118,7 @@ fn only_the_module_of_tests_is_not_counted() {
         ("#[cfg(test)]\nmod fixtures;\n", 6),
     ] {
         assert_eq!(own(&format!("{item}{tests}")).count(), count, "{tests}");
+        assert_eq!(own(&format!("{tests}{item}")).count(), count, "{tests} at the top");
     }
 }
 
