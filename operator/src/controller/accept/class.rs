@@ -10,6 +10,7 @@ use agentsandbox_crds::sandbox::AgentSandbox;
 use agentsandbox_policy::document::{
     CredentialDocument, InjectDocument, ScopeDocument, UpstreamProxyDocument,
 };
+use agentsandbox_policy::parse_authority;
 use ipnet::Ipv4Net;
 use kube::ResourceExt;
 
@@ -147,7 +148,7 @@ pub(super) fn in_force(
 
 /// A login goes to a proxy that is named. The CRD has this rule as well; a class that is given by a file has passed no CRD.
 fn login_by_name(name: &str, proxy: Option<&ClassUpstreamProxy>, faults: &mut Vec<Rejection>) {
-    if let Some(proxy) = proxy.filter(|proxy| proxy.login.is_some() && !is_named(&proxy.url)) {
+    if let Some(proxy) = proxy.filter(|proxy| proxy.login.is_some() && is_addressed(&proxy.url)) {
         reject(
             faults,
             RejectionReason::ClassUnsupported,
@@ -160,11 +161,13 @@ fn login_by_name(name: &str, proxy: Option<&ClassUpstreamProxy>, faults: &mut Ve
     }
 }
 
-/// Whether a URL names its host; an address, or what reads like one, does not.
-fn is_named(url: &str) -> bool {
-    let host =
-        url.split_once("://").and_then(|(_, authority)| authority.rsplit_once(':')).map(|(host, _)| host);
-    host.is_some_and(|host| host.contains(|one: char| one.is_ascii_alphabetic()) && !host.contains(':'))
+/// Stands in for a port that is missing, which is told of by itself.
+const PORT_ANY: u16 = 1;
+
+/// Whether the host of a URL is an address, in any notation. What is no URL of a proxy at all is refused with the policy.
+fn is_addressed(url: &str) -> bool {
+    let host = url.split_once("://").map(|(_, authority)| parse_authority(authority, Some(PORT_ANY)));
+    host.is_some_and(|host| host.is_ok_and(|(host, _)| host.address().is_some()))
 }
 
 /// Name of the login at the class's upstream proxy, among a sandbox's credentials. No AgentCredential that a rule names has a

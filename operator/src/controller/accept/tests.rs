@@ -469,6 +469,10 @@ fn a_login_to_an_address_is_the_classes_fault_and_its_administrator_is_told_to_w
         let told = accept(&identity(), &sandbox(|_| ()), &wrong, &platform()).unwrap_err();
         assert!(told.iter().all(|one| one.to_string().contains("must write a DNS name")), "{told:?}");
     }
+    let portless = json!({"upstreamProxy": upstream_proxy("http://proxy.example.com")});
+    let wrong = with_class(|c| c.spec.egress = Some(from(portless)));
+    let told = accept(&identity(), &sandbox(|_| ()), &wrong, &platform()).unwrap_err();
+    assert!(told.iter().all(|one| !one.to_string().contains("DNS name")), "it has a name: {told:?}");
     let egress = json!({"upstreamProxy": {"url": "http://1.2.3.4:3128"}});
     let class = with_class(|c| c.spec.egress = Some(from(egress)));
     let accepted = accept(&identity(), &sandbox(|_| ()), &class, &platform());
