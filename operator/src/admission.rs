@@ -27,6 +27,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::controller::{chain, plan};
+use crate::lease::Tenure;
 use crate::metrics::Metrics;
 
 /// How long until what is in force is compared again though nothing came.
@@ -104,6 +105,8 @@ pub struct Teller {
     pub recorder: Recorder,
     /// The operator's own pod, whose Events they are.
     pub pod: ObjectReference,
+    /// For how long this process may write them.
+    pub tenure: Arc<Tenure>,
 }
 
 impl Expected {
@@ -282,7 +285,7 @@ impl Teller {
             action: "Compare".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &self.pod).await {
+        if let Some(Err(error)) = self.tenure.within(self.recorder.publish(&event, &self.pod)).await {
             tracing::warn!(event.reason = reason, error = chain(&error), "an Event was lost");
         }
     }

@@ -368,7 +368,8 @@ async fn tell(
         ctx.denials.are_not_kept();
         return Ok(None);
     }
-    events::publish(&ctx.recorder, sandbox, events::transitions(old, &status)).await;
+    let told = events::transitions(old, &status);
+    events::publish(&ctx.recorder, ctx.writer.tenure(), sandbox, told).await;
     Ok(None)
 }
 

@@ -6,9 +6,11 @@
 //! shutdown the lease is released once nothing writes any more, so that a successor need not wait for its end. Every write of
 //! the lease carries the resourceVersion that was read, so of two candidates one wins.
 //!
-//! What an API server has received by then it may still carry out; that it is that slow, and does not notice within the margin
-//! that nobody waits for the answer, is not excluded. So no write relies on the lease alone: each insists on a free name, on a
-//! version or on an object, or is of the operator's own fields.
+//! What has left this process by then may still arrive: an API server may be slow and not notice within the margin that nobody
+//! waits for the answer, and the kernel of a node that was cut off sends what it holds once the node is back. So no write relies on
+//! the lease alone: each insists on a free name, on a version or on one object. A late repair makes nothing anew, for it names
+//! the UID that it means; a late creation makes what its sandbox owned, which the garbage collector takes away where the
+//! sandbox is gone.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -114,6 +116,19 @@ impl Tenure {
                 _ = ends.changed() => {}
                 () = runs_out => return,
             }
+        }
+    }
+
+    /// Makes one write: none where this process may not, and it is given up, with nothing to answer, when it may no longer.
+    pub async fn within<T>(&self, write: impl Future<Output = T>) -> Option<T> {
+        if !self.may_write() {
+            return None;
+        }
+        // What waits for its turn or for a connection must not leave once another replica may lead.
+        tokio::select! {
+            biased;
+            () = self.over() => None,
+            answer = write => Some(answer),
         }
     }
 

@@ -242,7 +242,8 @@ impl Replica {
             instance: Some(config.identity.clone()),
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        let guarded = guard(client.clone(), &config, ambient.jitter, Arc::clone(&metrics), recorder.clone());
+        let told = teller(&config, &metrics, &recorder, &tenure);
+        let guarded = guard(client.clone(), &config, ambient.jitter, told);
         let clock = ambient.clock;
         let (hand, copy) = (Arc::clone(&metrics), Arc::clone(&recent));
         let ctx = Arc::new(Ctx {
@@ -347,8 +348,14 @@ where
 }
 
 /// Compares admission policies, if any are to be in force. Never returns by itself.
-async fn guard(client: Client, config: &Config, jitter: Jitter, metrics: Arc<Metrics>, recorder: Recorder) {
+async fn guard(client: Client, config: &Config, jitter: Jitter, teller: Teller) {
     let Some(expected) = config.admission.clone() else { return std::future::pending().await };
+    let watched = watches::admission(&client, jitter);
+    admission::follow(expected, watched, teller, admission::SETTLE).await;
+}
+
+/// Tells of admission by Events of the pod that this process runs in.
+fn teller(config: &Config, metrics: &Arc<Metrics>, recorder: &Recorder, tenure: &Arc<Tenure>) -> Teller {
     let pod = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
@@ -357,9 +364,7 @@ async fn guard(client: Client, config: &Config, jitter: Jitter, metrics: Arc<Met
         uid: config.pod_uid.clone(),
         ..ObjectReference::default()
     };
-    let watched = watches::admission(&client, jitter);
-    let teller = Teller { metrics, recorder, pod };
-    admission::follow(expected, watched, teller, admission::SETTLE).await;
+    Teller { metrics: Arc::clone(metrics), recorder: recorder.clone(), pod, tenure: Arc::clone(tenure) }
 }
 
 /// Asks proxies how much they denied, if they are to be asked. Never returns by itself.

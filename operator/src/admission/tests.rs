@@ -137,6 +137,7 @@ async fn o_t13_a_deleted_binding_is_told_once_by_an_event_and_a_gauge() {
         metrics: Arc::clone(&metrics),
         recorder: Recorder::new(api.client.clone(), "operator".to_owned().into()),
         pod: ObjectReference { namespace: Some("here".to_owned()), ..ObjectReference::default() },
+        tenure: Arc::new(Tenure::unlimited()),
     };
     let watched = Watched { policies, bindings, touched: futures::stream::pending().boxed() };
     let following = tokio::spawn(follow(Expected::parse(TEXT).unwrap(), watched, teller, Duration::ZERO));
@@ -150,4 +151,20 @@ async fn o_t13_a_deleted_binding_is_told_once_by_an_event_and_a_gauge() {
     assert!(text.contains("admission_objects{state=\"missing\"} 1\n"), "{text}");
     assert!(text.contains("admission_objects{state=\"in_force\"} 1\n"), "{text}");
     following.abort();
+}
+
+#[tokio::test]
+async fn o_r14_a_replica_that_may_not_write_any_more_tells_nothing_of_admission() {
+    let api = FakeApi::start(Vec::new(), Box::new(|_: &Asked| None)).await;
+    let verdict = Expected::parse(TEXT).unwrap().verdict(Some(&[]), Some(&[]));
+    for (tenure, events) in [(Tenure::default(), 0), (Tenure::unlimited(), 1)] {
+        let teller = Teller {
+            metrics: Arc::new(Metrics::default()),
+            recorder: Recorder::new(api.client.clone(), "operator".to_owned().into()),
+            pod: ObjectReference { namespace: Some("here".to_owned()), ..ObjectReference::default() },
+            tenure: Arc::new(tenure),
+        };
+        teller.tell(&verdict).await;
+        assert_eq!(api.asked().iter().filter(|asked| asked.line.contains("events")).count(), events);
+    }
 }

@@ -1,10 +1,11 @@
 //! Carries out a plan; nothing here decides. Boundary first, workload last, and the types keep that order.
 //!
 //! Something new is created by POST, on the condition that the name is free: server-side apply would quietly adopt a
-//! stranger's object. What is ours already is repaired by server-side apply under one field manager. A deletion names
-//! the UID it means. Every write asks first whether this process may still write, and is given up when it may no longer
-//! ([`Tenure`]).
+//! stranger's object. What is ours already is repaired by server-side apply under one field manager. A repair and a deletion
+//! name the UID they mean, so one that arrives late makes nothing anew. Every write asks first whether this process may
+//! still write, and is given up when it may no longer ([`Tenure`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,6 +190,12 @@ impl Writer {
         }
     }
 
+    /// For how long it writes.
+    #[must_use]
+    pub fn tenure(&self) -> &Tenure {
+        &self.tenure
+    }
+
     /// Reads one pod from the API server itself, past every cache.
     ///
     /// # Errors
@@ -244,7 +251,13 @@ impl Writer {
         match step {
             Step::Leave(live) => Ok(live),
             Step::Create(child) => self.create(identity, child).await,
-            Step::Repair(child) => self.repair(identity, child).await,
+            Step::Repair(child) => match self.repair(identity, child.clone()).await {
+                // It is gone, and no watch has shown that yet. No wall waits for the watch.
+                Err(error) if error.is_conflict() && child.kind() == ChildKind::NetworkPolicy => {
+                    Box::pin(self.create(identity, child.with_uid(None))).await
+                }
+                repaired => repaired,
+            },
             Step::Renew(renewal) => {
                 let renewed = Child::NetworkPolicy(self.renew(identity, *renewal).await?);
                 self.recent.wrote(&identity.namespace, renewed.clone());
@@ -339,9 +352,11 @@ impl Writer {
                 if !differs(&wanted.clone().child(), &live.clone().child()) {
                     return Ok(Made::Found(live));
                 }
+                let mut same = wanted;
+                same.meta_mut().uid = live.uid();
                 let righted = match K::KIND {
-                    ChildKind::Pod => self.relabel(&identity.namespace, &wanted).await,
-                    _ => self.apply_one(&identity.namespace, &wanted).await,
+                    ChildKind::Pod => self.relabel(&identity.namespace, &same).await,
+                    _ => self.apply_one(&identity.namespace, &same).await,
                 };
                 righted.map(Made::Found)
             }
@@ -353,7 +368,10 @@ impl Writer {
         let metadata = json!({
             "apiVersion": K::api_version(&()),
             "kind": K::kind(&()),
-            "metadata": {"name": wanted.name_any(), "labels": wanted.labels(), "ownerReferences": wanted.owner_references()},
+            "metadata": {
+                "name": wanted.name_any(), "uid": wanted.uid(), "labels": wanted.labels(),
+                "ownerReferences": wanted.owner_references(),
+            },
         });
         self.server_side_apply(namespace, &wanted.name_any(), metadata).await
     }
@@ -413,13 +431,9 @@ impl Writer {
             return Err(ApplyError::NotLeader);
         }
         let what = format!("{kind} {name}");
-        let answer = tokio::time::timeout(REQUEST_TIMEOUT, request);
-        // What waits for its turn or for a connection must not leave once another replica may lead.
-        let answer = tokio::select! {
-            biased;
-            () = self.tenure.over(), if writes => None,
-            answer = answer => Some(answer),
-        };
+        // Not moved from one future into another: they would be as large as all of them together.
+        let answer = pin!(tokio::time::timeout(REQUEST_TIMEOUT, request));
+        let answer = if writes { self.tenure.within(answer).await } else { Some(answer.await) };
         self.metrics.request(verb, kind, matches!(answer, Some(Ok(Ok(_)))));
         match answer {
             Some(Ok(result)) => {

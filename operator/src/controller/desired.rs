@@ -228,6 +228,20 @@ impl Child {
         }
     }
 
+    /// The same, as the object with this UID, or as any of its name.
+    #[must_use]
+    pub fn with_uid(mut self, uid: Option<String>) -> Self {
+        let metadata = match &mut self {
+            Self::ServiceAccount(child) => &mut child.metadata,
+            Self::NetworkPolicy(child) => &mut child.metadata,
+            Self::ConfigMap(child) => &mut child.metadata,
+            Self::Service(child) => &mut child.metadata,
+            Self::Pod(child) => &mut child.metadata,
+        };
+        metadata.uid = uid;
+        self
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

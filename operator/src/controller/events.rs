@@ -2,10 +2,11 @@
 
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{EventType, Recorder};
 use kube::{Resource, runtime::events};
 
 use super::status::Reason;
+use crate::lease::Tenure;
 
 /// Longest note that the API server takes is 1024 characters.
 const NOTE_CHARACTERS_MAX: usize = 1000;
@@ -68,8 +69,8 @@ fn tells(condition: &Condition) -> bool {
         || (condition.type_ == "Ready" && condition.reason == Reason::Ended.as_str())
 }
 
-/// Publishes; an Event that is lost is logged, and nothing depends on it.
-pub async fn publish(recorder: &Recorder, sandbox: &AgentSandbox, told: Vec<Told>) {
+/// Publishes while this process may write; an Event that is lost is logged, and nothing depends on it.
+pub async fn publish(recorder: &Recorder, tenure: &Tenure, sandbox: &AgentSandbox, told: Vec<Told>) {
     let reference = sandbox.object_ref(&());
     for one in told {
         let event = events::Event {
@@ -79,17 +80,9 @@ pub async fn publish(recorder: &Recorder, sandbox: &AgentSandbox, told: Vec<Told
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        publish_one(recorder, &event, &reference).await;
-    }
-}
-
-async fn publish_one(
-    recorder: &Recorder,
-    event: &Event,
-    reference: &k8s_openapi::api::core::v1::ObjectReference,
-) {
-    if let Err(error) = recorder.publish(event, reference).await {
-        tracing::warn!(event.reason = event.reason, error = %error, "an Event was lost");
+        if let Some(Err(error)) = tenure.within(recorder.publish(&event, &reference)).await {
+            tracing::warn!(event.reason = event.reason, error = %error, "an Event was lost");
+        }
     }
 }
 
@@ -139,5 +132,17 @@ mod tests {
         assert_eq!(transitions(Some(&denied(100)), &denied(90)).len(), 1, "a proxy that started anew");
         assert!(transitions(Some(&denied(2)), &denied(2)).is_empty());
         assert!(transitions(Some(&denied(2)), &denied(0)).is_empty());
+    }
+
+    #[tokio::test]
+    async fn o_r14_a_replica_that_may_not_write_any_more_tells_no_event() {
+        use crate::fixtures::api::{Api as FakeApi, Asked};
+        let api = FakeApi::start(Vec::new(), Box::new(|_: &Asked| None)).await;
+        let recorder = Recorder::new(api.client.clone(), "operator".to_owned().into());
+        let told = transitions(None, &denied(1));
+        for (tenure, events) in [(Tenure::default(), 0), (Tenure::unlimited(), 1)] {
+            publish(&recorder, &tenure, &crate::fixtures::sandbox(|_| ()), told.clone()).await;
+            assert_eq!(api.asked().len(), events);
+        }
     }
 }

@@ -35,7 +35,7 @@ const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(30);
 pub enum Step {
     /// There is none: create it, on the condition that there is none.
     Create(Child),
-    /// Ours, and not as wanted: apply it.
+    /// Ours, and not as wanted: apply it to exactly the object whose UID it bears.
     Repair(Child),
     /// Ours, and can only be replaced: delete exactly this one; its end brings the next pass.
     Delete(Doomed),
@@ -173,7 +173,7 @@ fn narrowed(wall: &NetworkPolicy, observed: &Observed, identity: &Identity) -> O
         // No finalizer can be added any more.
         wanted.metadata.finalizers = None;
     }
-    (!bounds_alike(&wanted, live)).then_some(Step::Repair(Child::NetworkPolicy(wanted)))
+    (!bounds_alike(&wanted, live)).then(|| repair(Child::NetworkPolicy(wanted), &live.metadata))
 }
 
 /// How a wall is put up anew that is gone or is to be released.
@@ -213,7 +213,7 @@ fn unless_open(shut: Box<Service>, observed: &Observed, identity: &Identity) -> 
 #[must_use]
 pub fn way(wanted: Service, standing: &Service) -> Step {
     let (wanted, standing) = (Child::Service(Box::new(wanted)), Child::Service(Box::new(standing.clone())));
-    if differs(&wanted, &standing) { Step::Repair(wanted) } else { Step::Leave(standing) }
+    if differs(&wanted, &standing) { repair(wanted, standing.metadata()) } else { Step::Leave(standing) }
 }
 
 /// Plans one child.
@@ -240,7 +240,12 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
             return Step::Delete(doomed);
         }
     }
-    if differs(&wanted, live) { Step::Repair(wanted) } else { Step::Leave(live.clone()) }
+    if differs(&wanted, live) { repair(wanted, live.metadata()) } else { Step::Leave(live.clone()) }
+}
+
+/// An apply would create what is not there any more; one that names a UID is refused then.
+fn repair(wanted: Child, live: &ObjectMeta) -> Step {
+    Step::Repair(wanted.with_uid(live.uid.clone()))
 }
 
 /// An object that is not there is created; a wall that fell behind its stand-in, as its renewal.
@@ -264,7 +269,7 @@ fn step_of_ending(mut wanted: Child, live: &Child, observed: &Observed, identity
     }
     let bounds = matches!(wanted.kind(), ChildKind::NetworkPolicy | ChildKind::ConfigMap);
     if bounds && differs(&wanted, live) {
-        return Some(Step::Repair(wanted));
+        return Some(repair(wanted, live.metadata()));
     }
     match (wanted, live) {
         (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) if is_held(&live.metadata) => {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::child::is_not_found;
+use super::child::{is_conflict, is_not_found};
 use crate::ca::KeyError;
 use crate::controller::desired::ChildKind;
 use crate::metrics::Verb;
@@ -116,6 +116,11 @@ impl ApplyError {
     #[must_use]
     pub fn is_gone_sandbox(&self) -> bool {
         matches!(self, Self::Api { what, .. } if what.starts_with("AgentSandbox ")) && self.is_not_found()
+    }
+
+    /// Whether the object is not, or not any more, the one that was meant.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_conflict(source))
     }
 
     /// Whether the object that was written to does not exist any more.

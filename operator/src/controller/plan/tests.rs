@@ -300,7 +300,8 @@ fn a_service_that_is_open_and_else_as_wanted_is_left_and_one_that_was_changed_co
         |s| s.metadata.labels = None,
     ];
     for change in changes {
-        assert_eq!(planned(change), Step::Repair(shut.clone()));
+        let uid = fixtures::service(open()).metadata().uid.clone();
+        assert_eq!(planned(change), Step::Repair(shut.clone().with_uid(uid)));
     }
     let none = boundary(wanted(), &Observed::default(), &identity(), now()).supplies.pop().unwrap();
     assert_eq!(none, Step::Create(shut));
