@@ -8,6 +8,7 @@
 )]
 
 mod crash;
+mod crowds;
 mod lease;
 mod model;
 mod namespaces;
