@@ -68,13 +68,17 @@ fn edges() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn dependencies_point_the_allowed_way() {
-    let forbidden: [(&str, &[&str]); 7] = [
+    let forbidden: [(&str, &[&str]); 8] = [
         ("agentsandbox-crds", &["agentsandbox-operator", "agentsandbox-proxy", "agentsandbox-policy"]),
         ("agentsandbox-operator", &["agentsandbox-proxy", "agentsandbox-init"]),
         ("agentsandbox-proxy", &["agentsandbox-operator", "agentsandbox-crds", "kube", "k8s-openapi"]),
         ("agentsandbox-policy", &["agentsandbox-crds", "kube", "k8s-openapi", "tokio", "hyper", "reqwest"]),
         ("agentsandbox-init", &["agentsandbox-operator", "agentsandbox-crds", "kube", "k8s-openapi"]),
         ("agentsandbox-report", &["agentsandbox-init", "agentsandbox-crds", "kube", "tokio"]),
+        (
+            "agentsandbox-workspace",
+            &["agentsandbox-crds", "agentsandbox-operator", "agentsandbox-proxy", "kube", "tokio"],
+        ),
         ("agentsandbox-operator", &["ring", "openssl"]),
     ];
     let edges = edges();

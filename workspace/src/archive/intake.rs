@@ -1,0 +1,106 @@
+//! One entry of any archive: judged by its name, left out or written, and told of.
+
+use std::io::{Read, copy, sink};
+
+use super::{Note, Unpacked};
+use crate::exclusion::{Exclusion, Verdict};
+use crate::path::RelativePath;
+use crate::refusal::{Error, Reason, Refusal};
+use crate::tokens::Searched;
+use crate::tree::Tree;
+
+/// What an entry asks for.
+pub enum Entry<'a> {
+    Folder,
+    File { is_executable: bool, modified: Option<u64>, content: &'a mut dyn Read },
+    Symlink { target: &'a [u8] },
+    HardLink { target: &'a [u8] },
+}
+
+/// A tree, and what its archive came to so far.
+pub struct Intake<'a> {
+    tree: Tree,
+    exclusion: &'a Exclusion,
+    notes: &'a mut dyn FnMut(Note<'_>),
+    entries: u64,
+    unpacked: Unpacked,
+}
+
+impl<'a> Intake<'a> {
+    pub fn new(tree: Tree, exclusion: &'a Exclusion, notes: &'a mut dyn FnMut(Note<'_>)) -> Self {
+        Self { tree, exclusion, notes, entries: 0, unpacked: Unpacked::default() }
+    }
+
+    /// Bounds of the tree.
+    pub fn limits(&self) -> crate::limits::Limits {
+        self.tree.limits()
+    }
+
+    /// Puts the tree in its place.
+    pub fn publish(self) -> Result<Unpacked, Error> {
+        let written = self.tree.publish()?;
+        Ok(Unpacked { written, ..self.unpacked })
+    }
+
+    /// Takes one entry, or leaves it out.
+    pub fn take(&mut self, name: &[u8], entry: Entry<'_>) -> Result<(), Error> {
+        let path = RelativePath::parse(name)?;
+        self.count(name)?;
+        let verdict = self.exclusion.verdict(&path, matches!(entry, Entry::Folder));
+        if verdict != Verdict::Taken {
+            return self.leave_out(&path, verdict, entry);
+        }
+        match entry {
+            Entry::Folder => self.tree.folder(&path),
+            Entry::File { is_executable, modified, content } => {
+                let mut searched = Searched::new(content);
+                self.tree.file(&path, is_executable, modified, &mut searched)?;
+                let found = searched.found();
+                self.unpacked.with_tokens += u64::from(!found.is_empty());
+                found.into_iter().for_each(|shape| (self.notes)(Note::Token(&path, shape)));
+                Ok(())
+            }
+            Entry::Symlink { target } => self.tree.symlink(&path, target),
+            Entry::HardLink { target } => {
+                let target =
+                    RelativePath::parse(target).map_err(|_| Refusal::new(name, Reason::HardLinkEscapes))?;
+                match self.exclusion.verdict(&target, false) {
+                    Verdict::Taken => self.tree.hard_link(&path, &target),
+                    // Its content was left out under the other name.
+                    verdict => self.leave_out(&path, verdict, Entry::HardLink { target: &[] }),
+                }
+            }
+        }
+    }
+
+    /// Counts an entry, whatever becomes of it.
+    fn count(&mut self, name: &[u8]) -> Result<(), Error> {
+        let max = self.limits().entries_max;
+        self.entries += 1;
+        if self.entries > max { Err(Refusal::new(name, Reason::TooMany(max)).into()) } else { Ok(()) }
+    }
+
+    fn leave_out(&mut self, path: &RelativePath, verdict: Verdict, entry: Entry<'_>) -> Result<(), Error> {
+        match entry {
+            // What is in it is counted by itself.
+            Entry::Folder => return Ok(()),
+            Entry::File { content, .. } => {
+                copy(content, &mut sink()).map_err(|error| Error::Unreadable(error.to_string()))?;
+            }
+            Entry::Symlink { .. } => {}
+            Entry::HardLink { target } => {
+                let target = RelativePath::parse(target).ok();
+                // The bytes of this name are in the tree already, under one that nobody leaves out.
+                if target.is_some_and(|target| self.exclusion.verdict(&target, false) == Verdict::Taken) {
+                    return Err(Refusal::new(path.as_str().as_bytes(), Reason::LeftOutElsewhere).into());
+                }
+            }
+        }
+        (self.notes)(Note::LeftOut(path));
+        match verdict {
+            Verdict::Excluded => self.unpacked.excluded += 1,
+            Verdict::LeftOutByDefault | Verdict::Taken => self.unpacked.left_out += 1,
+        }
+        Ok(())
+    }
+}
