@@ -1,4 +1,4 @@
-//! Fuzz targets for everything of the policy and the proxy that reads what a stranger wrote.
+//! Fuzz targets for everything that reads what a stranger wrote.
 //!
 //! Each target is a plain function that takes any bytes and panics where its claim does not hold. cargo-fuzz drives them
 //! through the programs in `fuzz_targets/`, and an ordinary test runs each over its `seeds/`, so whatever was once found
@@ -15,6 +15,7 @@
 
 mod agent;
 mod answers;
+mod archive;
 mod names;
 mod pieces;
 mod requests;
@@ -23,6 +24,7 @@ mod wire;
 
 pub use agent::{headers, placeholder_body, placeholder_head};
 pub use answers::{decode, fields, sse, websocket};
+pub use archive::archive;
 pub use names::{address_guard, host, path};
 pub use requests::{chunked, h1_head};
 pub use rules::policy;
@@ -32,8 +34,9 @@ pub use wire::{client_hello, dns_query, socks5};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("address_guard", address_guard),
+    ("archive", archive),
     ("chunked", chunked),
     ("client_hello", client_hello),
     ("decode", decode),
