@@ -4,6 +4,7 @@
 //! Patterns are those of .gitignore, matched by ripgrep's `ignore`. Nothing is read from the tree: a .gitignore in there
 //! is a file like any other, and its writer has no say.
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::path::RelativePath;
@@ -48,8 +49,8 @@ pub struct Exclusion {
 }
 
 impl Exclusion {
-    /// This project's list, with the user's patterns. What is left out is so in any case of letters; what is included is
-    /// exactly what was written.
+    /// This project's list, with the user's patterns. What is left out is so in any case of letters and in either form of
+    /// their accents; what is included is exactly what was written.
     ///
     /// # Errors
     /// Refuses a pattern that is none, says nothing, or is too long, and too many of them.
@@ -68,21 +69,40 @@ impl Exclusion {
         })
     }
 
-    /// What becomes of a path. A pattern that matches a folder speaks for all that is in it.
+    /// What becomes of a path. A pattern that matches a folder speaks for all that is in it, and as in .gitignore no
+    /// negation brings anything back from there.
     pub fn verdict(&self, path: &RelativePath, is_folder: bool) -> Verdict {
         if path.is_root() {
             return Verdict::Taken;
         }
-        let speaks =
-            |list: &Gitignore| list.matched_path_or_any_parents(path.as_str(), is_folder).is_ignore();
-        if speaks(&self.exclude) {
+        let blind = blind(path.as_str());
+        if speaks(&self.exclude, &blind, is_folder) {
             Verdict::Excluded
-        } else if speaks(&self.default) && !speaks(&self.include) {
+        } else if speaks(&self.default, &blind, is_folder) && !speaks(&self.include, path.as_str(), is_folder)
+        {
             Verdict::LeftOutByDefault
         } else {
             Verdict::Taken
         }
     }
+}
+
+/// Whether a list speaks of a path or of a folder on the way to it. The library's own walk goes up from the path and ends at
+/// the first pattern of either kind: there `!keep` would bring a file back from a folder that is left out.
+fn speaks(list: &Gitignore, path: &str, is_folder: bool) -> bool {
+    let on_the_way = path.match_indices('/').map(|(end, _)| (end, true));
+    on_the_way.chain([(path.len(), is_folder)]).any(|(end, is_folder)| {
+        path.get(..end).is_some_and(|prefix| list.matched(prefix, is_folder).is_ignore())
+    })
+}
+
+/// Lower case, with accents composed: the library knows the case of ASCII alone, and macOS packs names decomposed.
+fn blind(text: &str) -> String {
+    let lower: String = text.chars().flat_map(char::to_lowercase).collect();
+    if lower.is_ascii() {
+        return lower;
+    }
+    const { ComposingNormalizerBorrowed::new_nfc() }.normalize(&lower).into_owned()
 }
 
 fn bad(pattern: &str, why: &'static str) -> BadPattern {
@@ -102,14 +122,22 @@ fn matcher<S: AsRef<str>>(patterns: &[S], is_case_blind: bool) -> Result<Gitigno
         if pattern.chars().any(char::is_control) {
             return Err(bad(pattern, "holds a control character"));
         }
-        // They would be taken for comments and blank lines, and leave nothing out without a word.
-        if pattern.trim().is_empty() || pattern.starts_with('#') {
+        // They would be taken for comments and blank lines, or match no name, and leave nothing out without a word.
+        let own = pattern.strip_prefix('!').unwrap_or(pattern).trim();
+        let names = own.strip_prefix('/').unwrap_or(own);
+        let mut names = names.strip_suffix('/').unwrap_or(names).split('/');
+        if pattern.starts_with('#') || names.any(str::is_empty) {
             return Err(bad(pattern, "says nothing"));
         }
-        if pattern.split('/').any(|name| name == ".." || name == ".") {
+        if own.split('/').any(|name| name == ".." || name == ".") {
             return Err(bad(pattern, "names no path inside"));
         }
-        builder.add_line(None, pattern).map_err(|_| bad(pattern, "cannot be read"))?;
+        // .gitignore takes them as they are and the library as a choice: each leaves in what the other leaves out.
+        if own.contains(['{', '}']) {
+            return Err(bad(pattern, "holds a brace, which means nothing here"));
+        }
+        let read = if is_case_blind { blind(pattern) } else { pattern.to_owned() };
+        builder.add_line(None, &read).map_err(|_| bad(pattern, "cannot be read"))?;
     }
     builder.build().map_err(|_| bad("", "cannot be read"))
 }

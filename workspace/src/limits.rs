@@ -9,7 +9,7 @@ pub struct Limits {
     pub bytes_max: u64,
     /// Bytes of one file.
     pub file_bytes_max: u64,
-    /// Names in one path.
+    /// Names in one path: at most [`DEPTH_MAX`], whatever stands here.
     pub depth_max: usize,
     /// Bytes that come out for each byte that goes in, above the first [`RATIO_FREE_BYTES`].
     pub ratio_max: u64,
@@ -23,6 +23,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 
 /// Bytes of one path. Linux takes 4,096 (`PATH_MAX`), with the folder that the tree stands in: this leaves it half.
 pub const PATH_BYTES_MAX: usize = 2048;
+
+/// Names in one path that nobody may exceed: what is taken away is so folder within folder, with two descriptors for each,
+/// and a process has 1,024 of them by default.
+pub const DEPTH_MAX: usize = 256;
 
 /// Bytes between two entries: headers with their long names and extensions. They are read into memory.
 pub const HEAD_BYTES_MAX: u64 = 1 << 20;

@@ -122,6 +122,9 @@ pub enum Reason {
     /// The archive has two names for one entry, which its readers understand differently.
     #[error("an entry with two different names")]
     TwoNames,
+    /// An entry that says two things about its size, its kind or its place, of which each reader believes one.
+    #[error("an entry that its readers understand differently")]
+    TwoReadings,
     /// Too many entries.
     #[error("more than {0} entries")]
     TooMany(u64),
@@ -146,6 +149,9 @@ pub enum Reason {
     /// It is none of the archives that are read.
     #[error("not a tar, tar.gz, tar.zst or zip")]
     NotAnArchive,
+    /// Somebody put another folder where the tree was written.
+    #[error("another folder is where the tree was written")]
+    Replaced,
     /// An earlier refusal left the tree unfinished.
     #[error("the tree is unfinished")]
     Unfinished,

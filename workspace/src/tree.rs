@@ -4,7 +4,7 @@
 //! its place by one rename that replaces nothing. Until then nobody sees it; if it is dropped before, it is taken away.
 //!
 //! Every open is relative to the staging folder and resolved by the kernel beneath it without following any link
-//! (openat2(2): `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`, `RESOLVE_NO_MAGICLINKS`). Where the kernel has no openat2
+//! or mount (openat2(2): `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`, `RESOLVE_NO_MAGICLINKS`, `RESOLVE_NO_XDEV`). Where the kernel has no openat2
 //! nothing is written. Names were judged before; this is the second guard and asks nobody.
 
 mod remove;
@@ -18,15 +18,17 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::limits::Limits;
+use crate::limits::{DEPTH_MAX, Limits};
 use crate::link::check_target;
 use crate::names::{Claim, Kind, Names};
 use crate::path::{RelativePath, check};
 use crate::refusal::{Error, Reason, Refusal};
 
 /// How every path is resolved.
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
 /// A folder, to resolve by.
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A file that was not there.
@@ -93,6 +95,7 @@ impl Tree {
         mkdirat(&parent, &*staging, PRIVATE).map_err(|errno| system("make", &staging, errno))?;
         let root = open(parent.as_fd(), &staging, FOLDER, Mode::empty())
             .map_err(|errno| system("open", &staging, errno))?;
+        let limits = Limits { depth_max: limits.depth_max.min(DEPTH_MAX), ..limits };
         let (name, names) = (name.to_owned(), Names::new(limits.entries_max));
         let (counts, last, has_failed, is_published) = (Counts::default(), None, false, false);
         Ok(Self { parent, name, staging, root, limits, names, counts, last, has_failed, is_published })
@@ -175,7 +178,8 @@ impl Tree {
     /// Puts the tree in its place, where nothing may be: all of it, or nothing.
     ///
     /// # Errors
-    /// Refuses a tree that is unfinished, and tells what the system says: of a name that is taken, too.
+    /// Refuses a tree that is unfinished, and tells what the system says: of a name that is taken, too. What another writer
+    /// of the folder put where the tree was staged is refused, and stays where it is.
     pub fn publish(mut self) -> Result<Counts, Error> {
         if self.has_failed {
             return Err(Refusal::new(self.name.as_bytes(), Reason::Unfinished).into());
@@ -185,6 +189,13 @@ impl Tree {
         root.map_err(|errno| system("open up", &self.staging, errno))?;
         renameat_with(&self.parent, &*self.staging, &self.parent, &*self.name, RenameFlags::NOREPLACE)
             .map_err(|errno| system("put in its place", &self.name, errno))?;
+        // The rename went by name: only now is it certain what was renamed.
+        let own = rustix::fs::fstat(&self.root).map_err(|errno| system("look at", &self.staging, errno))?;
+        let there = rustix::fs::statat(&self.parent, &*self.name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| system("look at", &self.name, errno))?;
+        if (own.st_dev, own.st_ino) != (there.st_dev, there.st_ino) {
+            return Err(Refusal::new(self.name.as_bytes(), Reason::Replaced).into());
+        }
         self.is_published = true;
         Ok(self.counts)
     }

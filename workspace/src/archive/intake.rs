@@ -46,6 +46,11 @@ impl<'a> Intake<'a> {
     pub fn take(&mut self, name: &[u8], entry: Entry<'_>) -> Result<(), Error> {
         let path = RelativePath::parse(name)?;
         self.count(name)?;
+        // Before the patterns, which are matched with every folder on the way.
+        let max = self.limits().depth_max;
+        if path.depth() > max {
+            return Err(Refusal::new(name, Reason::TooDeep(max)).into());
+        }
         let verdict = self.exclusion.verdict(&path, matches!(entry, Entry::Folder));
         if verdict != Verdict::Taken {
             return self.leave_out(&path, verdict, entry);

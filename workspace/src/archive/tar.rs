@@ -2,7 +2,7 @@
 
 use std::io::{Read, copy, sink};
 
-use ::tar::{Archive, EntryType};
+use ::tar::{Archive, EntryType, PaxExtensions};
 
 use super::intake::{Entry, Intake};
 use super::meter::{Meter, Seen};
@@ -64,26 +64,21 @@ fn take<R: Read>(mut entry: ::tar::Entry<'_, R>, seen: &Seen, intake: &mut Intak
         return Err(not_an_archive());
     }
     let kind = header.entry_type();
-    // Only what is on the way of a reader to another name, size or content is of interest in them.
-    let means_else = |key: &[u8]| key.starts_with(b"GNU.sparse");
-    let mut has_global_name = false;
-    let extensions = entry.pax_extensions().map_err(|error| Error::Unreadable(error.to_string()))?;
-    for extension in extensions.into_iter().flatten() {
-        let Ok(extension) = extension else { return refused(Reason::UnknownKind) };
-        let key = extension.key_bytes();
-        if means_else(key) {
-            return refused(Reason::Sparse);
-        }
-        has_global_name |= matches!(key, b"path" | b"linkpath" | b"size");
+    if kind == EntryType::XGlobalHeader {
+        return global(entry, &name);
+    }
+    let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    if let Some(records) = entry.pax_extensions().map_err(|error| Error::Unreadable(error.to_string()))? {
+        check_records(records, &name, &[(b"path", &name), (b"linkpath", &target)])?;
     }
     let size = entry.size();
-    let target = entry.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    // Some readers skip content behind what is no file, and some take it for the next header.
+    if size > 0 && matches!(kind, EntryType::Directory | EntryType::Symlink | EntryType::Link) {
+        return refused(Reason::TwoReadings);
+    }
     let modified = entry.header().mtime().ok();
     let is_executable = entry.header().mode().unwrap_or_default() & EXECUTE != 0;
     match kind {
-        // git writes the commit there. Names there would be those of every entry, for some readers.
-        EntryType::XGlobalHeader if has_global_name => refused(Reason::TwoNames),
-        EntryType::XGlobalHeader => skip(&mut entry),
         EntryType::Regular if !name.ends_with(b"/") => {
             // From here on the file's own bounds hold.
             seen.allow(u64::MAX);
@@ -100,10 +95,43 @@ fn take<R: Read>(mut entry: ::tar::Entry<'_, R>, seen: &Seen, intake: &mut Intak
     }
 }
 
-fn skip(entry: &mut impl Read) -> Result<(), Error> {
-    copy(&mut entry.take(HEAD_BYTES_MAX), &mut sink())
-        .map(drop)
-        .map_err(|error| Error::Unreadable(error.to_string()))
+/// A header for all entries: git writes the commit there.
+///
+/// Names there would be those of every entry, for some readers. What stands before it is meant for the next entry, for
+/// some, and for the header itself by this library.
+fn global<R: Read>(mut entry: ::tar::Entry<'_, R>, name: &[u8]) -> Result<(), Error> {
+    let unreadable = |error: std::io::Error| Error::Unreadable(error.to_string());
+    let has_own_names = *entry.header().path_bytes() == *name
+        && entry.header().link_name_bytes().unwrap_or_default()
+            == entry.link_name_bytes().unwrap_or_default();
+    let mut content = Vec::new();
+    entry.by_ref().take(HEAD_BYTES_MAX).read_to_end(&mut content).map_err(unreadable)?;
+    check_records(PaxExtensions::new(&content), name, &[])?;
+    // The records are read: what there is still was there before it.
+    let mut before = entry.pax_extensions().map_err(unreadable)?;
+    if has_own_names && before.as_mut().and_then(Iterator::next).is_none() {
+        return Ok(());
+    }
+    Err(Refusal::new(name, Reason::TwoReadings).into())
+}
+
+/// Checks records of names, each of which may say again what was read, and nothing else.
+fn check_records(records: PaxExtensions<'_>, name: &[u8], read: &[(&[u8], &[u8])]) -> Result<(), Error> {
+    let refused = |reason| Err(Refusal::new(name, reason).into());
+    for record in records {
+        let Ok(record) = record else { return refused(Reason::UnknownKind) };
+        match record.key_bytes() {
+            key if key.starts_with(b"GNU.sparse") => return refused(Reason::Sparse),
+            // Another record, or another kind of long name, may say otherwise: readers differ in which they believe.
+            key @ (b"path" | b"linkpath") if !read.contains(&(key, record.value_bytes())) => {
+                return refused(Reason::TwoNames);
+            }
+            // It is needed above 8 GiB only, and what stands between it and its file takes it for its own, for some.
+            b"size" => return refused(Reason::TwoReadings),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Content, and how much of it is still to come.

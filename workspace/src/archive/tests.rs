@@ -16,6 +16,14 @@ use crate::limits::Limits;
 use crate::refusal::{Error, Reason};
 use crate::tree::Tree;
 
+mod readings;
+
+/// Entries of a tar: a name, a kind, and a content or a target.
+type TarEntries<'a> = &'a [(&'a str, EntryType, &'a str)];
+
+/// Entries of a zip: a name, a mode and a content.
+type ZipEntries<'a> = &'a [(&'a str, u32, &'a [u8])];
+
 /// A header whose name is written as it is: no builder makes a hostile one.
 fn header(name: &[u8], kind: EntryType, target: &[u8], size: u64) -> Header {
     let mut header = Header::new_gnu();
@@ -162,7 +170,7 @@ fn an_archive_of_any_kind_is_unpacked() {
 #[test]
 fn no_entry_of_an_archive_leads_out_of_its_tree() {
     use EntryType::{Block, Char, Directory, Fifo, GNUSparse, Link, Regular, Symlink};
-    let cases: [(&[(&str, EntryType, &str)], Reason); 22] = [
+    let cases: [(TarEntries<'_>, Reason); 22] = [
         (&[("../x", Regular, "x")], Reason::ParentSegment),
         (&[("/etc/x", Regular, "x")], Reason::Absolute),
         (&[("a/../../x", Regular, "x")], Reason::ParentSegment),
@@ -204,7 +212,7 @@ fn a_name_of_a_pax_record_is_judged_like_any_other() {
     let with = |key: &str, value: &str, kind: EntryType| {
         let mut builder = Builder::new(Vec::new());
         builder.append_pax_extensions([(key, value.as_bytes())]).unwrap();
-        builder.append(&header(b"x", kind, b"y", 1), &b"x"[..]).unwrap();
+        builder.append(&header(b"x", kind, b"y", 0), &b""[..]).unwrap();
         builder.into_inner().unwrap()
     };
     use EntryType::{Regular, Symlink};
@@ -216,8 +224,16 @@ fn a_name_of_a_pax_record_is_judged_like_any_other() {
 }
 
 #[test]
+fn a_path_that_is_too_deep_is_refused_also_where_it_is_left_out() {
+    let limits = Limits { depth_max: 2, ..Limits::default() };
+    let deep = tar_of(&[("a/b/c.key", EntryType::Regular, "x")]);
+    assert_eq!(reason_of(&deep, limits), Some(Reason::TooDeep(2)));
+    assert_eq!(reason_of(&tar_of(&[("a/b.key", EntryType::Regular, "x")]), limits), None, "the control");
+}
+
+#[test]
 fn a_zip_with_two_readings_or_a_hostile_entry_is_refused() {
-    let cases: [(&[(&str, u32, &[u8])], Reason); 9] = [
+    let cases: [(ZipEntries<'_>, Reason); 9] = [
         (&[("../x", 0o100_644, b"x")], Reason::ParentSegment),
         (&[("/x", 0o100_644, b"x")], Reason::Absolute),
         (&[("l", 0o120_777, b"../x")], Reason::LinkEscapes),

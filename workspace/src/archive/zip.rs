@@ -6,6 +6,7 @@ use std::io::{Read, Seek};
 use std::rc::Rc;
 
 use flate2::read::DeflateDecoder;
+use rawzip::extra_fields::{ExtraFieldId, ExtraFields};
 use rawzip::{CompressionMethod, CreatorSystem, RECOMMENDED_BUFFER_SIZE, ReaderAt, ZipArchive};
 
 use super::intake::{Entry, Intake};
@@ -27,8 +28,23 @@ struct Listed {
     mode: u32,
     is_folder: bool,
     is_encrypted: bool,
+    /// Whether its sizes follow its content, too.
+    has_descriptor: bool,
+    sizes: (u64, u64),
+    offset: u64,
     method: CompressionMethod,
     place: rawzip::ZipArchiveEntryWayfinder,
+}
+
+/// Sizes behind an entry's content: of 4 or 8 bytes each, behind a checksum, with a signature or without.
+const DESCRIPTOR_BYTES: [u64; 4] = [12, 16, 20, 24];
+
+/// Where an entry lies, with its header.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    begin: u64,
+    end: u64,
+    has_descriptor: bool,
 }
 
 /// Takes every entry of an archive of `length` bytes.
@@ -43,24 +59,84 @@ pub fn read<R: Read + Seek>(archive: R, length: u64, intake: &mut Intake<'_>) ->
     if listed > max {
         return Err(whole(Reason::TooMany(max)));
     }
+    let directory = archive.directory_offset();
     let (mut unpacked, mut taken, mut local) = (0, 0, vec![0; RECOMMENDED_BUFFER_SIZE]);
+    let mut spans = Vec::new();
     let mut entries = archive.entries(&mut buffer);
     while let Some(entry) = entries.next_entry().map_err(|error| unreadable(&error))? {
         taken += 1;
         if taken > listed {
             return Err(whole(Reason::Trailing));
         }
+        check_extra(entry.extra_fields(), entry.file_path().as_bytes())?;
         let listed = Listed {
             name: entry.file_path().as_bytes().to_vec(),
             mode: mode(entry.version_made_by().creator_system(), entry.external_attributes()),
             is_folder: entry.is_dir(),
             is_encrypted: entry.flags().is_encrypted(),
+            has_descriptor: entry.flags().has_data_descriptor(),
+            sizes: (entry.compressed_size_hint(), entry.uncompressed_size_hint()),
+            offset: entry.local_header_offset(),
             method: entry.compression_method(),
             place: entry.wayfinder(),
         };
-        unpacked = take(&archive, &listed, unpacked, length, &mut local, intake)?;
+        spans.push(span(&archive, &listed, &mut local)?);
+        unpacked = take(&archive, &listed, unpacked, length, intake)?;
     }
-    if taken == listed { Ok(()) } else { Err(whole(Reason::Truncated)) }
+    if taken != listed {
+        return Err(whole(Reason::Truncated));
+    }
+    check_spans(spans, directory)
+}
+
+/// Checks that entries lie one behind the other from the first byte to the directory. What lies between them, or twice, is
+/// there for readers that do not begin with the directory; and two archives one behind the other are two readings.
+fn check_spans(mut spans: Vec<Span>, directory: u64) -> Result<(), Error> {
+    spans.sort_unstable();
+    spans.push(Span { begin: directory, end: directory, has_descriptor: false });
+    let (mut end, mut may_follow) = (0, false);
+    for span in spans {
+        let gap = span.begin.checked_sub(end);
+        if !gap.is_some_and(|gap| if may_follow { DESCRIPTOR_BYTES.contains(&gap) } else { gap == 0 }) {
+            return Err(whole(Reason::TwoReadings));
+        }
+        (end, may_follow) = (span.end, span.has_descriptor);
+    }
+    Ok(())
+}
+
+/// Some readers take a name from there, whatever else an entry is called.
+fn check_extra(fields: ExtraFields<'_>, name: &[u8]) -> Result<(), Error> {
+    // Behind a version and a checksum (APPNOTE 4.6.9).
+    let other = |data: &[u8]| data.get(5..) != Some(name);
+    for (id, data) in fields {
+        if id == ExtraFieldId::INFO_ZIP_UNICODE_PATH && other(data) {
+            return Err(Refusal::new(name, Reason::TwoNames).into());
+        }
+    }
+    Ok(())
+}
+
+/// Where an entry lies, if it says there what the directory says.
+fn span<R: ReaderAt>(archive: &ZipArchive<R>, listed: &Listed, local: &mut [u8]) -> Result<Span, Error> {
+    let refused = |reason| Err(Refusal::new(&listed.name, reason).into());
+    let entry = archive.get_entry(listed.place).map_err(|error| unreadable(&error))?;
+    let header = entry.local_header(local).map_err(|error| unreadable(&error))?;
+    if header.file_path().as_bytes() != listed.name || header.compression_method() != listed.method {
+        return refused(Reason::TwoNames);
+    }
+    check_extra(header.extra_fields(), &listed.name)?;
+    let sizes = (header.compressed_size_hint(), header.uncompressed_size_hint());
+    let has_descriptor = header.flags().has_data_descriptor();
+    let is_told_later = has_descriptor && sizes == (0, 0);
+    if header.flags().is_encrypted() != listed.is_encrypted
+        || has_descriptor != listed.has_descriptor
+        || (sizes != listed.sizes && !is_told_later)
+    {
+        return refused(Reason::TwoReadings);
+    }
+    let (_, end) = entry.compressed_data_range();
+    Ok(Span { begin: listed.offset, end, has_descriptor })
 }
 
 /// Takes one entry; returns how much all of them unpacked to.
@@ -69,7 +145,6 @@ fn take<R: ReaderAt>(
     listed: &Listed,
     unpacked: u64,
     length: u64,
-    local: &mut [u8],
     intake: &mut Intake<'_>,
 ) -> Result<u64, Error> {
     let refused = |reason| Err(Refusal::new(&listed.name, reason).into());
@@ -77,10 +152,6 @@ fn take<R: ReaderAt>(
         return refused(Reason::Encrypted);
     }
     let entry = archive.get_entry(listed.place).map_err(|error| unreadable(&error))?;
-    let header = entry.local_header(local).map_err(|error| unreadable(&error))?;
-    if header.file_path().as_bytes() != listed.name || header.compression_method() != listed.method {
-        return refused(Reason::TwoNames);
-    }
     let content: Box<dyn Read + '_> = match listed.method {
         CompressionMethod::STORE => Box::new(entry.reader()),
         CompressionMethod::DEFLATE => Box::new(DeflateDecoder::new(entry.reader())),

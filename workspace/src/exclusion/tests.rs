@@ -146,11 +146,53 @@ fn a_pattern_that_would_say_nothing_is_refused() {
     assert!(Exclusion::new(&many, &[]).is_err());
     assert!(Exclusion::new(&many[1..], &[]).is_ok(), "the control");
     let long = "x".repeat(257);
-    for pattern in ["", " ", "# comment", "a\nb", "../x", "a/../b", "./x", long.as_str()] {
+    for pattern in [
+        "",
+        " ",
+        "# comment",
+        "a\nb",
+        "../x",
+        "a/../b",
+        "./x",
+        "!",
+        "/",
+        "!/",
+        "//",
+        "a//b",
+        "a//",
+        "!..",
+        "{a}",
+        "*.{a,b}",
+        long.as_str(),
+    ] {
         let error = Exclusion::new(&[pattern], &[]).unwrap_err();
         assert_eq!(error.pattern, pattern);
         assert!(error.to_string().is_ascii());
         assert!(Exclusion::new(&[], &[pattern]).is_err(), "{pattern} in include");
     }
     assert!(Exclusion::new(&[], &["!x"]).is_err(), "include negates nothing");
+}
+
+#[test]
+fn no_negation_brings_anything_back_from_a_folder_that_is_left_out() {
+    let list = of(&["secret/", "!keep.log", "*.log"], &[]);
+    assert_eq!(list.verdict(&path("secret/keep.log"), false), Verdict::Excluded);
+    assert_eq!(of(&[], &[]).verdict(&path(".ssh/.env.example"), false), Verdict::LeftOutByDefault);
+    assert_eq!(of(&[], &[]).verdict(&path(".azure/.env.dist/x"), false), Verdict::LeftOutByDefault);
+    // The control: a folder that is not left out itself, and a negation that comes last.
+    let list = of(&["*.log", "!keep.log", "dist/*", "!dist/a"], &[]);
+    assert_eq!(list.verdict(&path("x/keep.log"), false), Verdict::Taken);
+    assert_eq!(list.verdict(&path("dist/a/b"), false), Verdict::Taken);
+    assert_eq!(list.verdict(&path("dist/b"), false), Verdict::Excluded);
+}
+
+#[test]
+fn what_is_left_out_is_so_in_either_form_of_its_accents_and_in_any_case() {
+    let list = of(&["r\u{e9}sum\u{e9}.txt"], &["\u{e9}.pem"]);
+    for name in ["r\u{e9}sum\u{e9}.txt", "re\u{301}sume\u{301}.txt", "R\u{c9}SUM\u{c9}.TXT"] {
+        assert_eq!(list.verdict(&path(name), false), Verdict::Excluded, "{name}");
+    }
+    assert_eq!(list.verdict(&path("resume.txt"), false), Verdict::Taken);
+    assert_eq!(list.verdict(&path("\u{e9}.pem"), false), Verdict::Taken);
+    assert_eq!(list.verdict(&path("e\u{301}.pem"), false), Verdict::LeftOutByDefault, "include is exact");
 }

@@ -5,9 +5,11 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
+use crate::limits::DEPTH_MAX;
+
 /// Takes `name` in `folder` away with all that it holds; what is not there is no fault.
 pub fn remove(folder: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-    remove_entry(folder, name.as_ref(), is_folder(folder, name.as_ref())?)
+    remove_entry(folder, name.as_ref(), is_folder(folder, name.as_ref())?, DEPTH_MAX + 1)
 }
 
 fn is_folder(folder: BorrowedFd<'_>, name: &std::ffi::OsStr) -> Result<Option<bool>, Errno> {
@@ -18,11 +20,12 @@ fn is_folder(folder: BorrowedFd<'_>, name: &std::ffi::OsStr) -> Result<Option<bo
     }
 }
 
-/// As deep as trees are at most: the depth is bounded by [`crate::limits::Limits::depth_max`] of whoever wrote it.
+/// `left` folders deep: whoever else may write here makes them deeper than a stack is.
 fn remove_entry(
     folder: BorrowedFd<'_>,
     name: &std::ffi::OsStr,
     is_folder: Option<bool>,
+    left: usize,
 ) -> Result<(), Errno> {
     use std::os::fd::AsFd;
     use std::os::unix::ffi::OsStrExt;
@@ -31,6 +34,7 @@ fn remove_entry(
         Some(false) => return unlinkat(folder, name, AtFlags::empty()),
         Some(true) => {}
     }
+    let left = left.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let own = openat(folder, name, flags, Mode::empty())?;
     for entry in Dir::read_from(&own)? {
@@ -43,7 +47,7 @@ fn remove_entry(
             FileType::Unknown => self::is_folder(own.as_fd(), name)?,
             kind => Some(kind == FileType::Directory),
         };
-        remove_entry(own.as_fd(), name, is_folder)?;
+        remove_entry(own.as_fd(), name, is_folder, left)?;
     }
     unlinkat(folder, name, AtFlags::REMOVEDIR)
 }

@@ -270,6 +270,37 @@ fn each_limit_is_taken_and_one_more_is_not() {
 }
 
 #[test]
+fn a_folder_that_somebody_put_in_the_trees_stead_is_not_taken_for_it() {
+    let place = Place::new();
+    let mut tree = place.tree(Limits::default());
+    file(&mut tree, "a", "x").unwrap();
+    fs::rename(place.path("in/.tree.unfinished"), place.path("moved")).unwrap();
+    fs::create_dir(place.path("in/.tree.unfinished")).unwrap();
+    assert_eq!(reason(tree.publish()), Some(Reason::Replaced));
+    let mut tree =
+        Tree::create(fs::File::open(place.path("in")).unwrap().as_fd(), "b", Limits::default()).unwrap();
+    file(&mut tree, "a", "x").unwrap();
+    assert!(tree.publish().is_ok(), "the control");
+}
+
+#[test]
+fn what_is_left_deeper_than_any_tree_ends_in_an_error_and_not_in_a_crash() {
+    let place = Place::new();
+    let left = place.path("in/.tree.unfinished");
+    let parent = fs::File::open(place.path("in")).unwrap();
+    fs::create_dir_all(left.join(vec!["d"; 256].join("/"))).unwrap();
+    assert!(Tree::create(parent.as_fd(), "tree", Limits::default()).is_ok(), "the control");
+    fs::create_dir_all(left.join(vec!["d"; 257].join("/"))).unwrap();
+    assert!(matches!(
+        Tree::create(parent.as_fd(), "tree", Limits::default()),
+        Err(Error::System { doing: "take away", .. })
+    ));
+    fs::remove_dir_all(&left).unwrap();
+    let tree = place.tree(Limits { depth_max: 1000, ..Limits::default() });
+    assert_eq!(tree.limits().depth_max, 256, "no tree is deeper");
+}
+
+#[test]
 fn after_a_failure_nothing_more_is_written() {
     let place = Place::new();
     let mut tree = place.tree(Limits::default());
