@@ -161,6 +161,13 @@ fn the_kernel_follows_no_link_that_the_names_do_not_know() {
             place.check_outside();
         }
     }
+    // Not even one that stays inside, in the middle of a path.
+    let mut tree = place.tree(Limits::default());
+    tree.folder(&path("d/e")).unwrap();
+    tree.folder(&path("other/e")).unwrap();
+    fs::rename(staged.join("d"), staged.join("moved")).unwrap();
+    symlink("other", staged.join("d")).unwrap();
+    assert_eq!(reason(file(&mut tree, "d/e/file", "x")), Some(Reason::ThroughLink));
     let mut tree = place.tree(Limits::default());
     tree.folder(&path("d")).unwrap();
     symlink("../../../outside/secret", staged.join("d/file")).unwrap();
