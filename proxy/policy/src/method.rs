@@ -94,6 +94,22 @@ mod tests {
     }
 
     #[test]
+    fn the_text_of_a_method_is_what_it_was_read_from() {
+        for text in ["GET", "PROPFIND"] {
+            assert_eq!(Method::parse(text).unwrap().text(), text);
+        }
+    }
+
+    #[test]
+    fn what_a_rule_without_methods_allows_is_what_is_named_as_ordinary() {
+        let named = Method::ordinary();
+        for text in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "TRACE"] {
+            assert_eq!(named.contains(&text), Method::parse(text).unwrap().is_ordinary(), "{text}");
+        }
+        assert!(named.contains(&"GET") && named.iter().all(|text| Method::parse(text).is_ok()));
+    }
+
+    #[test]
     fn p_a19_methods_that_echo_or_tunnel_are_never_allowed() {
         for text in NEVER {
             let method = Method::parse(text).unwrap();

@@ -300,4 +300,18 @@ mod tests {
             assert!(!is_client_identity(other), "{other}");
         }
     }
+
+    #[test]
+    fn a_query_parameter_authenticates_by_its_name_and_one_of_a_plain_name_at_its_providers_domain_only() {
+        let is = |host: &str, name: &str| is_auth_parameter(&Host::parse(host).unwrap(), name.as_bytes());
+        for name in AUTH_PARAMETERS {
+            assert!(is("any.test", name) && is("any.test", &name.to_ascii_uppercase()), "{name}");
+            assert!(!is("any.test", &format!("{name}z")), "{name}");
+        }
+        for (domain, name) in AUTH_PARAMETERS_AT {
+            assert!(is(domain, name) && is(&format!("a.{domain}"), &name.to_ascii_uppercase()), "{name}");
+            assert!(!is("any.test", name) && !is(&format!("not{domain}"), name), "{name}");
+            assert!(!is(&format!("{domain}.any.test"), name) && !is(domain, "page"), "{name}");
+        }
+    }
 }

@@ -100,4 +100,19 @@ mod tests {
         }
         assert_eq!(SecretError::named("OfAnotherVersion"), None);
     }
+
+    #[test]
+    fn what_is_not_there_is_missing_and_what_is_wrong_is_malformed() {
+        let missing = [
+            SecretError::Missing,
+            SecretError::PairMissing,
+            SecretError::CertificateMissing,
+            SecretError::PrivateKeyMissing,
+        ];
+        for error in missing {
+            assert_eq!((error.is_missing(), error.reason()), (true, "CredentialMissing"));
+        }
+        let wrong = SecretError::Mismatched;
+        assert_eq!((wrong.is_missing(), wrong.reason()), (false, "CredentialMalformed"));
+    }
 }

@@ -184,6 +184,8 @@ fn each_fault_names_its_field_and_says_what_to_write() {
         ("name: wild", "name: api", "rules[1].name: the name is used twice"),
         ("name: wild", "name: ../x", "rules[1].name: write lower-case"),
         ("name: wild", "name: ''", "rules[1].name: write lower-case"),
+        ("name: wild", "name: -x", "rules[1].name: write lower-case"),
+        ("name: wild", "name: x-", "rules[1].name: write lower-case"),
         (
             "host: api.good.test, ports: [8443, 443]",
             "host: 127.1, ports: [443]",
