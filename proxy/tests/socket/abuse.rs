@@ -31,7 +31,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -43,15 +43,15 @@ fn field(name: &str, value: &str) -> Vec<u8> {
 }
 
 /// The head of an allowed request.
-fn head(world: &World, method: &str) -> Vec<u8> {
+pub fn head(world: &World, method: &str) -> Vec<u8> {
     let authority = world.authority();
     let fields = [(":method", method), (":scheme", "https"), (":authority", &authority), (":path", "/v1/x")];
     fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
-type Io = TlsStream<tokio::net::TcpStream>;
+pub type Io = TlsStream<tokio::net::TcpStream>;
 
-async fn open(world: &World, settings: &[u8]) -> (ReadHalf<Io>, WriteHalf<Io>) {
+pub async fn open(world: &World, settings: &[u8]) -> (ReadHalf<Io>, WriteHalf<Io>) {
     let mut io = crate::flow::tunnel(world, "h2").await;
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, settings)].concat();
     io.write_all(&preface).await.unwrap();

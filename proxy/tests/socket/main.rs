@@ -19,6 +19,7 @@ mod certified;
 mod chain;
 mod credentials;
 mod denials;
+mod early;
 mod ends;
 mod entrances;
 mod explain;

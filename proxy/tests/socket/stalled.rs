@@ -175,7 +175,7 @@ async fn stalled_uploads(count: usize, piece: &'static [u8]) -> StatusCode {
 #[tokio::test]
 async fn p_d12_uploads_that_nobody_reads_hold_up_no_other_however_many_they_are() {
     const ALL_BUT_ONE: usize = STREAMS_PER_CONNECTION_MAX as usize - 1;
-    assert_eq!(stalled_uploads(ALL_BUT_ONE, &[b'x'; 16 * 1024]).await, StatusCode::OK);
+    assert_eq!(stalled_uploads(ALL_BUT_ONE, &[b'x'; 24 * 1024]).await, StatusCode::OK);
 }
 
 #[tokio::test]
