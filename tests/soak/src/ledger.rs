@@ -41,6 +41,10 @@ struct Asked {
     arrived: Option<u32>,
     /// How often.
     arrivals: u32,
+    /// The reason in its `end`.
+    end: Option<String>,
+    /// It was cut off with its rule, if its `end` has one of these reasons.
+    revoked: Vec<&'static str>,
 }
 
 /// Counts of one row of the report.
@@ -52,7 +56,7 @@ pub struct Row {
     pub denied: u64,
     /// Failed as the upstream did.
     pub failed: u64,
-    /// Not sent, for what it was judged by had been replaced meanwhile.
+    /// Not sent, or of a WebSocket cut off, for what it was judged by had been replaced meanwhile.
     pub overtaken: u64,
 }
 
@@ -157,7 +161,8 @@ impl Ledger {
         let mut book = self.book();
         book.next += 1;
         let number = book.next;
-        book.asked.insert(number, Asked { ask, entrance, began, begun: false, arrived: None, arrivals: 0 });
+        let (begun, arrived, arrivals, end, revoked) = (false, None, 0, None, Vec::new());
+        book.asked.insert(number, Asked { ask, entrance, began, begun, arrived, arrivals, end, revoked });
         number
     }
 
@@ -204,6 +209,9 @@ impl Ledger {
         let newest = self.timeline.policy.newest();
         let mut judged = written(self.seed, asked, newest, line);
         asked.begun |= line.event == "begin";
+        if line.event == "end" {
+            asked.end = line.reason.map(str::to_owned);
+        }
         let asked = asked.clone();
         match line.event {
             "begin" if book.open.insert(line.request_id.to_owned(), number).is_some() => {
@@ -228,6 +236,10 @@ impl Ledger {
         let excused = self.timeline.may_have_failed(&asked.began);
         match answer(self.seed, &asked, &span, excused, told) {
             Ok(count) => {
+                if matches!(told, Told::Broken(_)) && !excused {
+                    let revoked = revocations(self.seed, &asked.ask, &span);
+                    self.book().asked.entry(number).and_modify(|asked| asked.revoked = revoked);
+                }
                 count(self.book().rows.entry((asked.entrance, kind)).or_default());
                 if matches!(told, Told::Denied(reason) if !is_of_allowed(reason)) {
                     self.refused(asked.entrance);
@@ -276,6 +288,11 @@ impl Ledger {
         let open = book.open.values().next().copied();
         let unwritten = book.asked.iter().find(|(_, asked)| asked.arrived.is_some() && !asked.begun);
         let unwritten = unwritten.map(|(number, asked)| format!("{number}, {asked:?}"));
+        let cut = book.asked.iter().find(|(_, asked)| {
+            let end = asked.end.as_deref().unwrap_or_default();
+            !asked.revoked.is_empty() && !asked.revoked.contains(&end)
+        });
+        let cut = cut.map(|(number, asked)| format!("{number}, {asked:?}"));
         let miscounted = book.refusals.iter().find(|(_, refusals)| refusals.told != refusals.written);
         let miscounted = miscounted.map(|(entrance, refusals)| format!("{entrance}: {refusals:?}"));
         drop(book);
@@ -289,6 +306,9 @@ impl Ledger {
         }
         if let Some(which) = unwritten {
             self.accuse(format_args!("a request was sent that the audit trail does not have: {which}"));
+        }
+        if let Some(which) = cut {
+            self.accuse(format_args!("a WebSocket was cut off, and not with its rule: {which}"));
         }
     }
 }
@@ -314,6 +334,15 @@ fn outcomes(seed: u64, ask: &Ask, span: &Span) -> Vec<Verdict> {
         some.into_iter().chain(none).collect()
     };
     policies(seed, span).flat_map(|policy| one(policy.verdict(ask))).collect()
+}
+
+/// Why a WebSocket that one of these policies allowed had to end under a later one; none where it had not.
+fn revocations(seed: u64, ask: &Ask, span: &Span) -> Vec<&'static str> {
+    let verdicts = policies(seed, span).map(|policy| policy.verdict(ask));
+    let since = verdicts.skip_while(|verdict| !ask.socket || matches!(verdict, Verdict::Deny(_)));
+    since
+        .filter_map(|verdict| if let Verdict::Deny(reason) = verdict { Some(reason) } else { None })
+        .collect()
 }
 
 fn arrival(
@@ -391,6 +420,9 @@ fn answer(seed: u64, asked: &Asked, span: &Span, excused: bool, told: &Told) -> 
         }
         Told::Denied(_) => Err("was denied, which no policy says".to_owned()),
         Told::Broken(_) if allows && excused => Ok(|row| row.failed += 1),
+        Told::Broken(_) if asked.arrived.is_some() && !revocations(seed, &asked.ask, span).is_empty() => {
+            Ok(|row| row.overtaken += 1)
+        }
         Told::Broken(_) => Err("was not answered".to_owned()),
         Told::Nothing => Ok(|_| {}),
     }

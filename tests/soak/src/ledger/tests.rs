@@ -247,3 +247,43 @@ fn a_request_is_overtaken_only_where_something_was_replaced_and_nothing_was_sent
     assert_eq!(judged(true, false), None);
     assert!(judged(false, false).is_some() && judged(true, true).is_some());
 }
+
+#[test]
+fn a_websocket_is_cut_off_only_where_its_rule_went_and_the_audit_trail_says_so() {
+    let socket = Ask { socket: true, ..ask(Place::Socket) };
+    let allows = |number| Policy::of(SEED, number).verdict(&socket) == Verdict::Allow(Some(Slot::Bearer));
+    let first = (1..).find(|number| allows(*number) && !allows(number + 1)).unwrap();
+    let stays = (1..).find(|number| allows(*number) && allows(number + 1)).unwrap();
+    let comes = (1..).find(|number| !allows(*number) && allows(number + 1)).unwrap();
+    let judged = |asked: Ask, policy: u32, arrives: bool, reason: Option<&'static str>| {
+        let ledger = under(policy);
+        let number = ledger.asks(Entrance::Socks5, asked);
+        ledger.timeline.policy.announce(policy + 1);
+        let opened = if allows(policy) { policy } else { policy + 1 };
+        if arrives {
+            ledger.writes(number, &line("begin", opened));
+            ledger.arrives(number, "api.good.test", &[BEARER]);
+        }
+        ledger.told(number, "socket", &Told::Broken("reset".to_owned()));
+        assert!(ledger.first_wrong().is_some() || ledger.rows().values().all(|row| row.overtaken == 1));
+        if arrives {
+            ledger.writes(number, &Written { reason, ..line("end", opened) });
+        }
+        ledger.close();
+        ledger.first_wrong()
+    };
+    let gone = Some("PathNotAllowed");
+    assert_eq!(judged(socket, first, true, gone), None);
+    for reason in [None, Some("Interrupted"), Some("MethodNotAllowed")] {
+        assert!(judged(socket, first, true, reason).unwrap().contains("not with its rule"), "{reason:?}");
+    }
+    for (asked, policy, arrives) in [
+        (socket, first, false),
+        (socket, stays, true),
+        (socket, comes, true),
+        (Ask { socket: false, ..socket }, first, true),
+    ] {
+        let wrong = judged(asked, policy, arrives, gone).unwrap();
+        assert!(wrong.contains("was not answered"), "{asked:?}, {policy}, {arrives}: {wrong}");
+    }
+}
