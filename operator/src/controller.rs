@@ -144,7 +144,8 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     let sandbox = observe::newest(sandbox, &ctx.recent);
     let identity = Identity::of(&sandbox).ok_or(ReconcileError::NoIdentity)?;
     let observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
-    if sandbox.metadata.deletion_timestamp.is_some() {
+    // A watch that is behind may show one that is gone as it was before it was deleted.
+    if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
         return end(&ctx, &identity, &sandbox, &observed).await;
     }
     let references = observe::references(&ctx.stores, &identity.namespace); // watches

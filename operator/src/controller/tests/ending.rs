@@ -69,3 +69,19 @@ async fn a_deletion_that_is_done_is_not_told() {
     assert_eq!(after.result.as_ref().unwrap(), &Action::await_change());
     assert!(!after.api.was_asked(STATUS), "{:?}", after.api.writes());
 }
+
+#[tokio::test]
+async fn o_r1_a_sandbox_that_is_gone_and_shown_as_it_was_before_is_given_nothing_any_more() {
+    let bare = || {
+        let mut scene = Scene::running();
+        scene.children.clear();
+        scene
+    };
+    let scene = bare();
+    let api = scene.api(takes_all()).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
+    ctx.recent.forget(fixtures::UID);
+    assert_eq!(reconcile(scene.sandbox.into(), ctx).await.unwrap(), Action::await_change());
+    assert_eq!(api.writes(), [""; 0]);
+    assert!(bare().pass(takes_all()).await.api.was_asked("POST pods"), "one that is there is");
+}
