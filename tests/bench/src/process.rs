@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The core of the contender.
@@ -17,6 +18,8 @@ pub fn load_core() -> &'static str {
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The slowest contender to start is an interpreter.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The first port that a contender may have: well above those of services.
+const FIRST_PORT: u16 = 20_000;
 
 /// A command that runs on one core.
 #[must_use]
@@ -131,10 +134,29 @@ fn status(pid: u32, name: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
-/// A port that nobody has.
+/// A port that nobody has, and that nobody is given who asks for any: one below those that the kernel hands out
+/// (ip(7), `ip_local_port_range`). Else a connection of the load may have it before the contender does.
+///
+/// # Panics
+/// When none is free.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let handed_out =
+        range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    // Where all are handed out, any will have to do.
+    let ours = FIRST_PORT..if handed_out > FIRST_PORT { handed_out } else { u16::MAX };
+    let count = u32::try_from(ours.len()).unwrap();
+    let port = (0..count)
+        .map(|_| {
+            // Processes that run beside each other begin apart.
+            let tried =
+                TRIED.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(64));
+            ours.start + u16::try_from(tried % count).unwrap()
+        })
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    (Ipv4Addr::LOCALHOST, port.unwrap()).into()
 }
 
 #[cfg(test)]
@@ -146,6 +168,19 @@ mod tests {
         let stat = "42 (a) b (c) S 7 42 42 0 -1 4194560 100 0 0 0 31 11 0 0 20 0 1 0 12345 1 1";
         let process = process(stat).unwrap();
         assert_eq!((process.parent, process.ticks), (7, 42));
+    }
+
+    #[test]
+    fn a_port_that_is_free_is_given_once_and_is_none_that_a_connection_gets() {
+        let given = [free_address(), free_address()];
+        assert_ne!(given[0], given[1]);
+        let any = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(
+            first <= FIRST_PORT
+                || given.iter().all(|given| given.port() < first && given.port() < any.port())
+        );
     }
 
     #[test]
