@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::failure::{Failure, Result};
 use crate::test::{cargo, visible};
-use crate::{fuzz, paths, soak};
+use crate::{fuzz, paths, soak, test};
 
 /// A part of the night, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,8 @@ pub enum Part {
     Soak,
     /// Kubernetes' own tests of the runtime and of NetworkPolicies, with runc and with gVisor (O-C8, O-C9).
     Upstream,
+    /// The cluster's tests five times in a row (O-C6): one that fails once in five is a flake, and is found here.
+    Suite,
 }
 
 /// Seeds of the operator's storms; `cargo test` plays fewer.
@@ -30,6 +32,8 @@ const SEEDS: u32 = 10_000;
 /// Ten thousand of them are worth a build that is optimised.
 const STORMS: [&str; 7] =
     ["test", "--locked", "--profile", "nightly", "--package", "agentsandbox-sim", "o_r29_every"];
+/// How often the cluster's tests pass in a row before they count as steady.
+const SUITE_RUNS: u32 = 5;
 /// Each brings up clusters of its own.
 const UPSTREAM: [&str; 8] =
     ["test", "--locked", "--package", "agentsandbox-tests", "--test", "upstream", "--", "--test-threads=1"];
@@ -71,8 +75,18 @@ impl Part {
             Self::Fuzz => fuzz::run(None, fuzz::SECONDS),
             Self::Soak => soak::run(soak::MINUTES, None),
             Self::Upstream => cargo(&UPSTREAM),
+            Self::Suite => suite(|| test::test(Some(test::Part::Cluster), None)),
         }
     }
+}
+
+/// Runs the cluster's tests again and again, and stops at the first run that fails: there is no second try.
+fn suite(run: impl Fn() -> Result<()>) -> Result<()> {
+    for number in 1..=SUITE_RUNS {
+        println!("==> run {number} of {SUITE_RUNS}");
+        run().map_err(|failure| Failure::new(format!("run {number} of {SUITE_RUNS}: {failure}")))?;
+    }
+    Ok(())
 }
 
 fn storms() -> Command {
@@ -93,6 +107,25 @@ mod tests {
         let set: Vec<_> = command.get_envs().map(|(name, value)| (name.to_str(), value)).collect();
         assert!(set.contains(&(Some("SEEDS"), Some("10000".as_ref()))), "{set:?}");
         assert!(set.contains(&(Some("SEED"), None)) && set.contains(&(Some("FROM"), None)), "{set:?}");
+    }
+
+    #[test]
+    fn o_c6_a_suite_that_fails_once_in_five_runs_has_failed() {
+        let runs = std::cell::Cell::new(0);
+        let run = |fails: u32| {
+            runs.set(0);
+            suite(|| {
+                runs.set(runs.get() + 1);
+                if runs.get() == fails { Err(Failure::new("a flake")) } else { Ok(()) }
+            })
+        };
+        assert!(run(0).is_ok());
+        assert_eq!(runs.get(), 5);
+        for fails in 1..=5 {
+            let failure = run(fails).expect_err("one run failed");
+            assert!(failure.to_string().contains(&format!("run {fails} of 5: a flake")), "{failure}");
+            assert_eq!(runs.get(), fails, "it went on after a failure");
+        }
     }
 
     /// A filter that fits nothing would be a night without a test, and green.

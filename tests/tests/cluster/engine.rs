@@ -17,17 +17,17 @@ use crate::race::{agent_pod, agent_started};
 use crate::walls::{ANSWER_WITHIN, control, open_places, unfenced};
 use crate::{fixtures, routes};
 
-const ENGINE: &str = "kube-router";
+pub const ENGINE: &str = "kube-router";
 
 /// Components that were killed; however a test ends, they run again when this is dropped.
-struct Killed<'rig> {
+pub struct Killed<'rig> {
     rig: &'rig Rig,
     components: Vec<&'static str>,
 }
 
 impl<'rig> Killed<'rig> {
     /// Kills them, in this order.
-    fn now(rig: &'rig Rig, components: Vec<&'static str>) -> Self {
+    pub fn now(rig: &'rig Rig, components: Vec<&'static str>) -> Self {
         let killed = Self { rig, components };
         for component in &killed.components {
             assert!(killed.runs(component), "{component} does not run");
@@ -42,7 +42,7 @@ impl<'rig> Killed<'rig> {
 
     /// Starts those that do not run, in this order, as whoever supervises them would: the kubelet ends by itself while there is no
     /// containerd.
-    fn start(&self, order: &[&'static str]) {
+    pub fn start(&self, order: &[&'static str]) {
         for component in order.iter().filter(|component| !self.runs(component)) {
             component::start(&self.rig.cluster, component).expect("it can be started");
         }
@@ -126,10 +126,10 @@ async fn walls_that_nobody_enforces_are_seen_by_the_matrix_and_by_the_fence() {
 }
 
 /// Where agents send to, and nobody else: no fence tries it and no other test.
-const SINK: &str = "203.0.113.19";
+pub const SINK: &str = "203.0.113.19";
 
 /// Who has sent how many packets to [`SINK`].
-async fn sent(rig: &Rig) -> BTreeMap<IpAddr, u64> {
+pub async fn sent(rig: &Rig) -> BTreeMap<IpAddr, u64> {
     let filter =
         PacketFilter { destination: Some(SINK.parse().expect("an address")), ..PacketFilter::default() };
     let mut by = BTreeMap::new();
@@ -139,16 +139,30 @@ async fn sent(rig: &Rig) -> BTreeMap<IpAddr, u64> {
     by
 }
 
+/// The control: what a pod without walls sends to [`SINK`] is counted. Returns what has been sent so far.
+pub async fn without_walls_packets_arrive(rig: &Rig, ns: &Namespace) -> BTreeMap<IpAddr, u64> {
+    let before = sent(rig).await;
+    let free = unfenced(ns).await;
+    let send = format!("echo x > /dev/udp/{SINK}/9999");
+    agentsandbox_tests::exec::exec(&ns.pods(), "unfenced", "agent", &["bash", "-c", &send]).await.ok();
+    eventually("a packet of a pod without walls arrives", ANSWER_WITHIN, || async {
+        if sent(rig).await.get(&free) > before.get(&free) { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await;
+    sent(rig).await
+}
+
 /// A line of shell that sends from its first moment on, for ever.
-fn sending() -> String {
+pub fn sending() -> String {
     format!("while :; do {{ echo x > /dev/udp/{SINK}/9999; }} 2>/dev/null; sleep 0.01; done")
 }
 
 /// Numbers that look random and are the same for the same seed (xorshift64).
-struct Order(u64);
+pub struct Order(pub u64);
 
 impl Order {
-    fn shuffled<T: Copy>(&mut self, of: &[T]) -> Vec<T> {
+    /// These, in an order of their own.
+    pub fn shuffled<T: Copy>(&mut self, of: &[T]) -> Vec<T> {
         let mut rest = of.to_vec();
         let mut order = Vec::new();
         while !rest.is_empty() {
@@ -163,12 +177,13 @@ impl Order {
 }
 
 /// Variable with the seed of an order that is to be had again.
-const SEED: &str = "AGENTSANDBOX_TEST_SEED";
+pub const SEED: &str = "AGENTSANDBOX_TEST_SEED";
 const ROUNDS: usize = 3;
 /// A kubelet that comes back looks at all of its pods first. Bounds a hang.
-const BACK_WITHIN: Duration = Duration::from_secs(240);
+pub const BACK_WITHIN: Duration = Duration::from_secs(240);
 
-fn seed() -> u64 {
+/// The seed of this run.
+pub fn seed() -> u64 {
     let written = std::env::var(SEED).ok().map(|seed| seed.parse().expect("a seed is a number"));
     let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs();
     written.unwrap_or_else(seconds).max(1)
@@ -181,21 +196,7 @@ async fn o_n19_no_packet_leaves_an_agent_while_runtime_kubelet_and_engine_are_ki
     eprintln!("{SEED}={seed}");
     let mut random = Order(seed);
     with_namespace(&rig, "disorder", async |ns| {
-        let before = sent(&rig).await;
-        let free = unfenced(&ns).await;
-        agentsandbox_tests::exec::exec(
-            &ns.pods(),
-            "unfenced",
-            "agent",
-            &["bash", "-c", &format!("echo x > /dev/udp/{SINK}/9999")],
-        )
-        .await
-        .ok();
-        eventually("a packet of a pod without walls arrives", ANSWER_WITHIN, || async {
-            if sent(&rig).await.get(&free) > before.get(&free) { Ok(()) } else { Err("none".to_owned()) }
-        })
-        .await;
-        let before = sent(&rig).await;
+        let before = without_walls_packets_arrive(&rig, &ns).await;
         let mut sandboxes = Vec::new();
         for round in 0..ROUNDS {
             let ends = random.shuffled(&["containerd", "kubelet", ENGINE]);

@@ -17,6 +17,7 @@ mod client_certificates;
 mod clients;
 mod deletion;
 mod denials;
+mod disorder;
 mod downtime;
 mod engine;
 mod enrolment;
