@@ -282,9 +282,7 @@ impl Blocked {
         match status.code {
             403 if says("because it is being terminated") => Self::NamespaceTerminating,
             // OwnerReferencesPermissionEnforcement learns of a new kind only when it next asks what there is.
-            403 if says("cannot find RESTMapping") => Self::KindsUnknown(format!(
-                "{what} was refused while the API server does not know our kinds yet"
-            )),
+            403 if says("cannot find RESTMapping") => Self::KindsUnknown(format!("{what} was refused")),
             403 if says("exceeded quota")
                 || says("violates PodSecurity")
                 || says("denied request")

@@ -200,9 +200,15 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
             "The namespace is being deleted, and the sandbox with it. Create the sandbox in another one."
                 .to_owned(),
         ),
-        Blocked::Transient(what) | Blocked::KindsUnknown(what) => (
+        Blocked::Transient(what) => (
             Reason::Retrying,
             format!("The last pass failed, so what holds now is not known: {what}. It is tried again."),
+        ),
+        Blocked::KindsUnknown(what) => (
+            Reason::Retrying,
+            format!(
+                "The API server has not taken notice of this project's kinds yet, as in the first half minute after their installation: {what}. It is tried again."
+            ),
         ),
         Blocked::Conflict | Blocked::NotLeader => return None,
     })
@@ -224,7 +230,7 @@ fn remedy(what: &str) -> &'static str {
 fn breached(breach: &Breach) -> Option<Vec<Verdict>> {
     let (what, lost, fails, runs) = match breach.lost {
         Lost::Wall => (
-            "A wall is missing or was changed",
+            "A wall is not in place",
             Reason::WallsMissing,
             ConditionType::NetworkIsolated,
             "No agent runs until it stands.",
