@@ -143,6 +143,25 @@ fn o_h11_nothing_that_could_loosen_the_fence_is_in_the_sandboxs_schema() {
 }
 
 #[test]
+fn o_g18_no_schema_offers_a_workspace_that_nothing_can_be_run_from() {
+    // Whoever offers one owes the proof that a program copied there does not start, in each runtime.
+    const OFFERS: [&str; 3] = ["exec", "mount", "readonly"];
+    let (mut offers, mut workspaces) = (Vec::new(), 0);
+    for crd in rendered() {
+        let schema = crd.manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+        walk(&schema, &crd.name, &mut |path, _| {
+            let name = path.rsplit('.').next().unwrap_or_default().to_lowercase();
+            workspaces += usize::from(name == "workspace");
+            if OFFERS.iter().any(|offer| name.contains(offer)) {
+                offers.push(path.to_owned());
+            }
+        });
+    }
+    assert_eq!(offers, none());
+    assert!(workspaces >= 2, "the control: a sandbox and a class say how large a workspace is");
+}
+
+#[test]
 fn a_kind_that_has_conditions_has_one_before_the_operator_has_seen_it() {
     let mut with_conditions = Vec::new();
     for crd in rendered() {

@@ -189,3 +189,24 @@ fn o_h23_no_role_of_the_chart_makes_a_token() {
     assert!(seen > PERMISSIONS.len(), "the roles were not read");
     assert!(PERMISSIONS.iter().all(|permission| !permission.resource.starts_with("serviceaccounts/")));
 }
+
+#[test]
+fn o_n21_the_chart_makes_no_policy_of_the_whole_cluster_and_grants_none() {
+    // Such a policy is ordered before those of every namespace: whoever makes one owes the proof of its order.
+    const ABSENT: [&str; 4] =
+        ["ClusterNetworkPolicy", "AdminNetworkPolicy", "GlobalNetworkPolicy", "policy.networking.k8s.io"];
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let chart: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    for name in ABSENT {
+        let plural = name.to_lowercase();
+        assert!(!chart.contains(name) && !chart.to_lowercase().contains(&plural), "the chart names {name}");
+        let granted = PERMISSIONS.iter().find(|p| p.group == name || p.resource.starts_with(&plural));
+        assert!(granted.is_none(), "{granted:?}");
+    }
+    assert!(chart.contains("kind: NetworkPolicy"), "the control: the chart makes policies of a namespace");
+    assert!(
+        PERMISSIONS.iter().any(|p| p.resource.starts_with("networkpolicies")),
+        "and so does the operator"
+    );
+}
