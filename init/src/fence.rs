@@ -43,9 +43,11 @@ struct Failure {
 #[must_use]
 pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
     let signs = crate::kernel::read();
+    let kind = crate::kernel::judge(&signs);
     let kernel = KernelReport {
-        kind: crate::kernel::judge(&signs),
+        kind,
         expected: args.expect_kernel.into(),
+        root: crate::kernel::root(kind, &signs.uid_map),
         version: signs.version,
     };
     let mut report = FenceReport {

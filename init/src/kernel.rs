@@ -16,7 +16,7 @@
 use std::fs;
 use std::path::Path;
 
-use agentsandbox_report::KernelKind;
+use agentsandbox_report::{KernelKind, RootReport};
 
 /// Magic number of procfs (`linux/magic.h`).
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -40,6 +40,8 @@ pub struct Signs {
     pub vmstat: Presence,
     /// `/proc/cmdline`.
     pub command_line: String,
+    /// `/proc/self/uid_map`.
+    pub uid_map: String,
 }
 
 /// Whether something is there.
@@ -70,6 +72,21 @@ pub fn judge(signs: &Signs) -> KernelKind {
     }
 }
 
+/// Whom the node takes the pod's root for, from the ranges of `uid_map`: first id inside, first id outside, how many. A kernel of the
+/// pod's own says nothing of the node.
+#[must_use]
+pub fn root(kind: KernelKind, uid_map: &str) -> Option<RootReport> {
+    if kind != KernelKind::Linux {
+        return None;
+    }
+    let numbers = |line: &str| line.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>().ok();
+    let ranges: Option<Vec<Vec<u64>>> = uid_map.lines().map(numbers).collect();
+    let ranges = ranges.filter(|ranges| !ranges.is_empty() && ranges.iter().all(|range| range.len() == 3))?;
+    // Where root is in no range there is no root inside.
+    let is_nodes = ranges.iter().any(|range| range.starts_with(&[0, 0]));
+    Some(if is_nodes { RootReport::Node } else { RootReport::Mapped })
+}
+
 fn says_gvisor(text: &str) -> bool {
     text.contains("gvisor") || text.contains(GVISOR_VERSION_OLD)
 }
@@ -95,6 +112,7 @@ pub fn read() -> Signs {
         sentry: presence(Path::new("/proc/sentry-meminfo").exists()),
         vmstat: presence(Path::new("/proc/vmstat").exists()),
         command_line: first_line("/proc/cmdline"),
+        uid_map: fs::read_to_string("/proc/self/uid_map").unwrap_or_default(),
     }
 }
 
@@ -114,6 +132,7 @@ mod tests {
             sentry: Presence::Present,
             vmstat: Presence::Absent,
             command_line: "BOOT_IMAGE=/vmlinuz-4.19.0-gvisor quiet".to_owned(),
+            uid_map: "0 0 4294967295".to_owned(),
         }
     }
 
@@ -125,6 +144,7 @@ mod tests {
             sentry: Presence::Absent,
             vmstat: Presence::Present,
             command_line: "root=/dev/vda1 console=ttyS0".to_owned(),
+            uid_map: "         0          0 4294967295".to_owned(),
         }
     }
 
@@ -156,6 +176,27 @@ mod tests {
     fn an_older_gvisor_is_known_by_its_fixed_version() {
         let old = "Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016".to_owned();
         assert_eq!(judge(&Signs { version: old.clone(), uname: old, ..gvisor() }), KernelKind::GVisor);
+    }
+
+    #[test]
+    fn o_g22_whom_the_node_takes_the_pods_root_for_is_told_where_it_is_shown_and_nowhere_else() {
+        let (node, mapped) = (Some(RootReport::Node), Some(RootReport::Mapped));
+        for (map, told) in [
+            ("         0          0 4294967295\n", node),
+            ("0 65536 65536\n", mapped),
+            ("1000 1000 1\n", mapped),
+            ("5 5 10\n0 0 1\n", node),
+            ("5 5 10\n0 100000 5\n", mapped),
+            ("", None),
+            ("0 0\n", None),
+            ("0 0 all\n", None),
+        ] {
+            assert_eq!(root(KernelKind::Linux, map), told, "{map:?}");
+        }
+        for kind in [KernelKind::GVisor, KernelKind::VirtualMachine, KernelKind::Unknown] {
+            assert_eq!(root(kind, "0 65536 65536\n"), None, "{kind:?}");
+        }
+        assert!(root(KernelKind::Linux, &read().uid_map).is_some(), "Linux shows it: {:?}", read());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn failed(expected: KernelKind, message: &str, started: Instant) -> FenceRep
         version: VERSION,
         verdict: Verdict::Failed,
         message: message.to_owned(),
-        kernel: KernelReport { kind: KernelKind::Unknown, expected, version: String::new() },
+        kernel: KernelReport { kind: KernelKind::Unknown, expected, version: String::new(), root: None },
         walls: WallsReport::default(),
         limits: None,
         phases: PhasesReport::default(),

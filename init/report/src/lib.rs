@@ -62,6 +62,18 @@ pub struct KernelReport {
     pub expected: KernelKind,
     /// First line of `/proc/version`, at most 200 bytes.
     pub version: String,
+    /// Whom the node takes the pod's root for; absent where the kernel is the pod's own or does not show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootReport>,
+}
+
+/// Whom a node takes the root of a pod for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootReport {
+    /// Its own root.
+    Node,
+    /// Somebody else: a user namespace stands between.
+    Mapped,
 }
 
 /// Kinds of kernel the fence can tell apart.

@@ -3,7 +3,7 @@
 
 use agentsandbox_crds::class::Isolation;
 use agentsandbox_report::{
-    FenceReport, KernelKind, LimitReport, LimitsReport, VERSION, Verdict as FenceVerdict,
+    FenceReport, KernelKind, LimitReport, LimitsReport, RootReport, VERSION, Verdict as FenceVerdict,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -195,11 +195,23 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
         Holds::True,
         Reason::KernelVerified,
         format!(
-            "The pod runs on {promised:?} ({}). {}",
+            "The pod runs on {promised:?} ({}). {}{}",
             report.kernel.version,
-            limits(report.limits.as_ref())
+            limits(report.limits.as_ref()),
+            root(report.kernel.root)
         ),
     )
+}
+
+/// Whom the node takes the pod's root for, where its kernel shows that. No pod asks for a user namespace, but a runtime may give it one.
+const fn root(report: Option<RootReport>) -> &'static str {
+    match report {
+        Some(RootReport::Node) => " Root inside would be root of the node: no user namespace stands between.",
+        Some(RootReport::Mapped) => {
+            " Root inside would be nobody on the node: a user namespace stands between."
+        }
+        None => "",
+    }
 }
 
 /// What was seen of the limits, and no more: a limit that the kernel does not show is not said to hold.

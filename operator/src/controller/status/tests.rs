@@ -253,6 +253,30 @@ fn a_limit_is_said_to_hold_only_where_it_was_seen() {
 }
 
 #[test]
+fn o_g22_whom_the_node_takes_root_for_is_told_where_it_was_seen_and_stops_nothing() {
+    let limits = json!({"memoryBytes": 1, "cpuMillis": 1, "pids": 1});
+    let of = |root: Value| {
+        with(|w| w.agent = fenced(|r| (r["limits"], r["kernel"]["root"]) = (limits.clone(), root)))
+    };
+    for (root, wanted) in [
+        (
+            json!("Node"),
+            "Its limits hold. Root inside would be root of the node: no user namespace stands between.",
+        ),
+        (
+            json!("Mapped"),
+            "Its limits hold. Root inside would be nobody on the node: a user namespace stands between.",
+        ),
+        (Value::Null, "Its limits hold."),
+    ] {
+        says(&told(of(root.clone())), "RuntimeVerified", "True", "KernelVerified");
+        let message = message(of(root), "RuntimeVerified");
+        assert!(message.ends_with(wanted), "{message}");
+    }
+    says(&told(of(json!("nobody"))), "RuntimeVerified", "Unknown", "ReportInvalid");
+}
+
+#[test]
 fn what_the_kubelet_says_of_the_pods_is_told_with_its_reason() {
     let waiting = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
     let fault =

@@ -89,6 +89,15 @@ fn o_g19_seccomp_is_the_runtimes_and_nothing_selinux_proc_or_sysctl_is_touched_b
 }
 
 #[test]
+fn o_g22_no_pod_asks_for_a_user_namespace_so_none_fails_for_want_of_one() {
+    let (agent_pod, proxy_pod) = talkative();
+    for pod in [agent(), proxy(), agent_pod, proxy_pod] {
+        // Where a node's runtime has none, a pod that asks for one stays without a sandbox for good.
+        assert_eq!(pod.spec.unwrap().host_users, None);
+    }
+}
+
+#[test]
 fn o_g26_no_device_is_asked_for_and_none_can_be() {
     for pod in [agent(), proxy()] {
         let spec = pod.spec.as_ref().unwrap();
