@@ -41,6 +41,7 @@ pub use error::{ApplyError, Document, Unsealed, Walls};
 pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
 pub use way::{Gated, admit, keep, shut};
 
+pub(super) use child::names_another;
 use child::{Made, NamedChild, applied, is_already_exists, is_not_found};
 use pods::{is_of, live};
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::accept::{Rejection, SecretPlace, UpstreamLogin};
-use super::apply::{Applied, ApplyError};
+use super::apply::{Applied, ApplyError, names_another};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
 use super::observe::denials::Held;
@@ -291,6 +291,7 @@ impl Blocked {
                 Self::Refused(format!("{what} was refused: {}", status.message))
             }
             403 if says("cannot ") => Self::Forbidden(format!("{what} is not permitted: {}", status.message)),
+            422 if names_another(status) => Self::Conflict,
             400 | 403 | 422 => Self::Refused(format!("{what} was refused: {}", status.message)),
             404 => Self::Transient(format!("{what} found nothing")),
             409 => Self::Conflict,

@@ -6,6 +6,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Resource;
+use kube::core::Status;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -98,8 +99,13 @@ pub(super) fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_already_exists())
 }
 
+/// A patch that names another UID than the object's would change it, and is refused as that: the object that was meant is gone.
+pub(in crate::controller) fn names_another(status: &Status) -> bool {
+    status.code == 422 && status.message.contains("metadata.uid: Invalid value")
+}
+
 pub(super) fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict())
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || names_another(status))
 }
 
 pub(super) fn is_not_found(error: &kube::Error) -> bool {

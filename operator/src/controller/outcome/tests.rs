@@ -54,6 +54,8 @@ fn an_answer_of_the_api_server_is_understood() {
         (403, "something that nobody has heard of", "Refused"),
         (400, "bad", "Refused"),
         (422, "invalid", "Refused"),
+        (422, "invalid: metadata.uid: Invalid value: \"1\": field is immutable", "Conflict"),
+        (400, "metadata.uid: Invalid value", "Refused"),
         (404, "not found", "Transient"),
         (409, "conflict", "Conflict"),
         (429, "slow down", "Transient"),
