@@ -136,6 +136,7 @@ impl Namespace {
             | "RuntimeClass"
             | "ClusterRole"
             | "ClusterRoleBinding"
+            | "CustomResourceDefinition"
             | "ValidatingAdmissionPolicy"
             | "ValidatingAdmissionPolicyBinding" => Api::all_with(self.client.clone(), &resource),
             _ => Api::namespaced_with(self.client.clone(), &self.name, &resource),

@@ -64,7 +64,10 @@ pub fn react(world: &mut World, revision: &Revision) {
         let node = world.node;
         match revision.change {
             Change::Added if node.schedules => world.step_in(20, Step::Schedule(key, uid)),
-            Change::Modified if started => world.step_in(node.ends_in, Step::Kill(key, uid)),
+            // No kubelet has one that was never placed.
+            Change::Modified if started && !text(object, "/spec/nodeName").is_empty() => {
+                world.step_in(node.ends_in, Step::Kill(key, uid))
+            }
             _ => {}
         }
     }

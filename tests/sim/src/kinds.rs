@@ -50,6 +50,28 @@ kinds! {
     EVENTS = "events" "Event" "events.k8s.io/v1" true false false;
 }
 
+impl Kind {
+    /// Whether it is one of this project's, which a CRD defines.
+    pub fn is_ours(&self) -> bool {
+        self.api_version.starts_with("agentsandbox.dev/")
+    }
+
+    /// Whether who puts an object in the place of another must say of which version that is.
+    pub fn needs_version(&self) -> bool {
+        self.is_ours()
+    }
+
+    /// Whether what is put where nothing is, is created.
+    pub fn is_created_by_put(&self) -> bool {
+        ["services", "leases"].contains(&self.plural)
+    }
+
+    /// Whether the answer to a deletion that took effect at once is the object; of others it is a Status.
+    pub fn is_shown_when_deleted(&self) -> bool {
+        ["pods", "services", "serviceaccounts"].contains(&self.plural)
+    }
+}
+
 /// The kind of this group, version and plural.
 pub fn find(api_version: &str, plural: &str) -> Option<&'static Kind> {
     ALL.iter().copied().find(|kind| kind.api_version == api_version && kind.plural == plural)

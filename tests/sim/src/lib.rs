@@ -23,6 +23,7 @@
 
 pub mod actors;
 pub mod faults;
+pub mod fields;
 pub mod invariants;
 pub mod kinds;
 pub mod merge;

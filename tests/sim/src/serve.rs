@@ -128,6 +128,18 @@ impl Call {
         json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
     }
 
+    /// An object as it is wanted in a list, which says itself what kind the core's are.
+    fn listed(&self, object: &Value) -> Value {
+        let mut object = self.shown(object);
+        if let Some(object) =
+            object.as_object_mut().filter(|_| !self.wants_metadata() && !self.kind.is_ours())
+        {
+            object.remove("apiVersion");
+            object.remove("kind");
+        }
+        object
+    }
+
     /// Carries it out; not for watches.
     ///
     /// # Errors
@@ -135,6 +147,9 @@ impl Call {
     pub fn answer(&self, store: &mut Store) -> Result<(u16, Value), Refusal> {
         let manager = Some(self.asks("fieldManager")).filter(|manager| !manager.is_empty());
         let at = (self.namespace.as_str(), self.name.as_str());
+        if let Some(manager) = manager {
+            store.managing(manager);
+        }
         match (&self.method, self.name.is_empty()) {
             (&Method::GET, true) => self.list(store).map(|list| (200, list)),
             (&Method::GET, false) => {
@@ -150,19 +165,30 @@ impl Call {
                 store.create(self.kind, manager, object, self.asks("dryRun") == "All").map(|made| (201, made))
             }
             (&Method::PUT, false) => {
-                store.replace(self.kind, self.part, self.body.clone()).map(|new| (200, new))
+                let code = if store.get(self.kind, at.0, at.1).is_some() { 200 } else { 201 };
+                let mut object = self.body.clone();
+                if self.kind.namespaced {
+                    object["metadata"]["namespace"] = json!(self.namespace);
+                }
+                store.replace(self.kind, self.part, object).map(|new| (code, new))
             }
             (&Method::PATCH, false) if self.content_type.contains("apply-patch") => {
                 let force = self.asks("force") == "true";
                 let manager = manager.ok_or_else(|| {
                     Refusal::new(422, "Invalid", "fieldManager is required for apply patch")
                 })?;
-                store.apply(self.kind, at, manager, force, self.body.clone()).map(|new| (200, new))
+                let code = if store.get(self.kind, at.0, at.1).is_some() { 200 } else { 201 };
+                store.apply(self.kind, at, manager, force, self.body.clone()).map(|new| (code, new))
             }
             (&Method::PATCH, false) if self.content_type.contains("merge-patch") => {
                 store.merge(self.kind, self.part, at, &self.body).map(|new| (200, new))
             }
-            (&Method::DELETE, false) => store.delete(self.kind, at, &self.deletion()).map(|last| (200, last)),
+            (&Method::DELETE, false) => {
+                let last = store.delete(self.kind, at, &self.deletion())?;
+                let is_gone = store.get(self.kind, at.0, at.1).is_none();
+                let is_shown = self.kind.is_shown_when_deleted() || !is_gone;
+                Ok((200, if is_shown { last } else { deleted(self.kind, &last) }))
+            }
             _ => Err(Refusal::new(405, "MethodNotAllowed", "the simulated server does not serve this")),
         }
     }
@@ -184,7 +210,7 @@ impl Call {
         }
     }
 
-    /// A list, page by page; what is shown is always as of now, and a page that continues says from which key on.
+    /// A list, page by page, all of them as of the first; a page that continues says of when that is, and from which key on.
     fn list(&self, store: &Store) -> Result<Value, Refusal> {
         let selector = self.selector();
         let (from, revision) = match self.asks("continue") {
@@ -202,17 +228,24 @@ impl Call {
         let place = |object: &Value| {
             format!("{}\u{1}{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"))
         };
-        let wanted: Vec<&Value> = store
-            .all(self.kind)
-            .filter(|object| self.wants(object, &selector) && place(object).as_str() > from.as_str())
-            .collect();
+        let all: Vec<&Value> = if revision == store.revision() {
+            store.all(self.kind).collect()
+        } else {
+            store.as_of(self.kind, revision)
+        };
+        let here = all.into_iter().filter(|object| self.wants(object, &Selector::new()));
+        let rest: Vec<&Value> = here.filter(|object| place(object).as_str() > from.as_str()).collect();
+        let page: Vec<&Value> =
+            rest.iter().copied().filter(|object| self.wants(object, &selector)).take(limit).collect();
         let mut metadata = json!({"resourceVersion": revision.to_string()});
-        let page = &wanted[..wanted.len().min(limit)];
-        if page.len() < wanted.len() {
-            metadata["continue"] =
-                json!(format!("{revision}/{}", page.last().map(|last| place(last)).unwrap_or_default()));
+        // A page that is full says that there is more where anything follows, wanted or not.
+        let last = page.last().filter(|_| page.len() == limit).map(|last| place(last));
+        if let Some(last) = last
+            && rest.last().is_some_and(|object| place(object) > last)
+        {
+            metadata["continue"] = json!(format!("{revision}/{last}"));
         }
-        let items: Vec<Value> = page.iter().map(|object| self.shown(object)).collect();
+        let items: Vec<Value> = page.iter().map(|object| self.listed(object)).collect();
         let (kind, version) = if self.wants_metadata() {
             ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1")
         } else {
@@ -220,6 +253,12 @@ impl Call {
         };
         Ok(json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items}))
     }
+}
+
+/// What is said of a deletion that took effect at once.
+fn deleted(kind: &Kind, last: &Value) -> Value {
+    let details = json!({"name": text(last, "/metadata/name"), "kind": kind.plural, "uid": text(last, "/metadata/uid")});
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
 /// What is said of a revision that the server has forgotten.

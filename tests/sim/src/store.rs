@@ -1,13 +1,17 @@
 //! What the API server keeps: objects, and the log of every revision they went through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::faults::hash;
-use crate::kinds::{Kind, NAMESPACES, PODS, SERVICES};
-use crate::merge::{self, Managers};
+use crate::fields::{self, Managers};
+use crate::kinds::{Kind, NAMESPACES, PODS};
+use crate::merge;
+
+mod ending;
+mod rules;
 
 /// Plural, namespace and name; an empty namespace for what lives in none.
 pub type Key = (&'static str, String, String);
@@ -80,8 +84,11 @@ pub struct Deletion {
 pub struct Store {
     now: Timestamp,
     by: &'static str,
+    manager: String,
     objects: BTreeMap<Key, Value>,
     managers: BTreeMap<Key, Managers>,
+    /// What has its status from its CRD only: nothing is kept of it until the first write.
+    unseen: BTreeSet<Key>,
     /// Every revision, in order.
     pub log: Vec<Revision>,
     made: BTreeMap<Key, u64>,
@@ -125,8 +132,10 @@ impl Store {
         Self {
             now,
             by: "setup",
+            manager: String::new(),
             objects: BTreeMap::new(),
             managers: BTreeMap::new(),
+            unseen: BTreeSet::new(),
             log: Vec::new(),
             made: BTreeMap::new(),
             compacted: 0,
@@ -136,6 +145,12 @@ impl Store {
     /// Who writes from here on, and when.
     pub fn acting(&mut self, by: &'static str, now: Timestamp) {
         (self.by, self.now) = (by, now);
+        by.clone_into(&mut self.manager);
+    }
+
+    /// As which field manager the next write is made.
+    pub fn managing(&mut self, manager: &str) {
+        manager.clone_into(&mut self.manager);
     }
 
     /// The time of the write under way.
@@ -196,6 +211,17 @@ impl Store {
         &mut self,
         kind: &'static Kind,
         manager: Option<&str>,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Value, Refusal> {
+        let owner = (manager.unwrap_or(&self.manager).to_owned(), false);
+        self.make(kind, owner, object, dry_run)
+    }
+
+    fn make(
+        &mut self,
+        kind: &'static Kind,
+        owner: (String, bool),
         mut object: Value,
         dry_run: bool,
     ) -> Result<Value, Refusal> {
@@ -217,41 +243,51 @@ impl Store {
         let unique = hash(*made, &format!("{key:?}"));
         object["apiVersion"] = json!(kind.api_version);
         object["kind"] = json!(kind.kind);
-        let applied = object.clone();
-        object["metadata"]["uid"] = json!(format!("00000000-0000-4000-8000-{:012x}", unique >> 16));
+        let owned = fields::fields(&object);
+        rules::complete(kind, &mut object, unique);
         object["metadata"]["creationTimestamp"] = json!(seconds(self.now));
-        if kind.counts_generations {
-            object["metadata"]["generation"] = json!(1);
-        }
-        if kind.has_status && *kind != SERVICES && *kind != NAMESPACES {
-            object.as_object_mut().unwrap().remove("status");
-        }
-        if *kind == SERVICES {
-            object["spec"]["clusterIP"] = json!(format!("10.96.1.{}", unique % 250));
-        }
-        if *kind == PODS {
-            object["status"] = json!({"phase": "Pending"});
-        }
         if dry_run {
             return Ok(object);
         }
-        if let Some(manager) = manager {
-            self.managers.insert(key.clone(), Managers::from([(manager.to_owned(), applied)]));
+        self.managers.insert(key.clone(), Managers::from([(owner, owned)]));
+        if kind.is_ours() && !object["status"].is_null() {
+            self.unseen.insert(key.clone());
         }
         Ok(self.commit(Change::Added, kind, &key, object))
     }
 
-    /// Puts an object in the place of one that is there.
+    /// Puts an object in the place of one that is there; of some kinds, also where none is.
     ///
     /// # Errors
     /// As the API server: it is missing, or was changed meanwhile.
     pub fn replace(&mut self, kind: &'static Kind, part: Part, new: Value) -> Result<Value, Refusal> {
         let key = key(kind, &new);
-        let live = self.objects.get(&key).ok_or_else(|| Self::missing(kind, &key.2))?.clone();
-        self.update(kind, part, &key, live, new)
+        let uid = text(&new, "/metadata/uid");
+        let Some(live) = self.objects.get(&key).cloned() else {
+            return match (kind.is_created_by_put() && part == Part::Main, uid.is_empty()) {
+                (false, _) => Err(Self::missing(kind, &key.2)),
+                (true, false) => {
+                    Err(Refusal::new(409, "Conflict", "the UID in the precondition does not exist"))
+                }
+                (true, true) => self.create(kind, None, new, false),
+            };
+        };
+        if !uid.is_empty() && uid != text(&live, "/metadata/uid") {
+            return Err(Refusal::new(
+                409,
+                "Conflict",
+                format!("{} \"{}\": the UID differs", kind.plural, key.2),
+            ));
+        }
+        if kind.needs_version() && text(&new, "/metadata/resourceVersion").is_empty() {
+            let message = "metadata.resourceVersion: Invalid value: 0: must be specified for an update";
+            return Err(Refusal::new(422, "Invalid", message));
+        }
+        self.update(kind, part, &key, live, new, None)
     }
 
-    /// Changes an object by a merge patch. A `uid` and a `resourceVersion` in it are preconditions.
+    /// Changes an object by a merge patch. A `resourceVersion` in it is a precondition, and a `uid` must be the
+    /// object's.
     ///
     /// # Errors
     /// As the API server: it is missing, or is not the one that was meant.
@@ -266,7 +302,7 @@ impl Store {
         let live = self.objects.get(&key).ok_or_else(|| Self::missing(kind, name))?.clone();
         let mut new = live.clone();
         merge::merge(&mut new, patch);
-        self.update(kind, part, &key, live, new)
+        self.update(kind, part, &key, live, new, None)
     }
 
     /// Server-side apply; creates what is not there.
@@ -287,16 +323,17 @@ impl Store {
             if !text(&wanted, "/metadata/uid").is_empty() {
                 return Err(Refusal::new(409, "Conflict", "the UID in the precondition does not exist"));
             }
-            return self.create(kind, Some(manager), wanted, false);
+            return self.make(kind, (manager.to_owned(), true), wanted, false);
         };
         let mut new = live.clone();
-        let managers = self.managers.entry(key.clone()).or_default();
-        merge::apply(&mut new, managers, manager, &wanted, force).map_err(|conflict| {
+        let mut managers = self.managers.get(&key).cloned().unwrap_or_default();
+        fields::apply(&mut new, &mut managers, manager, &wanted, force).map_err(|conflict| {
             Refusal::new(409, "Conflict", format!("conflict with another manager: {}", conflict.0))
         })?;
-        self.update(kind, Part::Main, &key, live, new)
+        self.update(kind, Part::Main, &key, live, new, Some(managers))
     }
 
+    /// Who owns which field afterwards is known of an apply; of any other write it follows from what that changes.
     fn update(
         &mut self,
         kind: &'static Kind,
@@ -304,14 +341,14 @@ impl Store {
         key: &Key,
         live: Value,
         mut new: Value,
+        applied: Option<Managers>,
     ) -> Result<Value, Refusal> {
-        for (field, pointer) in [("uid", "/metadata/uid"), ("resourceVersion", "/metadata/resourceVersion")] {
+        for (pointer, code, reason, why) in [
+            ("/metadata/resourceVersion", 409, "Conflict", "the object has been modified"),
+            ("/metadata/uid", 422, "Invalid", "metadata.uid: Invalid value: field is immutable"),
+        ] {
             if text(&new, pointer) != text(&live, pointer) && !text(&new, pointer).is_empty() {
-                return Err(Refusal::new(
-                    409,
-                    "Conflict",
-                    format!("{} \"{}\": the object has been modified: {field} differs", kind.plural, key.2),
-                ));
+                return Err(Refusal::new(code, reason, format!("{} \"{}\": {why}", kind.plural, key.2)));
             }
         }
         match part {
@@ -333,123 +370,84 @@ impl Store {
         ] {
             new["metadata"][field] = live["metadata"][field].clone();
         }
-        prune(&mut new);
-        if new == live {
+        rules::prune(kind, &mut new);
+        rules::default_status(kind, &mut new);
+        let is_raised = kind.counts_generations && specs_differ(&new, &live);
+        rules::check_finalizers(kind, &live, &new)?;
+        let owners = self.managers.entry(key.clone()).or_default();
+        let is_owned_alike = applied.as_ref().is_none_or(|managers| managers == owners);
+        let is_first = self.unseen.remove(key);
+        if new == live && is_owned_alike && !is_raised && !is_first {
             return Ok(live);
         }
-        if kind.counts_generations && specs_differ(&new, &live) {
+        match applied {
+            Some(managers) => *owners = managers,
+            None if part == Part::Main => fields::updated(owners, &self.manager, &live, &new),
+            None => {}
+        }
+        if is_raised {
             new["metadata"]["generation"] = json!(live["metadata"]["generation"].as_i64().unwrap_or(1) + 1);
         }
         if is_ending(&new) && finalizers(&new).is_empty() && is_due(kind, &new) {
-            return Ok(self.remove(kind, key, new));
+            // It is told of its last version, and not of its end.
+            self.remove(kind, key, new.clone());
+            return Ok(new);
         }
         Ok(self.commit(Change::Modified, kind, key, new))
     }
 
-    /// Deletes an object, at once or once its grace and its finalizers are over; answers with it as it is then.
-    ///
-    /// # Errors
-    /// As the API server: it is missing, or is not the one that was meant.
-    pub fn delete(
-        &mut self,
-        kind: &'static Kind,
-        (namespace, name): (&str, &str),
-        deletion: &Deletion,
-    ) -> Result<Value, Refusal> {
-        let key = (kind.plural, namespace.to_owned(), name.to_owned());
-        let mut object = self.objects.get(&key).ok_or_else(|| Self::missing(kind, name))?.clone();
-        let wrong = |wanted: &Option<String>, pointer: &str| {
-            wanted.as_deref().is_some_and(|wanted| wanted != text(&object, pointer))
-        };
-        if wrong(&deletion.uid, "/metadata/uid")
-            || wrong(&deletion.resource_version, "/metadata/resourceVersion")
-        {
-            return Err(Refusal::new(
-                409,
-                "Conflict",
-                format!("{} \"{name}\": the precondition of the deletion does not hold", kind.plural),
-            ));
-        }
-        let own = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-        let placed = *kind == PODS && !text(&object, "/spec/nodeName").is_empty() && !has_ended(&object);
-        let grace = if placed { deletion.grace.unwrap_or(own) } else { 0 };
-        if let Some(finalizer) = deletion.adds
-            && !is_ending(&object)
-        {
-            let list = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
-            object["metadata"]["finalizers"] = list.into_iter().chain([json!(finalizer)]).collect();
-        }
-        if finalizers(&object).is_empty() && grace == 0 {
-            return Ok(self.remove(kind, &key, object));
-        }
-        let shorter =
-            object["metadata"]["deletionGracePeriodSeconds"].as_i64().is_none_or(|before| grace < before);
-        if is_ending(&object) && !(placed && shorter) {
-            return Ok(object);
-        }
-        if !is_ending(&object)
-            && let Some(generation) = object["metadata"]["generation"].as_i64()
-        {
-            object["metadata"]["generation"] = json!(generation + 1);
-        }
-        object["metadata"]["deletionTimestamp"] = json!(seconds(self.now));
-        object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
-        Ok(self.commit(Change::Modified, kind, &key, object))
-    }
-
-    /// The kubelet's word that a pod's containers are gone.
-    pub fn gone(&mut self, key: &Key) {
-        let Some(mut pod) = self.objects.get(key).cloned() else { return };
-        if finalizers(&pod).is_empty() {
-            self.remove(&PODS, key, pod);
-        } else {
-            pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-            self.commit(Change::Modified, &PODS, key, pod);
-        }
-    }
-
-    /// Takes a namespace's own record away, once it is empty.
-    pub fn end_namespace(&mut self, name: &str) {
-        let key = (NAMESPACES.plural, String::new(), name.to_owned());
-        if let Some(object) = self.objects.get(&key).cloned() {
-            self.remove(&NAMESPACES, &key, object);
-        }
-    }
-
     fn remove(&mut self, kind: &'static Kind, key: &Key, object: Value) -> Value {
         self.managers.remove(key);
+        self.unseen.remove(key);
         self.commit(Change::Deleted, kind, key, object)
     }
 
     fn commit(&mut self, change: Change, kind: &'static Kind, key: &Key, mut object: Value) -> Value {
         let number = self.revision() + 1;
-        prune(&mut object);
+        rules::prune(kind, &mut object);
         object["metadata"]["resourceVersion"] = json!(number.to_string());
         let before = match change {
             Change::Deleted => self.objects.remove(key),
             Change::Added | Change::Modified => self.objects.insert(key.clone(), object.clone()),
         };
-        let kept = object.clone();
-        self.log.push(Revision { number, at: self.now, by: self.by, change, kind, object, before });
-        kept
+        // Watches show what was kept last: not what the write that ended it made of it.
+        let shown = match (&before, change) {
+            (Some(before), Change::Deleted) => versioned(before, number),
+            _ => object.clone(),
+        };
+        self.log.push(Revision { number, at: self.now, by: self.by, change, kind, object: shown, before });
+        object
     }
+
+    /// All objects of a kind as they were at a revision, in the order of their keys.
+    pub fn as_of(&self, kind: &Kind, revision: u64) -> Vec<&Value> {
+        let mut then: BTreeMap<(&str, &str), Option<&Value>> = BTreeMap::new();
+        for object in self.all(kind) {
+            then.insert(place(object), Some(object));
+        }
+        let later = self.log.iter().rev().take_while(|one| one.number > revision);
+        for one in later.filter(|one| one.kind == kind) {
+            then.insert(place(&one.object), one.before.as_ref());
+        }
+        then.into_values().flatten().collect()
+    }
+}
+
+/// Where an object lies among those of its kind.
+fn place(object: &Value) -> (&str, &str) {
+    (text(object, "/metadata/namespace"), text(object, "/metadata/name"))
+}
+
+/// An object as of a revision.
+pub fn versioned(object: &Value, number: u64) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["resourceVersion"] = json!(number.to_string());
+    object
 }
 
 /// The API server writes times of creation to the second.
 fn seconds(time: Timestamp) -> String {
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
-}
-
-/// Null means absent.
-fn prune(object: &mut Value) {
-    match object {
-        Value::Object(map) => map.retain(|_, value| {
-            prune(value);
-            !value.is_null()
-        }),
-        Value::Array(items) => items.iter_mut().for_each(prune),
-        _ => {}
-    }
 }
 
 /// Whether two objects differ in anything but metadata and status.
@@ -501,12 +499,16 @@ mod tests {
     fn status_and_the_rest_are_written_apart_and_only_the_rest_is_a_new_generation() {
         let mut store = store();
         let created = sandbox(&mut store);
-        assert_eq!((&created["status"], &created["metadata"]["generation"]), (&Value::Null, &json!(1)));
+        let unseen = created["status"].clone();
+        assert_eq!(
+            (text(&unseen, "/conditions/0/reason"), &created["metadata"]["generation"]),
+            ("Pending", &json!(1))
+        );
         let both = json!({"spec": {"x": 2}, "status": {"s": 2}});
         let main = store.merge(&SANDBOXES, Part::Main, ("team", "a"), &both).unwrap();
         assert_eq!(
             (&main["spec"]["x"], &main["status"], &main["metadata"]["generation"]),
-            (&json!(2), &Value::Null, &json!(2))
+            (&json!(2), &unseen, &json!(2))
         );
         let both = json!({"spec": {"x": 3}, "status": {"s": 3}});
         let status = store.merge(&SANDBOXES, Part::Status, ("team", "a"), &both).unwrap();
@@ -520,6 +522,9 @@ mod tests {
     fn what_changes_nothing_is_no_revision() {
         let mut store = store();
         sandbox(&mut store);
+        // The first write keeps the status that its CRD gave it.
+        let same = json!({"spec": {"x": 1}});
+        store.merge(&SANDBOXES, Part::Main, ("team", "a"), &same).unwrap();
         let before = store.revision();
         store.merge(&SANDBOXES, Part::Main, ("team", "a"), &json!({"spec": {"x": 1}})).unwrap();
         assert_eq!(store.revision(), before);

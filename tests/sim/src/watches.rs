@@ -5,7 +5,7 @@ use futures::channel::mpsc::UnboundedSender;
 use serde_json::{Value, json};
 
 use crate::serve::{Call, Selector};
-use crate::store::{Change, Revision};
+use crate::store::{Change, Revision, versioned};
 
 /// What is sent on a body.
 pub type Chunk = Result<Bytes, std::io::Error>;
@@ -43,7 +43,12 @@ impl Watch {
             (true, false) => "DELETED",
             (false, false) => return None,
         };
-        Some(line(what, &self.call.shown(&revision.object)))
+        // Of an object that is no longer wanted, what it was while it was.
+        let object = match (&revision.before, after) {
+            (Some(before), false) => &versioned(before, revision.number),
+            _ => &revision.object,
+        };
+        Some(line(what, &self.call.shown(object)))
     }
 
     /// A bookmark at a revision.

@@ -40,6 +40,7 @@ mod rotation;
 mod routes;
 mod schema;
 mod secret;
+mod simulator;
 mod tampering;
 mod tenancy;
 mod tenants;
