@@ -31,7 +31,7 @@ fn check(data: &[u8]) {
     let parent = fs::File::open(&inside).expect("it was made");
     let tree = Tree::create(parent.as_fd(), "tree", LIMITS).expect("it is empty");
     let exclusion = Exclusion::new(&["left-out"], &["*.key"]).expect("they are patterns");
-    let done = unpack(Cursor::new(data), tree, &exclusion, &mut |_| {});
+    let done = unpack(Cursor::new(data), tree, &exclusion, 0, &mut |_| {});
     assert_eq!(fs::read_to_string(&secret).expect("it is there"), "untouched");
     assert_eq!(fs::read_dir(folder.path()).expect("it is there").count(), 2);
     let staged = fs::read_dir(&inside).expect("it is there").count();

@@ -1,10 +1,11 @@
-//! The command line of the fence. The operator writes it; every value is parsed before anything is tried.
+//! The command line of the fence and of the workspace's step. The operator writes it; every value is parsed before anything is tried.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use agentsandbox_report::KernelKind;
 use clap::{Parser, Subcommand, ValueEnum};
+use url::Url;
 
 /// Where the kubelet looks for a container's last words unless told otherwise.
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -30,6 +31,8 @@ pub struct Args {
 pub enum Command {
     /// Prove the walls, enrol with the proxy, build the trust bundle, read the limits back, and report.
     Fence(FenceArgs),
+    /// Fetch an archive through the sandbox's own proxy, unpack it, and report.
+    Workspace(WorkspaceArgs),
 }
 
 /// What the fence has to prove, and against whom.
@@ -92,6 +95,55 @@ pub struct FenceArgs {
     /// File that the report goes to.
     #[arg(long, default_value = TERMINATION_LOG)]
     pub termination_log: PathBuf,
+}
+
+/// What to fetch, and what of it to leave out.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WorkspaceArgs {
+    /// Address of the sandbox's own proxy (its Service).
+    #[arg(long)]
+    pub proxy: IpAddr,
+    /// Port of the proxy's HTTP entrance.
+    #[arg(long, default_value_t = 3128)]
+    pub proxy_port: u16,
+    /// File with every root that is trusted, the sandbox's own among them.
+    #[arg(long)]
+    pub trust_bundle: PathBuf,
+    /// Folder in which the tree is put, under the name `tree`. The agent must not see the folder itself.
+    #[arg(long)]
+    pub volume: PathBuf,
+    /// Bytes that the archive and its tree may take of the volume, together.
+    #[arg(long)]
+    pub volume_bytes: u64,
+    /// The archive.
+    #[arg(long)]
+    pub url: Url,
+    /// The archive's SHA-256, as 64 hexadecimal digits in lower case.
+    #[arg(long, value_parser = digest)]
+    pub sha256: String,
+    /// How many of the first names of each path are taken off.
+    #[arg(long, default_value_t = 0)]
+    pub strip_components: usize,
+    /// A pattern of what is left out beside the project's own list.
+    #[arg(long)]
+    pub exclude: Vec<String>,
+    /// A pattern of what is taken though the project's own list leaves it out.
+    #[arg(long)]
+    pub include: Vec<String>,
+    /// Seconds after which the download is given up.
+    #[arg(long, default_value_t = 1800)]
+    pub deadline_secs: u64,
+    /// File that the report goes to.
+    #[arg(long, default_value = TERMINATION_LOG)]
+    pub termination_log: PathBuf,
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match text.len() == 64 && is_hex {
+        true => Ok(text.to_owned()),
+        false => Err("a SHA-256 has 64 hexadecimal digits in lower case".to_owned()),
+    }
 }
 
 /// What an answered ICMP echo request means.

@@ -29,7 +29,7 @@ use crate::args::FenceArgs;
 use crate::enrolment::{self, EnrolmentError, Token};
 use crate::limits::{self, Expected, Held, Readings};
 use crate::route;
-use crate::termination::millis;
+use crate::termination::{millis, sentence};
 use crate::trust::{self, TrustError};
 use crate::walls::{self, Judgement, Walls};
 
@@ -219,19 +219,6 @@ fn own(step: &'static str) -> impl Fn(io::Error) -> Failure {
         verdict: Verdict::Failed,
         message: format!("The fence could not {step}: {error}."),
     }
-}
-
-/// An error and its causes as one sentence.
-fn sentence(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
-        cause = source.source();
-    }
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", chars.as_str())
 }
 
 const fn name(kind: KernelKind) -> &'static str {

@@ -1,4 +1,5 @@
-//! The fence: the first container of an agent's pod. It proves the walls from inside, then lets the agent start.
+//! What runs in an agent's pod before the agent: the fence, which proves the walls from inside, and, where the sandbox names a
+//! source, the [workspace's step](workspace), which fetches its code through them.
 //!
 //! It owns the whole proof: which kernel this is, that no direct route leads out, that the sandbox's own proxy answers,
 //! that the limits hold, and that the trust bundle is in place. It never configures a wall; it only looks. It trusts
@@ -18,3 +19,4 @@ pub mod route;
 pub mod termination;
 pub mod trust;
 pub mod walls;
+pub mod workspace;

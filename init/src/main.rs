@@ -1,17 +1,19 @@
-//! Entry point of `agentsandbox-init`: parse, run, write the report, and exit 0 only if everything was proven.
+//! Entry point of `agentsandbox-init`: parse, run, write the report, and exit 0 only if everything was proven, or is in its place.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use agentsandbox_init::args::{Args, Command, TERMINATION_LOG};
-use agentsandbox_init::{fence, termination};
-use agentsandbox_report::{KernelKind, Verdict};
+use agentsandbox_init::args::{Args, Command, FenceArgs, TERMINATION_LOG, WorkspaceArgs};
+use agentsandbox_init::{fence, termination, workspace};
+use agentsandbox_report::{KernelKind, Verdict, WorkspaceVerdict};
 use clap::Parser;
 
 /// Exit code of a wrong command line (`EX_USAGE`). Help exits with it too: only a proof may exit 0.
 const EXIT_USAGE: u8 = 64;
+/// The command of the workspace's step.
+const WORKSPACE: &str = "workspace";
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -19,20 +21,48 @@ fn main() -> ExitCode {
     let args = match Args::try_parse_from(&arguments) {
         Ok(args) => args,
         Err(error) => {
-            let report =
-                termination::failed(KernelKind::Unknown, &format!("Wrong command line: {error}"), started);
+            let (log, message) = (termination_log(&arguments), format!("Wrong command line: {error}"));
             // The log may be unwritable too; the exit code still refuses the agent.
-            let _ = termination::write(&termination_log(&arguments), &report);
+            let _ = if arguments.get(1).is_some_and(|command| command == WORKSPACE) {
+                let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
+                termination::write_workspace(&log, &report)
+            } else {
+                termination::write(&log, &termination::failed(KernelKind::Unknown, &message, started))
+            };
             let _ = error.print();
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let Command::Fence(args) = args.command;
-    report_panics(args.termination_log.clone(), args.expect_kernel.into(), started);
-    let report = fence::run(&args, started);
+    match args.command {
+        Command::Fence(args) => prove(&args, started),
+        Command::Workspace(args) => fetch(&args, started),
+    }
+}
+
+fn prove(args: &FenceArgs, started: Instant) -> ExitCode {
+    let (log, expected) = (args.termination_log.clone(), args.expect_kernel.into());
+    report_panics(move |place| {
+        let message = format!("The fence panicked{place}; report this.");
+        let _ = termination::write(&log, &termination::failed(expected, &message, started));
+    });
+    let report = fence::run(args, started);
     match termination::write(&args.termination_log, &report) {
         Ok(()) if report.verdict == Verdict::Proven => ExitCode::SUCCESS,
         // A proof that nobody can read is no proof.
+        Ok(()) | Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fetch(args: &WorkspaceArgs, started: Instant) -> ExitCode {
+    let log = args.termination_log.clone();
+    report_panics(move |place| {
+        let message = format!("The workspace's step panicked{place}; report this.");
+        let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
+        let _ = termination::write_workspace(&log, &report);
+    });
+    let report = workspace::run(args, started, &mut std::io::stdout().lock());
+    match termination::write_workspace(&args.termination_log, &report) {
+        Ok(()) if report.verdict == WorkspaceVerdict::Unpacked => ExitCode::SUCCESS,
         Ok(()) | Err(_) => ExitCode::FAILURE,
     }
 }
@@ -44,12 +74,10 @@ fn termination_log(arguments: &[OsString]) -> PathBuf {
 }
 
 /// A panic is reported like any other failure; unwinding then ends the process with a code that is not 0.
-fn report_panics(log: PathBuf, expected: KernelKind, started: Instant) {
+fn report_panics(report: impl Fn(&str) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         let place =
             panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
-        let report =
-            termination::failed(expected, &format!("The fence panicked{place}; report this."), started);
-        let _ = termination::write(&log, &report);
+        report(&place);
     }));
 }

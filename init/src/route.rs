@@ -167,7 +167,7 @@ mod tests {
         let required = "x fence --proxy 10.0.0.9 --api 10.96.0.1:443 --node 192.0.2.1 \
                         --token-file t --ca-file c --trust-dir d --expect-memory-bytes 1 --expect-cpu-millis 1";
         let words = required.split_whitespace().chain(line.split_whitespace());
-        let Command::Fence(args) = Args::try_parse_from(words).unwrap().command;
+        let Command::Fence(args) = Args::try_parse_from(words).unwrap().command else { unreachable!() };
         args
     }
 

@@ -1,18 +1,22 @@
-//! The report's last step: into the termination log, in at most as many bytes as the kubelet keeps.
+//! A report's last step: into the termination log, in at most as many bytes as the kubelet keeps.
 //!
 //! The kubelet cuts a longer message, and a cut document is no evidence; so lists are shortened here, the closed routes
 //! first and the open ones last, and each says how many it left out.
 
+use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
 
 use agentsandbox_report::{
     FenceReport, KernelKind, KernelReport, PhasesReport, REPORT_BYTES_MAX, VERSION, Verdict, WallsReport,
+    WorkspaceReport,
 };
 
 /// Bytes of the message that are kept.
 const MESSAGE_BYTES_MAX: usize = 600;
+/// Bytes of the message that are kept of the workspace's step, where nothing else of the report is long. JSON escapes some of them.
+const WORKSPACE_MESSAGE_BYTES_MAX: usize = 1500;
 /// Bytes of the kernel's version that are kept.
 pub const KERNEL_VERSION_BYTES_MAX: usize = 200;
 /// Bytes of one route's name that are kept; the longest is an IPv6 address with a reason.
@@ -44,6 +48,12 @@ pub fn write(path: &Path, report: &FenceReport) -> io::Result<()> {
     std::fs::write(path, bounded(report)?)
 }
 
+/// Writes the report of the workspace's step, which has one text and nothing else that could be long.
+pub fn write_workspace(path: &Path, report: &WorkspaceReport) -> io::Result<()> {
+    let message = text(&report.message, WORKSPACE_MESSAGE_BYTES_MAX);
+    std::fs::write(path, serde_json::to_vec(&WorkspaceReport { message, ..report.clone() })?)
+}
+
 /// The report in at most [`REPORT_BYTES_MAX`] bytes.
 pub fn bounded(report: &FenceReport) -> io::Result<Vec<u8>> {
     let mut report = plain(report);
@@ -64,6 +74,20 @@ pub fn bounded(report: &FenceReport) -> io::Result<Vec<u8>> {
             return Err(io::Error::other("the report does not fit, though every list in it is empty"));
         }
     }
+}
+
+/// An error and its causes as one sentence.
+#[must_use]
+pub fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", chars.as_str())
 }
 
 fn shortened(list: &[String], kept: usize) -> Vec<String> {
@@ -119,6 +143,27 @@ mod tests {
             prop_assert_eq!(read.walls.open.is_empty(), open.is_empty(), "an open route is never left out in silence");
             prop_assert_eq!(read.verdict, report.verdict);
         }
+    }
+
+    #[test]
+    fn the_longest_message_of_the_workspaces_step_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let report = WorkspaceReport {
+            version: agentsandbox_report::WORKSPACE_VERSION,
+            verdict: agentsandbox_report::WorkspaceVerdict::ArchiveRefused,
+            message: "\"\\\u{1b}\u{e9}".repeat(2000),
+            files: u64::MAX,
+            bytes: u64::MAX,
+            left_out: u64::MAX,
+            with_tokens: u64::MAX,
+            duration_millis: u64::MAX,
+        };
+        write_workspace(&path, &report).unwrap();
+        let bytes = std::fs::read(path).unwrap();
+        assert!(bytes.len() <= REPORT_BYTES_MAX && bytes.is_ascii(), "{}", bytes.len());
+        let read: WorkspaceReport = serde_json::from_slice(&bytes).unwrap();
+        assert!(read.message.starts_with("\"\\??") && read.files == u64::MAX, "{}", read.message);
     }
 
     #[test]

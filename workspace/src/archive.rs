@@ -45,7 +45,8 @@ pub struct Unpacked {
     pub with_tokens: u64,
 }
 
-/// Unpacks an archive of any kind into a tree, and puts the tree in its place.
+/// Unpacks an archive of any kind into a tree, and puts the tree in its place. The first `strip` names of each path are taken off
+/// before it is judged by the patterns: most archives of a repository have one folder around it.
 ///
 /// # Errors
 /// Refuses the whole archive for one entry that is refused; then nothing is left of the tree.
@@ -53,6 +54,7 @@ pub fn unpack<R: Read + Seek>(
     mut archive: R,
     tree: Tree,
     exclusion: &Exclusion,
+    strip: usize,
     notes: &mut dyn FnMut(Note<'_>),
 ) -> Result<Unpacked, Error> {
     let mut magic = [0; ZIP_EMPTY.len()];
@@ -62,9 +64,9 @@ pub fn unpack<R: Read + Seek>(
     let length = length.map_err(|error| Error::Unreadable(error.to_string()))?;
     let magic = magic.get(..read).unwrap_or_default();
     if magic != ZIP && magic != ZIP_EMPTY {
-        return unpack_stream(archive, tree, exclusion, notes);
+        return unpack_stream(archive, tree, exclusion, strip, notes);
     }
-    let mut intake = Intake::new(tree, exclusion, notes);
+    let mut intake = Intake::new(tree, exclusion, strip, notes);
     zip::read(archive, length, &mut intake)?;
     intake.publish()
 }
@@ -77,10 +79,11 @@ pub fn unpack_stream<R: Read>(
     archive: R,
     tree: Tree,
     exclusion: &Exclusion,
+    strip: usize,
     notes: &mut dyn FnMut(Note<'_>),
 ) -> Result<Unpacked, Error> {
     let limits = tree.limits();
-    let mut intake = Intake::new(tree, exclusion, notes);
+    let mut intake = Intake::new(tree, exclusion, strip, notes);
     let counted = Counted::new(archive);
     let packed = counted.count();
     let mut archive = BufReader::with_capacity(PROBE_BYTES * 16, counted);

@@ -60,6 +60,18 @@ impl RelativePath {
         self.names().count()
     }
 
+    /// The path without its first names; none where it has fewer.
+    pub fn without_first(&self, count: usize) -> Option<Self> {
+        let mut left = self.0.as_str();
+        for _ in 0..count {
+            if left.is_empty() {
+                return None;
+            }
+            left = left.split_once('/').map_or("", |(_, left)| left);
+        }
+        Some(Self(left.to_owned()))
+    }
+
     /// The folder it is in, which may be the tree's own, and its name there.
     pub fn split(&self) -> (&str, &str) {
         self.0.rsplit_once('/').unwrap_or(("", &self.0))
@@ -159,6 +171,10 @@ mod tests {
         assert_eq!(RelativePath::parse(b"a/b/c").unwrap().split(), ("a/b", "c"));
         assert_eq!(RelativePath::parse(b"c").unwrap().split(), ("", "c"));
         assert_eq!(RelativePath::parse(b"a/b/c").unwrap().depth(), 3);
+        for (count, left) in [(0, Some("a/b")), (1, Some("b")), (2, Some("")), (3, None)] {
+            let stripped = RelativePath::parse(b"a/b").unwrap().without_first(count);
+            assert_eq!(stripped.as_ref().map(RelativePath::as_str), left, "{count}");
+        }
     }
 
     proptest! {

@@ -83,6 +83,9 @@ pub enum Reason {
     /// It is `.git`, or what some file system takes for it: its configuration and hooks run commands.
     #[error("a .git folder, whose configuration and hooks run commands; exclude it")]
     GitFolder,
+    /// It is no folder, and has no more names than are taken off.
+    #[error("no name is left of it once the first {0} are taken off")]
+    Stripped(usize),
     /// It goes through a link, or through a file.
     #[error("a path through a link or a file")]
     ThroughLink,

@@ -1,7 +1,7 @@
 //! The only writer.
 //!
 //! A tree is written into a folder of its own beside its place, `.NAME.unfinished`, which nobody else may enter, and takes
-//! its place by one rename that replaces nothing. Until then nobody sees it; if it is dropped before, it is taken away.
+//! its place by one rename that replaces nothing that is there. Until then nobody sees it; if it is dropped before, it is taken away.
 //!
 //! Every open is relative to the staging folder and resolved by the kernel beneath it without following any link
 //! or mount (openat2(2): `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`, `RESOLVE_NO_MAGICLINKS`, `RESOLVE_NO_XDEV`). Where the kernel has no openat2
@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, fchmod, futimens, linkat,
-    mkdirat, openat2, renameat_with, symlinkat,
+    mkdirat, openat2, renameat, renameat_with, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -187,7 +187,7 @@ impl Tree {
         let root = open(self.root.as_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .and_then(|root| fchmod(&root, OPEN));
         root.map_err(|errno| system("open up", &self.staging, errno))?;
-        renameat_with(&self.parent, &*self.staging, &self.parent, &*self.name, RenameFlags::NOREPLACE)
+        put(self.parent.as_fd(), &self.staging, &self.name)
             .map_err(|errno| system("put in its place", &self.name, errno))?;
         // The rename went by name: only now is it certain what was renamed.
         let own = rustix::fs::fstat(&self.root).map_err(|errno| system("look at", &self.staging, errno))?;
@@ -344,6 +344,23 @@ fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result
 
 fn open_folder(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     open(root, if path.is_empty() { "." } else { path }, FOLDER, Mode::empty())
+}
+
+/// Renames a folder to a name that nobody has. gVisor does not know this kind of rename where others may write to the same volume.
+fn put(folder: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
+    match renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => put_plainly(folder, from, to),
+        done => done,
+    }
+}
+
+/// The same in two steps. What is put there between them stays too: a folder takes the place of an empty folder alone (rename(2)).
+fn put_plainly(folder: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
+    match rustix::fs::statat(folder, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => renameat(folder, from, folder, to),
+        Ok(_) => Err(Errno::EXIST),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn system(doing: &'static str, path: &str, source: impl Into<io::Error>) -> Error {

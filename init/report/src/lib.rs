@@ -1,10 +1,14 @@
-//! What the fence saw, as the JSON document in its termination message.
+//! What the fence saw, as the JSON document in its termination message; and what the [workspace's step](WorkspaceReport) did.
 //!
 //! The fence writes it, the operator reads it, and neither trusts silence: a message that is missing, cut short or of
 //! another version is no evidence at all. The kubelet keeps at most 4 KiB of a termination message, so probes are
 //! summarised by target and only open routes are listed one by one.
 
+mod workspace;
+
 use serde::{Deserialize, Serialize};
+
+pub use workspace::{WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
 
 /// Version of the document. A reader rejects any other.
 pub const VERSION: u32 = 2;

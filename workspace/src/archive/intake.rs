@@ -21,14 +21,20 @@ pub enum Entry<'a> {
 pub struct Intake<'a> {
     tree: Tree,
     exclusion: &'a Exclusion,
+    strip: usize,
     notes: &'a mut dyn FnMut(Note<'_>),
     entries: u64,
     unpacked: Unpacked,
 }
 
 impl<'a> Intake<'a> {
-    pub fn new(tree: Tree, exclusion: &'a Exclusion, notes: &'a mut dyn FnMut(Note<'_>)) -> Self {
-        Self { tree, exclusion, notes, entries: 0, unpacked: Unpacked::default() }
+    pub fn new(
+        tree: Tree,
+        exclusion: &'a Exclusion,
+        strip: usize,
+        notes: &'a mut dyn FnMut(Note<'_>),
+    ) -> Self {
+        Self { tree, exclusion, strip, notes, entries: 0, unpacked: Unpacked::default() }
     }
 
     /// Bounds of the tree.
@@ -51,6 +57,12 @@ impl<'a> Intake<'a> {
         if path.depth() > max {
             return Err(Refusal::new(name, Reason::TooDeep(max)).into());
         }
+        let path = match (path.without_first(self.strip), &entry) {
+            (Some(path), Entry::Folder) if path.is_root() => return Ok(()),
+            (None, Entry::Folder) => return Ok(()),
+            (Some(path), _) if self.strip == 0 || !path.is_root() => path,
+            (Some(_) | None, _) => return Err(Refusal::new(name, Reason::Stripped(self.strip)).into()),
+        };
         let verdict = self.exclusion.verdict(&path, matches!(entry, Entry::Folder));
         if verdict != Verdict::Taken {
             return self.leave_out(&path, verdict, entry);
@@ -67,8 +79,8 @@ impl<'a> Intake<'a> {
             }
             Entry::Symlink { target } => self.tree.symlink(&path, target),
             Entry::HardLink { target } => {
-                let target =
-                    RelativePath::parse(target).map_err(|_| Refusal::new(name, Reason::HardLinkEscapes))?;
+                let escapes = || Refusal::new(name, Reason::HardLinkEscapes);
+                let target = self.target(target).ok_or_else(escapes)?;
                 match self.exclusion.verdict(&target, false) {
                     Verdict::Taken => self.tree.hard_link(&path, &target),
                     // Its content was left out under the other name.
@@ -76,6 +88,11 @@ impl<'a> Intake<'a> {
                 }
             }
         }
+    }
+
+    /// What a hard link names, as a path of the tree.
+    fn target(&self, target: &[u8]) -> Option<RelativePath> {
+        RelativePath::parse(target).ok()?.without_first(self.strip)
     }
 
     /// Counts an entry, whatever becomes of it.
@@ -94,7 +111,7 @@ impl<'a> Intake<'a> {
             }
             Entry::Symlink { .. } => {}
             Entry::HardLink { target } => {
-                let target = RelativePath::parse(target).ok();
+                let target = self.target(target);
                 // The bytes of this name are in the tree already, under one that nobody leaves out.
                 if target.is_some_and(|target| self.exclusion.verdict(&target, false) == Verdict::Taken) {
                     return Err(Refusal::new(path.as_str().as_bytes(), Reason::LeftOutElsewhere).into());

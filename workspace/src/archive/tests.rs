@@ -17,6 +17,7 @@ use crate::refusal::{Error, Reason};
 use crate::tree::Tree;
 
 mod readings;
+mod strip;
 
 /// Entries of a tar: a name, a kind, and a content or a target.
 type TarEntries<'a> = &'a [(&'a str, EntryType, &'a str)];
@@ -115,7 +116,7 @@ impl Place {
 
     fn unpack(&self, archive: &[u8], limits: Limits) -> Result<Unpacked, Error> {
         let exclusion = Exclusion::new::<&str>(&[], &[]).unwrap();
-        let done = unpack(Cursor::new(archive), self.tree(limits), &exclusion, &mut |_| {});
+        let done = unpack(Cursor::new(archive), self.tree(limits), &exclusion, 0, &mut |_| {});
         self.check(done.is_ok());
         done
     }
@@ -339,7 +340,7 @@ fn what_is_left_out_is_counted_and_named_under_each_of_its_names() {
     ]);
     let exclusion = Exclusion::new(&["logs/"], &["tls.key"]).unwrap();
     let (place, mut notes) = (Place::new(), Vec::new());
-    let done = unpack_stream(&archive[..], place.tree(Limits::default()), &exclusion, &mut |note| {
+    let done = unpack_stream(&archive[..], place.tree(Limits::default()), &exclusion, 0, &mut |note| {
         notes.push(match note {
             Note::LeftOut(path) => format!("left out {path}"),
             Note::Token(path, shape) => format!("{shape} in {path}"),

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::Tree;
@@ -98,6 +99,22 @@ fn a_place_that_is_taken_stays_as_it_is() {
         place.check_outside();
         fs::remove_file(place.path("in/tree")).or_else(|_| fs::remove_dir(place.path("in/tree"))).unwrap();
     }
+}
+
+#[test]
+fn without_the_kernels_help_nothing_that_is_there_is_replaced_either() {
+    let place = Place::new();
+    let folder = fs::File::open(place.path("in")).unwrap();
+    fs::create_dir(place.path("in/staged")).unwrap();
+    fs::write(place.path("in/staged/file"), "new").unwrap();
+    fs::create_dir(place.path("in/empty")).unwrap();
+    fs::write(place.path("in/taken"), "old").unwrap();
+    symlink("nowhere", place.path("in/link")).unwrap();
+    for name in ["empty", "taken", "link"] {
+        assert_eq!(super::put_plainly(folder.as_fd(), "staged", name), Err(Errno::EXIST), "{name}");
+    }
+    super::put_plainly(folder.as_fd(), "staged", "tree").unwrap();
+    assert_eq!(fs::read_to_string(place.path("in/tree/file")).unwrap(), "new");
 }
 
 #[test]

@@ -1,0 +1,199 @@
+//! The workspace's step, from top to bottom:
+//!
+//! | step | fails as |
+//! |---|---|
+//! | what an earlier run left is looked at: a tree that was finished is not made again | `Failed` |
+//! | [`fetch`](mod@fetch): the archive comes through the sandbox's own proxy, into a file without a name | `FetchDenied`, `FetchFailed` |
+//! | its digest is compared, before anybody reads a byte of it as an archive | `DigestMismatch` |
+//! | the crate `agentsandbox-workspace` unpacks it beside its place, and puts it there as a whole | `ArchiveRefused` |
+//!
+//! It runs behind the fence and has no way past it: it holds no token and no key, its requests are judged like the agent's, and the
+//! proxy adds what the rules say. Everything that comes is hostile. Names of files go to the log alone, in plain ASCII.
+
+pub mod fetch;
+mod tunnel;
+mod volume;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use agentsandbox_report::{WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
+use agentsandbox_workspace::{Error, Exclusion, Limits, Note, Reason, Tree, Unpacked, unpack};
+use tokio::time::timeout;
+
+use self::fetch::{FetchError, Fetched};
+use self::tunnel::Way;
+use crate::args::WorkspaceArgs;
+use crate::termination::{millis, sentence};
+
+/// Names of files that are written to the log: the kubelet rotates it, and a hostile archive could hold a million.
+const NOTES_MAX: u64 = 10_000;
+
+/// Why there is no tree: verdict and message, born together.
+struct Failure {
+    verdict: WorkspaceVerdict,
+    message: String,
+}
+
+/// A report of a run that came to nothing.
+#[must_use]
+pub fn failed(verdict: WorkspaceVerdict, message: &str, started: Instant) -> WorkspaceReport {
+    WorkspaceReport {
+        version: WORKSPACE_VERSION,
+        verdict,
+        message: message.to_owned(),
+        files: 0,
+        bytes: 0,
+        left_out: 0,
+        with_tokens: 0,
+        duration_millis: millis(started),
+    }
+}
+
+/// Runs the whole step, and tells names of files to `log`. Never returns without a verdict.
+#[must_use]
+pub fn run(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> WorkspaceReport {
+    match place(args, started, log) {
+        Ok(report) => report,
+        Err(Failure { verdict, message }) => failed(verdict, &message, started),
+    }
+}
+
+fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<WorkspaceReport, Failure> {
+    if let Some(report) = volume::finished(&args.volume) {
+        return Ok(report);
+    }
+    let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
+    volume::clear(&args.volume).map_err(|error| own(&error))?;
+    // It has no name, so nothing of it stays, whatever happens here.
+    let mut archive = tempfile::tempfile_in(&args.volume).map_err(|error| own(&error))?;
+    let fetched = fetched(args, &mut archive)?;
+    check(args, &fetched)?;
+    let unpacked = unpacked(args, archive, &fetched, &exclusion, log)?;
+    let report = report(&unpacked, started);
+    volume::finish(&args.volume, &report).map_err(|error| own(&error))?;
+    Ok(report)
+}
+
+fn fetched(args: &WorkspaceArgs, archive: &mut File) -> Result<Fetched, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| own(&error))?;
+    let way = Way::new(SocketAddr::new(args.proxy, args.proxy_port), &args.trust_bundle);
+    let way = way.map_err(|error| own(&error))?;
+    let fetching = fetch::fetch(&way, args.url.clone(), archive, args.volume_bytes);
+    // The timer needs the runtime that it is awaited in.
+    let done = runtime.block_on(async { timeout(Duration::from_secs(args.deadline_secs), fetching).await });
+    done.unwrap_or(Err(FetchError::Deadline(args.deadline_secs))).map_err(|error| Failure {
+        verdict: match &error {
+            FetchError::Denied { .. } => WorkspaceVerdict::FetchDenied,
+            _ => WorkspaceVerdict::FetchFailed,
+        },
+        message: sentence(&error),
+    })
+}
+
+fn check(args: &WorkspaceArgs, fetched: &Fetched) -> Result<(), Failure> {
+    if fetched.sha256 == args.sha256 {
+        return Ok(());
+    }
+    let message = format!(
+        "{} bytes came from {} whose SHA-256 is {}, and not {}.",
+        fetched.bytes,
+        fetch::told(&args.url),
+        fetched.sha256,
+        args.sha256
+    );
+    Err(Failure { verdict: WorkspaceVerdict::DigestMismatch, message })
+}
+
+fn unpacked(
+    args: &WorkspaceArgs,
+    archive: File,
+    fetched: &Fetched,
+    exclusion: &Exclusion,
+    log: &mut dyn Write,
+) -> Result<Unpacked, Failure> {
+    let left = args.volume_bytes.saturating_sub(fetched.bytes);
+    let limits = Limits::default();
+    let limits = Limits {
+        bytes_max: limits.bytes_max.min(left),
+        file_bytes_max: limits.file_bytes_max.min(left),
+        ..limits
+    };
+    let volume = File::open(&args.volume).map_err(|error| own(&error))?;
+    let tree = Tree::create(volume.as_fd(), volume::TREE, limits).map_err(|error| refused(args, &error))?;
+    let mut log = Log { out: log, told: 0 };
+    let done = unpack(archive, tree, exclusion, args.strip_components, &mut |note| log.tell(note));
+    log.end();
+    done.map_err(|error| refused(args, &error))
+}
+
+/// What is told of each name, up to a bound. A log that cannot be written keeps nobody from working.
+struct Log<'a> {
+    out: &'a mut dyn Write,
+    told: u64,
+}
+
+impl Log<'_> {
+    fn tell(&mut self, note: Note<'_>) {
+        self.told += 1;
+        if self.told > NOTES_MAX {
+            return;
+        }
+        let _ = match note {
+            Note::LeftOut(path) => writeln!(self.out, "left out: {path}"),
+            Note::Token(path, shape) => writeln!(self.out, "holds what looks like a {shape}: {path}"),
+        };
+    }
+
+    fn end(&mut self) {
+        if self.told > NOTES_MAX {
+            let _ = writeln!(self.out, "and {} more", self.told - NOTES_MAX);
+        }
+    }
+}
+
+fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
+    let verdict = match error {
+        Error::Refused(_) | Error::Unreadable(_) => WorkspaceVerdict::ArchiveRefused,
+        Error::System { .. } => WorkspaceVerdict::Failed,
+    };
+    let mut message = match error {
+        // A path begins as it is written.
+        Error::Refused(refusal) => format!("The archive is refused: {refusal}."),
+        error => sentence(error),
+    };
+    let is_full =
+        matches!(error, Error::System { source, .. } if source.kind() == io::ErrorKind::StorageFull);
+    if is_full || matches!(error.reason(), Some(Reason::TooLarge(_) | Reason::FileTooLarge(_))) {
+        message.push_str(&format!(
+            " The archive and its tree must fit into the {} bytes of the workspace together.",
+            args.volume_bytes
+        ));
+    }
+    Failure { verdict, message }
+}
+
+fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure { verdict: WorkspaceVerdict::Failed, message: sentence(error) }
+}
+
+fn report(unpacked: &Unpacked, started: Instant) -> WorkspaceReport {
+    let left_out = unpacked.left_out.saturating_add(unpacked.excluded);
+    WorkspaceReport {
+        version: WORKSPACE_VERSION,
+        verdict: WorkspaceVerdict::Unpacked,
+        message: "The archive is unpacked.".to_owned(),
+        files: unpacked.written.files,
+        bytes: unpacked.written.bytes,
+        left_out,
+        with_tokens: unpacked.with_tokens,
+        duration_millis: millis(started),
+    }
+}
+
+#[cfg(test)]
+mod tests;
