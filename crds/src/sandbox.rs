@@ -9,6 +9,7 @@ use crate::common::{
     BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE,
     ResourceLimits,
 };
+use crate::workspace::{Workspace, WorkspaceStatus};
 
 /// What one agent runs, and what it may reach.
 #[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -42,7 +43,7 @@ pub struct AgentSandboxSpec {
     pub class_name: Option<String>,
     /// The program to run.
     pub agent: Agent,
-    /// The folder /workspace, which the agent may write.
+    /// The folder /workspace: what it begins with, and what the agent may do there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<Workspace>,
     /// What the agent may reach; absent means nothing.
@@ -120,17 +121,6 @@ pub enum ProxyEnvironment {
     Set,
     /// The variables are left out.
     Unset,
-}
-
-/// The folder /workspace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Workspace {
-    /// Size at which the pod is evicted, in bytes; absent means 1Gi. It lasts as long as the agent's pod.
-    #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 20))]
-    pub size_limit: Option<String>,
 }
 
 /// What the agent may reach.
@@ -281,14 +271,17 @@ pub struct AgentSandboxStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub class_name: Option<String>,
-    /// What is known, by type: Accepted, CredentialsReady, ProxyReady, NetworkIsolated, RuntimeVerified, Ready (the
-    /// summary), Reconciling and Stalled.
+    /// What is known, by type: Accepted, CredentialsReady, ProxyReady, NetworkIsolated, RuntimeVerified,
+    /// WorkspaceReady (where a source is named), Ready (the summary), Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::common::conditions")]
     pub conditions: Vec<Condition>,
     /// What the proxy has denied since it last started; absent until it denied something. The proxy's log has each request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressStatus>,
+    /// What the workspace began with; absent until its source was unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<WorkspaceStatus>,
 }
 
 /// Requests that were denied.

@@ -204,6 +204,7 @@ async fn raise(
     };
     let workload = Workload {
         isolation: accepted.class.isolation,
+        fetches: accepted.source.is_some(),
         credentials: accepted.secrets(),
         login: accepted.login.clone(),
         held: ctx.denials.held(&identity.uid, present(&proxy)),

@@ -31,10 +31,12 @@ mod limits;
 mod policy;
 mod tracing;
 mod upload;
+mod workspace;
 
 pub use class::class_to_keep;
 pub use egress::credential_file;
 pub use limits::Limits;
+pub use workspace::Source;
 
 /// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
 pub const RESERVED_ENV: [&str; 35] = [
@@ -86,6 +88,8 @@ pub struct Accepted {
     pub agent: Agent,
     /// Its limits.
     pub limits: Limits,
+    /// What its workspace begins with; none where it begins empty.
+    pub source: Option<Source>,
     /// What it may reach.
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules name, with where each value is.
@@ -265,13 +269,15 @@ pub fn accept(
         &egress.certificates,
         platform,
     );
-    policy::judge(sandbox, &in_force.name, policy, &mut faults);
+    let policy = policy::judge(sandbox, &in_force.name, policy, &mut faults);
+    let source = workspace::source(sandbox, policy.as_ref(), &mut faults);
     match limits {
         Some(limits) if faults.is_empty() => Ok(Accepted {
             identity: identity.clone(),
             class: in_force,
             agent: sandbox.spec.agent.clone(),
             limits,
+            source,
             rules: egress.rules,
             credentials: egress.credentials,
             certificates: egress.certificates,

@@ -30,6 +30,7 @@ pub mod policy_document;
 pub mod proxy_pod;
 pub mod service;
 pub mod service_account;
+pub mod workspace;
 
 /// Which half of a sandbox a child belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -113,6 +113,8 @@ pub enum Halted {
 pub struct Workload {
     /// The kernel that was promised.
     pub isolation: Isolation,
+    /// Whether the workspace has a source.
+    pub fetches: bool,
     /// The Secrets of the credentials that rules name, and of the login at the class's upstream proxy, by the credential's name.
     pub credentials: BTreeMap<String, SecretPlace>,
     /// That login, if the class asks for one.

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::accept::Identity;
 use super::desired::agent_pod::FENCE;
+use super::desired::workspace::WORKSPACE;
 use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
@@ -360,15 +361,18 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
 }
 
 /// A fence that has proven the walls has done its work: another version of it is no reason to end the agent behind it. An image
-/// of another repository is, for somebody put it there.
+/// of another repository is, for somebody put it there. The same holds for the step behind the fence, but for what it is told: that
+/// is the sandbox's, and of no version.
 fn is_as_wanted(wanted: &Container, live: &Container, proven: bool) -> bool {
     let images = (wanted.image.as_deref(), live.image.as_deref());
-    let same = if wanted.name != FENCE {
-        images.0 == images.1
-    } else if proven {
-        images.0.map(repository) == images.1.map(repository)
-    } else {
-        images.0 == images.1 && wanted.args == live.args
+    let (is_same, is_told) = (images.0 == images.1, wanted.args == live.args);
+    let is_version = images.0.map(repository) == images.1.map(repository);
+    let same = match wanted.name.as_str() {
+        FENCE if proven => is_version,
+        FENCE => is_same && is_told,
+        WORKSPACE if proven => is_version && is_told,
+        WORKSPACE => is_same && is_told,
+        _ => is_same,
     };
     wanted.name == live.name && same
 }

@@ -5,6 +5,7 @@
 //! statuses that differ in times only are the same.
 
 use agentsandbox_crds::sandbox::{DeniedRequests, EgressStatus};
+use agentsandbox_crds::workspace::WorkspaceStatus;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use agentsandbox_policy::Tally;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -17,6 +18,7 @@ pub mod evidence;
 mod pods;
 mod reason;
 mod secrets;
+mod workspace;
 
 pub use reason::{ConditionType, Reason};
 
@@ -53,8 +55,12 @@ pub fn status(
     now: Timestamp,
 ) -> Option<AgentSandboxStatus> {
     let old = sandbox.status.clone().unwrap_or_default();
-    let egress = egress(tally, old.egress.as_ref());
-    changed(sandbox, &verdicts(outcome, now)?, outcome.class_name.clone(), egress, now)
+    let told = Told {
+        class_name: outcome.class_name.clone(),
+        egress: egress(tally, old.egress.as_ref()),
+        workspace: workspace::counts(sandbox, outcome, old.workspace.as_ref()),
+    };
+    changed(sandbox, verdicts(outcome, now)?, told, now)
 }
 
 /// The status of a sandbox that is being deleted, with the sentence that says what it waits for; none when the present one says
@@ -65,22 +71,31 @@ pub fn ending(sandbox: &AgentSandbox, message: &str, now: Timestamp) -> Option<A
     let mut facts = vec![Verdict::new(ConditionType::Accepted, Holds::Unknown, Reason::Terminating, FACTS)];
     facts.extend(unknown(Reason::Terminating, FACTS));
     facts.push(Verdict::new(ConditionType::Ready, Holds::False, Reason::Terminating, message));
-    let old = sandbox.status.clone().unwrap_or_default();
-    changed(sandbox, &summarised(facts), old.class_name, old.egress, now)
+    let AgentSandboxStatus { class_name, egress, workspace, .. } = sandbox.status.clone().unwrap_or_default();
+    changed(sandbox, summarised(facts), Told { class_name, egress, workspace }, now)
+}
+
+/// What the status tells beside the conditions.
+struct Told {
+    class_name: Option<String>,
+    egress: Option<EgressStatus>,
+    workspace: Option<WorkspaceStatus>,
 }
 
 fn changed(
     sandbox: &AgentSandbox,
-    verdicts: &[Verdict],
-    class_name: Option<String>,
-    egress: Option<EgressStatus>,
+    verdicts: Vec<Verdict>,
+    told: Told,
     now: Timestamp,
 ) -> Option<AgentSandboxStatus> {
     let generation = sandbox.metadata.generation;
     let old = sandbox.status.clone().unwrap_or_default();
+    let verdicts = workspace::completed(sandbox, verdicts);
     let conditions =
         verdicts.iter().map(|verdict| condition(verdict, generation, &old.conditions, now)).collect();
-    let new = AgentSandboxStatus { observed_generation: generation, class_name, conditions, egress };
+    let Told { class_name, egress, workspace } = told;
+    let new =
+        AgentSandboxStatus { observed_generation: generation, class_name, conditions, egress, workspace };
     (new != old).then_some(new)
 }
 
@@ -268,14 +283,16 @@ fn breached(breach: &Breach) -> Option<Vec<Verdict>> {
 }
 
 fn standing(workload: &Workload, now: Timestamp) -> Vec<Verdict> {
-    vec![
+    let mut facts = vec![
         accepted(),
         pods::credentials_ready(workload),
         pods::proxy_ready(workload),
         evidence::network_isolated(workload, now),
         evidence::runtime_verified(workload),
-        pods::agent_running(workload),
-    ]
+    ];
+    facts.extend(workspace::workspace_ready(workload));
+    facts.push(pods::agent_running(workload));
+    facts
 }
 
 /// Adds Ready, Reconciling and Stalled: the first fact that does not hold says why.

@@ -8,17 +8,21 @@ use agentsandbox_policy::document::PolicyDocument;
 use super::class::LOGIN;
 use super::{Rejection, RejectionReason, reject};
 
+/// The policy, if the proxy takes the document.
 pub(super) fn judge(
     sandbox: &AgentSandbox,
     class: &str,
     document: PolicyDocument,
     faults: &mut Vec<Rejection>,
-) {
+) -> Option<Policy> {
     let named = Named {
         credentials: document.credentials.iter().map(|each| each.name.clone()).collect(),
         certificates: document.client_certificates.iter().map(|each| each.name.clone()).collect(),
     };
-    let Err(invalid) = Policy::try_from(document) else { return };
+    let invalid = match Policy::try_from(document) {
+        Ok(policy) => return Some(policy),
+        Err(invalid) => invalid,
+    };
     for fault in invalid.faults() {
         let (reason, field, message) = written(sandbox, class, &named, &fault.field, &fault.message);
         // Where a field has a fault of its own already, that one knows more of what the user meant.
@@ -26,6 +30,7 @@ pub(super) fn judge(
             reject(faults, reason, field, message);
         }
     }
+    None
 }
 
 /// The AgentCredentials of a document, as they stand in its lists.

@@ -13,6 +13,7 @@ mod advice;
 mod bounds;
 mod certificates;
 mod tracing;
+mod workspace;
 
 /// What was rejected, as (reason, field).
 fn rejected(sandbox: &AgentSandbox, references: &References) -> Vec<(RejectionReason, String)> {

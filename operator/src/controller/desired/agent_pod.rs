@@ -1,4 +1,4 @@
-//! The agent's pod: the fence first, then the program, with nothing of value in it.
+//! The agent's pod: the fence first, then the step that fetches the workspace's code, then the program, with nothing of value in it.
 //!
 //! It can only be described once the walls stand, for it needs [`Sealed`]. There is no credential here, no token, no
 //! resolver but the proxy, and no field that a user's text reaches but image, command, arguments, folder and variables.
@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::environment::{HOME_DIR, TRUST_DIR, variables};
 use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
+use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
 use super::{Component, keys};
 use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
@@ -26,13 +27,14 @@ pub const FENCE: &str = "fence";
 pub const AGENT: &str = "agent";
 /// The agent's user.
 const USER: i64 = 1000;
-const WORKSPACE_DIR: &str = "/workspace";
 const ENROLMENT_DIR: &str = "/var/run/agentsandbox/enrolment";
 /// Where most distributions keep their bundle; ours lies over it.
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const TRUST_BYTES: i64 = 4 << 20;
 /// Disk space of the fence: its trust files and its log.
 const FENCE_DISK_BYTES: i64 = 16 << 20;
+/// Disk space of the workspace's step beside its volume: its log.
+const WORKSPACE_DISK_BYTES: i64 = 16 << 20;
 /// The fence waits for its proxy too, which may have to pull its image: one that gives up sooner is only started again,
 /// and the kubelet pauses longer each time.
 const FENCE_DEADLINE_SECS: u32 = 60;
@@ -46,8 +48,10 @@ const MEMORY_REQUEST_DIVISOR: i64 = 8;
 #[must_use]
 pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
     let identity = &accepted.identity;
+    let resources = container_resources(&accepted.limits, WORKSPACE_DISK_BYTES);
+    let workspace = workspace::container(accepted, platform, sealed, resources);
     let spec = PodSpec {
-        init_containers: Some(vec![fence(accepted, platform, sealed)]),
+        init_containers: Some([fence(accepted, platform, sealed)].into_iter().chain(workspace).collect()),
         containers: vec![agent(accepted, sealed)],
         volumes: Some(volumes(accepted)),
         runtime_class_name: accepted.class.runtime_class.clone(),
@@ -79,16 +83,18 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         ..PodSpec::default()
     };
     let mut metadata = Component::Agent.metadata(identity, Component::Agent.name(identity));
-    metadata.annotations = Some(annotations(&without_fence(&spec)));
+    metadata.annotations = Some(annotations(&what_counts(&spec)));
     Pod { metadata, spec: Some(spec), status: None }
 }
 
 /// The spec by whose hash a changed pod is recognised. What the fence is and is told belongs to the cluster and to this version of
-/// the operator, and counts until it has proven the walls: an upgrade, or another endpoint of the API server, ends no agent.
-fn without_fence(spec: &PodSpec) -> PodSpec {
+/// the operator, and counts until it has proven the walls: an upgrade, or another endpoint of the API server, ends no agent. Of the
+/// workspace's step what it is told counts, which is the sandbox's.
+fn what_counts(spec: &PodSpec) -> PodSpec {
     let mut spec = spec.clone();
-    for fence in spec.init_containers.iter_mut().flatten() {
-        *fence = Container { name: fence.name.clone(), ..Container::default() };
+    for container in spec.init_containers.iter_mut().flatten() {
+        let args = container.args.take().filter(|_| container.name == WORKSPACE);
+        *container = Container { name: container.name.clone(), args, ..Container::default() };
     }
     spec
 }
@@ -110,7 +116,7 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
         )),
         security_context: Some(container_security()),
         volume_mounts: Some(vec![
-            mount("workspace", WORKSPACE_DIR),
+            workspace::agents_mount(accepted.source.as_ref()),
             mount("tmp", "/tmp"),
             mount("home", HOME_DIR),
             read_only("trust", TRUST_DIR),
@@ -225,7 +231,7 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
             &[keys::ENROLMENT_TOKEN, keys::CA_CERTIFICATE],
         ),
         empty_dir("trust", TRUST_BYTES),
-        empty_dir("workspace", limits.workspace_bytes),
+        empty_dir(VOLUME, limits.workspace_bytes),
         empty_dir("tmp", limits.ephemeral_bytes),
         empty_dir("home", limits.ephemeral_bytes),
     ]

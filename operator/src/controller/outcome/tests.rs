@@ -118,6 +118,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
 fn workload(closed: Closedness) -> Workload {
     Workload {
         isolation: Isolation::GVisor,
+        fetches: false,
         credentials: BTreeMap::new(),
         login: None,
         held: Held::NotAsked,

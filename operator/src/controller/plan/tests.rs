@@ -193,6 +193,27 @@ fn o_t9_a_fence_that_somebody_replaced_is_seen_also_after_it_has_proven_the_wall
 }
 
 #[test]
+fn o_t9_a_step_of_the_workspace_that_somebody_told_otherwise_is_seen_and_a_newer_one_is_left() {
+    let sourced = accepted(|s| {
+        let archive = json!({"url": "https://pypi.org/a.tar", "sha256": "0".repeat(64)});
+        s.spec.workspace = Some(from(json!({"archive": archive})));
+    });
+    let wanted = desired::agent_pod::pod(&sourced, &platform(), &Sealed::for_tests());
+    let today =
+        fixtures::reported(fixtures::ready(wanted.clone(), "agent", "10.244.0.9"), &fixtures::report(|_| ()));
+    let planned = |change: fn(&mut Container)| {
+        let mut live = today.clone();
+        change(&mut live.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[1]);
+        let observed = observed(vec![Child::Pod(Box::new(live))], Vec::new());
+        name(&step(Child::Pod(Box::new(wanted.clone())), &observed, &identity(), now())).to_owned()
+    };
+    assert_eq!(planned(|_| ()), "Leave");
+    assert_eq!(planned(|c| c.image = Some(platform().init_image.replace(":test", ":before"))), "Leave");
+    assert_eq!(planned(|c| c.image = Some("evil.test/init:test".to_owned())), "Delete");
+    assert_eq!(planned(|c| c.args.as_mut().unwrap().retain(|arg| !arg.starts_with("--sha256"))), "Delete");
+}
+
+#[test]
 fn a_repository_is_the_image_without_tag_and_digest() {
     for (image, wanted) in [
         ("ghcr.io/agentsandbox/init:1.2.3", "ghcr.io/agentsandbox/init"),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{ConditionType, Holds, Reason, Verdict, secrets};
 use crate::controller::apply::Applied;
-use crate::controller::desired::{agent_pod, proxy_pod};
+use crate::controller::desired::{agent_pod, proxy_pod, workspace};
 use crate::controller::observe::denials::Held;
 use crate::controller::observe::ready_since;
 use crate::controller::outcome::Workload;
@@ -265,7 +265,10 @@ fn stuck(pod: &Pod, status: &ContainerStatus, what: &str, failing: Reason) -> Op
                 status.name
             ),
         )),
-        "CrashLoopBackOff" if status.name == agent_pod::FENCE => None,
+        // Their own conditions say why.
+        "CrashLoopBackOff" if [agent_pod::FENCE, workspace::WORKSPACE].contains(&status.name.as_str()) => {
+            None
+        }
         "CrashLoopBackOff" => Some((failing, ends(pod, status, what))),
         "CreateContainerConfigError"
         | "CreateContainerError"

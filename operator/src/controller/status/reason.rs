@@ -16,6 +16,9 @@ pub enum ConditionType {
     NetworkIsolated,
     /// True: the fence found the promised kernel and limits. False: it found something else.
     RuntimeVerified,
+    /// True: what the workspace's source brought is in its place. False: it could not be had, or was refused. It is told only where a
+    /// source is named.
+    WorkspaceReady,
     /// True: all of the above, and the agent runs. False: the reason is the first of the above that does not hold.
     Ready,
     /// True: the operator expects to get further by itself (kstatus).
@@ -34,6 +37,7 @@ impl ConditionType {
             Self::ProxyReady => "ProxyReady",
             Self::NetworkIsolated => "NetworkIsolated",
             Self::RuntimeVerified => "RuntimeVerified",
+            Self::WorkspaceReady => "WorkspaceReady",
             Self::Ready => "Ready",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
@@ -157,6 +161,20 @@ reasons! {
     WrongKernel,
     /// A limit does not hold.
     LimitsMissing,
+    /// The workspace's archive is being fetched, or waits for the fence.
+    Fetching,
+    /// The workspace's archive is unpacked.
+    Unpacked,
+    /// The sandbox's proxy denied a request for the workspace's archive.
+    FetchDenied,
+    /// The workspace's archive could not be had.
+    FetchFailed,
+    /// The workspace's archive is another one than its SHA-256 says.
+    DigestMismatch,
+    /// The workspace's archive is damaged, or asks for what is never done.
+    ArchiveRefused,
+    /// The workspace's step could not do its own work.
+    WorkspaceFailed,
     /// The agent's container is starting.
     AgentStarting,
     /// The agent's program ends again and again.
@@ -194,6 +212,9 @@ impl Reason {
                 | Self::WrongKernel
                 | Self::LimitsMissing
                 | Self::ImageUnavailable
+                | Self::FetchDenied
+                | Self::DigestMismatch
+                | Self::ArchiveRefused
                 | Self::ProxyFailing
                 | Self::AgentFailing
         )

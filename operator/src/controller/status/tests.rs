@@ -19,6 +19,7 @@ use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 mod kstatus;
 mod trouble;
+mod workspace;
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
@@ -36,6 +37,7 @@ fn pair(secret: &str) -> SecretPlace {
 fn whole() -> Workload {
     Workload {
         isolation: Isolation::GVisor,
+        fetches: false,
         credentials: BTreeMap::from([("anthropic".to_owned(), value("keys", "api-key"))]),
         login: None,
         held: Held::AllBut(Vec::new()),

@@ -1,0 +1,85 @@
+//! The step that fetches the workspace's code, in the agent's pod.
+
+use super::*;
+use crate::controller::desired::workspace::{VOLUME, WORKSPACE};
+
+fn fetching(change: impl FnOnce(&mut serde_json::Value)) -> Pod {
+    let mut workspace = json!({
+        "archive": {"url": "https://pypi.org/$(HOME)/shop.tar.gz", "sha256": "0".repeat(64), "stripComponents": 1},
+        "exclude": ["-rf", "*.secret"], "include": [".env.example"], "sizeLimit": "2Gi",
+    });
+    change(&mut workspace);
+    let accepted = accepted(|s| s.spec.workspace = Some(from(workspace)));
+    agent_pod::pod(&accepted, &platform(), &sealed())
+}
+
+fn hash(pod: &Pod) -> String {
+    pod.metadata.annotations.as_ref().unwrap()[ANNOTATION_SPEC_HASH].clone()
+}
+
+#[test]
+fn p_g7_the_code_is_fetched_behind_the_fence_by_a_step_that_holds_no_key_and_no_token() {
+    let pod = fetching(|_| ());
+    let names: Vec<&str> = containers(&pod).map(|container| container.name.as_str()).collect();
+    assert_eq!(names, ["fence", "workspace", "agent"], "in this order");
+    let step = containers(&pod).find(|container| container.name == WORKSPACE).unwrap();
+    let fence = containers(&pod).find(|container| container.name == "fence").unwrap();
+    assert_eq!(step.security_context, fence.security_context);
+    assert_eq!(step.image, fence.image);
+    assert!(step.env.is_none() && step.env_from.is_none());
+    let mounts: Vec<_> =
+        step.volume_mounts.iter().flatten().map(|m| (m.name.as_str(), m.read_only)).collect();
+    assert_eq!(mounts, [("workspace", None), ("trust", Some(true))]);
+    let args = step.args.clone().unwrap();
+    assert_eq!(args[0], "workspace");
+    for wanted in [
+        "--url=https://pypi.org/$$(HOME)/shop.tar.gz".to_owned(),
+        format!("--sha256={}", "0".repeat(64)),
+        "--strip-components=1".to_owned(),
+        "--exclude=-rf".to_owned(),
+        "--include=.env.example".to_owned(),
+        format!("--proxy={}", sealed().proxy_address()),
+        format!("--volume-bytes={}", 2_u64 << 30),
+    ] {
+        assert!(args.contains(&wanted), "{wanted} {args:?}");
+    }
+}
+
+#[test]
+fn the_agent_sees_the_finished_tree_alone_and_writes_it_only_where_it_may() {
+    let mount_of = |pod: &Pod| {
+        let agent = containers(pod).find(|container| container.name == "agent").unwrap();
+        agent.volume_mounts.iter().flatten().find(|mount| mount.name == VOLUME).unwrap().clone()
+    };
+    let (open, shut) =
+        (mount_of(&fetching(|_| ())), mount_of(&fetching(|w| w["access"] = json!("ReadOnly"))));
+    assert_eq!((open.sub_path.as_deref(), open.read_only), (Some("tree"), None));
+    assert_eq!((shut.sub_path.as_deref(), shut.read_only), (Some("tree"), Some(true)));
+    let empty = mount_of(&agent());
+    assert_eq!((empty.sub_path, empty.read_only, empty.mount_path.as_str()), (None, None, "/workspace"));
+}
+
+#[test]
+fn o_r26_another_source_is_another_pod_and_an_upgrade_is_none() {
+    let same = hash(&fetching(|_| ()));
+    assert_eq!(same, hash(&fetching(|_| ())));
+    for change in [
+        |w: &mut serde_json::Value| w["archive"]["url"] = json!("https://pypi.org/other.tar.gz"),
+        |w: &mut serde_json::Value| w["archive"]["sha256"] = json!("1".repeat(64)),
+        |w: &mut serde_json::Value| w["exclude"] = json!(["*.secret"]),
+        |w: &mut serde_json::Value| w["include"] = json!([]),
+        |w: &mut serde_json::Value| w["access"] = json!("ReadOnly"),
+    ] {
+        assert_ne!(same, hash(&fetching(change)));
+    }
+    let accepted = accepted(|s| {
+        let archive = json!({"url": "https://pypi.org/$(HOME)/shop.tar.gz", "sha256": "0".repeat(64), "stripComponents": 1});
+        s.spec.workspace = Some(from(
+            json!({"archive": archive, "exclude": ["-rf", "*.secret"], "include": [".env.example"], "sizeLimit": "2Gi"}),
+        ));
+    });
+    let mut tomorrow = platform();
+    tomorrow.init_image = "ghcr.io/agentsandbox/init:next".to_owned();
+    tomorrow.api_endpoints.clear();
+    assert_eq!(same, hash(&agent_pod::pod(&accepted, &tomorrow, &sealed())));
+}

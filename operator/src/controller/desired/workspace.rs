@@ -1,0 +1,74 @@
+//! The step that fetches what the workspace begins with: the agent's second init container, behind the fence. It is given the volume and
+//! the trust files, and no token, key or variable. The agent sees the finished tree alone, for only that part of the volume is mounted.
+
+use agentsandbox_crds::names::PORT_HTTP_PROXY;
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements, VolumeMount};
+
+use super::environment::TRUST_DIR;
+use super::pods::{container_security, mount, read_only};
+use crate::controller::accept::{Accepted, Source};
+use crate::controller::apply::Sealed;
+use crate::platform::Platform;
+
+/// Name of the step's container, whose report status reads.
+pub const WORKSPACE: &str = "workspace";
+/// The volume.
+pub const VOLUME: &str = "workspace";
+/// Where the agent sees the tree.
+pub const WORKSPACE_DIR: &str = "/workspace";
+/// Where the step sees the whole volume.
+const VOLUME_DIR: &str = "/var/run/agentsandbox/workspace";
+/// The tree's name in the volume, which is the step's to give.
+const TREE: &str = "tree";
+
+/// The step's container; none where the workspace begins empty. Its arguments hold what the sandbox says and the proxy's address, and nothing
+/// that another version of the operator would write otherwise: an upgrade ends no agent.
+pub(super) fn container(
+    accepted: &Accepted,
+    platform: &Platform,
+    sealed: &Sealed,
+    resources: ResourceRequirements,
+) -> Option<Container> {
+    let source = accepted.source.as_ref()?;
+    Some(Container {
+        name: WORKSPACE.to_owned(),
+        image: Some(platform.init_image.clone()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(args(source, accepted.limits.workspace_bytes, sealed)),
+        resources: Some(resources),
+        security_context: Some(container_security()),
+        volume_mounts: Some(vec![mount(VOLUME, VOLUME_DIR), read_only("trust", TRUST_DIR)]),
+        ..Container::default()
+    })
+}
+
+fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
+    let archive = &source.archive;
+    let mut args = vec![WORKSPACE.to_owned()];
+    // With an equals sign, a value that begins with a dash is none that could be taken for a flag. Kubernetes expands `$(NAME)`; `$$`
+    // stands for a plain `$`.
+    let mut flag = |name: &str, value: &str| args.push(format!("--{name}={}", value.replace('$', "$$")));
+    flag("proxy", &sealed.proxy_address().to_string());
+    flag("proxy-port", &PORT_HTTP_PROXY.to_string());
+    flag("trust-bundle", &format!("{TRUST_DIR}/ca-bundle.crt"));
+    flag("volume", VOLUME_DIR);
+    flag("volume-bytes", &volume_bytes.to_string());
+    flag("url", &archive.url);
+    flag("sha256", &archive.sha256);
+    if let Some(count) = archive.strip_components.filter(|count| *count > 0) {
+        flag("strip-components", &count.to_string());
+    }
+    source.exclude.iter().for_each(|pattern| flag("exclude", pattern));
+    source.include.iter().for_each(|pattern| flag("include", pattern));
+    args
+}
+
+/// The agent's own mount.
+pub(super) fn agents_mount(source: Option<&Source>) -> VolumeMount {
+    let Some(source) = source else { return mount(VOLUME, WORKSPACE_DIR) };
+    VolumeMount {
+        sub_path: Some(TREE.to_owned()),
+        read_only: source.is_read_only.then_some(true),
+        ..mount(VOLUME, WORKSPACE_DIR)
+    }
+}

@@ -1,0 +1,136 @@
+//! What the workspace's step said, and what is told of it.
+
+use super::*;
+use crate::controller::desired;
+
+const TYPE: &str = "WorkspaceReady";
+
+fn report_of(change: impl FnOnce(&mut Value)) -> String {
+    let mut report = json!({
+        "version": 1, "verdict": "Unpacked", "message": "src/up: a link out of the tree.",
+        "files": 12, "bytes": 345, "leftOut": 6, "withTokens": 0, "durationMillis": 7,
+    });
+    change(&mut report);
+    report.to_string()
+}
+
+/// An agent's pod behind a proven fence, whose step is in these states.
+fn stepped(state: &Value, last: &Value) -> Applied {
+    let mut pod = agent_pod();
+    pod.status.as_mut().unwrap().init_container_statuses.as_mut().unwrap().push(from(json!({
+        "name": desired::workspace::WORKSPACE, "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+        "state": state, "lastState": last,
+    })));
+    Applied::Present(Box::new(pod))
+}
+
+fn fetching(agent: Applied) -> Stage {
+    with(|w| (w.fetches, w.agent) = (true, agent))
+}
+
+fn ended(code: i32, message: &str) -> Value {
+    json!({"terminated": {"exitCode": code, "reason": "Error", "message": message}})
+}
+
+fn failed(verdict: &str) -> Stage {
+    let report = report_of(|r| r["verdict"] = json!(verdict));
+    let waits = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}});
+    fetching(stepped(&waits, &ended(1, &report)))
+}
+
+fn sourced() -> AgentSandbox {
+    sandbox(|s| {
+        let archive = json!({"url": "https://pypi.org/a.tar", "sha256": "0".repeat(64)});
+        s.spec.workspace = Some(from(json!({"archive": archive})));
+    })
+}
+
+#[test]
+fn a_workspace_is_ready_on_a_whole_report_and_on_nothing_less() {
+    let none = json!(null);
+    let cases = [
+        (stepped(&ended(0, &report_of(|_| ())), &none), "True", "Unpacked"),
+        (stepped(&ended(1, &report_of(|_| ())), &none), "False", "WorkspaceFailed"),
+        (
+            stepped(&ended(0, &report_of(|r| r["verdict"] = json!("Failed"))), &none),
+            "False",
+            "WorkspaceFailed",
+        ),
+        (stepped(&ended(0, &report_of(|r| r["version"] = json!(2))), &none), "False", "WorkspaceFailed"),
+        (stepped(&ended(0, &report_of(|r| r["extra"] = json!(1))), &none), "False", "WorkspaceFailed"),
+        (stepped(&ended(0, &report_of(|r| r["files"] = json!(-1))), &none), "False", "WorkspaceFailed"),
+        (
+            stepped(&ended(0, &report_of(|r| r["message"] = json!("x".repeat(5000)))), &none),
+            "False",
+            "WorkspaceFailed",
+        ),
+        (stepped(&ended(137, ""), &none), "False", "WorkspaceFailed"),
+        (stepped(&json!({"running": {}}), &ended(1, &report_of(|_| ()))), "Unknown", "Fetching"),
+        (stepped(&json!({"waiting": {"reason": "PodInitializing"}}), &none), "Unknown", "Fetching"),
+        // The pod's sandbox was started again, and with it the step.
+        (stepped(&json!({"waiting": {}}), &ended(0, &report_of(|_| ()))), "Unknown", "Fetching"),
+        (Applied::Present(Box::new(agent_pod())), "Unknown", "Fetching"),
+        (Applied::Absent, "Unknown", "Fetching"),
+        (replacing(agent_pod()), "Unknown", "Replacing"),
+    ];
+    for (agent, holds, reason) in cases {
+        says(&told(fetching(agent)), TYPE, holds, reason);
+    }
+    assert!(!told(with(|_| ())).contains_key(TYPE), "where no source is named there is nothing to tell");
+}
+
+#[test]
+fn each_failure_of_the_step_is_the_reason_of_the_sandbox() {
+    for (verdict, is_stalled) in
+        [("FetchDenied", true), ("FetchFailed", false), ("DigestMismatch", true), ("ArchiveRefused", true)]
+    {
+        let told = told(failed(verdict));
+        says(&told, TYPE, "False", verdict);
+        says(&told, "Ready", "False", verdict);
+        says(
+            &told,
+            "Stalled",
+            if is_stalled { "True" } else { "False" },
+            if is_stalled { verdict } else { "Settled" },
+        );
+        says(&told, "NetworkIsolated", "True", "Proven");
+        assert!(message(failed(verdict), TYPE).contains("src/up: a link out of the tree. "));
+    }
+    says(&told(failed("Failed")), TYPE, "False", "WorkspaceFailed");
+}
+
+#[test]
+fn what_was_unpacked_is_counted_and_stays_told() {
+    let whole = outcome(fetching(stepped(&ended(0, &report_of(|_| ())), &json!(null))));
+    let counted = status(&sourced(), &whole, None, now()).unwrap();
+    let workspace = counted.workspace.clone().unwrap();
+    assert_eq!((workspace.files, workspace.bytes, workspace.left_out), (12, 345, 6));
+
+    let mut later = sourced();
+    later.status = Some(counted);
+    let unknown = outcome(fetching(Applied::Absent));
+    assert_eq!(status(&later, &unknown, None, now()).unwrap().workspace, Some(workspace));
+    // A merge patch leaves what it does not name.
+    later.spec.workspace = None;
+    let emptied = status(&later, &outcome(with(|_| ())), None, now()).unwrap().workspace;
+    assert_eq!(emptied, Some(WorkspaceStatus::default()));
+    assert_eq!(status(&sandbox(|_| ()), &outcome(with(|_| ())), None, now()).unwrap().workspace, None);
+}
+
+#[test]
+fn a_sandbox_of_which_nothing_is_known_says_so_of_its_workspace() {
+    let rejection = Rejection {
+        reason: RejectionReason::InvalidField,
+        field: "spec.x".to_owned(),
+        message: "no".to_owned(),
+    };
+    let outcome = outcome(Stage::Rejected(vec![rejection]));
+    let of = |sandbox: &AgentSandbox| {
+        let all = status(sandbox, &outcome, None, now()).unwrap().conditions;
+        all.into_iter().find(|c| c.type_ == TYPE).map(|c| (c.status, c.reason))
+    };
+    assert_eq!(of(&sourced()), Some(("Unknown".to_owned(), "NotAccepted".to_owned())));
+    assert_eq!(of(&sandbox(|_| ())), None);
+    let ending = ending(&sourced(), "It waits.", now()).unwrap().conditions;
+    assert!(ending.iter().any(|c| c.type_ == TYPE && c.reason == "Terminating"));
+}

@@ -1,0 +1,179 @@
+//! What the workspace's step reports. It ran before the agent and in our image; all the same a report that cannot be read says nothing.
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::workspace::WorkspaceStatus;
+use agentsandbox_report::{REPORT_BYTES_MAX, WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+
+use super::pods::{ended_pod, replacing};
+use super::{ConditionType, Holds, Outcome, Reason, Stage, Verdict};
+use crate::controller::apply::Applied;
+use crate::controller::desired::workspace::WORKSPACE;
+use crate::controller::outcome::Workload;
+
+/// What is known of the step.
+enum Step {
+    /// Its turn has not come.
+    Waiting,
+    /// It works.
+    Working,
+    /// It ended, and said this.
+    Reported(WorkspaceReport),
+    /// It ended, and said nothing that can be read.
+    Mute(String),
+}
+
+/// None where no source is named.
+pub(super) fn workspace_ready(workload: &Workload) -> Option<Verdict> {
+    let (holds, reason, message) = workload.fetches.then(|| ready(&workload.agent))?;
+    Some(Verdict::new(ConditionType::WorkspaceReady, holds, reason, message))
+}
+
+/// The same for a sandbox of whose workload nothing is known: as little is known as of its isolation.
+pub(super) fn completed(sandbox: &AgentSandbox, mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let is_told = verdicts.iter().any(|verdict| verdict.type_ == ConditionType::WorkspaceReady);
+    if is_told || !has_source(sandbox) {
+        return verdicts;
+    }
+    let place = verdicts.iter().position(|verdict| verdict.type_ == ConditionType::RuntimeVerified);
+    if let Some((place, before)) = place.and_then(|place| Some((place, verdicts.get(place)?.clone()))) {
+        let own = Verdict { type_: ConditionType::WorkspaceReady, holds: Holds::Unknown, ..before };
+        verdicts.insert(place + 1, own);
+    }
+    verdicts
+}
+
+/// What the workspace began with. What is not known now stays as it was told; without a source it began with nothing, which is written
+/// where something was told before: a merge patch leaves what it does not name.
+pub(super) fn counts(
+    sandbox: &AgentSandbox,
+    outcome: &Outcome,
+    old: Option<&WorkspaceStatus>,
+) -> Option<WorkspaceStatus> {
+    if !has_source(sandbox) {
+        return old.map(|_| WorkspaceStatus::default());
+    }
+    let reported = match &outcome.stage {
+        Stage::Standing(workload) if workload.fetches => match step(&workload.agent) {
+            Step::Reported(report) if report.verdict == WorkspaceVerdict::Unpacked => Some(report),
+            _ => None,
+        },
+        _ => None,
+    };
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let new = reported.map(|report| WorkspaceStatus {
+        files: count(report.files),
+        bytes: count(report.bytes),
+        left_out: count(report.left_out),
+    });
+    new.or_else(|| old.cloned())
+}
+
+fn has_source(sandbox: &AgentSandbox) -> bool {
+    sandbox.spec.workspace.as_ref().is_some_and(|workspace| workspace.archive.is_some())
+}
+
+fn ready(agent: &Applied) -> (Holds, Reason, String) {
+    match agent {
+        Applied::Ended(why, _) => return (Holds::Unknown, Reason::Ended, ended_pod("agent", why)),
+        Applied::Replacing(doomed) => {
+            return (Holds::Unknown, Reason::Replacing, replacing("agent", doomed));
+        }
+        Applied::Present(_) | Applied::Absent => {}
+    }
+    let told = match step(agent) {
+        Step::Waiting => "The archive is fetched once the fence has proven the walls.".to_owned(),
+        Step::Working => "The archive is being fetched and unpacked.".to_owned(),
+        Step::Reported(report) => return reported(&report),
+        Step::Mute(how) => {
+            return (
+                Holds::False,
+                Reason::WorkspaceFailed,
+                format!(
+                    "The workspace's step ended without a report ({how}) and is tried again. If it was killed for its memory, raise spec.resources.limits.memory; else use operator and init images of one version."
+                ),
+            );
+        }
+    };
+    (Holds::Unknown, Reason::Fetching, told)
+}
+
+fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
+    let said = &report.message;
+    let (reason, then) = match report.verdict {
+        WorkspaceVerdict::Unpacked => return (Holds::True, Reason::Unpacked, unpacked(report)),
+        WorkspaceVerdict::FetchDenied => (
+            Reason::FetchDenied,
+            "Change spec.egress so that a rule allows it, at each address that it redirects to; it is tried again within five minutes.",
+        ),
+        WorkspaceVerdict::FetchFailed => (
+            Reason::FetchFailed,
+            "It is tried again. If it stays like this, correct spec.workspace.archive.url, or see the proxy's log.",
+        ),
+        WorkspaceVerdict::DigestMismatch => (
+            Reason::DigestMismatch,
+            "Find out which of them is right before you correct spec.workspace.archive: an archive that changes under one address may be an attack.",
+        ),
+        WorkspaceVerdict::ArchiveRefused => (
+            Reason::ArchiveRefused,
+            "Nothing of it was kept. Make another archive, or leave the path out by spec.workspace.exclude.",
+        ),
+        WorkspaceVerdict::Failed => {
+            (Reason::WorkspaceFailed, "It is tried again. If it stays like this, see the node of the pod.")
+        }
+    };
+    (Holds::False, reason, format!("The agent is not started: {said} {then}"))
+}
+
+fn unpacked(report: &WorkspaceReport) -> String {
+    let WorkspaceReport { files, bytes, left_out, with_tokens, .. } = report;
+    let mut text =
+        format!("{files} files of {bytes} bytes are in the workspace, and {left_out} were left out.");
+    if *with_tokens > 0 {
+        text.push_str(&format!(
+            " {with_tokens} of them hold what looks like a credential; the log of container workspace names them."
+        ));
+    }
+    text
+}
+
+/// Of a step that works nothing else is known: what an earlier run said is told while it waits for the next.
+fn step(agent: &Applied) -> Step {
+    let Applied::Present(pod) = agent else { return Step::Waiting };
+    let Some(status) = init_status(pod) else { return Step::Waiting };
+    let state = status.state.as_ref();
+    if state.is_some_and(|state| state.running.is_some()) {
+        return Step::Working;
+    }
+    let ended = state.and_then(|state| state.terminated.as_ref());
+    if let Some(ended) = ended {
+        return said(ended);
+    }
+    let earlier = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    match earlier.map(said) {
+        // A pod whose sandbox is started again runs the step again.
+        Some(Step::Reported(report)) if report.verdict == WorkspaceVerdict::Unpacked => Step::Waiting,
+        Some(step) => step,
+        None => Step::Waiting,
+    }
+}
+
+fn said(ended: &ContainerStateTerminated) -> Step {
+    let text = ended.message.as_deref().filter(|text| text.len() <= REPORT_BYTES_MAX);
+    let report = text.and_then(|text| serde_json::from_str::<WorkspaceReport>(text).ok());
+    let is_unpacked = |report: &WorkspaceReport| report.verdict == WorkspaceVerdict::Unpacked;
+    match report.filter(|report| report.version == WORKSPACE_VERSION) {
+        // Whether the agent starts is the exit code's to say, and a report is believed where both say the same.
+        Some(report) if is_unpacked(&report) == (ended.exit_code == 0) => Step::Reported(report),
+        _ => Step::Mute(format!(
+            "exit code {}, {}",
+            ended.exit_code,
+            ended.reason.as_deref().unwrap_or("no reason")
+        )),
+    }
+}
+
+fn init_status(pod: &Pod) -> Option<&ContainerStatus> {
+    let all = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    all.iter().find(|status| status.name == WORKSPACE)
+}
