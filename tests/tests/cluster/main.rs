@@ -49,3 +49,4 @@ mod traces;
 mod truth;
 mod upstream_proxy;
 mod walls;
+mod workspace;
