@@ -17,7 +17,7 @@ async fn python(ns: &Namespace, pod: &str, program: &str) -> Output {
 }
 
 /// A pod with a socket of the host mounted and every raw socket allowed, and again under gVisor.
-fn trusted(name: &str, runtime: Option<&str>) -> Value {
+pub(crate) fn trusted(name: &str, runtime: Option<&str>) -> Value {
     let mut pod = fixtures::plain(name, fixtures::WAIT);
     pod["spec"]["runtimeClassName"] = json!(runtime);
     pod["spec"]["securityContext"] = json!({"runAsUser": 0, "runAsGroup": 0});
@@ -28,7 +28,14 @@ fn trusted(name: &str, runtime: Option<&str>) -> Value {
     pod
 }
 
-async fn started(ns: &Namespace, pod: &Value) {
+/// A pod in which a setuid program gains what it is for.
+pub(crate) fn loose() -> Value {
+    let mut pod = fixtures::plain("loose", fixtures::WAIT);
+    pod["spec"]["containers"][0]["securityContext"] = json!({"allowPrivilegeEscalation": true});
+    pod
+}
+
+pub(crate) async fn started(ns: &Namespace, pod: &Value) {
     ns.apply(&pod.to_string()).await.unwrap();
     ns.pod_ready(pod["metadata"]["name"].as_str().unwrap(), STARTS_WITHIN).await;
 }
@@ -46,6 +53,10 @@ for name, family, protocol in [('packet', 17, 0x0300), ('raw', socket.AF_INET, 2
 ";
 
 async fn o_g14_no_raw_and_no_packet_socket_opens(agent: &Sandbox, ns: &Namespace) {
+    no_raw_socket_opens(agent, ns).await;
+}
+
+pub(crate) async fn no_raw_socket_opens(agent: &Sandbox, ns: &Namespace) {
     let seen = agent.exec(&["python3", "-c", RAW_SOCKETS]).await.ok().stdout;
     let refused = |line: &str| ["EPERM", "EACCES"].iter().any(|error| line.ends_with(error));
     assert!(seen.lines().count() == 5 && seen.lines().all(refused), "{seen}");
@@ -108,6 +119,10 @@ program.kill()
 ";
 
 async fn o_g20_a_setuid_root_program_does_not_make_root(agent: &Sandbox, ns: &Namespace) {
+    a_setuid_program_gains_nothing(agent, ns).await;
+}
+
+pub(crate) async fn a_setuid_program_gains_nothing(agent: &Sandbox, ns: &Namespace) {
     let bits = agent.sh("stat -c '%A %U' $(readlink -f $(command -v su))").await.ok().stdout;
     assert_eq!(bits.trim(), "-rwsr-xr-x root", "the image has no setuid program, so this proves nothing");
     let seen = agent.exec(&["python3", "-c", SETUID]).await.ok().stdout;
@@ -220,9 +235,7 @@ async fn an_agent_finds_a_kernel_that_gives_it_nothing_of_the_host() {
         let value = |key: &str| if key.ends_with("host-uds") { "all" } else { "true" };
         mounted["metadata"]["annotations"] = LOOSE.iter().map(|key| (*key, value(key))).collect();
         started(&ns, &mounted).await;
-        let mut loose = fixtures::plain("loose", fixtures::WAIT);
-        loose["spec"]["containers"][0]["securityContext"] = json!({"allowPrivilegeEscalation": true});
-        started(&ns, &loose).await;
+        started(&ns, &loose()).await;
 
         o_g14_no_raw_and_no_packet_socket_opens(&agent, &ns).await;
         o_n11_an_agent_cannot_spoof_arp_and_bridged_packets_pass_the_hosts_chain(&rig, &agent, &ns).await;

@@ -24,6 +24,7 @@ mod enrolment;
 mod entry;
 mod exhaustion;
 mod fixtures;
+mod hardened;
 mod inside;
 mod least_privilege;
 mod leaves;

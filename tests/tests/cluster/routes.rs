@@ -398,13 +398,13 @@ async fn from_the_agent_every_other_way_is_closed() {
 }
 
 /// A rule of the host that lets one pod's ICMP through, as a host without any rule against it would; gone when dropped.
-struct IcmpOpen<'rig> {
+pub(crate) struct IcmpOpen<'rig> {
     rig: &'rig Rig,
     source: String,
 }
 
 impl<'rig> IcmpOpen<'rig> {
-    fn to(rig: &'rig Rig, source: IpAddr) -> Self {
+    pub(crate) fn to(rig: &'rig Rig, source: IpAddr) -> Self {
         let open = Self { rig, source: source.to_string() };
         open.rule("-I").expect("the rule can be made");
         open

@@ -8,6 +8,7 @@ use agentsandbox_tests::{Namespace, Rig, eventually, with_namespace};
 use agentsandbox_world::journal::PacketFilter;
 
 use crate::fixtures;
+use crate::routes::IcmpOpen;
 
 /// Places that an agent must not reach, as host and TCP port.
 const PLACES: [(&str, u16); 11] = [
@@ -130,6 +131,7 @@ spec:
 /// The same probes from a pod without walls: without their success, the agent's failure would prove nothing.
 pub(crate) async fn control(rig: &Rig, ns: &Namespace, more: &[(IpAddr, u16)]) {
     let unfenced = unfenced(ns).await;
+    let _icmp = IcmpOpen::to(rig, unfenced);
     let expected = [
         "tcp 10.96.0.1 443",
         "tcp 10.200.0.2 6443",

@@ -64,14 +64,20 @@ pub fn create(cluster: &Cluster) -> Result<()> {
     sysctl(world, "net.ipv4.ip_unprivileged_port_start=0")
 }
 
-/// ICMP is not in the NetworkPolicy API, and the policy engine admits echo requests before it looks at any policy. This
-/// rule of the host closes it for pods under gVisor, which may open ping sockets without any capability.
+/// ICMP is not in the NetworkPolicy API, and the policy engine admits echo requests before it looks at any policy. These rules
+/// of the host close it for every pod that an agent may be, for under gVisor and under containerd's runc anybody may open ping
+/// sockets without any capability. Of the ordinary runtime's pods only echo requests are dropped: nothing else leaves by such a
+/// socket there, and system pods answer what nobody listens for.
 fn close_icmp(node: &str) -> Result<()> {
-    let rule = ["-t", "raw", "-A", "PREROUTING", "-s", PODS_GVISOR, "-p", "icmp", "-j", "DROP"];
     let net = format!("--net=/run/netns/{node}");
-    let mut args = vec![net.as_str(), "iptables"];
-    args.extend(rule);
-    run("nsenter", &args).map(drop)
+    for (range, kind) in [(PODS_GVISOR, &[][..]), (PODS_RUNC, &["--icmp-type", "echo-request"])] {
+        let mut args =
+            vec![net.as_str(), "iptables", "-t", "raw", "-A", "PREROUTING", "-s", range, "-p", "icmp"];
+        args.extend(kind);
+        args.extend(["-j", "DROP"]);
+        run("nsenter", &args)?;
+    }
+    Ok(())
 }
 
 /// Removes both namespaces, and with them their links, routes and rules.
