@@ -10,6 +10,7 @@ pub mod http_proxy;
 pub mod line;
 mod passthrough;
 mod resets;
+pub mod room;
 pub mod socks5;
 pub mod tls;
 pub mod transparent;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentsandbox_policy::{Denial, DenialReason, Host, Scheme};
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -34,12 +36,12 @@ use tokio::time::timeout;
 
 use self::gathered::Gathered;
 use self::line::{Listened, Pulse};
-use self::resets::Watched;
+use self::resets::{Refusal, Watched};
+use self::room::Place;
 use crate::audit::Admitted;
 use crate::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_IDLE_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_SEND_BUFFER_BYTES,
     H2_STREAM_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT,
-    STREAMS_PER_CONNECTION_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::Body;
@@ -254,7 +256,7 @@ where
 }
 
 /// Serves HTTP/2 until the client or the proxy has had enough.
-pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext)
+pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -263,11 +265,15 @@ where
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
     let malformed = unread::at(DenialReason::MalformedRequest, &context.binding);
     let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
+    let one_more = unread::one_more_stream(place.streams, &context.binding);
     let gathered = Gathered::new(io);
-    let io = Watched::new(gathered.clone(), move || refuse_connection(&owner, entrance, &of_stream));
+    let io = Watched::new(gathered.clone(), move |refusal| {
+        let denial = if refusal == Refusal::OneMore { &one_more } else { &of_stream };
+        refuse_connection(&owner, entrance, denial);
+    });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(place.streams)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
@@ -345,13 +351,16 @@ fn service(
             }
             // Over HTTP/1.1 hyper leaves the body out of an answer to HEAD by itself; over HTTP/2 it would send it, and the
             // client reset the stream.
-            let bodiless =
-                request.method() == http::Method::HEAD && request.version() == http::Version::HTTP_2;
-            let response = crate::pipeline::handle(proxy, request, &context).await;
-            if bodiless && !response.body().is_end_stream() {
+            let is_http2 = request.version() == http::Version::HTTP_2;
+            let bodiless = request.method() == http::Method::HEAD && is_http2;
+            let response = crate::pipeline::handle(Arc::clone(&proxy), request, &context).await;
+            if response.body().is_end_stream() || !is_http2 {
+                return Ok(response);
+            }
+            if bodiless {
                 return Ok(response.map(|_| crate::respond::empty()));
             }
-            Ok(response)
+            Ok(response.map(|body| proxy.room.paces(body).boxed_unsync()))
         })
     }
 }

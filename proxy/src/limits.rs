@@ -23,6 +23,9 @@ pub const FILES_BESIDE_CONNECTIONS: u64 = 640;
 pub const ACCEPT_BACKLOG: u32 = 1024;
 /// Streams of one HTTP/2 connection; browsers and SDKs use at most 100.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// The same of each connection beyond [`H2_WIDE_CONNECTIONS_MAX`]. Each stream may hold heads, a window and a frame of its answer; who has
+/// that many connections seldom has many requests on each.
+pub const STREAMS_PER_NARROW_CONNECTION_MAX: u32 = 16;
 /// Fields of one head.
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// All fields of one head together, over HTTP/1.1 with the request line.
@@ -115,16 +118,18 @@ pub const H2_STREAM_WINDOW_BYTES: u32 = 24 * 1024;
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 3 * 1024 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.
-pub const H2_CONNECTIONS_MAX: usize = 32;
+pub const H2_CONNECTIONS_MAX: usize = 20;
+/// Of them those with [`STREAMS_PER_CONNECTION_MAX`] streams. With these and the others an agent has 1,440 streams at a time.
+pub const H2_WIDE_CONNECTIONS_MAX: usize = 10;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
 /// Upstream connections whose window is that wide, over all policies; [`H2_UPSTREAM_NARROW_CONNECTIONS_MAX`] more have
 /// [`H2_UPSTREAM_NARROW_WINDOW_BYTES`], and the others [`H2_UPSTREAM_LEAST_WINDOW_BYTES`].
-pub const H2_UPSTREAM_WIDE_CONNECTIONS_MAX: usize = 4;
+pub const H2_UPSTREAM_WIDE_CONNECTIONS_MAX: usize = 2;
 /// The window of one upstream connection more.
 pub const H2_UPSTREAM_NARROW_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Connections that have it. With them, and the wide ones, an agent has HTTP/2 connections to twenty hosts at a time.
+/// Connections that have it. With them, and the wide ones, an agent has HTTP/2 connections to eighteen hosts at a time.
 pub const H2_UPSTREAM_NARROW_CONNECTIONS_MAX: usize = 16;
 /// The window of any other: as much as may lie here of an answer over HTTP/1.1, in hyper's buffer and on its way out of it.
 pub const H2_UPSTREAM_LEAST_WINDOW_BYTES: u32 = 128 * 1024;
@@ -202,6 +207,13 @@ pub const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 pub const RESOLVED_TTL_MIN: Duration = Duration::from_secs(5);
 /// Frames of an answer that one HTTP/2 stream towards an agent holds when the agent does not read.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// The same for all streams of all connections together; beyond it each stream has one frame on its way. As much as 128 streams that
+/// nobody reads hold.
+pub const H2_UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a frame costs beside its bytes: its entry in h2's queue, which is as large as one of a head, and what counts it.
+pub const H2_FRAME_COST_BYTES: usize = 512;
+/// Shorter frames are copied before they wait, for they may keep a buffer of 16 KiB that they were read into.
+pub const H2_SHARED_FRAME_BYTES_MIN: usize = 4 * 1024;
 /// What an agent's HTTP/2 connection sends in one turn and is written together: one TLS record (RFC 8446, 5.1).
 pub const H2_GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// How long a secret that was replaced is still looked for in answers; it is never sent again. A host that remembers it has
@@ -224,7 +236,7 @@ pub const DECODED_FREE_BYTES: u64 = 1024 * 1024;
 pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Answers that are decoded at a time in a coding with a window of megabytes: all together stay below the memory that the
 /// proxy's pod has. One more is refused, since it could not be searched.
-pub const WIDE_DECODERS_MAX: usize = 8;
+pub const WIDE_DECODERS_MAX: usize = 4;
 /// The same in a coding with a window of 32 KiB, where each takes some 100 KiB: as many as one HTTP/2 connection has streams.
 pub const NARROW_DECODERS_MAX: usize = 128;
 /// Longest request that is counted, in bytes: as much as the highest limit that a rule can have. A longer one says so to confuse.

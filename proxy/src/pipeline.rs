@@ -20,7 +20,6 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -32,6 +31,7 @@ use crate::budget::{Budgets, Exceeded};
 use crate::decision;
 use crate::destination;
 use crate::enrolment::Enrolment;
+use crate::entrance::room::Room;
 use crate::entrance::{Entrance, EntranceContext};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
@@ -82,8 +82,8 @@ pub struct Proxy {
     pub upstream_wait_max: Duration,
     /// Places among the answers that are decoded at a time.
     pub decoders: decode::Places,
-    /// Places among the agent's HTTP/2 connections.
-    pub http2_places: Arc<Semaphore>,
+    /// What the agent's HTTP/2 connections may hold.
+    pub room: Room,
     /// Queries that the policy DNS may still answer in this second.
     pub dns_budget: crate::entrance::dns::Budget,
 }

@@ -18,10 +18,11 @@ use crate::audit::pace::Pace;
 use crate::config::Config;
 use crate::entrance::dns::{self, Budget};
 use crate::entrance::line::{Line, Pulse};
+use crate::entrance::room::Room;
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
     ACCEPT_BACKLOG, ADMIN_CONNECTIONS_MAX, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX,
-    FIRST_BYTE_TIMEOUT, H2_CONNECTIONS_MAX, TRACES_LAST_TIMEOUT,
+    FIRST_BYTE_TIMEOUT, TRACES_LAST_TIMEOUT,
 };
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
@@ -129,7 +130,7 @@ pub(crate) fn assemble(
         connections: TaskTracker::new(),
         upstream_wait_max: config.upstream_wait_max,
         decoders: Places::default(),
-        http2_places: Arc::new(Semaphore::new(H2_CONNECTIONS_MAX)),
+        room: Room::default(),
         dns_budget: Budget::default(),
     }
 }

@@ -13,6 +13,16 @@ const HEAD_BYTES: usize = 9;
 const RST_STREAM: u8 = 3;
 /// RFC 9113, 7. The codes for a stream that was given up, 0, 2, 5 and 8, are no refusal.
 const REFUSALS: [u32; 6] = [1, 3, 4, 6, 7, 11];
+const REFUSED_STREAM: u32 = 7;
+
+/// What is refused by resetting a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is one more than may be open.
+    OneMore,
+    /// It breaks the protocol.
+    Malformed,
+}
 
 /// A stream of bytes to an agent that speaks HTTP/2.
 pub struct Watched<S, F> {
@@ -21,16 +31,14 @@ pub struct Watched<S, F> {
     refused: F,
 }
 
-impl<S, F: Fn()> Watched<S, F> {
+impl<S, F: Fn(Refusal)> Watched<S, F> {
     /// Calls `refused` for each stream that the library refuses.
     pub const fn new(io: S, refused: F) -> Self {
         Self { io, frames: Frames { head: Vec::new(), code: Vec::new(), left: 0 }, refused }
     }
 
     fn went_out(&mut self, bytes: &[u8]) {
-        for _ in 0..self.frames.pass(bytes) {
-            (self.refused)();
-        }
+        self.frames.pass(bytes, &self.refused);
     }
 }
 
@@ -42,9 +50,8 @@ struct Frames {
 }
 
 impl Frames {
-    /// Takes what went out; gives back how many streams it refuses.
-    fn pass(&mut self, mut bytes: &[u8]) -> usize {
-        let mut refused = 0;
+    /// Takes what went out, and tells of each stream that it refuses.
+    fn pass(&mut self, mut bytes: &[u8], refused: impl Fn(Refusal)) {
         while !bytes.is_empty() {
             let in_head = self.head.len() < HEAD_BYTES;
             let wanted = if in_head { HEAD_BYTES - self.head.len() } else { self.left };
@@ -60,12 +67,11 @@ impl Frames {
                 self.left -= now.len();
             }
             if self.head.len() == HEAD_BYTES && self.left == 0 {
-                refused += usize::from(self.is_refusal());
+                self.refusal().into_iter().for_each(&refused);
                 self.head.clear();
                 self.code.clear();
             }
         }
-        refused
     }
 
     fn payload_bytes(&self) -> usize {
@@ -79,9 +85,12 @@ impl Frames {
         self.head.get(3) == Some(&RST_STREAM)
     }
 
-    fn is_refusal(&self) -> bool {
-        let code = <[u8; 4]>::try_from(self.code.as_slice()).map(u32::from_be_bytes);
-        self.is_reset() && code.is_ok_and(|code| REFUSALS.contains(&code))
+    fn refusal(&self) -> Option<Refusal> {
+        let code = <[u8; 4]>::try_from(self.code.as_slice()).map(u32::from_be_bytes).ok();
+        match code.filter(|code| self.is_reset() && REFUSALS.contains(code))? {
+            REFUSED_STREAM => Some(Refusal::OneMore),
+            _ => Some(Refusal::Malformed),
+        }
     }
 }
 
@@ -95,7 +104,7 @@ impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Watched<S, F> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, F: Fn() + Unpin> AsyncWrite for Watched<S, F> {
+impl<S: AsyncWrite + Unpin, F: Fn(Refusal) + Unpin> AsyncWrite for Watched<S, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
         self.went_out(bytes.get(..written).unwrap_or_default());
@@ -173,6 +182,13 @@ mod tests {
         [&length[1..], &[kind, 0, 0, 0, 0, 1], payload].concat()
     }
 
+    /// What [`refusing_two`] refuses.
+    const REFUSED: [Refusal; 2] = [Refusal::Malformed, Refusal::OneMore];
+
+    fn told(all: &Cell<Vec<Refusal>>, one: Refusal) {
+        all.set([all.take(), vec![one]].concat());
+    }
+
     /// Frames that refuse two streams.
     fn refusing_two() -> Vec<u8> {
         [
@@ -190,8 +206,8 @@ mod tests {
         let bytes = refusing_two();
         for taken in 1..=bytes.len() {
             for cut in 0..bytes.len() {
-                let refused = Cell::new(0);
-                let mut io = Watched::new(Narrow(taken), || refused.set(refused.get() + 1));
+                let refused = Cell::default();
+                let mut io = Watched::new(Narrow(taken), |refusal| told(&refused, refusal));
                 assert!(io.is_write_vectored());
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
@@ -199,7 +215,7 @@ mod tests {
                     let pieces = [IoSlice::new(head), IoSlice::new(payload)];
                     rest = &rest[io.write_vectored(&pieces).await.unwrap()..];
                 }
-                assert_eq!(refused.get(), 2, "{taken} at a time, cut at {cut}");
+                assert_eq!(refused.take(), REFUSED, "{taken} at a time, cut at {cut}");
             }
         }
     }
@@ -208,9 +224,9 @@ mod tests {
     fn refusals_are_counted_however_the_bytes_are_cut() {
         let bytes = refusing_two();
         for size in 1..=bytes.len() {
-            let mut frames = Watched::new((), || ()).frames;
-            let refused: usize = bytes.chunks(size).map(|piece| frames.pass(piece)).sum();
-            assert_eq!(refused, 2, "in pieces of {size}");
+            let (mut frames, refused) = (Watched::new((), |_| ()).frames, Cell::default());
+            bytes.chunks(size).for_each(|piece| frames.pass(piece, |refusal| told(&refused, refusal)));
+            assert_eq!(refused.take(), REFUSED, "in pieces of {size}");
         }
     }
 }

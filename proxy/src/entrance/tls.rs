@@ -62,7 +62,7 @@ pub(crate) async fn intercept<S>(
             return;
         }
     };
-    let place = Arc::clone(&proxy.http2_places).try_acquire_owned().ok();
+    let place = proxy.room.place();
     let config = if place.is_some() { config } else { Authority::in_http1(&config) };
     let mut shaken = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await;
     if encrypted && means_another_name(&mut shaken).await {
@@ -73,14 +73,12 @@ pub(crate) async fn intercept<S>(
         // Most often a client that does not trust the sandbox's CA, or wants a protocol other than HTTP.
         return refuse_connection(&proxy, entrance, &unsupported(Some(name.host()), port));
     };
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let place = place.filter(|_| stream.get_ref().1.alpn_protocol() == Some(b"h2"));
     let binding = Binding::Bound { scheme: Scheme::Https, host: name.host().clone(), port };
     let context = EntranceContext { origin, binding };
-    if is_http2 {
-        serve_http2(proxy, stream, context).await;
-    } else {
-        drop(place);
-        serve_http1(proxy, stream, context).await;
+    match place {
+        Some(place) => serve_http2(proxy, stream, context, place).await,
+        None => serve_http1(proxy, stream, context).await,
     }
 }
 

@@ -30,6 +30,13 @@ pub(crate) fn long_target() -> Denial {
         .with_how_to_allow(format!("Send a path and query of {TARGET_BYTES_MAX} bytes at most."))
 }
 
+/// A stream beyond those that its connection may have. It was not begun, so that it may be sent again (RFC 9113, 8.7).
+pub(super) fn one_more_stream(streams: u32, binding: &Binding) -> Denial {
+    at(DenialReason::LimitExceeded, binding).with_how_to_allow(format!(
+        "Open {streams} streams on this connection at a time, as its SETTINGS say."
+    ))
+}
+
 fn large_head() -> Denial {
     let kib = HEADER_BYTES_MAX / 1024;
     Denial::new(DenialReason::LimitExceeded).with_how_to_allow(format!(

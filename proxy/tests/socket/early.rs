@@ -53,7 +53,7 @@ async fn counting(arrived: &Arc<AtomicUsize>) -> World {
     build(Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() }).await
 }
 
-async fn next(io: &mut ReadHalf<Io>) -> (u8, u8, u32, Vec<u8>) {
+pub async fn next(io: &mut ReadHalf<Io>) -> (u8, u8, u32, Vec<u8>) {
     let mut head = [0; 9];
     io.read_exact(&mut head).await.unwrap();
     let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];

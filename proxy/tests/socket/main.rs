@@ -42,5 +42,6 @@ mod stalled;
 mod streams;
 mod times;
 mod traces;
+mod unread;
 mod upstream;
 mod world;
