@@ -22,6 +22,7 @@ use crate::enrolment::EnrolmentError;
 use crate::entrance::line::Line;
 use crate::entrance::{Entrance, Origin, refuse_connection};
 use crate::limits::HEADER_READ_TIMEOUT;
+use crate::metrics;
 use crate::pipeline::Proxy;
 use crate::ready;
 use crate::respond::{self, Body};
@@ -66,7 +67,9 @@ fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
             let status = if counted.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, ready::report(&counted))
         }
-        (&Method::GET, "/metrics") => text(StatusCode::OK, proxy.metrics.render()),
+        (&Method::GET, "/metrics") => {
+            text(StatusCode::OK, proxy.metrics.render() + &metrics::gauges(proxy.policy.places().load()))
+        }
         (&Method::GET, "/denials") => denials(proxy),
         _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /denials\n"),
     }

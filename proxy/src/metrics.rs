@@ -1,4 +1,4 @@
-//! Counters for the admin port, in Prometheus' text format. Labels are closed sets: entrances, decisions, reasons, and the
+//! Counters and gauges for the admin port, in Prometheus' text format. Labels are closed sets: entrances, decisions, reasons, and the
 //! names that the policy gives its rules, up to a bound; never a host or path that was asked for, or an error's text.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use crate::audit::Decision;
 use crate::entrance::Entrance;
 use crate::limits::METRIC_RULES_MAX;
 use crate::traces::Dropped;
+use crate::upstream::Load;
 
 /// What all rules beyond the bound are counted under; no rule can have this name.
 const OTHER_RULES: &str = "";
@@ -210,6 +211,23 @@ impl Metrics {
             ("agentsandbox_proxy_spans_sent_total", "Spans that the collector took.", &self.spans_sent),
         ]
     }
+}
+
+/// The exposition of the places for connections to upstreams, as they are used now.
+pub(crate) fn gauges(places: Load) -> String {
+    let mut text = String::new();
+    for (name, help, value) in [
+        ("agentsandbox_proxy_upstream_places", "Connections to upstreams that may be open.", places.count),
+        (
+            "agentsandbox_proxy_upstream_places_in_use",
+            "Of them those that are, also idle ones.",
+            places.taken,
+        ),
+        ("agentsandbox_proxy_upstream_places_waiting", "Requests that wait for one of them.", places.waiting),
+    ] {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -95,6 +95,11 @@ struct State {
 }
 
 impl ActivePolicy {
+    /// The places for connections to upstreams, which those of every document share.
+    pub(crate) const fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
     /// Starts from a document that was already found good.
     #[must_use]
     pub fn new(

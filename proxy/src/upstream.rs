@@ -44,6 +44,7 @@ use crate::metrics::Metrics;
 use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
 
+pub(crate) use self::places::Load;
 pub use self::places::{Place, Placed, Places, Unleased};
 pub use self::pool::Voice;
 pub use self::refusal::Refusal;

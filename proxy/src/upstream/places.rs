@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
@@ -27,6 +28,9 @@ use crate::limits::{
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
+    /// How many there are, taken or not.
+    count: AtomicUsize,
+    waiting: AtomicUsize,
     wide: Arc<Semaphore>,
     narrow: Arc<Semaphore>,
     signals: Arc<Signals>,
@@ -76,6 +80,8 @@ impl Default for Places {
         let places = |count| Arc::new(Semaphore::new(count));
         Self {
             all: places(0),
+            count: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             wide: places(H2_UPSTREAM_WIDE_CONNECTIONS_MAX),
             narrow: places(H2_UPSTREAM_NARROW_CONNECTIONS_MAX),
             signals: Arc::default(),
@@ -87,7 +93,15 @@ impl Default for Places {
 impl Places {
     /// So many more connections may be open at a time.
     pub fn add(&self, count: usize) {
+        self.count.fetch_add(count, Ordering::Relaxed);
         self.all.add_permits(count);
+    }
+
+    /// How many places there are, how many are taken, also by connections that lie idle, and how many wait for one.
+    pub(crate) fn load(&self) -> Load {
+        let count = self.count.load(Ordering::Relaxed);
+        let taken = count.saturating_sub(self.all.available_permits());
+        Load { count, taken, waiting: self.waiting.load(Ordering::Relaxed) }
     }
 
     /// A pool for the policy that comes into force, whose idle connections make room.
@@ -121,6 +135,7 @@ impl Places {
         until: Instant,
         mut look: impl FnMut() -> ControlFlow<T, Option<OwnedNotified>>,
     ) -> Taken<T> {
+        let _waiting = Waiting::among(&self.waiting);
         let mut place = pin!(timeout_at(until, Arc::clone(&self.all).acquire_owned()));
         // There may be an idle connection at first, and later only if that is told: one that ends is enough for one that waits.
         let mut is_idle = true;
@@ -178,6 +193,33 @@ async fn changed(change: Option<OwnedNotified>) {
     match change {
         Some(change) => change.await,
         None => std::future::pending().await,
+    }
+}
+
+/// How the places are used now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// Of them those that connections have.
+    pub(crate) taken: usize,
+    /// Requests, and TLS that is passed on, that wait for one.
+    pub(crate) waiting: usize,
+}
+
+/// One that waits for a place, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn among(all: &'a AtomicUsize) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
+use agentsandbox_proxy::serve::Port;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -233,4 +234,34 @@ async fn p_i4_a_request_that_no_place_comes_free_for_is_told_so_and_its_end_is_w
 
 async fn whole(world: &World, path: &str) -> Answer {
     over_http1(to(world, Entrance::HttpProxy).await, get(&world.url(path), &world.authority())).await
+}
+
+/// Waits until the metrics tell of one place, which is in use, and of so many that wait for it.
+async fn told(world: &World, waiting: usize) {
+    let all = [("", 1), ("_in_use", 1), ("_waiting", waiting)];
+    let wanted = all.map(|(name, value)| format!("\nagentsandbox_proxy_upstream_places{name} {value}\n"));
+    let mut told = String::new();
+    for _ in 0..500 {
+        let io = TcpStream::connect(world.port(Port::Admin)).await.unwrap();
+        told = over_http1(io, get("/metrics", "proxy")).await.body;
+        if wanted.iter().all(|line| told.contains(line)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{wanted:?} are not told: {told}");
+}
+
+#[tokio::test]
+async fn p_i4_the_metrics_tell_how_many_places_are_in_use_and_how_many_requests_wait_for_one() {
+    let Taken { world, held, answers, .. } = taken(None).await;
+    told(&world, 0).await;
+    let waiting: Vec<_> = ["/v1/first", "/v1/second"].map(|path| ask(&world, path)).into();
+    told(&world, 2).await;
+    waiting[1].abort();
+    told(&world, 1).await;
+    answers.add_permits(100);
+    assert_eq!(held.await.unwrap(), StatusCode::OK);
+    // The connection lies idle.
+    told(&world, 0).await;
 }
