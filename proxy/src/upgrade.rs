@@ -1,10 +1,14 @@
 //! WebSockets. The handshake is a request like any other; only after a 101 that answers the agent's own key do bytes
-//! pass both ways, and until either side ends, or the policy would not allow it any more. What a host that knows a secret sends down is masked, frame by frame; for
-//! that no extension is agreed on. Nothing else of the frames is read.
+//! pass both ways, and until either side ends, or the policy would not allow it any more, which the agent is told. What a host that
+//! knows a secret sends down is masked, frame by frame; for that no extension is agreed on. Nothing else of the frames is read, but
+//! for where they end.
+
+mod goodbye;
 
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agentsandbox_policy::DenialReason;
@@ -22,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
+use self::goodbye::{Code, Frames, Goodbye};
 use crate::audit::{Entry, Traffic};
 use crate::budget::Exceeded;
 use crate::entrance::{EntranceContext, Origin};
@@ -88,15 +93,30 @@ pub(crate) fn join(
         // Named here, or the block would capture the peer alone and let the slot go.
         let Origin { peer, slot: _slot, .. } = origin;
         let work = async {
-            if let Ok((agent, upstream)) = tokio::try_join!(agent, upstream) {
-                relay(TokioIo::new(agent), TokioIo::new(upstream), scrubber.as_ref(), &mut entry).await;
-            }
+            let mut cut = pin!(async {
+                tokio::select! {
+                    () = owner.shutdown.cancelled() => None,
+                    reason = allowed.ends(&owner.policy) => Some(reason),
+                }
+            });
+            let joined = tokio::select! {
+                joined = async { tokio::try_join!(agent, upstream) } => joined,
+                reason = &mut cut => return reason.into_iter().for_each(|reason| entry.breaks(reason)),
+            };
+            let Ok((agent, upstream)) = joined else { return };
+            let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
+            let Some((reason, goodbye)) = relay(agent, upstream, scrubber.as_ref(), &mut entry, cut).await
+            else {
+                return;
+            };
+            reason.into_iter().for_each(|reason| entry.breaks(reason));
+            // It is over, whatever the agent makes of it.
+            drop(entry);
+            goodbye.closes(reason.map_or(Code::GoingAway, |_| Code::PolicyViolation)).await;
         };
         tokio::select! {
             () = work => {}
-            () = owner.shutdown.cancelled() => {}
             () = owner.enrolment.replaced(peer) => {}
-            reason = allowed.ends(&owner.policy) => entry.breaks(reason),
         }
     });
     headers::strip_response(response.headers_mut());
@@ -118,27 +138,49 @@ enum Cut {
 }
 
 /// Passes bytes both ways until both sides have ended or are silent for too long, and counts them. That one side has no more to say
-/// is passed on as well.
-pub(crate) async fn relay(
-    agent: impl AsyncRead + AsyncWrite,
+/// is passed on as well. Where it is `cut` before, the upstream's side ends at once, and the agent's is given back.
+pub(crate) async fn relay<A: AsyncRead + AsyncWrite, C>(
+    agent: A,
     upstream: impl AsyncRead + AsyncWrite,
     scrubber: Option<&Arc<Scrubber>>,
     entry: &mut Entry,
+    cut: impl Future<Output = C>,
+) -> Option<(C, Goodbye<A>)> {
+    let (mut read, mut write) = tokio::io::split(agent);
+    let frames = Mutex::default();
+    let cut = tokio::select! {
+        () = pass((&mut read, &mut write), upstream, scrubber, entry, &frames) => return None,
+        cut = cut => cut,
+    };
+    let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Some((cut, Goodbye { read, write, frames }))
+}
+
+async fn pass(
+    (agent_read, agent_write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    upstream: impl AsyncRead + AsyncWrite,
+    scrubber: Option<&Arc<Scrubber>>,
+    entry: &mut Entry,
+    frames: &Mutex<Frames>,
 ) {
     let traffic = entry.traffic();
-    let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
-    let up = copy(agent_read, upstream_write, &traffic.up, |bytes| traffic.spends(bytes));
+    let up = copy(agent_read, upstream_write, counts(&traffic.up), |bytes| traffic.spends(bytes));
+    let counts_down = counts(&traffic.down);
+    let went_down = |bytes: &[u8]| {
+        counts_down(bytes);
+        frames.lock().unwrap_or_else(PoisonError::into_inner).pass(bytes);
+    };
     let down = async {
         match scrubber {
             Some(scrubber) => {
-                copy_masked(upstream_read, agent_write, &traffic.down, FrameMask::new(scrubber)).await
+                copy_masked(upstream_read, agent_write, went_down, FrameMask::new(scrubber)).await
             }
-            None => copy(upstream_read, agent_write, &traffic.down, |_| Ok(())).await,
+            None => copy(upstream_read, agent_write, went_down, |_| Ok(())).await,
         }
     };
-    let mut up = std::pin::pin!(up);
-    let mut down = std::pin::pin!(down);
+    let mut up = pin!(up);
+    let mut down = pin!(down);
     let both = async {
         tokio::select! {
             // The agent may have said all it has to say, and still listen.
@@ -203,11 +245,18 @@ async fn end(to: &mut (impl AsyncWrite + Unpin), ended: Result<(), Cut>) -> Resu
     ended.and(told)
 }
 
-/// Copies and counts while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not written.
+/// Counts what was written.
+fn counts(counter: &AtomicU64) -> impl Fn(&[u8]) {
+    move |bytes| {
+        counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Copies and tells what was written while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not written.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    counter: &AtomicU64,
+    went: impl Fn(&[u8]),
     may_go: impl Fn(u64) -> Result<(), Exceeded>,
 ) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -215,7 +264,7 @@ async fn copy(
         match read(&mut from, &mut buffer).await {
             Ok(read @ 1..) => {
                 may_go(u64::try_from(read).unwrap_or(u64::MAX)).map_err(|_| Cut::OverLimit)?;
-                write(&mut to, buffer.get(..read).unwrap_or_default(), counter).await?;
+                write(&mut to, buffer.get(..read).unwrap_or_default(), &went).await?;
             }
             ended => return end(&mut to, ended.map(drop)).await,
         }
@@ -226,14 +275,14 @@ async fn copy(
 async fn copy_masked(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    counter: &AtomicU64,
+    went: impl Fn(&[u8]),
     mut mask: FrameMask,
 ) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let read = if mask.holds() {
             let Ok(read) = timeout(HELD_BYTES_PATIENCE, read(&mut from, &mut buffer)).await else {
-                write(&mut to, &mask.release(), counter).await?;
+                write(&mut to, &mask.release(), &went).await?;
                 continue;
             };
             read
@@ -243,18 +292,22 @@ async fn copy_masked(
         let read = match read {
             Ok(read @ 1..) => read,
             ended => {
-                write(&mut to, &mask.release(), counter).await?;
+                write(&mut to, &mask.release(), &went).await?;
                 return end(&mut to, ended.map(drop)).await;
             }
         };
         let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
         let clean = mask.pass(bytes).map_err(|_| Cut::Unreadable)?;
-        write(&mut to, &clean, counter).await?;
+        write(&mut to, &clean, &went).await?;
     }
 }
 
 /// Writes all of it. Each part is counted when it is taken, so that what went before a tunnel was cut is counted too.
-async fn write(to: &mut (impl AsyncWrite + Unpin), mut rest: &[u8], counter: &AtomicU64) -> Result<(), Cut> {
+async fn write(
+    to: &mut (impl AsyncWrite + Unpin),
+    mut rest: &[u8],
+    went: &impl Fn(&[u8]),
+) -> Result<(), Cut> {
     if rest.is_empty() {
         return Ok(());
     }
@@ -263,8 +316,9 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), mut rest: &[u8], counter: &At
         if written == 0 {
             return Err(Cut::Sink);
         }
-        counter.fetch_add(u64::try_from(written).unwrap_or(0), Ordering::Relaxed);
-        rest = rest.get(written..).unwrap_or_default();
+        let (now, left) = rest.split_at(written.min(rest.len()));
+        went(now);
+        rest = left;
     }
     to.flush().await.map_err(|_| Cut::Sink)
 }
@@ -298,7 +352,7 @@ mod tests {
             let (mut agent, ours) = duplex(64);
             // The reading half lives on, as it does in a relay.
             let (_up, down) = tokio::io::split(ours);
-            let ended = copy(BreaksOff(kind), down, &AtomicU64::new(0), |_| Ok(())).await;
+            let ended = copy(BreaksOff(kind), down, |_| (), |_| Ok(())).await;
             assert_eq!(ended.is_ok(), kind == ErrorKind::UnexpectedEof);
             assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
         }
@@ -312,7 +366,7 @@ mod tests {
         let disk = Disk::default().room(usize::MAX);
         let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
         begin(&mut entry).unwrap();
-        relay(agent, upstream, None, &mut entry).await;
+        pass(tokio::io::split(agent), upstream, None, &mut entry, &Mutex::default()).await;
         drop(entry);
         let end = read(&disk.lines()).pop().unwrap();
         (end["reason"].as_str().map(str::to_owned), end["bytesDown"].as_u64().unwrap())

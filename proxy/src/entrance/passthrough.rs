@@ -64,7 +64,7 @@ where
     // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.
     let _origin = origin;
     tokio::select! {
-        () = upgrade::relay(agent, upstream, None, &mut entry) => {}
+        _ = upgrade::relay(agent, upstream, None, &mut entry, std::future::pending::<()>()) => {}
         () = proxy.shutdown.cancelled() => {}
         reason = revoked::passing_ends(&proxy.policy, loaded, recorded.permit()) => entry.breaks(reason),
     }

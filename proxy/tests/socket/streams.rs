@@ -212,6 +212,41 @@ async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
 }
 
 #[tokio::test]
+async fn p_h1_a_socket_that_ends_with_its_rule_is_told_so_and_is_not_reset_whatever_its_agent_still_sends() {
+    const PIECE: usize = 16 * 1024;
+    /// 1008, a violation of policy (RFC 6455, 7.4.1).
+    const CLOSE: &[u8] = b"\x88\x02\x03\xf0";
+    for floods in [false, true] {
+        let world = standalone(&["http/1.1"]).await;
+        let io = to(&world, Entrance::HttpProxy).await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+        let socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let (mut read, mut write) = tokio::io::split(socket);
+        // So much that some of it is unread whenever it is cut.
+        let frame = [&b"\x82\x7e\x40\x00"[..], &[b'x'; PIECE]].concat();
+        let says = tokio::spawn(async move {
+            while floods && write.write_all(&frame).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            write
+        });
+        let hears = tokio::spawn(async move {
+            let mut told = Vec::new();
+            read.read_to_end(&mut told).await.map(|_| told)
+        });
+        world.edit(|document| document.replace(", websocket: Allow", "")).await;
+        let told = tokio::time::timeout(Duration::from_secs(30), hears).await.unwrap().unwrap();
+        let told = told.unwrap_or_else(|error| panic!("{floods}: {error}"));
+        assert_eq!(told, CLOSE, "{floods}");
+        says.abort();
+        let line = world.line(&[("event", "end")]).await;
+        assert_eq!(line["reason"].as_str(), Some("WebsocketNotAllowed"));
+    }
+}
+
+#[tokio::test]
 async fn p_h2_a_socket_is_open_only_where_path_and_rule_allow_one() {
     let world = standalone(&["http/1.1"]).await;
     let answer = over_http1(to(&world, Entrance::HttpProxy).await, websocket(&world, "/tunnel")).await;

@@ -1,0 +1,172 @@
+//! The end of a WebSocket that its policy cuts. A socket that is closed with bytes unread is reset, and the client's kernel may then
+//! throw away what the client has not read yet. So the agent is told why, where a frame may stand, then that nothing follows, and a
+//! little of what it still sends is taken, as it may have been on its way. None of it goes anywhere.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::time::timeout;
+
+use crate::limits::{LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT};
+
+/// RFC 6455, 5.2: the last frame of a Close, with two bytes.
+const CLOSE: [u8; 2] = [0x88, 2];
+
+/// What a WebSocket is closed for (RFC 6455, 7.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// The proxy ends.
+    GoingAway = 1001,
+    /// It is not allowed any more.
+    PolicyViolation = 1008,
+}
+
+/// Where in the frames the bytes that were written end (RFC 6455, 5.2).
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    head: Vec<u8>,
+    left: u64,
+}
+
+impl Frames {
+    /// Takes what was written.
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+        while let [first, rest @ ..] = bytes {
+            if self.left > 0 {
+                let skipped = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
+                bytes = bytes.get(skipped..).unwrap_or_default();
+                self.left -= u64::try_from(skipped).unwrap_or(self.left);
+                continue;
+            }
+            self.head.push(*first);
+            bytes = rest;
+            if let Some(left) = self.length() {
+                self.left = left;
+                self.head.clear();
+            }
+        }
+    }
+
+    /// Bytes of the payload, once the head is whole. What a server sends has no masking key.
+    fn length(&self) -> Option<u64> {
+        let [_, short, long @ ..] = self.head.as_slice() else { return None };
+        let number = long.iter().fold(0, |length, byte| length << 8 | u64::from(*byte));
+        match (short & 0x7f, long.len()) {
+            (126, 2) | (127, 8) => Some(number),
+            (126 | 127, _) => None,
+            (short, _) => Some(u64::from(short)),
+        }
+    }
+
+    /// Whether a frame may begin here.
+    pub(super) fn is_between(&self) -> bool {
+        self.head.is_empty() && self.left == 0
+    }
+}
+
+/// The agent's side of a tunnel that was cut.
+pub(crate) struct Goodbye<A> {
+    pub(super) read: ReadHalf<A>,
+    pub(super) write: WriteHalf<A>,
+    pub(super) frames: Frames,
+}
+
+impl<A: AsyncRead + AsyncWrite> Goodbye<A> {
+    /// Ends a WebSocket.
+    pub(super) async fn closes(mut self, code: Code) {
+        let [high, low] = (code as u16).to_be_bytes();
+        let close = [CLOSE[0], CLOSE[1], high, low];
+        let told = async {
+            if self.frames.is_between() && self.write.write_all(&close).await.is_err() {
+                return;
+            }
+            self.ends().await;
+        };
+        // A client that does not take it has seen the end of its connection.
+        let _ = timeout(LATE_BODY_TIMEOUT, told).await;
+    }
+
+    /// Says that nothing follows, and takes a little of what comes.
+    async fn ends(&mut self) {
+        if self.write.shutdown().await.is_err() {
+            return;
+        }
+        let (mut taken, mut buffer) = (0, [0; 1024]);
+        while taken <= LATE_BODY_BYTES_MAX
+            && let Ok(Ok(read @ 1..)) = timeout(LATE_BODY_IDLE_TIMEOUT, self.read.read(&mut buffer)).await
+        {
+            taken += read;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{duplex, empty, repeat};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn frame(length: usize) -> Vec<u8> {
+        let head = match length {
+            0..126 => vec![0x82, u8::try_from(length).unwrap()],
+            126..65_536 => [&[0x82, 126][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
+            _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
+        };
+        [head, vec![0x88; length]].concat()
+    }
+
+    #[test]
+    fn a_frame_may_begin_where_the_one_before_it_ends_however_the_bytes_are_cut() {
+        let lengths = [0, 1, 125, 126, 300, 65_535, 65_536, 0];
+        let bytes: Vec<u8> = lengths.iter().flat_map(|length| frame(*length)).collect();
+        let mut ends = Vec::new();
+        for length in lengths {
+            ends.push(ends.last().copied().unwrap_or(0) + frame(length).len());
+        }
+        let (mut frames, mut found) = (Frames::default(), Vec::new());
+        for (at, byte) in bytes.iter().enumerate() {
+            frames.pass(&[*byte]);
+            if frames.is_between() {
+                found.push(at + 1);
+            }
+        }
+        assert_eq!(found, ends);
+        for piece in [2, 3, 7, 1000, bytes.len()] {
+            let mut frames = Frames::default();
+            bytes.chunks(piece).for_each(|bytes| frames.pass(bytes));
+            assert!(frames.is_between(), "{piece}");
+        }
+    }
+
+    /// What an agent is told that was written these bytes before, and for how long the rest of what it says is taken.
+    async fn told(before: &[u8], mut says: impl AsyncRead + Unpin) -> (Vec<u8>, Duration) {
+        let (agent, ours) = duplex(1024);
+        let (read, write) = tokio::io::split(ours);
+        let mut frames = Frames::default();
+        frames.pass(before);
+        let (mut hears, mut speaks) = tokio::io::split(agent);
+        let begin = Instant::now();
+        let agent = async {
+            let mut told = Vec::new();
+            hears.read_to_end(&mut told).await.unwrap();
+            let _ = tokio::io::copy(&mut says, &mut speaks).await;
+            told
+        };
+        let closing = async {
+            Goodbye { read, write, frames }.closes(Code::PolicyViolation).await;
+            begin.elapsed()
+        };
+        tokio::join!(agent, closing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_h1_a_close_stands_only_where_a_frame_may_and_what_still_comes_is_taken_within_bounds() {
+        assert_eq!(told(&frame(3), empty()).await.0, [0x88, 2, 0x03, 0xf0]);
+        assert_eq!(told(&frame(3)[..4], empty()).await.0, [] as [u8; 0], "in the middle of a frame");
+        let (_, after) = told(&[], empty()).await;
+        assert_eq!(after.as_secs(), LATE_BODY_IDLE_TIMEOUT.as_secs(), "of silence");
+        let (_, after) = told(&[], repeat(0)).await;
+        assert!(after < LATE_BODY_IDLE_TIMEOUT, "{after:?} of a flood");
+    }
+}
