@@ -75,8 +75,9 @@ impl<A: AsyncRead + AsyncWrite> Goodbye<A> {
         let [high, low] = (code as u16).to_be_bytes();
         let close = [CLOSE[0], CLOSE[1], high, low];
         let told = async {
-            if self.frames.is_between() && self.write.write_all(&close).await.is_err() {
-                return;
+            // Where the upstream had ended before, this side is shut already, and the agent may still say what it likes.
+            if self.frames.is_between() {
+                let _ = self.write.write_all(&close).await;
             }
             self.ends().await;
         };
@@ -86,9 +87,7 @@ impl<A: AsyncRead + AsyncWrite> Goodbye<A> {
 
     /// Says that nothing follows, and takes a little of what comes.
     async fn ends(&mut self) {
-        if self.write.shutdown().await.is_err() {
-            return;
-        }
+        let _ = self.write.shutdown().await;
         let (mut taken, mut buffer) = (0, [0; 1024]);
         while taken <= LATE_BODY_BYTES_MAX
             && let Ok(Ok(read @ 1..)) = timeout(LATE_BODY_IDLE_TIMEOUT, self.read.read(&mut buffer)).await
@@ -168,5 +167,21 @@ mod tests {
         assert_eq!(after.as_secs(), LATE_BODY_IDLE_TIMEOUT.as_secs(), "of silence");
         let (_, after) = told(&[], repeat(0)).await;
         assert!(after < LATE_BODY_IDLE_TIMEOUT, "{after:?} of a flood");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_h1_what_still_comes_is_taken_also_where_the_upstream_had_ended_before() {
+        let (mut agent, ours) = duplex(1024);
+        let (read, mut write) = tokio::io::split(ours);
+        write.shutdown().await.unwrap();
+        let said = async {
+            let said = agent.write_all(&[0; 16 * 1024]).await;
+            let mut told = Vec::new();
+            agent.read_to_end(&mut told).await.unwrap();
+            (said.is_ok(), told.len())
+        };
+        let goodbye = Goodbye { read, write, frames: Frames::default() };
+        let (said, ()) = tokio::join!(said, goodbye.closes(Code::PolicyViolation));
+        assert_eq!(said, (true, 0), "all is taken, and nothing is told");
     }
 }

@@ -221,7 +221,7 @@ async fn p_h1_a_socket_that_ends_with_its_rule_is_told_so_and_is_not_reset_whate
         let io = to(&world, Entrance::HttpProxy).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
-        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+        let response = sender.send_request(websocket(&world, "/v1/sink")).await.unwrap();
         let socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         let (mut read, mut write) = tokio::io::split(socket);
         // So much that some of it is unread whenever it is cut.

@@ -194,11 +194,16 @@ async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Ech
         let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap());
     }
-    if path == "/v1/socket" {
+    if path == "/v1/socket" || path == "/v1/sink" {
+        let is_sink = path == "/v1/sink";
         let accept = agentsandbox_proxy::upgrade::accept_for(request.headers());
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut io = TokioIo::new(upgraded.await.unwrap());
+            if is_sink {
+                let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
+                return;
+            }
             let mut bytes = [0; 4];
             io.read_exact(&mut bytes).await.unwrap();
             io.write_all(&bytes).await.unwrap();
