@@ -78,6 +78,8 @@ pub const SUFFIX_AGENT: &str = "-agent";
 pub const SUFFIX_PROXY: &str = "-proxy";
 /// Suffix of the policy ConfigMap.
 pub const SUFFIX_POLICY: &str = "-policy";
+/// Key of the policy document in that ConfigMap.
+pub const KEY_POLICY: &str = "policy.yaml";
 /// What follows the name of a wall in that of the policy that stands in for it while it is put up anew.
 pub const SUFFIX_STAND_IN: &str = "-next";
 /// Infix of the Secret with the sandbox's own keys; [`KEYS_HASH_HEX`] digits follow.

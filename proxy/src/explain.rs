@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use agentsandbox_policy::{Denial, Injection, Permit, Policy, Scheme};
+use agentsandbox_policy::{Denial, Permit, Policy, Scheme};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Uri};
 use serde_json::{Value, json};
@@ -76,24 +76,13 @@ fn allowed(permit: &Permit) -> Explained {
         "method": permit.method().as_str(), "path": permit.target().path(),
         "credential": credential.map(|credential| credential.name()),
         "clientCertificate": permit.certificate().map(|certificate| certificate.name()),
-        "place": credential.map(|credential| place(credential.injection())),
+        "place": credential.map(|credential| credential.injection().place()),
         "pinnedHeaders": credential.map(|credential| credential.pinned().iter().map(|each| each.name()).collect::<Vec<_>>())});
     Explained { allowed: true, text }
 }
 
 fn denied(denial: &Denial) -> Explained {
     Explained { allowed: false, text: json!({"decision": "deny", "denial": denial}) }
-}
-
-/// Where the secret is put.
-fn place(injection: &Injection) -> String {
-    match injection {
-        Injection::Header { name, .. } => format!("header {name}"),
-        Injection::Bearer | Injection::Basic { .. } => "header authorization".to_owned(),
-        Injection::Query { name } => format!("query parameter {name}"),
-        Injection::Cookie { name } => format!("cookie {name}"),
-        Injection::PathSegment { after, .. } => format!("path segment after {after}"),
-    }
 }
 
 fn head(question: Question<'_>) -> Result<Parts, Unanswerable> {

@@ -8,7 +8,7 @@
 //! one, when the place of another credential of the host is filled and would stay so, or a query parameter that some provider
 //! takes for a key.
 
-use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy, is_auth_parameter};
+use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy};
 use http::HeaderMap;
 use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
@@ -31,24 +31,13 @@ pub fn judge(
     }
     let own = permit.credential().map(|credential| credential.injection());
     let mut places = policy.injections_at(permit.host());
-    let is_foreign = places.any(|place| is_filled(place, own, permit, fields))
-        || (policy.has_credential_at(permit.host()) && has_key_in_query(permit, own))
+    let is_foreign = policy.has_own_key_in_query(permit)
+        || places.any(|place| is_filled(place, own, fields))
         || (own.is_none() && policy.has_certificate_at(permit.host()) && has_key(fields));
     if is_foreign {
-        return Err(Box::new(foreign(policy, permit)));
+        return Err(Box::new(policy.own_key(permit)));
     }
     Ok(())
-}
-
-/// The denial of a request with a credential of the agent's own.
-fn foreign(policy: &Policy, permit: &Permit) -> Denial {
-    let denial = denial(permit, DenialReason::ForeignCredential);
-    if policy.injections_at(permit.host()).next().is_some() {
-        return denial;
-    }
-    denial.with_how_to_allow(
-        "Send no key of your own: this host knows the sandbox by a client certificate. A key that it asks for beside it belongs into an AgentCredential, which the rule names in credential.",
-    )
 }
 
 /// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
@@ -84,15 +73,10 @@ fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &Head
     placeholders.misused(target.as_str().as_bytes(), own_in_target).or_else(in_rest).or_else(in_fields)
 }
 
-/// Whether the agent put something of its own where a key for this host is expected, and it would stay there: what is removed
-/// where a secret is put in, in the place `own`, is not sent.
-fn is_filled(place: &Injection, own: Option<&Injection>, permit: &Permit, fields: &HeaderMap) -> bool {
+/// Whether the agent put something of its own into a field where a key for this host is expected, and it would stay there: what is
+/// removed where a secret is put in, in the place `own`, is not sent.
+fn is_filled(place: &Injection, own: Option<&Injection>, fields: &HeaderMap) -> bool {
     let filled = match place {
-        Injection::Query { name } => {
-            let replaced =
-                matches!(own, Some(Injection::Query { name: own }) if own.eq_ignore_ascii_case(name));
-            !replaced && permit.target().has_query_parameter(name)
-        }
         Injection::Cookie { name } => {
             // No cookie of the agent's own is sent beside a secret.
             own.is_none()
@@ -101,6 +85,8 @@ fn is_filled(place: &Injection, own: Option<&Injection>, permit: &Permit, fields
         Injection::Header { .. }
         | Injection::Bearer
         | Injection::Basic { .. }
+        // What is in the query the policy judges.
+        | Injection::Query { .. }
         | Injection::PathSegment { .. } => false,
     };
     filled
@@ -121,15 +107,6 @@ fn has_key(fields: &HeaderMap) -> bool {
         field != PROXY_AUTHORIZATION
             && headers::authenticates(field.as_str())
             && !value.as_bytes().trim_ascii().is_empty()
-    })
-}
-
-/// Whether the query has a parameter that some provider takes for a key, other than the one that a secret replaces.
-fn has_key_in_query(permit: &Permit, own: Option<&Injection>) -> bool {
-    permit.target().has_query_parameter_that(|name| {
-        let is_replaced =
-            matches!(own, Some(Injection::Query { name: own }) if name.eq_ignore_ascii_case(own.as_bytes()));
-        !is_replaced && is_auth_parameter(permit.host(), name)
     })
 }
 

@@ -58,12 +58,7 @@ fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
 /// The denial of a request that a rule allows, for what came up later.
 #[must_use]
 pub fn denial(permit: &Permit, reason: DenialReason) -> Denial {
-    Denial::new(reason)
-        .with_rule(permit.rule())
-        .with_host(permit.host())
-        .with_port(permit.port())
-        .with_method(permit.method())
-        .with_path(permit.target().path())
+    Denial::of(permit, reason)
 }
 
 #[derive(Serialize)]

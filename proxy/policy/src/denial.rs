@@ -8,6 +8,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::Permit;
+
 /// What an agent sent cannot be read in exactly one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {part} is malformed: {why}")]
@@ -189,6 +191,17 @@ impl Denial {
             client_certificate: None,
             how_to_allow: reason.advice().to_owned(),
         }
+    }
+
+    /// The denial of a request that a rule allows, for what came up later.
+    #[must_use]
+    pub fn of(permit: &Permit, reason: DenialReason) -> Self {
+        Self::new(reason)
+            .with_rule(permit.rule())
+            .with_host(permit.host())
+            .with_port(permit.port())
+            .with_method(permit.method())
+            .with_path(permit.target().path())
     }
 
     /// Names the rule.

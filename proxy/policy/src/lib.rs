@@ -15,6 +15,7 @@ mod denial;
 pub mod document;
 mod host;
 mod method;
+mod own_key;
 mod path;
 mod pattern;
 mod pinned;

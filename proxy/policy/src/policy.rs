@@ -92,6 +92,20 @@ pub enum Injection {
     },
 }
 
+impl Injection {
+    /// The place as people name it.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match self {
+            Self::Header { name, .. } => format!("header {name}"),
+            Self::Bearer | Self::Basic { .. } => "header authorization".to_owned(),
+            Self::Query { name } => format!("query parameter {name}"),
+            Self::Cookie { name } => format!("cookie {name}"),
+            Self::PathSegment { after, .. } => format!("path segment after {after}"),
+        }
+    }
+}
+
 /// Everything one agent may do on the network.
 #[derive(Clone, Debug)]
 pub struct Policy {

@@ -68,7 +68,7 @@ fn edges() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn dependencies_point_the_allowed_way() {
-    let forbidden: [(&str, &[&str]); 8] = [
+    let forbidden: [(&str, &[&str]); 9] = [
         ("agentsandbox-crds", &["agentsandbox-operator", "agentsandbox-proxy", "agentsandbox-policy"]),
         ("agentsandbox-operator", &["agentsandbox-proxy", "agentsandbox-init"]),
         ("agentsandbox-proxy", &["agentsandbox-operator", "agentsandbox-crds", "kube", "k8s-openapi"]),
@@ -78,6 +78,17 @@ fn dependencies_point_the_allowed_way() {
         (
             "agentsandbox-workspace",
             &["agentsandbox-crds", "agentsandbox-operator", "agentsandbox-proxy", "kube", "tokio"],
+        ),
+        // It explains with the policy's own decision, and learns the rest from the cluster.
+        (
+            "agentsandbox-cli",
+            &[
+                "agentsandbox-operator",
+                "agentsandbox-proxy",
+                "agentsandbox-init",
+                "agentsandbox-workspace",
+                "hyper",
+            ],
         ),
         ("agentsandbox-operator", &["ring", "openssl"]),
     ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentsandbox_crds::credential::SecretKeyRef;
-use agentsandbox_crds::names::SUFFIX_POLICY;
+use agentsandbox_crds::names::{KEY_POLICY, SUFFIX_POLICY};
 use agentsandbox_policy::document::{
     API_VERSION, AddressesDocument, ClientCertificateDocument, CredentialDocument, PolicyDocument,
     RuleDocument, SandboxIdentity, TracingDocument, UpstreamDocument,
@@ -16,7 +16,7 @@ use crate::controller::accept::{Accepted, ClassInForce, Identity};
 use crate::platform::Platform;
 
 /// Key of the document.
-pub const KEY: &str = "policy.yaml";
+pub const KEY: &str = KEY_POLICY;
 
 const HASH_BYTES: usize = 8;
 

@@ -1,0 +1,87 @@
+//! The command line, and nothing more.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Explains, checks and follows the sandboxes of AI agents on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-agentsandbox", bin_name = "kubectl agentsandbox", version, about)]
+pub struct Cli {
+    /// Which cluster, and which namespace of it.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where to ask; the names are kubectl's own.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub struct ClusterArgs {
+    /// The kubeconfig, in place of $KUBECONFIG and ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The cluster of the kubeconfig, in place of the context's.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// The user of the kubeconfig, in place of the context's.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// The namespace, in place of the context's.
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether a request would be allowed, by which rule, and if not what to write.
+    ///
+    /// The answer is the decision of the proxy's own code, by the policy document that the sandbox's proxy obeys. Nothing is sent.
+    /// Exit code 0: allowed; 1: denied; 2: there is no answer.
+    Explain(ExplainArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The AgentSandbox whose policy document is read from the cluster.
+    #[arg(required_unless_present = "policy")]
+    pub name: Option<String>,
+    /// A policy document to decide by, without any cluster.
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    pub policy: Option<PathBuf>,
+    /// The method of the request.
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// Its URL, whole, such as https://api.example.com/v1/models.
+    #[arg(long)]
+    pub url: String,
+    /// Ask for a WebSocket.
+    #[arg(long)]
+    pub websocket: bool,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}

@@ -1,0 +1,68 @@
+//! Why a command has no answer. Each sentence says what to do next; causes are chained once, at the edge.
+
+use crate::cluster::ClusterError;
+use crate::explain::{DocumentError, Unanswerable};
+use crate::find::FindError;
+
+/// Why a command has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no way to a cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// What was named is not there, or is not shown.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// There is no policy document to decide by.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The question cannot be answered.
+    #[error(transparent)]
+    Question(#[from] Unanswerable),
+    /// The answer cannot be written.
+    #[error("the answer cannot be written")]
+    Output(#[from] std::io::Error),
+    /// The answer cannot be written as JSON.
+    #[error("the answer cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The error and its causes in one line, none of them twice.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut next) = (String::new(), Some(error));
+    while let Some(error) = next {
+        let answer = answer(error);
+        let words = answer.map_or_else(|| error.to_string(), str::to_owned);
+        if text.is_empty() {
+            text = words;
+        } else if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = if answer.is_some() { None } else { error.source() };
+    }
+    text
+}
+
+/// The API server's own sentence, which the client wraps into the names of its types.
+fn answer<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a str> {
+    let boxed = error.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
+    match error.downcast_ref::<kube::Error>().or(boxed)? {
+        kube::Error::Api(status) if !status.message.is_empty() => Some(&status.message),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_servers_own_sentence_is_told_and_nothing_of_the_clients_types() {
+        let refused =
+            || kube::Error::Api(Box::new(kube::core::Status::failure("pods is forbidden", "Forbidden")));
+        assert_eq!(chain(&refused()), "pods is forbidden");
+        let error = Error::from(FindError::not_given("the pods")(refused()));
+        assert_eq!(chain(&error), "the API server does not give the pods: pods is forbidden");
+    }
+}

@@ -1,0 +1,15 @@
+//! `kubectl agentsandbox`: what people ask of sandboxes from a terminal.
+//!
+//! Flags become typed arguments in [`args`]; [`command`] does one command. What decides is pure and stands apart from what asks the
+//! cluster: an answer of [`explain`] is the policy's own decision. Everything that is shown passes [`text`], for what a cluster
+//! says of an agent may be the agent's own words.
+//!
+//! It never knows the operator or the proxy: what is in force is read from the cluster, where they put it.
+
+pub mod args;
+pub mod cluster;
+pub mod command;
+pub mod error;
+pub mod explain;
+pub mod find;
+pub mod text;

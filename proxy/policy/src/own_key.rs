@@ -1,0 +1,83 @@
+//! Keys of the agent's own in the query of a request that a rule allows: what the policy and the request line alone can tell.
+//! What stands in fields and in bodies is judged by whoever reads them.
+
+use crate::{Denial, DenialReason, Injection, Permit, Policy, is_auth_parameter};
+
+impl Policy {
+    /// Whether the query holds a key of the agent's own where a secret is expected: a parameter in the place of a credential of
+    /// this host, or one that some provider takes for a key, other than the one that the secret of the permit replaces.
+    #[must_use]
+    pub fn has_own_key_in_query(&self, permit: &Permit) -> bool {
+        let own = permit.credential().map(|credential| credential.injection());
+        let is = |place: &Injection, name: &[u8]| matches!(place, Injection::Query { name: place } if name.eq_ignore_ascii_case(place.as_bytes()));
+        let host = permit.host();
+        self.has_credential_at(host)
+            && permit.target().has_query_parameter_that(|name| {
+                let is_replaced = own.is_some_and(|own| is(own, name));
+                let is_place = || self.injections_at(host).any(|place| is(place, name));
+                !is_replaced && (is_auth_parameter(host, name) || is_place())
+            })
+    }
+
+    /// The denial of a request with a key of the agent's own.
+    #[must_use]
+    pub fn own_key(&self, permit: &Permit) -> Denial {
+        let denial = Denial::of(permit, DenialReason::ForeignCredential);
+        if self.injections_at(permit.host()).next().is_some() {
+            return denial;
+        }
+        denial.with_how_to_allow(
+            "Send no key of your own: this host knows the sandbox by a client certificate. A key that it asks for beside it belongs into an AgentCredential, which the rule names in credential.",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Host, Method, Request, Scheme, Target};
+
+    const POLICY: &str =
+        "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 0, rules: [
+        {name: query, host: query.test, ports: [443], scheme: https, credential: query},
+        {name: bare, host: bare.test, ports: [443], scheme: https},
+        {name: free, host: free.test, ports: [443], scheme: https}], credentials: [
+        {name: query, inject: {type: Query, name: k}, scopes: [{host: query.test, ports: [443]}]},
+        {name: other, inject: {type: Query, name: own}, scopes: [
+            {host: bare.test, ports: [443]}, {host: query.test, ports: [443]}]}]}";
+
+    /// Whether a GET of this is permitted with a key of the agent's own in it.
+    fn found(host: &str, target: &str) -> bool {
+        let policy = Policy::from_yaml(POLICY).unwrap();
+        let request = Request {
+            scheme: Scheme::Https,
+            host: Host::parse(host).unwrap(),
+            port: 443,
+            method: Method::parse("GET").unwrap(),
+            target: Target::parse(target).unwrap(),
+            websocket: false,
+        };
+        let permit = policy.decide(request).unwrap();
+        assert_eq!(policy.own_key(&permit).reason, DenialReason::ForeignCredential);
+        policy.has_own_key_in_query(&permit)
+    }
+
+    #[test]
+    fn a_key_in_the_query_is_found_where_a_credential_covers_the_host_and_its_own_place_is_replaced() {
+        for (host, target, expected) in [
+            ("query.test", "/x", false),
+            ("query.test", "/x?k=1", false),
+            ("query.test", "/x?%4b=1", false),
+            ("query.test", "/x?own=1", true),
+            ("query.test", "/x?a=1;OWN=1", true),
+            ("query.test", "/x?api_key=1", true),
+            ("bare.test", "/x?own=1", true),
+            ("bare.test", "/x?api_key=1", true),
+            ("bare.test", "/x?k=1", false),
+            ("bare.test", "/x?page=1", false),
+            ("free.test", "/x?api_key=1&own=1", false),
+        ] {
+            assert_eq!(found(host, target), expected, "{host}{target}");
+        }
+    }
+}
