@@ -46,6 +46,10 @@ pub enum Command {
     /// The answer is the decision of the proxy's own code, by the policy document that the sandbox's proxy obeys. Nothing is sent.
     /// Exit code 0: allowed; 1: denied; 2: there is no answer.
     Explain(ExplainArgs),
+    /// Say whether this cluster is able to keep the promises, and what to do where it is not.
+    ///
+    /// No pod is started. Exit code 0: all is well; 1: something failed; 2: something is not known.
+    Doctor(DoctorArgs),
     /// Print the completions of a shell.
     Completions {
         /// Which.
@@ -71,6 +75,14 @@ pub struct ExplainArgs {
     /// Ask for a WebSocket.
     #[arg(long)]
     pub websocket: bool,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

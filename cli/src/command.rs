@@ -3,9 +3,11 @@
 use std::io::Write;
 
 use clap::CommandFactory;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::args::{Cli, ClusterArgs, Command, ExplainArgs, Output};
+use crate::doctor::{self, Verdict};
 use crate::error::Error;
 use crate::explain::{Document, DocumentError, Question};
 use crate::text::harmless_json;
@@ -42,6 +44,7 @@ pub fn main(cli: Cli) -> Result<u8, Error> {
 async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -> Result<u8, Error> {
     match command {
         Command::Explain(args) => explained(cluster, &args, out).await,
+        Command::Doctor(args) => examined(cluster, args.output, out).await,
         // It asks nobody.
         Command::Completions { .. } => Ok(EXIT_OK),
     }
@@ -73,6 +76,23 @@ async fn explained(cluster: &ClusterArgs, args: &ExplainArgs, out: &mut impl Wri
     }
     out.flush()?;
     Ok(if answer.allowed { EXIT_OK } else { EXIT_NO })
+}
+
+async fn examined(cluster: &ClusterArgs, output: Output, out: &mut impl Write) -> Result<u8, Error> {
+    let cluster = cluster::connect(cluster).await?;
+    let facts = doctor::observe(&cluster, Timestamp::now()).await;
+    let lines = doctor::checks::all(&facts);
+    let verdict = doctor::verdict(&lines);
+    match output {
+        Output::Table => write!(out, "{}", doctor::table(&lines))?,
+        Output::Json => json_to(out, &json!({"verdict": verdict, "checks": lines}))?,
+    }
+    out.flush()?;
+    Ok(match verdict {
+        Verdict::Ok => EXIT_OK,
+        Verdict::Failed => EXIT_NO,
+        Verdict::Unknown => EXIT_UNKNOWN,
+    })
 }
 
 /// Writes a value for programs.

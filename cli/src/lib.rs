@@ -9,6 +9,7 @@
 pub mod args;
 pub mod cluster;
 pub mod command;
+pub mod doctor;
 pub mod error;
 pub mod explain;
 pub mod find;
