@@ -50,6 +50,18 @@ pub enum Command {
     ///
     /// No pod is started. Exit code 0: all is well; 1: something failed; 2: something is not known.
     Doctor(DoctorArgs),
+    /// List the sandboxes of the namespace.
+    List(ListArgs),
+    /// Say how far a sandbox is, what was proven, and what was denied.
+    ///
+    /// Exit code 0: it is ready; 1: it is not.
+    Status(StatusArgs),
+    /// Print what the agent prints, or what its proxy writes down.
+    ///
+    /// To a terminal the agent's output goes without escapes and other controls.
+    Logs(LogsArgs),
+    /// Run a command in the agent's container; the exit code is the command's own.
+    Exec(ExecArgs),
     /// Print the completions of a shell.
     Completions {
         /// Which.
@@ -86,6 +98,68 @@ pub struct DoctorArgs {
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Those of every namespace.
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// The proxy's audit lines, in the place of the agent's output.
+    #[arg(long)]
+    pub audit: bool,
+    /// Go on as more comes.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// That of the run before this one.
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only so many lines, the newest.
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(i64).range(0..))]
+    pub tail: Option<i64>,
+    /// Let a terminal have the agent's output as it is: the agent can then do with the terminal what it likes.
+    #[arg(long, conflicts_with = "audit")]
+    pub raw: bool,
+    /// How audit lines are written.
+    #[arg(short, long, value_enum, default_value_t, requires = "audit")]
+    pub output: Output,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// Give the command what is typed or piped in.
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Let a terminal have the output as it is: the agent can then do with the terminal what it likes.
+    #[arg(long)]
+    pub raw: bool,
+    /// The command, after --.
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
 }
 
 /// How an answer is written.

@@ -1,17 +1,23 @@
 //! One command: from arguments to what is written and an exit code.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
+use agentsandbox_crds::AgentSandbox;
 use clap::CommandFactory;
 use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use crate::args::{Cli, ClusterArgs, Command, ExplainArgs, Output};
+use crate::args::{Cli, ClusterArgs, Command, ExplainArgs, ListArgs, Output};
 use crate::doctor::{self, Verdict};
 use crate::error::Error;
+use crate::exec::exec;
 use crate::explain::{Document, DocumentError, Question};
+use crate::find::{self, FindError};
+use crate::logs::{self, Shown};
 use crate::text::harmless_json;
-use crate::{cluster, explain};
+use crate::{cluster, explain, status};
 
 /// All is well: allowed, or done.
 pub const EXIT_OK: u8 = 0;
@@ -36,7 +42,10 @@ pub fn main(cli: Cli) -> Result<u8, Error> {
         }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(online(&cli.cluster, command, &mut out))
+            let outcome = runtime.block_on(online(&cli.cluster, command, &mut out));
+            // A thread that still waits for what is typed would keep the program.
+            runtime.shutdown_background();
+            outcome
         }
     }
 }
@@ -45,6 +54,33 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
     match command {
         Command::Explain(args) => explained(cluster, &args, out).await,
         Command::Doctor(args) => examined(cluster, args.output, out).await,
+        Command::List(args) => listed(cluster, &args, out).await,
+        Command::Status(args) => {
+            let sandbox = find::sandbox(&cluster::connect(cluster).await?, &args.name).await?;
+            match args.output {
+                Output::Table => write!(out, "{}", status::status(&sandbox))?,
+                Output::Json => json_to(out, &serde_json::to_value(&sandbox)?)?,
+            }
+            out.flush()?;
+            Ok(if status::is_ready(&sandbox) { EXIT_OK } else { EXIT_NO })
+        }
+        Command::Logs(args) => {
+            let cluster = cluster::connect(cluster).await?;
+            match args.audit {
+                true => logs::print(&cluster, &args, Shown::Harmless, out).await?,
+                // Byte by byte where it is raw: what takes colours out for files would change it.
+                false => {
+                    logs::print(&cluster, &args, shown(args.raw, &std::io::stdout()), &mut std::io::stdout())
+                        .await?
+                }
+            }
+            Ok(EXIT_OK)
+        }
+        Command::Exec(args) => {
+            let cluster = cluster::connect(cluster).await?;
+            exec(&cluster, &args, (shown(args.raw, &std::io::stdout()), shown(args.raw, &std::io::stderr())))
+                .await
+        }
         // It asks nobody.
         Command::Completions { .. } => Ok(EXIT_OK),
     }
@@ -93,6 +129,26 @@ async fn examined(cluster: &ClusterArgs, output: Output, out: &mut impl Write) -
         Verdict::Failed => EXIT_NO,
         Verdict::Unknown => EXIT_UNKNOWN,
     })
+}
+
+async fn listed(cluster: &ClusterArgs, args: &ListArgs, out: &mut impl Write) -> Result<u8, Error> {
+    let cluster = cluster::connect(cluster).await?;
+    let sandboxes = match args.all_namespaces {
+        true => Api::<AgentSandbox>::all(cluster.client.clone()),
+        false => Api::namespaced(cluster.client.clone(), &cluster.namespace),
+    };
+    let all = sandboxes.list(&ListParams::default()).await.map_err(FindError::not_given("the sandboxes"))?;
+    match args.output {
+        Output::Table => write!(out, "{}", status::list(&all.items, args.all_namespaces, Timestamp::now()))?,
+        Output::Json => json_to(out, &serde_json::to_value(&all.items)?)?,
+    }
+    out.flush()?;
+    Ok(EXIT_OK)
+}
+
+/// A terminal obeys what it is shown; a pipe or a file does not.
+fn shown(raw: bool, to: &impl IsTerminal) -> Shown {
+    if to.is_terminal() && !raw { Shown::Harmless } else { Shown::Raw }
 }
 
 /// Writes a value for programs.

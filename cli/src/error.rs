@@ -1,6 +1,7 @@
 //! Why a command has no answer. Each sentence says what to do next; causes are chained once, at the edge.
 
 use crate::cluster::ClusterError;
+use crate::exec::ExecError;
 use crate::explain::{DocumentError, Unanswerable};
 use crate::find::FindError;
 
@@ -19,8 +20,11 @@ pub enum Error {
     /// The question cannot be answered.
     #[error(transparent)]
     Question(#[from] Unanswerable),
-    /// The answer cannot be written.
-    #[error("the answer cannot be written")]
+    /// The end of a command is not known.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// The answer cannot be read or written.
+    #[error("the answer cannot be read or written")]
     Output(#[from] std::io::Error),
     /// The answer cannot be written as JSON.
     #[error("the answer cannot be written as JSON")]

@@ -55,6 +55,58 @@ fn replaced(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// Makes a stream of bytes harmless as it comes. Characters may come in pieces; what is none is shown as U+FFFD.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// The beginning of a character, at most three bytes.
+    begun: Vec<u8>,
+}
+
+impl Filter {
+    /// What may be shown of the stream up to here.
+    #[must_use]
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        let bytes = [std::mem::take(&mut self.begun).as_slice(), bytes].concat();
+        let (mut shown, mut at) = (String::with_capacity(bytes.len()), 0);
+        for chunk in bytes.utf8_chunks() {
+            shown.push_str(&harmless(chunk.valid()));
+            at += chunk.valid().len() + chunk.invalid().len();
+            let is_begun = at == bytes.len()
+                && std::str::from_utf8(chunk.invalid()).is_err_and(|error| error.error_len().is_none());
+            if is_begun {
+                self.begun = chunk.invalid().to_vec();
+            } else if !chunk.invalid().is_empty() {
+                shown.push(char::REPLACEMENT_CHARACTER);
+            }
+        }
+        shown
+    }
+
+    /// What is shown of a character that was begun and not ended.
+    #[must_use]
+    pub fn rest(&mut self) -> String {
+        let begun = std::mem::take(&mut self.begun);
+        if begun.is_empty() { String::new() } else { char::REPLACEMENT_CHARACTER.to_string() }
+    }
+}
+
+/// Rows in columns, for people.
+#[must_use]
+pub fn columns(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| harmless_line(cell)).collect()).collect();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate();
+        let line: String = cells
+            .map(|(column, cell)| format!("{cell:width$}  ", width = width(column).unwrap_or_default()))
+            .collect();
+        format!("{}\n", line.trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
 /// Lines of two columns, for people. Values that are absent have no line.
 #[must_use]
 pub fn pairs(rows: &[(&str, Option<String>)]) -> String {
@@ -105,6 +157,27 @@ mod tests {
         let safe = harmless_json(&text);
         assert!(text.contains('\u{9b}') && !safe.contains(is_control), "{safe}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+    }
+
+    #[test]
+    fn a_stream_is_as_harmless_as_its_whole_wherever_it_is_cut() {
+        let bytes = "a\u{1b}[2J größe 🙂 \u{9b}31m\n".as_bytes();
+        let whole = harmless(std::str::from_utf8(bytes).unwrap()).into_owned();
+        for cut in 0..=bytes.len() {
+            let mut filter = Filter::default();
+            let shown = [filter.push(&bytes[..cut]), filter.push(&bytes[cut..]), filter.rest()].concat();
+            assert_eq!(shown, whole, "cut at {cut}");
+        }
+        let mut filter = Filter::default();
+        assert_eq!(filter.push(b"a\xffb\xe2\x82"), "a\u{fffd}b");
+        assert_eq!((filter.push(b"x"), filter.rest()), ("\u{fffd}x".to_owned(), String::new()));
+        assert_eq!((filter.push(b"\xf0\x9f"), filter.rest()), (String::new(), "\u{fffd}".to_owned()));
+    }
+
+    #[test]
+    fn rows_stand_in_columns_and_hold_no_escape() {
+        let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long\u{1b}".to_owned(), "x\ny".to_owned()]];
+        assert_eq!(columns(&rows), "A           B\nlong\\u{1b}  x y\n");
     }
 
     #[test]

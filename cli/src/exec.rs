@@ -1,0 +1,129 @@
+//! A command in the agent's container, as `kubectl exec` runs it: with its output, and with its exit code.
+
+use std::io::Write;
+
+use agentsandbox_crds::names::{COMPONENT_AGENT, SUFFIX_AGENT};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
+use kube::Api;
+use kube::api::AttachParams;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use crate::args::ExecArgs;
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::find::{self, FindError};
+use crate::logs::Shown;
+use crate::text::Filter;
+
+/// How much is read at a time.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// Why the end of a command is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The API server does not say how it ended.
+    #[error("the API server does not say how the command ended: {0}")]
+    NoCode(String),
+    /// It could not be connected with.
+    #[error("the command gives no {0}")]
+    NoStream(&'static str),
+}
+
+/// Runs a command in the agent's container and tells its exit code.
+///
+/// # Errors
+/// Where there is no such sandbox, its agent does not run, or the API server does not say how the command ended.
+pub async fn exec(
+    cluster: &Cluster,
+    args: &ExecArgs,
+    (out_shown, err_shown): (Shown, Shown),
+) -> Result<u8, Error> {
+    find::sandbox(cluster, &args.name).await?;
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let params =
+        AttachParams::default().container(COMPONENT_AGENT).stdin(args.stdin).stdout(true).stderr(true);
+    let process = pods.exec(&format!("{}{SUFFIX_AGENT}", args.name), &args.command, &params).await;
+    let mut process = process.map_err(FindError::not_given(format!(
+        "a process in the agent of AgentSandbox {0}; `kubectl agentsandbox status {0}` says whether it runs",
+        args.name
+    )))?;
+    let (stdout, stderr) = (process.stdout(), process.stderr());
+    let stdout = stdout.ok_or(ExecError::NoStream("output"))?;
+    let stderr = stderr.ok_or(ExecError::NoStream("errors"))?;
+    let status = process.take_status().ok_or(ExecError::NoStream("status"))?;
+    // Ended with this command: what a person does not write any more is not waited for.
+    let _typing = process.stdin().map(|mut to| {
+        tokio::spawn(async move {
+            let _ended = tokio::io::copy(&mut tokio::io::stdin(), &mut to).await;
+            let _ended = to.shutdown().await;
+        })
+    });
+    let (out, err, status) = tokio::join!(
+        copy(stdout, out_shown, std::io::stdout()),
+        copy(stderr, err_shown, std::io::stderr()),
+        status
+    );
+    out?;
+    err?;
+    Ok(code(status.as_ref())?)
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, shown: Shown, mut to: impl Write) -> std::io::Result<()> {
+    let (mut filter, mut chunk) = (Filter::default(), vec![0; CHUNK_BYTES]);
+    loop {
+        let count = from.read(&mut chunk).await?;
+        let bytes = chunk.get(..count).unwrap_or_default();
+        match shown {
+            Shown::Raw => to.write_all(bytes)?,
+            Shown::Harmless if count == 0 => to.write_all(filter.rest().as_bytes())?,
+            Shown::Harmless => to.write_all(filter.push(bytes).as_bytes())?,
+        }
+        to.flush()?;
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// The exit code in what the API server says of the end. What it does not say is no success.
+fn code(status: Option<&Status>) -> Result<u8, ExecError> {
+    let Some(status) = status else { return Err(ExecError::NoCode("it says nothing".to_owned())) };
+    if status.status.as_deref() == Some("Success") {
+        return Ok(0);
+    }
+    let causes = status.details.iter().flat_map(|details| details.causes.iter().flatten());
+    let code = causes.filter(|cause| cause.reason.as_deref() == Some("ExitCode")).find_map(|cause| {
+        // One that is not 0 must not become it by being cut.
+        cause.message.as_ref()?.parse::<u8>().ok().filter(|code| *code != 0)
+    });
+    code.ok_or_else(|| ExecError::NoCode(status.message.clone().unwrap_or_else(|| "it failed".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(status: Value) -> Result<u8, ExecError> {
+        code(Some(&serde_json::from_value(status).unwrap()))
+    }
+
+    fn failed(code: &str) -> Value {
+        json!({"status": "Failure", "message": "m", "details": {"causes": [{"reason": "ExitCode", "message": code}]}})
+    }
+
+    #[test]
+    fn the_exit_code_is_the_commands_own_and_never_a_success_that_nobody_told() {
+        assert_eq!(of(json!({"status": "Success"})).unwrap(), 0);
+        assert_eq!(of(failed("7")).unwrap(), 7);
+        assert_eq!(of(failed("137")).unwrap(), 137);
+        for status in
+            [failed("0"), failed("256"), failed("x"), json!({"status": "Failure", "message": "m"}), json!({})]
+        {
+            assert!(of(status.clone()).is_err(), "{status}");
+        }
+        assert!(code(None).is_err());
+    }
+}
