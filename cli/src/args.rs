@@ -50,6 +50,10 @@ pub enum Command {
     ///
     /// No pod is started. Exit code 0: all is well; 1: something failed; 2: something is not known.
     Doctor(DoctorArgs),
+    /// Make a sandbox, follow it until its agent runs, and show the agent's output to its end.
+    ///
+    /// The exit code is the agent's own; 2 where there is none.
+    Run(RunArgs),
     /// List the sandboxes of the namespace.
     List(ListArgs),
     /// Say how far a sandbox is, what was proven, and what was denied.
@@ -98,6 +102,43 @@ pub struct DoctorArgs {
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Name of the AgentSandbox; without one it is given one.
+    pub name: Option<String>,
+    /// Image of the agent, with a tag other than latest or a digest.
+    #[arg(long)]
+    pub image: String,
+    /// The AgentSandboxClass; without one the cluster's default.
+    #[arg(long)]
+    pub class: Option<String>,
+    /// A host that the agent may reach, without a key. May be given again.
+    #[arg(long, value_name = "HOST")]
+    pub allow: Vec<String>,
+    /// A host that the agent may reach with the key of an AgentCredential. May be given again.
+    #[arg(long, value_name = "NAME=HOST")]
+    pub credential: Vec<String>,
+    /// What stands after -- is the program with its arguments, in place of arguments for the image's own.
+    #[arg(long, requires = "args")]
+    pub command: bool,
+    /// Do not follow: end once it is made.
+    #[arg(short, long, conflicts_with = "rm")]
+    pub detach: bool,
+    /// Delete the sandbox in the end, however that comes.
+    #[arg(long)]
+    pub rm: bool,
+    /// How many seconds the agent may take to start.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Let a terminal have the agent's output as it is: the agent can then do with the terminal what it likes.
+    #[arg(long)]
+    pub raw: bool,
+    /// Arguments of the agent, after --.
+    #[arg(last = true)]
+    pub args: Vec<String>,
 }
 
 /// Arguments of `list`.

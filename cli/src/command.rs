@@ -17,7 +17,7 @@ use crate::explain::{Document, DocumentError, Question};
 use crate::find::{self, FindError};
 use crate::logs::{self, Shown};
 use crate::text::harmless_json;
-use crate::{cluster, explain, status};
+use crate::{cluster, explain, run, status};
 
 /// All is well: allowed, or done.
 pub const EXIT_OK: u8 = 0;
@@ -54,6 +54,11 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
     match command {
         Command::Explain(args) => explained(cluster, &args, out).await,
         Command::Doctor(args) => examined(cluster, args.output, out).await,
+        Command::Run(args) => {
+            let cluster = cluster::connect(cluster).await?;
+            let shown = shown(args.raw, &std::io::stdout());
+            run::run(&cluster, &args, shown, &mut std::io::stdout(), &mut anstream::stderr()).await
+        }
         Command::List(args) => listed(cluster, &args, out).await,
         Command::Status(args) => {
             let sandbox = find::sandbox(&cluster::connect(cluster).await?, &args.name).await?;

@@ -4,6 +4,7 @@ use crate::cluster::ClusterError;
 use crate::exec::ExecError;
 use crate::explain::{DocumentError, Unanswerable};
 use crate::find::FindError;
+use crate::run::RunError;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum Error {
     /// The question cannot be answered.
     #[error(transparent)]
     Question(#[from] Unanswerable),
+    /// A run came to no end.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The end of a command is not known.
     #[error(transparent)]
     Exec(#[from] ExecError),

@@ -15,5 +15,6 @@ pub mod exec;
 pub mod explain;
 pub mod find;
 pub mod logs;
+pub mod run;
 pub mod status;
 pub mod text;

@@ -14,19 +14,31 @@ use crate::paths;
 /// # Errors
 /// When it cannot be built, or its sources cannot be read.
 pub fn proxy_beside(own: &Path) -> Result<PathBuf> {
-    let program = own.with_file_name("agentsandbox-proxy");
+    beside(own, "agentsandbox-proxy", "agentsandbox-proxy", &["proxy/src", "proxy/policy/src"])
+}
+
+/// `kubectl agentsandbox`, likewise.
+///
+/// # Errors
+/// When it cannot be built, or its sources cannot be read.
+pub fn cli_beside(own: &Path) -> Result<PathBuf> {
+    beside(own, "agentsandbox-cli", "kubectl-agentsandbox", &["cli/src", "crds/src", "proxy/policy/src"])
+}
+
+fn beside(own: &Path, package: &str, name: &str, sources: &[&str]) -> Result<PathBuf> {
+    let program = own.with_file_name(name);
     let built = program.metadata().and_then(|file| file.modified());
     let mut newest = SystemTime::UNIX_EPOCH;
-    for folder in ["proxy/src", "proxy/policy/src"] {
+    for folder in sources {
         newest = newest.max(newest_in(&paths::repository().join(folder))?);
     }
     if built.is_ok_and(|built| newest < built) {
         return Ok(program);
     }
     let mut build = Command::new("cargo");
-    build.args(["build", "--locked", "--package", "agentsandbox-proxy", "--bin", "agentsandbox-proxy"]);
+    build.args(["build", "--locked", "--package", package, "--bin", name]);
     let status = build.current_dir(paths::repository()).status().during("cargo cannot be started")?;
-    if status.success() { Ok(program) } else { Err(Failure::new("the proxy is not built")) }
+    if status.success() { Ok(program) } else { Err(Failure::new(format!("{name} is not built"))) }
 }
 
 /// The time of the newest file in a folder of sources.

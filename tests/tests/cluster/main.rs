@@ -13,6 +13,7 @@ mod admission;
 mod admission_pods;
 mod bad_manifests;
 mod cel;
+mod cli;
 mod client_certificates;
 mod clients;
 mod deletion;
