@@ -43,7 +43,8 @@ pub struct ClusterArgs {
 pub enum Command {
     /// Say whether a request would be allowed, by which rule, and if not what to write.
     ///
-    /// The answer is the decision of the proxy's own code, by the policy document that the sandbox's proxy obeys. Nothing is sent.
+    /// The answer is the decision of the proxy's own code, by the policy document that is written for the sandbox's proxy, which
+    /// may need a minute or two to obey a change. Nothing is sent.
     /// Exit code 0: allowed; 1: denied; 2: there is no answer.
     Explain(ExplainArgs),
     /// Say whether this cluster is able to keep the promises, and what to do where it is not.
@@ -52,7 +53,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Make a sandbox, follow it until its agent runs, and show the agent's output to its end.
     ///
-    /// The exit code is the agent's own; 2 where there is none.
+    /// The exit code is the agent's own; 2 where there is none; 128 and the signal's number where a signal ended it. An agent that
+    /// has ended is started again until its sandbox is deleted, with --rm too for as long as that takes: it may do its work twice.
     Run(RunArgs),
     /// List the sandboxes of the namespace.
     List(ListArgs),
@@ -62,7 +64,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Print what the agent prints, or what its proxy writes down.
     ///
-    /// To a terminal the agent's output goes without escapes and other controls.
+    /// The agent's output is shown without escapes and other controls, also into a pipe.
     Logs(LogsArgs),
     /// Run a command in the agent's container; the exit code is the command's own.
     Exec(ExecArgs),
@@ -127,13 +129,13 @@ pub struct RunArgs {
     /// Do not follow: end once it is made.
     #[arg(short, long, conflicts_with = "rm")]
     pub detach: bool,
-    /// Delete the sandbox in the end, however that comes.
+    /// Delete the sandbox once the agent's first run has ended, on any error, and on Ctrl-C, SIGTERM and SIGHUP.
     #[arg(long)]
     pub rm: bool,
     /// How many seconds the agent may take to start.
     #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
-    /// Let a terminal have the agent's output as it is: the agent can then do with the terminal what it likes.
+    /// Show the agent's output byte by byte: the agent can then do with the terminal at the end of the pipe what it likes.
     #[arg(long)]
     pub raw: bool,
     /// Arguments of the agent, after --.
@@ -179,7 +181,7 @@ pub struct LogsArgs {
     /// Only so many lines, the newest.
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(i64).range(0..))]
     pub tail: Option<i64>,
-    /// Let a terminal have the agent's output as it is: the agent can then do with the terminal what it likes.
+    /// Show the agent's output byte by byte: the agent can then do with the terminal at the end of the pipe what it likes.
     #[arg(long, conflicts_with = "audit")]
     pub raw: bool,
     /// How audit lines are written.
@@ -195,7 +197,7 @@ pub struct ExecArgs {
     /// Give the command what is typed or piped in.
     #[arg(short = 'i', long)]
     pub stdin: bool,
-    /// Let a terminal have the output as it is: the agent can then do with the terminal what it likes.
+    /// Show the output byte by byte: the agent can then do with the terminal at the end of the pipe what it likes.
     #[arg(long)]
     pub raw: bool,
     /// The command, after --.

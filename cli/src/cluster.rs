@@ -10,6 +10,8 @@ use crate::args::ClusterArgs;
 
 /// A person waits: what does not connect by then is told.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an API server may say nothing to a question; what is followed may be silent for as long as it likes.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Variable with the names of kubeconfigs.
 const KUBECONFIG: &str = "KUBECONFIG";
 
@@ -18,6 +20,8 @@ const KUBECONFIG: &str = "KUBECONFIG";
 pub struct Cluster {
     /// Whoever the kubeconfig says.
     pub client: Client,
+    /// The same for what is followed: it waits for ever.
+    pub streams: Client,
     /// The namespace.
     pub namespace: String,
 }
@@ -90,8 +94,13 @@ pub async fn connect(args: &ClusterArgs) -> Result<Cluster, ClusterError> {
         .map_err(|source| ClusterError::Unusable { file, source: Box::new(source) })?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))?;
-    Ok(Cluster { client, namespace })
+    let streams = client(config.clone(), None)?;
+    Ok(Cluster { client: client(config, Some(ANSWER_TIMEOUT))?, streams, namespace })
+}
+
+fn client(mut config: Config, answer_timeout: Option<Duration>) -> Result<Client, ClusterError> {
+    config.read_timeout = answer_timeout;
+    Client::try_from(config).map_err(|error| ClusterError::Client(Box::new(error)))
 }
 
 /// Where kubectl looks: the flag, else the variable, else the home directory.
@@ -153,6 +162,17 @@ mod tests {
         let args = ClusterArgs { kubeconfig: Some(file.clone()), ..ClusterArgs::default() };
         let error = connect(&args).await.err().unwrap().to_string();
         assert!(error.contains(&file.display().to_string()) && error.contains("--kubeconfig"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_takes_a_question_and_says_nothing_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let config = Config::new(url.parse().unwrap());
+        let asked = async |timeout| client(config.clone(), timeout).unwrap().apiserver_version().await;
+        assert!(asked(Some(Duration::from_millis(50))).await.is_err());
+        let follows = tokio::time::timeout(Duration::from_millis(500), asked(None));
+        assert!(follows.await.is_err(), "what is followed is waited for");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! One command: from arguments to what is written and an exit code.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use agentsandbox_crds::AgentSandbox;
 use clap::CommandFactory;
@@ -56,8 +56,9 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
         Command::Doctor(args) => examined(cluster, args.output, out).await,
         Command::Run(args) => {
             let cluster = cluster::connect(cluster).await?;
-            let shown = shown(args.raw, &std::io::stdout());
-            run::run(&cluster, &args, shown, &mut std::io::stdout(), &mut anstream::stderr()).await
+            // One that waits for whoever reads does not keep a signal from being heard.
+            let mut out = tokio::io::stdout();
+            run::run(&cluster, &args, shown(args.raw), &mut out, &mut anstream::stderr()).await
         }
         Command::List(args) => listed(cluster, &args, out).await,
         Command::Status(args) => {
@@ -74,17 +75,13 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
             match args.audit {
                 true => logs::print(&cluster, &args, Shown::Harmless, out).await?,
                 // Byte by byte where it is raw: what takes colours out for files would change it.
-                false => {
-                    logs::print(&cluster, &args, shown(args.raw, &std::io::stdout()), &mut std::io::stdout())
-                        .await?
-                }
+                false => logs::print(&cluster, &args, shown(args.raw), &mut std::io::stdout()).await?,
             }
             Ok(EXIT_OK)
         }
         Command::Exec(args) => {
             let cluster = cluster::connect(cluster).await?;
-            exec(&cluster, &args, (shown(args.raw, &std::io::stdout()), shown(args.raw, &std::io::stderr())))
-                .await
+            exec(&cluster, &args, shown(args.raw)).await
         }
         // It asks nobody.
         Command::Completions { .. } => Ok(EXIT_OK),
@@ -151,9 +148,9 @@ async fn listed(cluster: &ClusterArgs, args: &ListArgs, out: &mut impl Write) ->
     Ok(EXIT_OK)
 }
 
-/// A terminal obeys what it is shown; a pipe or a file does not.
-fn shown(raw: bool, to: &impl IsTerminal) -> Shown {
-    if to.is_terminal() && !raw { Shown::Harmless } else { Shown::Raw }
+/// A terminal obeys what it is shown, and a pipe may end at one: so wherever it goes, unless it is asked for raw.
+const fn shown(raw: bool) -> Shown {
+    if raw { Shown::Raw } else { Shown::Harmless }
 }
 
 /// Writes a value for programs.
@@ -161,4 +158,14 @@ fn json_to(out: &mut impl Write, value: &Value) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value)?;
     writeln!(out, "{}", harmless_json(&text))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_prints_is_made_harmless_unless_it_is_asked_for_raw() {
+        assert_eq!((shown(false), shown(true)), (Shown::Harmless, Shown::Raw));
+    }
 }

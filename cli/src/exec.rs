@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use crate::args::ExecArgs;
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::find::{self, FindError};
+use crate::find;
 use crate::logs::Shown;
 use crate::text::Filter;
 
@@ -34,20 +34,17 @@ pub enum ExecError {
 ///
 /// # Errors
 /// Where there is no such sandbox, its agent does not run, or the API server does not say how the command ended.
-pub async fn exec(
-    cluster: &Cluster,
-    args: &ExecArgs,
-    (out_shown, err_shown): (Shown, Shown),
-) -> Result<u8, Error> {
-    find::sandbox(cluster, &args.name).await?;
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+pub async fn exec(cluster: &Cluster, args: &ExecArgs, shown: Shown) -> Result<u8, Error> {
+    let sandbox = find::sandbox(cluster, &args.name).await?;
+    let pod = find::pod(cluster, &sandbox, SUFFIX_AGENT).await?;
+    let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
     let params =
         AttachParams::default().container(COMPONENT_AGENT).stdin(args.stdin).stdout(true).stderr(true);
-    let process = pods.exec(&format!("{}{SUFFIX_AGENT}", args.name), &args.command, &params).await;
-    let mut process = process.map_err(FindError::not_given(format!(
+    let what = format!(
         "a process in the agent of AgentSandbox {0}; `kubectl agentsandbox status {0}` says whether it runs",
         args.name
-    )))?;
+    );
+    let mut process = find::in_time(what, pods.exec(&pod, &args.command, &params)).await?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let stdout = stdout.ok_or(ExecError::NoStream("output"))?;
     let stderr = stderr.ok_or(ExecError::NoStream("errors"))?;
@@ -59,11 +56,8 @@ pub async fn exec(
             let _ended = to.shutdown().await;
         })
     });
-    let (out, err, status) = tokio::join!(
-        copy(stdout, out_shown, std::io::stdout()),
-        copy(stderr, err_shown, std::io::stderr()),
-        status
-    );
+    let (out, err, status) =
+        tokio::join!(copy(stdout, shown, std::io::stdout()), copy(stderr, shown, std::io::stderr()), status);
     out?;
     err?;
     Ok(code(status.as_ref())?)

@@ -1,10 +1,11 @@
 //! What a command names, from the cluster.
 
 use agentsandbox_crds::AgentSandbox;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::cluster::Cluster;
+use crate::cluster::{ANSWER_TIMEOUT, Cluster};
 
 /// Most names that a sentence tells.
 const NAMES_MAX: usize = 5;
@@ -32,6 +33,22 @@ pub enum FindError {
         /// Its answer.
         #[source]
         source: Box<kube::Error>,
+    },
+    /// It says nothing.
+    #[error("the API server says nothing for {seconds} s, and was asked for {what}")]
+    Silent {
+        /// What was asked for.
+        what: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A pod of the name that the sandbox's would have is somebody else's.
+    #[error("Pod {pod} is not one of AgentSandbox {name}: look who made it, and delete it")]
+    Foreign {
+        /// The pod.
+        pod: String,
+        /// The sandbox.
+        name: String,
     },
 }
 
@@ -64,6 +81,43 @@ pub async fn sandbox(cluster: &Cluster, name: &str) -> Result<AgentSandbox, Find
     }
 }
 
+/// What is opened to be followed, such as a log: the opening is waited for no longer than an answer.
+///
+/// # Errors
+/// What the API server answered, or that it said nothing.
+pub async fn in_time<T>(
+    what: String,
+    opening: impl Future<Output = kube::Result<T>>,
+) -> Result<T, FindError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, opening).await {
+        Ok(opened) => opened.map_err(FindError::not_given(what)),
+        Err(_) => Err(FindError::Silent { what, seconds: ANSWER_TIMEOUT.as_secs() }),
+    }
+}
+
+/// Whether the pod was made for the object with this uid.
+#[must_use]
+pub fn is_controlled_by(pod: &Pod, uid: &str) -> bool {
+    let mut owners = pod.owner_references().iter();
+    !uid.is_empty() && owners.any(|owner| owner.controller == Some(true) && owner.uid == uid)
+}
+
+/// The name of a pod of this sandbox, for whoever trusts what it prints or gives it what is typed.
+///
+/// # Errors
+/// Where the pod is not there or not shown, or its name is taken by somebody else's.
+pub async fn pod(cluster: &Cluster, sandbox: &AgentSandbox, suffix: &str) -> Result<String, FindError> {
+    let (name, pod) = (sandbox.name_any(), format!("{}{suffix}", sandbox.name_any()));
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
+    let found = pods.get(&pod).await.map_err(FindError::not_given(format!(
+        "Pod {pod}; `kubectl agentsandbox status {name}` says how far AgentSandbox {name} is"
+    )))?;
+    match is_controlled_by(&found, sandbox.metadata.uid.as_deref().unwrap_or_default()) {
+        true => Ok(pod),
+        false => Err(FindError::Foreign { pod, name }),
+    }
+}
+
 /// What there is in the place of a name, as a clause.
 fn others(name: &str, names: &[String]) -> String {
     let near = |other: &&String| {
@@ -90,6 +144,25 @@ fn others(name: &str, names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_is_a_sandboxs_own_only_if_it_is_controlled_by_it() {
+        let pod = |owners: serde_json::Value| -> Pod {
+            serde_json::from_value(
+                serde_json::json!({"metadata": {"name": "fix-agent", "ownerReferences": owners}}),
+            )
+            .unwrap()
+        };
+        let owner = |uid: &str, is_controller: bool| {
+            serde_json::json!([{"apiVersion": "v1", "kind": "AgentSandbox", "name": "fix", "uid": uid,
+                "controller": is_controller}])
+        };
+        assert!(is_controlled_by(&pod(owner("u-1", true)), "u-1"));
+        for foreign in [owner("u-2", true), owner("u-1", false), serde_json::json!([])] {
+            assert!(!is_controlled_by(&pod(foreign.clone()), "u-1"), "{foreign}");
+        }
+        assert!(!is_controlled_by(&pod(owner("", true)), ""));
+    }
 
     #[test]
     fn a_name_that_is_not_there_brings_those_that_are_near_and_else_those_that_are() {

@@ -1,7 +1,7 @@
 //! What an agent prints, and what its proxy writes down.
 //!
-//! What the agent prints is hostile. To a terminal it goes through [`Filter`]; into a pipe or a file, or where it is asked for raw,
-//! it goes byte by byte.
+//! What the agent prints is hostile, and a pipe may end at a terminal. So it goes through [`Filter`] wherever it goes, unless it is asked
+//! for raw.
 
 use std::io::Write;
 
@@ -16,13 +16,13 @@ use serde_json::Value;
 use crate::args::{LogsArgs, Output};
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::find::{self, FindError};
+use crate::find;
 use crate::text::{Filter, harmless_json, harmless_line};
 
 /// How much is read at a time.
-const CHUNK_BYTES: usize = 16 * 1024;
+pub const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Whether what is shown is shown to a terminal, which would obey it.
+/// Whether what is shown may reach a terminal, which would obey it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// It is made harmless.
@@ -41,7 +41,7 @@ pub async fn print(
     shown: Shown,
     out: &mut impl Write,
 ) -> Result<(), Error> {
-    find::sandbox(cluster, &args.name).await?;
+    let sandbox = find::sandbox(cluster, &args.name).await?;
     let (suffix, container, whose) = match args.audit {
         true => (SUFFIX_PROXY, COMPONENT_PROXY, "proxy"),
         false => (SUFFIX_AGENT, COMPONENT_AGENT, "agent"),
@@ -53,12 +53,13 @@ pub async fn print(
         tail_lines: args.tail,
         ..LogParams::default()
     };
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
-    let log = pods.log_stream(&format!("{}{suffix}", args.name), &params).await;
-    let log = log.map_err(FindError::not_given(format!(
+    let pod = find::pod(cluster, &sandbox, suffix).await?;
+    let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
+    let what = format!(
         "the log of the {whose} of AgentSandbox {0}; `kubectl agentsandbox status {0}` says how far it is",
         args.name
-    )))?;
+    );
+    let log = find::in_time(what, pods.log_stream(&pod, &params)).await?;
     match args.audit {
         true => audit(log, args.output, out).await,
         false => copy(log, shown, out).await,
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_agent_prints_reaches_a_terminal_without_its_escapes_and_else_as_it_is() {
+    async fn what_an_agent_prints_is_shown_without_its_escapes_and_raw_as_it_is() {
         let shown = String::from_utf8(copied(Shown::Harmless).await).unwrap();
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
         assert!(shown.contains("grüße\nend\u{fffd}") && shown.contains("\\u{1b}[2J"), "{shown:?}");

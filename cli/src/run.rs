@@ -3,32 +3,39 @@
 //! What is written is an ordinary AgentSandbox; whatever a command line cannot say is for a manifest. Progress goes to stderr, the
 //! agent's output to stdout.
 
+use std::future::Future;
 use std::io::Write;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::names::{COMPONENT_AGENT, SUFFIX_AGENT};
-use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
-use kube::api::{DeleteParams, LogParams, PostParams};
+use agentsandbox_crds::names::SUFFIX_AGENT;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watch_object};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use tokio::io::AsyncWrite;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::RunArgs;
 use crate::cluster::Cluster;
-use crate::error::Error;
+use crate::command::EXIT_UNKNOWN;
+use crate::error::{Error, chain};
 use crate::find::FindError;
-use crate::logs::{self, Shown};
+use crate::logs::Shown;
 use crate::status::condition;
 use crate::text::harmless_line;
 
-/// How long the kubelet may take to say how a container ended that prints nothing any more.
-const ENDED_TIMEOUT: Duration = Duration::from_secs(30);
+use output::{First, Log};
+
+mod output;
+
+/// How often it is looked whether the agent's container has started, once its walls are proven.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Field manager of what this program writes.
 const FIELD_MANAGER: &str = "kubectl-agentsandbox";
-/// HTTP statuses of a log that is not there yet: its container waits, or its pod is not made.
-const NOT_YET: [u16; 2] = [400, 404];
 
 /// Why a run came to no end.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +70,25 @@ pub enum RunError {
     /// Nobody says how the agent ended.
     #[error("the output of AgentSandbox {0} ended, and nobody says how its agent did")]
     NoEnd(String),
+    /// The output of its first run is not there any more.
+    #[error("the agent of AgentSandbox {0} was started several times before its output could be read")]
+    NoFirst(String),
+    /// A second signal came.
+    #[error("the deletion of AgentSandbox {0} was not waited for")]
+    Interrupted(String),
+}
+
+/// The sandbox that was made, and no other of its name.
+#[derive(Clone, Debug)]
+struct Own {
+    name: String,
+    uid: String,
+}
+
+impl Own {
+    fn pod(&self) -> String {
+        format!("{}{SUFFIX_AGENT}", self.name)
+    }
 }
 
 /// The manifest that the command line says.
@@ -95,7 +121,8 @@ pub fn manifest(args: &RunArgs) -> Result<Value, RunError> {
     )
 }
 
-/// Makes the sandbox, follows it to the end of its agent's output, and tells the agent's exit code.
+/// Makes the sandbox, follows it to the end of its agent's first run, and tells the agent's exit code. A signal ends the
+/// following; what is to be deleted in the end is deleted then, too.
 ///
 /// # Errors
 /// Where it is refused, does not start, or nobody says how it ended.
@@ -103,80 +130,192 @@ pub async fn run(
     cluster: &Cluster,
     args: &RunArgs,
     shown: Shown,
-    out: &mut impl Write,
+    out: &mut (impl AsyncWrite + Unpin),
     progress: &mut impl Write,
 ) -> Result<u8, Error> {
     let sandbox: AgentSandbox = serde_json::from_value(manifest(args)?)?;
     let sandboxes = Api::<AgentSandbox>::namespaced(cluster.client.clone(), &cluster.namespace);
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    // Heard before anything is made, so that none ends the program between.
+    let mut signals = Signals::new()?;
     let made = sandboxes.create(&params, &sandbox).await;
-    let name = made.map_err(FindError::not_given("the sandbox that is asked for"))?.name_any();
-    writeln!(progress, "AgentSandbox {}/{name} is made", cluster.namespace)?;
+    let made = made.map_err(FindError::not_given("the sandbox that is asked for"))?;
+    let own = Own { name: made.name_any(), uid: made.metadata.uid.unwrap_or_default() };
+    // From here to the deletion nothing ends the program but what `finish` waits for.
+    let place = format!("AgentSandbox {}/{}", cluster.namespace, own.name);
+    tell(progress, &format!("{place} is made"));
     if args.detach {
         return Ok(0);
     }
-    let outcome = followed(cluster, &name, args.timeout, shown, out, progress).await;
-    if args.rm {
-        let deleted = sandboxes.delete(&name, &DeleteParams::default()).await;
-        deleted.map_err(FindError::not_given(format!("the deletion of AgentSandbox {name}")))?;
-        writeln!(progress, "AgentSandbox {}/{name} is deleted", cluster.namespace)?;
+    let delete = args.rm.then(|| deleted(&sandboxes, &own));
+    let followed = followed(cluster, &own, args.timeout, shown, out, progress);
+    let (outcome, deletion) = finish(&own.name, followed, async || signals.next().await, delete).await;
+    settled(&place, outcome, deletion, progress)
+}
+
+/// Where nobody reads any more there is nobody to tell.
+fn tell(progress: &mut dyn Write, line: &str) {
+    let _told = writeln!(progress, "{}", harmless_line(line));
+}
+
+/// What ends a program that runs in the foreground.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The exit code by which shells tell of it.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 130,
+            _ = self.terminate.recv() => 143,
+            _ = self.hang_up.recv() => 129,
+        }
+    }
+}
+
+/// Waits for the end or a signal, and then deletes, whichever came. A signal meanwhile ends at once.
+async fn finish(
+    name: &str,
+    followed: impl Future<Output = Result<u8, Error>>,
+    mut signal: impl AsyncFnMut() -> u8,
+    delete: Option<impl Future<Output = Result<(), Error>>>,
+) -> (Result<u8, Error>, Option<Result<(), Error>>) {
+    let outcome = tokio::select! {
+        outcome = followed => outcome,
+        code = signal() => Ok(code),
+    };
+    let Some(delete) = delete else { return (outcome, None) };
+    let deletion = tokio::select! {
+        deletion = delete => deletion,
+        _ = signal() => Err(RunError::Interrupted(name.to_owned()).into()),
+    };
+    (outcome, Some(deletion))
+}
+
+/// What the program ends with. A deletion that failed is told, and hides neither an exit code nor an error.
+fn settled(
+    place: &str,
+    outcome: Result<u8, Error>,
+    deletion: Option<Result<(), Error>>,
+    progress: &mut dyn Write,
+) -> Result<u8, Error> {
+    match deletion {
+        None => tell(progress, &format!("{place} stays, and its agent with it, until it is deleted")),
+        Some(Ok(())) => tell(progress, &format!("{place} is being deleted")),
+        Some(Err(error)) => {
+            tell(progress, &format!("error: {}", chain(&error)));
+            tell(progress, &format!("{place} stays, and its agent with it, until it is deleted"));
+            // Success is all that was asked for.
+            return outcome.map(|code| if code == 0 { EXIT_UNKNOWN } else { code });
+        }
     }
     outcome
 }
 
-async fn followed(
-    cluster: &Cluster,
-    name: &str,
-    seconds: u64,
-    shown: Shown,
-    out: &mut impl Write,
-    progress: &mut impl Write,
-) -> Result<u8, Error> {
-    let started = started(cluster, name, progress);
-    let started = tokio::time::timeout(Duration::from_secs(seconds), started).await;
-    let log = started.map_err(|_| RunError::TooLong { name: name.to_owned(), seconds })??;
-    logs::copy(log, shown, out).await?;
-    Ok(ended(cluster, name).await?)
+/// Deletes this sandbox and no other of its name; one that is gone already is deleted.
+async fn deleted(sandboxes: &Api<AgentSandbox>, own: &Own) -> Result<(), Error> {
+    match sandboxes.delete(&own.name, &only(own)).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => {
+            Err(FindError::not_given(format!("the deletion of AgentSandbox {}", own.name))(error).into())
+        }
+    }
 }
 
-/// Waits until the agent's container has started, and opens its log. Each step is told once.
-async fn started(
+fn only(own: &Own) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(own.uid.clone()), ..Preconditions::default() };
+    DeleteParams::default().preconditions(preconditions)
+}
+
+/// It is not there, or what is there is another.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
+}
+
+/// Whether asking again would be answered so again. Whatever else an API server answers passes.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+}
+
+fn is_final_for_watch(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => is_final(error),
+        watcher::Error::WatchError(status) => matches!(status.code, 401 | 403),
+        watcher::Error::NoResourceVersion => true,
+    }
+}
+
+async fn followed(
     cluster: &Cluster,
-    name: &str,
+    own: &Own,
+    seconds: u64,
+    shown: Shown,
+    out: &mut (impl AsyncWrite + Unpin),
     progress: &mut dyn Write,
-) -> Result<impl futures::AsyncBufRead + Unpin + use<>, Error> {
-    let sandboxes = Api::<AgentSandbox>::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
-    let mut watch = std::pin::pin!(watch_object(sandboxes, name));
-    let mut told = Vec::new();
-    let unwatched = |error| RunError::Watch(name.to_owned(), Box::new(error));
-    while let Some(seen) = watch.try_next().await.map_err(unwatched)? {
-        let sandbox = seen.ok_or_else(|| RunError::Gone(name.to_owned()))?;
+) -> Result<u8, Error> {
+    let started = tokio::time::timeout(Duration::from_secs(seconds), started(cluster, own, progress)).await;
+    let (first, log) = started.map_err(|_| RunError::TooLong { name: own.name.clone(), seconds })??;
+    let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
+    output::shown_to_the_end(&pods, own, (&first, log), (shown, out), progress).await
+}
+
+/// Waits until the agent's container has started, and opens the log of its first run. Each step is told once.
+async fn started(cluster: &Cluster, own: &Own, progress: &mut dyn Write) -> Result<(First, Log), Error> {
+    let sandboxes = Api::<AgentSandbox>::namespaced(cluster.streams.clone(), &cluster.namespace);
+    let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
+    // Who asks again too soon is answered worse.
+    let mut watch = std::pin::pin!(watch_object(sandboxes, &own.name).default_backoff());
+    let (mut told, mut is_proven) = (Vec::new(), false);
+    let gone = || RunError::Gone(own.name.clone());
+    loop {
+        let seen = tokio::select! {
+            seen = watch.next() => seen.ok_or_else(gone)?,
+            () = tokio::time::sleep(LOOK_AGAIN), if is_proven => {
+                if let Some(opened) = output::opened(&pods, own).await? {
+                    return Ok(opened);
+                }
+                continue;
+            }
+        };
+        let sandbox = match seen {
+            Ok(seen) => seen.filter(|sandbox| is_own(sandbox, own)).ok_or_else(gone)?,
+            Err(error) if is_final_for_watch(&error) => {
+                return Err(RunError::Watch(own.name.clone(), Box::new(error)).into());
+            }
+            Err(_) => continue,
+        };
         for line in news(&sandbox, &mut told) {
-            writeln!(progress, "{}", harmless_line(&line))?;
+            tell(progress, &line);
         }
         let is = |type_: &str| condition(&sandbox, type_).is_some_and(|one| one.status == "True");
-        if is("NetworkIsolated") && is("RuntimeVerified") {
-            let params = LogParams {
-                container: Some(COMPONENT_AGENT.to_owned()),
-                follow: true,
-                ..LogParams::default()
-            };
-            match pods.log_stream(&format!("{name}{SUFFIX_AGENT}"), &params).await {
-                Ok(log) => return Ok(Box::pin(log)),
-                // Its next condition tells when it has started.
-                Err(kube::Error::Api(status)) if NOT_YET.contains(&status.code) => {}
-                Err(error) => {
-                    return Err(FindError::not_given(format!("the log of AgentSandbox {name}"))(error).into());
-                }
-            }
+        is_proven = is("NetworkIsolated") && is("RuntimeVerified");
+        if is_proven && let Some(opened) = output::opened(&pods, own).await? {
+            return Ok(opened);
         }
         if is("Stalled") {
             let message = condition(&sandbox, "Ready").map(|ready| ready.message.clone()).unwrap_or_default();
-            return Err(RunError::Stalled { name: name.to_owned(), message }.into());
+            return Err(RunError::Stalled { name: own.name.clone(), message }.into());
         }
     }
-    Err(RunError::Gone(name.to_owned()).into())
+}
+
+/// Whether it is the one that was made, and is to stay.
+fn is_own(sandbox: &AgentSandbox, own: &Own) -> bool {
+    sandbox.metadata.uid.as_ref() == Some(&own.uid) && sandbox.metadata.deletion_timestamp.is_none()
 }
 
 /// What a sandbox says that was not told yet, in its own order.
@@ -195,36 +334,6 @@ fn news(sandbox: &AgentSandbox, told: &mut Vec<(String, String, String)>) -> Vec
         }
     }
     lines
-}
-
-/// How the agent's first run ended.
-async fn ended(cluster: &Cluster, name: &str) -> Result<u8, RunError> {
-    let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pod = format!("{name}{SUFFIX_AGENT}");
-    let told = async {
-        let mut watch = std::pin::pin!(watch_object(pods, &pod));
-        while let Ok(Some(Some(pod))) = watch.try_next().await {
-            if let Some(code) = exit_code(&pod) {
-                return Some(code);
-            }
-        }
-        None
-    };
-    tokio::time::timeout(ENDED_TIMEOUT, told)
-        .await
-        .ok()
-        .flatten()
-        .ok_or_else(|| RunError::NoEnd(name.to_owned()))
-}
-
-/// The exit code of the agent's container, now or before it was started again. One that is no exit code is none.
-fn exit_code(pod: &Pod) -> Option<u8> {
-    let mut containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
-    let agent = containers.find(|container| container.name == COMPONENT_AGENT)?;
-    let states = [agent.last_state.as_ref(), agent.state.as_ref()];
-    let ended: &ContainerStateTerminated =
-        states.into_iter().flatten().find_map(|state| state.terminated.as_ref())?;
-    u8::try_from(ended.exit_code).ok()
 }
 
 #[cfg(test)]
@@ -288,26 +397,96 @@ mod tests {
         assert_eq!(news(&second, &mut told), ["Ready=True R: m"]);
     }
 
+    fn own() -> Own {
+        Own { name: "fix".to_owned(), uid: "u-1".to_owned() }
+    }
+
+    fn refused(code: u16) -> kube::Error {
+        let mut status = kube::core::Status::failure("no", "No");
+        status.code = code;
+        kube::Error::Api(Box::new(status))
+    }
+
+    async fn never<T>() -> T {
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_deleted_in_the_end_is_deleted_whatever_the_end_is() {
+        let failed = || Error::from(RunError::NoEnd("fix".to_owned()));
+        let ended = async |followed: Option<Result<u8, Error>>, signal: Option<u8>| {
+            let mut is_deleted = false;
+            let followed = async {
+                match followed {
+                    Some(outcome) => outcome,
+                    None => never().await,
+                }
+            };
+            let mut signals = signal.into_iter();
+            let signal = async || match signals.next() {
+                Some(code) => code,
+                None => never().await,
+            };
+            let delete = async {
+                is_deleted = true;
+                Ok(())
+            };
+            let (outcome, deletion) = finish("fix", followed, signal, Some(delete)).await;
+            assert!(matches!(deletion, Some(Ok(()))));
+            (outcome.ok(), is_deleted)
+        };
+        assert_eq!(ended(Some(Ok(7)), None).await, (Some(7), true));
+        assert_eq!(ended(Some(Err(failed())), None).await, (None, true));
+        assert_eq!(ended(None, Some(130)).await, (Some(130), true));
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_does_not_wait_for_the_deletion_and_without_rm_nothing_is_deleted() {
+        let (outcome, deletion) = finish("fix", never(), async || 143, Some(never())).await;
+        assert_eq!(outcome.unwrap(), 143);
+        assert!(deletion.unwrap().unwrap_err().to_string().contains("not waited for"));
+        let none: Option<std::future::Ready<Result<(), Error>>> = None;
+        let (outcome, deletion) = finish("fix", async { Ok(3) }, async || never().await, none).await;
+        assert_eq!((outcome.unwrap(), deletion.is_none()), (3, true));
+    }
+
     #[test]
-    fn the_exit_code_is_the_agents_own() {
-        let pod = |name: &str, state: Value, last: Value| -> Pod {
-            serde_json::from_value(
-                json!({"status": {"containerStatuses": [{"name": name, "image": "a", "imageID": "a",
-                "ready": false, "restartCount": 0, "state": state, "lastState": last}]}}),
-            )
+    fn a_deletion_that_fails_is_told_and_hides_no_result() {
+        let ends = |outcome: Result<u8, Error>, deletion: Option<Result<(), Error>>| {
+            let mut told = Vec::new();
+            let outcome = settled("AgentSandbox team/fix", outcome, deletion, &mut told);
+            (outcome.map_err(|error| error.to_string()), String::from_utf8(told).unwrap())
+        };
+        let failed = || Some(Err(FindError::not_given("the deletion")(refused(500)).into()));
+        let stalled = RunError::Stalled { name: "fix".to_owned(), message: "pull it".to_owned() };
+        assert_eq!(ends(Ok(7), Some(Ok(()))).0, Ok(7));
+        let (outcome, told) = ends(Ok(0), failed());
+        assert!(outcome == Ok(2) && told.contains("the deletion") && told.contains("stays"), "{told}");
+        assert_eq!(ends(Ok(7), failed()).0, Ok(7));
+        assert!(ends(Err(stalled.into()), failed()).0.unwrap_err().contains("pull it"));
+        assert!(ends(Ok(0), None).1.contains("stays"));
+    }
+
+    #[test]
+    fn only_the_sandbox_that_was_made_is_followed_and_deleted() {
+        let sandbox = |metadata: Value| -> AgentSandbox {
+            serde_json::from_value(json!({"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+                "metadata": metadata, "spec": {"agent": {"image": "a:1"}}}))
             .unwrap()
         };
-        let ended = |code: i32| json!({"terminated": {"exitCode": code}});
-        let running = || json!({"running": {}});
-        assert_eq!(exit_code(&pod("agent", ended(3), json!({}))), Some(3));
-        assert_eq!(exit_code(&pod("agent", running(), ended(0))), Some(0));
-        assert_eq!(
-            exit_code(&pod("agent", ended(4), ended(3))),
-            Some(3),
-            "the first run is the one that was shown"
-        );
-        assert_eq!(exit_code(&pod("agent", running(), json!({}))), None);
-        assert_eq!(exit_code(&pod("other", ended(0), json!({}))), None);
-        assert_eq!(exit_code(&pod("agent", ended(-1), json!({}))), None);
+        assert!(is_own(&sandbox(json!({"name": "fix", "uid": "u-1"})), &own()));
+        assert!(!is_own(&sandbox(json!({"name": "fix", "uid": "u-2"})), &own()));
+        let ending = json!({"name": "fix", "uid": "u-1", "deletionTimestamp": "2026-06-01T00:00:00Z"});
+        assert!(!is_own(&sandbox(ending), &own()));
+        assert_eq!(only(&own()).preconditions.unwrap().uid.as_deref(), Some("u-1"));
+        assert!(is_gone(&refused(404)) && is_gone(&refused(409)) && !is_gone(&refused(500)));
+    }
+
+    #[test]
+    fn only_a_refusal_ends_what_follows() {
+        for (code, expected) in [(401, true), (403, true), (410, false), (429, false), (500, false)] {
+            assert_eq!(is_final(&refused(code)), expected, "{code}");
+            assert_eq!(is_final_for_watch(&watcher::Error::WatchFailed(refused(code))), expected, "{code}");
+        }
     }
 }

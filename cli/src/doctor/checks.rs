@@ -12,12 +12,14 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Line, admission};
+use proofs::{kernels, walls};
+
+mod proofs;
 
 /// What was asked for, or why it is not known.
 pub type Seen<T> = Result<T, String>;
@@ -31,10 +33,9 @@ pub const ADMISSION: &str = "agentsandbox-admission";
 const ADMISSION_KEY: &str = "admission.yaml";
 const LABEL_VERSION: &str = "app.kubernetes.io/version";
 const LABEL_ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+const LABEL_ENFORCE_VERSION: &str = "pod-security.kubernetes.io/enforce-version";
 /// An operator with this argument serves one namespace.
-const WATCH_NAMESPACE: &str = "--watch-namespace=";
-/// A proof that is older says little of the cluster as it is now.
-const PROOF_HOURS_MAX: i64 = 24;
+const WATCH_NAMESPACE: &str = "--watch-namespace";
 /// This program's own version, which is that of the chart it knows.
 const OWN_VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -66,6 +67,8 @@ pub struct Facts {
     pub bindings: Seen<Vec<ValidatingAdmissionPolicyBinding>>,
     /// Sandboxes, of the cluster or of the namespace.
     pub sandboxes: Seen<Vec<AgentSandbox>>,
+    /// Whether those of other namespaces are not shown.
+    pub is_partial: bool,
 }
 
 /// Every line, from the ground up.
@@ -135,6 +138,9 @@ fn crds(facts: &Facts) -> Vec<Line> {
         let Some(found) = live.iter().find(|crd| crd.name_any() == wanted.name) else {
             return Line::failed(check, "it is missing", REMEDY);
         };
+        if found.metadata.deletion_timestamp.is_some() {
+            return Line::failed(check, "it is being deleted, and all its objects with it", REMEDY);
+        }
         let conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
         if !conditions.into_iter().any(|one| one.type_ == "Established" && one.status == "True") {
             return Line::failed(check, "it is not served", "See why with `kubectl describe crd`.");
@@ -142,7 +148,7 @@ fn crds(facts: &Facts) -> Vec<Line> {
         // Read as what it is, so that both are written alike.
         let ours = serde_json::from_value::<CustomResourceDefinition>(wanted.manifest.clone());
         match ours {
-            Ok(ours) if schemas(&ours) == schemas(found) => Line::ok(check, format!("that of {OWN_VERSION}")),
+            Ok(ours) if content(&ours) == content(found) => Line::ok(check, format!("that of {OWN_VERSION}")),
             Ok(_) => Line::failed(
                 check,
                 format!("it is of another version than this program, which is {OWN_VERSION}"),
@@ -156,11 +162,30 @@ fn crds(facts: &Facts) -> Vec<Line> {
     rendered.iter().map(line).collect()
 }
 
-/// What a CRD says of its objects, each version with its schema.
-fn schemas(crd: &CustomResourceDefinition) -> BTreeMap<String, Option<Value>> {
-    let schema = |schema| serde_json::to_value(schema).ok();
-    let versions = crd.spec.versions.iter().filter(|version| version.served);
-    versions.map(|version| (version.name.clone(), version.schema.as_ref().and_then(schema))).collect()
+/// What a CRD says of its objects, as far as promises rest on it. Without the subresource, whoever may write a sandbox would write
+/// its status.
+fn content(crd: &CustomResourceDefinition) -> Value {
+    let conversion = crd.spec.conversion.as_ref().map_or("None", |conversion| conversion.strategy.as_str());
+    let versions = crd.spec.versions.iter().filter(|version| version.served || version.storage);
+    let versions: BTreeMap<&str, Value> = versions
+        .map(|version| {
+            let said = json!({"schema": version.schema, "subresources": version.subresources,
+                "served": version.served, "storage": version.storage});
+            (version.name.as_str(), said)
+        })
+        .collect();
+    let names = &crd.spec.names;
+    json!({"group": crd.spec.group, "scope": crd.spec.scope, "kind": names.kind, "plural": names.plural,
+        "conversion": conversion, "versions": versions})
+}
+
+/// The namespace that an operator serves alone.
+fn watched(deployment: &Deployment) -> Option<&str> {
+    let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+    let mut arguments = pod.containers.iter().flat_map(|container| container.args.iter().flatten());
+    let after = arguments.find_map(|argument| argument.strip_prefix(WATCH_NAMESPACE))?;
+    // In one argument or in two.
+    after.strip_prefix('=').or_else(|| arguments.next().map(String::as_str))
 }
 
 /// The operator that serves a namespace: one of its own, or else the cluster's.
@@ -168,13 +193,8 @@ fn schemas(crd: &CustomResourceDefinition) -> BTreeMap<String, Option<Value>> {
 /// # Errors
 /// A clause where there is none, or more than one.
 pub fn operator_of<'a>(deployments: &'a [Deployment], namespace: &str) -> Result<&'a Deployment, String> {
-    let watched = |deployment: &Deployment| -> Option<String> {
-        let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
-        let mut arguments = pod.containers.iter().flat_map(|container| container.args.iter().flatten());
-        arguments.find_map(|argument| argument.strip_prefix(WATCH_NAMESPACE)).map(str::to_owned)
-    };
     let serving = |of: Option<&str>| -> Vec<&Deployment> {
-        deployments.iter().filter(|deployment| watched(deployment).as_deref() == of).collect()
+        deployments.iter().filter(|deployment| watched(deployment) == of).collect()
     };
     let (own, general) = (serving(Some(namespace)), serving(None));
     match (own.as_slice(), general.as_slice()) {
@@ -200,9 +220,18 @@ fn operator(facts: &Facts) -> Line {
     let conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let available = conditions.into_iter().find(|condition| condition.type_ == "Available");
     let replicas = found.status.as_ref().and_then(|status| status.available_replicas);
+    if found.metadata.deletion_timestamp.is_some() {
+        return Line::failed(CHECK, format!("{place} is being deleted"), "Install the chart again.");
+    }
+    let observed = found.status.as_ref().and_then(|status| status.observed_generation);
+    if observed != found.metadata.generation {
+        let found = format!("{place} was changed, and what it tells is of before");
+        return Line::unknown(CHECK, found, "Ask again in a minute.");
+    }
+    let wanted = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     match available.map(|condition| condition.status.as_str()) {
         // One that is to have no pod has all that it is to have.
-        Some("True") if replicas.is_none_or(|replicas| replicas < 1) => Line::failed(
+        Some("True") if wanted < 1 || replicas.is_none_or(|replicas| replicas < 1) => Line::failed(
             CHECK,
             format!("{place} has no replica, so nobody makes sandboxes and nobody watches their walls"),
             "Run helm upgrade with the values of this release, which say how many there are to be.",
@@ -263,6 +292,17 @@ fn pod_security(check: &str, namespace: &Seen<Option<Namespace>>) -> Line {
         Err(why) => return unseen(check, why),
     };
     let name = namespace.name_any();
+    if namespace.metadata.deletion_timestamp.is_some() {
+        return Line::failed(check, format!("{name} is being deleted"), "Choose another with --namespace.");
+    }
+    let version = namespace.labels().get(LABEL_ENFORCE_VERSION).map_or("latest", String::as_str);
+    if !is_recent_enough(version) {
+        return Line::failed(
+            check,
+            format!("{name} enforces what Kubernetes {version} understood by it"),
+            format!("Run `kubectl label namespace {name} {LABEL_ENFORCE_VERSION}-`."),
+        );
+    }
     match namespace.labels().get(LABEL_ENFORCE).map(String::as_str) {
         Some("restricted") => Line::ok(check, format!("{name} enforces restricted")),
         level => Line::failed(
@@ -274,6 +314,12 @@ fn pod_security(check: &str, namespace: &Seen<Option<Namespace>>) -> Line {
             format!("Run `kubectl label namespace {name} {LABEL_ENFORCE}=restricted --overwrite`."),
         ),
     }
+}
+
+/// Whether a level of pod security of this version asks for all that sandboxes rest on.
+fn is_recent_enough(version: &str) -> bool {
+    let minor = version.strip_prefix("v1.").and_then(|minor| minor.parse::<u32>().ok());
+    version == "latest" || minor.is_some_and(|minor| minor >= MINOR_MIN)
 }
 
 fn admission(facts: &Facts) -> Line {
@@ -311,10 +357,38 @@ fn admission(facts: &Facts) -> Line {
     )
 }
 
+/// The classes that count in the namespace, or why they are not known.
+fn counting<'a>(facts: &'a Facts, check: &str) -> Result<&'a [AgentSandboxClass], Line> {
+    let operator =
+        facts.deployments.as_ref().ok().and_then(|all| operator_of(all, &facts.namespace_name).ok());
+    if operator.is_some_and(|operator| watched(operator).is_some()) {
+        return Err(Line::unknown(
+            check,
+            "an operator of one namespace reads its classes from ConfigMap agentsandbox-classes, which is not looked at here",
+            "See there whether each class names a RuntimeClass that exists, and start a sandbox of each.",
+        ));
+    }
+    facts.classes.as_deref().map_err(|why| unseen(check, why))
+}
+
+fn is_default(class: &AgentSandboxClass) -> bool {
+    class.annotations().get(ANNOTATION_DEFAULT_CLASS).is_some_and(|value| value == "true")
+}
+
+/// Whether the class could be left out: nobody is given it unasked, and no sandbox that is seen asks for it.
+fn is_idle(class: &AgentSandboxClass, sandboxes: &[AgentSandbox]) -> bool {
+    let name = Some(class.name_any());
+    let uses = |sandbox: &AgentSandbox| {
+        sandbox.spec.class_name == name
+            || sandbox.status.as_ref().is_some_and(|status| status.class_name == name)
+    };
+    !is_default(class) && !sandboxes.iter().any(uses)
+}
+
 fn classes(facts: &Facts) -> Vec<Line> {
-    let classes = match &facts.classes {
+    let classes = match counting(facts, "classes") {
         Ok(classes) => classes,
-        Err(why) => return vec![unseen("classes", why)],
+        Err(line) => return vec![line],
     };
     if classes.is_empty() {
         return vec![Line::failed(
@@ -327,10 +401,10 @@ fn classes(facts: &Facts) -> Vec<Line> {
         Ok(runtimes) => runtimes,
         Err(why) => return vec![unseen("RuntimeClasses of the classes", why)],
     };
-    classes.iter().map(|class| class_line(class, runtimes)).collect()
+    classes.iter().map(|class| class_line(class, runtimes, facts)).collect()
 }
 
-fn class_line(class: &AgentSandboxClass, runtimes: &[RuntimeClass]) -> Line {
+fn class_line(class: &AgentSandboxClass, runtimes: &[RuntimeClass], facts: &Facts) -> Line {
     let check = format!("class {}", class.name_any());
     let isolation = class.spec.isolation;
     let Some(name) = &class.spec.runtime_class_name else {
@@ -342,14 +416,7 @@ fn class_line(class: &AgentSandboxClass, runtimes: &[RuntimeClass]) -> Line {
         };
     };
     let Some(runtime) = runtimes.iter().find(|runtime| runtime.name_any() == *name) else {
-        return Line::failed(
-            check,
-            format!("its RuntimeClass {name} does not exist"),
-            format!(
-                "Install that runtime on the nodes and create the RuntimeClass {name}, as docs/install.md says, or leave the class out: the chart's value classes.{}.install.",
-                class.name_any()
-            ),
-        );
+        return without_runtime(class, name, facts);
     };
     let handler = runtime.handler.as_str();
     let found = format!("{isolation:?}, by RuntimeClass {name} with handler {handler}");
@@ -379,16 +446,36 @@ fn class_line(class: &AgentSandboxClass, runtimes: &[RuntimeClass]) -> Line {
     }
 }
 
+/// A class whose RuntimeClass is missing. The chart installs more classes than most clusters have runtimes for.
+fn without_runtime(class: &AgentSandboxClass, runtime: &str, facts: &Facts) -> Line {
+    let check = format!("class {}", class.name_any());
+    let remedy = format!(
+        "Install that runtime on the nodes and create the RuntimeClass {runtime}, as docs/install.md says, or leave the class out: the chart's value classes.{}.install.",
+        class.name_any()
+    );
+    let missing = format!("its RuntimeClass {runtime} does not exist");
+    match &facts.sandboxes {
+        Ok(sandboxes) if is_idle(class, sandboxes) && facts.is_partial => Line::unknown(
+            check,
+            format!("not available: {missing}; whether a sandbox of another namespace uses it is not seen"),
+            remedy,
+        ),
+        Ok(sandboxes) if is_idle(class, sandboxes) => Line::ok(
+            check,
+            format!("not available: {missing}; it is not the default, and no sandbox uses it"),
+        ),
+        _ => Line::failed(check, missing, remedy),
+    }
+}
+
 fn default_class(facts: &Facts) -> Line {
     const CHECK: &str = "default class";
-    let classes = match &facts.classes {
+    let classes = match counting(facts, CHECK) {
         Ok(classes) => classes,
-        Err(why) => return unseen(CHECK, why),
+        Err(line) => return line,
     };
-    let is_default = |class: &&AgentSandboxClass| {
-        class.annotations().get(ANNOTATION_DEFAULT_CLASS).is_some_and(|value| value == "true")
-    };
-    let defaults: Vec<String> = classes.iter().filter(is_default).map(ResourceExt::name_any).collect();
+    let defaults: Vec<String> =
+        classes.iter().filter(|class| is_default(class)).map(ResourceExt::name_any).collect();
     match defaults.as_slice() {
         [] => Line::ok(CHECK, "there is none: each sandbox names its className"),
         [only] => Line::ok(CHECK, only),
@@ -396,94 +483,6 @@ fn default_class(facts: &Facts) -> Line {
             CHECK,
             format!("there are {}, so none counts: {}", several.len(), several.join(", ")),
             format!("Take the annotation {ANNOTATION_DEFAULT_CLASS} from all but one."),
-        ),
-    }
-}
-
-/// Whether the network enforces what is written: the fence of some sandbox has tried.
-fn walls(facts: &Facts) -> Line {
-    proven(facts, "walls".to_owned(), "NetworkIsolated", "EgressOpen", |_| true)
-}
-
-/// Whether each RuntimeClass that is to be another kernel is one: the fence of some sandbox has looked.
-fn kernels(facts: &Facts) -> Vec<Line> {
-    // What is wrong with classes has lines of its own.
-    let Ok(classes) = &facts.classes else { return Vec::new() };
-    let own_kernel = classes.iter().filter(|class| class.spec.isolation != Isolation::Container);
-    let mut users = BTreeMap::<&str, Vec<String>>::new();
-    for class in own_kernel {
-        if let Some(runtime) = &class.spec.runtime_class_name {
-            users.entry(runtime).or_default().push(class.name_any());
-        }
-    }
-    // One that does not exist runs nothing.
-    if let Ok(runtimes) = &facts.runtime_classes {
-        users.retain(|name, _| runtimes.iter().any(|runtime| runtime.name_any() == **name));
-    }
-    let line = |(runtime, classes): (&str, Vec<String>)| {
-        proven(
-            facts,
-            format!("kernel of RuntimeClass {runtime}"),
-            "RuntimeVerified",
-            "WrongKernel",
-            |sandbox| {
-                let class = sandbox.status.as_ref().and_then(|status| status.class_name.as_ref());
-                class.is_some_and(|class| classes.contains(class))
-            },
-        )
-    };
-    users.into_iter().map(line).collect()
-}
-
-/// Whether such a sandbox has lately proven what its condition of this type says, and none was told otherwise by the cluster.
-fn proven(
-    facts: &Facts,
-    check: String,
-    type_: &str,
-    broken: &str,
-    is_such: impl Fn(&AgentSandbox) -> bool,
-) -> Line {
-    let sandboxes = match &facts.sandboxes {
-        Ok(sandboxes) => sandboxes,
-        Err(why) => return unseen(check, why),
-    };
-    let told = |sandbox: &AgentSandbox| -> Option<(String, Condition)> {
-        // What is being deleted tells how it ends, and no more how the cluster is.
-        if sandbox.metadata.deletion_timestamp.is_some() {
-            return None;
-        }
-        let status = sandbox.status.as_ref()?;
-        let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
-        let name = format!("{}/{}", sandbox.namespace().unwrap_or_default(), sandbox.name_any());
-        Some((name, condition.clone()))
-    };
-    let told: Vec<_> = sandboxes.iter().filter(|sandbox| is_such(sandbox)).filter_map(told).collect();
-    if let Some((name, condition)) =
-        told.iter().find(|(_, condition)| condition.status == "False" && condition.reason == broken)
-    {
-        return Line::failed(
-            check,
-            format!("AgentSandbox {name} says {type_}=False: {}", condition.message),
-            format!("docs/reasons.md says under {broken} what to do; its agent was not started."),
-        );
-    }
-    let oldest = SignedDuration::from_hours(PROOF_HOURS_MAX);
-    let is_recent = |condition: &Condition| {
-        let age = facts.now.duration_since(condition.last_transition_time.0);
-        condition.status == "True" && age <= oldest
-    };
-    match told
-        .iter()
-        .filter(|(_, condition)| is_recent(condition))
-        .max_by_key(|(_, one)| one.last_transition_time.0)
-    {
-        Some((name, condition)) => {
-            Line::ok(check, format!("by AgentSandbox {name} at {}", condition.last_transition_time.0))
-        }
-        None => Line::unknown(
-            check,
-            format!("not proven yet: no sandbox says {type_}=True since {PROOF_HOURS_MAX} hours ago"),
-            "Start a sandbox, and ask again when it is ready.",
         ),
     }
 }

@@ -36,34 +36,50 @@ pub async fn observe(cluster: &Cluster, now: Timestamp) -> Facts {
         }
         None => (Err(NO_OPERATOR.to_owned()), Err(NO_OPERATOR.to_owned())),
     };
+    let (sandboxes, is_partial) = sandboxes(cluster).await;
+    // An API server that says nothing is waited for once, and not for each.
+    let (crds, namespace, classes, runtime_classes, policies, bindings) = tokio::join!(
+        all::<CustomResourceDefinition>(client),
+        namespace(client, &cluster.namespace),
+        all::<AgentSandboxClass>(client),
+        all::<RuntimeClass>(client),
+        all::<ValidatingAdmissionPolicy>(client),
+        all::<ValidatingAdmissionPolicyBinding>(client),
+    );
     Facts {
         now,
         namespace_name: cluster.namespace.clone(),
         version: seen(version).map(|info| (info.major, info.minor)),
-        crds: all::<CustomResourceDefinition>(client).await,
+        crds,
         admission,
         operator_namespace,
-        namespace: namespace(client, &cluster.namespace).await,
+        namespace,
         deployments,
-        classes: all::<AgentSandboxClass>(client).await,
-        runtime_classes: all::<RuntimeClass>(client).await,
-        policies: all::<ValidatingAdmissionPolicy>(client).await,
-        bindings: all::<ValidatingAdmissionPolicyBinding>(client).await,
-        sandboxes: sandboxes(cluster).await,
+        classes,
+        runtime_classes,
+        policies,
+        bindings,
+        sandboxes,
+        is_partial,
     }
 }
 
 const NO_OPERATOR: &str = "the operator was not found";
 
-/// Those of the whole cluster, or of the namespace for whoever may see no others.
-async fn sandboxes(cluster: &Cluster) -> Seen<Vec<AgentSandbox>> {
-    match all::<AgentSandbox>(&cluster.client).await {
-        Ok(all) => Ok(all),
-        Err(_) => {
+/// Those of the whole cluster, or, with true, of the namespace for whoever may see no others.
+async fn sandboxes(cluster: &Cluster) -> (Seen<Vec<AgentSandbox>>, bool) {
+    match Api::<AgentSandbox>::all(cluster.client.clone()).list(&ListParams::default()).await {
+        Err(error) if is_forbidden(&error) => {
             let own = Api::<AgentSandbox>::namespaced(cluster.client.clone(), &cluster.namespace);
-            seen(own.list(&ListParams::default()).await).map(|list| list.items)
+            (seen(own.list(&ListParams::default()).await).map(|list| list.items), true)
         }
+        answer => (seen(answer).map(|list| list.items), false),
     }
+}
+
+/// Any other failure is no narrower sight.
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 async fn namespace(client: &Client, name: &str) -> Seen<Option<Namespace>> {
@@ -79,4 +95,18 @@ where
 
 fn seen<T>(answer: Result<T, kube::Error>) -> Seen<T> {
     answer.map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_may_not_see_all_namespaces_is_shown_one() {
+        for (code, expected) in [(403, true), (401, false), (429, false), (500, false)] {
+            let mut status = kube::core::Status::failure("no", "No");
+            status.code = code;
+            assert_eq!(is_forbidden(&kube::Error::Api(Box::new(status))), expected, "{code}");
+        }
+    }
 }

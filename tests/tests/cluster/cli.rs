@@ -87,8 +87,11 @@ async fn the_program_explains_lists_shows_logs_and_runs_commands_in_a_sandbox() 
         );
         says(&run(&["exec", "fix-login", "--", "true"]).await, 0, &[]);
 
-        // No terminal reads it here, so it comes as it was printed.
-        let log = run(&["logs", "fix-login"]).await;
+        // Nobody knows where a pipe ends.
+        let harmless = run(&["logs", "fix-login"]).await;
+        says(&harmless, 0, &[r"\u{1b}]0;owned\u{7}\u{1b}[2Jhello"]);
+        assert!(!text(&harmless).contains('\u{1b}'), "{}", text(&harmless));
+        let log = run(&["logs", "fix-login", "--raw"]).await;
         says(&log, 0, &["\u{1b}]0;owned\u{7}\u{1b}[2Jhello"]);
         let _refused = sandbox.sh("curl -sS -m 20 http://evil.test/ || true").await;
         eventually("the denial is in the audit trail", Duration::from_secs(30), || async {
@@ -129,6 +132,13 @@ async fn doctor_is_well_on_a_whole_cluster_and_tells_of_a_class_without_runtime_
         let class = serde_json::json!({"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandboxClass",
             "metadata": {"name": ns.name}, "spec": {"isolation": "GVisor", "runtimeClassName": "no-such-runtime"}});
         ns.apply(&class.to_string()).await.unwrap();
+        // Nobody uses it, so nothing is wrong yet.
+        let unused = lines(&doctor().await);
+        let own = format!("class {}", ns.name);
+        let line = unused.iter().find(|(check, ..)| *check == own).unwrap_or_else(|| panic!("{unused:?}"));
+        assert!(line.1 == "ok" && line.2.contains("not available"), "{line:?}");
+        let user = sandbox("user").replace("className: world", &format!("className: {}", ns.name));
+        ns.sandbox("user", &user).await;
         let broken = doctor().await;
         ns.api_of(&class).delete(&ns.name, &DeleteParams::default()).await.unwrap();
         let is_told = |output: &Output, check: &str, words: &str| {

@@ -4,6 +4,8 @@ use serde_json::json;
 use super::*;
 use crate::doctor::{Verdict, verdict};
 
+mod proving;
+
 const ADMISSION_TEXT: &str = "---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicy
@@ -105,6 +107,7 @@ fn well() -> Facts {
             ("NetworkIsolated", "True", "Proven", proven),
             ("RuntimeVerified", "True", "KernelVerified", proven),
         ])]),
+        is_partial: false,
     }
 }
 
@@ -138,7 +141,7 @@ fn a_cluster_that_keeps_every_promise_is_well_on_every_line() {
 }
 
 #[test]
-fn a_version_an_operator_or_a_namespace_that_is_not_as_it_has_to_be_fails_its_own_line() {
+fn a_version_or_a_crd_that_is_not_as_it_has_to_be_fails_its_own_line() {
     each_is(
         Verdict::Failed,
         &[
@@ -157,6 +160,56 @@ fn a_version_an_operator_or_a_namespace_that_is_not_as_it_has_to_be_fails_its_ow
                 |f| f.crds.as_mut().unwrap()[2].spec.versions[0].schema = None,
                 "CRD agentsandboxclasses.agentsandbox.dev",
                 "another version",
+            ),
+            (
+                |f| f.crds.as_mut().unwrap()[1].spec.versions[0].subresources = None,
+                "CRD agentsandboxes.agentsandbox.dev",
+                "another version",
+            ),
+            (
+                |f| f.crds.as_mut().unwrap()[1].spec.scope = "Cluster".into(),
+                "CRD agentsandboxes.agentsandbox.dev",
+                "another version",
+            ),
+            (
+                |f| f.crds.as_mut().unwrap()[1].metadata.deletion_timestamp = Some(object(json!(NOW))),
+                "CRD agentsandboxes.agentsandbox.dev",
+                "being deleted",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn an_operator_or_a_namespace_that_is_not_as_it_has_to_be_fails_its_own_line() {
+    each_is(
+        Verdict::Failed,
+        &[
+            (
+                |f| f.deployments.as_mut().unwrap()[0].spec.as_mut().unwrap().replicas = Some(0),
+                "operator",
+                "no replica",
+            ),
+            (
+                |f| f.deployments.as_mut().unwrap()[0].metadata.deletion_timestamp = Some(object(json!(NOW))),
+                "operator",
+                "being deleted",
+            ),
+            (
+                |f| {
+                    let namespace = f.namespace.as_mut().unwrap().as_mut().unwrap();
+                    namespace.labels_mut().insert(LABEL_ENFORCE_VERSION.into(), "v1.18".into());
+                },
+                "pod security of namespace team",
+                "enforce-version-",
+            ),
+            (
+                |f| {
+                    let namespace = f.namespace.as_mut().unwrap().as_mut().unwrap();
+                    namespace.metadata.deletion_timestamp = Some(object(json!(NOW)));
+                },
+                "pod security of namespace team",
+                "being deleted",
             ),
             (|f| f.deployments = Ok(vec![deployment(&["run"], "False")]), "operator", "describe deployment"),
             (
@@ -261,6 +314,12 @@ fn what_nobody_can_say_is_unknown_and_never_well() {
             (|f| f.version = Ok(("2".into(), "0".into())), "API server", "2.0"),
             (|f| f.crds = Err("forbidden".into()), "CRDs", "kubectl auth whoami"),
             (|f| f.deployments.as_mut().unwrap()[0].status = None, "operator", "does not say"),
+            (|f| f.deployments.as_mut().unwrap()[0].metadata.generation = Some(2), "operator", "was changed"),
+            (
+                |f| f.operator_namespace = Err("forbidden".into()),
+                "pod security of the operator's namespace",
+                "forbidden",
+            ),
             (
                 |f| {
                     drop(
@@ -297,7 +356,8 @@ fn walls_that_were_proven_long_ago_or_by_nobody_are_not_proven_yet() {
     for conditions in [
         vec![],
         vec![("NetworkIsolated", "Unknown", "FencePending", NOW)],
-        vec![("NetworkIsolated", "False", "EgressWidened", NOW)],
+        vec![("NetworkIsolated", "False", "NotAccepted", NOW)],
+        vec![("NetworkIsolated", "True", "Proven", "2026-06-01T12:05:01Z")],
         vec![("NetworkIsolated", "True", "Proven", "2026-05-31T11:59:59Z")],
         vec![("Ready", "True", "Running", NOW)],
     ] {
@@ -354,4 +414,58 @@ fn a_cluster_without_the_chart_fails() {
     assert_eq!(verdict(&lines), Verdict::Failed);
     let of = |check: &str| lines.iter().find(|line| line.check == check).unwrap().verdict;
     assert_eq!((of("operator"), of("classes")), (Verdict::Failed, Verdict::Failed));
+}
+
+#[test]
+fn a_class_without_its_runtime_is_told_and_fails_only_if_it_is_default_or_used() {
+    let of = |change: fn(&mut Facts)| {
+        let mut facts = well();
+        facts.classes.as_mut().unwrap().push(class("kata-fc", "Kata", Some("kata-fc")));
+        change(&mut facts);
+        let lines = all(&facts);
+        let line = lines.iter().find(|line| line.check == "class kata-fc").unwrap();
+        assert!(line.found.contains("RuntimeClass kata-fc does not exist"), "{line:?}");
+        assert!(line.verdict == Verdict::Failed || line.found.contains("not available"), "{line:?}");
+        line.verdict
+    };
+    assert_eq!(of(|_| ()), Verdict::Ok);
+    assert_eq!(of(|f| f.is_partial = true), Verdict::Unknown);
+    assert_eq!(of(|f| f.sandboxes = Err("forbidden".into())), Verdict::Failed);
+    assert_eq!(
+        of(|f| f.sandboxes.as_mut().unwrap()[0].spec.class_name = Some("kata-fc".into())),
+        Verdict::Failed
+    );
+    let status = |f: &mut Facts| {
+        f.sandboxes.as_mut().unwrap()[0].status.as_mut().unwrap().class_name = Some("kata-fc".into());
+    };
+    assert_eq!(of(status), Verdict::Failed);
+    let is_default = |f: &mut Facts| {
+        let classes = f.classes.as_mut().unwrap();
+        classes[2] = default(classes[2].clone());
+    };
+    assert_eq!(of(is_default), Verdict::Failed);
+}
+
+#[test]
+fn what_an_operator_of_one_namespace_goes_by_is_not_the_clusters_classes() {
+    for arguments in [&["--watch-namespace=team"][..], &["--watch-namespace", "team"]] {
+        let mut facts = well();
+        facts.deployments = Ok(vec![deployment(arguments, "True")]);
+        let of = |check: &str| all(&facts).into_iter().find(|line| line.check == check).unwrap().verdict;
+        assert_eq!((of("classes"), of("default class")), (Verdict::Unknown, Verdict::Unknown));
+        assert!(kernels(&facts).is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_seen_at_all_makes_nothing_well() {
+    for change in [
+        (|f: &mut Facts| f.deployments = Err("x".into())) as fn(&mut Facts),
+        |f| f.classes = Err("x".into()),
+        |f| f.sandboxes = Err("x".into()),
+    ] {
+        let mut facts = well();
+        change(&mut facts);
+        assert_eq!(verdict(&all(&facts)), Verdict::Unknown);
+    }
 }
