@@ -72,17 +72,26 @@ impl Exclusion {
     /// What becomes of a path. A pattern that matches a folder speaks for all that is in it, and as in .gitignore no
     /// negation brings anything back from there.
     pub fn verdict(&self, path: &RelativePath, is_folder: bool) -> Verdict {
-        if path.is_root() {
-            return Verdict::Taken;
+        self.verdict_of(path, path, is_folder)
+    }
+
+    /// The same for a path whose first names were taken off: `came` is how it came, `path` what is left of it. Each list speaks of either,
+    /// so nothing comes back with the name of the folder that it was in; what is included must be so under the name that is on the list.
+    pub fn verdict_of(&self, came: &RelativePath, path: &RelativePath, is_folder: bool) -> Verdict {
+        let forms = if came == path { vec![path] } else { vec![path, came] };
+        let blinds: Vec<_> = forms
+            .into_iter()
+            .filter(|form| !form.is_root())
+            .map(|form| (form, blind(form.as_str())))
+            .collect();
+        if blinds.iter().any(|(_, blind)| speaks(&self.exclude, blind, is_folder)) {
+            return Verdict::Excluded;
         }
-        let blind = blind(path.as_str());
-        if speaks(&self.exclude, &blind, is_folder) {
-            Verdict::Excluded
-        } else if speaks(&self.default, &blind, is_folder) && !speaks(&self.include, path.as_str(), is_folder)
-        {
-            Verdict::LeftOutByDefault
-        } else {
-            Verdict::Taken
+        // The first that the list speaks of: what is left of a path, before the path as it came.
+        let listed = blinds.iter().find(|(_, blind)| speaks(&self.default, blind, is_folder));
+        match listed {
+            Some((form, _)) if !speaks(&self.include, form.as_str(), is_folder) => Verdict::LeftOutByDefault,
+            _ => Verdict::Taken,
         }
     }
 }

@@ -50,22 +50,26 @@ impl<'a> Intake<'a> {
 
     /// Takes one entry, or leaves it out.
     pub fn take(&mut self, name: &[u8], entry: Entry<'_>) -> Result<(), Error> {
-        let path = RelativePath::parse(name)?;
+        let came = RelativePath::parse(name)?;
         self.count(name)?;
         // Before the patterns, which are matched with every folder on the way.
         let max = self.limits().depth_max;
-        if path.depth() > max {
+        if came.depth() > max {
             return Err(Refusal::new(name, Reason::TooDeep(max)).into());
         }
-        let path = match (path.without_first(self.strip), &entry) {
+        let path = match (came.without_first(self.strip), &entry) {
             (Some(path), Entry::Folder) if path.is_root() => return Ok(()),
             (None, Entry::Folder) => return Ok(()),
             (Some(path), _) if self.strip == 0 || !path.is_root() => path,
             (Some(_) | None, _) => return Err(Refusal::new(name, Reason::Stripped(self.strip)).into()),
         };
-        let verdict = self.exclusion.verdict(&path, matches!(entry, Entry::Folder));
+        let verdict = self.exclusion.verdict_of(&came, &path, matches!(entry, Entry::Folder));
         if verdict != Verdict::Taken {
             return self.leave_out(&path, verdict, entry);
+        }
+        // The tree judges what is left of the path, and never sees what was taken off.
+        if came.is_in_git_folder() {
+            return Err(Refusal::new(name, Reason::GitFolder).into());
         }
         match entry {
             Entry::Folder => self.tree.folder(&path),
@@ -80,8 +84,11 @@ impl<'a> Intake<'a> {
             Entry::Symlink { target } => self.tree.symlink(&path, target),
             Entry::HardLink { target } => {
                 let escapes = || Refusal::new(name, Reason::HardLinkEscapes);
-                let target = self.target(target).ok_or_else(escapes)?;
-                match self.exclusion.verdict(&target, false) {
+                let (came, target) = self.target(target).ok_or_else(escapes)?;
+                if came.is_in_git_folder() {
+                    return Err(escapes().into());
+                }
+                match self.exclusion.verdict_of(&came, &target, false) {
                     Verdict::Taken => self.tree.hard_link(&path, &target),
                     // Its content was left out under the other name.
                     verdict => self.leave_out(&path, verdict, Entry::HardLink { target: &[] }),
@@ -90,9 +97,11 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// What a hard link names, as a path of the tree.
-    fn target(&self, target: &[u8]) -> Option<RelativePath> {
-        RelativePath::parse(target).ok()?.without_first(self.strip)
+    /// What a hard link names: as the archive has it, and as a path of the tree.
+    fn target(&self, target: &[u8]) -> Option<(RelativePath, RelativePath)> {
+        let came = RelativePath::parse(target).ok()?;
+        let path = came.without_first(self.strip)?;
+        Some((came, path))
     }
 
     /// Counts an entry, whatever becomes of it.
@@ -113,7 +122,10 @@ impl<'a> Intake<'a> {
             Entry::HardLink { target } => {
                 let target = self.target(target);
                 // The bytes of this name are in the tree already, under one that nobody leaves out.
-                if target.is_some_and(|target| self.exclusion.verdict(&target, false) == Verdict::Taken) {
+                let is_taken = |(came, path): (RelativePath, RelativePath)| {
+                    self.exclusion.verdict_of(&came, &path, false) == Verdict::Taken
+                };
+                if target.is_some_and(is_taken) {
                     return Err(Refusal::new(path.as_str().as_bytes(), Reason::LeftOutElsewhere).into());
                 }
             }

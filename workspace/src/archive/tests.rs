@@ -100,6 +100,15 @@ impl Place {
         self.folder.path().join("in/tree").join(name)
     }
 
+    /// Names in the tree's own folder, in order.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     /// Nothing beside the tree was touched, and the tree is there as a whole or not at all.
     fn check(&self, is_there: bool) {
         let names = |folder: &str| -> Vec<String> {
