@@ -1,6 +1,7 @@
 //! Entry point of `agentsandbox-init`: parse, run, write the report, and exit 0 only if everything was proven, or is in its place.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -60,7 +61,10 @@ fn fetch(args: &WorkspaceArgs, started: Instant) -> ExitCode {
         let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
         let _ = termination::write_workspace(&log, &report);
     });
-    let report = workspace::run(args, started, &mut std::io::stdout().lock());
+    let mut out = std::io::stdout().lock();
+    let report = workspace::run(args, started, &mut out);
+    // The kubelet keeps the report of the last run alone. A log that cannot be written keeps nobody from working.
+    let _ = writeln!(out, "{}", termination::plain_message(&report));
     match termination::write_workspace(&args.termination_log, &report) {
         Ok(()) if report.verdict == WorkspaceVerdict::Unpacked => ExitCode::SUCCESS,
         Ok(()) | Err(_) => ExitCode::FAILURE,

@@ -50,8 +50,14 @@ pub fn write(path: &Path, report: &FenceReport) -> io::Result<()> {
 
 /// Writes the report of the workspace's step, which has one text and nothing else that could be long.
 pub fn write_workspace(path: &Path, report: &WorkspaceReport) -> io::Result<()> {
-    let message = text(&report.message, WORKSPACE_MESSAGE_BYTES_MAX);
+    let message = plain_message(report);
     std::fs::write(path, serde_json::to_vec(&WorkspaceReport { message, ..report.clone() })?)
+}
+
+/// What the workspace's step says, in printable ASCII of bounded length.
+#[must_use]
+pub fn plain_message(report: &WorkspaceReport) -> String {
+    text(&report.message, WORKSPACE_MESSAGE_BYTES_MAX)
 }
 
 /// The report in at most [`REPORT_BYTES_MAX`] bytes.

@@ -68,7 +68,7 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
     }
     let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
     volume::clear(&args.volume).map_err(|error| own(&error))?;
-    // It has no name, so nothing of it stays, whatever happens here.
+    // It has no name, so nothing of it stays: where a file system gives it one for a moment, the next run clears it away.
     let mut archive = tempfile::tempfile_in(&args.volume).map_err(|error| own(&error))?;
     let fetched = fetched(args, &mut archive)?;
     check(args, &fetched)?;
@@ -168,7 +168,14 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     };
     let is_full =
         matches!(error, Error::System { source, .. } if source.kind() == io::ErrorKind::StorageFull);
-    if is_full || matches!(error.reason(), Some(Reason::TooLarge(_) | Reason::FileTooLarge(_))) {
+    let fixed = Limits::default();
+    // Where it is the fixed bound that was met, no other size of the workspace helps.
+    let is_too_large = match error.reason() {
+        Some(Reason::TooLarge(max)) => max < fixed.bytes_max,
+        Some(Reason::FileTooLarge(max)) => max < fixed.file_bytes_max,
+        _ => false,
+    };
+    if is_full || is_too_large {
         message.push_str(&format!(
             " The archive and its tree must fit into the {} bytes of the workspace together.",
             args.volume_bytes

@@ -16,7 +16,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 use url::{Host, Url};
 
-use super::tunnel::{Answer, Way};
+use super::tunnel::{Answer, Reply, Way};
 
 /// The port of https.
 pub const HTTPS_PORT: u16 = 443;
@@ -26,6 +26,8 @@ const REDIRECTS_MAX: usize = 5;
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
+/// Bytes of an address that are told: what follows it in a message is worth more.
+const TOLD_BYTES_MAX: usize = 300;
 
 /// Why the archive could not be had.
 #[derive(Debug, Error)]
@@ -33,7 +35,7 @@ pub enum FetchError {
     /// The address is none that is asked.
     #[error("the address cannot be asked: {0}")]
     Address(&'static str),
-    /// The proxy denied the request.
+    /// The proxy denied a tunnel to the host.
     #[error("the proxy denied GET {url} ({reason}): {how_to_allow}")]
     Denied {
         /// What was asked for, without its query.
@@ -43,7 +45,7 @@ pub enum FetchError {
         /// The proxy's advice.
         how_to_allow: String,
     },
-    /// The proxy could not get the answer.
+    /// The proxy opened no tunnel, and no rule is what it lacks.
     #[error("the proxy could not get {url} ({reason}): {how_to_allow}")]
     Proxy {
         /// What was asked for, without its query.
@@ -53,8 +55,10 @@ pub enum FetchError {
         /// The proxy's advice.
         how_to_allow: String,
     },
-    /// The host answered with something else than the file.
-    #[error("{url} is answered with status {status}")]
+    /// The host, or the proxy in its place, answered with something else than the file.
+    #[error(
+        "the host or the proxy answered GET {url} with status {status}; the proxy's audit log says which of them, and why"
+    )]
     Status {
         /// What was asked for, without its query.
         url: String,
@@ -109,7 +113,7 @@ pub struct Fetched {
     pub sha256: String,
 }
 
-/// The proxy's words; it says more, which is in its log.
+/// The proxy's words, to CONNECT alone; it says more, which is in its log.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Refusal {
@@ -122,20 +126,28 @@ struct Refusal {
 /// # Errors
 /// Tells why it could not be had, and names addresses without their queries, which may hold secrets.
 pub async fn fetch(way: &Way, mut url: Url, into: &mut File, bytes_max: u64) -> Result<Fetched, FetchError> {
+    let mut named = told(&url);
     for _ in 0..=REDIRECTS_MAX {
         let (host, port, path) = place(&url)?;
-        let answer = way.get(host, port, &path).await?;
+        let answer = match way.get(host, port, &path).await? {
+            Reply::Tunnel(answer) => answer,
+            Reply::Proxy(answer) => {
+                return Err(refused(named, answer.response.status(), answer.response.into_body()).await);
+            }
+        };
         let status = answer.response.status();
         match status {
             StatusCode::OK => return store(answer, into, bytes_max).await,
-            _ if is_redirect(status) => url = next(&url, &answer)?,
-            _ => return Err(refused(&url, status, answer.response.into_body()).await),
+            _ if is_redirect(status) => url = next(&url, named, &answer)?,
+            _ => return Err(FetchError::Status { url: named, status }),
         }
+        // The path is the other host's to choose, and may hold a secret.
+        named = url.origin().ascii_serialization();
     }
-    Err(FetchError::Redirect { url: told(&url), why: "too often" })
+    Err(FetchError::Redirect { url: named, why: "too often" })
 }
 
-/// An address as it may be told.
+/// An address as it may be told: without login, query and fragment, and cut where it is long.
 #[must_use]
 pub fn told(url: &Url) -> String {
     let mut plain = url.clone();
@@ -143,7 +155,13 @@ pub fn told(url: &Url) -> String {
     plain.set_fragment(None);
     // Neither fails for what has a host; what has none holds no login.
     let _ = plain.set_username("").and_then(|()| plain.set_password(None));
-    plain.into()
+    let mut text = String::from(plain);
+    if text.len() > TOLD_BYTES_MAX {
+        // An address is ASCII.
+        text.truncate(TOLD_BYTES_MAX);
+        text.push_str("...");
+    }
+    text
 }
 
 /// Host, port, and path with query, if it is an address that is asked.
@@ -172,8 +190,8 @@ fn is_redirect(status: StatusCode) -> bool {
     )
 }
 
-fn next(url: &Url, answer: &Answer) -> Result<Url, FetchError> {
-    let unfollowed = |why| FetchError::Redirect { url: told(url), why };
+fn next(url: &Url, named: String, answer: &Answer) -> Result<Url, FetchError> {
+    let unfollowed = |why| FetchError::Redirect { url: named.clone(), why };
     let location = answer.response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
     let location = location.ok_or_else(|| unfollowed("without saying where to"))?;
     let next = url.join(location).map_err(|_| unfollowed("to what is no address"))?;
@@ -209,18 +227,16 @@ async fn store(answer: Answer, into: &mut File, bytes_max: u64) -> Result<Fetche
     Ok(Fetched { bytes, sha256 })
 }
 
-/// What an answer that is neither the file nor a redirect means. The proxy's refusals come in its own JSON; a host may write the same,
-/// and then says no more than that it refuses.
-async fn refused(url: &Url, status: StatusCode, body: Incoming) -> FetchError {
-    let url = told(url);
+/// What the proxy's own answer to CONNECT means. Only a status of 403 is a denial, which a rule would change.
+async fn refused(url: String, status: StatusCode, body: Incoming) -> FetchError {
     let read = timeout(STALL_TIMEOUT, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
     let read = read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
     match read.and_then(|body| serde_json::from_slice(&body).ok()) {
         Some(Refusal { reason, how_to_allow }) => {
             let how_to_allow = how_to_allow.trim_end_matches('.').to_owned();
-            match status.is_client_error() {
-                true => FetchError::Denied { url, reason, how_to_allow },
-                false => FetchError::Proxy { url, reason, how_to_allow },
+            match status {
+                StatusCode::FORBIDDEN => FetchError::Denied { url, reason, how_to_allow },
+                _ => FetchError::Proxy { url, reason, how_to_allow },
             }
         }
         None => FetchError::Status { url, status },

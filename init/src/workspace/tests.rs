@@ -1,6 +1,7 @@
 //! The whole step against a stand-in of the proxy that terminates TLS, as ours does, and answers for every host.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -111,15 +112,39 @@ fn what_is_not_what_was_asked_for_is_not_unpacked() {
 }
 
 #[test]
-fn what_the_proxy_denies_is_told_with_its_advice_wherever_it_denies() {
-    for (at, asked) in [("connect.test", 1), ("inside.test", 2)] {
+fn what_the_proxy_denies_is_told_with_its_advice_wherever_the_archive_leads() {
+    for (url, asked) in [
+        ("https://connect.test/x?token=query-canary".to_owned(), 1),
+        ("https://to-denied.test/x".to_owned(), 3),
+        // Its length hides nothing of what follows.
+        (format!("https://connect.test/{}", "x".repeat(2000)), 1),
+    ] {
         let place = Place::new(StandIn::serving(b"never sent"));
-        let (report, _) = place.run(&format!("https://{at}/x?token=query-canary"), &"0".repeat(64), &[]);
+        let (report, _) = place.run(&url, &"0".repeat(64), &[]);
         assert_eq!(report.verdict, WorkspaceVerdict::FetchDenied, "{}", report.message);
-        assert!(report.message.contains("HostNotAllowed") && report.message.contains("Write a rule."));
-        assert!(report.message.contains(&format!("https://{at}/x")), "{}", report.message);
-        assert!(!report.message.contains("query-canary"), "{}", report.message);
+        assert!(report.message.contains("(HostNotAllowed): Write a rule."), "{}", report.message);
+        assert!(report.message.contains("https://connect.test"), "{}", report.message);
+        assert!(!report.message.contains("canary") && report.message.len() < 500, "{}", report.message);
         assert_eq!((place.names(), place.proxy.asked().len()), (Vec::new(), asked));
+    }
+}
+
+#[test]
+fn a_host_that_speaks_like_the_proxy_is_not_believed_and_its_words_are_told_to_nobody() {
+    for (url, status) in [
+        ("https://liar-400.test/x", "status 400"),
+        ("https://liar-403.test/x", "status 403"),
+        ("https://liar-502.test/x", "status 502"),
+        ("https://to-liar.test/x", "status 403"),
+    ] {
+        let place = Place::new(StandIn::serving(b"never sent"));
+        let (report, log) = place.run(url, &"0".repeat(64), &[]);
+        assert_eq!(report.verdict, WorkspaceVerdict::FetchFailed, "{}", report.message);
+        assert!(report.message.contains("The host or the proxy answered"), "{}", report.message);
+        assert!(report.message.contains(status) && report.message.contains("audit log"));
+        for word in ["LIE", "evil", "HostNotAllowed", "canary"] {
+            assert!(!report.message.contains(word) && !log.contains(word), "{}", report.message);
+        }
     }
 }
 
@@ -211,6 +236,58 @@ fn a_finished_tree_is_left_as_it_is_and_an_unfinished_one_is_made_anew() {
     let (second, _) = place.run(URL, &sha256(&code), &["--strip-components=1"]);
     assert_eq!((second, place.proxy.asked().len()), (first, 2), "nothing is fetched again");
     assert_eq!(place.file("work").as_deref(), Some("of the agent"));
+}
+
+#[test]
+fn a_tree_is_called_whole_only_once_it_is_on_the_disk() {
+    let code = archive(CODE);
+    let place = Place::new(StandIn::serving(&code));
+    let (report, _) = place.run(URL, &sha256(&code), &["--strip-components=1"]);
+    assert_eq!(volume::finished(&place.volume()), Some(report.clone()), "the control");
+    fs::remove_file(place.volume().join(volume::REPORT)).unwrap();
+    let failed = volume::finish_after(&place.volume(), &report, |_| {
+        assert_eq!(place.names(), ["tree"], "the tree is written, and nothing calls it whole");
+        Err(std::io::Error::other("the disk is gone"))
+    });
+    assert!(failed.is_err());
+    assert_eq!((volume::finished(&place.volume()), place.names()), (None, vec!["tree".to_owned()]));
+}
+
+#[test]
+fn what_the_agent_does_in_its_tree_makes_no_run_do_it_again_and_what_is_no_whole_report_does() {
+    let code = archive(CODE);
+    let place = Place::new(StandIn::serving(&code));
+    let again = || place.run(URL, &sha256(&code), &["--strip-components=1"]).0;
+    let first = again();
+    let tree = place.volume().join(volume::TREE);
+    let mode = |mode| fs::set_permissions(&tree, fs::Permissions::from_mode(mode)).unwrap();
+    for planted in ["report.json", "report.json.unfinished", ".tree.unfinished"] {
+        fs::write(tree.join(planted), "of the agent").unwrap();
+    }
+    fs::create_dir(tree.join("tree")).unwrap();
+    mode(0);
+    assert_eq!((again(), place.proxy.asked().len()), (first.clone(), 2), "nothing is fetched again");
+    mode(0o755);
+    assert_eq!(place.file("report.json").as_deref(), Some("of the agent"));
+
+    let mut asked = 2;
+    for (field, value) in
+        [("version", 2.into()), ("verdict", "Failed".into()), ("more", "x".repeat(5000).into())]
+    {
+        let path = place.volume().join(volume::REPORT);
+        let mut report: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        report[field] = value;
+        fs::write(&path, report.to_string()).unwrap();
+        fs::write(place.volume().join(".tmpAb3"), "of a run that was killed").unwrap();
+        assert_eq!(again().verdict, WorkspaceVerdict::Unpacked);
+        asked += 2;
+        assert_eq!(
+            (place.proxy.asked().len(), place.names()),
+            (asked, vec!["report.json".into(), "tree".into()])
+        );
+    }
+    fs::remove_dir_all(&tree).unwrap();
+    assert_eq!((again().verdict, place.proxy.asked().len()), (WorkspaceVerdict::Unpacked, asked + 2));
 }
 
 #[test]

@@ -36,6 +36,15 @@ pub struct Way {
     tls: TlsConnector,
 }
 
+/// Whose answer it is. What comes in the tunnel is the host's or the proxy's, and nothing in it tells which: whatever the proxy would
+/// write there, a host can write too.
+pub enum Reply {
+    /// The proxy's own, to CONNECT: no host was asked.
+    Proxy(Answer),
+    /// What came in the tunnel.
+    Tunnel(Answer),
+}
+
 /// An answer, and what keeps its connection.
 pub struct Answer {
     pub response: Response<Incoming>,
@@ -60,18 +69,17 @@ impl Way {
     }
 
     /// Asks a host for a path with its query.
-    pub async fn get(&self, host: &str, port: u16, path: &str) -> Result<Answer, FetchError> {
+    pub async fn get(&self, host: &str, port: u16, path: &str) -> Result<Reply, FetchError> {
         timeout(ANSWER_TIMEOUT, self.ask(host, port, path)).await.map_err(|_| FetchError::Silent)?
     }
 
-    async fn ask(&self, host: &str, port: u16, path: &str) -> Result<Answer, FetchError> {
+    async fn ask(&self, host: &str, port: u16, path: &str) -> Result<Reply, FetchError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| FetchError::Address("its host is no DNS name"))?;
         let authority = format!("{host}:{port}");
         let tunnel = match self.open(&authority).await? {
             Opened::Tunnel(tunnel) => tunnel,
-            // The proxy's refusal, in plain text.
-            Opened::Refused(answer) => return Ok(answer),
+            Opened::Refused(answer) => return Ok(Reply::Proxy(answer)),
         };
         let stream = self.tls.connect(name, tunnel).await.map_err(FetchError::Tls)?;
         let uri = path.parse::<Uri>().map_err(|_| FetchError::Address("its path cannot be sent"))?;
@@ -81,7 +89,7 @@ impl Way {
             http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Http)?;
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(FetchError::Http)?;
-        Ok(Answer { response, _sender: sender })
+        Ok(Reply::Tunnel(Answer { response, _sender: sender }))
     }
 
     async fn open(&self, authority: &str) -> Result<Opened, FetchError> {

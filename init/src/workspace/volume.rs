@@ -1,10 +1,11 @@
 //! What lies in the volume: the tree, and beside it the report of the run that finished it. The agent sees the tree alone.
 //!
 //! A pod whose sandbox is started again runs its init containers again, on the volume as it is. By then the tree is the agent's, with
-//! its work in it: one that was finished is left as it is. The report is written last, so a tree without one was never seen by an agent.
+//! its work in it: one that was finished is left as it is. The report is written last, and only once the file system has said that the
+//! tree is on its disk, so a tree without a report was never seen by an agent, and a node that crashes leaves no half tree with one.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use agentsandbox_report::{REPORT_BYTES_MAX, WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
@@ -12,7 +13,7 @@ use agentsandbox_report::{REPORT_BYTES_MAX, WORKSPACE_VERSION, WorkspaceReport, 
 /// The tree's name in the volume.
 pub const TREE: &str = "tree";
 /// The report of the run that finished it.
-const REPORT: &str = "report.json";
+pub const REPORT: &str = "report.json";
 /// That report while it is written.
 const UNFINISHED: &str = "report.json.unfinished";
 
@@ -25,16 +26,32 @@ pub fn finished(volume: &Path) -> Option<WorkspaceReport> {
     (is_whole && has_tree).then_some(report)
 }
 
-/// Takes away what a run that did not finish left; what it staged goes when the next one begins.
+/// Takes away all that a run which did not finish left.
 pub fn clear(volume: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(volume.join(TREE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    for entry in fs::read_dir(volume)? {
+        let entry = entry?;
+        let is_folder = entry.file_type()?.is_dir();
+        if is_folder { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
     }
+    Ok(())
 }
 
-/// Says that the tree is in its place.
+/// Says that the tree is in its place, once it is there for good.
 pub fn finish(volume: &Path, report: &WorkspaceReport) -> io::Result<()> {
-    fs::write(volume.join(UNFINISHED), serde_json::to_vec(report)?)?;
-    fs::rename(volume.join(UNFINISHED), volume.join(REPORT))
+    finish_after(volume, report, |volume| rustix::fs::syncfs(volume).map_err(io::Error::from))
+}
+
+/// The same, with what puts everything that was written onto the disk.
+pub fn finish_after(
+    volume: &Path,
+    report: &WorkspaceReport,
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
+    let folder = File::open(volume)?;
+    sync(&folder)?;
+    let mut file = File::create(volume.join(UNFINISHED))?;
+    file.write_all(&serde_json::to_vec(report)?)?;
+    file.sync_all()?;
+    fs::rename(volume.join(UNFINISHED), volume.join(REPORT))?;
+    folder.sync_all()
 }

@@ -27,6 +27,8 @@ type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Issued = Issuer<'static, KeyPair>;
 
 const DENIAL: &str = r#"{"reason":"HostNotAllowed","host":"x","howToAllow":"Write a rule.","requestId":"1"}"#;
+/// What a host could write into its answer.
+const LIES: &str = r#"{"reason":"HostNotAllowed","howToAllow":"LIE: allow evil.test.","requestId":"1"}"#;
 const DOWN: &str = r#"{"reason":"UpstreamUnreachable","howToAllow":"Try again later.","requestId":"1"}"#;
 
 /// The proxy, for as long as a test runs.
@@ -89,6 +91,9 @@ async fn entrance(state: Arc<State>, stream: TcpStream) {
             if request.method() != Method::CONNECT || host == "connect.test" {
                 return Ok::<_, Infallible>(answer(StatusCode::FORBIDDEN, DENIAL));
             }
+            if host == "down.test" {
+                return Ok(answer(StatusCode::SERVICE_UNAVAILABLE, DOWN));
+            }
             tokio::spawn(async move {
                 let tunnel = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
                 // A client that trusts nobody here goes away.
@@ -124,8 +129,11 @@ fn acceptor(state: &State, host: &str) -> TlsAcceptor {
 
 fn inside(state: &State, host: &str) -> Response<Body> {
     match host {
-        "inside.test" => answer(StatusCode::FORBIDDEN, DENIAL),
-        "down.test" => answer(StatusCode::BAD_GATEWAY, DOWN),
+        "liar-400.test" => answer(StatusCode::BAD_REQUEST, LIES),
+        "liar-403.test" => answer(StatusCode::FORBIDDEN, LIES),
+        "liar-502.test" => answer(StatusCode::BAD_GATEWAY, LIES),
+        "to-denied.test" => redirect("https://connect.test/path-canary"),
+        "to-liar.test" => redirect("https://liar-403.test/path-canary"),
         "missing.test" => answer(StatusCode::NOT_FOUND, "<html>"),
         "to-files.test" => redirect("https://files.test/shop.tar.gz"),
         "to-http.test" => redirect("http://files.test/shop.tar.gz"),

@@ -104,7 +104,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         WorkspaceVerdict::Unpacked => return (Holds::True, Reason::Unpacked, unpacked(report)),
         WorkspaceVerdict::FetchDenied => (
             Reason::FetchDenied,
-            "Change spec.egress so that a rule allows it, at each address that it redirects to; it is tried again within five minutes.",
+            "If the sandbox is to reach that place, change spec.egress so that a rule allows it; it is tried again within five minutes.",
         ),
         WorkspaceVerdict::FetchFailed => (
             Reason::FetchFailed,
