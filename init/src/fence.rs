@@ -28,6 +28,8 @@ use tokio::time::timeout_at;
 use crate::args::FenceArgs;
 use crate::enrolment::{self, EnrolmentError, Token};
 use crate::limits::{self, Expected, Held, Readings};
+use crate::link::{self, Links};
+use crate::probe;
 use crate::route;
 use crate::termination::{millis, sentence};
 use crate::trust::{self, TrustError};
@@ -120,8 +122,10 @@ async fn prove_network(args: &FenceArgs, started: Instant, report: &mut FenceRep
     let deadline = started + Duration::from_secs(args.deadline_secs);
     let token = Token::read(&args.token_file).map_err(|error| failed(&error))?;
     let proxy = SocketAddr::new(args.proxy, args.enrolment_port);
-    let routes = route::all(args);
     let began = Instant::now();
+    let links = look_around(proxy, deadline).await.map_err(own("read the addresses of its links"))?;
+    let mut routes = route::all(args);
+    routes.extend(route::on_links(&links));
     let walls = walls::prove(&routes, proxy, args.icmp, started, deadline).await;
     report.phases.walls_millis = Some(millis(began));
     describe(&walls, &mut report.walls);
@@ -139,6 +143,17 @@ async fn prove_network(args: &FenceArgs, started: Instant, report: &mut FenceRep
     let enrolled = timeout_at(deadline.into(), enrolment).await.unwrap_or(Err(EnrolmentError::Timeout));
     report.walls.enrolled = enrolled.is_ok();
     enrolled.map_err(|error| Failure { verdict: Verdict::ProxyUnreachable, message: sentence(&error) })
+}
+
+/// Finds out which links there are, and who is on them.
+async fn look_around(proxy: SocketAddr, deadline: Instant) -> io::Result<Links> {
+    let links = link::read(deadline).await?;
+    if links.scopes.is_empty() {
+        return Ok(links);
+    }
+    // Whatever comes of it: the kernel now knows the hardware of the neighbour over whom packets leave.
+    probe::control(proxy, probe::WINDOW).await;
+    link::read(deadline).await
 }
 
 fn describe(walls: &Walls, report: &mut WallsReport) {
@@ -201,6 +216,9 @@ fn proven(walls: &WallsReport, held: &Held) -> String {
     let mut message = format!(
         "{routes}, the proxy has enrolled this pod, the kernel is as promised, and the {seen} {noun} at most as promised."
     );
+    if !walls.closed.iter().any(|route| route.starts_with(route::Protocol::Link.name())) {
+        message.push_str(" No interface has an IPv6 address for its link, so there was no link to try.");
+    }
     if !held.unseen.is_empty() {
         message.push_str(&format!(
             " Not proven, because this kernel does not show it: the {} limit.",
@@ -251,6 +269,15 @@ mod tests {
         assert!(claim.contains("the memory limit is at most as promised"), "{some}");
         assert!(!claim.contains("CPU") && !claim.contains("process"), "{some}");
         assert!(rest.contains("the CPU and the process limit"), "{some}");
+    }
+
+    #[test]
+    fn the_message_says_where_there_was_no_link_to_try() {
+        let link = route::Route { protocol: route::Protocol::Link, target: "[ff02::1%2]:0".parse().unwrap() };
+        let held = Held { seen: vec!["memory"], unseen: vec![] };
+        let tried = WallsReport { closed: vec![link.to_string()], ..WallsReport::default() };
+        assert!(proven(&WallsReport::default(), &held).contains("no link to try"));
+        assert!(!proven(&tried, &held).contains("no link to try"));
     }
 
     #[test]

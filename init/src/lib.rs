@@ -14,6 +14,7 @@ pub mod enrolment;
 pub mod fence;
 pub mod kernel;
 pub mod limits;
+pub mod link;
 pub mod probe;
 pub mod route;
 pub mod termination;

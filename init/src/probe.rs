@@ -14,7 +14,7 @@ mod sctp;
 mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::link;
 use crate::route::{Protocol, Route};
 
 pub use udp::connected;
@@ -105,17 +106,30 @@ pub async fn attempt(route: Route, silence: impl Future<Output = ()>) -> Sightin
 }
 
 async fn once(route: Route) -> Sighting {
-    let answered = match route.protocol {
+    match try_once(route).await {
+        Ok(()) => Sighting::Open,
+        Err(error) => refusal(route, &error),
+    }
+}
+
+async fn try_once(route: Route) -> io::Result<()> {
+    let own: Vec<IpAddr> = match route.link() {
+        Some(scope) => {
+            let own = link::own()?;
+            link::check_settled(&own, scope)?;
+            own.into_iter().map(|own| own.address.into()).collect()
+        }
+        None => Vec::new(),
+    };
+    match route.protocol {
         Protocol::Tcp => connect(route).await,
         Protocol::Dns => udp::dns(route.target).await,
         Protocol::Quic => udp::quic(route.target).await,
         Protocol::Icmp => icmp::echo(route.address(), socket2::Type::DGRAM).await,
         Protocol::IcmpRaw => icmp::echo(route.address(), socket2::Type::RAW).await,
         Protocol::Sctp => sctp::connect(route.target).await,
-    };
-    match answered {
-        Ok(()) => Sighting::Open,
-        Err(error) => refusal(route, &error),
+        Protocol::Link => icmp::echo_of_others(route.target, socket2::Type::DGRAM, &own).await,
+        Protocol::LinkRaw => icmp::echo_of_others(route.target, socket2::Type::RAW, &own).await,
     }
 }
 
@@ -132,6 +146,8 @@ async fn connect(route: Route) -> io::Result<()> {
 fn refusal(route: Route, error: &io::Error) -> Sighting {
     let Some(errno) = Errno::from_io_error(error) else { return Sighting::Untried(Errno::IO) };
     match errno {
+        // The interface has an address there, so that nothing could be sent is no wall's doing.
+        Errno::NETUNREACH | Errno::ADDRNOTAVAIL if route.link().is_some() => Sighting::Untried(errno),
         // Rejected on the way, by netfilter in this pod, or by the runtime.
         Errno::CONNREFUSED | Errno::CONNRESET | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN => {
             Sighting::Closed
@@ -149,7 +165,7 @@ fn refusal(route: Route, error: &io::Error) -> Sighting {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use tokio::net::{TcpListener, UdpSocket};
     use tokio::time::sleep;
@@ -283,6 +299,37 @@ mod tests {
                 socket2::Socket::new(socket2::Domain::IPV4, kind, Some(socket2::Protocol::ICMPV4)).is_ok();
             let expected = if permitted { Sighting::Open } else { Sighting::Closed };
             assert_eq!(tried(loopback(protocol, 0)).await, expected, "{protocol:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_link_only_the_answer_of_another_counts() {
+        let host = SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
+        for kind in [socket2::Type::DGRAM, socket2::Type::RAW] {
+            if socket2::Socket::new(socket2::Domain::IPV6, kind, Some(socket2::Protocol::ICMPV6)).is_err() {
+                continue;
+            }
+            let another = timeout(LONG, icmp::echo_of_others(host, kind, &[])).await;
+            assert!(another.is_ok_and(|answered| answered.is_ok()), "{kind:?}");
+            // On the loopback device an answer takes far less.
+            let answered = timeout(WINDOW_PATIENT, icmp::echo_of_others(host, kind, &[host.ip()])).await;
+            assert!(answered.is_err(), "{kind:?}: {answered:?}");
+        }
+    }
+
+    #[test]
+    fn a_link_on_which_nothing_can_be_sent_yet_is_untried_and_not_closed() {
+        let target = "[ff02::1%2]:0".parse().unwrap();
+        for protocol in [Protocol::Link, Protocol::LinkRaw, Protocol::Tcp] {
+            let route = Route { protocol, target };
+            for errno in [Errno::AGAIN, Errno::NETUNREACH, Errno::ADDRNOTAVAIL] {
+                assert_eq!(refusal(route, &errno.into()), Sighting::Untried(errno), "{route}");
+            }
+            assert_eq!(
+                refusal(route, &Errno::PERM.into()),
+                Sighting::Closed,
+                "{route}: nobody here may send"
+            );
         }
     }
 

@@ -14,6 +14,8 @@
 //! | node, API endpoints, canaries | ICMP echo, by ping socket and raw | the host's kernel |
 //! | metadata addresses, of both families | TCP 80, UDP 53 by a query | the cloud's metadata server (Google's is the resolver too); elsewhere nobody |
 //! | canaries | TCP 443 and 53, UDP 53 by a query, UDP 443 by a QUIC packet of an unknown version | a public resolver on the open internet |
+//! | the link of each interface that has an IPv6 address for it | ICMPv6 echo to all nodes (`ff02::1`), by ping socket and raw | every other kernel on the link: the node's and those of other pods |
+//! | neighbours on such a link, where their kernel makes its address of the hardware's | TCP 10250 | the kubelet, if the neighbour is the node |
 //!
 //! | node, IPv4 canaries | SCTP, under a kernel of the pod's own | mostly nobody: what is proven is that the kernel has no SCTP |
 //!
@@ -21,18 +23,25 @@
 //! one without an IPv6 address answers "no route" at once. SCTP is not tried on the node's own kernel, where asking for a
 //! socket would load a module into the node.
 //!
+//! On a link an answer of this pod itself is none. Nobody knows the neighbours' addresses there, so the echo to all stands for TCP
+//! and UDP too, and is never merely reported; the kubelet is tried besides, for links on which echoes are not sent or not
+//! answered. A pod without an address for its link has no such route, which the report says.
+//!
 //! Not tried, because refusal and absence look alike there: UDP on the node, NodePorts, etcd, single pods. The policy that
 //! closes the routes above names one peer, so whatever closes them closes these; the cluster tests try them all.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::args::{ExpectedKernel, FenceArgs};
+use crate::link::Links;
 
 const PORT_KUBELET: u16 = 10250;
 const PORT_METADATA: u16 = 80;
 const PORT_DNS: u16 = 53;
 const PORT_HTTPS: u16 = 443;
+/// Every kernel on a link that speaks IPv6.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Metadata addresses of IPv6, tried beside those of the command line: they cost nothing where there is no IPv6.
 const METADATA_IPV6: [Ipv6Addr; 5] = [
     // AWS: instance metadata, EKS Pod Identity.
@@ -61,6 +70,10 @@ pub enum Protocol {
     IcmpRaw,
     /// An SCTP association.
     Sctp,
+    /// An ICMPv6 echo request to all nodes of a link, by a datagram socket; only another's answer counts.
+    Link,
+    /// The same by a raw socket.
+    LinkRaw,
 }
 
 /// One direct route.
@@ -68,7 +81,7 @@ pub enum Protocol {
 pub struct Route {
     /// How it is tried.
     pub protocol: Protocol,
-    /// Where it leads. ICMP has no ports: there the port is 0.
+    /// Where it leads. ICMP has no ports: there the port is 0. An address of a link has the interface's number as its scope.
     pub target: SocketAddr,
 }
 
@@ -115,6 +128,24 @@ pub fn all(args: &FenceArgs) -> Vec<Route> {
     routes
 }
 
+/// Every route on the pod's links.
+#[must_use]
+pub fn on_links(links: &Links) -> Vec<Route> {
+    let to = |address, port, scope| SocketAddr::V6(SocketAddrV6::new(address, port, 0, scope));
+    let all = links.scopes.iter().flat_map(|scope| {
+        let target = to(ALL_NODES, 0, *scope);
+        [Protocol::Link, Protocol::LinkRaw].map(|protocol| Route { protocol, target })
+    });
+    let kubelets = links.neighbours.iter().map(|(address, scope)| {
+        let target = to(*address, PORT_KUBELET, *scope);
+        Route { protocol: Protocol::Tcp, target }
+    });
+    let mut routes: Vec<Route> = all.chain(kubelets).collect();
+    routes.sort_unstable();
+    routes.dedup();
+    routes
+}
+
 impl Protocol {
     /// The name in reports.
     #[must_use]
@@ -125,10 +156,12 @@ impl Protocol {
             Self::Icmp => "icmp",
             Self::IcmpRaw => "icmp-raw",
             Self::Sctp => "sctp",
+            Self::Link => "icmp-link",
+            Self::LinkRaw => "icmp-link-raw",
         }
     }
 
-    /// ICMP by either socket.
+    /// ICMP by either socket, but on a link, where it stands for every protocol.
     #[must_use]
     pub const fn is_icmp(self) -> bool {
         matches!(self, Self::Icmp | Self::IcmpRaw)
@@ -141,15 +174,26 @@ impl Route {
     pub const fn address(&self) -> IpAddr {
         self.target.ip()
     }
+
+    /// Number of the interface on whose link it leads; `None` if it leads elsewhere.
+    #[must_use]
+    pub const fn link(&self) -> Option<u32> {
+        match self.target {
+            SocketAddr::V6(target) if target.scope_id() != 0 => Some(target.scope_id()),
+            SocketAddr::V6(_) | SocketAddr::V4(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.protocol.name();
-        if self.protocol.is_icmp() {
-            write!(out, "{name} {}", self.address())
-        } else {
-            write!(out, "{name} {}", self.target)
+        match (self.protocol, self.link()) {
+            (Protocol::Link | Protocol::LinkRaw, Some(scope)) => {
+                write!(out, "{name} {}%{scope}", self.address())
+            }
+            (protocol, _) if protocol.is_icmp() => write!(out, "{name} {}", self.address()),
+            _ => write!(out, "{name} {}", self.target),
         }
     }
 }
@@ -206,6 +250,24 @@ mod tests {
         ] {
             assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:?}");
         }
+    }
+
+    #[test]
+    fn each_link_is_tried_by_both_sockets_and_each_neighbour_for_the_kubelet() {
+        let links = Links {
+            scopes: vec![2, 3],
+            neighbours: vec![("fe80::1".parse().unwrap(), 2), ("fe80::1".parse().unwrap(), 2)],
+        };
+        let names: Vec<String> = on_links(&links).iter().map(ToString::to_string).collect();
+        let expected = [
+            "tcp [fe80::1%2]:10250",
+            "icmp-link ff02::1%2",
+            "icmp-link ff02::1%3",
+            "icmp-link-raw ff02::1%2",
+            "icmp-link-raw ff02::1%3",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(on_links(&Links::default()), [], "without a link there is nothing to try");
     }
 
     #[test]

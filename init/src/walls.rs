@@ -203,6 +203,7 @@ mod tests {
     #[test]
     fn only_a_whole_closed_round_is_a_proof() {
         let tcp = route(Protocol::Tcp, "192.0.2.1:443");
+        let link = route(Protocol::Link, "[ff02::1%2]:0");
         let icmp = route(Protocol::Icmp, "192.0.2.1:0");
         let untried = vec![(tcp, "too many open files".to_owned())];
         let cases = [
@@ -214,6 +215,14 @@ mod tests {
             ("one untried, one open", vec![icmp], vec![], untried, IcmpRule::Refuse, Judgement::Open),
             ("icmp open where refused", vec![icmp], vec![tcp], vec![], IcmpRule::Refuse, Judgement::Open),
             ("icmp open where reported", vec![icmp], vec![tcp], vec![], IcmpRule::Report, Judgement::Closed),
+            (
+                "a link open, whatever is said of icmp",
+                vec![link],
+                vec![tcp],
+                vec![],
+                IcmpRule::Report,
+                Judgement::Open,
+            ),
             ("icmp and tcp open", vec![icmp, tcp], vec![], vec![], IcmpRule::Report, Judgement::Open),
         ];
         for (case, open, closed, untried, rule, expected) in cases {

@@ -19,12 +19,7 @@ const HEADER_BYTES: usize = 8;
 
 /// Sends one echo request and waits for its reply.
 pub async fn echo(address: IpAddr, kind: Type) -> io::Result<()> {
-    let (domain, protocol) = match address {
-        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
-        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
-    };
-    let socket = Socket::new(domain, kind, Some(protocol))?;
-    socket.set_nonblocking(true)?;
+    let socket = socket(address, kind)?;
     socket.connect(&SocketAddr::new(address, 0).into())?;
     // A datagram socket in all but name: tokio needs only send, receive and readiness.
     let socket = UdpSocket::from_std(socket.into())?;
@@ -36,6 +31,42 @@ pub async fn echo(address: IpAddr, kind: Type) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Sends one echo request to everybody at `target`, and waits until somebody replies who is none of `own`.
+pub async fn echo_of_others(target: SocketAddr, kind: Type, own: &[IpAddr]) -> io::Result<()> {
+    let address = target.ip();
+    let socket = socket(address, kind)?;
+    if let SocketAddr::V6(target) = target
+        && target.ip().is_multicast()
+    {
+        // gVisor does not look at a group's scope. A kernel that refuses this may look at it; where it does not, sending fails.
+        let _leads = socket.set_multicast_if_v6(target.scope_id());
+        // Spares this pod its own reply, which would not count; a kernel that refuses is no worse.
+        let _spared = socket.set_multicast_loop_v6(false);
+    }
+    // Not connected: replies come from addresses of those who reply, never from a group's.
+    let socket = UdpSocket::from_std(socket.into())?;
+    socket.send_to(&request(address), target).await?;
+    let mut packet = [0; 512];
+    loop {
+        let (length, from) = socket.recv_from(&mut packet).await?;
+        if !own.contains(&from.ip())
+            && packet.get(..length).is_some_and(|packet| is_reply(address, kind, packet))
+        {
+            return Ok(());
+        }
+    }
+}
+
+fn socket(address: IpAddr, kind: Type) -> io::Result<Socket> {
+    let (domain, protocol) = match address {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn request(address: IpAddr) -> Vec<u8> {

@@ -150,11 +150,12 @@ iptables: {{minSyncPeriod: 0s, syncPeriod: 30s}}
 fn cni(cluster: &Cluster, range: &str) -> String {
     format!(
         r#"{{"cniVersion": "1.0.0", "name": "pods", "plugins": [
-  {{"type": "bridge", "bridge": "pods0", "isGateway": true, "forceAddress": false, "ipMasq": false, "hairpinMode": true,
+  {{"type": "bridge", "bridge": "{bridge}", "isGateway": true, "forceAddress": false, "ipMasq": false, "hairpinMode": true,
     "ipam": {{"type": "host-local", "dataDir": "{state}/cni/{kind}", "ranges": [[{{"subnet": "{pods}", "rangeStart": "{start}", "rangeEnd": "{end}", "gateway": "10.244.0.1"}}]],
              "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
   {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
         state = cluster.state().display(),
+        bridge = network::BRIDGE,
         // Each range remembers its own last address: with one memory for both, each would begin anew at its first free
         // address, and a pod that gets the address of one just deleted is deaf while neighbours remember the old one.
         kind = if range == network::PODS_RUNC { "runc" } else { "gvisor" },

@@ -29,6 +29,9 @@ pub const CLUSTER_DNS: &str = "10.96.0.10";
 /// The world's name server, to which the cluster's DNS forwards.
 pub const WORLD_DNS: &str = "45.90.28.1";
 
+/// The bridge that every pod is on.
+pub const BRIDGE: &str = "pods0";
+
 /// Makes both namespaces and joins them.
 ///
 /// # Errors
@@ -51,6 +54,7 @@ pub fn create(cluster: &Cluster) -> Result<()> {
         sysctl(node, setting)?;
     }
     close_icmp(node)?;
+    close_link(node)?;
 
     ip(world, "link set lo up")?;
     ip(world, &format!("addr add {WORLD}/24 dev node0"))?;
@@ -78,6 +82,15 @@ fn close_icmp(node: &str) -> Result<()> {
         run("nsenter", &args)?;
     }
     Ok(())
+}
+
+/// The cluster is of IPv4 only, yet kernels with IPv6 give pods and node addresses on the bridge's link, where no policy judges
+/// what they send each other. This rule of the host closes it for every pod.
+fn close_link(node: &str) -> Result<()> {
+    sysctl(node, "net.bridge.bridge-nf-call-ip6tables=1")?;
+    let net = format!("--net=/run/netns/{node}");
+    let rule = ["ip6tables", "-t", "raw", "-A", "PREROUTING", "-i", BRIDGE, "-j", "DROP"];
+    run("nsenter", &[&[net.as_str()][..], &rule].concat()).map(drop)
 }
 
 /// Removes both namespaces, and with them their links, routes and rules.
