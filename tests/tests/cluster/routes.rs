@@ -426,25 +426,45 @@ async fn echoes_from(rig: &Rig, source: IpAddr) -> usize {
     protocols_of(rig, source).await.into_iter().filter(|one| *one == Protocol::Icmp).count()
 }
 
+/// The sandbox `open`, of a class of its own. Its proxy waits for the Secret `late`, and its fence for its proxy: long enough to
+/// change the host meanwhile.
+pub(crate) async fn waiting(rig: &Rig, ns: &Namespace, mut class: Value) -> Sandbox {
+    ns.apply(fixtures::ECHO_CREDENTIAL).await.unwrap();
+    let login = json!({"username": "u", "secretRef": {"name": "late", "key": "password"}});
+    class["egress"] = json!({
+        "additionalRoots": &rig.world.ca_certificate().unwrap(),
+        "upstreamProxy": {"url": "http://proxy.world.test:3128", "login": login},
+    });
+    let class = json!({
+        "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandboxClass", "metadata": {"name": ns.name},
+        "spec": class,
+    });
+    ns.apply(&class.to_string()).await.unwrap();
+    let manifest = fixtures::closed("open").replace("className: world", &format!("className: {}", ns.name));
+    ns.sandbox("open", &manifest).await
+}
+
+/// Lets the proxy of [`waiting`] serve, and sees that its fence refuses and tells of `named`.
+pub(crate) async fn refuses(ns: &Namespace, sandbox: &Sandbox, named: &str) {
+    ns.secret("late", "password", "late").await;
+    let told = sandbox.await_reason("NetworkIsolated", "EgressOpen", Duration::from_secs(180)).await;
+    assert!(told.message.to_lowercase().contains(named), "{told:?}");
+    let agent = ns.pods().get("open-agent").await.unwrap();
+    let started = agent.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    assert!(started.into_iter().all(|c| c.started != Some(true)), "the agent started");
+}
+
+pub(crate) async fn class_gone(ns: &Namespace) {
+    let classes: Api<agentsandbox_crds::AgentSandboxClass> = Api::all(ns.client.clone());
+    classes.delete(&ns.name, &kube::api::DeleteParams::default()).await.unwrap();
+}
+
 #[tokio::test]
 async fn o_n6_where_the_host_lets_icmp_out_the_fence_says_so_and_no_agent_starts() {
     let rig = Rig::beside().await;
     with_namespace(&rig, "icmp", async |ns| {
-        // Its proxy waits for a Secret, and its fence for its proxy: long enough to change the host meanwhile.
-        ns.apply(fixtures::ECHO_CREDENTIAL).await.unwrap();
-        let login = json!({"username": "u", "secretRef": {"name": "late", "key": "password"}});
-        let roots = &rig.world.ca_certificate().unwrap();
-        let class = json!({
-            "apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandboxClass", "metadata": {"name": ns.name},
-            "spec": {"isolation": "GVisor", "runtimeClassName": "gvisor", "egress": {
-                "additionalRoots": roots,
-                "upstreamProxy": {"url": "http://proxy.world.test:3128", "login": login},
-            }},
-        });
-        ns.apply(&class.to_string()).await.unwrap();
-        let manifest =
-            fixtures::closed("open").replace("className: world", &format!("className: {}", ns.name));
-        let sandbox = ns.sandbox("open", &manifest).await;
+        let class = json!({"isolation": "GVisor", "runtimeClassName": "gvisor"});
+        let sandbox = waiting(&rig, &ns, class).await;
         let pod = eventually("the agent's pod has an address", READY_WITHIN, || async {
             let pod = ns.pods().get("open-agent").await.map_err(|error| error.to_string())?;
             let address = pod.status.and_then(|s| s.pod_ip).ok_or("no address")?;
@@ -453,17 +473,11 @@ async fn o_n6_where_the_host_lets_icmp_out_the_fence_says_so_and_no_agent_starts
         .await;
         assert_eq!(echoes_from(&rig, pod).await, 0, "the host's rule does not hold");
         let open = IcmpOpen::to(&rig, pod);
-        ns.secret("late", "password", "late").await;
-        let told = sandbox.await_reason("NetworkIsolated", "EgressOpen", Duration::from_secs(180)).await;
-        assert!(told.message.to_lowercase().contains("icmp"), "{told:?}");
+        refuses(&ns, &sandbox, "icmp").await;
         assert!(echoes_from(&rig, pod).await > 0, "no echo request went out");
-        let agent = ns.pods().get("open-agent").await.unwrap();
-        let started = agent.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
-        assert!(started.into_iter().all(|c| c.started != Some(true)), "the agent started");
         drop(open);
         sandbox.ready().await;
-        let classes: Api<agentsandbox_crds::AgentSandboxClass> = Api::all(ns.client.clone());
-        classes.delete(&ns.name, &kube::api::DeleteParams::default()).await.unwrap();
+        class_gone(&ns).await;
     })
     .await;
 }
