@@ -14,8 +14,6 @@ use super::observe::{Closedness, serving_since};
 
 /// Another object's owner may rename it; nothing tells us when.
 const FOREIGN_RETRY: Duration = Duration::from_secs(300);
-/// A missing permission is granted by a person.
-const FORBIDDEN_RETRY: Duration = Duration::from_secs(300);
 /// A quota is raised, or space is freed, by somebody else.
 const REFUSED_RETRY: Duration = Duration::from_secs(30);
 /// OwnerReferencesPermissionEnforcement asks what kinds there are about every 30 s; a pause that grew would outlast that.
@@ -231,12 +229,10 @@ impl Blocked {
     #[must_use]
     pub const fn lasts(&self) -> bool {
         match self {
-            Self::Foreign(..)
-            | Self::Forbidden(_)
-            | Self::Refused(_)
-            | Self::Changed(_)
-            | Self::NamespaceTerminating => true,
-            Self::Pending(..)
+            Self::Foreign(..) | Self::Refused(_) | Self::Changed(_) | Self::NamespaceTerminating => true,
+            // An API server that has just started forbids what is granted, until it has read the roles.
+            Self::Forbidden(_)
+            | Self::Pending(..)
             | Self::Conflict
             | Self::Transient(_)
             | Self::KindsUnknown(_)
@@ -247,12 +243,12 @@ impl Blocked {
     fn requeue(&self) -> Requeue {
         match self {
             Self::Foreign(..) => Requeue::After(FOREIGN_RETRY),
-            Self::Forbidden(_) => Requeue::After(FORBIDDEN_RETRY),
             Self::Refused(_) | Self::Changed(_) => Requeue::After(REFUSED_RETRY),
             Self::KindsUnknown(_) => Requeue::After(KINDS_RETRY),
             Self::Pending(..) | Self::NamespaceTerminating => Requeue::AwaitChange,
-            // The watch mostly brings the newer version before the first pause is over.
-            Self::Conflict | Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
+            // The watch mostly brings the newer version before the first pause is over. A missing
+            // permission is granted by a person, or by an API server that has just started as soon as it has read the roles.
+            Self::Conflict | Self::Forbidden(_) | Self::Transient(_) | Self::NotLeader => Requeue::Backoff,
         }
     }
 }

@@ -174,15 +174,12 @@ async fn o_t6_an_agent_whose_wall_is_put_back_goes_on() {
 async fn o_t6_an_agent_whose_wall_cannot_be_put_back_is_stopped_and_its_proxy_stays() {
     let quota = refusal(403, "Forbidden", "networkpolicies is forbidden: exceeded quota: walls");
     let webhook = refusal(400, "BadRequest", "admission webhook \"deny.acme.test\" denied request");
-    let rights = refusal(403, "Forbidden", "User \"operator\" cannot create resource \"networkpolicies\"");
     let ending = refusal(
         403,
         "Forbidden",
         "unable to create new content in namespace team because it is being terminated",
     );
-    for (answer, reason) in
-        [(quota, "Refused"), (webhook, "Refused"), (rights, "Forbidden"), (ending, "NamespaceTerminating")]
-    {
+    for (answer, reason) in [(quota, "Refused"), (webhook, "Refused"), (ending, "NamespaceTerminating")] {
         let after = wallless().pass(refuses(WALL_IS_MADE, answer)).await;
         let body = after.api.body(AGENT_IS_STOPPED);
         assert_eq!(body["gracePeriodSeconds"], 1, "it may not use its grace period without walls");

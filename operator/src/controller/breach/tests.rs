@@ -130,6 +130,51 @@ async fn o_t6_a_policy_document_that_cannot_be_repaired_stops_proxy_and_agent() 
     assert!(api.body(STATUS).to_string().contains("PolicyChanged"));
 }
 
+/// As an API server answers to whatever it is asked while it has not read the roles yet, and as one does to what nobody granted.
+fn unauthorized() -> (u16, Value) {
+    let message =
+        "networkpolicies is forbidden: User \"operator\" cannot create resource \"networkpolicies\"";
+    refusal(403, "Forbidden", message)
+}
+
+#[tokio::test]
+async fn o_t6_a_permission_that_is_missing_for_a_moment_stops_no_agent_and_one_that_stays_missing_does() {
+    let scene = wallless();
+    let api = scene.api(refuses(WALL_IS_MADE, unauthorized())).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+    let sandbox = std::sync::Arc::new(scene.sandbox);
+    let error = reconcile(sandbox.clone(), ctx.clone()).await.unwrap_err();
+    assert!(!is_any_stopped(&api), "{:?}", api.writes());
+    let first = Jitter::seeded(0).pause(UID, 1, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX);
+    assert_eq!(retry(&sandbox, &error, &ctx), Action::requeue(first), "it is tried again in time");
+
+    ctx.breaches.exhaust(UID);
+    assert!(reconcile(sandbox, ctx).await.is_err(), "it is tried again for as long as it is missing");
+    assert!(api.was_asked(AGENT_IS_STOPPED) && !api.was_asked(PROXY_IS_STOPPED), "{:?}", api.writes());
+    assert_eq!(grace(&api), 1);
+    let told = api.asked().into_iter().rfind(|asked| asked.line == STATUS).unwrap().body;
+    let conditions = told["status"]["conditions"].as_array().unwrap().clone();
+    let isolated = conditions.into_iter().find(|one| one["type"] == "NetworkIsolated").unwrap();
+    assert_eq!((&isolated["status"], &isolated["reason"]), (&json!("False"), &json!("Forbidden")));
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_asked_for_again_after_pauses_that_grow_and_told_as_such() {
+    let scene = Scene::running().without(ChildKind::ConfigMap, "fix-login-policy");
+    let api = scene.api(refuses("POST configmaps", unauthorized())).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+    let sandbox = std::sync::Arc::new(scene.sandbox);
+    let error = reconcile(sandbox.clone(), ctx.clone()).await.unwrap_err();
+    assert!(api.body(STATUS).to_string().contains("\"Forbidden\""), "{}", api.body(STATUS));
+    let pause = |count| {
+        let jitter = Jitter::seeded(0);
+        Action::requeue(jitter.pause(UID, count, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX))
+    };
+    for count in 1..12 {
+        assert_eq!(retry(&sandbox, &error, &ctx), pause(count));
+    }
+}
+
 #[tokio::test]
 async fn a_wall_that_fails_in_passing_leaves_nothing_known_and_stops_the_agent_when_patience_ends() {
     let scene = wallless();

@@ -72,13 +72,14 @@ fn only_what_trying_again_cannot_mend_lasts() {
     let pending = Blocked::Pending(ChildKind::NetworkPolicy, "n".to_owned());
     let text = String::new;
     for lasting in
-        [foreign, Blocked::Forbidden(text()), Blocked::Refused(text()), Blocked::NamespaceTerminating]
+        [foreign, Blocked::Refused(text()), Blocked::Changed(text()), Blocked::NamespaceTerminating]
     {
         assert!(lasting.lasts(), "{lasting:?}");
     }
     for passing in [
         pending,
         Blocked::Conflict,
+        Blocked::Forbidden(text()),
         Blocked::Transient(text()),
         Blocked::KindsUnknown(text()),
         Blocked::NotLeader,
@@ -97,7 +98,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
     let name = || (ChildKind::Pod, "p".to_owned());
     for (blocked, wanted) in [
         (Blocked::Foreign(name().0, name().1), Requeue::After(FOREIGN_RETRY)),
-        (Blocked::Forbidden(text()), Requeue::After(FORBIDDEN_RETRY)),
+        (Blocked::Forbidden(text()), Requeue::Backoff),
         (Blocked::Refused(text()), Requeue::After(REFUSED_RETRY)),
         (Blocked::Conflict, Requeue::Backoff),
         (Blocked::Pending(name().0, name().1), Requeue::AwaitChange),
