@@ -41,6 +41,8 @@ pub enum Fate {
     Silence,
     /// It takes no effect and is answered with this status, and with `Retry-After` if there is a number.
     Refuse(u16, Option<u64>),
+    /// It takes no effect and is answered with 403, as by an API server that has not read the roles yet.
+    Deny,
     /// It takes effect, and the answer breaks off in the middle.
     Cut,
     /// It takes effect, and the answer never ends.

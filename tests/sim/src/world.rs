@@ -340,6 +340,11 @@ impl World {
                 self.reply(to, Answer::Whole(code, retry_after, Bytes::from(refusal.body().to_string())));
                 return Some(code);
             }
+            Fate::Deny => {
+                let refusal = Refusal::new(403, "Forbidden", "User \"operator\" cannot do that");
+                self.reply(to, Answer::Whole(403, None, Bytes::from(refusal.body().to_string())));
+                return Some(403);
+            }
             _ => {}
         }
         if let Ok(call) = &call

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{Asked, Fate, Rule};
+use agentsandbox_sim::kinds::{PODS, POLICIES};
+use agentsandbox_sim::objects::TEAM;
 use agentsandbox_sim::rig::{Rig, is_ready, simulate};
+use agentsandbox_sim::store::{Part, Store, text};
 use serde_json::json;
 
 /// Milliseconds in which everything goes wrong.
@@ -41,6 +44,7 @@ fn o_r11_whatever_the_server_does_the_operator_comes_back_within_the_cap_and_nev
         Fate::Refuse(503, None),
         Fate::Refuse(504, None),
         Fate::Refuse(401, None),
+        Fate::Deny,
         Fate::Reset,
         Fate::Cut,
         Fate::Silence,
@@ -70,6 +74,44 @@ fn o_r11_pauses_between_failed_passes_grow() {
     let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.len() >= 4, "{times:?}");
     assert!(gaps.last().unwrap() > &(8 * gaps[0]), "{gaps:?}");
+}
+
+/// Puts a wall back that somebody opened just when the API server began to forbid everything, for so long; answers with the agent's
+/// UID before and after.
+fn forbidden_for(milliseconds: u64) -> (String, String) {
+    simulate(async {
+        let denies = FROM..FROM + milliseconds;
+        let rule =
+            Rule(move |asked: &Asked| if denies.contains(&asked.at) { Fate::Deny } else { Fate::Serve });
+        let mut rig = Rig::running(3, rule);
+        rig.create("a");
+        rig.ready("a").await;
+        let key = (TEAM, "a-agent");
+        let uid = |rig: &Rig| {
+            text(rig.world.world().store.get(&PODS, key.0, key.1).unwrap(), "/metadata/uid").to_owned()
+        };
+        let (before, now) = (uid(&rig), rig.world.world().millis());
+        rig.pass(Duration::from_millis(FROM + 1 - now)).await;
+        rig.world.act("stranger", |store| {
+            let open = json!({"spec": {"egress": [{}]}});
+            store.merge(&POLICIES, Part::Main, key, &open).unwrap();
+        });
+        rig.pass(Duration::from_millis(milliseconds)).await;
+        let whole =
+            |store: &Store| store.get(&POLICIES, key.0, key.1).unwrap()["spec"]["egress"] != json!([{}]);
+        rig.until(Duration::from_secs(20), "the wall", whole).await;
+        rig.settle().await;
+        (before, uid(&rig))
+    })
+}
+
+#[test]
+fn o_t6_an_api_server_that_forbids_everything_for_a_second_stops_no_agent_and_one_that_goes_on_does() {
+    let (before, after) = forbidden_for(1_000);
+    assert_eq!(before, after, "the agent was stopped");
+    // The control: nobody leaves an agent without its wall for longer than two seconds.
+    let (before, after) = forbidden_for(6_000);
+    assert_ne!(before, after, "the agent went on");
 }
 
 #[test]
