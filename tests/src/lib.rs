@@ -13,6 +13,7 @@
     reason = "this library is test code: a broken expectation ends the test"
 )]
 
+pub mod audit;
 pub mod cyclonus;
 pub mod exec;
 pub mod namespace;
