@@ -1,5 +1,7 @@
 //! What holds while everything that a cluster is made of is killed and started again, etcd and the API server too.
 
+use std::time::Duration;
+
 use agentsandbox_tests::sandbox::READY_WITHIN;
 use agentsandbox_tests::{Namespace, Rig, Sandbox, eventually, with_namespace};
 use kube::api::DeleteParams;
@@ -14,6 +16,8 @@ use crate::fixtures;
 const COMPONENTS: [&str; 8] =
     ["etcd", "apiserver", "controller-manager", "scheduler", "kubelet", "containerd", "kube-proxy", ENGINE];
 const ROUNDS: usize = 2;
+/// So long a question may take before it is asked again.
+const ASKED_FOR: Duration = Duration::from_secs(60);
 
 /// A sandbox whose agent sends past its walls from its first moment on, and may ask for one path.
 fn sender(name: &str, path: &str) -> String {
@@ -28,8 +32,8 @@ async fn status(sandbox: &Sandbox, path: &str) -> Result<String, String> {
     Ok(sandbox.try_sh(&ask).await?.stdout)
 }
 
-/// The sandbox is ready, its agent sends, and of all paths it is answered at this one.
-async fn serves(sandbox: &Sandbox, path: &str) -> Result<(), String> {
+/// The sandbox is ready, its agent sends, and it is answered at one path and not at another.
+async fn serves(sandbox: &Sandbox, path: &str, other: &str) -> Result<(), String> {
     match sandbox.condition("Ready").await? {
         Some(ready) if ready.status == "True" => {}
         other => return Err(format!("{}: {other:?}", sandbox.name)),
@@ -38,11 +42,21 @@ async fn serves(sandbox: &Sandbox, path: &str) -> Result<(), String> {
     if sends.code != 0 {
         return Err(format!("{}: {sends:?}", sandbox.name));
     }
-    let (allowed, denied) = (status(sandbox, path).await?, status(sandbox, "/never").await?);
+    let (allowed, denied) = (status(sandbox, path).await?, status(sandbox, other).await?);
     if allowed == "200" && denied == "403" {
         return Ok(());
     }
-    Err(format!("{} is answered {allowed} at {path} and {denied} at /never", sandbox.name))
+    Err(format!("{} is answered {allowed} at {path} and {denied} at {other}", sandbox.name))
+}
+
+/// The path that the edited sandbox was allowed before this round.
+fn previous(round: usize) -> String {
+    round.checked_sub(1).map_or_else(|| "/first".to_owned(), |last| format!("/edit{last}"))
+}
+
+/// A question to what was killed meanwhile may never be answered.
+async fn in_time(ask: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    tokio::time::timeout(ASKED_FOR, ask).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
 /// One sandbox is made, one is edited and one is deleted while nothing of the cluster may be there.
@@ -84,14 +98,22 @@ async fn o_c6_sandboxes_end_as_they_are_written_while_every_component_is_killed_
             let killed = Killed::now(&rig, ends);
             eventually("the user's wishes are taken", BACK_WITHIN, || async {
                 killed.start(&begins);
-                a_user_goes_on(&ns, round).await
+                in_time(a_user_goes_on(&ns, round)).await
             })
             .await;
             let new = ns.handle(&format!("new{round}"));
+            // What was allowed before the edit is not any more.
+            let (now, before_it) = (format!("/edit{round}"), previous(round));
             eventually("the cluster is as it was written", BACK_WITHIN, || async {
                 killed.start(&begins);
-                serves(&edited, &format!("/edit{round}")).await?;
-                serves(&new, "/new").await
+                in_time(serves(&edited, &now, &before_it)).await?;
+                in_time(serves(&new, "/new", "/never")).await
+            })
+            .await;
+            // What nobody asked may have ended since it was started.
+            eventually("every component runs", BACK_WITHIN, || async {
+                killed.start(&begins);
+                killed.all_run()
             })
             .await;
             ns.handle(&format!("old{round}")).gone(READY_WITHIN).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agentsandbox_crds::names;
 use agentsandbox_tests::sandbox::READY_WITHIN;
@@ -18,6 +18,11 @@ use crate::walls::{ANSWER_WITHIN, control, open_places, unfenced};
 use crate::{fixtures, routes};
 
 pub const ENGINE: &str = "kube-router";
+
+/// What runs so long does not end for want of another: an API server waits ten seconds for etcd, and whoever needs the API server as long.
+const STAYS: Duration = Duration::from_secs(15);
+/// How often it is looked whether components run.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Components that were killed; however a test ends, they run again when this is dropped.
 pub struct Killed<'rig> {
@@ -40,6 +45,15 @@ impl<'rig> Killed<'rig> {
         process::running(&self.rig.cluster, component).is_ok_and(|process| process.is_some())
     }
 
+    /// Whether all of them run now.
+    ///
+    /// # Errors
+    /// Says which do not.
+    pub fn all_run(&self) -> Result<(), String> {
+        let ended: Vec<_> = self.components.iter().filter(|component| !self.runs(component)).collect();
+        if ended.is_empty() { Ok(()) } else { Err(format!("{ended:?} do not run")) }
+    }
+
     /// Starts those that do not run, in this order, as whoever supervises them would: the kubelet ends by itself while there is no
     /// containerd.
     pub fn start(&self, order: &[&'static str]) {
@@ -50,11 +64,25 @@ impl<'rig> Killed<'rig> {
 }
 
 impl Drop for Killed<'_> {
+    /// Starts what does not run in the order of the cluster's own start, again and again until all of it runs and stays: a component
+    /// that is started before the one that it needs ends by itself. This thread waits; who stops components has the cluster alone.
     fn drop(&mut self) {
-        for component in &self.components {
-            if !self.runs(component) {
+        let usual = component::ALL.into_iter().filter(|one| self.components.contains(one));
+        let usual: Vec<&str> = usual.collect();
+        let (begin, mut started) = (Instant::now(), None::<Instant>);
+        loop {
+            for component in usual.iter().filter(|component| !self.runs(component)) {
                 let _started = component::start(&self.rig.cluster, component);
+                started = Some(Instant::now());
             }
+            if started.is_none_or(|last| last.elapsed() > STAYS) {
+                return;
+            }
+            if begin.elapsed() > BACK_WITHIN {
+                eprintln!("not everything of {usual:?} runs again");
+                return;
+            }
+            std::thread::sleep(LOOK);
         }
     }
 }
