@@ -190,23 +190,47 @@ fn o_h23_no_role_of_the_chart_makes_a_token() {
     assert!(PERMISSIONS.iter().all(|permission| !permission.resource.starts_with("serviceaccounts/")));
 }
 
+/// What of a cluster's policies is ordered before those of every namespace, whoever made it: kinds and resources by these names that
+/// are not `NetworkPolicy` itself, in whatever group.
+fn is_wider_policy(group: &str, name: &str) -> bool {
+    let name = name.split('/').next().unwrap_or_default().to_lowercase();
+    let is_policy = name.ends_with("networkpolicy") || name.ends_with("networkpolicies");
+    let is_namespaced = ["networkpolicy", "networkpolicies"].contains(&name.as_str());
+    is_policy && !(is_namespaced && group == "networking.k8s.io") || group == "policy.networking.k8s.io"
+}
+
 #[test]
 fn o_n21_the_chart_makes_no_policy_of_the_whole_cluster_and_grants_none() {
     // Such a policy is ordered before those of every namespace: whoever makes one owes the proof of its order.
-    const ABSENT: [&str; 4] =
-        ["ClusterNetworkPolicy", "AdminNetworkPolicy", "GlobalNetworkPolicy", "policy.networking.k8s.io"];
+    for (group, name) in [
+        ("policy.networking.k8s.io", "clusternetworkpolicies"),
+        ("policy.networking.k8s.io", "AdminNetworkPolicy"),
+        ("crd.projectcalico.org", "globalnetworkpolicies"),
+        ("projectcalico.org", "networkpolicies"),
+        ("cilium.io", "ciliumclusterwidenetworkpolicies/status"),
+        ("", "BaselineAdminNetworkPolicy"),
+    ] {
+        assert!(is_wider_policy(group, name), "the control: {group}/{name}");
+    }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/agentsandbox/templates");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let chart: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
-    for name in ABSENT {
-        let plural = name.to_lowercase();
-        assert!(!chart.contains(name) && !chart.to_lowercase().contains(&plural), "the chart names {name}");
-        let granted = PERMISSIONS.iter().find(|p| p.group == name || p.resource.starts_with(&plural));
-        assert!(granted.is_none(), "{granted:?}");
-    }
-    assert!(chart.contains("kind: NetworkPolicy"), "the control: the chart makes policies of a namespace");
-    assert!(
-        PERMISSIONS.iter().any(|p| p.resource.starts_with("networkpolicies")),
-        "and so does the operator"
-    );
+    let kinds: Vec<&str> =
+        chart.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("kind: ")).collect();
+    assert!(kinds.contains(&"NetworkPolicy"), "the control: the chart makes policies of a namespace");
+    let wider = kinds.iter().find(|kind| is_wider_policy("networking.k8s.io", kind));
+    assert!(wider.is_none(), "the chart makes a {wider:?}");
+    assert!(!chart.contains("policy.networking.k8s.io"), "the chart names the group");
+
+    let roles: Vec<Value> =
+        ["rbac.yaml", "rbac_one_namespace.yaml", "roles.yaml"].into_iter().flat_map(template).collect();
+    let of_roles = rules(&roles).flat_map(|rule| {
+        let groups = strings(rule, "apiGroups");
+        let pairs = strings(rule, "resources").into_iter();
+        pairs.flat_map(move |name| groups.clone().into_iter().map(move |group| (group, name)))
+    });
+    let granted: Vec<_> = of_roles.chain(PERMISSIONS.iter().map(|p| (p.group, p.resource))).collect();
+    assert!(granted.contains(&("networking.k8s.io", "networkpolicies")), "the control: walls are granted");
+    let wider = granted.iter().find(|(group, name)| is_wider_policy(group, name) || *name == "*");
+    assert!(wider.is_none(), "{wider:?} is granted");
 }
