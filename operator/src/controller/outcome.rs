@@ -11,6 +11,7 @@ use super::desired::ChildKind;
 use super::evaluate::Widening;
 use super::observe::denials::Held;
 use super::observe::{Closedness, serving_since};
+use crate::metrics::Verb;
 
 /// Another object's owner may rename it; nothing tells us when.
 const FOREIGN_RETRY: Duration = Duration::from_secs(300);
@@ -266,7 +267,7 @@ impl From<&ApplyError> for Blocked {
             }
             ApplyError::Keys(error) => Self::Transient(error.to_string()),
             ApplyError::Api { verb, what, source } => match source.as_ref() {
-                kube::Error::Api(status) => Self::from_status(status, &format!("{verb} of {what}")),
+                kube::Error::Api(status) => Self::from_status(*verb, status, &format!("{verb} of {what}")),
                 _ => Self::Transient(format!("{verb} of {what} got no answer")),
             },
         }
@@ -275,7 +276,7 @@ impl From<&ApplyError> for Blocked {
 
 impl Blocked {
     /// A 403 has three meanings that the code alone does not tell apart; the API server writes which.
-    fn from_status(status: &kube::core::Status, what: &str) -> Self {
+    fn from_status(verb: Verb, status: &kube::core::Status, what: &str) -> Self {
         let says = |text: &str| status.message.contains(text);
         match status.code {
             403 if says("because it is being terminated") => Self::NamespaceTerminating,
@@ -289,7 +290,7 @@ impl Blocked {
                 Self::Refused(format!("{what} was refused: {}", status.message))
             }
             403 if says("cannot ") => Self::Forbidden(format!("{what} is not permitted: {}", status.message)),
-            422 if names_another(status) => Self::Conflict,
+            422 if names_another(verb, status) => Self::Conflict,
             400 | 403 | 422 => Self::Refused(format!("{what} was refused: {}", status.message)),
             404 => Self::Transient(format!("{what} found nothing")),
             409 => Self::Conflict,

@@ -104,10 +104,16 @@ impl Refusal {
 
     /// As the API server writes it.
     pub fn body(&self) -> Value {
-        json!({
+        let mut body = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,
-        })
+        });
+        // What is invalid is listed by its field.
+        if let Some((field, _)) = self.message.rsplit_once(": Invalid value").filter(|_| self.code == 422) {
+            let field = field.rsplit_once(' ').map_or(field, |(_, field)| field);
+            body["details"] = json!({"causes": [{"reason": "FieldValueInvalid", "field": field}]});
+        }
+        body
     }
 }
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::controller::desired::{Child, ChildKind};
+use crate::metrics::Verb;
 
 /// A namespaced child that has a kind of ours.
 pub(super) trait NamedChild:
@@ -99,13 +100,16 @@ pub(super) fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_already_exists())
 }
 
-/// A patch that names another UID than the object's would change it, and is refused as that: the object that was meant is gone.
-pub(in crate::controller) fn names_another(status: &Status) -> bool {
-    status.code == 422 && status.message.contains("metadata.uid: Invalid value")
+/// Whether a patch named another UID than the object's, and nothing else is wrong with it: that would change the UID, and is refused as
+/// that. The object that was meant is gone. The fields at fault are listed, so that no text that a refusal quotes counts.
+pub(in crate::controller) fn names_another(verb: Verb, status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let fields: Vec<&str> = causes.map(|cause| cause.field.as_str()).collect();
+    verb == Verb::Patch && status.code == 422 && fields == ["metadata.uid"]
 }
 
-pub(super) fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict() || names_another(status))
+pub(super) fn is_conflict(verb: Verb, error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || names_another(verb, status))
 }
 
 pub(super) fn is_not_found(error: &kube::Error) -> bool {

@@ -120,7 +120,7 @@ impl ApplyError {
 
     /// Whether the object is not, or not any more, the one that was meant.
     pub(super) fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if is_conflict(source))
+        matches!(self, Self::Api { verb, source, .. } if is_conflict(*verb, source))
     }
 
     /// Whether the object that was written to does not exist any more.

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::*;
 use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{agent_pod, from, proxy_pod};
-use crate::metrics::Verb;
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
@@ -54,7 +53,7 @@ fn an_answer_of_the_api_server_is_understood() {
         (403, "something that nobody has heard of", "Refused"),
         (400, "bad", "Refused"),
         (422, "invalid", "Refused"),
-        (422, "invalid: metadata.uid: Invalid value: \"1\": field is immutable", "Conflict"),
+        (422, "invalid: metadata.uid: Invalid value: \"1\": field is immutable", "Refused"),
         (400, "metadata.uid: Invalid value", "Refused"),
         (404, "not found", "Transient"),
         (409, "conflict", "Conflict"),
@@ -63,6 +62,29 @@ fn an_answer_of_the_api_server_is_understood() {
         (503, "away", "Transient"),
     ] {
         assert_eq!(kind(&refused(code, message)), wanted, "{code} {message}");
+    }
+}
+
+#[test]
+fn a_patch_of_another_object_is_a_conflict_and_nothing_that_only_speaks_of_a_uid_is() {
+    let uid = "metadata.uid";
+    for (verb, code, fields, wanted) in [
+        (Verb::Patch, 422, &[uid][..], "Conflict"),
+        (Verb::Create, 422, &[uid], "Refused"),
+        (Verb::Patch, 422, &[uid, "spec.podSelector"], "Refused"),
+        (Verb::Patch, 422, &["spec.podSelector"], "Refused"),
+        (Verb::Patch, 422, &[], "Refused"),
+        (Verb::Patch, 400, &[uid], "Refused"),
+    ] {
+        let causes: Vec<_> =
+            fields.iter().map(|field| json!({"reason": "FieldValueInvalid", "field": field})).collect();
+        let status: Status = from(json!({
+            "status": "Failure", "code": code, "reason": "Invalid", "details": {"causes": causes},
+            "message": "invalid: metadata.uid: Invalid value: \"1\": field is immutable",
+        }));
+        let source = Box::new(kube::Error::Api(Box::new(status)));
+        let blocked = Blocked::from(&ApplyError::Api { verb, what: "Pod p".to_owned(), source });
+        assert_eq!(kind(&blocked), wanted, "{verb} {code} {fields:?}");
     }
 }
 
