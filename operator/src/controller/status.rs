@@ -222,7 +222,7 @@ fn why(blocked: &Blocked) -> Option<(Reason, String)> {
         Blocked::KindsUnknown(what) => (
             Reason::Retrying,
             format!(
-                "The API server has not taken notice of this project's kinds yet, as in the first half minute after their installation: {what}. It is tried again."
+                "The API server has not taken notice of this project's kinds yet, as for half a minute after their installation or after its own start: {what}. It is tried again."
             ),
         ),
         Blocked::Conflict | Blocked::NotLeader => return None,

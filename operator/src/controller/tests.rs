@@ -85,8 +85,14 @@ impl Scene {
     pub(super) async fn api(&self, says: Says) -> Api {
         let mut found: Vec<(String, Value)> =
             vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&self.sandbox).unwrap())];
-        for child in self.children.iter().filter(|child| child.kind() == ChildKind::Pod) {
-            found.push((format!("pods/{}", child.name()), child.value()));
+        for child in &self.children {
+            match child.kind() {
+                ChildKind::Pod => found.push((format!("pods/{}", child.name()), child.value())),
+                ChildKind::NetworkPolicy => {
+                    found.push((format!("networkpolicies/{}", child.name()), child.value()));
+                }
+                _ => {}
+            }
         }
         let unseen = self.unseen.iter().cloned().map(|pod| Child::Pod(Box::new(pod)));
         found.extend(unseen.map(|child| (format!("pods/{}", child.name()), child.value())));

@@ -66,11 +66,7 @@ impl Writer {
         let (kind, name) = (ChildKind::NetworkPolicy, wanted.name_any());
         let answered = match standing {
             StandIn::Absent => self.create_one(identity, wanted.clone()).await?.object(),
-            StandIn::Own(uid) => {
-                let mut body = applied(&wanted);
-                body["metadata"]["uid"] = Value::from(uid);
-                self.server_side_apply(&identity.namespace, &name, body).await?
-            }
+            StandIn::Own(uid) => Box::pin(self.put_right(&identity.namespace, &wanted, &uid)).await?,
             StandIn::Other => return Err(ApplyError::Foreign { kind, name }),
         };
         let answered = Child::NetworkPolicy(answered);
@@ -110,13 +106,37 @@ impl Writer {
     ) -> Result<K, ApplyError> {
         let name = wanted.name_any();
         let Some(uid) = self.recent.own_wall(&identity.uid, &name) else { return Err(taken) };
-        let mut body = applied(wanted);
-        body["metadata"]["uid"] = Value::from(uid);
-        let standing: K = self.server_side_apply(&identity.namespace, &name, body).await?;
+        let standing = Box::pin(self.put_right(&identity.namespace, wanted, &uid)).await?;
         if standing.meta().deletion_timestamp.is_some() {
             return Err(ApplyError::Pending { kind: K::KIND, name });
         }
         Ok(standing)
+    }
+
+    /// The policy of this UID, which is put right if it is not as wanted. It is asked by a patch that changes nothing, for no right to
+    /// read one by its name is needed for that; an apply would be a write even of what stands already, because the API server keeps
+    /// no empty list, and a pass that is woken by its own write comes again at once.
+    async fn put_right<K: NamedChild>(
+        &self,
+        namespace: &str,
+        wanted: &K,
+        uid: &str,
+    ) -> Result<K, ApplyError> {
+        let (name, api) = (wanted.name_any(), self.api::<K>(namespace));
+        let asking = Patch::Merge(json!({"metadata": {"uid": uid}}));
+        let params = merge();
+        let asked = self.call(Verb::Patch, K::KIND.as_str(), &name, api.patch(&name, &params, &asking));
+        match asked.await {
+            Ok(standing) if !differs(&wanted.clone().child(), &K::child(standing.clone())) => {
+                return Ok(standing);
+            }
+            Err(error) if !error.is_not_found() => return Err(error),
+            // It names the UID, so one that has gone is not made anew by it, but refused as a conflict.
+            Ok(_) | Err(_) => {}
+        }
+        let mut body = applied(wanted);
+        body["metadata"]["uid"] = Value::from(uid);
+        self.server_side_apply(namespace, &name, body).await
     }
 
     /// Takes our finalizer off a wall: nothing runs behind it any more, or another is put up at once. The patch names the
