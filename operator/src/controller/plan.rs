@@ -21,6 +21,7 @@ use super::desired::workspace::WORKSPACE;
 use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
+use super::status::workspace::has_unpacked;
 
 mod doomed;
 
@@ -338,13 +339,17 @@ pub fn spec_hash(pod: &Pod) -> Option<&str> {
 /// The first container that is not as wanted.
 fn strayed(wanted: &Pod, live: &Pod) -> Option<String> {
     let proven = is_proven(live);
+    let done = Done { proven, unpacked: proven && has_unpacked(live) };
     let (mut expected, mut found) = (containers(wanted), containers(live));
     loop {
         match (expected.next(), found.next()) {
             (None, None) => break,
-            (Some(one), Some(other)) if is_as_wanted(one, other, proven) => {}
+            (Some(one), Some(other)) if is_as_wanted(one, other, &done) => {}
             (Some(one), Some(other)) if one.name == other.name => {
                 let image = |container: &Container| container.image.clone().unwrap_or_default();
+                if one.image == other.image {
+                    return Some(format!("{} has other arguments", one.name));
+                }
                 return Some(format!("{} has the image {}, not {}", one.name, image(other), image(one)));
             }
             (Some(one), _) => return Some(format!("another container stands in the place of {}", one.name)),
@@ -360,18 +365,23 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }
 
+/// Which of the steps before the agent have done their work.
+struct Done {
+    proven: bool,
+    unpacked: bool,
+}
+
 /// A fence that has proven the walls has done its work: another version of it is no reason to end the agent behind it. An image
-/// of another repository is, for somebody put it there. The same holds for the step behind the fence, but for what it is told: that
-/// is the sandbox's, and of no version.
-fn is_as_wanted(wanted: &Container, live: &Container, proven: bool) -> bool {
+/// of another repository is, for somebody put it there. The same holds for the step behind the fence once it has unpacked, but for what
+/// it is told: that is the sandbox's, and of no version. Before that no agent runs, and a newer version may mend what it fails by.
+fn is_as_wanted(wanted: &Container, live: &Container, done: &Done) -> bool {
     let images = (wanted.image.as_deref(), live.image.as_deref());
     let (is_same, is_told) = (images.0 == images.1, wanted.args == live.args);
     let is_version = images.0.map(repository) == images.1.map(repository);
     let same = match wanted.name.as_str() {
-        FENCE if proven => is_version,
-        FENCE => is_same && is_told,
-        WORKSPACE if proven => is_version && is_told,
-        WORKSPACE => is_same && is_told,
+        FENCE if done.proven => is_version,
+        WORKSPACE if done.unpacked => is_version && is_told,
+        FENCE | WORKSPACE => is_same && is_told,
         _ => is_same,
     };
     wanted.name == live.name && same

@@ -18,7 +18,7 @@ pub mod evidence;
 mod pods;
 mod reason;
 mod secrets;
-mod workspace;
+pub(super) mod workspace;
 
 pub use reason::{ConditionType, Reason};
 

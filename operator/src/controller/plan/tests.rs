@@ -201,14 +201,29 @@ fn o_t9_a_step_of_the_workspace_that_somebody_told_otherwise_is_seen_and_a_newer
     let wanted = desired::agent_pod::pod(&sourced, &platform(), &Sealed::for_tests());
     let today =
         fixtures::reported(fixtures::ready(wanted.clone(), "agent", "10.244.0.9"), &fixtures::report(|_| ()));
-    let planned = |change: fn(&mut Container)| {
+    let ended = |code: Option<i32>| {
         let mut live = today.clone();
+        let state = code.map(|code| json!({"terminated": {"exitCode": code}}));
+        let state = state.unwrap_or(json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+        live.status.as_mut().unwrap().init_container_statuses.as_mut().unwrap().push(from(json!({
+            "name": desired::workspace::WORKSPACE, "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+            "state": state,
+        })));
+        live
+    };
+    let of = |mut live: Pod, change: fn(&mut Container)| {
         change(&mut live.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[1]);
         let observed = observed(vec![Child::Pod(Box::new(live))], Vec::new());
         name(&step(Child::Pod(Box::new(wanted.clone())), &observed, &identity(), now())).to_owned()
     };
+    let planned = |change: fn(&mut Container)| of(ended(Some(0)), change);
+    let before: fn(&mut Container) = |c| c.image = Some(platform().init_image.replace(":test", ":before"));
     assert_eq!(planned(|_| ()), "Leave");
-    assert_eq!(planned(|c| c.image = Some(platform().init_image.replace(":test", ":before"))), "Leave");
+    assert_eq!(planned(before), "Leave");
+    // No agent runs behind a step that has not unpacked, and the newer version may mend what it fails by.
+    for live in [today.clone(), ended(None), ended(Some(1))] {
+        assert_eq!((of(live.clone(), |_| ()), of(live, before)), ("Leave".to_owned(), "Delete".to_owned()));
+    }
     assert_eq!(planned(|c| c.image = Some("evil.test/init:test".to_owned())), "Delete");
     assert_eq!(planned(|c| c.args.as_mut().unwrap().retain(|arg| !arg.starts_with("--sha256"))), "Delete");
 }

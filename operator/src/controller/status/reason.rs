@@ -153,7 +153,7 @@ reasons! {
     ProxyUnreachable,
     /// The fence could not do its work.
     FenceFailed,
-    /// The fence's report cannot be read.
+    /// The report of the fence, or of the workspace's step, cannot be read.
     ReportInvalid,
     /// The promised kernel was found.
     KernelVerified,

@@ -19,6 +19,8 @@ enum Step {
     Working,
     /// It ended, and said this.
     Reported(WorkspaceReport),
+    /// It ended well, so that the agent was started, and what it said cannot be read.
+    Unread,
     /// It ended, and said nothing that can be read.
     Mute(String),
 }
@@ -85,6 +87,14 @@ fn ready(agent: &Applied) -> (Holds, Reason, String) {
         Step::Waiting => "The archive is fetched once the fence has proven the walls.".to_owned(),
         Step::Working => "The archive is being fetched and unpacked.".to_owned(),
         Step::Reported(report) => return reported(&report),
+        Step::Unread => {
+            return (
+                Holds::Unknown,
+                Reason::ReportInvalid,
+                "The workspace's step ended well, and its report cannot be read, as after an upgrade from a version that wrote another. The agent runs; what its workspace holds is told again once its pod is made anew."
+                    .to_owned(),
+            );
+        }
         Step::Mute(how) => {
             return (
                 Holds::False,
@@ -153,8 +163,8 @@ fn step(agent: &Applied) -> Step {
     match earlier.map(said) {
         // A pod whose sandbox is started again runs the step again.
         Some(Step::Reported(report)) if report.verdict == WorkspaceVerdict::Unpacked => Step::Waiting,
+        Some(Step::Unread) | None => Step::Waiting,
         Some(step) => step,
-        None => Step::Waiting,
     }
 }
 
@@ -165,12 +175,20 @@ fn said(ended: &ContainerStateTerminated) -> Step {
     match report.filter(|report| report.version == WORKSPACE_VERSION) {
         // Whether the agent starts is the exit code's to say, and a report is believed where both say the same.
         Some(report) if is_unpacked(&report) == (ended.exit_code == 0) => Step::Reported(report),
+        None if ended.exit_code == 0 => Step::Unread,
         _ => Step::Mute(format!(
             "exit code {}, {}",
             ended.exit_code,
             ended.reason.as_deref().unwrap_or("no reason")
         )),
     }
+}
+
+/// Whether the step of this pod has put the tree in its place, and has not begun again.
+#[must_use]
+pub fn has_unpacked(pod: &Pod) -> bool {
+    let ended = init_status(pod).and_then(|status| status.state.as_ref()?.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code == 0)
 }
 
 fn init_status(pod: &Pod) -> Option<&ContainerStatus> {
