@@ -104,6 +104,18 @@ pub struct EgressLimits {
     pub upload_bytes_per_minute: Option<String>,
 }
 
+/// Times from 10 seconds to a year.
+pub const LIFETIME_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) >= duration('10s') && duration(self) <= duration('8760h')";
+
+/// Times up to a year, none among them.
+pub const TTL_RULE: &str =
+    "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) <= duration('8760h')";
+
+/// Schema of a time. A field's own doc comment describes it.
+pub fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "format": "date-time"})
+}
+
 /// Schema of a conditions list: a list-map by type, every field bounded.
 pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

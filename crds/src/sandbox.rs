@@ -1,13 +1,13 @@
 //! `AgentSandbox`: one agent, what it runs and what it may reach. A developer writes it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{
-    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, Method, PATHS_MESSAGE, PATHS_RULE,
-    ResourceLimits,
+    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, LIFETIME_RULE, Method, PATHS_MESSAGE,
+    PATHS_RULE, ResourceLimits, TTL_RULE,
 };
 use crate::workspace::{Workspace, WorkspaceStatus};
 
@@ -52,6 +52,40 @@ pub struct AgentSandboxSpec {
     /// Limits of the agent's pod; what is absent comes from the class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<SandboxResources>,
+    /// How long the sandbox lives; absent means that its agent is kept running until the sandbox is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Lifecycle>,
+}
+
+/// How long a sandbox lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    /// Service (absent means this) starts the program again whenever it ends; Task runs it to its end once, and keeps what came of
+    /// it in status.program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// How long it may live, in hours, minutes and seconds (`8h`, `1h30m`), from when its agent first started, whatever became of its
+    /// pods since; then it is stopped for good. Absent means as long as it exists.
+    #[x_kube(validation = Rule::new(LIFETIME_RULE).message("maxLifetime must be a time from 10s to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    pub max_lifetime: Option<String>,
+    /// How long the sandbox is kept once it is over, in hours, minutes and seconds (`30m`; `0s` deletes it at once): then it is deleted,
+    /// with its result and its log. Absent means until somebody deletes it.
+    #[x_kube(validation = Rule::new(TTL_RULE).message("ttlAfterFinished must be a time from 0s to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    pub ttl_after_finished: Option<String>,
+}
+
+/// What becomes of a program that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// It is started again.
+    Service,
+    /// It is not; its end is the sandbox's.
+    Task,
 }
 
 /// The program to run.
@@ -282,6 +316,47 @@ pub struct AgentSandboxStatus {
     /// What the workspace began with; absent until its source was unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<WorkspaceStatus>,
+    /// When an agent of the sandbox first started: by its node's clock, but not before its pod was made, and not later than it was seen.
+    /// maxLifetime counts from here. Once written it stays as it is.
+    #[serde(default, deserialize_with = "legible", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::time")]
+    pub started_at: Option<Time>,
+    /// How the program ended; absent as long as it has not, and for a program that is started again. Once written it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramStatus>,
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramStatus {
+    /// Its exit code; absent where it did not end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -2_147_483_648, max = 2_147_483_647))]
+    pub exit_code: Option<i32>,
+    /// Why it ended: Completed, Error, OOMKilled, StartError, or what else its node says of the container; LifetimeExceeded where
+    /// it was stopped for maxLifetime.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    /// When it started, by its node's clock.
+    #[serde(default, deserialize_with = "legible", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::time")]
+    pub started_at: Option<Time>,
+    /// When it ended, by its node's clock.
+    #[serde(default, deserialize_with = "legible", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::time")]
+    pub finished_at: Option<Time>,
+    /// The end of what it wrote to /dev/termination-log, or of its log where it failed without a word there: what a hostile program
+    /// chose to say, without control characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub last_words: Option<String>,
+}
+
+/// A time, or none where what is written is no time: the rest of a status counts all the same.
+fn legible<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Time>, D::Error> {
+    let written = Option::<serde_json::Value>::deserialize(from)?;
+    Ok(written.and_then(|time| serde_json::from_value(time).ok()))
 }
 
 /// Requests that were denied.

@@ -12,14 +12,16 @@
 //! A pass does not know why it was called. An accepted sandbox goes from nothing to its two pods in one pass, for each
 //! takes its time to start; the fence in the agent's waits for its proxy, and so does the agent. The kubelet's "started"
 //! wakes the pass that sees the proxy closed and opens the way to it. A sandbox that is not accepted runs nothing: its pods
-//! are stopped, its walls stay. Status is written on failure too, then the error is returned.
+//! are stopped, its walls stay. Status is written on failure too, then the error is returned. Before all that [`life`] says
+//! whether the sandbox is over; one that is over is only told of, and has its power taken away ([`finish`]).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::FINALIZER;
+use agentsandbox_crds::sandbox::Mode;
+use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use futures::future::join;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -42,6 +44,8 @@ pub mod desired;
 mod ending;
 pub mod evaluate;
 pub mod events;
+mod finish;
+pub mod life;
 pub mod observe;
 pub mod orphans;
 pub mod outcome;
@@ -52,9 +56,10 @@ pub mod teardown;
 mod way;
 
 use accept::{Accepted, Identity, Rejection};
-use apply::{Applied, ApplyError, Sealed, Writer};
+use apply::{Applied, ApplyError, Ending, Sealed, Writer};
 use desired::{Child, Component};
 use evaluate::Unwidened;
+use life::Life;
 use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
@@ -148,22 +153,27 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
         return end(&ctx, &identity, &sandbox, &observed).await;
     }
+    let life = Box::pin(finish::life(&ctx, &identity, &sandbox, &observed)).await?; // client, may fail
+    if let Some(over) = &life.over {
+        // Boxed, as the other ways are: a pass would be as large as all of them together.
+        return Box::pin(finish::finish(&ctx, &identity, &sandbox, &observed, &life, over)).await; // client, may fail
+    }
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
     let accepted = accept::accept(&identity, &sandbox, &references, &platform); // pure, may reject
     let (sandbox, result) = match accepted {
         Ok(accepted) => {
             let sandbox = hold(&ctx, sandbox).await?; // client, may fail
-            let result = raise(&ctx, &platform, &accepted, &observed).await; // client, may fail
+            let result = Box::pin(raise(&ctx, &platform, &accepted, &sandbox, &observed)).await; // client, may fail
             (sandbox, result.map_err(|failure| (Some(accepted.class.name), failure)))
         }
         Err(rejections) => {
             let class = accept::class_to_keep(&sandbox, &references);
-            let result = refuse(&ctx, &identity, &observed, class.clone(), rejections).await; // client, may fail
+            let result = Box::pin(refuse(&ctx, &identity, &observed, class.clone(), rejections)).await; // client, may fail
             (sandbox, result.map_err(|error| (class, Failure::from(error))))
         }
     };
-    report(&ctx, &sandbox, observed.look_again_in, result).await // client, may fail
+    report(&ctx, &sandbox, &life, observed.look_again_in, result).await // client, may fail
 }
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy.
@@ -171,6 +181,7 @@ async fn raise(
     ctx: &Ctx,
     platform: &Platform,
     accepted: &Accepted,
+    sandbox: &AgentSandbox,
     observed: &Observed,
 ) -> Result<Outcome, Failure> {
     let (identity, now) = (&accepted.identity, ctx.clock.now());
@@ -185,6 +196,9 @@ async fn raise(
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
     let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
 
+    if accepted.mode == Mode::Task && observed.agent_pod(identity).is_none() {
+        finish::has_not_happened(ctx, sandbox).await?;
+    }
     let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
     let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
@@ -213,7 +227,11 @@ async fn raise(
         closed,
         agent,
     };
-    Ok(Outcome { class_name: Some(accepted.class.name.clone()), stage: Stage::Standing(Box::new(workload)) })
+    Ok(Outcome {
+        class_name: Some(accepted.class.name.clone()),
+        started: None,
+        stage: Stage::Standing(Box::new(workload)),
+    })
 }
 
 /// The agent's pod, once its way to the proxy is as the evidence says.
@@ -272,10 +290,8 @@ async fn refuse(
     rejections: Vec<Rejection>,
 ) -> Result<Outcome, ApplyError> {
     breach::hurry(ctx, identity, observed).await?;
-    let pods = ctx.writer.live_pods(identity).await?;
-    let doomed = pods.into_iter().filter(|pod| !pod.ending).map(|pod| pod.doomed);
-    apply::stop(&ctx.writer, &identity.namespace, doomed.collect()).await?;
-    Ok(Outcome { class_name, stage: Stage::Rejected(rejections) })
+    apply::power_down(&ctx.writer, identity, Ending::All).await?;
+    Ok(Outcome { class_name, started: None, stage: Stage::Rejected(rejections) })
 }
 
 /// Puts the finalizer on before the first child exists.
@@ -320,6 +336,7 @@ async fn end(
 async fn report(
     ctx: &Ctx,
     sandbox: &AgentSandbox,
+    life: &Life,
     look_again_in: Option<Duration>,
     result: Result<Outcome, (Option<String>, Failure)>,
 ) -> Result<Action, ReconcileError> {
@@ -328,17 +345,21 @@ async fn report(
         Ok(outcome) => (outcome, None),
         Err((class_name, Failure { error, breach })) => {
             let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
-            (Outcome { class_name, stage }, Some(error))
+            (Outcome { class_name, started: None, stage }, Some(error))
         }
     };
+    let outcome = Outcome { started: life.started, ..outcome };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
     // Asked for as late as can be: by now most watches have shown what the pass has written.
     let unseen = ctx.recent.look_again_in(&sandbox.uid().unwrap_or_default());
-    let look_again_in = untold_for.into_iter().chain(look_again_in).chain(unseen).min();
+    let left = life.left(now);
+    let look_again_in = untold_for.into_iter().chain(look_again_in).chain(unseen).chain(left).min();
     match (outcome.requeue(now).at_latest(look_again_in), error) {
         (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
-        (Requeue::Backoff, None) => Ok(Action::requeue(BACKOFF_MAX)),
+        (Requeue::Backoff, None) => {
+            Ok(Action::requeue(left.map_or(BACKOFF_MAX, |left| left.min(BACKOFF_MAX))))
+        }
         (requeue, _) => {
             ctx.failures.clear(&sandbox.uid().unwrap_or_default());
             Ok(match requeue {
@@ -358,7 +379,10 @@ async fn tell(
 ) -> Result<Option<Duration>, ReconcileError> {
     let (old, uid) = (sandbox.status.as_ref(), sandbox.uid().unwrap_or_default());
     let tally = ctx.denials.of(&uid);
-    let Some(status) = status::status(sandbox, outcome, tally.as_ref(), now) else { return Ok(None) };
+    let has_lifecycle = sandbox.spec.lifecycle.is_some();
+    let status = status::status(sandbox, outcome, tally.as_ref(), now)
+        .map(|new| ctx.progress.kept(new, has_lifecycle));
+    let Some(status) = status.filter(|new| Some(new) != old) else { return Ok(None) };
     // A pass that failed comes again after a pause of its own, which may be long.
     let comes_in_time = outcome.requeue(now) != Requeue::Backoff;
     if let Some(wait) = ctx.progress.wait(&uid, old, &status, now).filter(|_| comes_in_time) {
@@ -366,6 +390,10 @@ async fn tell(
     }
     let written = ctx.writer.status(sandbox, &status).await.map_err(ReconcileError::Status)?;
     ctx.progress.tell(&uid, old, &status, now);
+    let starts = |status: &AgentSandboxStatus| status.started_at.is_some();
+    if starts(&status) && !written.status.as_ref().is_some_and(starts) {
+        ctx.progress.lives_are_not_kept();
+    }
     if status.egress.is_some() && written.status.is_some_and(|status| status.egress.is_none()) {
         ctx.denials.are_not_kept();
         return Ok(None);
@@ -411,8 +439,9 @@ pub fn retry(sandbox: &AgentSandbox, error: &ReconcileError, ctx: &Ctx) -> Actio
         Some(_) => ctx.failures.pause(&uid),
         None => BUG_RETRY,
     };
-    // What is out of bounds stops on time.
-    Action::requeue(ctx.breaches.due_in(&uid).map_or(pause, |due| pause.min(due)))
+    // What is out of bounds stops on time, and so does what has lived long enough.
+    let due = ctx.breaches.due_in(&uid).into_iter().chain(finish::due_in(sandbox, ctx));
+    Action::requeue(due.fold(pause, Duration::min))
 }
 
 /// An error and its causes, each once.

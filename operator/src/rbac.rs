@@ -41,8 +41,8 @@ pub const PERMISSIONS: &[Permission] = &[
     cluster(
         "agentsandbox.dev",
         "agentsandboxes",
-        &["list", "patch", "watch"],
-        "watches: sandboxes are what the operator reconciles; apply, teardown: the finalizer is set and removed by patch.",
+        &["delete", "list", "patch", "watch"],
+        "watches: sandboxes are what the operator reconciles; apply, teardown: the finalizer is set and removed by patch; finish: one that is over is deleted when its ttlAfterFinished has passed.",
     ),
     cluster(
         "agentsandbox.dev",

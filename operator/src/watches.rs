@@ -37,7 +37,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use self::trim::{trim, trim_pod};
+use self::trim::{legible_status, trim, trim_pod};
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
 use crate::config::Config as Flags;
@@ -225,19 +225,19 @@ fn read<K: Resource + DeserializeOwned>(mut object: DynamicObject) -> Option<K> 
         Ok(read) => return Some(read),
         Err(error) => error,
     };
-    if let Some(data) = whole.as_object_mut() {
-        data.remove("status");
-    }
+    // What of its status can be read counts: what was written there to be kept is not lost for what somebody wrote beside it.
+    let status = whole.as_object_mut().and_then(|data| data.remove("status"));
     let without_status = K::deserialize(&whole).ok();
+    let kept = without_status.is_some().then(|| legible_status::<K>(&mut whole, status)).flatten();
     tracing::warn!(
         object.kind = std::any::type_name::<K>(),
         object.namespace = namespace,
         object.name = name,
         error = chain(&error),
-        left_out = if without_status.is_some() { "its status" } else { "the object" },
+        left_out = if without_status.is_some() { "a part of its status" } else { "the object" },
         "an object cannot be read"
     );
-    without_status
+    kept.or(without_status)
 }
 
 fn watch<K>(
@@ -492,6 +492,7 @@ mod tests {
 
     use super::*;
     use crate::controller::desired::Child;
+    use crate::controller::life;
     use crate::controller::plan::{self, Step};
     use crate::fixtures::api::{Api as FakeApi, Says};
     use crate::fixtures::{agent_pod, identity, observed, sandbox};
@@ -638,6 +639,19 @@ mod tests {
         assert!(!names_credential(&named(json!({"host": "a.example.com"})), "mtls"));
     }
 
+    #[test]
+    fn what_is_kept_of_the_pod_of_a_task_shows_how_its_program_ended() {
+        let mut pod = agent_pod();
+        pod.spec.as_mut().unwrap().restart_policy = Some("Never".to_owned());
+        let mut over = serde_json::to_value(pod).unwrap();
+        over["status"]["phase"] = json!("Failed");
+        over["status"]["containerStatuses"][0]["state"] =
+            json!({"terminated": {"exitCode": 3, "reason": "Error"}});
+        let mut over: Pod = serde_json::from_value(over).unwrap();
+        trim_pod(&mut over);
+        assert_eq!(life::ended(&over).unwrap().exit_code, Some(3));
+    }
+
     #[tokio::test]
     async fn o_t8_one_object_that_cannot_be_read_ends_the_watch_for_nobody() {
         let items = [
@@ -645,6 +659,10 @@ mod tests {
             named("bad-status", |value| {
                 let condition = json!({"type": "Ready", "status": "True", "reason": "Running", "message": "x", "lastTransitionTime": "0000-00-00T24:61:00Z"});
                 value["status"] = json!({"conditions": [condition]});
+            }),
+            named("bad-part", |value| {
+                let program = json!({"exitCode": 3, "reason": "Error", "finishedAt": "yesterday"});
+                value["status"] = json!({"conditions": 7, "startedAt": "soon", "program": program});
             }),
             named("bad-spec", |value| value["spec"]["agent"]["image"] = json!(7)),
             named("behind", |_| ()),
@@ -663,7 +681,11 @@ mod tests {
         }
         let mut seen: Vec<_> = store.state().iter().map(|s| (s.name_any(), s.status.is_none())).collect();
         seen.sort();
-        let wanted = ["bad-status", "before", "behind"].map(|name| (name.to_owned(), true));
+        let wanted = [("bad-part", false), ("bad-status", true), ("before", true), ("behind", true)];
+        let wanted = wanted.map(|(name, is_without)| (name.to_owned(), is_without));
         assert_eq!(seen, wanted, "the status is the operator's to write anew");
+        let part = store.state().into_iter().find(|s| s.name_any() == "bad-part").unwrap();
+        let status = part.status.clone().unwrap();
+        assert_eq!((status.started_at, status.program.unwrap().exit_code), (None, Some(3)));
     }
 }

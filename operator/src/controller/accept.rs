@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::class::{AgentSandboxClass, ClassTracing, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
-use agentsandbox_crds::sandbox::{Agent, AgentSandbox};
+use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode};
 use agentsandbox_policy::document::{
     ClientCertificateDocument, CredentialDocument, RuleDocument, UpstreamProxyDocument,
 };
@@ -19,6 +19,7 @@ use kube::{Resource, ResourceExt};
 
 use self::credential::Variable;
 use super::desired::policy_document;
+use super::life;
 use super::observe::References;
 use crate::platform::Platform;
 
@@ -27,6 +28,7 @@ mod class;
 mod credential;
 mod egress;
 pub mod hosts;
+mod lifecycle;
 mod limits;
 mod policy;
 mod tracing;
@@ -86,6 +88,8 @@ pub struct Accepted {
     pub class: ClassInForce,
     /// The program to run.
     pub agent: Agent,
+    /// What becomes of it when it ends.
+    pub mode: Mode,
     /// Its limits.
     pub limits: Limits,
     /// What its workspace begins with; none where it begins empty.
@@ -254,6 +258,7 @@ pub fn accept(
     let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
     let mut in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
+    lifecycle::lifecycle(sandbox, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
     in_force.tracing = tracing::tracing(class, !egress.rules.is_empty(), &mut faults);
@@ -276,6 +281,7 @@ pub fn accept(
             identity: identity.clone(),
             class: in_force,
             agent: sandbox.spec.agent.clone(),
+            mode: life::mode(sandbox),
             limits,
             source,
             rules: egress.rules,

@@ -38,7 +38,7 @@ mod way;
 
 pub use boundary::{Sealed, boundary};
 pub use error::{ApplyError, Document, Unsealed, Walls};
-pub use pods::{LivePod, halt, is_outside_its_walls, put_back};
+pub use pods::{Ending, LivePod, halt, has_ended_so, is_outside_its_walls, power_down, put_back};
 pub use way::{Gated, admit, keep, shut};
 
 pub(super) use child::names_another;
@@ -174,6 +174,20 @@ impl Writer {
         let patched = self.call(Verb::Patch, "AgentSandbox", &name, call).await?;
         self.recent.patched(sent, patched.clone());
         Ok(patched)
+    }
+
+    /// Deletes a sandbox, if it is still as it was when that was decided; one that is gone already is gone.
+    ///
+    /// # Errors
+    /// When the API server refuses, for it was changed meanwhile among others.
+    pub async fn delete_sandbox(&self, sandbox: &AgentSandbox) -> Result<(), ApplyError> {
+        let exactly = Preconditions { uid: sandbox.uid(), resource_version: sandbox.resource_version() };
+        let params = DeleteParams::background().preconditions(exactly);
+        let (api, name) = (self.sandboxes(sandbox), sandbox.name_any());
+        match self.call(Verb::Delete, "AgentSandbox", &name, api.delete(&name, &params)).await {
+            Err(ApplyError::Api { source, .. }) if is_not_found(&source) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     /// Deletes exactly one object; one that is gone already is gone.

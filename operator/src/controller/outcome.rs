@@ -1,6 +1,7 @@
 //! What a pass came to: the record that status, Events, metrics and the requeue are drawn from. Never what was hoped for.
 
 use agentsandbox_crds::class::Isolation;
+use agentsandbox_crds::sandbox::ProgramStatus;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use super::accept::{Rejection, SecretPlace, UpstreamLogin};
 use super::apply::{Applied, ApplyError, names_another};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
+use super::life::fence_failed;
 use super::observe::denials::Held;
 use super::observe::{Closedness, serving_since};
+use super::plan::replaced_from;
 use crate::metrics::Verb;
 
 /// Another object's owner may rename it; nothing tells us when.
@@ -34,6 +37,8 @@ pub const UNMADE_PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 pub struct Outcome {
     /// The class in force, once known.
     pub class_name: Option<String>,
+    /// When an agent of the sandbox first started, as far as it was known when the pass began.
+    pub started: Option<Timestamp>,
     /// How far it got.
     pub stage: Stage,
 }
@@ -49,6 +54,19 @@ pub enum Stage {
     Breached(Breach),
     /// The walls stand.
     Standing(Box<Workload>),
+    /// The program has ended, and nothing is started any more.
+    Finished(Box<ProgramStatus>, Left),
+}
+
+/// What is left of a sandbox that is over, beside its walls and the agent's pod as it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// These pods, which are stopped.
+    Ending(Vec<String>),
+    /// Nobody knows: they could not be stopped, for this.
+    Unstopped(String),
 }
 
 /// Why a child could not be applied, as far as status needs to know.
@@ -158,7 +176,7 @@ impl Outcome {
     #[must_use]
     pub fn requeue(&self, now: Timestamp) -> Requeue {
         match &self.stage {
-            Stage::Rejected(_) => Requeue::AwaitChange,
+            Stage::Rejected(_) | Stage::Finished(..) => Requeue::AwaitChange,
             Stage::Blocked(blocked) => blocked.requeue(),
             Stage::Breached(Breach { why, agent: Halted::Stopped, .. }) => why.requeue(),
             Stage::Breached(Breach { agent: Halted::Spared | Halted::Unstopped(_), .. }) => Requeue::Backoff,
@@ -186,7 +204,14 @@ impl Workload {
             let left = UNMADE_PATIENCE - now.duration_since(since);
             left.is_positive().then(|| Duration::try_from(left).unwrap_or_default() + PROBE_RETRY)
         });
-        held.chain(probe).chain(unmade).min().map_or(Requeue::AwaitChange, Requeue::After)
+        // Its fence failed, and its kubelet starts nothing of it again.
+        let spent = match &self.agent {
+            Applied::Present(pod) if fence_failed(pod) => replaced_from(pod, now),
+            _ => None,
+        };
+        let spent =
+            spent.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default() + PROBE_RETRY);
+        held.chain(spent).chain(probe).chain(unmade).min().map_or(Requeue::AwaitChange, Requeue::After)
     }
 
     /// Since when a node has had the agent's pod and not made its sandbox (condition PodReadyToStartContainers).

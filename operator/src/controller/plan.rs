@@ -10,13 +10,13 @@ use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP, WALL_FINALIZER};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::accept::Identity;
-use super::desired::agent_pod::FENCE;
+use super::desired::agent_pod::{FENCE, runs_once};
 use super::desired::workspace::WORKSPACE;
 use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
@@ -24,13 +24,13 @@ use super::status::evidence::is_proven;
 use super::status::workspace::has_unpacked;
 
 mod doomed;
+mod ended;
 
 pub use doomed::Doomed;
+pub use ended::{has_ended, replaced_from};
 
 /// Kind of the owner of every child.
 const OWNER_KIND: &str = "AgentSandbox";
-/// A pod that ended (evicted, mostly) is not replaced younger than this: a cause that lasts must not make a hot loop.
-const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
@@ -233,10 +233,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
-            let since = live_pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-            let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
-            let why = why_it_ended(live_pod);
-            return if now < due { Step::Hold(due, why) } else { Step::Clear(doomed, why) };
+            return ended::step(live, live_pod, runs_once(wanted_pod), now);
         }
         if must_be_replaced(wanted_pod, live_pod) {
             return Step::Delete(doomed);
@@ -296,25 +293,6 @@ pub fn is_owned(metadata: &ObjectMeta, identity: &Identity) -> bool {
             && owner.kind == OWNER_KIND
             && owner.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
     })
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .is_some_and(|phase| phase == "Failed" || phase == "Succeeded")
-}
-
-/// Longest part of a kubelet's sentence that is repeated.
-const WHY_CHARACTERS_MAX: usize = 300;
-
-/// What the kubelet says of the end: `Evicted: Usage of EmptyDir volume "tmp" exceeds the limit "64Mi".` It is lost with the pod.
-fn why_it_ended(pod: &Pod) -> String {
-    let status = pod.status.as_ref();
-    let said = [status.and_then(|s| s.reason.as_deref()), status.and_then(|s| s.message.as_deref())];
-    let said: Vec<&str> = said.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty()).collect();
-    let why = if said.is_empty() { "no reason was given".to_owned() } else { said.join(": ") };
-    why.chars().take(WHY_CHARACTERS_MAX).collect()
 }
 
 /// A pod is immutable but for its images and for containers that are added later: another spec, an image that somebody changed, or a

@@ -2,6 +2,7 @@
 //! start costs few writes; whatever is final, or gets worse, is told at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,11 @@ pub const DENIALS_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// When each sandbox's status was last written, by UID. It is lost with the process, which then tells at once.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<HashMap<String, Told>>);
+pub struct Progress {
+    all: Mutex<HashMap<String, Told>>,
+    /// Whether an older CRD dropped the start that was told of a sandbox.
+    drops_lives: AtomicBool,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Told {
@@ -53,6 +58,25 @@ impl Progress {
         is_progress(old, new).then(|| left(told.last, PROGRESS_INTERVAL)).flatten()
     }
 
+    /// What can be told of a status: all of it, or without the start where the CRD is older than the operator and drops that, which
+    /// would be written again in each pass. One that has a lifecycle is not of such a CRD, and its start is told whatever happens.
+    #[must_use]
+    pub fn kept(&self, mut status: AgentSandboxStatus, has_lifecycle: bool) -> AgentSandboxStatus {
+        if !has_lifecycle && self.drops_lives.load(Ordering::Relaxed) {
+            status.started_at = None;
+        }
+        status
+    }
+
+    /// The CRD dropped the start that was told of a sandbox.
+    pub fn lives_are_not_kept(&self) {
+        if !self.drops_lives.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the AgentSandbox CRD is older than the operator and drops status.startedAt: apply the chart's crds folder"
+            );
+        }
+    }
+
     /// A status was written.
     pub fn tell(
         &self,
@@ -71,7 +95,7 @@ impl Progress {
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, HashMap<String, Told>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -80,6 +104,7 @@ impl Progress {
 fn is_progress(old: &AgentSandboxStatus, new: &AgentSandboxStatus) -> bool {
     let before = |type_: &str| old.conditions.iter().find(|condition| condition.type_ == type_);
     old.observed_generation == new.observed_generation
+        && (&old.started_at, &old.program) == (&new.started_at, &new.program)
         && old.class_name == new.class_name
         && old.conditions.len() == new.conditions.len()
         && new.conditions.iter().all(|new| before(&new.type_).is_some_and(|old| no_worse(old, new)))
@@ -161,7 +186,7 @@ mod tests {
         old.conditions[0].status = "True".to_owned();
         progress.tell("u", None, &old, at(0));
         type Change = fn(&mut AgentSandboxStatus);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 11] = [
             ("ready", |s| s.conditions[2].status = "True".to_owned()),
             ("stalled", |s| s.conditions[3].status = "True".to_owned()),
             ("a loss", |s| s.conditions[0].status = "Unknown".to_owned()),
@@ -170,6 +195,8 @@ mod tests {
             ("what is said of it", |s| s.conditions[3].message = "an agent runs".to_owned()),
             ("a new spec", |s| s.observed_generation = Some(2)),
             ("another class", |s| s.class_name = Some("container".to_owned())),
+            ("a start", |s| s.started_at = Some(from(json!("2030-01-01T00:00:00Z")))),
+            ("an end", |s| s.program = Some(from(json!({"reason": "Completed"})))),
             ("a condition fewer", |s| drop(s.conditions.pop())),
         ];
         for (what, change) in changes {

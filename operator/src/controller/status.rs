@@ -4,7 +4,7 @@
 //! fence. Silence is Unknown, never True. Time is an argument; it is written only where a status changed, and two
 //! statuses that differ in times only are the same.
 
-use agentsandbox_crds::sandbox::{DeniedRequests, EgressStatus};
+use agentsandbox_crds::sandbox::{DeniedRequests, EgressStatus, ProgramStatus};
 use agentsandbox_crds::workspace::WorkspaceStatus;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use agentsandbox_policy::Tally;
@@ -12,9 +12,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::accept::Rejection;
+use super::life;
 use super::outcome::{Blocked, Breach, Halted, Lost, Outcome, Stage, Workload};
+use super::present;
 
 pub mod evidence;
+mod finished;
 mod pods;
 mod reason;
 mod secrets;
@@ -55,12 +58,17 @@ pub fn status(
     now: Timestamp,
 ) -> Option<AgentSandboxStatus> {
     let old = sandbox.status.clone().unwrap_or_default();
-    let told = Told {
+    let facts = Facts {
         class_name: outcome.class_name.clone(),
         egress: egress(tally, old.egress.as_ref()),
         workspace: workspace::counts(sandbox, outcome, old.workspace.as_ref()),
+        started_at: old.started_at.or_else(|| started(outcome, now).map(Time)),
+        program: match &outcome.stage {
+            Stage::Finished(program, _) => Some(program.as_ref().clone()),
+            _ => old.program,
+        },
     };
-    changed(sandbox, verdicts(outcome, now)?, told, now)
+    changed(sandbox, verdicts(outcome, now)?, facts, now)
 }
 
 /// The status of a sandbox that is being deleted, with the sentence that says what it waits for; none when the present one says
@@ -71,21 +79,33 @@ pub fn ending(sandbox: &AgentSandbox, message: &str, now: Timestamp) -> Option<A
     let mut facts = vec![Verdict::new(ConditionType::Accepted, Holds::Unknown, Reason::Terminating, FACTS)];
     facts.extend(unknown(Reason::Terminating, FACTS));
     facts.push(Verdict::new(ConditionType::Ready, Holds::False, Reason::Terminating, message));
-    let AgentSandboxStatus { class_name, egress, workspace, .. } = sandbox.status.clone().unwrap_or_default();
-    changed(sandbox, summarised(facts), Told { class_name, egress, workspace }, now)
+    let AgentSandboxStatus { class_name, egress, workspace, started_at, program, .. } =
+        sandbox.status.clone().unwrap_or_default();
+    changed(sandbox, summarised(facts), Facts { class_name, egress, workspace, started_at, program }, now)
 }
 
-/// What the status tells beside the conditions.
-struct Told {
+/// What a status says beside its conditions.
+struct Facts {
     class_name: Option<String>,
     egress: Option<EgressStatus>,
     workspace: Option<WorkspaceStatus>,
+    started_at: Option<Time>,
+    program: Option<ProgramStatus>,
+}
+
+/// When an agent first started. One that a pass has made run is told with its start, so that the one without the other means that
+/// somebody took it away.
+fn started(outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
+    outcome.started.or_else(|| match &outcome.stage {
+        Stage::Standing(workload) => life::started_in(present(&workload.agent)?, now),
+        _ => None,
+    })
 }
 
 fn changed(
     sandbox: &AgentSandbox,
     verdicts: Vec<Verdict>,
-    told: Told,
+    facts: Facts,
     now: Timestamp,
 ) -> Option<AgentSandboxStatus> {
     let generation = sandbox.metadata.generation;
@@ -93,9 +113,16 @@ fn changed(
     let verdicts = workspace::completed(sandbox, verdicts);
     let conditions =
         verdicts.iter().map(|verdict| condition(verdict, generation, &old.conditions, now)).collect();
-    let Told { class_name, egress, workspace } = told;
-    let new =
-        AgentSandboxStatus { observed_generation: generation, class_name, conditions, egress, workspace };
+    let Facts { class_name, egress, workspace, started_at, program } = facts;
+    let new = AgentSandboxStatus {
+        observed_generation: generation,
+        class_name,
+        conditions,
+        egress,
+        workspace,
+        started_at,
+        program,
+    };
     (new != old).then_some(new)
 }
 
@@ -127,6 +154,7 @@ fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
         Stage::Blocked(blocked) => blocked_by(blocked)?,
         Stage::Breached(breach) => breached(breach)?,
         Stage::Standing(workload) => standing(workload, now),
+        Stage::Finished(program, left) => return Some(finished::finished(program, left)),
     };
     Some(summarised(facts))
 }
@@ -312,18 +340,19 @@ fn summarised(facts: Vec<Verdict>) -> Vec<Verdict> {
     };
     let stalled = worst.is_some() && reason.needs_a_person();
     let progressing = worst.is_some() && !stalled;
-    let flag = |type_, on: bool| {
-        let (holds, reason, message) = match on {
-            true => (Holds::True, reason, message.clone()),
-            false => (Holds::False, Reason::Settled, "Nothing to report.".to_owned()),
-        };
-        Verdict::new(type_, holds, reason, message)
-    };
     let mut all: Vec<Verdict> = facts.into_iter().filter(|fact| fact.type_ != ConditionType::Ready).collect();
     all.push(Verdict::new(ConditionType::Ready, ready, reason, message.clone()));
-    all.push(flag(ConditionType::Reconciling, progressing));
-    all.push(flag(ConditionType::Stalled, stalled));
+    all.push(flag(ConditionType::Reconciling, progressing.then_some((reason, message.as_str()))));
+    all.push(flag(ConditionType::Stalled, stalled.then_some((reason, message.as_str()))));
     all
+}
+
+/// Reconciling or Stalled: True for a reason, or else settled.
+fn flag(type_: ConditionType, why: Option<(Reason, &str)>) -> Verdict {
+    match why {
+        Some((reason, message)) => Verdict::new(type_, Holds::True, reason, message),
+        None => Verdict::new(type_, Holds::False, Reason::Settled, "Nothing to report."),
+    }
 }
 
 fn condition(verdict: &Verdict, generation: Option<i64>, old: &[Condition], now: Timestamp) -> Condition {

@@ -128,7 +128,9 @@ impl Scene {
         let sandbox = Arc::new(self.sandbox);
         let mut result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
         for _ in 1..count {
-            let _ = retry(&sandbox, result.as_ref().unwrap_err(), &ctx);
+            if let Err(error) = &result {
+                let _ = retry(&sandbox, error, &ctx);
+            }
             result = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await;
         }
         After { api, ctx, result }
@@ -492,5 +494,6 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
 }
 
 mod ending;
+mod finish;
 mod requests;
 mod way;

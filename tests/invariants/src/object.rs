@@ -90,7 +90,7 @@ pub struct Policy {
 pub struct Sandbox {
     /// The class that it has.
     pub class: String,
-    /// The generation that its condition Ready is about, while that is true.
+    /// The generation that its condition Ready is about, while that is true of an agent that runs.
     pub ready: Option<u64>,
 }
 
@@ -229,8 +229,10 @@ fn sandbox(object: &Value) -> Sandbox {
     // One that is being deleted promises nothing more.
     let conditions = object["status"]["conditions"].as_array();
     let conditions = conditions.filter(|_| object["metadata"]["deletionTimestamp"].is_null());
-    let ready =
-        conditions.into_iter().flatten().find(|one| one["type"] == "Ready" && one["status"] == "True");
+    // A Task that ended well is Ready for whoever waits for its end.
+    let runs =
+        |one: &&Value| one["type"] == "Ready" && one["status"] == "True" && one["reason"] != "Succeeded";
+    let ready = conditions.into_iter().flatten().find(runs);
     // A sandbox that names no class has the one that the operator chose and wrote down.
     let class = [&object["spec"]["className"], &object["status"]["className"]];
     Sandbox {

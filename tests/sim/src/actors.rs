@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use crate::kinds::{self, CONFIG_MAPS, NAMESPACES, PODS, SECRETS, SERVICES};
@@ -23,6 +24,10 @@ pub enum Step {
     Ready(Key, String),
     /// A fence tries its way to the proxy; once there is one, the agent starts.
     Fence(Key, String),
+    /// The program of a pod that runs once ends by itself.
+    Exit(Key, String),
+    /// The kubelet says of a pod whose program has ended that it is over.
+    Settle(Key, String),
     /// A pod's containers have ended.
     Kill(Key, String),
     /// The garbage collector looks for what has no owner.
@@ -38,12 +43,14 @@ pub struct Node {
     pub schedules: bool,
     /// Milliseconds that a pod takes to end.
     pub ends_in: u64,
+    /// Milliseconds that a program takes which runs once.
+    pub program_takes: u64,
     collecting: bool,
 }
 
 impl Default for Node {
     fn default() -> Self {
-        Self { schedules: true, ends_in: 60, collecting: false }
+        Self { schedules: true, ends_in: 60, program_takes: 2_000, collecting: false }
     }
 }
 
@@ -96,8 +103,32 @@ pub fn take(world: &mut World, step: Step) {
             }
         }
         Step::Fence(key, uid) => fence(world, key, uid),
+        Step::Exit(key, uid) => {
+            if let Some(pod) = pod(&world.store, &key, &uid) {
+                let status = exited(&world.store, exit_code(pod), "Running");
+                write(&mut world.store, &key, Part::Status, &status);
+                world.step_in(300, Step::Settle(key, uid));
+            }
+        }
+        Step::Settle(key, uid) => {
+            if let Some(pod) = pod(&world.store, &key, &uid) {
+                let phase = if exit_code(pod) == 0 { "Succeeded" } else { "Failed" };
+                write(&mut world.store, &key, Part::Status, &json!({"status": {"phase": phase}}));
+            }
+        }
         Step::Kill(key, uid) => {
-            if world.store.get(&PODS, &key.1, &key.2).is_some_and(|pod| text(pod, "/metadata/uid") == uid) {
+            let shown = world.store.get(&PODS, &key.1, &key.2);
+            let shown = shown.filter(|pod| text(pod, "/metadata/uid") == uid);
+            if shown.is_some_and(|pod| runs_once(pod) && !has_ended(pod)) {
+                // It says how its containers ended before the pod goes.
+                let mut status = exited(&world.store, KILLED, "Failed");
+                // Its node's clock may be behind: the end seems to lie before what asked for it.
+                let behind = world.store.now() - SignedDuration::from_secs(11);
+                status["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] =
+                    json!(behind.to_string());
+                write(&mut world.store, &key, Part::Status, &status);
+                world.step_in(20, Step::Kill(key, uid));
+            } else if shown.is_some() {
                 world.store.gone(&key);
             }
         }
@@ -136,6 +167,33 @@ fn running(store: &Store, container: &str, ready: bool) -> Value {
         "containerStatuses": [{
             "name": container, "ready": ready, "started": true, "restartCount": 0, "image": "i", "imageID": "i",
             "state": {"running": {"startedAt": store.now().to_string()}},
+        }],
+    }})
+}
+
+/// What a program is killed with.
+pub const KILLED: i64 = 137;
+
+fn runs_once(pod: &Value) -> bool {
+    text(pod, "/spec/restartPolicy") == "Never"
+}
+
+/// What a program ends with: its first argument, if that is a number.
+fn exit_code(pod: &Value) -> i64 {
+    text(pod, "/spec/containers/0/args/0").parse().unwrap_or_default()
+}
+
+fn exited(store: &Store, code: i64, phase: &str) -> Value {
+    let reason = if code == 0 { "Completed" } else { "Error" };
+    json!({"status": {
+        "phase": phase,
+        "conditions": [condition(store, "PodScheduled", true), condition(store, "Ready", false)],
+        "containerStatuses": [{
+            "name": "agent", "ready": false, "started": false, "restartCount": 0, "image": "i", "imageID": "i",
+            "state": {"terminated": {
+                "exitCode": code, "reason": reason, "message": "that was it",
+                "startedAt": store.now().to_string(), "finishedAt": store.now().to_string(),
+            }},
         }],
     }})
 }
@@ -181,7 +239,11 @@ fn fence(world: &mut World, key: Key, uid: String) {
         "name": "fence", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
         "state": {"terminated": {"exitCode": 0, "message": objects::report()}},
     }]);
+    let once = runs_once(pod);
     write(&mut world.store, &key, Part::Status, &status);
+    if once {
+        world.step_in(world.node.program_takes, Step::Exit(key, uid));
+    }
 }
 
 fn write(store: &mut Store, key: &Key, part: Part, patch: &Value) {

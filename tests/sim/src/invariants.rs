@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::actors::KILLED;
 use crate::kinds::{CLASSES, PODS, POLICIES, SANDBOXES, SECRETS};
 use crate::store::{Change, Revision, Store, has_ended, text};
 
@@ -23,6 +24,8 @@ pub struct Invariants {
     gone: BTreeMap<String, Timestamp>,
     /// When the agent of each sandbox was last ready behind a wall, by UID.
     ran: BTreeMap<String, Timestamp>,
+    /// How the program of each sandbox that is over was said to have ended, by UID.
+    over: BTreeMap<String, Value>,
     /// Values that may be in no object but a Secret.
     values: BTreeSet<String>,
 }
@@ -47,6 +50,12 @@ fn controller_uid(object: &Value) -> Option<&str> {
 fn holds(object: &Value, condition: &str) -> bool {
     let all = object["status"]["conditions"].as_array();
     all.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == "True")
+}
+
+/// Whether a sandbox is said to run. A Task that ended well is Ready for whoever waits for its end.
+fn is_called_running(sandbox: &Value) -> bool {
+    let mut all = sandbox["status"]["conditions"].as_array().into_iter().flatten();
+    all.any(|one| one["type"] == "Ready" && one["status"] == "True" && one["reason"] != "Succeeded")
 }
 
 fn is_walled(store: &Store, pod: &Value) -> bool {
@@ -133,6 +142,10 @@ impl Invariants {
                 broken.push(format!("I5: pod {name} mounts a user's secret"));
             }
         }
+        let is_over = self.over.contains_key(uid);
+        if revision.change == Change::Added && component(pod) == "agent" && is_over {
+            broken.push(format!("I9: pod {name} was created for a sandbox that is over"));
+        }
         let live = agents(store, uid).filter(|pod| !has_ended(pod)).count();
         if live > 1 {
             broken.push(format!("I6: {live} agents of sandbox {uid} live at once"));
@@ -156,12 +169,13 @@ impl Invariants {
         class.is_some_and(|class| class["spec"]["runtimeClassName"] == pod["spec"]["runtimeClassName"])
     }
 
-    fn sandbox(&self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
+    fn sandbox(&mut self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
         let sandbox = &revision.object;
-        let was = revision.before.as_ref().is_some_and(|before| holds(before, "Ready"));
+        self.program(revision, broken);
+        let was = revision.before.as_ref().is_some_and(is_called_running);
         // One that is being deleted promises nothing more.
         let is_ending = sandbox["metadata"]["deletionTimestamp"].is_string();
-        if revision.by != "operator" || is_ending || !holds(sandbox, "Ready") {
+        if revision.by != "operator" || is_ending || !is_called_running(sandbox) {
             return;
         }
         if !is_current(sandbox) {
@@ -178,9 +192,36 @@ impl Invariants {
         }
     }
 
+    /// The end of a program is told once, of one that ended by itself, and stays as it was told.
+    fn program(&mut self, revision: &Revision, broken: &mut Vec<String>) {
+        let sandbox = &revision.object;
+        let (name, uid) = (text(sandbox, "/metadata/name"), text(sandbox, "/metadata/uid"));
+        let program = &sandbox["status"]["program"];
+        if program["exitCode"] == KILLED {
+            broken
+                .push(format!("I9: the program of {name} is said to have ended, and was killed: {program}"));
+        }
+        match self.over.get(uid) {
+            Some(told) if revision.by == "operator" && told != program => {
+                broken.push(format!("I9: how {name} ended is told anew: {program} after {told}"));
+            }
+            None if program.is_object() => {
+                self.over.insert(uid.to_owned(), program.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is left of a sandbox that is over but its agent's pod, which has ended.
+    fn left_over(&self, store: &Store) -> Vec<String> {
+        let over = store.all(&PODS).filter(|pod| self.over.contains_key(sandbox_uid(pod)));
+        let live = over.filter(|pod| component(pod) != "agent" || !has_ended(pod));
+        live.map(|pod| format!("I9: pod {} of a sandbox that is over", text(pod, "/metadata/name"))).collect()
+    }
+
     /// What is broken when nothing happens any more.
     pub fn at_rest(&self, store: &Store, now: Timestamp) -> Vec<String> {
-        let mut broken = Vec::new();
+        let mut broken = self.left_over(store);
         for (key, object) in store.everything() {
             let of = [controller_uid(object).unwrap_or_default(), sandbox_uid(object)];
             let gone = of.iter().filter_map(|uid| self.gone.get(*uid)).min();
@@ -188,7 +229,7 @@ impl Invariants {
                 broken.push(format!("I4: {key:?} is left of a sandbox that is gone"));
             }
         }
-        for sandbox in store.all(&SANDBOXES).filter(|sandbox| holds(sandbox, "Ready")) {
+        for sandbox in store.all(&SANDBOXES).filter(|sandbox| is_called_running(sandbox)) {
             let (name, uid) = (text(sandbox, "/metadata/name"), text(sandbox, "/metadata/uid"));
             if !is_current(sandbox) {
                 broken.push(format!("I7: sandbox {name} is ready for another generation"));

@@ -92,6 +92,14 @@ pub fn sandbox(name: &str) -> Value {
     })
 }
 
+/// A sandbox whose program runs once and ends with this exit code.
+pub fn task(name: &str, exit_code: i64) -> Value {
+    let mut object = sandbox(name);
+    object["spec"]["lifecycle"] = json!({"mode": "Task"});
+    object["spec"]["agent"]["args"] = json!([exit_code.to_string()]);
+    object
+}
+
 /// Creates a sandbox.
 pub fn create(store: &mut Store, object: Value) -> Value {
     store.create(&SANDBOXES, Some("kubectl"), object, false).unwrap()

@@ -265,6 +265,17 @@ impl Rig {
         self.world.act("user", |store| objects::create(store, objects::sandbox(name)));
     }
 
+    /// Creates a sandbox whose program runs once and ends with this exit code, as a user.
+    pub fn create_task(&self, name: &str, exit_code: i64) {
+        self.world.act("user", |store| objects::create(store, objects::task(name, exit_code)));
+    }
+
+    /// Waits until the end of a sandbox's program is told.
+    pub async fn finished(&mut self, name: &str) {
+        let name = name.to_owned();
+        self.until(Duration::from_secs(120), "the result", move |store| is_finished(store, &name)).await;
+    }
+
     /// Changes a sandbox by a merge patch, as a user.
     pub fn patch(&self, name: &str, patch: &Value) {
         self.world.act("user", |store| {
@@ -296,10 +307,21 @@ pub fn is_ready(store: &Store, name: &str) -> bool {
     })
 }
 
+/// Whether the end of a sandbox's program is told.
+pub fn is_finished(store: &Store, name: &str) -> bool {
+    store.get(&SANDBOXES, TEAM, name).is_some_and(|sandbox| sandbox["status"]["program"].is_object())
+}
+
 /// The value without versions and times.
 fn timeless(value: &Value) -> Value {
-    const LEFT_OUT: [&str; 5] =
-        ["resourceVersion", "creationTimestamp", "lastTransitionTime", "startedAt", "deletionTimestamp"];
+    const LEFT_OUT: [&str; 6] = [
+        "resourceVersion",
+        "creationTimestamp",
+        "lastTransitionTime",
+        "startedAt",
+        "finishedAt",
+        "deletionTimestamp",
+    ];
     match value {
         Value::Object(map) => {
             let kept = map.iter().filter(|(key, _)| !LEFT_OUT.contains(&key.as_str()));

@@ -29,6 +29,7 @@ mod hardened;
 mod inside;
 mod least_privilege;
 mod leaves;
+mod life;
 mod link;
 mod main_job;
 mod one_namespace;

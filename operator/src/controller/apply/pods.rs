@@ -12,6 +12,7 @@ use super::child::Made;
 use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer};
 use crate::controller::accept::Identity;
 use crate::controller::desired::{Child, ChildKind, Component, keys};
+use crate::controller::life;
 use crate::controller::plan::{Doomed, changed_on_the_way, is_owned, spec_hash};
 
 /// A pod of a sandbox, as the API server itself shows it.
@@ -64,10 +65,75 @@ pub async fn halt(writer: &Writer, identity: &Identity, component: Component) ->
     let Some(pod) = writer.live_pod(&identity.namespace, &name).await? else { return Ok(()) };
     let hurried =
         pod.metadata.deletion_grace_period_seconds.is_some_and(|secs| secs <= HALT_GRACE_SECS.into());
-    if !is_of(&pod, identity) || (pod.metadata.deletion_timestamp.is_some() && hurried) {
+    // What has ended holds what came of it. A phase alone says nothing: whoever may write a pod's status can write one.
+    if !is_of(&pod, identity)
+        || life::ended(&pod).is_some()
+        || (pod.metadata.deletion_timestamp.is_some() && hurried)
+    {
         return Ok(());
     }
     writer.delete_one::<Pod>(&identity.namespace, &Doomed::pod(&pod), Grace::Least).await
+}
+
+/// Which pods are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Proxies, which hold keys and are the agent's only way out.
+    Proxies,
+    /// Those, and every other pod but an agent's whose program has ended.
+    All,
+}
+
+/// Ends pods of a sandbox. An agent's pod whose program has ended stays, with its log; it is judged as the API server itself shows
+/// it. Answers with the names of the pods in which something may still run, in order.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn power_down(
+    writer: &Writer,
+    identity: &Identity,
+    ending: Ending,
+) -> Result<Vec<String>, ApplyError> {
+    let (mut left, mut doomed) = (Vec::new(), Vec::new());
+    // Proxies first: nothing that is asked about an agent may keep them up.
+    let (proxies, agents): (Vec<_>, Vec<_>) =
+        writer.live_pods(identity).await?.into_iter().partition(|pod| pod.component == Component::Proxy);
+    left.extend(proxies.iter().map(|pod| pod.doomed.name.clone()));
+    let proxies = proxies.into_iter().filter(|pod| !pod.ending).map(|pod| pod.doomed).collect();
+    let stopped = super::stop(writer, &identity.namespace, proxies).await;
+    for pod in agents {
+        if is_spent(writer, identity, &pod.doomed).await? {
+            continue;
+        }
+        left.push(pod.doomed.name.clone());
+        doomed.extend((ending == Ending::All && !pod.ending).then_some(pod.doomed));
+    }
+    super::stop(writer, &identity.namespace, doomed).await?;
+    left.sort();
+    stopped.map(|()| left)
+}
+
+async fn is_spent(writer: &Writer, identity: &Identity, shown: &Doomed) -> Result<bool, ApplyError> {
+    let pod = writer.live_pod(&identity.namespace, &shown.name).await?;
+    // Another pod of that name is not the one that was listed, and may live.
+    Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(shown.uid.as_str()) && life::ended(&pod).is_some()))
+}
+
+/// Whether a program has ended as the watches show it: in a pod that the API server itself shows so too, and that mounts what only the
+/// operator's do. A watch that is behind shows one that was deleted meanwhile, and an owner can be written by anybody.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn has_ended_so(
+    writer: &Writer,
+    identity: &Identity,
+    shown: Option<&Pod>,
+) -> Result<bool, ApplyError> {
+    let Some(shown) = shown else { return Ok(false) };
+    let live = writer.live_pod(&identity.namespace, &shown.name_any()).await?;
+    Ok(live.is_some_and(|pod| {
+        pod.metadata.uid == shown.metadata.uid && mounts_keys(&pod, identity) && life::ended(&pod).is_some()
+    }))
 }
 
 /// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.

@@ -6,7 +6,7 @@
 //! disk space is the container's alone, for Kubernetes knows no other.
 
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
-use agentsandbox_crds::sandbox::ImagePullPolicy;
+use agentsandbox_crds::sandbox::{ImagePullPolicy, Mode};
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, HostAlias, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption,
     PodSpec, ResourceRequirements, Toleration, Volume, VolumeMount,
@@ -25,6 +25,8 @@ use crate::platform::{METADATA_ADDRESSES, Platform};
 pub const FENCE: &str = "fence";
 /// Name of the agent's container.
 pub const AGENT: &str = "agent";
+/// The restart policy of a pod of which nothing is started a second time.
+const ONCE: &str = "Never";
 /// The agent's user.
 const USER: i64 = 1000;
 const ENROLMENT_DIR: &str = "/var/run/agentsandbox/enrolment";
@@ -60,7 +62,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         enable_service_links: Some(false),
         security_context: Some(pod_security(USER)),
         resources: Some(pod_resources(&accepted.limits)),
-        restart_policy: Some("Always".to_owned()),
+        restart_policy: Some(restart_policy(accepted.mode).to_owned()),
         termination_grace_period_seconds: Some(GRACE_SECS),
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig {
@@ -115,6 +117,7 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
             accepted.limits.ephemeral_bytes.saturating_add(accepted.limits.workspace_bytes),
         )),
         security_context: Some(container_security()),
+        termination_message_policy: last_words(accepted.mode).map(str::to_owned),
         volume_mounts: Some(vec![
             workspace::agents_mount(accepted.source.as_ref()),
             mount("tmp", "/tmp"),
@@ -124,6 +127,28 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
         ]),
         ..Container::default()
     }
+}
+
+const fn restart_policy(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Service => "Always",
+        // It holds for the fence as well: where that fails, another pod follows.
+        Mode::Task => ONCE,
+    }
+}
+
+/// A program that failed without a word has its last words taken from its log, where its end is told.
+const fn last_words(mode: Mode) -> Option<&'static str> {
+    match mode {
+        Mode::Service => None,
+        Mode::Task => Some("FallbackToLogsOnError"),
+    }
+}
+
+/// Whether the kubelet starts nothing of this pod a second time.
+#[must_use]
+pub fn runs_once(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some(ONCE)
 }
 
 /// Kubernetes expands `$(NAME)` in commands and arguments; `$$` stands for a plain `$`.

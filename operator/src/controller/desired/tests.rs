@@ -13,6 +13,7 @@ use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
 
 mod hardening;
+mod task;
 mod workspace;
 
 fn sealed() -> Sealed {

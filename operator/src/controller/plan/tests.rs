@@ -300,6 +300,33 @@ fn a_pod_that_ended_is_replaced_after_a_pause() {
 }
 
 #[test]
+fn a_task_whose_program_ended_is_left_and_one_whose_fence_failed_is_replaced_after_a_pause() {
+    let task = accepted(|s| s.spec.lifecycle = Some(from(json!({"mode": "Task"}))));
+    let task = desired::agent_pod::pod(&task, &platform(), &Sealed::for_tests());
+    let (task, service) = (Child::Pod(Box::new(task)), pod());
+    let over = |wanted: &Child, created: &str, fence: i32, program: Value| {
+        planned(wanted, |value| {
+            value["metadata"]["annotations"] = json!({"agentsandbox.dev/spec-hash": "of another spec"});
+            value["metadata"]["creationTimestamp"] = json!(created);
+            value["status"] = json!({
+                "phase": "Failed",
+                "initContainerStatuses": [{"name": "fence", "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+                    "state": {"terminated": {"exitCode": fence, "message": fixtures::report(|_| ())}}}],
+                "containerStatuses": [{"name": "agent", "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+                    "state": program}],
+            });
+        })
+    };
+    let (long_ago, lately) = ("2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z");
+    let ended = json!({"terminated": {"exitCode": 3, "finishedAt": "2026-01-01T00:00:10Z"}});
+    let waiting = json!({"waiting": {"reason": "PodInitializing"}});
+    assert_eq!(name(&over(&task, long_ago, 0, ended.clone())), "Leave", "it holds the result");
+    assert_eq!(name(&over(&service, long_ago, 0, ended)), "Clear", "the control is one that goes on");
+    assert_eq!(name(&over(&task, lately, 1, waiting.clone())), "Leave", "it says what the fence found");
+    assert_eq!(name(&over(&task, long_ago, 1, waiting)), "Delete");
+}
+
+#[test]
 fn keys_are_made_for_a_proxy_that_has_none() {
     let wanted = || desired::boundary(&accepted(|_| ()), &platform());
     let none = boundary(wanted(), &Observed::default(), &identity(), now());

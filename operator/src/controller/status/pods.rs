@@ -196,6 +196,14 @@ pub(super) fn agent_running(workload: &Workload) -> Verdict {
     if ready_since(pod).is_some() {
         return Verdict::new(ConditionType::Ready, Holds::True, Reason::Running, "The agent runs.");
     }
+    let is_done = container(pod, agent_pod::AGENT)
+        .is_some_and(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()));
+    if is_done && agent_pod::runs_once(pod) {
+        return starting(
+            Reason::Finished,
+            "The program has ended; its node has not said yet what came of the pod.",
+        );
+    }
     match trouble(pod, "agent", Reason::AgentFailing) {
         Some((reason, message)) => Verdict::new(ConditionType::Ready, Holds::False, reason, message),
         None => starting(Reason::AgentStarting, "The agent's pod is starting."),

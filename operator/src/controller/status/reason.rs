@@ -19,7 +19,8 @@ pub enum ConditionType {
     /// True: what the workspace's source brought is in its place. False: it could not be had, or was refused. It is told only where a
     /// source is named.
     WorkspaceReady,
-    /// True: all of the above, and the agent runs. False: the reason is the first of the above that does not hold.
+    /// True: all of the above, and the agent runs, or the program of a Task ended with exit code 0. False: the reason is the first of the
+    /// above that does not hold.
     Ready,
     /// True: the operator expects to get further by itself (kstatus).
     Reconciling,
@@ -181,6 +182,14 @@ reasons! {
     AgentFailing,
     /// The agent runs.
     Running,
+    /// The program was to run once, and ended well.
+    Succeeded,
+    /// The program was to run once, and ended badly.
+    Failed,
+    /// The sandbox lived as long as it may, and was stopped.
+    LifetimeExceeded,
+    /// Nothing more is known, because the sandbox is over.
+    Finished,
     /// Nothing to report.
     Settled,
     /// The last pass failed for a reason that passes.
@@ -217,6 +226,8 @@ impl Reason {
                 | Self::ArchiveRefused
                 | Self::ProxyFailing
                 | Self::AgentFailing
+                | Self::Failed
+                | Self::LifetimeExceeded
         )
     }
 }

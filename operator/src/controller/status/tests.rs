@@ -13,7 +13,7 @@ use crate::controller::desired::{ChildKind, Component};
 use crate::controller::evaluate::{Direction, Widening};
 use crate::controller::observe::denials::Held;
 use crate::controller::observe::{Closedness, ProxyClosed};
-use crate::controller::outcome::Lost;
+use crate::controller::outcome::{Left, Lost};
 use crate::controller::plan::Doomed;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
@@ -55,7 +55,7 @@ fn with(change: impl FnOnce(&mut Workload)) -> Stage {
 }
 
 fn outcome(stage: Stage) -> Outcome {
-    Outcome { class_name: Some("gvisor".to_owned()), stage }
+    Outcome { class_name: Some("gvisor".to_owned()), started: None, stage }
 }
 
 type Told = BTreeMap<String, (String, String)>;

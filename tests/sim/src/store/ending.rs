@@ -1,5 +1,6 @@
 //! How objects end: asked to, held by finalizers, and gone.
 
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::{Change, Deletion, Key, Refusal, Store, finalizers, has_ended, is_ending, seconds, text};
@@ -63,7 +64,13 @@ impl Store {
         {
             object["metadata"]["generation"] = json!(generation + 1);
         }
-        object["metadata"]["deletionTimestamp"] = json!(seconds(self.now));
+        // It is when the grace is over, counted from when it was first asked for.
+        let asked =
+            text(object, "/metadata/deletionTimestamp").parse::<Timestamp>().map_or(self.now, |over| {
+                let before = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default();
+                over - SignedDuration::from_secs(before)
+            });
+        object["metadata"]["deletionTimestamp"] = json!(seconds(asked + SignedDuration::from_secs(grace)));
         object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
     }
 

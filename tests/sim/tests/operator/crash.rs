@@ -16,17 +16,43 @@ enum Script {
     Update,
     Delete,
     DeleteWalls,
+    Finish,
+    DeleteFinished,
 }
 
-const ALL: [Script; 4] = [Script::Create, Script::Update, Script::Delete, Script::DeleteWalls];
+const ALL: [Script; 6] = [
+    Script::Create,
+    Script::Update,
+    Script::Delete,
+    Script::DeleteWalls,
+    Script::Finish,
+    Script::DeleteFinished,
+];
 const WALLS: [&str; 2] = ["a-agent", "a-proxy"];
+
+/// Makes the sandbox that the user then does it to.
+async fn begin(rig: &mut Rig, script: Script) {
+    match script {
+        Script::Finish | Script::DeleteFinished => rig.create_task("a", 3),
+        _ => rig.create("a"),
+    }
+    if script != Script::Finish && script != Script::DeleteFinished {
+        rig.ready("a").await;
+    }
+}
 
 /// Lets the user do it, and waits until it has come to its end.
 async fn play(rig: &mut Rig, script: Script) {
-    rig.create("a");
-    rig.ready("a").await;
+    begin(rig, script).await;
     match script {
         Script::Create => {}
+        Script::Finish => rig.finished("a").await,
+        Script::DeleteFinished => {
+            rig.finished("a").await;
+            rig.delete("a");
+            let gone = |store: &agentsandbox_sim::store::Store| store.get(&SANDBOXES, TEAM, "a").is_none();
+            rig.until(Duration::from_secs(120), "the end", gone).await;
+        }
         Script::Update => {
             rig.patch("a", &json!({"spec": {"agent": {"image": "ghcr.io/acme/agent:2.2"}}}));
             rig.ready("a").await;
@@ -62,16 +88,15 @@ fn pods_made(rig: &Rig) -> usize {
 fn clean(script: Script) -> (Vec<String>, usize, Value) {
     simulate(async {
         let mut rig = Rig::running(1, faults::None);
-        if script != Script::Create {
-            rig.create("a");
-            rig.ready("a").await;
+        if !matches!(script, Script::Create | Script::Finish) {
+            begin(&mut rig, script).await;
             rig.rest(Duration::from_secs(5), Duration::from_secs(60)).await;
         }
         let from = rig.asked().len();
         drop(rig);
         let mut rig = Rig::running(1, faults::None);
         play(&mut rig, script).await;
-        (rig.asked(), if script == Script::Create { 0 } else { from }, rig.picture())
+        (rig.asked(), from, rig.picture())
     })
 }
 

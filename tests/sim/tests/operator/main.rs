@@ -10,6 +10,7 @@
 mod crash;
 mod crowds;
 mod lease;
+mod life;
 mod model;
 mod namespaces;
 mod one_namespace;

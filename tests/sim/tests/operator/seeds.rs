@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentsandbox_sim::faults::{Storm, hash};
 use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::TEAM;
-use agentsandbox_sim::rig::{Rig, is_ready, simulate};
+use agentsandbox_sim::rig::{Rig, is_finished, is_ready, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
 use agentsandbox_sim::world::Shared;
 use serde_json::json;
@@ -67,6 +67,43 @@ fn deed(store: &mut Store, draw: u64) {
     };
 }
 
+/// The sandbox whose program runs once.
+const TASK: &str = "t";
+
+/// One thing that a user or the node does to it. Its result is not taken off together with the pod that shows it.
+fn deed_to_task(store: &mut Store, draw: u64) {
+    let pod = (TEAM, if (draw >> 9).is_multiple_of(3) { "t-proxy" } else { "t-agent" });
+    let round = (draw >> 12) % 5;
+    let _ = match (draw >> 4) % 9 {
+        0..=2 => store.create(&SANDBOXES, None, agentsandbox_sim::objects::task(TASK, 3), false),
+        3 => store.delete(&SANDBOXES, (TEAM, TASK), &Deletion::default()),
+        4 => store.delete(&PODS, pod, &Deletion::default()),
+        5 => store.merge(
+            &PODS,
+            Part::Status,
+            pod,
+            // Whoever evicts it ends its program too.
+            &json!({"status": {"phase": "Failed", "reason": "Evicted", "conditions": [], "containerStatuses": [{
+                "name": pod.1.trim_start_matches("t-"), "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+                "state": {"terminated": {"exitCode": 137, "reason": "Error"}},
+            }]}}),
+        ),
+        6 => store.delete(&POLICIES, (TEAM, pod.1), &Deletion::default()),
+        7 => store.merge(
+            &SANDBOXES,
+            Part::Main,
+            (TEAM, TASK),
+            &json!({"spec": {"agent": {"args": [round.to_string()]}}}),
+        ),
+        _ => store.merge(
+            &SANDBOXES,
+            Part::Status,
+            (TEAM, TASK),
+            &json!({"status": {"className": "x", "conditions": []}}),
+        ),
+    };
+}
+
 /// Prints the lines that were kept of a play that fails: nobody is handed them.
 struct Told(Shared);
 
@@ -91,6 +128,11 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
             let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
             rig.world.at(at, move |store| deed(store, draw));
         }
+        for number in 0..8 {
+            let draw = hash(seed, &format!("deed to a task {number}"));
+            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
+            rig.world.at(at, move |store| deed_to_task(store, draw));
+        }
         rig.pass(Duration::from_millis(STORM.end)).await;
         // In the end each is there, so that coming right means something.
         for name in NAMES {
@@ -98,7 +140,16 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
                 let _ = store.create(&SANDBOXES, None, agentsandbox_sim::objects::sandbox(name), false);
             });
         }
+        rig.world.act("user", |store| {
+            let _ = store.create(&SANDBOXES, None, agentsandbox_sim::objects::task(TASK, 3), false);
+        });
         rig.pass(Duration::from_secs(330)).await;
+        if rig.world.world().store.get(&SANDBOXES, TEAM, TASK).is_none() {
+            rig.create_task(TASK, 3);
+            rig.pass(Duration::from_secs(30)).await;
+        }
+        let over = is_finished(&rig.world.world().store, TASK);
+        assert!(over, "seed {seed}: {TASK} is not over: {}", rig.recently());
         for name in NAMES {
             let there = rig.world.world().store.get(&SANDBOXES, TEAM, name).is_some();
             if !there {

@@ -115,7 +115,18 @@ fn deployment_tools_call_a_sandbox_done_when_it_is_ready_and_failed_when_somebod
             "Degraded",
         ),
     ];
-    for (what, object, of_kstatus, of_argo) in cases {
+    let ended = |code: i32, left: Left| {
+        let program = from(json!({"exitCode": code, "reason": "Error", "lastWords": "words"}));
+        after(Stage::Finished(Box::new(program), left))
+    };
+    let proxy = || Left::Ending(vec!["fix-login-proxy".to_owned()]);
+    let over = [
+        ("a task that ended well", ended(0, Left::Nothing), "Current", "Healthy"),
+        ("one whose proxy goes", ended(0, proxy()), "InProgress", "Healthy"),
+        ("a task that failed", ended(3, Left::Nothing), "Failed", "Degraded"),
+        ("one that failed and whose proxy goes", ended(3, proxy()), "Failed", "Degraded"),
+    ];
+    for (what, object, of_kstatus, of_argo) in cases.into_iter().chain(over) {
         assert_eq!((kstatus(&object), argo(&object)), (of_kstatus, of_argo), "{what}: {object:#}");
     }
 }

@@ -1,0 +1,34 @@
+//! How long a sandbox may live, as its spec writes it. The schema refuses what is no time; an object that was stored under an
+//! older schema is judged here, since what cannot be read would otherwise bound nothing.
+
+use agentsandbox_crds::AgentSandbox;
+use k8s_openapi::jiff::SignedDuration;
+
+use super::{Rejection, RejectionReason, reject};
+use crate::controller::life::parse;
+
+/// A shorter life is over before anything could be done in it.
+const LIFETIME_MIN: SignedDuration = SignedDuration::from_secs(10);
+
+pub(super) fn lifecycle(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
+    let Some(lifecycle) = &sandbox.spec.lifecycle else { return };
+    let bad = |text: &Option<String>, min| {
+        text.as_deref().is_some_and(|text| parse(text).is_none_or(|time| time < min))
+    };
+    if bad(&lifecycle.max_lifetime, LIFETIME_MIN) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.maxLifetime",
+            "maxLifetime must be a time from 10s to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    }
+    if bad(&lifecycle.ttl_after_finished, SignedDuration::ZERO) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.ttlAfterFinished",
+            "ttlAfterFinished must be a time from 0s to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    }
+}

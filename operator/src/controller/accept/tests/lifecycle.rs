@@ -1,0 +1,25 @@
+//! How long a sandbox may live.
+
+use super::*;
+
+#[test]
+fn a_life_that_is_no_time_or_out_of_bounds_is_rejected() {
+    let lifetime = |text: &str| sandbox(|s| s.spec.lifecycle = Some(from(json!({"maxLifetime": text}))));
+    for text in ["10s", "8760h", "1h30m"] {
+        assert!(accept(&identity(), &lifetime(text), &ordinary(), &platform()).is_ok(), "{text}");
+    }
+    for text in ["9s", "8761h", "soon", "", "1d"] {
+        let found = rejected(&lifetime(text), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.lifecycle.maxLifetime");
+    }
+}
+
+#[test]
+fn a_time_to_keep_what_is_over_that_is_none_is_rejected() {
+    let kept = |text: &str| sandbox(|s| s.spec.lifecycle = Some(from(json!({"ttlAfterFinished": text}))));
+    assert!(accept(&identity(), &kept("0s"), &ordinary(), &platform()).is_ok());
+    for text in ["-1s", "8761h", "a day"] {
+        let found = rejected(&kept(text), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.lifecycle.ttlAfterFinished");
+    }
+}

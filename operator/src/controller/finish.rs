@@ -1,0 +1,138 @@
+//! What is done with a sandbox that is over: its power goes, its result is told, and then goes what is left of it.
+//!
+//! The order is the point. The proxy holds keys and is the only way out, and nothing is known from it: it goes first, whatever can be
+//! told. The result is known from the agent's pod alone, which anybody may delete, so nothing of that is taken away before the result is in
+//! the status, and an operator that dies in between finds it there or sees it again. The agent's pod stays, with its log and
+//! nothing that runs; the walls stay until the sandbox is deleted, which is done here once nothing runs any more and it was kept as
+//! long as its spec says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::ProgramStatus;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use super::accept::Identity;
+use super::apply::{self, ApplyError, Ending};
+use super::life::{self, Life};
+use super::observe::{self, Observed};
+use super::outcome::{Left, Outcome, Stage};
+use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status, tell};
+
+/// A pod that does not end within this time is on a node that does not answer, mostly.
+const ENDING_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+/// How often it is looked at from then on, if its watch does not show it go.
+const ENDING_RETRY_LATER: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts to end what has lived too long.
+const LATE_RETRY: Duration = Duration::from_secs(10);
+
+/// What is known of a sandbox's life. The end of a program that was not told yet is believed once the API server itself shows it.
+///
+/// # Errors
+/// When the API server does not answer.
+pub(super) async fn life(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+) -> Result<Life, ReconcileError> {
+    let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
+    let life = life::life(sandbox, agent, now);
+    let by_its_pod = !is_told(sandbox) && life.over.as_ref().is_some_and(|over| over.exit_code.is_some());
+    if by_its_pod
+        && !apply::has_ended_so(&ctx.writer, identity, agent).await.map_err(ReconcileError::Apply)?
+    {
+        return Ok(life::life_going_on(sandbox, agent, now));
+    }
+    Ok(life)
+}
+
+/// One pass over a sandbox that is over.
+///
+/// # Errors
+/// When the result could not be written, and nothing was taken away that shows it; or when a pod could not be ended.
+pub(super) async fn finish(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+    life: &Life,
+    program: &ProgramStatus,
+) -> Result<Action, ReconcileError> {
+    // That its time is up is known without its pod, once its start is told.
+    let is_late = life::is_exceeded(program)
+        && sandbox.status.as_ref().is_some_and(|status| status.started_at.is_some());
+    let ending = if is_told(sandbox) || is_late { Ending::All } else { Ending::Proxies };
+    let stopped = power_down(ctx, identity, observed, ending).await;
+    let left = match &stopped {
+        Ok(left) if left.is_empty() => Left::Nothing,
+        Ok(left) => Left::Ending(left.clone()),
+        Err(error) => Left::Unstopped(chain(error)),
+    };
+    let class_name = sandbox.status.as_ref().and_then(|status| status.class_name.clone());
+    let stage = Stage::Finished(Box::new(program.clone()), left);
+    let outcome = Outcome { class_name, started: life.started, stage };
+    let now = ctx.clock.now();
+    ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
+    let untold_for = tell(ctx, sandbox, &outcome, now).await?;
+    let powerless = stopped.map_err(ReconcileError::Apply)?.is_empty();
+    let again = match ending {
+        Ending::Proxies => Some(TEARDOWN_RETRY),
+        Ending::All => (!powerless).then(|| pause(program, now)),
+    };
+    let expires = life::expires(sandbox, program, now).filter(|_| powerless && is_told(sandbox));
+    let kept_for = match expires {
+        Some(at) if at <= now => {
+            let newest = observe::newest(Arc::new(sandbox.clone()), &ctx.recent);
+            ctx.writer.delete_sandbox(&newest).await.map_err(ReconcileError::Apply)?;
+            None
+        }
+        at => at.map(|at| life::until(at, now)),
+    };
+    ctx.failures.clear(&sandbox.uid().unwrap_or_default());
+    ctx.breaches.end(&identity.uid);
+    let next = kept_for.into_iter().chain(again).chain(untold_for).min();
+    Ok(next.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Asks the API server itself whether a Task without a pod is still as it was seen: one whose end was told meanwhile is not run a
+/// second time, however late the watch is. The write changes nothing and names the version that it was made from.
+pub(super) async fn has_not_happened(ctx: &Ctx, sandbox: &AgentSandbox) -> Result<(), ApplyError> {
+    ctx.writer.finalizers(sandbox, sandbox.finalizers().to_vec()).await.map(|_| ())
+}
+
+/// How long a sandbox may yet live; of one that has lived too long, how soon its end is tried again.
+pub(super) fn due_in(sandbox: &AgentSandbox, ctx: &Ctx) -> Option<Duration> {
+    let (identity, now) = (Identity::of(sandbox)?, ctx.clock.now());
+    let observed = observe::observed(&ctx.stores, &ctx.recent, &identity);
+    let ends = life::life(sandbox, observed.agent_pod(&identity), now).ends?;
+    Some(if ends > now { life::until(ends, now) } else { LATE_RETRY })
+}
+
+fn is_told(sandbox: &AgentSandbox) -> bool {
+    sandbox.status.as_ref().is_some_and(|status| status.program.is_some())
+}
+
+/// When to look again at what does not end. The watch wakes earlier, where it shows the pod.
+fn pause(program: &ProgramStatus, now: Timestamp) -> Duration {
+    let lately = |at: Timestamp| now.duration_since(at) < ENDING_PATIENCE;
+    let is_new = program.finished_at.as_ref().is_some_and(|at| lately(at.0));
+    if is_new { TEARDOWN_RETRY } else { ENDING_RETRY_LATER }
+}
+
+/// Ends what is to end; the names of what may still run.
+async fn power_down(
+    ctx: &Ctx,
+    identity: &Identity,
+    observed: &Observed,
+    ending: Ending,
+) -> Result<Vec<String>, ApplyError> {
+    let left = apply::power_down(&ctx.writer, identity, ending).await;
+    if ending == Ending::All {
+        breach::hurry(ctx, identity, observed).await?;
+    }
+    left
+}

@@ -1,0 +1,110 @@
+//! The life of a sandbox: since when an agent of it has lived, how long one may, and whether it is over. Pure; time is an argument.
+//!
+//! What is over stays so. The result in the status is the fact that everything else follows from, so it is written before
+//! what shows it is taken away, and no later sight of a pod changes it.
+
+use std::time::Duration;
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::{Mode, ProgramStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+mod program;
+mod time;
+
+pub use program::{ended, fence_failed};
+pub use time::{parse, started_in};
+
+/// What the end of a sandbox is called whose time was up.
+const LIFETIME_EXCEEDED: &str = "LifetimeExceeded";
+
+/// What becomes of the program when it ends.
+#[must_use]
+pub fn mode(sandbox: &AgentSandbox) -> Mode {
+    sandbox.spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.mode).unwrap_or(Mode::Service)
+}
+
+/// What is known of a sandbox's life.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Life {
+    /// When an agent of it first started; none as long as none has.
+    pub started: Option<Timestamp>,
+    /// When it is to be stopped for good; none as long as that is not known, and for one without a bound.
+    pub ends: Option<Timestamp>,
+    /// How its program ended; none as long as it is to run.
+    pub over: Option<ProgramStatus>,
+}
+
+impl Life {
+    /// The time that is left of it; none where that has no bound.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> Option<Duration> {
+        self.ends.map(|ends| until(ends, now))
+    }
+}
+
+/// The time until then; whoever is woken after it finds that it has come, however it was rounded.
+#[must_use]
+pub fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(5)
+}
+
+/// What is known of a sandbox's life, from what was told and from its agent's pod. Its end is the one that was told, or else the
+/// program's own, or else that its time is up.
+#[must_use]
+pub fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
+    let own = match mode(sandbox) {
+        Mode::Task => agent.and_then(|pod| Some(time::bounded(ended(pod)?, pod, now))),
+        Mode::Service => None,
+    };
+    judged(sandbox, agent, own, now)
+}
+
+/// The same, where the program is not believed to have ended by itself.
+#[must_use]
+pub fn life_going_on(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
+    judged(sandbox, agent, None, now)
+}
+
+fn judged(sandbox: &AgentSandbox, agent: Option<&Pod>, own: Option<ProgramStatus>, now: Timestamp) -> Life {
+    let started = time::started(sandbox, agent, now);
+    let longest =
+        sandbox.spec.lifecycle.as_ref().and_then(|lifecycle| time::parse(lifecycle.max_lifetime.as_deref()?));
+    let ends = started.zip(longest).map(|(start, longest)| start.saturating_add(longest).unwrap_or(now));
+    let told = || sandbox.status.as_ref().and_then(|status| status.program.clone());
+    let cut = || Some(end(time::called_over(sandbox)?.as_str(), started, now));
+    let late = || ends.filter(|ends| *ends <= now).map(|_| end(LIFETIME_EXCEEDED, started, now));
+    Life { started, ends, over: told().or(own).or_else(cut).or_else(late) }
+}
+
+/// When a sandbox that is over is to be deleted; none if somebody else does that.
+#[must_use]
+pub fn expires(sandbox: &AgentSandbox, program: &ProgramStatus, now: Timestamp) -> Option<Timestamp> {
+    let kept = sandbox.spec.lifecycle.as_ref()?.ttl_after_finished.as_deref().and_then(time::parse)?;
+    // Without a time that can be true nobody can say since when it is over.
+    let finished = program.finished_at.as_ref().map(|time| time.0).filter(|at| !time::is_ahead(*at, now))?;
+    let created = sandbox.metadata.creation_timestamp.as_ref().map_or(finished, |time| time.0);
+    finished.max(created).saturating_add(kept).ok()
+}
+
+/// Whether the sandbox was ended for its time was up.
+#[must_use]
+pub fn is_exceeded(program: &ProgramStatus) -> bool {
+    program.exit_code.is_none() && program.reason == LIFETIME_EXCEEDED
+}
+
+/// An end that no pod shows.
+fn end(reason: &str, started: Option<Timestamp>, now: Timestamp) -> ProgramStatus {
+    ProgramStatus {
+        exit_code: None,
+        reason: reason.to_owned(),
+        started_at: started.map(Time),
+        finished_at: Some(Time(now)),
+        last_words: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

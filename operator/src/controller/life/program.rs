@@ -1,0 +1,91 @@
+//! Whether an agent's program has ended by itself, and how. Pure.
+//!
+//! A pod that somebody else ended is no end of its program: it was evicted, preempted or deleted, or its node went. Of one that
+//! is on its way out nobody can say which came first, for clocks of nodes and of the API server differ: it is no end. The
+//! kubelet shows a container that has ended some hundred milliseconds before it says so of the pod, and meanwhile it does not
+//! say that it evicts the pod, so nothing is judged before the pod's phase. A program that was not to run once, or before which no
+//! fence has proven the walls, is none of a Task. What is in doubt is no end.
+
+use agentsandbox_crds::sandbox::ProgramStatus;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+
+use crate::controller::desired::agent_pod::{AGENT, FENCE, runs_once};
+use crate::controller::status::evidence::is_proven;
+
+/// Longest part of the last words that is kept: their end.
+const LAST_WORDS_CHARACTERS_MAX: usize = 512;
+/// Longest reason of a runtime that is kept.
+const REASON_CHARACTERS_MAX: usize = 64;
+/// How the end of a container is called that nobody has seen end: by the kubelet, and by containerd after a restart of the node.
+const UNSEEN_ENDS: [&str; 2] = ["ContainerStatusUnknown", "Unknown"];
+
+/// How the program of this pod ended; none if it did not end by itself.
+#[must_use]
+pub fn ended(pod: &Pod) -> Option<ProgramStatus> {
+    let status = pod.status.as_ref()?;
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let last = terminated(containers, AGENT)?;
+    let is_on_its_way_out = pod.metadata.deletion_timestamp.is_some();
+    if !is_over(pod) || is_disrupted(pod) || is_on_its_way_out || !runs_once(pod) || !is_proven(pod) {
+        return None;
+    }
+    let reason = last.reason.as_deref().map(plain).filter(|reason| !reason.is_empty());
+    if reason.as_deref().is_some_and(|reason| UNSEEN_ENDS.contains(&reason)) {
+        return None;
+    }
+    let reason = reason.unwrap_or_else(|| if last.exit_code == 0 { "Completed" } else { "Error" }.to_owned());
+    Some(ProgramStatus {
+        exit_code: Some(last.exit_code),
+        reason: reason.chars().take(REASON_CHARACTERS_MAX).collect(),
+        started_at: last.started_at.clone(),
+        finished_at: last.finished_at.clone(),
+        last_words: last.message.as_deref().and_then(last_words),
+    })
+}
+
+/// Whether this pod is over because its fence failed, so that no program was started.
+#[must_use]
+pub fn fence_failed(pod: &Pod) -> bool {
+    let Some(status) = pod.status.as_ref() else { return false };
+    let fence = terminated(status.init_container_statuses.as_deref().unwrap_or_default(), FENCE);
+    let program = terminated(status.container_statuses.as_deref().unwrap_or_default(), AGENT);
+    is_over(pod) && !is_disrupted(pod) && fence.is_some_and(|fence| fence.exit_code != 0) && program.is_none()
+}
+
+/// Whether nothing of this pod runs any more, and its kubelet has said so.
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether something else ended this pod: of one whose containers ended by themselves the kubelet gives no reason.
+fn is_disrupted(pod: &Pod) -> bool {
+    let Some(status) = pod.status.as_ref() else { return true };
+    let mut conditions = status.conditions.iter().flatten();
+    status.reason.as_deref().is_some_and(|reason| !reason.is_empty())
+        || conditions.any(|one| one.type_ == "DisruptionTarget" && one.status == "True")
+}
+
+fn terminated<'a>(all: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerStateTerminated> {
+    all.iter().find(|one| one.name == name)?.state.as_ref()?.terminated.as_ref()
+}
+
+/// The end of what a program said. It is hostile: what steers a terminal, hides, or turns text around is left out.
+fn last_words(said: &str) -> Option<String> {
+    let plain = plain(said);
+    let plain = plain.trim();
+    let excess = plain.chars().count().saturating_sub(LAST_WORDS_CHARACTERS_MAX);
+    let tail: String = plain.chars().skip(excess).collect();
+    (!tail.is_empty()).then_some(tail)
+}
+
+fn plain(said: &str) -> String {
+    said.chars().map(|one| if is_plain(one) { one } else { ' ' }).collect()
+}
+
+fn is_plain(one: char) -> bool {
+    !one.is_control()
+        && !matches!(one,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}

@@ -1,0 +1,319 @@
+//! What a pod shows, against whether its program has ended by itself.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::status::Reason;
+use crate::fixtures::{agent_pod, from, sandbox};
+
+/// The agent's pod, over, with what `change` makes of it.
+fn over(phase: &str, exit_code: i32, change: impl FnOnce(&mut Value)) -> Pod {
+    let mut pod = serde_json::to_value(agent_pod()).unwrap();
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod["status"]["phase"] = json!(phase);
+    pod["status"]["conditions"] = json!([]);
+    pod["status"]["containerStatuses"][0]["state"] = json!({"terminated": {
+        "exitCode": exit_code, "reason": if exit_code == 0 { "Completed" } else { "Error" },
+        "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z",
+    }});
+    change(&mut pod);
+    from(pod)
+}
+
+fn said(words: &str) -> Option<String> {
+    let state = "/status/containerStatuses/0/state/terminated";
+    let pod = over("Failed", 3, |pod| pod.pointer_mut(state).unwrap()["message"] = json!(words));
+    ended(&pod).unwrap().last_words
+}
+
+#[test]
+fn a_program_that_exits_has_ended_with_its_code() {
+    let well = ended(&over("Succeeded", 0, |_| ())).unwrap();
+    assert_eq!((well.exit_code, well.reason.as_str(), &well.last_words), (Some(0), "Completed", &None));
+    assert_eq!(well.finished_at.unwrap().0.to_string(), "2026-01-01T00:01:00Z");
+    let badly = ended(&over("Failed", 3, |_| ())).unwrap();
+    assert_eq!((badly.exit_code, badly.reason.as_str()), (Some(3), "Error"));
+    let killed = over("Failed", 137, |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = json!("OOMKilled");
+    });
+    assert_eq!(ended(&killed).unwrap().reason, "OOMKilled");
+}
+
+#[test]
+fn what_somebody_else_ended_has_not_ended_by_itself() {
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 18] = [
+        ("its pod runs yet", |pod| pod["status"]["phase"] = json!("Running")),
+        ("evicted", |pod| pod["status"]["reason"] = json!("Evicted")),
+        ("its node is lost", |pod| pod["status"]["reason"] = json!("NodeLost")),
+        ("its node shuts down", |pod| pod["status"]["reason"] = json!("Terminated")),
+        ("preempted by the kubelet", |pod| pod["status"]["reason"] = json!("Preempting")),
+        ("disrupted", |pod| {
+            pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True"}]);
+        }),
+        ("deleted at that moment", |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:01:10Z");
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(10);
+        }),
+        ("deleted before", |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:50Z")),
+        ("deleted, and its node's clock is behind", |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:01:15Z");
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(10);
+        }),
+        ("the pod of a Service", |pod| pod["spec"]["restartPolicy"] = json!("Always")),
+        ("its fence has not reported", |pod| {
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] = json!(null);
+        }),
+        ("there was no fence", |pod| pod["status"]["initContainerStatuses"] = json!([])),
+        ("its container is not there", |pod| pod["status"]["containerStatuses"] = json!([])),
+        ("its container runs", |pod| {
+            pod["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
+        }),
+        ("it never started", |pod| {
+            pod["status"]["containerStatuses"][0]["state"] =
+                json!({"waiting": {"reason": "PodInitializing"}});
+        }),
+        ("nobody saw it end", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] =
+                json!("ContainerStatusUnknown");
+        }),
+        ("its node was started anew", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = json!("Unknown");
+        }),
+        ("only a container beside it ended", |pod| {
+            pod["status"]["containerStatuses"][0]["name"] = json!("other");
+        }),
+    ];
+    for (what, change) in changes {
+        assert_eq!(ended(&over("Failed", 137, change)), None, "{what}");
+        assert_eq!(ended(&over("Succeeded", 0, change)), None, "{what}");
+    }
+    let spared = over("Failed", 3, |pod| {
+        pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "False"}]);
+    });
+    assert!(ended(&spared).is_some());
+}
+
+#[test]
+fn a_fence_that_failed_is_no_end_of_the_program() {
+    let fenced = |exit_code: i32, agent: Value| {
+        over("Failed", 0, |pod| {
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(exit_code);
+            pod["status"]["containerStatuses"][0]["state"] = agent;
+        })
+    };
+    let waiting = || json!({"waiting": {"reason": "PodInitializing"}});
+    let failed = fenced(1, waiting());
+    assert!(fence_failed(&failed));
+    assert_eq!(ended(&failed), None);
+    assert!(!fence_failed(&fenced(0, waiting())));
+    assert!(!fence_failed(&fenced(1, json!({"terminated": {"exitCode": 1}}))));
+    let mut evicted = fenced(1, waiting());
+    evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());
+    assert!(!fence_failed(&evicted), "who evicted it is told instead");
+    let mut running = fenced(1, waiting());
+    running.status.as_mut().unwrap().phase = Some("Pending".to_owned());
+    assert!(!fence_failed(&running));
+}
+
+#[test]
+fn last_words_are_bounded_and_steer_no_terminal() {
+    assert_eq!(said(" \n ").as_deref(), None);
+    assert_eq!(said("no test\npasses\n").as_deref(), Some("no test passes"));
+    let hostile = "a\u{1b}[2J\u{7}b\u{202e}c\u{200b}d\u{2028}e\u{9b}f\u{0}g\u{feff}h\u{e0041}i";
+    let told = said(hostile).unwrap();
+    assert_eq!(told, "a [2J b c d e f g h i");
+    let long = said(&format!("{}the end", "€".repeat(2000))).unwrap();
+    assert_eq!(long.chars().count(), 512);
+    assert!(long.ends_with("€the end"), "it is the end that says why");
+}
+
+#[test]
+fn what_a_runtime_says_of_the_end_is_bounded_too() {
+    let reason = "/status/containerStatuses/0/state/terminated";
+    let pod =
+        over("Failed", 3, |pod| pod.pointer_mut(reason).unwrap()["reason"] = json!("x\u{1b}".repeat(99)));
+    let told = ended(&pod).unwrap().reason;
+    assert_eq!(told.chars().count(), 64);
+    assert!(!told.contains('\u{1b}'));
+    let silent = over("Failed", 3, |pod| pod.pointer_mut(reason).unwrap()["reason"] = json!(null));
+    assert_eq!(ended(&silent).unwrap().reason, "Error");
+}
+
+fn now() -> Timestamp {
+    "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn living(lifecycle: &Value) -> AgentSandbox {
+    sandbox(|s| {
+        s.spec.lifecycle = Some(from(lifecycle.clone()));
+        s.metadata.creation_timestamp = Some(from(json!("2025-12-31T00:00:00Z")));
+    })
+}
+
+#[test]
+fn only_a_task_is_over_when_its_program_ends_and_what_was_told_stays() {
+    let pod = over("Failed", 3, |_| ());
+    for service in [living(&json!({})), living(&json!({"mode": "Service"})), sandbox(|_| ())] {
+        assert_eq!(life(&service, Some(&pod), now()).over, None);
+    }
+    let mut task = living(&json!({"mode": "Task", "maxLifetime": "10s"}));
+    assert_eq!(life(&task, None, now()).over, None);
+    let told = life(&task, Some(&pod), now()).over.unwrap();
+    assert_eq!(told.exit_code, Some(3), "its own end is told rather than that its time is up");
+    task.status.get_or_insert_default().program = Some(told.clone());
+    for later in [None, Some(&over("Succeeded", 0, |_| ())), Some(&agent_pod())] {
+        assert_eq!(life(&task, later, now()).over, Some(told.clone()));
+    }
+}
+
+#[test]
+fn times_are_read_as_they_are_written_and_nothing_else_is() {
+    for (text, seconds) in
+        [("10s", 10), ("30m", 1800), ("1h30m", 5400), ("1h5s", 3605), ("0s", 0), ("8760h", 31_536_000)]
+    {
+        assert_eq!(parse(text).map(|time| time.as_secs()), Some(seconds), "{text}");
+    }
+    for text in [
+        "",
+        "h",
+        "1",
+        "1d",
+        "30m1h",
+        "1h1h",
+        "-1h",
+        "+1h",
+        "1.5h",
+        " 1h",
+        "1h ",
+        "8761h",
+        "9223372036854775807h",
+        "١h",
+    ] {
+        assert_eq!(parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_life_ends_so_long_after_its_first_start_whatever_became_of_its_pods() {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let mut sandbox = living(&json!({"maxLifetime": "1h30m"}));
+    assert_eq!(life(&sandbox, None, now()), Life::default(), "nothing has started");
+    let first = life(&sandbox, Some(&agent_pod()), now());
+    assert_eq!(first.started, Some(at("2026-01-01T00:00:00Z")));
+    assert_eq!(first.ends, Some(at("2026-01-01T01:30:00Z")));
+    assert_eq!(first.over, None);
+    assert_eq!(first.left(now()), Some(Duration::from_millis(30 * 60 * 1000 + 5)));
+    sandbox.status.get_or_insert_default().started_at = first.started.map(Time);
+    let mut later = agent_pod();
+    later.metadata.creation_timestamp = Some(from(json!("2026-01-01T01:29:00Z")));
+    for pod in [None, Some(&later)] {
+        assert_eq!(life(&sandbox, pod, at("2026-01-01T01:29:59Z")).over, None);
+        let over = life(&sandbox, pod, at("2026-01-01T01:30:00Z")).over.unwrap();
+        assert_eq!((over.reason.as_str(), over.exit_code), ("LifetimeExceeded", None));
+        assert_eq!(over.finished_at, Some(Time(at("2026-01-01T01:30:00Z"))));
+    }
+    sandbox.spec.lifecycle = None;
+    assert_eq!(
+        life(&sandbox, None, at("2036-01-01T00:00:00Z")).over,
+        None,
+        "the control is one without a bound"
+    );
+}
+
+#[test]
+fn no_clock_of_a_node_and_no_status_that_was_cut_makes_a_life_longer() {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    let sandbox = living(&json!({"maxLifetime": "1h"}));
+    let started = |sandbox: &AgentSandbox, change: fn(&mut Value)| {
+        let mut pod = serde_json::to_value(agent_pod()).unwrap();
+        change(&mut pod);
+        life(sandbox, Some(&from(pod)), now()).started
+    };
+    let ahead = started(&sandbox, |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+            json!("2027-01-01T00:00:00Z");
+    });
+    assert_eq!(ahead, Some(now()));
+    let behind = started(&sandbox, |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] =
+            json!("2020-01-01T00:00:00Z");
+    });
+    assert_eq!(behind, Some(at("2026-01-01T00:00:00Z")), "not before its pod was made");
+    let again = started(&sandbox, |pod| {
+        let status = &mut pod["status"];
+        status["startTime"] = json!("2026-01-01T00:00:01Z");
+        status["containerStatuses"][0]["restartCount"] = json!(7);
+        status["containerStatuses"][0]["state"]["running"]["startedAt"] = json!("2026-01-01T00:59:00Z");
+    });
+    assert_eq!(again, Some(at("2026-01-01T00:00:01Z")), "a program that is started again lives on");
+    let created = Some(at("2025-12-31T00:00:00Z"));
+    let mut cut = sandbox.clone();
+    let running = json!({"type": "Ready", "status": "True", "reason": "Running", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    cut.status = Some(from(json!({"conditions": [running]})));
+    assert_eq!(started(&cut, |_| ()), created, "it was said to run");
+    for reason in Reason::ALL {
+        let ready = json!({"type": "Ready", "status": "False", "reason": reason.as_str(), "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let mut cut = sandbox.clone();
+        cut.status = Some(from(json!({"conditions": [ready]})));
+        let ran = ["Running", "AgentFailing", "Succeeded", "Failed", "LifetimeExceeded"];
+        let known = if ran.contains(&reason.as_str()) { created } else { None };
+        assert_eq!(life(&cut, None, now()).started, known, "{}", reason.as_str());
+    }
+    let mut late = sandbox.clone();
+    late.status = Some(from(json!({"startedAt": "2026-01-01T00:30:00Z"})));
+    assert_eq!(started(&late, |_| ()), Some(at("2026-01-01T00:00:00Z")), "its pod shows an earlier start");
+    late.status = Some(from(json!({"startedAt": "1970-01-01T00:00:00Z"})));
+    assert_eq!(started(&late, |_| ()), created, "not before there was a sandbox");
+    let mut set_ahead = sandbox;
+    set_ahead.status = Some(from(json!({"startedAt": "2030-01-01T00:00:00Z"})));
+    assert_eq!(started(&set_ahead, |_| ()), created);
+}
+
+#[test]
+fn the_times_of_an_end_are_none_that_a_node_could_choose() {
+    let task = living(&json!({"mode": "Task"}));
+    let pod = over("Failed", 3, |pod| {
+        let last = &mut pod["status"]["containerStatuses"][0]["state"]["terminated"];
+        last["startedAt"] = json!("1970-01-01T00:00:00Z");
+        last["finishedAt"] = json!("2040-01-01T00:00:00Z");
+    });
+    let told = life(&task, Some(&pod), now()).over.unwrap();
+    assert_eq!(told.started_at.unwrap().0.to_string(), "2026-01-01T00:00:00Z");
+    assert_eq!(told.finished_at, Some(Time(now())));
+}
+
+#[test]
+fn a_sandbox_that_was_said_to_be_over_stays_so_though_its_result_was_taken_out_of_the_status() {
+    for reason in ["Succeeded", "Failed", "LifetimeExceeded"] {
+        let mut cut = living(&json!({"mode": "Task"}));
+        let ready = json!({"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        cut.status = Some(from(json!({"conditions": [ready]})));
+        let over = life(&cut, None, now()).over.unwrap();
+        assert_eq!((over.exit_code, over.reason.as_str()), (None, reason));
+        let shown = life(&cut, Some(&over_with_3()), now()).over.unwrap();
+        assert_eq!(shown.exit_code, Some(3), "its pod shows how it ended");
+    }
+}
+
+fn over_with_3() -> Pod {
+    over("Failed", 3, |_| ())
+}
+
+#[test]
+fn o_t8_no_time_that_somebody_wrote_into_a_status_deletes_a_sandbox_sooner_than_it_was_to_be_kept() {
+    let kept = living(&json!({"ttlAfterFinished": "1h"}));
+    let expires = |finished: &str| {
+        let program: ProgramStatus = from(json!({"reason": "x", "finishedAt": finished}));
+        expires(&kept, &program, now()).map(|at| at.to_string())
+    };
+    assert_eq!(expires("2026-01-01T00:30:00Z").as_deref(), Some("2026-01-01T01:30:00Z"));
+    assert_eq!(
+        expires("1970-01-01T00:00:00Z").as_deref(),
+        Some("2025-12-31T01:00:00Z"),
+        "counted from when there was a sandbox"
+    );
+    assert_eq!(expires("2030-01-01T00:00:00Z"), None, "nobody knows since when it is over");
+    assert_eq!(expires("yesterday"), None);
+}

@@ -1,0 +1,118 @@
+//! Times of a sandbox's life: what a spec writes, and since when an agent has lived. Pure.
+//!
+//! A clock that decides when power ends is not set back by anybody: not by a node whose clock is wrong, not by a pod that
+//! follows another, and not by taking a part of the status away. Where it is in doubt, more of the life has passed.
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::ProgramStatus;
+use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use crate::controller::desired::agent_pod::AGENT;
+use crate::controller::status::{ConditionType, Reason};
+
+/// Clocks of two replicas differ by less.
+const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
+/// Longest time that a spec may write.
+const LONGEST: SignedDuration = SignedDuration::from_hours(8760);
+
+/// A time as a spec writes it, `1h30m`; none if it is not one.
+#[must_use]
+pub fn parse(text: &str) -> Option<SignedDuration> {
+    let (mut rest, mut sum) = (text, 0_i64);
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((count, after)) = rest.split_once(unit) {
+            if count.is_empty() || !count.bytes().all(|one| one.is_ascii_digit()) {
+                return None;
+            }
+            sum = sum.checked_add(count.parse::<i64>().ok()?.checked_mul(seconds)?)?;
+            rest = after;
+        }
+    }
+    let time = SignedDuration::from_secs(sum);
+    (rest.is_empty() && !text.is_empty() && time <= LONGEST).then_some(time)
+}
+
+/// When an agent of the sandbox first started, as far as anybody knows: the earliest of what was told and what its pod shows; none as
+/// long as none has.
+#[must_use]
+pub fn started(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Option<Timestamp> {
+    let created = sandbox.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let told = sandbox.status.as_ref().and_then(|status| status.started_at.as_ref()).map(|time| time.0);
+    let told = match told {
+        // One that lies ahead was written by nobody of us, nor one before there was a sandbox.
+        Some(told) if is_ahead(told, now) => created.or(Some(now)),
+        Some(told) => Some(created.map_or(told, |created| told.max(created))),
+        // It was said to have run, so it had started; when, somebody took away.
+        None if has_run(sandbox) => created.or(Some(now)),
+        None => None,
+    };
+    told.into_iter().chain(agent.and_then(|pod| started_in(pod, now))).min()
+}
+
+/// Whether a time lies ahead by more than clocks differ.
+#[must_use]
+pub fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+    time > now.saturating_add(SKEW_MAX).unwrap_or(now)
+}
+
+/// Whether the sandbox was said to have an agent that has started. A reason that is also told of one that waits for its first start says
+/// nothing: a wait of hours would count as life.
+fn has_run(sandbox: &AgentSandbox) -> bool {
+    let ran = [Reason::Running, Reason::AgentFailing];
+    ready(sandbox).is_some_and(|ready| ran.iter().any(|reason| reason.as_str() == ready))
+        || called_over(sandbox).is_some()
+}
+
+/// The end that the sandbox was said to have come to, by the condition alone.
+#[must_use]
+pub fn called_over(sandbox: &AgentSandbox) -> Option<Reason> {
+    let ready = ready(sandbox)?;
+    let ends = [Reason::Succeeded, Reason::Failed, Reason::LifetimeExceeded];
+    ends.into_iter().find(|reason| reason.as_str() == ready)
+}
+
+/// The reason that was told of Ready.
+fn ready(sandbox: &AgentSandbox) -> Option<&str> {
+    let conditions = &sandbox.status.as_ref()?.conditions;
+    conditions.iter().find(|one| one.type_ == ConditionType::Ready.as_str()).map(|one| one.reason.as_str())
+}
+
+/// When the agent of this pod first started; none as long as it has not.
+#[must_use]
+pub fn started_in(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let agent = status.container_statuses.iter().flatten().find(|one| one.name == AGENT)?;
+    let first = [agent.last_state.as_ref(), agent.state.as_ref()].into_iter().flatten().find_map(start_of)?;
+    // Of one that was started again, only the last two starts are told.
+    let first = if agent.restart_count > 0 {
+        status.start_time.as_ref().map_or(first, |time| time.0.min(first))
+    } else {
+        first
+    };
+    Some(seen(pod, first, now))
+}
+
+/// How a program ended, with times that no node's clock can move out of what is known otherwise.
+#[must_use]
+pub fn bounded(program: ProgramStatus, pod: &Pod, now: Timestamp) -> ProgramStatus {
+    let seen = |time: Option<Time>| time.map(|time| Time(seen(pod, time.0, now)));
+    ProgramStatus {
+        started_at: seen(program.started_at),
+        finished_at: seen(program.finished_at).or(Some(Time(now))),
+        ..program
+    }
+}
+
+/// A time by a node's clock: not before the pod was made, and not later than now.
+fn seen(pod: &Pod, time: Timestamp, now: Timestamp) -> Timestamp {
+    let made = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    time.max(made).min(now)
+}
+
+fn start_of(state: &ContainerState) -> Option<Timestamp> {
+    let running = state.running.as_ref().and_then(|running| running.started_at.as_ref());
+    let ended = state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref());
+    running.or(ended).map(|time| time.0)
+}

@@ -1,0 +1,53 @@
+//! A pod of which nothing runs any more: whether it is kept for what it shows, and from when on another takes its place. Pure.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{Child, Doomed, Step};
+use crate::controller::life;
+
+/// A pod that ended (evicted, mostly) is not replaced younger than this: a cause that lasts must not make a hot loop.
+const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// A pod of which nothing runs any more is replaced, unless it holds the result of a program that was to run once. One whose
+/// fence failed says what it found until then.
+pub(super) fn step(live: &Child, pod: &Pod, once: bool, now: Timestamp) -> Step {
+    if once && life::ended(pod).is_some() {
+        return Step::Leave(live.clone());
+    }
+    let (doomed, why) = (Doomed::pod(pod), why_it_ended(pod));
+    match (replaced_from(pod, now), once && life::fence_failed(pod)) {
+        (Some(_), true) => Step::Leave(live.clone()),
+        (None, true) => Step::Delete(doomed),
+        (Some(due), false) => Step::Hold(due, why),
+        (None, false) => Step::Clear(doomed, why),
+    }
+}
+
+/// From when on a pod that is over may be replaced; none if it may be at once.
+#[must_use]
+pub fn replaced_from(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let since = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    since.saturating_add(REPLACE_AFTER).ok().filter(|due| now < *due)
+}
+
+/// Whether nothing of a pod runs any more.
+#[must_use]
+pub fn has_ended(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| phase == "Failed" || phase == "Succeeded")
+}
+
+/// Longest part of a kubelet's sentence that is repeated.
+const WHY_CHARACTERS_MAX: usize = 300;
+
+/// What the kubelet says of the end: `Evicted: Usage of EmptyDir volume "tmp" exceeds the limit "64Mi".` It is lost with the pod.
+fn why_it_ended(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let said = [status.and_then(|s| s.reason.as_deref()), status.and_then(|s| s.message.as_deref())];
+    let said: Vec<&str> = said.into_iter().flatten().map(str::trim).filter(|text| !text.is_empty()).collect();
+    let why = if said.is_empty() { "no reason was given".to_owned() } else { said.join(": ") };
+    why.chars().take(WHY_CHARACTERS_MAX).collect()
+}

@@ -1,0 +1,117 @@
+//! Lives that end: by the program's own end, by time, and by the time for which what is over is kept.
+
+use std::time::Duration;
+
+use agentsandbox_sim::faults;
+use agentsandbox_sim::kinds::{PODS, SANDBOXES};
+use agentsandbox_sim::objects::{self, TEAM};
+use agentsandbox_sim::rig::{Rig, simulate};
+use agentsandbox_sim::store::{Change, Deletion, Store, has_ended, text};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+
+fn create(rig: &Rig, mut object: Value, lifecycle: Value) {
+    object["spec"]["lifecycle"] = lifecycle;
+    rig.world.act("user", |store| objects::create(store, object));
+}
+
+fn program(rig: &Rig) -> Value {
+    rig.world.world().store.get(&SANDBOXES, TEAM, "a").unwrap()["status"]["program"].clone()
+}
+
+/// How many pods of agents were ever created.
+fn agents_made(rig: &Rig) -> usize {
+    let world = rig.world.world();
+    let made = world.store.log.iter().filter(|one| *one.kind == PODS && one.change == Change::Added);
+    made.filter(|one| text(&one.object, "/metadata/name") == "a-agent").count()
+}
+
+fn pods(store: &Store) -> Vec<String> {
+    store.all(&PODS).map(|pod| text(pod, "/metadata/name").to_owned()).collect()
+}
+
+#[test]
+fn a_task_runs_once_and_its_pod_stays_with_what_came_of_it() {
+    for (code, ready, reason) in [(0, "True", "Succeeded"), (3, "False", "Failed")] {
+        simulate(async {
+            let mut rig = Rig::running(1, faults::None);
+            rig.create_task("a", code);
+            rig.finished("a").await;
+            rig.settle().await;
+            assert_eq!(program(&rig)["exitCode"], code);
+            assert_eq!(program(&rig)["lastWords"], "that was it");
+            assert_eq!(agents_made(&rig), 1);
+            let world = rig.world.world();
+            assert_eq!(pods(&world.store), ["a-agent"]);
+            assert!(has_ended(world.store.get(&PODS, TEAM, "a-agent").unwrap()));
+            let sandbox = world.store.get(&SANDBOXES, TEAM, "a").unwrap().clone();
+            let conditions = sandbox["status"]["conditions"].as_array().unwrap();
+            let told = conditions.iter().find(|one| one["type"] == "Ready").unwrap();
+            assert_eq!((told["status"].as_str(), told["reason"].as_str()), (Some(ready), Some(reason)));
+        });
+    }
+}
+
+#[test]
+fn a_task_whose_pod_is_deleted_while_it_runs_is_started_again_and_one_that_is_over_is_not() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create_task("a", 0);
+        rig.ready("a").await;
+        let delete = |rig: &Rig| {
+            rig.world.act("user", |store| {
+                store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap();
+            });
+        };
+        delete(&rig);
+        rig.finished("a").await;
+        assert_eq!(agents_made(&rig), 2);
+        rig.settle().await;
+        delete(&rig);
+        rig.patch("a", &json!({"spec": {"agent": {"args": ["7"]}}}));
+        rig.settle().await;
+        assert_eq!(agents_made(&rig), 2, "a result is final");
+        assert_eq!(program(&rig)["exitCode"], 0);
+    });
+}
+
+#[test]
+fn a_life_ends_on_time_though_its_pods_and_its_operator_went_in_between() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        create(&rig, objects::sandbox("a"), json!({"maxLifetime": "1m30s"}));
+        rig.ready("a").await;
+        rig.pass(Duration::from_secs(30)).await;
+        rig.world.act("user", |store| store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap());
+        rig.pass(Duration::from_secs(30)).await;
+        rig.kill(1);
+        rig.pass(Duration::from_secs(5)).await;
+        rig.start("operator-0");
+        rig.finished("a").await;
+        rig.settle().await;
+        let time = |at: &str| -> Timestamp { text(&program(&rig), at).parse().unwrap() };
+        let lived = time("/finishedAt").duration_since(time("/startedAt"));
+        assert!((90_000..91_000).contains(&lived.as_millis()), "it lived for {lived}");
+        assert_eq!(program(&rig)["reason"], "LifetimeExceeded");
+        assert_eq!(agents_made(&rig), 2);
+        assert_eq!(pods(&rig.world.world().store), [""; 0]);
+        rig.patch("a", &json!({"spec": {"lifecycle": null}}));
+        rig.settle().await;
+        assert_eq!(agents_made(&rig), 2, "it is final");
+    });
+}
+
+#[test]
+fn what_is_over_is_deleted_once_its_time_has_passed_and_nothing_is_left_of_it() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        create(&rig, objects::task("a", 3), json!({"mode": "Task", "ttlAfterFinished": "40s"}));
+        rig.finished("a").await;
+        rig.pass(Duration::from_secs(35)).await;
+        assert!(rig.world.world().store.get(&SANDBOXES, TEAM, "a").is_some());
+        rig.pass(Duration::from_secs(10)).await;
+        assert!(rig.world.world().store.get(&SANDBOXES, TEAM, "a").is_none(), "{}", rig.recently());
+        rig.settle().await;
+        assert_eq!(pods(&rig.world.world().store), [""; 0]);
+    });
+}
