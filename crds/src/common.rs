@@ -111,6 +111,9 @@ pub const LIFETIME_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-
 pub const TTL_RULE: &str =
     "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) <= duration('8760h')";
 
+/// Nothing of a sandbox is run again that is over, so nothing of its spec that would be is changed; how long it is kept may be.
+pub const OVER_RULE: &str = "!has(oldSelf.status) || !has(oldSelf.status.program) || (self.spec.agent == oldSelf.spec.agent && (has(self.spec.className) ? self.spec.className : '') == (has(oldSelf.spec.className) ? oldSelf.spec.className : '') && has(self.spec.workspace) == has(oldSelf.spec.workspace) && (!has(self.spec.workspace) || self.spec.workspace == oldSelf.spec.workspace) && has(self.spec.egress) == has(oldSelf.spec.egress) && (!has(self.spec.egress) || self.spec.egress == oldSelf.spec.egress) && has(self.spec.resources) == has(oldSelf.spec.resources) && (!has(self.spec.resources) || self.spec.resources == oldSelf.spec.resources) && (has(self.spec.lifecycle) && has(self.spec.lifecycle.mode) ? self.spec.lifecycle.mode : 'Service') == (has(oldSelf.spec.lifecycle) && has(oldSelf.spec.lifecycle.mode) ? oldSelf.spec.lifecycle.mode : 'Service') && (has(self.spec.lifecycle) && has(self.spec.lifecycle.maxLifetime) ? self.spec.lifecycle.maxLifetime : '') == (has(oldSelf.spec.lifecycle) && has(oldSelf.spec.lifecycle.maxLifetime) ? oldSelf.spec.lifecycle.maxLifetime : ''))";
+
 /// Schema of a time. A field's own doc comment describes it.
 pub fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": "date-time"})

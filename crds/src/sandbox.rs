@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{
-    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, LIFETIME_RULE, Method, PATHS_MESSAGE,
-    PATHS_RULE, ResourceLimits, TTL_RULE,
+    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, LIFETIME_RULE, Method, OVER_RULE,
+    PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
 };
 use crate::workspace::{Workspace, WorkspaceStatus};
 
@@ -26,7 +26,8 @@ use crate::workspace::{Workspace, WorkspaceStatus};
     doc = "An AgentSandbox is one agent behind a proven fence: it runs without keys, without a Kubernetes token, and without any route but its own proxy, which allows, denies and records each request.",
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, lower-case letters, digits and -: names of its pods are made from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]')").message("metadata.name must begin with a letter, as the name of its Service does: write for example try-1 in place of 1-try"),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence."),
+    validation = Rule::new(OVER_RULE).message("spec: the sandbox is over (status.program says how its program ended) and is not run again, so only lifecycle.ttlAfterFinished can be changed: delete it and create it anew, as kubectl replace --force does"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence, or the program of a Task ended well."),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
     printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),
     printcolumn(name = "EGRESS-DENIED", type_ = "integer", json_path = ".status.egress.denied", description = "Requests that the proxy has denied since it last started."),

@@ -23,6 +23,9 @@ pub struct Case {
     pub at: String,
     /// The beginning of its message.
     pub message: String,
+    /// Fields of the object as it was, for a rule about changes; absent for a rule about an object.
+    #[serde(default)]
+    before: Option<Map<String, Value>>,
     /// Fields of an object that keeps it.
     accepted: Map<String, Value>,
     /// Fields of an object that breaks it, and no other.
@@ -34,6 +37,10 @@ pub fn all() -> Vec<Kind> {
 }
 
 impl Case {
+    pub fn before(&self, base: &Value) -> Option<Value> {
+        self.before.as_ref().map(|before| with(base, before))
+    }
+
     pub fn accepted(&self, base: &Value) -> Value {
         with(base, &self.accepted)
     }

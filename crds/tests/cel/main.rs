@@ -30,8 +30,8 @@ fn schema(kind: &str) -> Value {
     crd.expect("the kind exists").manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-fn messages(schema: &Value, object: &Value) -> Vec<String> {
-    let refusals = Validator::new().validate(schema, object, None).err();
+fn messages(schema: &Value, object: &Value, before: Option<&Value>) -> Vec<String> {
+    let refusals = Validator::new().validate(schema, object, before).err();
     refusals.into_iter().flat_map(|all| all.into_vec()).map(|error| error.message).collect()
 }
 
@@ -52,12 +52,38 @@ fn every_rule_has_a_case() {
 fn every_rule_lets_its_accepted_case_pass() {
     for kind in cases::all() {
         let schema = schema(&kind.kind);
-        assert_eq!(messages(&schema, &kind.base), Vec::<String>::new(), "base of {}", kind.kind);
+        assert_eq!(messages(&schema, &kind.base, None), Vec::<String>::new(), "base of {}", kind.kind);
         for case in &kind.cases {
             let object = case.accepted(&kind.base);
-            assert_eq!(messages(&schema, &object), Vec::<String>::new(), "{} {}", kind.kind, case.at);
+            let before = case.before(&kind.base);
+            let messages = messages(&schema, &object, before.as_ref());
+            assert_eq!(messages, Vec::<String>::new(), "{} {}", kind.kind, case.at);
         }
     }
+}
+
+#[test]
+fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by() {
+    let kind = cases::all().into_iter().find(|kind| kind.kind == "AgentSandbox").expect("it has cases");
+    let (schema, over) = (schema(&kind.kind), "spec: the sandbox is over");
+    let case = kind.cases.iter().find(|case| case.message == over).expect("it has a case");
+    let (before, running) = (case.before(&kind.base), kind.base.clone());
+    for (field, value) in [
+        ("className", serde_json::json!("another")),
+        ("agent", serde_json::json!({"image": "ghcr.io/acme/agent:2"})),
+        ("workspace", serde_json::json!({"sizeLimit": "77Mi"})),
+        ("egress", serde_json::json!({"allow": [{"host": "another.example.com"}]})),
+        ("resources", serde_json::json!({"limits": {"cpu": "77m"}})),
+        ("lifecycle", serde_json::json!({"mode": "Task"})),
+    ] {
+        let mut changed = kind.base.clone();
+        changed["spec"][field] = value;
+        let told = messages(&schema, &changed, before.as_ref());
+        assert!(told.len() == 1 && told[0].starts_with(over), "{field}: {told:?}");
+        assert_eq!(messages(&schema, &changed, Some(&running)), Vec::<String>::new(), "{field}");
+    }
+    let fields = schema["properties"]["spec"]["properties"].as_object().expect("a spec has fields").len();
+    assert_eq!(fields, 6, "a new field is compared too");
 }
 
 #[test]
@@ -65,7 +91,8 @@ fn every_rule_refuses_its_rejected_case_and_no_other_rule_does() {
     for kind in cases::all() {
         let schema = schema(&kind.kind);
         for case in &kind.cases {
-            let messages = messages(&schema, &case.rejected(&kind.base));
+            let before = case.before(&kind.base);
+            let messages = messages(&schema, &case.rejected(&kind.base), before.as_ref());
             let [message] = messages.as_slice() else {
                 panic!("{} {} {}: {messages:?}", kind.kind, case.at, case.message);
             };

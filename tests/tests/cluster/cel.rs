@@ -12,7 +12,8 @@ async fn every_rule_passes_its_accepted_and_refuses_its_rejected_case_on_the_api
     with_namespace(&rig, "cel", async |ns| {
         let mut wrong = Vec::new();
         for kind in cases::all() {
-            for case in &kind.cases {
+            // What was there before is the operator's to write; the scenes of `life` ask for such a change.
+            for case in kind.cases.iter().filter(|case| case.before(&kind.base).is_none()) {
                 if let Err(refusal) = ns.try_create(case.accepted(&kind.base)).await {
                     wrong.push(format!("{} {}: refused: {refusal}", kind.kind, case.at));
                 }
