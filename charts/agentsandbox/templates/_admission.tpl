@@ -258,6 +258,34 @@ spec:
   - expression: {{ include "agentsandbox.isAdministrator" . }}
     reason: Forbidden
     message: "metadata.finalizers: agentsandbox.dev/teardown is the operator's to remove, once the agent is gone and before its walls are: delete the AgentSandbox and wait; kubectl replace takes off what its file does not list, so change a sandbox by kubectl apply, or keep metadata.finalizers in the file"
+---
+# The operator acts upon what it wrote: a program that is said to have ended is not started again, and a life counts from the start that was told.
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: agentsandbox-statuses
+  labels: {{- include "agentsandbox.labels" . | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    matchPolicy: Equivalent
+    namespaceSelector: {}
+    objectSelector: {}
+    resourceRules:
+    - apiGroups: [agentsandbox.dev]
+      apiVersions: ["*"]
+      operations: [UPDATE]
+      resources: [agentsandboxes/status]
+      scope: Namespaced
+  matchConditions:
+  - name: somebody-else-writes-a-status
+    expression: >-
+      object.?status.orValue(null) != oldObject.?status.orValue(null)
+      && request.userInfo.username != {{ include "agentsandbox.operatorUser" . | quote }}
+  validations:
+  - expression: {{ include "agentsandbox.isAdministrator" . }}
+    reason: Forbidden
+    message: "status: it is what the operator has seen, and decides whether the sandbox runs and until when, so only the operator writes it: change the AgentSandbox's spec instead"
 {{- end }}
 
 {{- define "agentsandbox.admissionPods" -}}
@@ -424,7 +452,7 @@ spec:
 {{- define "agentsandbox.admission" -}}
 {{- $groups := list
   (list "secretReferences" "agentsandbox.admissionSecretReferences" (list "agentsandbox-credentials" "agentsandbox-classes"))
-  (list "children" "agentsandbox.admissionChildren" (list "agentsandbox-children" "agentsandbox-finalizers"))
+  (list "children" "agentsandbox.admissionChildren" (list "agentsandbox-children" "agentsandbox-finalizers" "agentsandbox-statuses"))
   (list "pods" "agentsandbox.admissionPods" (list "agentsandbox-pods"))
   (list "proxyAccess" "agentsandbox.admissionProxyAccess" (list "agentsandbox-proxy-access"))
   (list "networkPolicies" "agentsandbox.admissionNetworkPolicies" (list "agentsandbox-network-policies"))
