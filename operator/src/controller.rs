@@ -46,6 +46,7 @@ pub mod evaluate;
 pub mod events;
 mod finish;
 pub mod life;
+pub mod memory;
 pub mod observe;
 pub mod orphans;
 pub mod outcome;
@@ -60,9 +61,11 @@ use apply::{Applied, ApplyError, Ending, Sealed, Writer};
 use desired::{Child, Component};
 use evaluate::Unwidened;
 use life::Life;
+use memory::Memory;
 use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
+use plan::spec_hash;
 use teardown::Teardown;
 
 pub use breach::Breaches;
@@ -97,6 +100,8 @@ pub struct Ctx {
     pub failures: Failures,
     /// Since when sandboxes are out of bounds.
     pub breaches: Breaches,
+    /// What is remembered beside what is written down.
+    pub memory: Memory,
     /// When statuses were last written.
     pub progress: Progress,
     /// What proxies have denied.
@@ -148,7 +153,8 @@ struct Failure {
 pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Action, ReconcileError> {
     let sandbox = observe::newest(sandbox, &ctx.recent);
     let identity = Identity::of(&sandbox).ok_or(ReconcileError::NoIdentity)?;
-    let observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
+    let mut observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
+    observed.failed = ctx.memory.failed(&identity.uid, observed.agent_pod(&identity), ctx.clock.now());
     // A watch that is behind may show one that is gone as it was before it was deleted.
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
         return end(&ctx, &identity, &sandbox, &observed).await;
@@ -203,11 +209,13 @@ async fn raise(
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
     let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
 
+    let wanted = desired::agent_pod::pod(accepted, platform, &sealed);
+    let failed = observed.failed.clone().filter(|failed| spec_hash(&failed.pod) == spec_hash(&wanted));
     let serving = present(&proxy);
     let closed = observe::closedness(&identity.uid, serving, ctx.wall_probe, &ctx.recent).await;
     let agent = match &unwidened {
         Ok(unwidened) if !outcome::must_stop(&proxy, &closed, now) => {
-            agent(ctx, platform, accepted, observed, &sealed, unwidened, &closed).await?
+            agent(ctx, identity, wanted, observed, &sealed, unwidened, &closed).await?
         }
         _ => {
             let (halted, shut) = join(halt(ctx, identity), way::shut(ctx, identity, &sealed)).await;
@@ -226,6 +234,7 @@ async fn raise(
         proxy,
         closed,
         agent,
+        failed,
     };
     Ok(Outcome {
         class_name: Some(accepted.class.name.clone()),
@@ -237,15 +246,13 @@ async fn raise(
 /// The agent's pod, once its way to the proxy is as the evidence says.
 async fn agent(
     ctx: &Ctx,
-    platform: &Platform,
-    accepted: &Accepted,
+    identity: &Identity,
+    wanted: Pod,
     observed: &Observed,
     sealed: &Sealed,
     unwidened: &Unwidened,
     closed: &Closedness,
 ) -> Result<Applied, Failure> {
-    let identity = &accepted.identity;
-    let wanted = desired::agent_pod::pod(accepted, platform, sealed);
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, ctx.clock.now());
     let applied = match way::judged(ctx, identity, observed, sealed, unwidened, closed).await {
         Ok(gate) => apply::agent(&ctx.writer, identity, sealed, unwidened, gate, planned).await,
@@ -316,6 +323,7 @@ async fn end(
         ctx.recent.forget(&identity.uid);
         ctx.failures.clear(&identity.uid);
         ctx.breaches.end(&identity.uid);
+        ctx.memory.forget(&identity.uid);
         return Ok(Action::await_change());
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;

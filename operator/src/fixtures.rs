@@ -23,6 +23,7 @@ use crate::config::WallProbe;
 use crate::controller::accept::{Accepted, Identity, accept};
 use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
+use crate::controller::memory::Memory;
 use crate::controller::observe::{Observed, ProxyClosed, Recent, References, Stores};
 use crate::controller::{Breaches, Ctx, Failures, Progress};
 use crate::lease::Tenure;
@@ -205,6 +206,20 @@ pub fn agent_pod() -> Pod {
     reported(ready(pod, desired::agent_pod::AGENT, "10.244.0.9"), &report(|_| ()))
 }
 
+/// The agent's pod of a Task whose fence failed with this report, changed by `change`.
+pub fn failed_pod(uid: &str, report: &str, change: impl FnOnce(&mut Value)) -> Pod {
+    let mut pod = serde_json::to_value(agent_pod()).unwrap();
+    pod["metadata"]["uid"] = json!(uid);
+    pod["spec"]["restartPolicy"] = json!("Never");
+    pod["status"]["phase"] = json!("Failed");
+    pod["status"]["conditions"] = json!([]);
+    pod["status"]["initContainerStatuses"][0]["state"] =
+        json!({"terminated": {"exitCode": 1, "message": report}});
+    pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "PodInitializing"}});
+    change(&mut pod);
+    from(pod)
+}
+
 /// Everything but the pods, as it stands in the cluster beside a proxy that was seen closed.
 pub fn boundary() -> Vec<Child> {
     let Boundary { walls, supplies, .. } = desired::boundary(&accepted(|_| ()), &platform());
@@ -228,7 +243,7 @@ pub fn observed(children: Vec<Child>, others: Vec<NetworkPolicy>) -> Observed {
     });
     let policies = own.chain(others).map(Arc::new).collect();
     let keyed = children.into_iter().map(|child| ((child.kind(), child.name().to_owned()), child));
-    Observed { children: keyed.collect(), policies, look_again_in: None }
+    Observed { children: keyed.collect(), policies, look_again_in: None, failed: None }
 }
 
 /// What every pass is given, when the watches show this sandbox and these children and policies.
@@ -266,6 +281,7 @@ pub fn ctx(
         metrics,
         failures: Failures::drawing(Jitter::seeded(0)),
         breaches: Breaches::bearing(PATIENCE),
+        memory: Memory::drawing(Jitter::seeded(0)),
         progress: Progress::default(),
         denials: Arc::default(),
         clock: Clock::default(),

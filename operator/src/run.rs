@@ -25,6 +25,7 @@ use crate::backoff::Jitter;
 use crate::clock::Clock;
 use crate::config::{AskDenials, Config, LeaderElection};
 use crate::controller::apply::Writer;
+use crate::controller::memory::Memory;
 use crate::controller::observe::denials::{self, Denials};
 use crate::controller::observe::{Recent, Stores};
 use crate::controller::orphans;
@@ -257,6 +258,7 @@ impl Replica {
             metrics,
             failures: Failures::drawing(ambient.jitter),
             breaches: Breaches::default(),
+            memory: Memory::drawing(ambient.jitter),
             progress: Progress::default(),
             denials,
             clock,

@@ -38,7 +38,7 @@ mod way;
 
 pub use boundary::{Sealed, boundary};
 pub use error::{ApplyError, Document, Unsealed, Walls};
-pub use pods::{Ending, LivePod, halt, has_ended_so, is_outside_its_walls, power_down, put_back};
+pub use pods::{End, Ending, LivePod, end_shown, halt, is_outside_its_walls, power_down, put_back};
 pub use way::{Gated, admit, keep, shut};
 
 pub(super) use child::names_another;

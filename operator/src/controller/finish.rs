@@ -16,7 +16,7 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::accept::Identity;
-use super::apply::{self, ApplyError, Ending};
+use super::apply::{self, ApplyError, End, Ending};
 use super::life::{self, Life};
 use super::observe::{self, Observed};
 use super::outcome::{Left, Outcome, Stage};
@@ -40,14 +40,20 @@ pub(super) async fn life(
     observed: &Observed,
 ) -> Result<Life, ReconcileError> {
     let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
-    let life = life::life(sandbox, agent, now);
+    let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
+    let life = life::life(sandbox, agent, started, now);
     let by_its_pod = !is_told(sandbox) && life.over.as_ref().is_some_and(|over| over.exit_code.is_some());
-    if by_its_pod
-        && !apply::has_ended_so(&ctx.writer, identity, agent).await.map_err(ReconcileError::Apply)?
-    {
-        return Ok(life::life_going_on(sandbox, agent, now));
+    if !by_its_pod {
+        return Ok(life);
     }
-    Ok(life)
+    match apply::end_shown(&ctx.writer, identity, agent).await.map_err(ReconcileError::Apply)? {
+        End::Own => return Ok(life),
+        End::None => {}
+        End::Forged(doomed) => {
+            ctx.writer.delete(&identity.namespace, &doomed).await.map_err(ReconcileError::Apply)?;
+        }
+    }
+    Ok(life::life_going_on(sandbox, started, now))
 }
 
 /// One pass over a sandbox that is over.
@@ -108,7 +114,9 @@ pub(super) async fn has_not_happened(ctx: &Ctx, sandbox: &AgentSandbox) -> Resul
 pub(super) fn due_in(sandbox: &AgentSandbox, ctx: &Ctx) -> Option<Duration> {
     let (identity, now) = (Identity::of(sandbox)?, ctx.clock.now());
     let observed = observe::observed(&ctx.stores, &ctx.recent, &identity);
-    let ends = life::life(sandbox, observed.agent_pod(&identity), now).ends?;
+    let agent = observed.agent_pod(&identity);
+    let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
+    let ends = life::life(sandbox, agent, started, now).ends?;
     Some(if ends > now { life::until(ends, now) } else { LATE_RETRY })
 }
 

@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 mod program;
 mod time;
 
-pub use program::{ended, fence_failed};
+pub use program::{ended, never_began};
 pub use time::{parse, started_in};
 
 /// What the end of a sandbox is called whose time was up.
@@ -51,25 +51,35 @@ pub fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(5)
 }
 
-/// What is known of a sandbox's life, from what was told and from its agent's pod. Its end is the one that was told, or else the
-/// program's own, or else that its time is up.
+/// When an agent of the sandbox first started, by what was told and what its pod shows.
 #[must_use]
-pub fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
+pub fn started(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Option<Timestamp> {
+    time::started(sandbox, agent, now)
+}
+
+/// What is known of a sandbox's life that began so, from what was told and from its agent's pod. Its end is the one that was told, or
+/// else the program's own, or else that its time is up.
+#[must_use]
+pub fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, started: Option<Timestamp>, now: Timestamp) -> Life {
     let own = match mode(sandbox) {
         Mode::Task => agent.and_then(|pod| Some(time::bounded(ended(pod)?, pod, now))),
         Mode::Service => None,
     };
-    judged(sandbox, agent, own, now)
+    judged(sandbox, started, own, now)
 }
 
 /// The same, where the program is not believed to have ended by itself.
 #[must_use]
-pub fn life_going_on(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
-    judged(sandbox, agent, None, now)
+pub fn life_going_on(sandbox: &AgentSandbox, started: Option<Timestamp>, now: Timestamp) -> Life {
+    judged(sandbox, started, None, now)
 }
 
-fn judged(sandbox: &AgentSandbox, agent: Option<&Pod>, own: Option<ProgramStatus>, now: Timestamp) -> Life {
-    let started = time::started(sandbox, agent, now);
+fn judged(
+    sandbox: &AgentSandbox,
+    started: Option<Timestamp>,
+    own: Option<ProgramStatus>,
+    now: Timestamp,
+) -> Life {
     let longest =
         sandbox.spec.lifecycle.as_ref().and_then(|lifecycle| time::parse(lifecycle.max_lifetime.as_deref()?));
     let ends = started.zip(longest).map(|(start, longest)| start.saturating_add(longest).unwrap_or(now));

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, names, proxy_pod};
 use super::evaluate::selects_only;
+use super::memory::Failed;
 
 pub mod denials;
 mod echoes;
@@ -89,6 +90,8 @@ pub struct Observed {
     pub policies: Vec<Arc<NetworkPolicy>>,
     /// When to look again, where something here is our own write that no watch has brought: it may be gone by now.
     pub look_again_in: Option<Duration>,
+    /// The agent's pod that last failed before its program was started, as it is remembered.
+    pub failed: Option<Failed>,
 }
 
 /// What is known of one object.
@@ -218,7 +221,7 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
         policy.metadata.namespace.as_deref() == Some(namespace)
             && selects_only(policy).is_none_or(|uid| uids.contains(&uid))
     });
-    Observed { children, policies: in_order(policies), look_again_in }
+    Observed { children, policies: in_order(policies), look_again_in, failed: None }
 }
 
 /// What a store holds, by namespace and name. A store has an order of its own in each process, and what is told or sent must

@@ -10,10 +10,9 @@ use super::accept::{Rejection, SecretPlace, UpstreamLogin};
 use super::apply::{Applied, ApplyError, names_another};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
-use super::life::fence_failed;
+use super::memory::Failed;
 use super::observe::denials::Held;
 use super::observe::{Closedness, serving_since};
-use super::plan::replaced_from;
 use crate::metrics::Verb;
 
 /// Another object's owner may rename it; nothing tells us when.
@@ -144,6 +143,8 @@ pub struct Workload {
     pub closed: Closedness,
     /// The agent's pod.
     pub agent: Applied,
+    /// The agent's pod that last failed before its program was started, if that was made from the same spec.
+    pub failed: Option<Failed>,
     /// A policy that widens the walls.
     pub widening: Option<Widening>,
 }
@@ -204,13 +205,14 @@ impl Workload {
             let left = UNMADE_PATIENCE - now.duration_since(since);
             left.is_positive().then(|| Duration::try_from(left).unwrap_or_default() + PROBE_RETRY)
         });
-        // Its fence failed, and its kubelet starts nothing of it again.
-        let spent = match &self.agent {
-            Applied::Present(pod) if fence_failed(pod) => replaced_from(pod, now),
+        // It failed, and its kubelet starts nothing of it again.
+        let spent = match (&self.agent, &self.failed) {
+            (Applied::Present(pod), Some(failed)) if pod.metadata.uid == failed.pod.metadata.uid => {
+                let left = failed.until.duration_since(now);
+                Some(Duration::try_from(left).unwrap_or_default() + PROBE_RETRY)
+            }
             _ => None,
         };
-        let spent =
-            spent.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default() + PROBE_RETRY);
         held.chain(spent).chain(probe).chain(unmade).min().map_or(Requeue::AwaitChange, Requeue::After)
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::accept::Identity;
-use super::desired::agent_pod::{FENCE, runs_once};
+use super::desired::agent_pod::FENCE;
 use super::desired::workspace::WORKSPACE;
 use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
@@ -27,7 +27,7 @@ mod doomed;
 mod ended;
 
 pub use doomed::Doomed;
-pub use ended::{has_ended, replaced_from};
+pub use ended::has_ended;
 
 /// Kind of the owner of every child.
 const OWNER_KIND: &str = "AgentSandbox";
@@ -233,7 +233,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     }
     if let (Child::Pod(wanted_pod), Child::Pod(live_pod)) = (&wanted, live) {
         if has_ended(live_pod) {
-            return ended::step(live, live_pod, runs_once(wanted_pod), now);
+            return ended::step(live, live_pod, wanted_pod, observed, now);
         }
         if must_be_replaced(wanted_pod, live_pod) {
             return Step::Delete(doomed);

@@ -119,21 +119,37 @@ async fn is_spent(writer: &Writer, identity: &Identity, shown: &Doomed) -> Resul
     Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(shown.uid.as_str()) && life::ended(&pod).is_some()))
 }
 
-/// Whether a program has ended as the watches show it: in a pod that the API server itself shows so too, and that mounts what only the
-/// operator's do. A watch that is behind shows one that was deleted meanwhile, and an owner can be written by anybody.
+/// What a program's end, as the watches show it, is by the API server itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The end of a program that the operator had started.
+    Own,
+    /// None: the watch is behind.
+    None,
+    /// That of exactly this pod, which is not as the operator makes its own.
+    Forged(Doomed),
+}
+
+/// Whether a program has ended as the watches show it. A watch that is behind shows a pod that was deleted meanwhile. An owner can be
+/// written by anybody; labels and annotations of ours are the operator's alone where the chart's admission policies hold, and a pod's
+/// volumes cannot be edited.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
-pub async fn has_ended_so(
-    writer: &Writer,
-    identity: &Identity,
-    shown: Option<&Pod>,
-) -> Result<bool, ApplyError> {
-    let Some(shown) = shown else { return Ok(false) };
+pub async fn end_shown(writer: &Writer, identity: &Identity, shown: Option<&Pod>) -> Result<End, ApplyError> {
+    let Some(shown) = shown else { return Ok(End::None) };
     let live = writer.live_pod(&identity.namespace, &shown.name_any()).await?;
-    Ok(live.is_some_and(|pod| {
-        pod.metadata.uid == shown.metadata.uid && mounts_keys(&pod, identity) && life::ended(&pod).is_some()
-    }))
+    let Some(pod) = live.filter(|pod| pod.metadata.uid == shown.metadata.uid) else { return Ok(End::None) };
+    if life::ended(&pod).is_none() {
+        return Ok(End::None);
+    }
+    // Labels that somebody took off are given back before the end is believed.
+    let is_own = mounts_keys(&pod, identity) && spec_hash(&pod).is_some();
+    match (is_own, is_named(&pod, identity, Component::Agent)) {
+        (true, true) => Ok(End::Own),
+        (true, false) => Ok(End::None),
+        (false, _) => Ok(End::Forged(Doomed::pod(&pod))),
+    }
 }
 
 /// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.

@@ -10,6 +10,7 @@ use agentsandbox_crds::sandbox::ProgramStatus;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use crate::controller::desired::agent_pod::{AGENT, FENCE, runs_once};
+use crate::controller::desired::workspace::WORKSPACE;
 use crate::controller::status::evidence::is_proven;
 
 /// Longest part of the last words that is kept: their end.
@@ -43,13 +44,16 @@ pub fn ended(pod: &Pod) -> Option<ProgramStatus> {
     })
 }
 
-/// Whether this pod is over because its fence failed, so that no program was started.
+/// Whether this pod, of which nothing is started again, is over because its fence, or the step behind it, failed: no program was
+/// started.
 #[must_use]
-pub fn fence_failed(pod: &Pod) -> bool {
+pub fn never_began(pod: &Pod) -> bool {
     let Some(status) = pod.status.as_ref() else { return false };
-    let fence = terminated(status.init_container_statuses.as_deref().unwrap_or_default(), FENCE);
+    let before = status.init_container_statuses.as_deref().unwrap_or_default();
+    let failed = |name| terminated(before, name).is_some_and(|one| one.exit_code != 0);
     let program = terminated(status.container_statuses.as_deref().unwrap_or_default(), AGENT);
-    is_over(pod) && !is_disrupted(pod) && fence.is_some_and(|fence| fence.exit_code != 0) && program.is_none()
+    let is_own = runs_once(pod) && is_over(pod) && !is_disrupted(pod);
+    is_own && (failed(FENCE) || failed(WORKSPACE)) && program.is_none()
 }
 
 /// Whether nothing of this pod runs any more, and its kubelet has said so.

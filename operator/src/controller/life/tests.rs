@@ -96,7 +96,7 @@ fn what_somebody_else_ended_has_not_ended_by_itself() {
 }
 
 #[test]
-fn a_fence_that_failed_is_no_end_of_the_program() {
+fn a_fence_that_failed_and_a_step_behind_it_that_did_are_no_end_of_the_program() {
     let fenced = |exit_code: i32, agent: Value| {
         over("Failed", 0, |pod| {
             pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(exit_code);
@@ -105,16 +105,30 @@ fn a_fence_that_failed_is_no_end_of_the_program() {
     };
     let waiting = || json!({"waiting": {"reason": "PodInitializing"}});
     let failed = fenced(1, waiting());
-    assert!(fence_failed(&failed));
+    assert!(never_began(&failed));
     assert_eq!(ended(&failed), None);
-    assert!(!fence_failed(&fenced(0, waiting())));
-    assert!(!fence_failed(&fenced(1, json!({"terminated": {"exitCode": 1}}))));
+    assert!(!never_began(&fenced(0, waiting())));
+    assert!(!never_began(&fenced(1, json!({"terminated": {"exitCode": 1}}))));
+    let unpacked = |exit_code: i32| {
+        over("Failed", 0, |pod| {
+            let mut step = pod["status"]["initContainerStatuses"][0].clone();
+            step["name"] = json!("workspace");
+            step["state"]["terminated"] = json!({"exitCode": exit_code});
+            pod["status"]["initContainerStatuses"].as_array_mut().unwrap().push(step);
+            pod["status"]["containerStatuses"][0]["state"] = waiting();
+        })
+    };
+    assert!(never_began(&unpacked(1)) && !never_began(&unpacked(0)));
+    assert_eq!(ended(&unpacked(1)), None);
+    let mut service = failed;
+    service.spec.as_mut().unwrap().restart_policy = Some("Always".to_owned());
+    assert!(!never_began(&service), "its kubelet starts it again");
     let mut evicted = fenced(1, waiting());
     evicted.status.as_mut().unwrap().reason = Some("Evicted".to_owned());
-    assert!(!fence_failed(&evicted), "who evicted it is told instead");
+    assert!(!never_began(&evicted), "who evicted it is told instead");
     let mut running = fenced(1, waiting());
     running.status.as_mut().unwrap().phase = Some("Pending".to_owned());
-    assert!(!fence_failed(&running));
+    assert!(!never_began(&running));
 }
 
 #[test]
@@ -143,6 +157,10 @@ fn what_a_runtime_says_of_the_end_is_bounded_too() {
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
+}
+
+fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
+    super::life(sandbox, agent, started(sandbox, agent, now), now)
 }
 
 fn living(lifecycle: &Value) -> AgentSandbox {

@@ -3,8 +3,9 @@ use kube::core::Status;
 use serde_json::json;
 
 use super::*;
+use crate::controller::memory::Memory;
 use crate::controller::observe::ProxyClosed;
-use crate::fixtures::{agent_pod, from, proxy_pod};
+use crate::fixtures::{agent_pod, failed_pod, from, proxy_pod};
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
@@ -148,6 +149,7 @@ fn workload(closed: Closedness) -> Workload {
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed,
         agent: Applied::Present(Box::new(agent_pod())),
+        failed: None,
         widening: None,
     }
 }
@@ -189,6 +191,21 @@ fn a_pod_that_ended_too_soon_is_replaced_when_its_pause_is_over() {
     assert_eq!(held.requeue(now()), Requeue::After(Duration::from_secs(7) + PROBE_RETRY));
     let both = Workload { agent: ended(Some(until)), ..workload(Closedness::Unclear("x".to_owned())) };
     assert_eq!(both.requeue(now()), Requeue::After(PROBE_UNCLEAR_RETRY), "the earlier of the two");
+}
+
+#[test]
+fn a_pod_that_failed_before_its_program_was_started_is_looked_at_when_its_pause_is_over() {
+    let pod = failed_pod("p", "", |_| ());
+    let failed = Memory::default().failed("u", Some(&pod), now()).unwrap();
+    let pause = Duration::try_from(failed.until.duration_since(now())).unwrap();
+    assert!(pause >= Duration::from_secs(5), "{pause:?}");
+    let of = |pod| Workload {
+        agent: Applied::Present(Box::new(pod)),
+        failed: Some(failed.clone()),
+        ..workload(Closedness::Untried)
+    };
+    assert_eq!(of(pod).requeue(now()), Requeue::After(pause + PROBE_RETRY));
+    assert_eq!(of(failed_pod("next", "", |_| ())).requeue(now()), Requeue::AwaitChange);
 }
 
 #[test]

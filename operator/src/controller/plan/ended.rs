@@ -3,32 +3,33 @@
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::{Child, Doomed, Step};
+use super::{Child, Doomed, Observed, Step, spec_hash};
+use crate::controller::desired::agent_pod::runs_once;
 use crate::controller::life;
 
 /// A pod that ended (evicted, mostly) is not replaced younger than this: a cause that lasts must not make a hot loop.
 const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
-/// A pod of which nothing runs any more is replaced, unless it holds the result of a program that was to run once. One whose
-/// fence failed says what it found until then.
-pub(super) fn step(live: &Child, pod: &Pod, once: bool, now: Timestamp) -> Step {
+/// A pod of which nothing runs any more is replaced, unless it holds the result of a program that was to run once. One that failed
+/// before its program was started stays for its pause, and says what it found; what is wanted otherwise by now waits for nothing.
+pub(super) fn step(live: &Child, pod: &Pod, wanted: &Pod, observed: &Observed, now: Timestamp) -> Step {
+    let once = runs_once(wanted);
     if once && life::ended(pod).is_some() {
         return Step::Leave(live.clone());
     }
-    let (doomed, why) = (Doomed::pod(pod), why_it_ended(pod));
-    match (replaced_from(pod, now), once && life::fence_failed(pod)) {
-        (Some(_), true) => Step::Leave(live.clone()),
-        (None, true) => Step::Delete(doomed),
-        (Some(due), false) => Step::Hold(due, why),
-        (None, false) => Step::Clear(doomed, why),
+    let doomed = Doomed::pod(pod);
+    if once && life::never_began(pod) {
+        let rests = observed
+            .failed
+            .as_ref()
+            .is_some_and(|failed| failed.pod.metadata.uid == pod.metadata.uid && now < failed.until);
+        let is_as_wanted = spec_hash(pod) == spec_hash(wanted);
+        return if rests && is_as_wanted { Step::Leave(live.clone()) } else { Step::Delete(doomed) };
     }
-}
-
-/// From when on a pod that is over may be replaced; none if it may be at once.
-#[must_use]
-pub fn replaced_from(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let why = why_it_ended(pod);
     let since = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    since.saturating_add(REPLACE_AFTER).ok().filter(|due| now < *due)
+    let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
+    if now < due { Step::Hold(due, why) } else { Step::Clear(doomed, why) }
 }
 
 /// Whether nothing of a pod runs any more.

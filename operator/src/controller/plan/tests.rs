@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::apply::Sealed;
 use crate::controller::desired;
+use crate::controller::memory::{Failed, Memory};
 use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{self, accepted, agent_pod, from, identity, live, observed, platform, proxy_pod};
 
@@ -300,30 +301,51 @@ fn a_pod_that_ended_is_replaced_after_a_pause() {
 }
 
 #[test]
-fn a_task_whose_program_ended_is_left_and_one_whose_fence_failed_is_replaced_after_a_pause() {
-    let task = accepted(|s| s.spec.lifecycle = Some(from(json!({"mode": "Task"}))));
-    let task = desired::agent_pod::pod(&task, &platform(), &Sealed::for_tests());
-    let (task, service) = (Child::Pod(Box::new(task)), pod());
-    let over = |wanted: &Child, created: &str, fence: i32, program: Value| {
+fn a_task_whose_program_ended_is_left_whatever_is_wanted_by_now() {
+    let (task, service) = (task(), pod());
+    let over = |wanted: &Child| {
         planned(wanted, |value| {
             value["metadata"]["annotations"] = json!({"agentsandbox.dev/spec-hash": "of another spec"});
-            value["metadata"]["creationTimestamp"] = json!(created);
+            value["metadata"]["creationTimestamp"] = json!("2025-01-01T00:00:00Z");
             value["status"] = json!({
                 "phase": "Failed",
                 "initContainerStatuses": [{"name": "fence", "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
-                    "state": {"terminated": {"exitCode": fence, "message": fixtures::report(|_| ())}}}],
+                    "state": {"terminated": {"exitCode": 0, "message": fixtures::report(|_| ())}}}],
                 "containerStatuses": [{"name": "agent", "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
-                    "state": program}],
+                    "state": {"terminated": {"exitCode": 3, "finishedAt": "2026-01-01T00:00:10Z"}}}],
             });
         })
     };
-    let (long_ago, lately) = ("2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z");
-    let ended = json!({"terminated": {"exitCode": 3, "finishedAt": "2026-01-01T00:00:10Z"}});
-    let waiting = json!({"waiting": {"reason": "PodInitializing"}});
-    assert_eq!(name(&over(&task, long_ago, 0, ended.clone())), "Leave", "it holds the result");
-    assert_eq!(name(&over(&service, long_ago, 0, ended)), "Clear", "the control is one that goes on");
-    assert_eq!(name(&over(&task, lately, 1, waiting.clone())), "Leave", "it says what the fence found");
-    assert_eq!(name(&over(&task, long_ago, 1, waiting)), "Delete");
+    assert_eq!(name(&over(&task)), "Leave", "it holds the result");
+    assert_eq!(name(&over(&service)), "Clear", "the control is one that goes on");
+}
+
+fn task() -> Child {
+    let accepted = accepted(|s| s.spec.lifecycle = Some(from(json!({"mode": "Task"}))));
+    Child::Pod(Box::new(desired::agent_pod::pod(&accepted, &platform(), &Sealed::for_tests())))
+}
+
+#[test]
+fn a_task_that_failed_before_its_program_was_started_rests_for_its_pause_unless_another_is_wanted() {
+    let wanted = task();
+    let mut value = live(wanted.clone()).value();
+    value["status"] = serde_json::to_value(fixtures::failed_pod("p", "", |_| ()).status).unwrap();
+    let pod: Pod = from(value);
+    let memory = Memory::default().failed("u", Some(&pod), now());
+    let until = memory.as_ref().unwrap().until;
+    let at = |wanted: &Child, failed: Option<Failed>, at: Timestamp| {
+        let standing = vec![Child::Pod(Box::new(pod.clone()))];
+        let seen = Observed { failed, ..observed(standing, Vec::new()) };
+        name(&step(wanted.clone(), &seen, &identity(), at))
+    };
+    assert_eq!(at(&wanted, memory.clone(), now()), "Leave", "it says what its fence found");
+    assert_eq!(at(&wanted, memory.clone(), until), "Delete");
+    let another = fixtures::failed_pod("another", "", |_| ());
+    let of_another = Memory::default().failed("u", Some(&another), now());
+    assert_eq!(at(&wanted, of_another, now()), "Delete", "what is remembered is of another pod");
+    let Child::Pod(mut edited) = wanted else { unreachable!() };
+    edited.metadata.annotations.as_mut().unwrap().insert(ANNOTATION_SPEC_HASH.to_owned(), "new".to_owned());
+    assert_eq!(at(&Child::Pod(edited), memory, now()), "Delete", "somebody has corrected it");
 }
 
 #[test]

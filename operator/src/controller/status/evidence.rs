@@ -61,14 +61,15 @@ fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
         return (Holds::False, Reason::ProxyOpen,
             "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.".to_owned());
     }
+    let seen = fence(workload);
     match &workload.agent {
         Applied::Ended(why, _) => return (Holds::Unknown, Reason::Ended, ended_pod("agent", why)),
-        Applied::Replacing(doomed) => {
+        Applied::Replacing(doomed) if matches!(seen, Fence::Silent) => {
             return (Holds::Unknown, Reason::Replacing, replacing("agent", doomed));
         }
-        Applied::Present(_) | Applied::Absent => {}
+        Applied::Replacing(_) | Applied::Present(_) | Applied::Absent => {}
     }
-    let report = match fence(&workload.agent) {
+    let report = match seen {
         Fence::Silent => {
             return unprobed(&workload.closed).or_else(|| unmade(workload, now)).unwrap_or_else(silent);
         }
@@ -154,7 +155,7 @@ pub(super) fn runtime_verified(workload: &Workload) -> Verdict {
 }
 
 fn runtime(workload: &Workload) -> (Holds, Reason, String) {
-    let report = match fence(&workload.agent) {
+    let report = match fence(workload) {
         Fence::Silent => return silent(),
         Fence::Unreadable => return unreadable(),
         Fence::Reported(report) => report,
@@ -249,14 +250,16 @@ fn is_whole(report: &FenceReport) -> bool {
     walls.open.is_empty() && !walls.closed.is_empty() && walls.closed_after_millis.is_some() && walls.enrolled
 }
 
-/// The fence's last report on this pod.
-pub(super) fn fence(agent: &Applied) -> Fence {
-    let Applied::Present(pod) = agent else { return Fence::Silent };
-    let (text, run) = match (fence_message(pod), earlier_message(pod)) {
-        (Some(text), _) => (text, Run::Last),
-        (None, Some(text)) => (text, Run::Earlier),
-        (None, None) => return Fence::Silent,
+/// The fence's last report: on this pod, or on the one before it where that failed and this one says nothing yet.
+pub(super) fn fence(workload: &Workload) -> Fence {
+    let own = match &workload.agent {
+        Applied::Present(pod) => fence_message(pod)
+            .map(|text| (text, Run::Last))
+            .or_else(|| Some((earlier_message(pod)?, Run::Earlier))),
+        _ => None,
     };
+    let before = || Some((fence_message(&workload.failed.as_ref()?.pod)?, Run::Earlier));
+    let Some((text, run)) = own.or_else(before) else { return Fence::Silent };
     match serde_json::from_str::<FenceReport>(text) {
         // A fence that runs again proves anew; what an earlier run found open is still worth telling.
         Ok(report) if run == Run::Earlier && report.verdict == FenceVerdict::Proven => Fence::Silent,

@@ -17,6 +17,7 @@ use crate::controller::outcome::{Left, Lost};
 use crate::controller::plan::Doomed;
 use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
+mod failed;
 mod kstatus;
 mod trouble;
 mod workspace;
@@ -44,6 +45,7 @@ fn whole() -> Workload {
         proxy: Applied::Present(Box::new(proxy_pod("10.244.0.8"))),
         closed: Closedness::Proven(ProxyClosed::for_tests()),
         agent: Applied::Present(Box::new(agent_pod())),
+        failed: None,
         widening: None,
     }
 }

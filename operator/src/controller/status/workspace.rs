@@ -27,7 +27,7 @@ enum Step {
 
 /// None where no source is named.
 pub(super) fn workspace_ready(workload: &Workload) -> Option<Verdict> {
-    let (holds, reason, message) = workload.fetches.then(|| ready(&workload.agent))?;
+    let (holds, reason, message) = workload.fetches.then(|| ready(workload))?;
     Some(Verdict::new(ConditionType::WorkspaceReady, holds, reason, message))
 }
 
@@ -75,15 +75,21 @@ fn has_source(sandbox: &AgentSandbox) -> bool {
     sandbox.spec.workspace.as_ref().is_some_and(|workspace| workspace.archive.is_some())
 }
 
-fn ready(agent: &Applied) -> (Holds, Reason, String) {
-    match agent {
+fn ready(workload: &Workload) -> (Holds, Reason, String) {
+    // What the pod before found is told until this one is as far.
+    let before = workload.failed.as_ref().map_or(Step::Waiting, |failed| said_before(&failed.pod));
+    let step = match (step(&workload.agent), before) {
+        (Step::Waiting, before) => before,
+        (own, _) => own,
+    };
+    match &workload.agent {
         Applied::Ended(why, _) => return (Holds::Unknown, Reason::Ended, ended_pod("agent", why)),
-        Applied::Replacing(doomed) => {
+        Applied::Replacing(doomed) if matches!(step, Step::Waiting) => {
             return (Holds::Unknown, Reason::Replacing, replacing("agent", doomed));
         }
-        Applied::Present(_) | Applied::Absent => {}
+        Applied::Replacing(_) | Applied::Present(_) | Applied::Absent => {}
     }
-    let told = match step(agent) {
+    let told = match step {
         Step::Waiting => "The archive is fetched once the fence has proven the walls.".to_owned(),
         Step::Working => "The archive is being fetched and unpacked.".to_owned(),
         Step::Reported(report) => return reported(&report),
@@ -166,6 +172,12 @@ fn step(agent: &Applied) -> Step {
         Some(Step::Unread) | None => Step::Waiting,
         Some(step) => step,
     }
+}
+
+/// What the step of a pod that failed has said; of one that has not failed nothing is kept.
+fn said_before(pod: &Pod) -> Step {
+    let ended = init_status(pod).and_then(|status| status.state.as_ref()?.terminated.as_ref());
+    ended.filter(|ended| ended.exit_code != 0).map_or(Step::Waiting, said)
 }
 
 fn said(ended: &ContainerStateTerminated) -> Step {

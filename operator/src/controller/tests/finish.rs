@@ -96,13 +96,15 @@ fn live(change: Change) -> Says {
 
 #[tokio::test]
 async fn an_end_is_believed_only_of_a_pod_that_the_api_server_shows_so_and_that_is_the_operators() {
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 6] = [
         ("it was deleted meanwhile", |pod| {
             pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:05:00Z");
         }),
         ("it is another one", |pod| pod["metadata"]["uid"] = json!("another")),
         ("it mounts none of what the operator's do", |pod| pod["spec"]["volumes"] = json!([])),
         ("its program was to be started again", |pod| pod["spec"]["restartPolicy"] = json!("Always")),
+        ("it bears none of the operator's labels", |pod| pod["metadata"]["labels"] = json!({})),
+        ("it bears no hash of a spec", |pod| pod["metadata"]["annotations"] = json!({})),
     ];
     for (what, change) in changes {
         let after = done().pass(live(change)).await;
@@ -111,6 +113,84 @@ async fn an_end_is_believed_only_of_a_pod_that_the_api_server_shows_so_and_that_
         assert!(told.map(|asked| asked.body).all(|body| body["status"]["program"].is_null()), "{what}");
     }
     assert!(done().pass(live(|_| ())).await.api.was_asked(PROXY_IS_STOPPED), "the control");
+}
+
+#[tokio::test]
+async fn a_pod_that_passes_for_the_agents_is_ended_and_one_of_which_a_watch_is_late_is_not() {
+    let changes: [(bool, Change); 3] = [
+        (true, |pod| pod["spec"]["volumes"] = json!([])),
+        (true, |pod| pod["metadata"]["annotations"] = json!({})),
+        (false, |pod| pod["metadata"]["uid"] = json!("another")),
+    ];
+    for (is_ended, change) in changes {
+        let after = done().pass(live(change)).await;
+        assert_eq!(after.api.was_asked(AGENT_IS_STOPPED), is_ended, "{:?}", after.api.writes());
+        if is_ended {
+            let body = after.api.body(AGENT_IS_STOPPED);
+            assert_eq!(body["preconditions"]["uid"], "uid-of-fix-login-agent", "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_life_counts_from_the_start_that_was_seen_though_it_was_taken_out_of_the_status() {
+    let mut scene = Scene::running();
+    scene.sandbox.spec.lifecycle = Some(from(json!({"maxLifetime": "8760h"})));
+    let (sandbox, api) = (scene.sandbox.clone(), scene.api(takes_all()).await);
+    let gone = scene.without(ChildKind::Pod, "fix-login-agent");
+    let ctx = fixtures::ctx(api.client.clone(), &sandbox, &gone.children, &[]);
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(9000);
+    ctx.memory.start(fixtures::UID, Some(long_ago));
+    reconcile(Arc::new(sandbox.clone()), Arc::clone(&ctx)).await.unwrap();
+    assert!(api.was_asked(PROXY_IS_STOPPED) && !api.was_asked("POST pods"), "{:?}", api.writes());
+    assert_eq!(api.body(STATUS)["status"]["program"]["reason"], "LifetimeExceeded");
+    let forgotten = fixtures::ctx(api.client.clone(), &sandbox, &gone.children, &[]);
+    reconcile(Arc::new(sandbox), forgotten).await.unwrap();
+    assert!(api.was_asked("POST pods"), "the control: {:?}", api.writes());
+}
+
+/// A Task whose pod failed before its program was started.
+fn unbegun() -> Scene {
+    let mut scene = Scene::running();
+    scene.sandbox.spec.lifecycle = Some(Lifecycle { mode: Some(Mode::Task), ..Lifecycle::default() });
+    let accepted = fixtures::accepted(|s| s.spec.lifecycle.clone_from(&scene.sandbox.spec.lifecycle));
+    let wanted = desired::agent_pod::pod(&accepted, &fixtures::platform(), &Sealed::for_tests());
+    let report = fixtures::report(|report| report["verdict"] = json!("EgressOpen"));
+    scene.agent(move |_| {
+        fixtures::failed_pod("uid-of-fix-login-agent", &report, |pod| {
+            pod["metadata"]["annotations"] = serde_json::to_value(&wanted.metadata.annotations).unwrap();
+        })
+    })
+}
+
+#[tokio::test]
+async fn a_task_whose_fence_failed_rests_and_its_verdict_outlasts_the_pod_that_found_it() {
+    let scene = unbegun();
+    let (sandbox, api) = (Arc::new(scene.sandbox.clone()), scene.api(takes_all()).await);
+    let ctx = fixtures::ctx(api.client.clone(), &sandbox, &scene.children, &[]);
+    let action = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap();
+    assert!(comes_within(&action, 11.0) && !comes_within(&action, 4.0), "{action:?}");
+    assert!(!api.was_asked(AGENT_IS_STOPPED) && !api.was_asked("POST pods"), "{:?}", api.writes());
+    let stalled = |api: &Api| {
+        let status: AgentSandboxStatus = from(api.body(STATUS)["status"].clone());
+        status.conditions.into_iter().find(|one| one.type_ == "Stalled").map(|one| (one.status, one.reason))
+    };
+    let told = Some(("True".to_owned(), "EgressOpen".to_owned()));
+    assert_eq!(stalled(&api), told);
+    // The next pod is made, and says nothing yet.
+    let gone = scene.without(ChildKind::Pod, "fix-login-agent");
+    let api = gone.api(takes_all()).await;
+    let next = fixtures::ctx(api.client.clone(), &sandbox, &gone.children, &[]);
+    let mut next = Arc::into_inner(next).unwrap();
+    next.memory = Arc::into_inner(ctx).unwrap().memory;
+    reconcile(Arc::clone(&sandbox), Arc::new(next)).await.unwrap();
+    assert!(api.was_asked("POST pods"), "{:?}", api.writes());
+    assert_eq!(stalled(&api), told);
+    let api = gone.api(takes_all()).await;
+    reconcile(sandbox.clone(), fixtures::ctx(api.client.clone(), &sandbox, &gone.children, &[]))
+        .await
+        .unwrap();
+    assert_eq!(stalled(&api).unwrap().0, "False", "the control has no pod before it");
 }
 
 #[tokio::test]

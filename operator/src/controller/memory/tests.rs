@@ -1,0 +1,80 @@
+//! What is remembered of pods that failed and of starts, beside what is not.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::{agent_pod, failed_pod};
+
+fn at(seconds: i64) -> Timestamp {
+    "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
+}
+
+fn one(uid: &str) -> Pod {
+    failed_pod(uid, "", |_| ())
+}
+
+#[test]
+fn pauses_grow_with_each_pod_that_fails_and_do_not_with_each_look_at_one() {
+    let memory = Memory::drawing(Jitter::seeded(7));
+    let mut pauses = Vec::new();
+    for (number, name) in ["a", "b", "c", "d", "e", "f", "g"].into_iter().enumerate() {
+        let now = at(1000 * i64::try_from(number).unwrap());
+        let first = memory.failed("u", Some(&one(name)), now).unwrap();
+        let again = memory.failed("u", Some(&one(name)), now + SignedDuration::from_secs(5)).unwrap();
+        assert_eq!(first, again, "{name}");
+        pauses.push(first.until.duration_since(now).as_secs());
+    }
+    for (pause, longest) in pauses.iter().zip([10, 20, 40, 80, 160, 300, 300]) {
+        assert!((longest / 2..=longest).contains(pause), "{pauses:?}");
+    }
+    let other = memory.failed("another sandbox", Some(&one("a")), at(0)).unwrap();
+    assert!(other.until <= at(10));
+}
+
+#[test]
+fn what_failed_is_known_until_a_program_was_started_and_another_spec_begins_anew() {
+    let memory = Memory::default();
+    assert_eq!(memory.failed("u", None, at(0)), None);
+    for number in 0..5 {
+        memory.failed("u", Some(&one(&format!("p{number}"))), at(number));
+    }
+    let mut fresh = one("new");
+    fresh.status.as_mut().unwrap().phase = Some("Pending".to_owned());
+    for next in [None, Some(&fresh)] {
+        assert_eq!(memory.failed("u", next, at(9)).unwrap().pod.metadata.uid.as_deref(), Some("p4"));
+    }
+    let edited = failed_pod("edited", "", |pod| {
+        pod["metadata"]["annotations"]["agentsandbox.dev/spec-hash"] = json!("another");
+    });
+    assert!(memory.failed("u", Some(&edited), at(10)).unwrap().until <= at(20), "the shortest pause");
+    assert_eq!(memory.failed("u", Some(&agent_pod()), at(30)), None, "its program was started");
+    memory.failed("u", Some(&one("again")), at(40)).unwrap();
+    memory.forget("u");
+    assert_eq!(memory.failed("u", None, at(41)), None);
+}
+
+#[test]
+fn what_somebody_ended_and_what_is_started_again_has_not_failed() {
+    let memory = Memory::default();
+    let changes: [fn(&mut Value); 3] = [
+        |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+        |pod| pod["status"]["reason"] = json!("Evicted"),
+        |pod| pod["spec"]["restartPolicy"] = json!("Always"),
+    ];
+    for change in changes {
+        assert_eq!(memory.failed("u", Some(&failed_pod("p", "", change)), at(0)), None);
+    }
+    assert!(memory.failed("u", Some(&one("p")), at(0)).is_some(), "the control");
+}
+
+#[test]
+fn the_earliest_start_that_was_ever_seen_counts() {
+    let memory = Memory::default();
+    assert_eq!(memory.start("u", None), None);
+    for (seen, known) in [(Some(50), 50), (None, 50), (Some(70), 50), (Some(20), 20), (None, 20)] {
+        assert_eq!(memory.start("u", seen.map(at)), Some(at(known)), "{seen:?}");
+    }
+    assert_eq!(memory.start("another", None), None);
+    memory.forget("u");
+    assert_eq!(memory.start("u", None), None);
+}
