@@ -230,8 +230,9 @@ fn sandbox(object: &Value) -> Sandbox {
     let conditions = object["status"]["conditions"].as_array();
     let conditions = conditions.filter(|_| object["metadata"]["deletionTimestamp"].is_null());
     // A Task that ended well is Ready for whoever waits for its end.
-    let runs =
-        |one: &&Value| one["type"] == "Ready" && one["status"] == "True" && one["reason"] != "Succeeded";
+    let ended_well = object["status"]["program"]["exitCode"] == 0;
+    let is_over = |one: &Value| ended_well && one["reason"] == "Succeeded";
+    let runs = |one: &&Value| one["type"] == "Ready" && one["status"] == "True" && !is_over(one);
     let ready = conditions.into_iter().flatten().find(runs);
     // A sandbox that names no class has the one that the operator chose and wrote down.
     let class = [&object["spec"]["className"], &object["status"]["className"]];

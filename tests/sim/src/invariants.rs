@@ -26,6 +26,8 @@ pub struct Invariants {
     ran: BTreeMap<String, Timestamp>,
     /// How the program of each sandbox that is over was said to have ended, by UID.
     over: BTreeMap<String, Value>,
+    /// UIDs of those of which somebody took that away.
+    cut: BTreeSet<String>,
     /// Values that may be in no object but a Secret.
     values: BTreeSet<String>,
 }
@@ -55,7 +57,9 @@ fn holds(object: &Value, condition: &str) -> bool {
 /// Whether a sandbox is said to run. A Task that ended well is Ready for whoever waits for its end.
 fn is_called_running(sandbox: &Value) -> bool {
     let mut all = sandbox["status"]["conditions"].as_array().into_iter().flatten();
-    all.any(|one| one["type"] == "Ready" && one["status"] == "True" && one["reason"] != "Succeeded")
+    let ended_well = sandbox["status"]["program"]["exitCode"] == 0;
+    let is_over = |one: &Value| ended_well && one["reason"] == "Succeeded";
+    all.any(|one| one["type"] == "Ready" && one["status"] == "True" && !is_over(one))
 }
 
 fn is_walled(store: &Store, pod: &Value) -> bool {
@@ -202,6 +206,12 @@ impl Invariants {
                 .push(format!("I9: the program of {name} is said to have ended, and was killed: {program}"));
         }
         match self.over.get(uid) {
+            // What somebody took away is found again, but for the moment at which it ended.
+            Some(told)
+                if self.cut.contains(uid) && (program.is_null() || told["reason"] == program["reason"]) => {}
+            Some(_) if revision.by != "operator" && program.is_null() => {
+                self.cut.insert(uid.to_owned());
+            }
             Some(told) if revision.by == "operator" && told != program => {
                 broken.push(format!("I9: how {name} ended is told anew: {program} after {told}"));
             }

@@ -5,10 +5,10 @@ use agentsandbox_report::VERSION;
 use serde_json::{Value, json};
 
 use crate::kinds::{
-    CLASSES, CREDENTIALS, Kind, LEASES, NAMESPACES, NODES, RUNTIME_CLASSES, SANDBOXES, SECRETS,
+    CLASSES, CREDENTIALS, Kind, LEASES, NAMESPACES, NODES, PODS, RUNTIME_CLASSES, SANDBOXES, SECRETS,
     SERVICE_CIDRS, SERVICES, SLICES,
 };
-use crate::store::Store;
+use crate::store::{Part, Refusal, Store};
 
 /// The value of the user's secret, which may be in no object but its own.
 pub const SECRET_VALUE: &str = "c2stYW50LXNlY3JldC12YWx1ZQ==";
@@ -98,6 +98,23 @@ pub fn task(name: &str, exit_code: i64) -> Value {
     object["spec"]["lifecycle"] = json!({"mode": "Task"});
     object["spec"]["agent"]["args"] = json!([exit_code.to_string()]);
     object
+}
+
+/// The kubelet evicts a pod: its containers are killed, and it says why.
+///
+/// # Errors
+/// As the API server: there is no such pod.
+pub fn evict(store: &mut Store, pod: &str) -> Result<Value, Refusal> {
+    let container = pod.split_once('-').map_or(pod, |(_, component)| component);
+    store.merge(
+        &PODS,
+        Part::Status,
+        (TEAM, pod),
+        &json!({"status": {"phase": "Failed", "reason": "Evicted", "conditions": [], "containerStatuses": [{
+            "name": container, "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+            "state": {"terminated": {"exitCode": 137, "reason": "Error"}},
+        }]}}),
+    )
 }
 
 /// Creates a sandbox.

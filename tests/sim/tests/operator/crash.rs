@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use agentsandbox_sim::faults::{self, Asked, Fate, Rule};
 use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
-use agentsandbox_sim::objects::TEAM;
+use agentsandbox_sim::objects::{self, TEAM};
 use agentsandbox_sim::rig::{Rig, simulate};
-use agentsandbox_sim::store::{Change, Deletion, is_ending};
+use agentsandbox_sim::store::{Change, Deletion, Store, is_ending};
 use serde_json::{Value, json};
 
 /// What a user does.
@@ -18,27 +18,51 @@ enum Script {
     DeleteWalls,
     Finish,
     DeleteFinished,
+    Outlive,
+    Expire,
+    Evict,
+    DeletePod,
+    ChangeMode,
 }
 
-const ALL: [Script; 6] = [
+const ALL: [Script; 11] = [
     Script::Create,
     Script::Update,
     Script::Delete,
     Script::DeleteWalls,
     Script::Finish,
     Script::DeleteFinished,
+    Script::Outlive,
+    Script::Expire,
+    Script::Evict,
+    Script::DeletePod,
+    Script::ChangeMode,
 ];
 const WALLS: [&str; 2] = ["a-agent", "a-proxy"];
 
 /// Makes the sandbox that the user then does it to.
 async fn begin(rig: &mut Rig, script: Script) {
+    let lifecycle = match script {
+        Script::Finish | Script::DeleteFinished => json!({"mode": "Task"}),
+        Script::Evict | Script::DeletePod => json!({"mode": "Task"}),
+        Script::Expire => json!({"mode": "Task", "ttlAfterFinished": "20s"}),
+        Script::Outlive => json!({"maxLifetime": "40s"}),
+        _ => json!(null),
+    };
+    let mut object = objects::task("a", 3);
+    object["spec"]["lifecycle"] = lifecycle;
+    rig.world.act("user", |store| objects::create(store, object));
     match script {
-        Script::Finish | Script::DeleteFinished => rig.create_task("a", 3),
-        _ => rig.create("a"),
+        Script::Finish | Script::DeleteFinished => {}
+        Script::Expire => rig.finished("a").await,
+        _ => rig.ready("a").await,
     }
-    if script != Script::Finish && script != Script::DeleteFinished {
-        rig.ready("a").await;
-    }
+}
+
+/// Waits until there is no sandbox any more.
+async fn gone(rig: &mut Rig) {
+    let gone = |store: &Store| store.get(&SANDBOXES, TEAM, "a").is_none();
+    rig.until(Duration::from_secs(120), "the end", gone).await;
 }
 
 /// Lets the user do it, and waits until it has come to its end.
@@ -50,8 +74,23 @@ async fn play(rig: &mut Rig, script: Script) {
         Script::DeleteFinished => {
             rig.finished("a").await;
             rig.delete("a");
-            let gone = |store: &agentsandbox_sim::store::Store| store.get(&SANDBOXES, TEAM, "a").is_none();
-            rig.until(Duration::from_secs(120), "the end", gone).await;
+            gone(rig).await;
+        }
+        Script::Outlive => rig.finished("a").await,
+        Script::Expire => gone(rig).await,
+        Script::Evict => {
+            rig.world.act("node", |store| objects::evict(store, "a-agent").unwrap());
+            rig.finished("a").await;
+        }
+        Script::DeletePod => {
+            rig.world.act("user", |store| {
+                store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap();
+            });
+            rig.finished("a").await;
+        }
+        Script::ChangeMode => {
+            rig.patch("a", &json!({"spec": {"lifecycle": {"mode": "Task"}}}));
+            rig.finished("a").await;
         }
         Script::Update => {
             rig.patch("a", &json!({"spec": {"agent": {"image": "ghcr.io/acme/agent:2.2"}}}));
@@ -59,8 +98,7 @@ async fn play(rig: &mut Rig, script: Script) {
         }
         Script::Delete => {
             rig.delete("a");
-            let gone = |store: &agentsandbox_sim::store::Store| store.get(&SANDBOXES, TEAM, "a").is_none();
-            rig.until(Duration::from_secs(120), "the end", gone).await;
+            gone(rig).await;
         }
         Script::DeleteWalls => {
             rig.world.act("user", |store| {
@@ -68,7 +106,7 @@ async fn play(rig: &mut Rig, script: Script) {
                     store.delete(&POLICIES, (TEAM, wall), &Deletion::default()).unwrap();
                 }
             });
-            let back = |store: &agentsandbox_sim::store::Store| {
+            let back = |store: &Store| {
                 let stand = |wall: &&str| store.get(&POLICIES, TEAM, wall).is_some_and(|one| !is_ending(one));
                 WALLS.iter().all(stand)
             };

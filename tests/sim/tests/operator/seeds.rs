@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use agentsandbox_sim::faults::{Storm, hash};
 use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
-use agentsandbox_sim::objects::TEAM;
+use agentsandbox_sim::objects::{self, TEAM};
 use agentsandbox_sim::rig::{Rig, is_finished, is_ready, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
 use agentsandbox_sim::world::Shared;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Seeds of an ordinary run; a night plays 10,000. `SEEDS` asks for more, `FROM` for others, and `SEED` for one, whose
 /// requests are printed.
@@ -27,7 +27,7 @@ fn deed(store: &mut Store, draw: u64) {
     let round = (draw >> 8) % 5;
     // What is not there cannot be changed, and that is no failure.
     let _ = match (draw >> 4) % 10 {
-        0 | 1 => store.create(&SANDBOXES, None, agentsandbox_sim::objects::sandbox(name), false),
+        0 | 1 => store.create(&SANDBOXES, None, objects::sandbox(name), false),
         2 => store.merge(
             &SANDBOXES,
             Part::Main,
@@ -75,19 +75,11 @@ fn deed_to_task(store: &mut Store, draw: u64) {
     let pod = (TEAM, if (draw >> 9).is_multiple_of(3) { "t-proxy" } else { "t-agent" });
     let round = (draw >> 12) % 5;
     let _ = match (draw >> 4) % 9 {
-        0..=2 => store.create(&SANDBOXES, None, agentsandbox_sim::objects::task(TASK, 3), false),
+        0..=2 => store.create(&SANDBOXES, None, objects::task(TASK, 3), false),
         3 => store.delete(&SANDBOXES, (TEAM, TASK), &Deletion::default()),
         4 => store.delete(&PODS, pod, &Deletion::default()),
-        5 => store.merge(
-            &PODS,
-            Part::Status,
-            pod,
-            // Whoever evicts it ends its program too.
-            &json!({"status": {"phase": "Failed", "reason": "Evicted", "conditions": [], "containerStatuses": [{
-                "name": pod.1.trim_start_matches("t-"), "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
-                "state": {"terminated": {"exitCode": 137, "reason": "Error"}},
-            }]}}),
-        ),
+        // Whoever evicts it ends its program too.
+        5 => objects::evict(store, pod.1),
         6 => store.delete(&POLICIES, (TEAM, pod.1), &Deletion::default()),
         7 => store.merge(
             &SANDBOXES,
@@ -101,6 +93,39 @@ fn deed_to_task(store: &mut Store, draw: u64) {
             (TEAM, TASK),
             &json!({"status": {"className": "x", "conditions": []}}),
         ),
+    };
+}
+
+/// The sandbox whose time is up after 15 seconds.
+const BRIEF: &str = "l";
+/// The sandbox that is deleted 5 seconds after the end of its program.
+const FLEETING: &str = "x";
+
+fn limited(name: &str) -> Value {
+    let mut object = objects::task(name, 0);
+    object["spec"]["lifecycle"] = match name {
+        BRIEF => json!({"maxLifetime": "15s"}),
+        _ => json!({"mode": "Task", "ttlAfterFinished": "5s"}),
+    };
+    object
+}
+
+/// One thing that a user or the node does to one of those. What was told of its start, and of its end where that was its time, is found
+/// again.
+fn deed_to_limited(store: &mut Store, draw: u64) {
+    let name = if draw.is_multiple_of(2) { BRIEF } else { FLEETING };
+    let pod = format!("{name}-{}", if (draw >> 9).is_multiple_of(2) { "agent" } else { "proxy" });
+    let cut = if name == BRIEF {
+        json!({"status": {"startedAt": null, "program": null}})
+    } else {
+        json!({"status": {"startedAt": null}})
+    };
+    let _ = match (draw >> 4) % 8 {
+        0..=2 => store.create(&SANDBOXES, None, limited(name), false),
+        3 => store.delete(&SANDBOXES, (TEAM, name), &Deletion::default()),
+        4 => store.delete(&PODS, (TEAM, &pod), &Deletion::default()),
+        5 => objects::evict(store, &pod),
+        _ => store.merge(&SANDBOXES, Part::Status, (TEAM, name), &cut),
     };
 }
 
@@ -133,21 +158,37 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
             let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
             rig.world.at(at, move |store| deed_to_task(store, draw));
         }
+        for number in 0..8 {
+            let draw = hash(seed, &format!("deed to a limited one {number}"));
+            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
+            rig.world.at(at, move |store| deed_to_limited(store, draw));
+        }
         rig.pass(Duration::from_millis(STORM.end)).await;
         // In the end each is there, so that coming right means something.
         for name in NAMES {
             rig.world.act("user", |store| {
-                let _ = store.create(&SANDBOXES, None, agentsandbox_sim::objects::sandbox(name), false);
+                let _ = store.create(&SANDBOXES, None, objects::sandbox(name), false);
             });
         }
         rig.world.act("user", |store| {
-            let _ = store.create(&SANDBOXES, None, agentsandbox_sim::objects::task(TASK, 3), false);
+            for object in [objects::task(TASK, 3), limited(BRIEF), limited(FLEETING)] {
+                let _ = store.create(&SANDBOXES, None, object, false);
+            }
         });
         rig.pass(Duration::from_secs(330)).await;
         if rig.world.world().store.get(&SANDBOXES, TEAM, TASK).is_none() {
             rig.create_task(TASK, 3);
             rig.pass(Duration::from_secs(30)).await;
         }
+        let lasts = rig.world.world().store.get(&SANDBOXES, TEAM, FLEETING).is_some();
+        assert!(!lasts, "seed {seed}: {FLEETING} is kept too long: {}", rig.recently());
+        let late = rig
+            .world
+            .world()
+            .store
+            .get(&SANDBOXES, TEAM, BRIEF)
+            .is_some_and(|sandbox| sandbox["status"]["program"]["reason"] != "LifetimeExceeded");
+        assert!(!late, "seed {seed}: {BRIEF} lives too long: {}", rig.recently());
         let over = is_finished(&rig.world.world().store, TASK);
         assert!(over, "seed {seed}: {TASK} is not over: {}", rig.recently());
         for name in NAMES {
