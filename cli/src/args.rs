@@ -129,7 +129,7 @@ pub struct RunArgs {
     /// Do not follow: end once it is made.
     #[arg(short, long, conflicts_with = "rm")]
     pub detach: bool,
-    /// Delete the sandbox once the agent's first run has ended, on any error, and on Ctrl-C, SIGTERM and SIGHUP.
+    /// Delete the sandbox once its program has ended, on any error, and on Ctrl-C, SIGTERM and SIGHUP.
     #[arg(long)]
     pub rm: bool,
     /// How many seconds the agent may take to start.

@@ -1,7 +1,8 @@
 //! A sandbox from a command line: made, followed until its agent runs, and its agent's output shown to the end.
 //!
-//! What is written is an ordinary AgentSandbox; whatever a command line cannot say is for a manifest. Progress goes to stderr, the
-//! agent's output to stdout.
+//! What is written is an ordinary AgentSandbox whose program runs once; whatever a command line cannot say is for a manifest. Progress
+//! goes to stderr, the agent's output to stdout. How the program ended is the operator's to say: a pod that was evicted shows an end that
+//! is none, and another follows it.
 
 use std::future::Future;
 use std::io::Write;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::SUFFIX_AGENT;
+use agentsandbox_crds::sandbox::{Mode, ProgramStatus};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -67,6 +69,14 @@ pub enum RunError {
     /// The watch broke off.
     #[error("AgentSandbox {0} cannot be followed")]
     Watch(String, #[source] Box<watcher::Error>),
+    /// It is over, and its program has not ended by itself.
+    #[error("AgentSandbox {name} is over, and its program has no exit code ({reason})")]
+    Over {
+        /// The sandbox.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// Nobody says how the agent ended.
     #[error("the output of AgentSandbox {0} ended, and nobody says how its agent did")]
     NoEnd(String),
@@ -91,6 +101,14 @@ impl Own {
     }
 }
 
+/// How far a sandbox was followed.
+enum Begun {
+    /// Its agent runs, or ran, and this is its output.
+    Runs(First, Log),
+    /// It is over, and there is no output any more.
+    Over(ProgramStatus),
+}
+
 /// The manifest that the command line says.
 ///
 /// # Errors
@@ -105,7 +123,7 @@ pub fn manifest(args: &RunArgs) -> Result<Value, RunError> {
     if !args.args.is_empty() {
         agent[if args.command { "command" } else { "args" }] = json!(args.args);
     }
-    let mut spec = json!({"agent": agent});
+    let mut spec = json!({"agent": agent, "lifecycle": {"mode": "Task"}});
     if let Some(class) = &args.class {
         spec["className"] = json!(class);
     }
@@ -121,8 +139,8 @@ pub fn manifest(args: &RunArgs) -> Result<Value, RunError> {
     )
 }
 
-/// Makes the sandbox, follows it to the end of its agent's first run, and tells the agent's exit code. A signal ends the
-/// following; what is to be deleted in the end is deleted then, too.
+/// Makes the sandbox, follows it to its program's end, and tells the exit code. A signal ends the following; what is to be deleted
+/// in the end is deleted then, too.
 ///
 /// # Errors
 /// Where it is refused, does not start, or nobody says how it ended.
@@ -140,7 +158,7 @@ pub async fn run(
     let mut signals = Signals::new()?;
     let made = sandboxes.create(&params, &sandbox).await;
     let made = made.map_err(FindError::not_given("the sandbox that is asked for"))?;
-    let own = Own { name: made.name_any(), uid: made.metadata.uid.unwrap_or_default() };
+    let own = Own { name: made.name_any(), uid: made.uid().unwrap_or_default() };
     // From here to the deletion nothing ends the program but what `finish` waits for.
     let place = format!("AgentSandbox {}/{}", cluster.namespace, own.name);
     tell(progress, &format!("{place} is made"));
@@ -148,7 +166,7 @@ pub async fn run(
         return Ok(0);
     }
     let delete = args.rm.then(|| deleted(&sandboxes, &own));
-    let followed = followed(cluster, &own, args.timeout, shown, out, progress);
+    let followed = followed(cluster, &own, (args.timeout, runs_once(&made)), shown, out, progress);
     let (outcome, deletion) = finish(&own.name, followed, async || signals.next().await, delete).await;
     settled(&place, outcome, deletion, progress)
 }
@@ -211,11 +229,17 @@ fn settled(
     progress: &mut dyn Write,
 ) -> Result<u8, Error> {
     match deletion {
-        None => tell(progress, &format!("{place} stays, and its agent with it, until it is deleted")),
+        None => tell(
+            progress,
+            &format!("{place} stays until it is deleted, and an agent that has not ended runs on"),
+        ),
         Some(Ok(())) => tell(progress, &format!("{place} is being deleted")),
         Some(Err(error)) => {
             tell(progress, &format!("error: {}", chain(&error)));
-            tell(progress, &format!("{place} stays, and its agent with it, until it is deleted"));
+            tell(
+                progress,
+                &format!("{place} stays until it is deleted, and an agent that has not ended runs on"),
+            );
             // Success is all that was asked for.
             return outcome.map(|code| if code == 0 { EXIT_UNKNOWN } else { code });
         }
@@ -259,22 +283,62 @@ fn is_final_for_watch(error: &watcher::Error) -> bool {
     }
 }
 
+/// Whether the program is not started again when it ends. A CRD that is older than this program keeps no mode.
+fn runs_once(sandbox: &AgentSandbox) -> bool {
+    sandbox.spec.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.mode == Some(Mode::Task))
+}
+
 async fn followed(
     cluster: &Cluster,
     own: &Own,
-    seconds: u64,
+    (seconds, once): (u64, bool),
     shown: Shown,
     out: &mut (impl AsyncWrite + Unpin),
     progress: &mut dyn Write,
 ) -> Result<u8, Error> {
-    let started = tokio::time::timeout(Duration::from_secs(seconds), started(cluster, own, progress)).await;
-    let (first, log) = started.map_err(|_| RunError::TooLong { name: own.name.clone(), seconds })??;
     let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
-    output::shown_to_the_end(&pods, own, (&first, log), (shown, out), progress).await
+    let sandboxes = Api::<AgentSandbox>::namespaced(cluster.streams.clone(), &cluster.namespace);
+    let mut seen = None;
+    loop {
+        let begun = begun(cluster, own, seen.as_ref(), progress);
+        let begun = tokio::time::timeout(Duration::from_secs(seconds), begun).await;
+        let (first, log) =
+            match begun.map_err(|_| RunError::TooLong { name: own.name.clone(), seconds })?? {
+                Begun::Runs(first, log) => (first, log),
+                Begun::Over(program) => return exit_code(own, &program),
+            };
+        let output = output::shown_to_the_end(&pods, own, (&first, log), (shown, out), progress).await;
+        match output {
+            // What the pod shows is no end of a Task before the operator says so.
+            Ok(_) | Err(Error::Run(RunError::NoEnd(_))) if once => {}
+            other => return other,
+        }
+        if let Some(program) = output::over(&sandboxes, &pods, own, &first).await? {
+            return exit_code(own, &program);
+        }
+        tell(
+            progress,
+            "something else ended the agent's pod, and the agent is started again, from the beginning",
+        );
+        seen = Some(first);
+    }
 }
 
-/// Waits until the agent's container has started, and opens the log of its first run. Each step is told once.
-async fn started(cluster: &Cluster, own: &Own, progress: &mut dyn Write) -> Result<(First, Log), Error> {
+/// The exit code of a program, as this one can end with it.
+fn exit_code(own: &Own, program: &ProgramStatus) -> Result<u8, Error> {
+    let code = program.exit_code.and_then(|code| u8::try_from(code).ok());
+    let over = || RunError::Over { name: own.name.clone(), reason: program.reason.clone() };
+    Ok(code.ok_or_else(over)?)
+}
+
+/// Waits until the agent's container has started, in another run than the one that was seen, and opens the log of that. Each step is
+/// told once.
+async fn begun(
+    cluster: &Cluster,
+    own: &Own,
+    seen: Option<&First>,
+    progress: &mut dyn Write,
+) -> Result<Begun, Error> {
     let sandboxes = Api::<AgentSandbox>::namespaced(cluster.streams.clone(), &cluster.namespace);
     let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
     // Who asks again too soon is answered worse.
@@ -282,16 +346,16 @@ async fn started(cluster: &Cluster, own: &Own, progress: &mut dyn Write) -> Resu
     let (mut told, mut is_proven) = (Vec::new(), false);
     let gone = || RunError::Gone(own.name.clone());
     loop {
-        let seen = tokio::select! {
-            seen = watch.next() => seen.ok_or_else(gone)?,
+        let shown = tokio::select! {
+            shown = watch.next() => shown.ok_or_else(gone)?,
             () = tokio::time::sleep(LOOK_AGAIN), if is_proven => {
-                if let Some(opened) = output::opened(&pods, own).await? {
-                    return Ok(opened);
+                if let Some((first, log)) = output::opened(&pods, own, seen).await? {
+                    return Ok(Begun::Runs(first, log));
                 }
                 continue;
             }
         };
-        let sandbox = match seen {
+        let sandbox = match shown {
             Ok(seen) => seen.filter(|sandbox| is_own(sandbox, own)).ok_or_else(gone)?,
             Err(error) if is_final_for_watch(&error) => {
                 return Err(RunError::Watch(own.name.clone(), Box::new(error)).into());
@@ -302,9 +366,15 @@ async fn started(cluster: &Cluster, own: &Own, progress: &mut dyn Write) -> Resu
             tell(progress, &line);
         }
         let is = |type_: &str| condition(&sandbox, type_).is_some_and(|one| one.status == "True");
+        let program = sandbox.status.as_ref().and_then(|status| status.program.clone());
         is_proven = is("NetworkIsolated") && is("RuntimeVerified");
-        if is_proven && let Some(opened) = output::opened(&pods, own).await? {
-            return Ok(opened);
+        if (is_proven || program.is_some())
+            && let Some((first, log)) = output::opened(&pods, own, seen).await?
+        {
+            return Ok(Begun::Runs(first, log));
+        }
+        if let Some(program) = program {
+            return Ok(Begun::Over(program));
         }
         if is("Stalled") {
             let message = condition(&sandbox, "Ready").map(|ready| ready.message.clone()).unwrap_or_default();
@@ -368,14 +438,14 @@ mod tests {
         assert_eq!(
             written.unwrap(),
             json!({"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox", "metadata": {"name": "fix"},
-                "spec": {"className": "gvisor", "agent": {"image": "a:1", "args": ["-p", "do it"]},
+                "spec": {"className": "gvisor", "lifecycle": {"mode": "Task"}, "agent": {"image": "a:1", "args": ["-p", "do it"]},
                     "egress": {"allow": [{"host": "pypi.org"}, {"host": "api.test", "credential": "key"}]}}})
         );
         let bare = manifest(&["--command", "--", "sh"]).unwrap();
         assert_eq!(bare["metadata"], json!({"generateName": "run-"}));
         assert_eq!(
             bare["spec"],
-            json!({"agent": {"image": "a:1", "command": ["sh"]}}),
+            json!({"lifecycle": {"mode": "Task"}, "agent": {"image": "a:1", "command": ["sh"]}}),
             "nothing is allowed unasked"
         );
         assert!(matches!(manifest(&["--credential", "key"]), Err(RunError::Rule(_))));
@@ -480,6 +550,28 @@ mod tests {
         assert!(!is_own(&sandbox(ending), &own()));
         assert_eq!(only(&own()).preconditions.unwrap().uid.as_deref(), Some("u-1"));
         assert!(is_gone(&refused(404)) && is_gone(&refused(409)) && !is_gone(&refused(500)));
+    }
+
+    #[test]
+    fn the_exit_code_is_the_one_that_the_operator_tells_and_without_one_there_is_an_error() {
+        let program = |value: Value| -> ProgramStatus { serde_json::from_value(value).unwrap() };
+        for (code, expected) in [(0, Some(0)), (3, Some(3)), (255, Some(255)), (-1, None), (256, None)] {
+            let program = program(json!({"exitCode": code, "reason": "Error"}));
+            assert_eq!(exit_code(&own(), &program).ok(), expected, "{code}");
+        }
+        let late = exit_code(&own(), &program(json!({"reason": "LifetimeExceeded"}))).unwrap_err();
+        assert!(late.to_string().contains("LifetimeExceeded"), "{late}");
+    }
+
+    #[test]
+    fn a_program_that_an_older_crd_starts_again_is_not_awaited_for_ever() {
+        let made = |lifecycle: Value| -> AgentSandbox {
+            serde_json::from_value(json!({"apiVersion": "agentsandbox.dev/v1alpha1", "kind": "AgentSandbox",
+                "metadata": {"name": "x"}, "spec": {"agent": {"image": "a:1"}, "lifecycle": lifecycle}}))
+            .unwrap()
+        };
+        assert!(runs_once(&made(json!({"mode": "Task"}))));
+        assert!(!runs_once(&made(json!(null))) && !runs_once(&made(json!({"mode": "Service"}))));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::COMPONENT_AGENT;
+use agentsandbox_crds::sandbox::ProgramStatus;
 use futures::{AsyncBufRead, AsyncReadExt};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::Api;
@@ -118,12 +120,17 @@ fn passing<T>(answer: kube::Result<T>, own: &Own) -> Result<Option<T>, Error> {
     }
 }
 
-/// The log of the first run, once that has begun.
-pub(super) async fn opened(pods: &Api<Pod>, own: &Own) -> Result<Option<(First, Log)>, Error> {
+/// The log of the first run, once that has begun, unless it is the one that was seen.
+pub(super) async fn opened(
+    pods: &Api<Pod>,
+    own: &Own,
+    seen: Option<&First>,
+) -> Result<Option<(First, Log)>, Error> {
     let Some(pod) = passing(pods.get(&own.pod()).await, own)? else { return Ok(None) };
     let first = match begun(&pod, own) {
         Begun::NotYet => return Ok(None),
         Begun::Lost => return Err(RunError::NoFirst(own.name.clone()).into()),
+        Begun::Is(first) if seen.is_some_and(|seen| seen.container == first.container) => return Ok(None),
         Begun::Is(first) => first,
     };
     let log = pods.log_stream(&own.pod(), &params(first.is_previous, None)).await;
@@ -192,6 +199,43 @@ async fn show(
         }
         last = Instant::now();
     }
+}
+
+/// How the program of a Task ended, as the operator tells; none once another run of it has begun.
+pub(super) async fn over(
+    sandboxes: &Api<AgentSandbox>,
+    pods: &Api<Pod>,
+    own: &Own,
+    first: &First,
+) -> Result<Option<ProgramStatus>, Error> {
+    loop {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, sandboxes.get_opt(&own.name)).await;
+        let shown = match asked.ok() {
+            Some(answer) => passing(answer, own)?,
+            None => None,
+        };
+        if let Some(sandbox) = shown {
+            let sandbox = sandbox.filter(|sandbox| super::is_own(sandbox, own));
+            let status = sandbox.ok_or_else(|| RunError::Gone(own.name.clone()))?.status;
+            if let Some(program) = status.and_then(|status| status.program) {
+                return Ok(Some(program));
+            }
+        }
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, pods.get_opt(&own.pod())).await;
+        let pod = match asked.ok() {
+            Some(answer) => passing(answer, own)?.flatten(),
+            None => None,
+        };
+        if pod.is_some_and(|pod| is_another(&pod, own, first)) {
+            return Ok(None);
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Whether this pod's first run is another one.
+fn is_another(pod: &Pod, own: &Own, first: &First) -> bool {
+    matches!(begun(pod, own), Begun::Is(other) if other.container != first.container)
 }
 
 /// The exit code of the run whose log has ended; none where it goes on.
@@ -291,6 +335,20 @@ mod tests {
             (Pod::default(), Fate::Unknown),
         ] {
             assert_eq!(fate(&pod, &own(), "c1"), expected, "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_another_pod_is_another_and_the_same_one_over_is_not() {
+        let first = First { container: "c1".to_owned(), is_previous: false };
+        assert!(is_another(&pod("u-1", 0, "c2", running(), json!({})), &own(), &first));
+        for same in [
+            pod("u-1", 0, "c1", running(), json!({})),
+            pod("u-1", 0, "c1", ended("c1", 3), json!({})),
+            pod("u-1", 0, "", waiting(), json!({})),
+            pod("u-2", 0, "c2", running(), json!({})),
+        ] {
+            assert!(!is_another(&same, &own(), &first), "{same:?}");
         }
     }
 
