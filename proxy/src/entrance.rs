@@ -42,6 +42,7 @@ use crate::audit::Admitted;
 use crate::limits::{
     H2_CONNECTION_WINDOW_BYTES, H2_IDLE_TIMEOUT, H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_SEND_BUFFER_BYTES,
     H2_STREAM_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADER_READ_TIMEOUT,
+    STREAMS_PER_CONNECTION_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::Body;
@@ -256,7 +257,7 @@ where
 }
 
 /// Serves HTTP/2 until the client or the proxy has had enough.
-pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext, place: Place)
+pub(crate) async fn serve_http2<S>(proxy: Arc<Proxy>, io: S, context: EntranceContext, _place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -265,7 +266,7 @@ where
     let service = service(Arc::clone(&proxy), Arc::clone(&context), Arc::default());
     let malformed = unread::at(DenialReason::MalformedRequest, &context.binding);
     let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
-    let one_more = unread::one_more_stream(place.streams, &context.binding);
+    let one_more = unread::one_more_stream(&context.binding);
     let gathered = Gathered::new(io);
     let io = Watched::new(gathered.clone(), move |refusal| {
         let denial = if refusal == Refusal::OneMore { &one_more } else { &of_stream };
@@ -273,7 +274,7 @@ where
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(place.streams)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
@@ -360,7 +361,7 @@ fn service(
             if bodiless {
                 return Ok(response.map(|_| crate::respond::empty()));
             }
-            Ok(response.map(|body| proxy.room.paces(body).boxed_unsync()))
+            Ok(response.map(|body| proxy.room.unread().paces(body).boxed_unsync()))
         })
     }
 }

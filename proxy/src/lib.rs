@@ -27,6 +27,7 @@ pub mod health;
 pub mod limits;
 mod loops;
 pub mod metrics;
+mod paced;
 pub mod pipeline;
 pub mod placeholder;
 pub mod presented;

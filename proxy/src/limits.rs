@@ -23,9 +23,6 @@ pub const FILES_BESIDE_CONNECTIONS: u64 = 640;
 pub const ACCEPT_BACKLOG: u32 = 1024;
 /// Streams of one HTTP/2 connection; browsers and SDKs use at most 100.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
-/// The same of each connection beyond [`H2_WIDE_CONNECTIONS_MAX`]. Each stream may hold heads, a window and a frame of its answer; who has
-/// that many connections seldom has many requests on each.
-pub const STREAMS_PER_NARROW_CONNECTION_MAX: u32 = 16;
 /// Fields of one head.
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// All fields of one head together, over HTTP/1.1 with the request line.
@@ -119,8 +116,6 @@ pub const H2_CONNECTION_WINDOW_BYTES: u32 = 3 * 1024 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.
 pub const H2_CONNECTIONS_MAX: usize = 20;
-/// Of them those with [`STREAMS_PER_CONNECTION_MAX`] streams. With these and the others an agent has 1,440 streams at a time.
-pub const H2_WIDE_CONNECTIONS_MAX: usize = 10;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
@@ -205,15 +200,17 @@ pub const H2_IDLE_TIMEOUT: Duration = Duration::from_secs(180);
 /// Shortest time an upstream's address is remembered: a name with a TTL of zero would otherwise be asked for with each
 /// connection.
 pub const RESOLVED_TTL_MIN: Duration = Duration::from_secs(5);
-/// Frames of an answer that one HTTP/2 stream towards an agent holds when the agent does not read.
+/// Frames of a body that one HTTP/2 stream holds when its peer does not read, be it an agent or an upstream.
 pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// The same for all streams of all connections together; beyond it each stream has one frame on its way. As much as 128 streams that
-/// nobody reads hold.
-pub const H2_UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The same for all streams to agents together, and for all to upstreams; beyond it each stream has [`H2_LEAST_BYTES`] on its way and one
+/// frame more. As much as 128 streams that nobody reads hold, without the last frame of each.
+pub const H2_UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What a stream may have on its way whatever others hold: some messages of gRPC, so that not each is a write of its own.
+pub const H2_LEAST_BYTES: usize = 8 * 1024;
+/// Longer pieces of a body are cut: it is the longest frame that a peer takes which has said nothing (RFC 9113, 4.2).
+pub const H2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// What a frame costs beside its bytes: its entry in h2's queue, which is as large as one of a head, and what counts it.
 pub const H2_FRAME_COST_BYTES: usize = 512;
-/// Shorter frames are copied before they wait, for they may keep a buffer of 16 KiB that they were read into.
-pub const H2_SHARED_FRAME_BYTES_MIN: usize = 4 * 1024;
 /// What an agent's HTTP/2 connection sends in one turn and is written together: one TLS record (RFC 8446, 5.1).
 pub const H2_GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// How long a secret that was replaced is still looked for in answers; it is never sent again. A host that remembers it has
@@ -234,8 +231,11 @@ pub const DECODED_RATIO_MAX: u64 = 200;
 pub const DECODED_FREE_BYTES: u64 = 1024 * 1024;
 /// Window of a compressed answer in zstd: what HTTP allows (RFC 9659).
 pub const DECODED_WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Longest window of a compressed answer in brotli (RFC 7932, 9.1).
+pub const BROTLI_WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Answers that are decoded at a time in a coding with a window of megabytes: all together stay below the memory that the
-/// proxy's pod has. One more is refused, since it could not be searched.
+/// proxy's pod has. One in brotli whose window is [`BROTLI_WINDOW_BYTES_MAX`] counts as two; encoders choose half of that or less unless they
+/// are told. One more is refused, since it could not be searched.
 pub const WIDE_DECODERS_MAX: usize = 4;
 /// The same in a coding with a window of 32 KiB, where each takes some 100 KiB: as many as one HTTP/2 connection has streams.
 pub const NARROW_DECODERS_MAX: usize = 128;

@@ -24,7 +24,7 @@ use crate::exchange::CutOff;
 use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
 use crate::respond::BoxError;
-use crate::scrub::decode::{Coding, Decoder, Places, Undecodable};
+use crate::scrub::decode::{self, Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
 
 /// The upstream's body on its way down.
@@ -84,8 +84,10 @@ struct Scrub {
 
 /// Makes a body readable, and holds a place among those that are decoded at a time.
 pub struct Decoding {
+    coding: Coding,
     decoder: Decoder,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
+    has_begun: bool,
 }
 
 impl Decoding {
@@ -93,7 +95,22 @@ impl Decoding {
     #[must_use]
     pub fn new(coding: Coding, places: &Places) -> Option<Self> {
         let place = places.take(coding)?;
-        Some(Self { decoder: Decoder::new(coding), _place: place })
+        Some(Self { coding, decoder: Decoder::new(coding), place, has_begun: false })
+    }
+
+    /// Takes the next piece. How wide the window is its first byte says, and one that is too wide for the places that are left is not
+    /// decoded.
+    fn feed(&mut self, data: &Bytes) {
+        if let Some(first) = data.first()
+            && !std::mem::replace(&mut self.has_begun, true)
+            && decode::takes_two_places(self.coding, *first)
+        {
+            match Arc::clone(self.place.semaphore()).try_acquire_owned() {
+                Ok(more) => self.place.merge(more),
+                Err(_) => self.decoder.gives_up(),
+            }
+        }
+        self.decoder.feed(data);
     }
 }
 
@@ -187,7 +204,7 @@ impl Scrub {
         match frame.into_data() {
             Ok(data) => {
                 if let Some(decoding) = &mut self.decoding {
-                    decoding.decoder.feed(&data);
+                    decoding.feed(&data);
                     return None;
                 }
                 let clean = self.mask.pass(data);

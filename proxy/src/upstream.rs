@@ -11,6 +11,7 @@ mod refusal;
 mod shape;
 mod spoken;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -41,6 +43,7 @@ use crate::dial;
 use crate::exchange::Progress;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::metrics::Metrics;
+use crate::paced::Paced;
 use crate::respond::{Body, BoxError};
 use crate::secrets::{ClientCertificate, Secret, Showing};
 
@@ -109,7 +112,7 @@ enum Sender {
 /// The body of a request on a stream. Until it is dropped the stream is counted, even if nobody waits for the answer any more: hyper
 /// keeps a request that was given up until a stream can begin.
 struct Counted {
-    body: Body,
+    body: Paced,
     _stream: Option<Arc<Stream>>,
 }
 
@@ -133,10 +136,12 @@ impl HttpBody for Counted {
     }
 }
 
-/// The body of an answer. Until it is dropped its stream is counted.
+/// The body of an answer. Until it is dropped its stream is counted, and over HTTP/1.1 its connection carries nothing else.
 pub struct Answer {
     body: Incoming,
     _stream: Option<Arc<Stream>>,
+    /// Dropped with it.
+    _unread: Option<oneshot::Sender<Infallible>>,
 }
 
 impl HttpBody for Answer {
@@ -352,14 +357,19 @@ impl Upstream {
         shape(&mut request, &lease, target).map_err(ExchangeError::Failed)?;
         let Lease { sender, to, voice, address, may_lead_back, shown, stream, heard: _ } = lease;
         let stream = stream.map(Arc::new);
+        let mut unread = None;
         let response = match sender {
             Sender::Http1(mut sender) => {
                 let response = head(sender.try_send_request(request), progress, |request| request).await?;
                 if purpose == Purpose::Exchange {
                     let pool = Arc::clone(&self.pool);
+                    let (reads, read) = oneshot::channel();
+                    unread = Some(reads);
                     tokio::spawn(async move {
-                        // Ready again means that the answer was read to its end.
+                        // Ready again means that the answer was read to its end. Its last piece may still lie here, and a connection
+                        // that were used again meanwhile would bound nothing.
                         if sender.ready().await.is_ok() {
+                            let _ = read.await;
                             let sender = Sender::Http1(sender);
                             let used = Lease {
                                 sender,
@@ -378,12 +388,13 @@ impl Upstream {
                 response
             }
             Sender::Http2(mut sender, _) => {
-                let request = request.map(|body| Counted { body, _stream: stream.clone() });
+                let paced = |body| self.places.unsent().paces(body);
+                let request = request.map(|body| Counted { body: paced(body), _stream: stream.clone() });
                 let sent = sender.try_send_request(request);
-                head(sent, progress, |request| request.map(|counted| counted.body)).await?
+                head(sent, progress, |request| request.map(|counted| counted.body.into_inner())).await?
             }
         };
-        Ok(response.map(|body| Answer { body, _stream: stream }))
+        Ok(response.map(|body| Answer { body, _stream: stream, _unread: unread }))
     }
 }
 

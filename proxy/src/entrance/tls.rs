@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, Host, NamePermit, Scheme};
 use rustls::AlertDescription;
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -17,7 +17,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::hello::{Overheard, is_encrypted};
 use super::passthrough::{self, Passing};
-use super::{Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2};
+use super::{
+    Binding, Entrance, EntranceContext, Origin, refuse_connection, serve_http1, serve_http2, unread,
+};
 use crate::audit::pace::Turn;
 use crate::authority::Authority;
 use crate::limits::HANDSHAKE_TIMEOUT;
@@ -62,14 +64,19 @@ pub(crate) async fn intercept<S>(
             return;
         }
     };
-    let place = proxy.room.place();
-    let config = if place.is_some() { config } else { Authority::in_http1(&config) };
+    let offered = Offered::by(&start.client_hello());
+    let place = if offered.http2 { proxy.room.place() } else { None };
+    let is_full = offered.http2 && place.is_none();
+    let config = if is_full { Authority::in_http1(&config) } else { config };
     let mut shaken = timeout(HANDSHAKE_TIMEOUT, start.into_stream(config)).await;
     if encrypted && means_another_name(&mut shaken).await {
         let denial = Denial::new(DenialReason::EncryptedClientHello).with_host(name.host()).with_port(port);
         return refuse_connection(&proxy, entrance, &denial);
     }
     let Ok(Ok(stream)) = shaken else {
+        if is_full && !offered.http1 {
+            return refuse_connection(&proxy, entrance, &unread::one_more_connection(name.host(), port));
+        }
         // Most often a client that does not trust the sandbox's CA, or wants a protocol other than HTTP.
         return refuse_connection(&proxy, entrance, &unsupported(Some(name.host()), port));
     };
@@ -180,6 +187,20 @@ where
     };
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::EncryptedClientHelloRequired)))
+}
+
+/// What a client wants to speak (RFC 7301). Whoever offers no HTTP/2 takes no place for it.
+#[derive(Clone, Copy)]
+struct Offered {
+    http2: bool,
+    http1: bool,
+}
+
+impl Offered {
+    fn by(hello: &ClientHello<'_>) -> Self {
+        let offers = |wanted: &[u8]| hello.alpn().is_some_and(|mut offered| offered.any(|one| one == wanted));
+        Self { http2: offers(b"h2"), http1: offers(b"http/1.1") }
+    }
 }
 
 struct Refused;

@@ -1,7 +1,7 @@
 //! Heads that are not read. The library answers one that it cannot read by itself, and without a word of why; where it is the first
 //! of its connection that answer is withheld, and the agent is told what is wrong.
 
-use agentsandbox_policy::{Denial, DenialReason};
+use agentsandbox_policy::{Denial, DenialReason, Host};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::line::Listened;
 use super::{Binding, Entrance};
 use crate::limits::{
-    HEADER_BYTES_MAX, HEADER_FIELDS_MAX, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT,
-    TARGET_BYTES_MAX,
+    H2_CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT,
+    LATE_BODY_TIMEOUT, STREAMS_PER_CONNECTION_MAX, TARGET_BYTES_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
@@ -31,9 +31,16 @@ pub(crate) fn long_target() -> Denial {
 }
 
 /// A stream beyond those that its connection may have. It was not begun, so that it may be sent again (RFC 9113, 8.7).
-pub(super) fn one_more_stream(streams: u32, binding: &Binding) -> Denial {
+pub(super) fn one_more_stream(binding: &Binding) -> Denial {
     at(DenialReason::LimitExceeded, binding).with_how_to_allow(format!(
-        "Open {streams} streams on this connection at a time, as its SETTINGS say."
+        "Open {STREAMS_PER_CONNECTION_MAX} streams on this connection at a time, as its SETTINGS say."
+    ))
+}
+
+/// HTTP/2 for a client that speaks nothing else, where there are as many connections as may be.
+pub(super) fn one_more_connection(host: &Host, port: u16) -> Denial {
+    Denial::new(DenialReason::LimitExceeded).with_host(host).with_port(port).with_how_to_allow(format!(
+        "Close an HTTP/2 connection: {H2_CONNECTIONS_MAX} are open. A client that offers http/1.1 too is served with that."
     ))
 }
 

@@ -114,6 +114,14 @@ impl Places {
     }
 }
 
+/// Whether a body in this coding that begins with this byte has a window for which one place is not enough: of WBITS there is one value
+/// alone that is (RFC 7932, 9.1).
+#[must_use]
+pub fn takes_two_places(coding: Coding, first: u8) -> bool {
+    const WIDEST: u8 = 0b1111;
+    coding == Coding::Brotli && first & WIDEST == WIDEST
+}
+
 /// Decodes one body. It is fed a piece, and then asked for steps until it needs another piece.
 pub struct Decoder {
     of: Of,
@@ -156,6 +164,11 @@ impl Decoder {
             Of::Zstd(frames) => frames.feed(piece),
             of => of.with_feed(|feed| feed.push(piece)),
         }
+    }
+
+    /// Decodes nothing more.
+    pub fn gives_up(&mut self) {
+        self.failed = true;
     }
 
     /// Tells it that the body has ended.

@@ -149,3 +149,32 @@ fn p_d10_answers_are_decoded_a_few_at_a_time_and_fewer_with_a_wide_window() {
     }
     assert!(Decoding::new(Coding::Gzip, &places).is_some());
 }
+
+#[test]
+fn p_d10_an_answer_with_the_widest_window_of_brotli_takes_two_places_and_is_not_decoded_where_there_is_one() {
+    /// How a body begins whose window has 16 MiB, and 8.
+    const WIDEST: u8 = 0x0f;
+    const HALF: u8 = 0x0d;
+    // Blocks without content (RFC 7932, 9.2), of which the last is the end: they make the decoder read its window.
+    let begins = |decoding: &mut Decoding, first: u8| {
+        decoding.feed(&Bytes::new());
+        decoding.feed(&Bytes::copy_from_slice(&[first]));
+        decoding.decoder.step().is_ok()
+    };
+    let places = Places::default();
+    let mut taken: Vec<_> =
+        (0..WIDE_DECODERS_MAX - 1).map(|_| Decoding::new(Coding::Brotli, &places).unwrap()).collect();
+    assert!(taken.iter_mut().all(|decoding| begins(decoding, HALF)));
+    let mut wide = Decoding::new(Coding::Brotli, &places).unwrap();
+    assert!(!begins(&mut wide, WIDEST), "there is one place, and it has it");
+    drop((taken.pop(), wide));
+    let mut wide = Decoding::new(Coding::Brotli, &places).unwrap();
+    assert!(begins(&mut wide, WIDEST));
+    assert!(Decoding::new(Coding::Zstd, &places).is_none(), "it has two");
+    drop(wide);
+    assert!(Decoding::new(Coding::Zstd, &places).is_some());
+    // In other codings that byte says nothing of a window.
+    let mut other = Decoding::new(Coding::Gzip, &places).unwrap();
+    other.feed(&Bytes::copy_from_slice(&[WIDEST]));
+    assert!(Decoding::new(Coding::Zstd, &places).is_some());
+}

@@ -23,8 +23,9 @@ use crate::limits::{
     H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_LEAST_WINDOW_BYTES, H2_UPSTREAM_NARROW_CONNECTIONS_MAX,
     H2_UPSTREAM_NARROW_WINDOW_BYTES, H2_UPSTREAM_WIDE_CONNECTIONS_MAX,
 };
+use crate::paced::Bound;
 
-/// The places of a process, for connections and for HTTP/2 windows of more than the least size.
+/// The places of a process, for connections and for HTTP/2 windows of more than the least size, and what waits to be sent over HTTP/2.
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
@@ -34,6 +35,7 @@ pub struct Places {
     wide: Arc<Semaphore>,
     narrow: Arc<Semaphore>,
     signals: Arc<Signals>,
+    unsent: Bound,
     /// What is kept under the policy in force.
     kept: Mutex<Weak<Pool>>,
 }
@@ -85,6 +87,7 @@ impl Default for Places {
             wide: places(H2_UPSTREAM_WIDE_CONNECTIONS_MAX),
             narrow: places(H2_UPSTREAM_NARROW_CONNECTIONS_MAX),
             signals: Arc::default(),
+            unsent: Bound::default(),
             kept: Mutex::default(),
         }
     }
@@ -109,6 +112,11 @@ impl Places {
         let pool = Arc::new(Pool::telling(Arc::clone(&self.signals)));
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&pool);
         pool
+    }
+
+    /// What all streams hold together of bodies that upstreams have not taken yet.
+    pub(super) const fn unsent(&self) -> &Bound {
+        &self.unsent
     }
 
     /// A place that is free now.

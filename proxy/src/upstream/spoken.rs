@@ -14,8 +14,8 @@ use super::places::Window;
 use super::pool::Streams;
 use crate::config::chain;
 use crate::limits::{
-    H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_UPSTREAM_STREAM_SHARE, H2_UPSTREAM_STREAM_WINDOW_BYTES,
-    HEADER_BYTES_MAX,
+    H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_SEND_BUFFER_BYTES, H2_UPSTREAM_STREAM_SHARE,
+    H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
 };
 
 pub(super) async fn over_http1(
@@ -72,6 +72,7 @@ pub(super) async fn over_http2(
             H2_UPSTREAM_STREAM_WINDOW_BYTES.min(window_bytes / H2_UPSTREAM_STREAM_SHARE),
         )
         .initial_connection_window_size(window_bytes)
+        .max_send_buf_size(H2_SEND_BUFFER_BYTES)
         // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);

@@ -15,6 +15,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::flow::settled;
@@ -201,6 +202,11 @@ async fn p_d12_of_many_http_2_connections_of_an_agent_one_more_speaks_http_1_1()
         assert_eq!(protocol, "h2", "{number}");
         held.push(io);
     }
+    // Who speaks nothing else is told why.
+    let io = world.connect(&world.authority()).await.unwrap();
+    assert!(world.tls(io, HOST, "h2").await.is_err());
+    let line = world.line(&[("event", "deny"), ("reason", "LimitExceeded")]).await;
+    assert!(line["host"] == HOST, "{line}");
     let (io, protocol) = speaks().await;
     assert_eq!(protocol, "http/1.1");
     let answer = crate::world::over_http1(io, get("/v1/x", &world.authority())).await;
@@ -212,4 +218,27 @@ async fn p_d12_of_many_http_2_connections_of_an_agent_one_more_speaks_http_1_1()
         }
     };
     timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn p_d12_who_speaks_http_1_1_takes_no_place_of_http_2_while_it_shakes_hands() {
+    let world = standalone(&["http/1.1"]).await;
+    let config = Arc::new(world.trusting("http/1.1"));
+    let mut held = Vec::new();
+    for _ in 0..H2_CONNECTIONS_MAX {
+        // Its first words alone, and it has been answered: it was listened to.
+        let mut io = world.connect(&world.authority()).await.unwrap();
+        let mut client =
+            rustls::ClientConnection::new(Arc::clone(&config), HOST.try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        io.write_all(&hello).await.unwrap();
+        io.read_exact(&mut [0; 5]).await.unwrap();
+        held.push(io);
+    }
+    let io = world.connect(&world.authority()).await.unwrap();
+    let io = world.tls(io, HOST, "h2").await.unwrap();
+    let answer = over_http2(io, get(&world.url("/v1/x"), &world.authority())).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    drop(held);
 }

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agentsandbox_proxy::entrance::Entrance;
 use agentsandbox_proxy::limits::{
-    H2_CONNECTIONS_MAX, H2_WIDE_CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX,
-    STREAMS_PER_NARROW_CONNECTION_MAX,
+    FILES_BESIDE_CONNECTIONS, FILES_PER_CONNECTION, H2_CONNECTIONS_MAX, STREAMS_PER_CONNECTION_MAX,
+    UPSTREAM_CONNECTIONS_IN_POD_MAX,
 };
 use agentsandbox_proxy::serve::Port;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
@@ -38,10 +39,14 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// All that a stream may be let send, as a setting.
 const WIDEST_WINDOW: [u8; 6] = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+/// Nothing of it.
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+/// What is taken of each answer at least, whatever others hold.
+const LEAST_TAKEN: usize = 16 * 1024;
 
 /// An upstream that answers each request with so many pieces, and how much it got rid of.
-fn answering(pieces: usize, piece: &'static [u8]) -> (Behaviour, Arc<AtomicUsize>) {
-    let sent = Arc::new(AtomicUsize::new(0));
+fn answering(protocol: &str, pieces: usize, piece: &'static [u8]) -> (Behaviour, Arc<AtomicUsize>) {
+    let (sent, is_http2) = (Arc::new(AtomicUsize::new(0)), protocol == "h2");
     let counted = Arc::clone(&sent);
     let behaviour = Behaviour::new(move |io| {
         let counted = Arc::clone(&counted);
@@ -52,11 +57,21 @@ fn answering(pieces: usize, piece: &'static [u8]) -> (Behaviour, Arc<AtomicUsize
                     counted.fetch_add(piece.len(), Ordering::SeqCst);
                     Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece)))
                 });
-                async { Ok::<_, Infallible>(Response::new(StreamBody::new(body))) }
+                // With a length, so that the end of an answer comes with its last byte.
+                let mut answer = Response::new(StreamBody::new(body));
+                if let Some(length) = piece.len().checked_mul(pieces) {
+                    answer.headers_mut().insert(CONTENT_LENGTH, length.into());
+                }
+                async { Ok::<_, Infallible>(answer) }
             });
-            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder.max_concurrent_streams(10_000).max_send_buf_size(piece.len());
-            let _ = builder.serve_connection(TokioIo::new(io), service).await;
+            if is_http2 {
+                let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                builder.max_concurrent_streams(10_000).max_send_buf_size(piece.len());
+                let _ = builder.serve_connection(TokioIo::new(io), service).await;
+            } else {
+                let builder = hyper::server::conn::http1::Builder::new();
+                let _ = builder.serve_connection(TokioIo::new(io), service).await;
+            }
         }
     });
     (behaviour, sent)
@@ -76,8 +91,15 @@ impl Process {
     /// One that takes the place of the world's own.
     fn in_place_of(world: &mut World) -> Self {
         let folder = world.folder.path();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
-        command.arg("serve").arg("--policy").arg(folder.join("policy.yaml"));
+        let mut command = Command::new("sh");
+        // As many connections to upstreams as in a pod.
+        let files = UPSTREAM_CONNECTIONS_IN_POD_MAX as u64 * FILES_PER_CONNECTION + FILES_BESIDE_CONNECTIONS;
+        command.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\"")]);
+        command
+            .arg(env!("CARGO_BIN_EXE_agentsandbox-proxy"))
+            .arg("serve")
+            .arg("--policy")
+            .arg(folder.join("policy.yaml"));
         command.arg("--secrets").arg(folder.join("secrets")).arg("--state").arg(folder.join("state"));
         command.arg("--resolve").arg(format!("{HOST}=127.0.0.1"));
         command.args(["--http-port=0", "--socks-port=0", "--base-url-port=0", "--admin-port=0"]);
@@ -102,18 +124,28 @@ impl Process {
     }
 }
 
-/// By how much the proxy grows for an agent that opens as many connections and streams as it may, lets all of them send, and reads
-/// nothing. Each is answered with so many pieces.
-async fn grown(pieces: usize, piece: &'static [u8]) -> usize {
-    let (behaviour, sent) = answering(pieces, piece);
+/// An agent that does not read.
+#[derive(Clone, Copy, Debug)]
+enum Agent {
+    /// Its streams may send all they have.
+    Open,
+    /// Its streams may send nothing.
+    Shut,
+}
+
+/// By how much the proxy grows for an agent that opens as many connections and streams as it may, and reads nothing. Each is answered with so
+/// many pieces.
+async fn grown(agent: Agent, protocol: &'static str, pieces: usize, piece: &'static [u8]) -> usize {
+    let (behaviour, sent) = answering(protocol, pieces, piece);
     let mut world =
-        build(Setup { protocols: vec!["h2"], behaviour: Some(behaviour), ..Setup::default() }).await;
+        build(Setup { protocols: vec![protocol], behaviour: Some(behaviour), ..Setup::default() }).await;
     let process = Process::in_place_of(&mut world);
     let before = process.resident_bytes();
     let head = head(&world, "GET");
     let mut unread = Vec::new();
     for _ in 0..H2_CONNECTIONS_MAX {
-        let (read, mut write) = open(&world, &WIDEST_WINDOW).await;
+        let window = if matches!(agent, Agent::Open) { &WIDEST_WINDOW } else { &NO_WINDOW };
+        let (read, mut write) = open(&world, window).await;
         let mut asks = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
         for number in 0..STREAMS_PER_CONNECTION_MAX {
             asks.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &head));
@@ -122,23 +154,56 @@ async fn grown(pieces: usize, piece: &'static [u8]) -> usize {
         write.flush().await.unwrap();
         unread.push((read, write));
     }
+    while sent.load(Ordering::SeqCst) < MIB {
+        tokio::task::yield_now().await;
+    }
     settled(&sent).await;
     settled(&sent).await;
+    let sent = sent.load(Ordering::SeqCst);
+    // A connection of an upstream's over HTTP/1.1 carries one of them, and has a place of its own.
+    let begun = match protocol {
+        "h2" => STREAMS_PER_CONNECTION_MAX as usize * H2_CONNECTIONS_MAX,
+        _ => 200,
+    };
+    let least = begun * piece.len().min(LEAST_TAKEN) / 2;
+    assert!(sent >= least, "{sent} bytes were sent, and not {least}: nothing was tried");
     process.resident_bytes().saturating_sub(before)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p_i4_an_agent_that_reads_none_of_its_answers_over_http_2_takes_a_bounded_part_of_the_memory() {
     // The window of the upstream's connection is part of what it grows by, and so is what a request takes by itself.
-    for (pieces, piece, most) in [
-        (1, &[b'x'; 16 * 1024][..], 64),
-        (5, &[b'x'; 16 * 1024], 96),
-        (usize::MAX, &[b'x'; 16 * 1024], 96),
-        (usize::MAX, &[b'x'; 20], 112),
+    for (agent, protocol, pieces, piece, most) in [
+        (Agent::Open, "h2", 5, &[b'x'; 16 * 1024][..], 96),
+        (Agent::Open, "h2", usize::MAX, &[b'x'; 16 * 1024], 128),
+        (Agent::Shut, "http/1.1", 1, &[b'x'; 60 * 1024], 112),
     ] {
-        let grown = grown(pieces, piece).await;
-        println!("{} MiB for {pieces} pieces of {} bytes", grown / MIB, piece.len());
-        assert!(grown < most * MIB, "{} MiB for {pieces} pieces of {} bytes", grown / MIB, piece.len());
+        let grown = grown(agent, protocol, pieces, piece).await;
+        let of =
+            format!("{} MiB, {protocol}, {pieces} pieces of {} bytes, {agent:?}", grown / MIB, piece.len());
+        println!("{of}");
+        assert!(grown < most * MIB, "{of}");
+    }
+}
+
+#[tokio::test]
+async fn p_i4_an_answer_over_http_1_1_keeps_its_connection_until_it_is_taken() {
+    // One that the proxy takes whole gives its connection back, read or not.
+    for (length, used) in [(1, 1), (110, 6)] {
+        let piece: &'static [u8] = vec![b'x'; length * 1024].leak();
+        let (behaviour, sent) = answering("http/1.1", 1, piece);
+        let world =
+            build(Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() })
+                .await;
+        let (mut read, mut write) = open(&world, &NO_WINDOW).await;
+        for number in 0..6 {
+            let ask = frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &head(&world, "GET"));
+            write.write_all(&ask).await.unwrap();
+            assert_eq!(answered(&mut read, HEADERS, 1).await, [2 * number + 1]);
+            // Time to be read to its end by whoever would give it back.
+            settled(&sent).await;
+        }
+        assert_eq!(world.upstream_connections(), used, "{length} KiB");
     }
 }
 
@@ -156,14 +221,10 @@ async fn answered(read: &mut ReadHalf<Io>, kind: u8, count: usize) -> Vec<u32> {
 
 #[tokio::test]
 async fn p_d12_a_stream_beyond_those_of_its_connection_is_refused_unsent_and_served_when_it_is_sent_again() {
-    const STREAMS: u32 = STREAMS_PER_NARROW_CONNECTION_MAX;
+    const STREAMS: u32 = STREAMS_PER_CONNECTION_MAX;
     let (asked, answers) = (Arc::default(), Arc::new(Semaphore::new(0)));
     let behaviour = Some(crate::fullness::narrow(&asked, &answers));
     let world = build(Setup { protocols: vec!["h2"], behaviour, ..Setup::default() }).await;
-    let mut held = Vec::new();
-    for _ in 0..H2_WIDE_CONNECTIONS_MAX {
-        held.push(open(&world, &[]).await);
-    }
     // More than it may, before it has read how many that are.
     let (mut read, mut write) = open(&world, &[]).await;
     let ask = async |write: &mut WriteHalf<Io>, numbers: std::ops::Range<u32>| {
@@ -181,10 +242,9 @@ async fn p_d12_a_stream_beyond_those_of_its_connection_is_refused_unsent_and_ser
     );
     let line = world.line(&[("event", "deny"), ("reason", "LimitExceeded")]).await;
     assert_eq!(line["host"], HOST, "{line}");
-    answers.add_permits(100);
+    answers.add_permits(1000);
     answered(&mut read, HEADERS, STREAMS as usize).await;
     assert_eq!(asked.lock().unwrap().len(), STREAMS as usize, "none of the refused was sent");
     ask(&mut write, STREAMS + 3..STREAMS + 6).await;
     assert_eq!(answered(&mut read, HEADERS, 3).await.len(), 3);
-    drop(held);
 }

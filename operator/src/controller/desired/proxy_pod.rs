@@ -39,8 +39,9 @@ const STATE_DIR: &str = "/var/run/agentsandbox/state";
 const STATE_BYTES: i64 = 1 << 20;
 /// Seconds in which open streams may end.
 const GRACE_SECS: i64 = 5;
-/// A proxy that buffers nothing needs little; the limit leaves room for many streams and minted leaves.
-const LIMITS: [(&str, &str); 3] = [("cpu", "1"), ("memory", "256Mi"), ("ephemeral-storage", "64Mi")];
+/// A proxy that buffers nothing needs little. The limit is above what all windows, streams and decoders of one agent can hold together
+/// (docs/proxy.md has the sum); nothing of it is reserved beyond the request.
+const LIMITS: [(&str, &str); 3] = [("cpu", "1"), ("memory", "640Mi"), ("ephemeral-storage", "64Mi")];
 const REQUESTS: [(&str, &str); 3] = [("cpu", "10m"), ("memory", "32Mi"), ("ephemeral-storage", "8Mi")];
 
 /// The pod. `enrolled` is the address of an agent that already runs behind a proven fence: a proxy that is recreated
