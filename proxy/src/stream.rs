@@ -86,7 +86,8 @@ struct Scrub {
 pub struct Decoding {
     coding: Coding,
     decoder: Decoder,
-    place: OwnedSemaphorePermit,
+    /// None once there was no room for its window.
+    place: Option<OwnedSemaphorePermit>,
     has_begun: bool,
 }
 
@@ -94,24 +95,31 @@ impl Decoding {
     /// Decodes a body in this coding; none when too many are decoded already.
     #[must_use]
     pub fn new(coding: Coding, places: &Places) -> Option<Self> {
-        let place = places.take(coding)?;
+        let place = Some(places.take(coding)?);
         Some(Self { coding, decoder: Decoder::new(coding), place, has_begun: false })
     }
 
-    /// Takes the next piece. How wide the window is its first byte says, and one that is too wide for the places that are left is not
-    /// decoded.
+    /// Takes the next piece. How wide the window is its first byte says. One that is too wide for the places that are left is not decoded, and
+    /// gives its own back at once: of several that begin together, the next has it.
     fn feed(&mut self, data: &Bytes) {
         if let Some(first) = data.first()
             && !std::mem::replace(&mut self.has_begun, true)
             && decode::takes_two_places(self.coding, *first)
         {
-            match Arc::clone(self.place.semaphore()).try_acquire_owned() {
-                Ok(more) => self.place.merge(more),
-                Err(_) => self.decoder.gives_up(),
-            }
+            self.place = self.place.take().and_then(two);
         }
-        self.decoder.feed(data);
+        match self.place {
+            Some(_) => self.decoder.feed(data),
+            None => self.decoder.gives_up(),
+        }
     }
+}
+
+/// This place and one more, or none.
+fn two(mut place: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+    let more = Arc::clone(place.semaphore()).try_acquire_owned().ok()?;
+    place.merge(more);
+    Some(place)
 }
 
 impl<B: HttpBody> Downward<B> {

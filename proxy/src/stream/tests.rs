@@ -162,6 +162,12 @@ fn p_d10_an_answer_with_the_widest_window_of_brotli_takes_two_places_and_is_not_
         decoding.decoder.step().is_ok()
     };
     let places = Places::default();
+    // As many as have places begin together, each with one.
+    let mut all: Vec<_> =
+        (0..WIDE_DECODERS_MAX).map(|_| Decoding::new(Coding::Brotli, &places).unwrap()).collect();
+    let begun: Vec<_> = all.iter_mut().map(|decoding| begins(decoding, WIDEST)).collect();
+    assert_eq!(begun, [false, true, false, true], "half of them have two");
+    drop(all);
     let mut taken: Vec<_> =
         (0..WIDE_DECODERS_MAX - 1).map(|_| Decoding::new(Coding::Brotli, &places).unwrap()).collect();
     assert!(taken.iter_mut().all(|decoding| begins(decoding, HALF)));
