@@ -67,12 +67,17 @@ fn health(proxy: &Proxy, request: &Request<Incoming>) -> Response<Body> {
             let status = if counted.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, ready::report(&counted))
         }
-        (&Method::GET, "/metrics") => {
-            text(StatusCode::OK, proxy.metrics.render() + &metrics::gauges(proxy.policy.places().load()))
-        }
+        (&Method::GET, "/metrics") => text(StatusCode::OK, proxy.metrics.render() + &gauges(proxy)),
         (&Method::GET, "/denials") => denials(proxy),
         _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /denials\n"),
     }
+}
+
+/// What is in use now.
+fn gauges(proxy: &Proxy) -> String {
+    let places = proxy.policy.places();
+    let bodies = (proxy.room.unread().taken(), places.unsent().taken());
+    metrics::gauges(places.load(), bodies, places.ceiling().taken())
 }
 
 /// How much was denied, and which credentials cannot be used; whose proxy this is stands in its policy.

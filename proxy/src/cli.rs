@@ -81,6 +81,9 @@ pub struct ServeArgs {
     /// Where to write why the proxy did not start.
     #[arg(long)]
     pub termination_log: Option<PathBuf>,
+    /// Memory that the proxy may take, in MiB: before it is taken all that the agent has open ends. Without it there is no bound.
+    #[arg(long)]
+    pub memory_mib: Option<usize>,
     /// Address to listen on: all with --keys, 127.0.0.1 without.
     #[arg(long)]
     pub bind: Option<IpAddr>,

@@ -22,6 +22,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::reload::{self, Loaded};
 use crate::secrets::{SecretError, Secrets, Unusable};
+use crate::upstream::Places;
 
 const TOKEN: &str = "enrolment-token";
 /// The file of the state folder that holds what the last words of an earlier start told of a missing secret.
@@ -84,7 +85,9 @@ impl Config {
         let metrics = Arc::new(Metrics::default());
         let mut faults = Vec::new();
         let bind = bind(args, &mut faults);
-        let policy = keep(&mut faults, policy(&args.policy, &provider, &metrics));
+        let places = Arc::<Places>::default();
+        faults.extend(args.memory_mib.and_then(|mib| bound_memory(mib, &places).err()));
+        let policy = keep(&mut faults, policy(&args.policy, &provider, &metrics, &places));
         let authority = match &args.keys {
             Some(keys) => Authority::open(keys, Arc::clone(&provider), Arc::clone(&metrics)),
             None => Authority::open_or_create(&args.state, Arc::clone(&provider), Arc::clone(&metrics)),
@@ -151,6 +154,11 @@ fn missing(args: &ServeArgs, policy: &Policy, secrets: &Secrets) -> Result<(), S
     Ok(())
 }
 
+fn bound_memory(mib: usize, places: &Places) -> Result<(), String> {
+    let bounded = places.ceiling().bound(mib.saturating_mul(1024 * 1024));
+    bounded.map_err(|error| format!("--memory-mib: nobody says how much the proxy takes: {error}."))
+}
+
 fn bind(args: &ServeArgs, faults: &mut Vec<String>) -> IpAddr {
     let usual = if args.keys.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
     let bind = args.bind.unwrap_or(IpAddr::V4(usual));
@@ -166,10 +174,11 @@ fn policy(
     file: &Path,
     provider: &Arc<CryptoProvider>,
     metrics: &Arc<Metrics>,
+    places: &Arc<Places>,
 ) -> Result<(PathBuf, String, Loaded), String> {
     let load = || {
         let text = reload::read(file)?;
-        let loaded = reload::load(&text, provider, metrics, &Arc::default())?;
+        let loaded = reload::load(&text, provider, metrics, places)?;
         Ok((file.to_owned(), text, loaded))
     };
     load().map_err(|error: reload::LoadError| format!("--policy {}: {}", file.display(), chain(&error)))
@@ -231,6 +240,7 @@ mod tests {
             termination_log,
             bind: None,
             resolve: Vec::new(),
+            memory_mib: None,
             ports: Ports::default(),
         }
     }

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod authority;
 mod bounds;
 pub mod budget;
+pub mod ceiling;
 mod chain;
 pub mod cli;
 pub mod config;

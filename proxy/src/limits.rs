@@ -27,6 +27,13 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// All fields of one head together, over HTTP/1.1 with the request line.
 pub const HEADER_BYTES_MAX: u32 = 64 * 1024;
+/// What a field of a head takes in memory beside its bytes, about: an entry in a table, and another where it may be sent again.
+pub const HEADER_FIELD_COST_BYTES: usize = 256;
+/// Heads of requests that are not answered yet, all together, but for those below [`HEAD_FREE_BYTES`]: as much as 512 of the longest have,
+/// one for each connection of an agent in a pod. Over HTTP/2 there may be five times as many.
+pub const HEADS_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// A head that takes less is not counted: hardly any takes more.
+pub const HEAD_FREE_BYTES: usize = 4 * 1024;
 /// Path and query of a request; servers commonly refuse longer ones.
 pub const TARGET_BYTES_MAX: usize = 8 * 1024;
 /// A head that takes longer is a slow-loris.
@@ -39,6 +46,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Addresses tried for one request; more would only hide an upstream that is down.
 pub const ADDRESSES_PER_REQUEST_MAX: usize = 4;
+/// Names whose addresses are remembered at a time: an agent asks few hosts for much. An answer of DNS has 64 KiB at most, and in memory up to a MiB.
+pub const RESOLVED_NAMES_MAX: u64 = 64;
+/// What one address of an answer takes in memory, about, as the resolver keeps it.
+pub const RESOLVED_ADDRESS_BYTES: usize = 256;
 /// Longest time an upstream's address is remembered.
 pub const RESOLVED_TTL_MAX: Duration = Duration::from_secs(300);
 /// An upstream may think before its first byte: models take minutes. Counted from the last piece of the request.
@@ -211,6 +222,17 @@ pub const H2_LEAST_BYTES: usize = 8 * 1024;
 pub const H2_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// What a frame costs beside its bytes: its entry in h2's queue, which is as large as one of a head, and what counts it.
 pub const H2_FRAME_COST_BYTES: usize = 512;
+/// Parts of the memory that the process may take. Beyond [`MEMORY_MARK_PARTS`] of them all that the agent has open ends; what is left is for
+/// what comes until that is seen, for windows of decoders, which need not be read for, and for what the kernel keeps for sockets.
+pub const MEMORY_PARTS: usize = 16;
+/// See [`MEMORY_PARTS`].
+pub const MEMORY_MARK_PARTS: usize = 12;
+/// The same where some of it does not come free: an allocator keeps it, and uses it again. Where that is more, the process begins anew.
+pub const MEMORY_MARK_PARTS_MAX: usize = 14;
+/// Bytes that are read from all sockets between two looks at how much that is: a look takes some microseconds, and a byte of a head may make a hundred.
+pub const MEMORY_LOOK_BYTES: usize = 1024 * 1024;
+/// Time in which what an agent had open is gone, and its memory free.
+pub const MEMORY_SETTLES_AFTER: Duration = Duration::from_secs(1);
 /// What an agent's HTTP/2 connection sends in one turn and is written together: one TLS record (RFC 8446, 5.1).
 pub const H2_GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// How long a secret that was replaced is still looked for in answers; it is never sent again. A host that remembers it has

@@ -34,6 +34,7 @@ pub struct Metrics {
     leaves_minted: AtomicU64,
     short_secrets: AtomicU64,
     scrubbers_made: AtomicU64,
+    memory_full: AtomicU64,
     sent: Mutex<BTreeMap<String, u64>>,
     spans_sent: AtomicU64,
     spans_dropped: [AtomicU64; Dropped::ALL.len()],
@@ -114,6 +115,11 @@ impl Metrics {
         self.scrubbers_made.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// All that the agent had open has ended, as it took too much memory together.
+    pub fn memory_was_full(&self) {
+        self.memory_full.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The collector took spans.
     pub fn spans_sent(&self, spans: usize) {
         self.spans_sent.fetch_add(u64::try_from(spans).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -171,7 +177,7 @@ impl Metrics {
         text
     }
 
-    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 12] {
+    fn plain(&self) -> [(&'static str, &'static str, &AtomicU64); 13] {
         [
             ("agentsandbox_proxy_bytes_up_total", "Body bytes from the agent.", &self.bytes_up),
             ("agentsandbox_proxy_bytes_down_total", "Body bytes to the agent.", &self.bytes_down),
@@ -208,15 +214,24 @@ impl Metrics {
                 &self.short_secrets,
             ),
             ("agentsandbox_proxy_scrubbers_made_total", "Scrubbers made.", &self.scrubbers_made),
+            (
+                "agentsandbox_proxy_memory_full_total",
+                "Times that all of the agent's connections ended, as they took the memory that there is.",
+                &self.memory_full,
+            ),
             ("agentsandbox_proxy_spans_sent_total", "Spans that the collector took.", &self.spans_sent),
         ]
     }
 }
 
-/// The exposition of the places for connections to upstreams, as they are used now.
-pub(crate) fn gauges(places: Load) -> String {
-    let mut text = String::new();
-    for (name, help, value) in [
+/// The exposition of what is in use now: places for connections to upstreams; bytes of bodies on their way over HTTP/2, down and up; and the
+/// memory of the process and the most that it may take, in bytes, where that is bounded.
+pub(crate) fn gauges(
+    places: Load,
+    (unread, unsent): (usize, usize),
+    memory: Option<(usize, usize)>,
+) -> String {
+    let mut all = vec![
         ("agentsandbox_proxy_upstream_places", "Connections to upstreams that may be open.", places.count),
         (
             "agentsandbox_proxy_upstream_places_in_use",
@@ -224,7 +239,15 @@ pub(crate) fn gauges(places: Load) -> String {
             places.taken,
         ),
         ("agentsandbox_proxy_upstream_places_waiting", "Requests that wait for one of them.", places.waiting),
-    ] {
+        ("agentsandbox_proxy_unread_bytes", "Bodies on their way to the agent over HTTP/2.", unread),
+        ("agentsandbox_proxy_unsent_bytes", "Bodies on their way to upstreams over HTTP/2.", unsent),
+    ];
+    if let Some((taken, most)) = memory {
+        all.push(("agentsandbox_proxy_memory_bytes", "Memory that the proxy takes.", taken));
+        all.push(("agentsandbox_proxy_memory_max_bytes", "The most that it may.", most));
+    }
+    let mut text = String::new();
+    for (name, help, value) in all {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
     }
     text

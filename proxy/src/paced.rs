@@ -25,6 +25,11 @@ use crate::respond::{self, Body, BoxError};
 pub(crate) struct Bound(Arc<AtomicUsize>);
 
 impl Bound {
+    /// What they cost now, in bytes.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Takes no more of a body than there is room for.
     pub(crate) fn paces(&self, body: Body) -> Paced {
         Paced { inner: body, rest: Bytes::new(), all: Arc::clone(&self.0), stream: None }

@@ -32,7 +32,7 @@ use crate::decision;
 use crate::destination;
 use crate::enrolment::Enrolment;
 use crate::entrance::room::Room;
-use crate::entrance::{Entrance, EntranceContext};
+use crate::entrance::{Entrance, EntranceContext, unread};
 use crate::exchange::{self, Progress, Upload};
 use crate::headers;
 use crate::loops;
@@ -53,6 +53,9 @@ pub(crate) use keys::password;
 use leave::Leave;
 pub(crate) use send::NO_PLACE;
 use send::send;
+
+/// What is told of connections that ended since they took too much together.
+const MEMORY_IS_FULL: &str = "What was held of this agent's requests and answers took the memory that its proxy has, so all of its connections ended: read what is answered, and have fewer open at a time.";
 
 /// Everything a connection needs. One for each process, shared by all entrances.
 pub struct Proxy {
@@ -109,6 +112,17 @@ impl Proxy {
         self.open_often(entrance, Some(host)).admits_often()
     }
 
+    /// Completes when what this peer has open is to end: it is not the agent any more, or the memory is full, which is written down.
+    pub(crate) async fn cuts_off(&self, entrance: Entrance, peer: IpAddr) {
+        tokio::select! {
+            () = self.enrolment.replaced(peer) => {}
+            () = self.policy.places().ceiling().exceeded() => {
+                let denial = Denial::new(DenialReason::LimitExceeded).with_how_to_allow(MEMORY_IS_FULL);
+                self.open_often(entrance, None).refuses(&denial, None);
+            }
+        }
+    }
+
     /// Writes down how often each decision was repeated since this was last done, and lets go of what is not used any more.
     pub(crate) fn tidy(&self) {
         let loaded = self.policy.current(Instant::now()).ok();
@@ -142,6 +156,9 @@ pub async fn handle(
     mut request: Request<Incoming>,
     context: &Arc<EntranceContext>,
 ) -> Response<Body> {
+    let Some(_room) = proxy.room.head(request.headers()) else {
+        return refuse_head(&proxy, request, context.origin.entrance).await;
+    };
     let turn = proxy.audit.turn().await;
     let since = Instant::now();
     let loaded = proxy.policy.current(since);
@@ -166,6 +183,20 @@ pub async fn handle(
             refuse(entry, &denial, &asked_with)
         }
     }
+}
+
+/// Refuses a request whose head there is no room for. The head is not kept for the line that tells of it.
+async fn refuse_head(proxy: &Proxy, request: Request<Incoming>, entrance: Entrance) -> Response<Body> {
+    exchange::drain(request.into_body());
+    let turn = proxy.audit.turn().await;
+    let loaded = proxy.policy.current(Instant::now()).ok();
+    let mut entry = proxy.audit.open(entrance, loaded.as_ref().map(|loaded| &*loaded.policy));
+    entry.takes(turn);
+    let denial = unread::one_more_head();
+    let mut response = respond::refusal(&denial, &entry.request_id().to_string(), &HeaderMap::new());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    entry.refuses(&denial, Some(response.status().as_u16()));
+    response
 }
 
 /// An upstream's answer, and what its delivery needs.

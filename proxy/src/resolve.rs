@@ -13,7 +13,7 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 use tokio::time::timeout;
 
 use crate::audit::{Recorded, RecordedPass};
-use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_TTL_MAX, RESOLVED_TTL_MIN};
+use crate::limits::{RESOLVE_TIMEOUT, RESOLVED_NAMES_MAX, RESOLVED_TTL_MAX, RESOLVED_TTL_MIN};
 
 /// The resolver, and the names that were given addresses by hand.
 pub struct Resolver {
@@ -127,6 +127,7 @@ fn build(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioReso
 
 fn narrow(options: &mut ResolverOpts) {
     options.use_hosts_file = ResolveHosts::Never;
+    options.cache_size = RESOLVED_NAMES_MAX;
     options.positive_min_ttl = Some(RESOLVED_TTL_MIN);
     options.positive_max_ttl = Some(RESOLVED_TTL_MAX);
     options.negative_min_ttl = Some(RESOLVED_TTL_MIN);

@@ -22,7 +22,7 @@ use crate::entrance::room::Room;
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
     ACCEPT_BACKLOG, ADMIN_CONNECTIONS_MAX, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX,
-    FIRST_BYTE_TIMEOUT, TRACES_LAST_TIMEOUT,
+    FIRST_BYTE_TIMEOUT, MEMORY_SETTLES_AFTER, TRACES_LAST_TIMEOUT,
 };
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
@@ -155,6 +155,7 @@ impl Bound {
         let background = TaskTracker::new();
         background.spawn(Arc::clone(&proxy.policy).follow(proxy.shutdown.clone()));
         background.spawn(tidy(Arc::clone(&proxy)));
+        background.spawn(stay_below(Arc::clone(&proxy)));
         let audit = Arc::clone(&proxy.audit);
         let tending = tokio::spawn(async move { audit.tend().await });
         let ending = CancellationToken::new();
@@ -189,6 +190,27 @@ async fn tidy(proxy: Arc<Proxy>) {
         tokio::select! {
             () = tokio::time::sleep(AUDIT_FOLD_WINDOW) => proxy.tidy(),
             () = proxy.shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Tells that the memory was full, and ends the process where it stays so although all that the agent had open has ended.
+async fn stay_below(proxy: Arc<Proxy>) {
+    let ceiling = Arc::clone(proxy.policy.places().ceiling());
+    loop {
+        tokio::select! {
+            () = ceiling.exceeded() => {}
+            () = proxy.shutdown.cancelled() => return,
+        }
+        proxy.metrics.memory_was_full();
+        tracing::warn!("the memory is full: all that the agent has open ends");
+        tokio::select! {
+            () = tokio::time::sleep(MEMORY_SETTLES_AFTER) => {}
+            () = proxy.shutdown.cancelled() => return,
+        }
+        if !ceiling.goes_on() {
+            tracing::error!("the memory does not come free: the proxy ends, to begin anew");
+            return proxy.shutdown.cancel();
         }
     }
 }
@@ -244,12 +266,14 @@ async fn accept(proxy: Arc<Proxy>, port: Port, listener: TcpListener, slots: Slo
         };
         let owner = Arc::clone(&proxy);
         proxy.connections.spawn(async move {
-            if matches!(port, Port::Admin | Port::Entrance(Entrance::Enrolment)) {
-                return work.await;
-            }
+            let entrance = match port {
+                Port::Admin | Port::Entrance(Entrance::Enrolment) => return work.await,
+                Port::Entrance(entrance) => entrance,
+            };
             tokio::select! {
+                biased;
+                () = owner.cuts_off(entrance, peer) => {}
                 () = work => {}
-                () = owner.enrolment.replaced(peer) => {}
             }
         });
     }
@@ -262,7 +286,7 @@ async fn attend(proxy: Arc<Proxy>, io: TcpStream, origin: Origin) {
     // `readable` alone may answer before there is anything to read.
     match timeout(FIRST_BYTE_TIMEOUT, io.peek(&mut [0])).await {
         Ok(Ok(_)) => {
-            let io = Line::new(io);
+            let io = Line::new(io, Arc::clone(proxy.policy.places().ceiling()));
             let pulse = io.pulse();
             serve(proxy, io, Origin { pulse, ..origin }).await;
         }
@@ -311,6 +335,7 @@ pub(crate) mod tests {
             termination_log: None,
             bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             resolve,
+            memory_mib: None,
             ports: Ports::default(),
         };
         let config = Config::parse(&args).unwrap_or_else(|error| panic!("{error:?}"));

@@ -91,7 +91,7 @@ pub(crate) fn join(
     let owner = Arc::clone(proxy);
     proxy.connections.spawn(async move {
         // Named here, or the block would capture the peer alone and let the slot go.
-        let Origin { peer, slot: _slot, .. } = origin;
+        let Origin { entrance, peer, slot: _slot, .. } = origin;
         let work = async {
             let mut cut = pin!(async {
                 tokio::select! {
@@ -115,8 +115,9 @@ pub(crate) fn join(
             goodbye.closes(reason.map_or(Code::GoingAway, |_| Code::PolicyViolation)).await;
         };
         tokio::select! {
+            biased;
+            () = owner.cuts_off(entrance, peer) => {}
             () = work => {}
-            () = owner.enrolment.replaced(peer) => {}
         }
     });
     headers::strip_response(response.headers_mut());

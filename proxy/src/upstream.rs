@@ -29,6 +29,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -275,6 +276,7 @@ impl Upstream {
         self.metrics.upstream_connected();
         let to = Way::to((permit.scheme(), permit.host().clone(), permit.port()));
         let to = to.ok_or(DenialReason::MalformedRequest)?;
+        let stream = self.places.counts(stream);
         let (sender, heard, shown) = match permit.scheme() {
             Scheme::Http => (over_http1(stream).await?, None, None),
             Scheme::Https => {
@@ -295,7 +297,7 @@ impl Upstream {
 
     async fn over_tls(
         &self,
-        stream: dial::Stream,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         permit: &DialPermit,
         purpose: Purpose,
         certificate: Option<&ClientCertificate>,

@@ -52,15 +52,16 @@ pub(super) fn connect(
             let origin = context.origin.clone();
             let tracker = proxy.connections.clone();
             tracker.spawn(async move {
-                let (owner, peer) = (Arc::clone(&proxy), origin.peer);
+                let (owner, entrance, peer) = (Arc::clone(&proxy), origin.entrance, origin.peer);
                 let work = async {
                     if let Ok(upgraded) = hyper::upgrade::on(request).await {
                         tunnel(proxy, TokioIo::new(upgraded), origin, to, recorded).await;
                     }
                 };
                 tokio::select! {
+                    biased;
+                    () = owner.cuts_off(entrance, peer) => {}
                     () = work => {}
-                    () = owner.enrolment.replaced(peer) => {}
                 }
             });
             Response::new(respond::empty())

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use crate::ceiling::Ceiling;
 use crate::limits::{HALF_CLOSED_CHECK_INTERVAL, HALF_CLOSED_PROBE_INTERVAL, HALF_CLOSED_PROBES_MAX};
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -24,19 +25,22 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The socket of an agent, under whatever it is wrapped in.
-pub struct Line(Arc<Mutex<TcpStream>>);
+pub struct Line {
+    io: Arc<Mutex<TcpStream>>,
+    ceiling: Arc<Ceiling>,
+}
 
 impl Line {
-    /// Takes over an accepted connection.
+    /// Takes over an accepted connection, of which each byte counts below this ceiling.
     #[must_use]
-    pub fn new(io: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(io)))
+    pub fn new(io: TcpStream, ceiling: Arc<Ceiling>) -> Self {
+        Self { io: Arc::new(Mutex::new(io)), ceiling }
     }
 
     /// What tells whether the client is still there. It does not keep the socket open.
     #[must_use]
     pub fn pulse(&self) -> Pulse {
-        Pulse(Arc::downgrade(&self.0))
+        Pulse(Arc::downgrade(&self.io))
     }
 }
 
@@ -46,13 +50,16 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut *lock(&self.io)).poll_read(cx, buffer);
+        self.ceiling.reads(buffer.filled().len().saturating_sub(before));
+        polled
     }
 }
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.0)).poll_write(cx, bytes)
+        Pin::new(&mut *lock(&self.io)).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -60,19 +67,19 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.0)).poll_write_vectored(cx, pieces)
+        Pin::new(&mut *lock(&self.io)).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        lock(&self.0).is_write_vectored()
+        lock(&self.io).is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_flush(cx)
+        Pin::new(&mut *lock(&self.io)).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0)).poll_shutdown(cx)
+        Pin::new(&mut *lock(&self.io)).poll_shutdown(cx)
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Origin;
 use crate::audit::{Entry, RecordedPass};
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, PASSED_PLACE_WAIT_MAX};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, PASSED_PLACE_WAIT_MAX, RESOLVED_ADDRESS_BYTES};
 use crate::pipeline::{NO_PLACE, Proxy, password};
 use crate::reload::Loaded;
 use crate::{bounds, dial, revoked, upgrade};
@@ -104,6 +104,7 @@ async fn connect(
     let permit = recorded.permit();
     let mut last = failed(DenialReason::NameNotFound);
     let addresses = proxy.resolver.resolve_pass(recorded, &loaded.policy).await.map_err(failed)?;
+    proxy.policy.places().ceiling().reads(addresses.len().saturating_mul(RESOLVED_ADDRESS_BYTES));
     let judged: Vec<_> = addresses.into_iter().map(|address| permit.dial(&loaded.policy, address)).collect();
     let mut dialled = 0;
     let until = tokio::time::Instant::now() + PASSED_PLACE_WAIT_MAX;

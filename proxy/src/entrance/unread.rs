@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::line::Listened;
 use super::{Binding, Entrance};
 use crate::limits::{
-    H2_CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT,
-    LATE_BODY_TIMEOUT, STREAMS_PER_CONNECTION_MAX, TARGET_BYTES_MAX,
+    H2_CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADS_BYTES_MAX, LATE_BODY_BYTES_MAX,
+    LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT, STREAMS_PER_CONNECTION_MAX, TARGET_BYTES_MAX,
 };
 use crate::pipeline::Proxy;
 use crate::respond::{self, Body};
@@ -41,6 +41,14 @@ pub(super) fn one_more_stream(binding: &Binding) -> Denial {
 pub(super) fn one_more_connection(host: &Host, port: u16) -> Denial {
     Denial::new(DenialReason::LimitExceeded).with_host(host).with_port(port).with_how_to_allow(format!(
         "Close an HTTP/2 connection: {H2_CONNECTIONS_MAX} are open. A client that offers http/1.1 too is served with that."
+    ))
+}
+
+/// A head for which there is no room beside those of requests that are not answered yet.
+pub(crate) fn one_more_head() -> Denial {
+    let mib = HEADS_BYTES_MAX / (1024 * 1024);
+    Denial::new(DenialReason::LimitExceeded).with_how_to_allow(format!(
+        "Send shorter header fields, or fewer requests at a time: those that are not answered yet have {mib} MiB of fields together."
     ))
 }
 

@@ -10,7 +10,7 @@ use super::leave::{Leave, Stopped};
 use super::{Keys, Proxy, keys};
 use crate::audit::Entry;
 use crate::bounds;
-use crate::limits::{ADDRESSES_PER_REQUEST_MAX, LOST_REQUEST_AGE_MAX};
+use crate::limits::{ADDRESSES_PER_REQUEST_MAX, LOST_REQUEST_AGE_MAX, RESOLVED_ADDRESS_BYTES};
 use crate::respond::{self, Body, denial};
 use crate::upstream::{Answer, ConnectError, ExchangeError, Lease, Place, Purpose, Unleased};
 
@@ -155,6 +155,7 @@ async fn connect(
     leave.holds(proxy)?;
     let resolved = proxy.resolver.resolve(leave.recorded, policy).await;
     let addresses = resolved.map_err(|reason| Box::new(denial(permit, reason)))?;
+    proxy.policy.places().ceiling().reads(addresses.len().saturating_mul(RESOLVED_ADDRESS_BYTES));
     let mut refused = None;
     let mut dials: Vec<DialPermit> = Vec::new();
     for address in addresses {

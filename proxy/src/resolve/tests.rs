@@ -33,6 +33,14 @@ fn p_c9_an_address_is_remembered_for_five_seconds_at_least_and_five_minutes_at_m
     assert_eq!((seconds(options.negative_min_ttl), seconds(options.negative_max_ttl)), (5, 5));
 }
 
+#[test]
+fn p_i4_the_addresses_of_few_names_are_remembered() {
+    let mut options = ResolverOpts::default();
+    assert!(options.cache_size > 1000, "they would be of many, if nothing were said");
+    narrow(&mut options);
+    assert_eq!(options.cache_size, 64);
+}
+
 /// A name server that answers with whatever it is told to; `true` stands for a query over TCP.
 struct Server {
     resolver: Resolver,

@@ -16,9 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::io::InspectReader;
 
 use super::pool::{self, Destination, Found, Opening, Pool, Voice};
 use super::{Lease, Upstream};
+use crate::ceiling::Ceiling;
 use crate::limits::{
     H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_LEAST_WINDOW_BYTES, H2_UPSTREAM_NARROW_CONNECTIONS_MAX,
     H2_UPSTREAM_NARROW_WINDOW_BYTES, H2_UPSTREAM_WIDE_CONNECTIONS_MAX,
@@ -36,6 +38,7 @@ pub struct Places {
     narrow: Arc<Semaphore>,
     signals: Arc<Signals>,
     unsent: Bound,
+    ceiling: Arc<Ceiling>,
     /// What is kept under the policy in force.
     kept: Mutex<Weak<Pool>>,
 }
@@ -88,6 +91,7 @@ impl Default for Places {
             narrow: places(H2_UPSTREAM_NARROW_CONNECTIONS_MAX),
             signals: Arc::default(),
             unsent: Bound::default(),
+            ceiling: Arc::default(),
             kept: Mutex::default(),
         }
     }
@@ -115,8 +119,22 @@ impl Places {
     }
 
     /// What all streams hold together of bodies that upstreams have not taken yet.
-    pub(super) const fn unsent(&self) -> &Bound {
+    pub(crate) const fn unsent(&self) -> &Bound {
         &self.unsent
+    }
+
+    /// The most memory that all of it may take.
+    pub(crate) const fn ceiling(&self) -> &Arc<Ceiling> {
+        &self.ceiling
+    }
+
+    /// The same stream, of which each byte that is read counts below the ceiling.
+    pub(super) fn counts<S: AsyncRead>(
+        &self,
+        stream: S,
+    ) -> InspectReader<S, impl FnMut(&[u8]) + Send + Unpin + use<S>> {
+        let ceiling = Arc::clone(&self.ceiling);
+        InspectReader::new(stream, move |read| ceiling.reads(read.len()))
     }
 
     /// A place that is free now.

@@ -14,6 +14,7 @@ mod authority;
 mod bodies;
 mod budget;
 mod bursts;
+mod ceiling;
 mod certificates;
 mod certified;
 mod chain;

@@ -38,14 +38,14 @@ const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 /// All that a stream may be let send, as a setting.
-const WIDEST_WINDOW: [u8; 6] = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+pub const WIDEST_WINDOW: [u8; 6] = [0, 4, 0x7f, 0xff, 0xff, 0xff];
 /// Nothing of it.
 const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
 /// What is taken of each answer at least, whatever others hold.
 const LEAST_TAKEN: usize = 16 * 1024;
 
 /// An upstream that answers each request with so many pieces, and how much it got rid of.
-fn answering(protocol: &str, pieces: usize, piece: &'static [u8]) -> (Behaviour, Arc<AtomicUsize>) {
+pub fn answering(protocol: &str, pieces: usize, piece: &'static [u8]) -> (Behaviour, Arc<AtomicUsize>) {
     let (sent, is_http2) = (Arc::new(AtomicUsize::new(0)), protocol == "h2");
     let counted = Arc::clone(&sent);
     let behaviour = Behaviour::new(move |io| {
@@ -78,7 +78,7 @@ fn answering(protocol: &str, pieces: usize, piece: &'static [u8]) -> (Behaviour,
 }
 
 /// The proxy as a process.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -89,7 +89,7 @@ impl Drop for Process {
 
 impl Process {
     /// One that takes the place of the world's own.
-    fn in_place_of(world: &mut World) -> Self {
+    pub fn in_place_of(world: &mut World, memory_mib: Option<usize>) -> Self {
         let folder = world.folder.path();
         let mut command = Command::new("sh");
         // As many connections to upstreams as in a pod.
@@ -102,6 +102,7 @@ impl Process {
             .arg(folder.join("policy.yaml"));
         command.arg("--secrets").arg(folder.join("secrets")).arg("--state").arg(folder.join("state"));
         command.arg("--resolve").arg(format!("{HOST}=127.0.0.1"));
+        command.args(memory_mib.map(|mib| format!("--memory-mib={mib}")));
         command.args(["--http-port=0", "--socks-port=0", "--base-url-port=0", "--admin-port=0"]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -117,9 +118,18 @@ impl Process {
         Self(child)
     }
 
-    fn resident_bytes(&self) -> usize {
+    pub fn resident_bytes(&self) -> usize {
+        self.bytes("VmRSS:")
+    }
+
+    /// The most that it has taken.
+    pub fn peak_bytes(&self) -> usize {
+        self.bytes("VmHWM:")
+    }
+
+    fn bytes(&self, of: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(of)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
     }
 }
@@ -139,7 +149,7 @@ async fn grown(agent: Agent, protocol: &'static str, pieces: usize, piece: &'sta
     let (behaviour, sent) = answering(protocol, pieces, piece);
     let mut world =
         build(Setup { protocols: vec![protocol], behaviour: Some(behaviour), ..Setup::default() }).await;
-    let process = Process::in_place_of(&mut world);
+    let process = Process::in_place_of(&mut world, None);
     let before = process.resident_bytes();
     let head = head(&world, "GET");
     let mut unread = Vec::new();

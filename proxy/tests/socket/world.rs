@@ -212,6 +212,7 @@ pub fn args(folder: PathBuf, keys: Option<PathBuf>) -> ServeArgs {
             (Host::parse("plain.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 8))),
             (Host::parse("meta.good.test").unwrap(), IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254))),
         ],
+        memory_mib: None,
         ports: Ports {
             http: any,
             socks: any,

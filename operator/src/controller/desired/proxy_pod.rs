@@ -39,9 +39,11 @@ const STATE_DIR: &str = "/var/run/agentsandbox/state";
 const STATE_BYTES: i64 = 1 << 20;
 /// Seconds in which open streams may end.
 const GRACE_SECS: i64 = 5;
-/// A proxy that buffers nothing needs little. The limit is above what all windows, streams and decoders of one agent can hold together
-/// (docs/proxy.md has the sum); nothing of it is reserved beyond the request.
-const LIMITS: [(&str, &str); 3] = [("cpu", "1"), ("memory", "640Mi"), ("ephemeral-storage", "64Mi")];
+/// A proxy that buffers nothing needs little. The limit is well above what an agent has it hold that reads what it is answered, and the
+/// proxy is told of it: it stays below, and ends what the agent has open before the kernel ends the proxy (docs/proxy.md). Nothing of it is
+/// reserved beyond the request.
+const MEMORY_MIB: u32 = 320;
+const LIMITS: [(&str, &str); 2] = [("cpu", "1"), ("ephemeral-storage", "64Mi")];
 const REQUESTS: [(&str, &str); 3] = [("cpu", "10m"), ("memory", "32Mi"), ("ephemeral-storage", "8Mi")];
 
 /// The pod. `enrolled` is the address of an agent that already runs behind a proven fence: a proxy that is recreated
@@ -94,7 +96,10 @@ fn container(platform: &Platform, sealed: &Sealed) -> Container {
         sealed.proxy_address().to_string(),
         "--termination-log".to_owned(),
         "/dev/termination-log".to_owned(),
+        "--memory-mib".to_owned(),
+        MEMORY_MIB.to_string(),
     ];
+    let memory = ("memory".to_owned(), Quantity(format!("{MEMORY_MIB}Mi")));
     Container {
         name: CONTAINER.to_owned(),
         image: Some(platform.proxy_image.clone()),
@@ -104,7 +109,7 @@ fn container(platform: &Platform, sealed: &Sealed) -> Container {
         lifecycle: Some(await_serving()),
         readiness_probe: Some(readiness()),
         resources: Some(ResourceRequirements {
-            limits: Some(LIMITS.map(quantity).into()),
+            limits: Some(LIMITS.map(quantity).into_iter().chain([memory]).collect()),
             requests: Some(REQUESTS.map(quantity).into()),
             ..ResourceRequirements::default()
         }),
