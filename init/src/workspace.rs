@@ -158,7 +158,8 @@ impl Log<'_> {
 
 fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     let verdict = match error {
-        Error::Refused(_) | Error::Unreadable(_) => WorkspaceVerdict::ArchiveRefused,
+        Error::Refused(_) | Error::Unreadable(_) | Error::Pack(_) => WorkspaceVerdict::ArchiveRefused,
+        Error::Late => WorkspaceVerdict::FetchFailed,
         Error::System { .. } => WorkspaceVerdict::Failed,
     };
     let mut message = match error {

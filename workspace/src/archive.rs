@@ -4,7 +4,7 @@
 //! compression; each is bounded before it is read. The archive must be whole: what ends early, goes on behind its end, or
 //! has two readings is refused, and with it the tree.
 
-mod intake;
+pub(crate) mod intake;
 mod meter;
 mod tar;
 mod zip;

@@ -1,6 +1,7 @@
 //! Writes a tree of files from hostile input into one folder, and never outside it.
 //!
 //! - [`archive`] reads tar, gzip, zstd and zip as streams. What it reads is hostile from its first byte.
+//! - [`git`] reads the pack that a git server sends, and checks a commit of it out with a `.git` of its own beside it.
 //! - [`exclusion`] says what is left out by its name, and [`tokens`] reports what looks like a credential by its content.
 //! - [`tree`] is the only writer. It makes folders, regular files, links that stay inside, and nothing else; it stages
 //!   them beside their place, which they take by one rename when all of them are there.
@@ -12,6 +13,7 @@
 pub mod archive;
 pub mod exclusion;
 mod fold;
+pub mod git;
 pub mod limits;
 pub mod link;
 mod names;

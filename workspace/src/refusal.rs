@@ -14,6 +14,12 @@ pub enum Error {
     /// The archive is damaged, or ends too early.
     #[error("the archive cannot be read: {}", Plain(.0.as_bytes()))]
     Unreadable(String),
+    /// The pack that a git server sent is damaged, or asks for more memory than it gets.
+    #[error("the pack cannot be read: {}", Plain(.0.as_bytes()))]
+    Pack(String),
+    /// It took too long.
+    #[error("it was not finished in time")]
+    Late,
     /// The system failed.
     #[error("cannot {doing} {}", Plain(.path.as_bytes()))]
     System {
@@ -31,7 +37,7 @@ impl Error {
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused(refusal) => Some(refusal.reason),
-            Self::Unreadable(_) | Self::System { .. } => None,
+            Self::Unreadable(_) | Self::Pack(_) | Self::Late | Self::System { .. } => None,
         }
     }
 }
@@ -152,6 +158,18 @@ pub enum Reason {
     /// It is none of the archives that are read.
     #[error("not a tar, tar.gz, tar.zst or zip")]
     NotAnArchive,
+    /// An object of git that is needed and was not sent.
+    #[error("an object that was not sent")]
+    Missing,
+    /// An object of git that is of another kind than its place asks for.
+    #[error("an object of another kind than its place asks for")]
+    WrongKind,
+    /// An entry of a tree of git with a mode that git does not write.
+    #[error("an entry of unknown mode")]
+    UnknownMode,
+    /// A tree or commit of git that git would not have written.
+    #[error("an object that git would not have written")]
+    Malformed,
     /// Somebody put another folder where the tree was written.
     #[error("another folder is where the tree was written")]
     Replaced,

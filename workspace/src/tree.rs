@@ -138,6 +138,25 @@ impl Tree {
         self.end(done)
     }
 
+    /// Writes a file of this project's own making, which alone may be in a `.git` folder.
+    ///
+    /// # Errors
+    /// As [`Tree::file`].
+    pub(crate) fn own(&mut self, path: &str, content: &mut dyn Read) -> Result<u64, Error> {
+        let path = RelativePath::parse(path.as_bytes())?;
+        self.begin_any(&path)?;
+        let done = self.write(&path, false, None, content);
+        self.end(done)
+    }
+
+    /// Makes a folder of this project's own making.
+    pub(crate) fn own_folder(&mut self, path: &str) -> Result<(), Error> {
+        let path = RelativePath::parse(path.as_bytes())?;
+        self.begin_any(&path)?;
+        let done = self.ensure(path.as_str(), &path);
+        self.end(done)
+    }
+
     /// Makes a symbolic link whose target stays inside the tree.
     ///
     /// # Errors
@@ -201,6 +220,14 @@ impl Tree {
     }
 
     fn begin(&mut self, path: &RelativePath) -> Result<(), Error> {
+        self.begin_any(path)?;
+        if path.is_in_git_folder() {
+            return Err(Refusal::new(path.as_str().as_bytes(), Reason::GitFolder).into());
+        }
+        Ok(())
+    }
+
+    fn begin_any(&mut self, path: &RelativePath) -> Result<(), Error> {
         let refused = |reason| Err(Refusal::new(path.as_str().as_bytes(), reason).into());
         if self.has_failed {
             return refused(Reason::Unfinished);
@@ -209,9 +236,6 @@ impl Tree {
         self.has_failed = true;
         if path.depth() > self.limits.depth_max {
             return refused(Reason::TooDeep(self.limits.depth_max));
-        }
-        if path.is_in_git_folder() {
-            return refused(Reason::GitFolder);
         }
         Ok(())
     }
@@ -330,7 +354,7 @@ impl Drop for Tree {
 }
 
 /// The last moment that is written: a 32-bit file system knows no later one.
-const SECONDS_MAX: u64 = i32::MAX as u64;
+pub(crate) const SECONDS_MAX: u64 = i32::MAX as u64;
 
 fn at(seconds: u64) -> Timestamps {
     let seconds = i64::try_from(seconds.min(SECONDS_MAX)).unwrap_or_default();

@@ -7,7 +7,7 @@ use crate::exclusion::{Exclusion, Verdict};
 use crate::path::RelativePath;
 use crate::refusal::{Error, Reason, Refusal};
 use crate::tokens::Searched;
-use crate::tree::Tree;
+use crate::tree::{Counts, Tree};
 
 /// What an entry asks for.
 pub enum Entry<'a> {
@@ -40,6 +40,16 @@ impl<'a> Intake<'a> {
     /// Bounds of the tree.
     pub fn limits(&self) -> crate::limits::Limits {
         self.tree.limits()
+    }
+
+    /// The tree, for what is in no archive.
+    pub fn tree(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    /// What was written so far.
+    pub fn counts(&self) -> Counts {
+        self.tree.counts()
     }
 
     /// Puts the tree in its place.
