@@ -10,11 +10,12 @@ use crate::common::{BYTES_MESSAGE, BYTES_RULE};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.access) || self.access != 'ReadOnly' || has(self.archive)").message("a folder that is empty and cannot be written serves nobody: name an archive, or remove access: ReadOnly").field_path(".access"),
-    validation = Rule::new("has(self.archive) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive, or remove them").field_path(".exclude")
+    validation = Rule::new("!(has(self.archive) && has(self.git))").message("a workspace begins with an archive or with a git repository: remove archive or git").field_path(".git"),
+    validation = Rule::new("!has(self.access) || self.access != 'ReadOnly' || has(self.archive) || has(self.git)").message("a folder that is empty and cannot be written serves nobody: name an archive or a git repository, or remove access: ReadOnly").field_path(".access"),
+    validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude")
 )]
 pub struct Workspace {
-    /// Size at which the pod is evicted, in bytes; absent means 1Gi. An archive and what it unpacks to must fit into it together. The
+    /// Size at which the pod is evicted, in bytes; absent means 1Gi. What is fetched and what it unpacks to must fit into it together. The
     /// folder lasts as long as the agent's pod.
     #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,6 +24,9 @@ pub struct Workspace {
     /// An archive that is unpacked into the folder before the agent starts; absent means that the folder begins empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveSource>,
+    /// A git repository of which one commit is checked out into the folder before the agent starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitSource>,
     /// Patterns of what is left out of a source beside the project's own list of files that hold secrets, in the language of
     /// .gitignore without braces, such as `**/*.secret`.
     #[x_kube(validation = Rule::new("self.all(p, p.matches('^[^#{}[:cntrl:]][^{}[:cntrl:]]*$'))").message("each pattern of exclude must be one of .gitignore that begins with no # and holds no brace or control character, such as **/*.secret"))]
@@ -69,6 +73,26 @@ pub struct ArchiveSource {
     pub strip_components: Option<i32>,
 }
 
+/// A git repository that is served over https.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSource {
+    /// Where it is. It is fetched through the sandbox's own proxy, so a rule of egress must allow GET and POST beneath this path; what
+    /// credential that rule names is added. No redirect is followed.
+    #[x_kube(validation = Rule::new(r"self.matches('^https://([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])(:[1-9][0-9]{0,4})?/[A-Za-z0-9._~!$&()*+,=:@%/-]+$')").message("url must be an https address of a lower-case host name with the repository's path, and without a login, a query, a fragment, quotes or white space, such as https://github.com/acme/shop.git; where a login is needed, name an AgentCredential in the rule"))]
+    #[schemars(length(min = 12, max = 2048))]
+    pub url: String,
+    /// A branch, a tag, or the id of a commit as 40 hexadecimal digits; absent means the branch that the repository's HEAD names.
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_+]([A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?$') && !self.contains('..') && !self.contains('//') && !self.contains('/.') && !self.contains('/-') && !self.contains('./') && !self.contains('.lock/') && !self.endsWith('.lock') && self != 'HEAD'").message("ref must be the name of a branch or tag without refs/heads/, of letters, digits and . _ / + -, such as main or release/1.2, or the 40 digits of a commit in lower case"))]
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 200))]
+    pub reference: Option<String>,
+    /// How many commits of the history are fetched; absent means 1, the commit alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub depth: Option<i32>,
+}
+
 /// What the workspace began with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -82,4 +106,8 @@ pub struct WorkspaceStatus {
     /// Files and links that were left out. The log of the agent's pod, container workspace, names them.
     #[schemars(range(min = 0))]
     pub left_out: i64,
+    /// The commit that was checked out; absent or empty of an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 40))]
+    pub commit: Option<String>,
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use agentsandbox_report::KernelKind;
+use agentsandbox_workspace::git::wire::Wanted;
 use clap::{Parser, Subcommand, ValueEnum};
 use url::Url;
 
@@ -115,27 +116,48 @@ pub struct WorkspaceArgs {
     /// Bytes that the archive and its tree may take of the volume, together.
     #[arg(long)]
     pub volume_bytes: u64,
-    /// The archive.
-    #[arg(long)]
-    pub url: Url,
-    /// The archive's SHA-256, as 64 hexadecimal digits in lower case.
-    #[arg(long, value_parser = digest)]
-    pub sha256: String,
-    /// How many of the first names of each path are taken off.
-    #[arg(long, default_value_t = 0)]
-    pub strip_components: usize,
+    /// What is fetched.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// A pattern of what is left out beside the project's own list.
     #[arg(long)]
     pub exclude: Vec<String>,
     /// A pattern of what is taken though the project's own list leaves it out.
     #[arg(long)]
     pub include: Vec<String>,
-    /// Seconds after which the download is given up.
+    /// Seconds after which the download is given up; of a repository, the whole step.
     #[arg(long, default_value_t = 1800)]
     pub deadline_secs: u64,
     /// File that the report goes to.
     #[arg(long, default_value = TERMINATION_LOG)]
     pub termination_log: PathBuf,
+}
+
+/// An archive or a git repository: exactly one of them.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SourceArgs {
+    /// The archive.
+    #[arg(long, required_unless_present = "git_url", conflicts_with = "git_url", requires = "sha256")]
+    pub url: Option<Url>,
+    /// The archive's SHA-256, as 64 hexadecimal digits in lower case.
+    #[arg(long, value_parser = digest, requires = "url", conflicts_with = "git_url")]
+    pub sha256: Option<String>,
+    /// How many of the first names of each path are taken off.
+    #[arg(long, default_value_t = 0, conflicts_with = "git_url")]
+    pub strip_components: usize,
+    /// The repository.
+    #[arg(long)]
+    pub git_url: Option<Url>,
+    /// Its branch or tag, or the id of a commit; absent means where its HEAD is.
+    #[arg(long, value_parser = wanted, conflicts_with = "url")]
+    pub git_ref: Option<Wanted>,
+    /// How many commits of the history are fetched.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "url")]
+    pub git_depth: u32,
+}
+
+fn wanted(text: &str) -> Result<Wanted, String> {
+    Wanted::parse(Some(text)).ok_or_else(|| "it is no branch, tag or commit".to_owned())
 }
 
 fn digest(text: &str) -> Result<String, String> {

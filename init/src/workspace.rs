@@ -7,10 +7,13 @@
 //! | its digest is compared, before anybody reads a byte of it as an archive | `DigestMismatch` |
 //! | the crate `agentsandbox-workspace` unpacks it beside its place, and puts it there as a whole | `ArchiveRefused` |
 //!
+//! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest.
+//!
 //! It runs behind the fence and has no way past it: it holds no token and no key, its requests are judged like the agent's, and the
 //! proxy adds what the rules say. Everything that comes is hostile. Names of files go to the log alone, in plain ASCII.
 
 pub mod fetch;
+mod git;
 mod tunnel;
 mod volume;
 
@@ -23,6 +26,7 @@ use std::time::{Duration, Instant};
 use agentsandbox_report::{WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
 use agentsandbox_workspace::{Error, Exclusion, Limits, Note, Reason, Tree, Unpacked, unpack};
 use tokio::time::timeout;
+use url::Url;
 
 use self::fetch::{FetchError, Fetched};
 use self::tunnel::Way;
@@ -49,8 +53,16 @@ pub fn failed(verdict: WorkspaceVerdict, message: &str, started: Instant) -> Wor
         bytes: 0,
         left_out: 0,
         with_tokens: 0,
+        commit: None,
         duration_millis: millis(started),
     }
+}
+
+/// What a run came to.
+struct Outcome {
+    unpacked: Unpacked,
+    message: String,
+    commit: Option<String>,
 }
 
 /// Runs the whole step, and tells names of files to `log`. Never returns without a verdict.
@@ -68,24 +80,48 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
     }
     let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
     volume::clear(&args.volume).map_err(|error| own(&error))?;
-    // It has no name, so nothing of it stays: where a file system gives it one for a moment, the next run clears it away.
-    let mut archive = tempfile::tempfile_in(&args.volume).map_err(|error| own(&error))?;
-    let fetched = fetched(args, &mut archive)?;
-    check(args, &fetched)?;
-    let unpacked = unpacked(args, archive, &fetched, &exclusion, log)?;
-    let report = report(&unpacked, started);
+    let mut log = Log { out: log, told: 0 };
+    let done = match (&args.source.url, &args.source.git_url) {
+        (Some(url), _) => archive(args, url, &exclusion, &mut log),
+        (None, Some(url)) => git::checked_out(args, url, &exclusion, started, &mut log),
+        // The command line was refused.
+        (None, None) => Err(own(&io::Error::other("no source is named"))),
+    };
+    log.end();
+    let report = report(done?, started);
     volume::finish(&args.volume, &report).map_err(|error| own(&error))?;
     Ok(report)
 }
 
-fn fetched(args: &WorkspaceArgs, archive: &mut File) -> Result<Fetched, Failure> {
+fn archive(
+    args: &WorkspaceArgs,
+    url: &Url,
+    exclusion: &Exclusion,
+    log: &mut Log<'_>,
+) -> Result<Outcome, Failure> {
+    // It has no name, so nothing of it stays: where a file system gives it one for a moment, the next run clears it away.
+    let mut archive = tempfile::tempfile_in(&args.volume).map_err(|error| own(&error))?;
+    let fetched =
+        awaited(args, async |way| fetch::fetch(way, url.clone(), &mut archive, args.volume_bytes).await)?;
+    check(args, url, &fetched)?;
+    let tree = tree(args, fetched.bytes)?;
+    let unpacked = unpack(archive, tree, exclusion, args.source.strip_components, &mut |note| log.tell(note));
+    let unpacked = unpacked.map_err(|error| refused(args, &error))?;
+    Ok(Outcome { unpacked, message: "The archive is unpacked.".to_owned(), commit: None })
+}
+
+/// What a download comes to, in the time that it has.
+fn awaited<T>(
+    args: &WorkspaceArgs,
+    fetching: impl AsyncFnOnce(&Way) -> Result<T, FetchError>,
+) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| own(&error))?;
     let way = Way::new(SocketAddr::new(args.proxy, args.proxy_port), &args.trust_bundle);
     let way = way.map_err(|error| own(&error))?;
-    let fetching = fetch::fetch(&way, args.url.clone(), archive, args.volume_bytes);
     // The timer needs the runtime that it is awaited in.
-    let done = runtime.block_on(async { timeout(Duration::from_secs(args.deadline_secs), fetching).await });
+    let done =
+        runtime.block_on(async { timeout(Duration::from_secs(args.deadline_secs), fetching(&way)).await });
     done.unwrap_or(Err(FetchError::Deadline(args.deadline_secs))).map_err(|error| Failure {
         verdict: match &error {
             FetchError::Denied { .. } => WorkspaceVerdict::FetchDenied,
@@ -95,40 +131,30 @@ fn fetched(args: &WorkspaceArgs, archive: &mut File) -> Result<Fetched, Failure>
     })
 }
 
-fn check(args: &WorkspaceArgs, fetched: &Fetched) -> Result<(), Failure> {
-    if fetched.sha256 == args.sha256 {
+fn check(args: &WorkspaceArgs, url: &Url, fetched: &Fetched) -> Result<(), Failure> {
+    let wanted = args.source.sha256.as_deref().unwrap_or_default();
+    if fetched.sha256 == wanted {
         return Ok(());
     }
     let message = format!(
-        "{} bytes came from {} whose SHA-256 is {}, and not {}.",
+        "{} bytes came from {} whose SHA-256 is {}, and not {wanted}.",
         fetched.bytes,
-        fetch::told(&args.url),
+        fetch::told(url),
         fetched.sha256,
-        args.sha256
     );
     Err(Failure { verdict: WorkspaceVerdict::DigestMismatch, message })
 }
 
-fn unpacked(
-    args: &WorkspaceArgs,
-    archive: File,
-    fetched: &Fetched,
-    exclusion: &Exclusion,
-    log: &mut dyn Write,
-) -> Result<Unpacked, Failure> {
-    let left = args.volume_bytes.saturating_sub(fetched.bytes);
-    let limits = Limits::default();
+/// A tree that has what the download left of the volume.
+fn tree(args: &WorkspaceArgs, fetched_bytes: u64) -> Result<Tree, Failure> {
+    let (limits, left) = (Limits::default(), args.volume_bytes.saturating_sub(fetched_bytes));
     let limits = Limits {
         bytes_max: limits.bytes_max.min(left),
         file_bytes_max: limits.file_bytes_max.min(left),
         ..limits
     };
     let volume = File::open(&args.volume).map_err(|error| own(&error))?;
-    let tree = Tree::create(volume.as_fd(), volume::TREE, limits).map_err(|error| refused(args, &error))?;
-    let mut log = Log { out: log, told: 0 };
-    let done = unpack(archive, tree, exclusion, args.strip_components, &mut |note| log.tell(note));
-    log.end();
-    done.map_err(|error| refused(args, &error))
+    Tree::create(volume.as_fd(), volume::TREE, limits).map_err(|error| refused(args, &error))
 }
 
 /// What is told of each name, up to a bound. A log that cannot be written keeps nobody from working.
@@ -157,6 +183,7 @@ impl Log<'_> {
 }
 
 fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
+    let source = if args.source.git_url.is_some() { "repository" } else { "archive" };
     let verdict = match error {
         Error::Refused(_) | Error::Unreadable(_) | Error::Pack(_) => WorkspaceVerdict::ArchiveRefused,
         Error::Late => WorkspaceVerdict::FetchFailed,
@@ -164,7 +191,7 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     };
     let mut message = match error {
         // A path begins as it is written.
-        Error::Refused(refusal) => format!("The archive is refused: {refusal}."),
+        Error::Refused(refusal) => format!("The {source} is refused: {refusal}."),
         error => sentence(error),
     };
     let is_full =
@@ -178,7 +205,7 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     };
     if is_full || is_too_large {
         message.push_str(&format!(
-            " The archive and its tree must fit into the {} bytes of the workspace together.",
+            " The {source} and its tree must fit into the {} bytes of the workspace together.",
             args.volume_bytes
         ));
     }
@@ -189,16 +216,17 @@ fn own(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure { verdict: WorkspaceVerdict::Failed, message: sentence(error) }
 }
 
-fn report(unpacked: &Unpacked, started: Instant) -> WorkspaceReport {
-    let left_out = unpacked.left_out.saturating_add(unpacked.excluded);
+fn report(done: Outcome, started: Instant) -> WorkspaceReport {
+    let Outcome { unpacked, message, commit } = done;
     WorkspaceReport {
         version: WORKSPACE_VERSION,
         verdict: WorkspaceVerdict::Unpacked,
-        message: "The archive is unpacked.".to_owned(),
+        message,
         files: unpacked.written.files,
         bytes: unpacked.written.bytes,
-        left_out,
+        left_out: unpacked.left_out.saturating_add(unpacked.excluded),
         with_tokens: unpacked.with_tokens,
+        commit,
         duration_millis: millis(started),
     }
 }

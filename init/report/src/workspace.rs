@@ -24,6 +24,9 @@ pub struct WorkspaceReport {
     pub left_out: u64,
     /// Files with what looks like a credential, which stay.
     pub with_tokens: u64,
+    /// The commit that was checked out, as 40 hexadecimal digits; absent of an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Milliseconds from the step's start to its verdict.
     pub duration_millis: u64,
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use agentsandbox_workspace::git::wire::WireError;
 use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -23,20 +24,20 @@ pub const HTTPS_PORT: u16 = 443;
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
 /// How long a host may send nothing: a minute.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a refusal that are read.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// Bytes of an address that are told: what follows it in a message is worth more.
 const TOLD_BYTES_MAX: usize = 300;
 
-/// Why the archive could not be had.
+/// Why the archive, or the repository, could not be had.
 #[derive(Debug, Error)]
 pub enum FetchError {
     /// The address is none that is asked.
     #[error("the address cannot be asked: {0}")]
     Address(&'static str),
     /// The proxy denied a tunnel to the host.
-    #[error("the proxy denied GET {url} ({reason}): {how_to_allow}")]
+    #[error("the proxy denied {url} ({reason}): {how_to_allow}")]
     Denied {
         /// What was asked for, without its query.
         url: String,
@@ -57,7 +58,7 @@ pub enum FetchError {
     },
     /// The host, or the proxy in its place, answered with something else than the file.
     #[error(
-        "the host or the proxy answered GET {url} with status {status}; the proxy's audit log says which of them, and why"
+        "the host or the proxy answered for {url} with status {status}; the proxy's audit log says which of them, and why"
     )]
     Status {
         /// What was asked for, without its query.
@@ -73,10 +74,17 @@ pub enum FetchError {
         /// Why it is not followed.
         why: &'static str,
     },
+    /// What a git server says is none of git's protocol, or that it cannot.
+    #[error("what {url} answers cannot be used")]
+    Git {
+        /// The repository.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        error: WireError,
+    },
     /// It is too long.
-    #[error(
-        "the archive has more than {0} bytes, which is all of the workspace: raise spec.workspace.sizeLimit"
-    )]
+    #[error("more than {0} bytes came, which is all of the workspace: raise spec.workspace.sizeLimit")]
     TooLarge(u64),
     /// The proxy cannot be reached.
     #[error("cannot reach the proxy")]
@@ -88,7 +96,7 @@ pub enum FetchError {
     #[error("nothing came for a minute, after {0} bytes")]
     Stalled(u64),
     /// It took too long as a whole.
-    #[error("the archive did not come within {0} seconds")]
+    #[error("it did not come within {0} seconds")]
     Deadline(u64),
     /// No TLS with the host, as the proxy shows it.
     #[error("cannot speak TLS in the proxy's tunnel")]
@@ -100,7 +108,7 @@ pub enum FetchError {
     #[error("the request is malformed")]
     Request(#[source] hyper::http::Error),
     /// The file could not be written.
-    #[error("cannot write the archive to the volume")]
+    #[error("cannot write it to the volume")]
     Write(#[source] io::Error),
 }
 
@@ -165,7 +173,7 @@ pub fn told(url: &Url) -> String {
 }
 
 /// Host, port, and path with query, if it is an address that is asked.
-fn place(url: &Url) -> Result<(&str, u16, String), FetchError> {
+pub(super) fn place(url: &Url) -> Result<(&str, u16, String), FetchError> {
     if url.scheme() != "https" {
         return Err(FetchError::Address("only https is spoken"));
     }
@@ -179,7 +187,7 @@ fn place(url: &Url) -> Result<(&str, u16, String), FetchError> {
     Ok((host, url.port().unwrap_or(HTTPS_PORT), format!("{}{query}", url.path())))
 }
 
-fn is_redirect(status: StatusCode) -> bool {
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::MOVED_PERMANENTLY
@@ -228,7 +236,7 @@ async fn store(answer: Answer, into: &mut File, bytes_max: u64) -> Result<Fetche
 }
 
 /// What the proxy's own answer to CONNECT means. Only a status of 403 is a denial, which a rule would change.
-async fn refused(url: String, status: StatusCode, body: Incoming) -> FetchError {
+pub(super) async fn refused(url: String, status: StatusCode, body: Incoming) -> FetchError {
     let read = timeout(STALL_TIMEOUT, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
     let read = read.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
     match read.and_then(|body| serde_json::from_slice(&body).ok()) {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::{run, volume};
 use crate::args::{Args, Command, WorkspaceArgs};
 
+mod of_git;
 mod stand_in;
 
 use stand_in::{StandIn, archive, sha256};
@@ -47,7 +48,12 @@ impl Place {
         let (bundle, volume) = (self.folder.path().join("ca.crt"), self.volume());
         let mut line = vec!["agentsandbox-init", "workspace", "--proxy", &proxy, "--proxy-port", &port];
         line.extend(["--trust-bundle", bundle.to_str().unwrap(), "--volume", volume.to_str().unwrap()]);
-        line.extend(["--volume-bytes", "1000000", "--url", url, "--sha256", sha256]);
+        line.extend(["--volume-bytes", "1000000"]);
+        if sha256 == of_git::GIT {
+            line.extend(["--git-url", url]);
+        } else {
+            line.extend(["--url", url, "--sha256", sha256]);
+        }
         line.extend(more);
         match Args::try_parse_from(line).unwrap().command {
             Command::Workspace(args) => args,

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
+use hyper::http::HeaderName;
+use hyper::http::request::Builder;
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -48,7 +50,17 @@ pub enum Reply {
 /// An answer, and what keeps its connection.
 pub struct Answer {
     pub response: Response<Incoming>,
-    _sender: SendRequest<Empty<Bytes>>,
+    _sender: SendRequest<Full<Bytes>>,
+}
+
+/// What is asked of a host.
+pub struct Ask<'a> {
+    /// The path, with its query.
+    pub path: &'a str,
+    /// What tells more.
+    pub headers: &'a [(HeaderName, &'static str)],
+    /// What is sent by POST; without it the request is a GET.
+    pub body: Option<Vec<u8>>,
 }
 
 impl Way {
@@ -70,10 +82,15 @@ impl Way {
 
     /// Asks a host for a path with its query.
     pub async fn get(&self, host: &str, port: u16, path: &str) -> Result<Reply, FetchError> {
-        timeout(ANSWER_TIMEOUT, self.ask(host, port, path)).await.map_err(|_| FetchError::Silent)?
+        self.ask(host, port, Ask { path, headers: &[], body: None }).await
     }
 
-    async fn ask(&self, host: &str, port: u16, path: &str) -> Result<Reply, FetchError> {
+    /// Asks a host.
+    pub async fn ask(&self, host: &str, port: u16, ask: Ask<'_>) -> Result<Reply, FetchError> {
+        timeout(ANSWER_TIMEOUT, self.exchange(host, port, ask)).await.map_err(|_| FetchError::Silent)?
+    }
+
+    async fn exchange(&self, host: &str, port: u16, ask: Ask<'_>) -> Result<Reply, FetchError> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| FetchError::Address("its host is no DNS name"))?;
         let authority = format!("{host}:{port}");
@@ -82,9 +99,15 @@ impl Way {
             Opened::Refused(answer) => return Ok(Reply::Proxy(answer)),
         };
         let stream = self.tls.connect(name, tunnel).await.map_err(FetchError::Tls)?;
-        let uri = path.parse::<Uri>().map_err(|_| FetchError::Address("its path cannot be sent"))?;
+        let uri = ask.path.parse::<Uri>().map_err(|_| FetchError::Address("its path cannot be sent"))?;
         let host = if port == super::fetch::HTTPS_PORT { host } else { &authority };
-        let request = request(Method::GET, uri, host)?;
+        let method = if ask.body.is_some() { Method::POST } else { Method::GET };
+        let mut request = request(method, uri, host);
+        for (name, value) in ask.headers {
+            request = request.header(name, *value);
+        }
+        let body = Full::new(Bytes::from(ask.body.unwrap_or_default()));
+        let request = request.body(body).map_err(FetchError::Request)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Http)?;
         tokio::spawn(connection);
@@ -99,8 +122,9 @@ impl Way {
             http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Http)?;
         tokio::spawn(connection.with_upgrades());
         let uri = authority.parse::<Uri>().map_err(|_| FetchError::Address("its host cannot be sent"))?;
-        let response =
-            sender.send_request(request(Method::CONNECT, uri, authority)?).await.map_err(FetchError::Http)?;
+        let request = request(Method::CONNECT, uri, authority).body(Full::default());
+        let request = request.map_err(FetchError::Request)?;
+        let response = sender.send_request(request).await.map_err(FetchError::Http)?;
         if !response.status().is_success() {
             return Ok(Opened::Refused(Answer { response, _sender: sender }));
         }
@@ -114,13 +138,7 @@ enum Opened {
     Refused(Answer),
 }
 
-fn request(method: Method, uri: Uri, host: &str) -> Result<Request<Empty<Bytes>>, FetchError> {
-    Request::builder()
-        .method(method)
-        .uri(uri)
-        .header(HOST, host)
-        .header(USER_AGENT, AGENT)
-        .header(ACCEPT, "*/*")
-        .body(Empty::new())
-        .map_err(FetchError::Request)
+fn request(method: Method, uri: Uri, host: &str) -> Builder {
+    let request = Request::builder().method(method).uri(uri);
+    request.header(HOST, host).header(USER_AGENT, AGENT).header(ACCEPT, "*/*")
 }

@@ -38,7 +38,7 @@ mod workspace;
 pub use class::class_to_keep;
 pub use egress::credential_file;
 pub use limits::Limits;
-pub use workspace::Source;
+pub use workspace::{Origin, Source};
 
 /// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
 pub const RESERVED_ENV: [&str; 35] = [

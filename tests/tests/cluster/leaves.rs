@@ -65,7 +65,11 @@ fn whole() -> Vec<Value> {
     ];
     let env = json!([{"name": "KEY", "value": "placeholder"}, {"name": "OTHER", "prefix": "sk-"}]);
     let pinned = json!([{"name": "x-team", "value": "agents"}]);
-    let mut all = vec![sandbox, class, credential(json!({"preset": "OpenAI"}))];
+    let mut of_git = sandbox.clone();
+    of_git["spec"]["workspace"] =
+        json!({"git": {"url": "https://echo.world.test/a/shop.git", "ref": "main", "depth": 1}});
+    of_git["spec"]["egress"]["allow"][0]["methods"] = json!(["GET", "POST"]);
+    let mut all = vec![sandbox, of_git, class, credential(json!({"preset": "OpenAI"}))];
     all.extend(ways.map(|inject| {
         credential(json!({"inject": inject, "hosts": hosts, "placeholderEnv": env, "pinnedHeaders": pinned}))
     }));

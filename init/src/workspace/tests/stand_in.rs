@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -40,6 +42,10 @@ pub struct StandIn {
 
 struct State {
     content: Vec<u8>,
+    /// Repositories that `git.test` serves.
+    repositories: Option<PathBuf>,
+    /// What a request of git carried, beside its path.
+    protocols: Mutex<Vec<String>>,
     asked: Mutex<Vec<String>>,
     issuer: Issued,
     other: Issued,
@@ -56,9 +62,25 @@ fn issuer() -> (Issued, String) {
 impl StandIn {
     /// Serves this content under each name that has no other answer.
     pub fn serving(content: &[u8]) -> Self {
+        Self::new(content, None)
+    }
+
+    /// Serves the repositories of a folder as `git.test`, by git itself.
+    pub fn of_git(repositories: &Path) -> Self {
+        Self::new(b"never sent", Some(repositories.to_owned()))
+    }
+
+    fn new(content: &[u8], repositories: Option<PathBuf>) -> Self {
         let ((issuer, ca), (other, _)) = (issuer(), issuer());
         let asked = Mutex::new(Vec::new());
-        let state = Arc::new(State { content: content.to_vec(), asked, issuer, other });
+        let state = Arc::new(State {
+            content: content.to_vec(),
+            repositories,
+            protocols: Mutex::default(),
+            asked,
+            issuer,
+            other,
+        });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -74,6 +96,11 @@ impl StandIn {
             });
         });
         Self { address, ca, state }
+    }
+
+    /// Headers that a git server was sent: the version, and whether a login came with it.
+    pub fn protocols(&self) -> Vec<String> {
+        self.state.protocols.lock().unwrap().clone()
     }
 
     /// Methods and targets, in their order.
@@ -100,8 +127,13 @@ async fn entrance(state: Arc<State>, stream: TcpStream) {
                 let Ok(stream) = acceptor(&state, &host).accept(tunnel).await else { return };
                 let service = service_fn(move |request: Request<Incoming>| {
                     note(&state, &request);
-                    let response = inside(&state, &host);
-                    async move { Ok::<_, Infallible>(response) }
+                    let (state, host) = (Arc::clone(&state), host.clone());
+                    async move {
+                        Ok::<_, Infallible>(match (host.as_str(), &state.repositories) {
+                            ("git.test", Some(folder)) => backend(&state, folder, request).await,
+                            _ => inside(&state, &host),
+                        })
+                    }
                 });
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
@@ -141,11 +173,46 @@ fn inside(state: &State, host: &str) -> Response<Body> {
         "to-address.test" => redirect("https://10.0.0.1/shop.tar.gz"),
         "to-itself.test" => redirect("/x"),
         "to-nowhere.test" => answer(StatusCode::FOUND, ""),
+        "to-git.test" => redirect("https://git.test/shop.git/info/refs?service=git-upload-pack"),
+        "words.test" => answer(StatusCode::OK, "0012ERR evil word\n"),
+        "version-0.test" => answer(
+            StatusCode::OK,
+            "001e# service=git-upload-pack\n0000003f0123456789abcdef0123456789abcdef01234567 HEAD\0symref=a\n0000",
+        ),
         "cut.test" => pieces(vec![Ok("half"), Err(())]),
         "endless.test" => pieces(vec![Ok("0123456789"); 200_000]),
         "long.test" => Response::new(whole(vec![0; 2_000_000])),
         _ => Response::new(whole(state.content.clone())),
     }
+}
+
+/// What `git http-backend` answers (CGI, RFC 3875).
+async fn backend(state: &State, folder: &Path, request: Request<Incoming>) -> Response<Body> {
+    let header = |name: &str| {
+        request.headers().get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+    };
+    let (kind, protocol, login) = (header("content-type"), header("git-protocol"), header("authorization"));
+    state.protocols.lock().unwrap().push(format!("{protocol} {login}").trim_end().to_owned());
+    let mut command = Command::new("git");
+    command.arg("http-backend").env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    command.env("GIT_PROJECT_ROOT", folder).env("GIT_HTTP_EXPORT_ALL", "1").env("HOME", folder);
+    command.env("PATH_INFO", request.uri().path()).env("QUERY_STRING", request.uri().query().unwrap_or(""));
+    command.env("REQUEST_METHOD", request.method().as_str()).env("CONTENT_TYPE", kind);
+    command.env("HTTP_GIT_PROTOCOL", protocol).env("GIT_CONFIG_COUNT", "1");
+    command.env("GIT_CONFIG_KEY_0", "safe.directory").env("GIT_CONFIG_VALUE_0", "*");
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    command.env("CONTENT_LENGTH", body.len().to_string());
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // Less than a pipe holds.
+    child.stdin.take().unwrap().write_all(&body).unwrap();
+    let said = child.wait_with_output().unwrap().stdout;
+    let end = said.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(said[..end].to_vec()).unwrap();
+    let status = head.lines().find_map(|line| line.strip_prefix("Status: "));
+    let mut response = Response::new(whole(said[end + 4..].to_vec()));
+    *response.status_mut() = status.map_or(StatusCode::OK, |status| status[..3].parse().unwrap());
+    response
 }
 
 fn whole(content: Vec<u8>) -> Body {

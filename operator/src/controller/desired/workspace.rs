@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ResourceRequirements, VolumeMount};
 
 use super::environment::TRUST_DIR;
 use super::pods::{container_security, mount, read_only};
-use crate::controller::accept::{Accepted, Source};
+use crate::controller::accept::{Accepted, Origin, Source};
 use crate::controller::apply::Sealed;
 use crate::platform::Platform;
 
@@ -43,7 +43,6 @@ pub(super) fn container(
 }
 
 fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
-    let archive = &source.archive;
     let mut args = vec![WORKSPACE.to_owned()];
     // With an equals sign, a value that begins with a dash is none that could be taken for a flag. Kubernetes expands `$(NAME)`; `$$`
     // stands for a plain `$`.
@@ -53,10 +52,23 @@ fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
     flag("trust-bundle", &format!("{TRUST_DIR}/ca-bundle.crt"));
     flag("volume", VOLUME_DIR);
     flag("volume-bytes", &volume_bytes.to_string());
-    flag("url", &archive.url);
-    flag("sha256", &archive.sha256);
-    if let Some(count) = archive.strip_components.filter(|count| *count > 0) {
-        flag("strip-components", &count.to_string());
+    match &source.origin {
+        Origin::Archive(archive) => {
+            flag("url", &archive.url);
+            flag("sha256", &archive.sha256);
+            if let Some(count) = archive.strip_components.filter(|count| *count > 0) {
+                flag("strip-components", &count.to_string());
+            }
+        }
+        Origin::Git(git) => {
+            flag("git-url", &git.url);
+            if let Some(reference) = &git.reference {
+                flag("git-ref", reference);
+            }
+            if let Some(depth) = git.depth {
+                flag("git-depth", &depth.to_string());
+            }
+        }
     }
     source.exclude.iter().for_each(|pattern| flag("exclude", pattern));
     source.include.iter().for_each(|pattern| flag("include", pattern));

@@ -52,8 +52,10 @@ pub(super) fn counts(
     outcome: &Outcome,
     old: Option<&WorkspaceStatus>,
 ) -> Option<WorkspaceStatus> {
+    // The same is so of the commit alone.
+    let no_commit = old.and_then(|old| old.commit.as_ref()).map(|_| String::new());
     if !has_source(sandbox) {
-        return old.map(|_| WorkspaceStatus::default());
+        return old.map(|_| WorkspaceStatus { commit: no_commit, ..WorkspaceStatus::default() });
     }
     let reported = match &outcome.stage {
         Stage::Standing(workload) if workload.fetches => match step(&workload.agent) {
@@ -67,12 +69,17 @@ pub(super) fn counts(
         files: count(report.files),
         bytes: count(report.bytes),
         left_out: count(report.left_out),
+        commit: report.commit.or(no_commit),
     });
     new.or_else(|| old.cloned())
 }
 
 fn has_source(sandbox: &AgentSandbox) -> bool {
-    sandbox.spec.workspace.as_ref().is_some_and(|workspace| workspace.archive.is_some())
+    sandbox
+        .spec
+        .workspace
+        .as_ref()
+        .is_some_and(|workspace| workspace.archive.is_some() || workspace.git.is_some())
 }
 
 fn ready(workload: &Workload) -> (Holds, Reason, String) {
@@ -90,8 +97,8 @@ fn ready(workload: &Workload) -> (Holds, Reason, String) {
         Applied::Replacing(_) | Applied::Present(_) | Applied::Absent => {}
     }
     let told = match step {
-        Step::Waiting => "The archive is fetched once the fence has proven the walls.".to_owned(),
-        Step::Working => "The archive is being fetched and unpacked.".to_owned(),
+        Step::Waiting => "The code is fetched once the fence has proven the walls.".to_owned(),
+        Step::Working => "The code is being fetched and unpacked.".to_owned(),
         Step::Reported(report) => return reported(&report),
         Step::Unread => {
             return (
@@ -124,7 +131,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         ),
         WorkspaceVerdict::FetchFailed => (
             Reason::FetchFailed,
-            "It is tried again. If it stays like this, correct spec.workspace.archive.url, or see the proxy's log.",
+            "It is tried again. If it stays like this, correct the address in spec.workspace, or see the proxy's log.",
         ),
         WorkspaceVerdict::DigestMismatch => (
             Reason::DigestMismatch,
@@ -132,7 +139,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         ),
         WorkspaceVerdict::ArchiveRefused => (
             Reason::ArchiveRefused,
-            "Nothing of it was kept. Make another archive, or leave the path out by spec.workspace.exclude.",
+            "Nothing of it was kept. Name another archive or commit, or leave the path out by spec.workspace.exclude.",
         ),
         WorkspaceVerdict::Failed => {
             (Reason::WorkspaceFailed, "It is tried again. If it stays like this, see the node of the pod.")
@@ -142,9 +149,12 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
 }
 
 fn unpacked(report: &WorkspaceReport) -> String {
-    let WorkspaceReport { files, bytes, left_out, with_tokens, .. } = report;
+    let WorkspaceReport { files, bytes, left_out, with_tokens, commit, .. } = report;
     let mut text =
         format!("{files} files of {bytes} bytes are in the workspace, and {left_out} were left out.");
+    if let Some(commit) = commit {
+        text.push_str(&format!(" They are of commit {commit}."));
+    }
     if *with_tokens > 0 {
         text.push_str(&format!(
             " {with_tokens} of them hold what looks like a credential; the log of container workspace names them."

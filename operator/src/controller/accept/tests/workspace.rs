@@ -83,3 +83,48 @@ fn an_empty_workspace_that_cannot_be_written_is_refused() {
     let plain = accept(&identity(), &sandbox(|_| ()), &ordinary(), &platform()).unwrap();
     assert_eq!(plain.source, None);
 }
+
+fn git(url: &str) -> serde_json::Value {
+    json!({"git": {"url": url}})
+}
+
+#[test]
+fn p_g7_a_repository_whose_two_requests_no_rule_allows_is_refused_with_the_rule_to_write() {
+    let with_rule = |rule: serde_json::Value| {
+        let mut asking = with_workspace(&git("https://pypi.org/acme/shop.git/"));
+        asking.spec.egress.as_mut().unwrap().allow[1] = from(rule);
+        accept(&identity(), &asking, &ordinary(), &platform())
+    };
+    let whole = json!({"host": "pypi.org", "methods": ["GET", "POST"], "paths": ["/acme/shop.git/**"]});
+    let accepted = with_rule(whole).unwrap();
+    assert!(matches!(accepted.source.unwrap().origin, Origin::Git(_)), "the control");
+    for (rule, missing) in [
+        (json!({"host": "pypi.org", "methods": ["GET"], "paths": ["/acme/shop.git/**"]}), "POST"),
+        (json!({"host": "pypi.org", "methods": ["POST"], "paths": ["/acme/shop.git/**"]}), "GET"),
+        (
+            json!({"host": "pypi.org", "methods": ["GET", "POST"], "paths": ["/acme/other.git/**"]}),
+            "/acme/shop.git",
+        ),
+        (json!({"host": "files.pythonhosted.org"}), "pypi.org"),
+    ] {
+        let faults = with_rule(rule).unwrap_err();
+        assert_eq!((faults.len(), faults[0].field.as_str()), (1, "spec.workspace.git.url"), "{faults:?}");
+        let told = &faults[0].message;
+        assert!(told.contains("spec.egress") && told.contains(missing), "{missing}: {told}");
+    }
+}
+
+#[test]
+fn a_repository_and_an_archive_at_once_or_a_name_that_git_reads_otherwise_are_refused() {
+    let mut both = archive("https://pypi.org/shop.tar.gz");
+    both["git"] = json!({"url": "https://pypi.org/shop.git"});
+    let found = rejected(&with_workspace(&both), &ordinary());
+    only(found, RejectionReason::InvalidField, "spec.workspace.git");
+    for reference in ["a..b", "-x", "HEAD", "a b", ""] {
+        let mut asking =
+            with_workspace(&json!({"git": {"url": "https://pypi.org/shop.git", "ref": reference}}));
+        asking.spec.egress.as_mut().unwrap().allow[1].methods = None;
+        let found = rejected(&asking, &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.workspace.git.ref");
+    }
+}

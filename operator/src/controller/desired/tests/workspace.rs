@@ -83,3 +83,32 @@ fn o_r26_another_source_is_another_pod_and_an_upgrade_is_none() {
     tomorrow.api_endpoints.clear();
     assert_eq!(same, hash(&agent_pod::pod(&accepted, &tomorrow, &sealed())));
 }
+
+#[test]
+fn p_g7_a_repository_is_fetched_by_the_same_step_with_no_more_than_its_name() {
+    let pod = |git: serde_json::Value| {
+        let accepted = accepted(|s| {
+            s.spec.egress.as_mut().unwrap().allow[1].methods = None;
+            s.spec.workspace = Some(from(json!({"git": git, "exclude": ["*.secret"], "access": "ReadOnly"})));
+        });
+        agent_pod::pod(&accepted, &platform(), &sealed())
+    };
+    let whole = pod(json!({"url": "https://pypi.org/acme/shop.git", "ref": "release/1", "depth": 5}));
+    let step = containers(&whole).find(|container| container.name == WORKSPACE).unwrap();
+    assert!(step.env.is_none() && step.env_from.is_none());
+    let args = step.args.clone().unwrap();
+    let own: Vec<&str> =
+        args.iter().map(String::as_str).skip_while(|arg| !arg.starts_with("--git")).collect();
+    assert_eq!(
+        own,
+        [
+            "--git-url=https://pypi.org/acme/shop.git",
+            "--git-ref=release/1",
+            "--git-depth=5",
+            "--exclude=*.secret"
+        ]
+    );
+    let plain = pod(json!({"url": "https://pypi.org/acme/shop.git"}));
+    assert_ne!(hash(&whole), hash(&plain), "another commit is another pod");
+    assert_eq!(hash(&plain), hash(&pod(json!({"url": "https://pypi.org/acme/shop.git"}))));
+}

@@ -122,6 +122,27 @@ fn what_was_unpacked_is_counted_and_stays_told() {
 }
 
 #[test]
+fn the_commit_that_was_checked_out_is_told_and_not_of_an_archive_after_it() {
+    let id = "0123456789abcdef0123456789abcdef01234567";
+    let of = |report: &str| outcome(fetching(stepped(&ended(0, report), &json!(null))));
+    let of_git = of(&report_of(|r| r["commit"] = json!(id)));
+    let mut told = sourced();
+    told.spec.workspace = Some(from(json!({"git": {"url": "https://pypi.org/a.git"}})));
+    let status_of_git = status(&told, &of_git, None, now()).unwrap();
+    let commit = |status: &AgentSandboxStatus| status.workspace.clone().unwrap().commit;
+    assert_eq!(commit(&status_of_git).as_deref(), Some(id));
+    assert!(status_of_git.conditions.iter().any(|c| c.type_ == TYPE && c.message.contains(id)));
+
+    told.status = Some(status_of_git);
+    let archived = status(&told, &of(&report_of(|_| ())), None, now()).unwrap();
+    assert_eq!(commit(&archived).as_deref(), Some(""));
+    told.spec.workspace = None;
+    let emptied = status(&told, &outcome(with(|_| ())), None, now()).unwrap();
+    assert_eq!(commit(&emptied).as_deref(), Some(""));
+    assert_eq!(commit(&status(&sourced(), &of(&report_of(|_| ())), None, now()).unwrap()), None);
+}
+
+#[test]
 fn a_sandbox_of_which_nothing_is_known_says_so_of_its_workspace() {
     let rejection = Rejection {
         reason: RejectionReason::InvalidField,
