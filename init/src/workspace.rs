@@ -205,9 +205,12 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     };
     if is_full || is_too_large {
         message.push_str(&format!(
-            " The {source} and its tree must fit into the {} bytes of the workspace together.",
+            " The {source} and its tree must fit into the {} bytes of the workspace together: raise spec.workspace.sizeLimit.",
             args.volume_bytes
         ));
+    }
+    if args.source.git_depth > 1 {
+        message.push_str(" What the history holds counts too: a smaller spec.workspace.git.depth may help.");
     }
     Failure { verdict, message }
 }

@@ -46,6 +46,8 @@ pub struct Exclusion {
     default: Gitignore,
     exclude: Gitignore,
     include: Gitignore,
+    /// The user's patterns, as they were written: what is left out, and what is taken back.
+    patterns: (Vec<String>, Vec<String>),
 }
 
 impl Exclusion {
@@ -66,7 +68,13 @@ impl Exclusion {
             default: matcher(&default, true)?,
             exclude: matcher(exclude, true)?,
             include: matcher(include, false)?,
+            patterns: (owned(exclude), owned(include)),
         })
+    }
+
+    /// The user's patterns: what is left out, and what is taken back.
+    pub(crate) fn patterns(&self) -> (&[String], &[String]) {
+        (&self.patterns.0, &self.patterns.1)
     }
 
     /// What becomes of a path. A pattern that matches a folder speaks for all that is in it, and as in .gitignore no
@@ -112,6 +120,10 @@ fn blind(text: &str) -> String {
         return lower;
     }
     const { ComposingNormalizerBorrowed::new_nfc() }.normalize(&lower).into_owned()
+}
+
+fn owned<S: AsRef<str>>(patterns: &[S]) -> Vec<String> {
+    patterns.iter().map(|pattern| pattern.as_ref().to_owned()).collect()
 }
 
 fn bad(pattern: &str, why: &'static str) -> BadPattern {

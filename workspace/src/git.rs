@@ -7,8 +7,10 @@
 //! Everything that a server sends is hostile. Deliberately absent: any reading of configuration, attributes, hooks or `.gitmodules`
 //! of the repository, filters, submodules, LFS, and any other object format than SHA-1. What a server cannot send at all is a `.git`.
 
+mod cache;
 mod index;
 mod pack;
+mod sparse;
 mod store;
 mod walk;
 pub mod wire;
@@ -79,7 +81,7 @@ pub fn check_out(
     let mut intake = Intake::new(tree, exclusion, 0, notes);
     let submodules = leaves(&mut intake, &mut pack, &walked, clock)?;
     let counts = intake.counts();
-    store::write(intake.tree(), &mut pack, &walked, origin)?;
+    store::write(intake.tree(), &mut pack, &walked, origin, clock)?;
     let unpacked = Unpacked { written: counts, ..intake.publish()? };
     Ok(CheckedOut { unpacked, commit: walked.commit.to_string(), submodules })
 }
@@ -104,7 +106,7 @@ fn leaves(intake: &mut Intake<'_>, pack: &mut Pack, walked: &Walked, clock: Cloc
             Mode::Symlink => Entry::Symlink { target: &content },
             Mode::Submodule => Entry::Folder,
         };
-        submodules += u64::from(leaf.mode == Mode::Submodule);
+        submodules += u64::from(leaf.mode == Mode::Submodule && leaf.verdict == Verdict::Taken);
         intake.take(path.as_bytes(), entry)?;
     }
     Ok(submodules)

@@ -170,6 +170,15 @@ pub enum Reason {
     /// A tree or commit of git that git would not have written.
     #[error("an object that git would not have written")]
     Malformed,
+    /// An object of git that would take too much memory, with what it is made from.
+    #[error("an object of more than {0} bytes, which is all that one may take of memory")]
+    ObjectTooLarge(u64),
+    /// The paths of all trees of git together are too long.
+    #[error("paths of more than {0} bytes in all")]
+    PathsTooLong(u64),
+    /// The checksum at the end of a pack is not its own.
+    #[error("a checksum that is not its own")]
+    Checksum,
     /// Somebody put another folder where the tree was written.
     #[error("another folder is where the tree was written")]
     Replaced,

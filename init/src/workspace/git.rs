@@ -26,6 +26,8 @@ use crate::args::{SourceArgs, WorkspaceArgs};
 
 /// Bytes of an answer that holds names alone.
 const NAMES_BYTES_MAX: u64 = 8 << 20;
+/// Some hosts, GitHub among them, answer as a git server to those alone whose name begins with git's.
+const AGENT: &str = concat!("git/2.40 (agentsandbox-workspace/", env!("CARGO_PKG_VERSION"), ")");
 /// What says which version of the protocol is spoken.
 const PROTOCOL: HeaderName = HeaderName::from_static("git-protocol");
 const VERSION: &str = "version=2";
@@ -53,6 +55,8 @@ pub(super) fn checked_out(
     let mut notes = |note: Note<'_>| log.tell(note);
     let done = check_out(pack.path(), &named.id, &origin, tree, exclusion, &clock, &mut notes)
         .map_err(|error| super::refused(args, &error))?;
+    // It holds what was left out: it goes before anybody is told that the tree is whole.
+    pack.close().map_err(|error| super::own(&error))?;
     let mut message = format!("Commit {} is checked out.", done.commit);
     if done.submodules > 0 {
         message.push_str(&format!(" {} submodules are empty folders.", done.submodules));
@@ -108,13 +112,14 @@ impl Repository<'_> {
         let path = format!("{}{what}", path.trim_end_matches('/'));
         let more = [(PROTOCOL, VERSION), (CONTENT_TYPE, REQUEST)];
         let headers = more.get(..if body.is_some() { 2 } else { 1 }).unwrap_or_default();
-        let mut answer = match self.way.ask(host, port, Ask { path: &path, headers, body }).await? {
-            Reply::Tunnel(answer) => answer,
-            Reply::Proxy(answer) => {
-                let status = answer.response.status();
-                return Err(refused(named, status, answer.response.into_body()).await);
-            }
-        };
+        let mut answer =
+            match self.way.ask(host, port, Ask { path: &path, agent: AGENT, headers, body }).await? {
+                Reply::Tunnel(answer) => answer,
+                Reply::Proxy(answer) => {
+                    let status = answer.response.status();
+                    return Err(refused(named, status, answer.response.into_body()).await);
+                }
+            };
         let status = answer.response.status();
         if is_redirect(status) {
             let why = "and no redirect of a repository is followed; write the address that it has now";
@@ -132,7 +137,13 @@ impl Repository<'_> {
             let Ok(data) = frame.map_err(FetchError::Http)?.into_data() else { continue };
             bytes = bytes.saturating_add(data.len() as u64);
             if bytes > bytes_max {
-                return Err(FetchError::TooLarge(bytes_max));
+                // Only of the pack the bound is the volume's.
+                let is_pack = bytes_max != NAMES_BYTES_MAX;
+                return Err(if is_pack {
+                    FetchError::TooLarge(bytes_max)
+                } else {
+                    useless(WireError::TooLong)
+                });
             }
             lines.feed(&data, reader).map_err(useless)?;
         }

@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A handshake with a neighbour.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hosts and audit lines see.
-const AGENT: &str = concat!("agentsandbox-workspace/", env!("CARGO_PKG_VERSION"));
+pub const AGENT: &str = concat!("agentsandbox-workspace/", env!("CARGO_PKG_VERSION"));
 
 /// How hosts are reached.
 pub struct Way {
@@ -57,6 +57,8 @@ pub struct Answer {
 pub struct Ask<'a> {
     /// The path, with its query.
     pub path: &'a str,
+    /// Who asks, as the host sees it.
+    pub agent: &'static str,
     /// What tells more.
     pub headers: &'a [(HeaderName, &'static str)],
     /// What is sent by POST; without it the request is a GET.
@@ -82,7 +84,7 @@ impl Way {
 
     /// Asks a host for a path with its query.
     pub async fn get(&self, host: &str, port: u16, path: &str) -> Result<Reply, FetchError> {
-        self.ask(host, port, Ask { path, headers: &[], body: None }).await
+        self.ask(host, port, Ask { path, agent: AGENT, headers: &[], body: None }).await
     }
 
     /// Asks a host.
@@ -102,7 +104,7 @@ impl Way {
         let uri = ask.path.parse::<Uri>().map_err(|_| FetchError::Address("its path cannot be sent"))?;
         let host = if port == super::fetch::HTTPS_PORT { host } else { &authority };
         let method = if ask.body.is_some() { Method::POST } else { Method::GET };
-        let mut request = request(method, uri, host);
+        let mut request = request(method, uri, host, ask.agent);
         for (name, value) in ask.headers {
             request = request.header(name, *value);
         }
@@ -122,7 +124,7 @@ impl Way {
             http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Http)?;
         tokio::spawn(connection.with_upgrades());
         let uri = authority.parse::<Uri>().map_err(|_| FetchError::Address("its host cannot be sent"))?;
-        let request = request(Method::CONNECT, uri, authority).body(Full::default());
+        let request = request(Method::CONNECT, uri, authority, AGENT).body(Full::default());
         let request = request.map_err(FetchError::Request)?;
         let response = sender.send_request(request).await.map_err(FetchError::Http)?;
         if !response.status().is_success() {
@@ -138,7 +140,7 @@ enum Opened {
     Refused(Answer),
 }
 
-fn request(method: Method, uri: Uri, host: &str) -> Builder {
+fn request(method: Method, uri: Uri, host: &str, agent: &str) -> Builder {
     let request = Request::builder().method(method).uri(uri);
-    request.header(HOST, host).header(USER_AGENT, AGENT).header(ACCEPT, "*/*")
+    request.header(HOST, host).header(USER_AGENT, agent).header(ACCEPT, "*/*")
 }

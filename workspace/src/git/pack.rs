@@ -1,25 +1,28 @@
 //! The objects of one pack, by their ids. Each id is computed here from the object's own bytes (with the SHA-1 that finds out
 //! collisions), so whoever asks for an id gets what it names, or nothing. A pack that leans on objects outside it is refused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use gix_hash::{Kind as HashKind, ObjectId, oid};
 use gix_object::Kind;
-use gix_pack::cache::lru::MemoryCappedHashmap;
 use gix_pack::data::decode::entry::ResolvedBase;
 use gix_pack::data::entry::Header;
 use gix_pack::data::{Entry, File, header};
 use gix_zlib::Inflate;
 
 use super::Clock;
+use super::cache::Cache;
 use crate::limits::Limits;
 use crate::refusal::{Error, Reason, Refusal};
 
 /// Memory that one object may take, with the deltas that make it and what they are applied to.
 pub const OBJECT_BYTES_MAX: usize = 192 << 20;
-/// Memory for objects that others are made from.
-const CACHE_BYTES: usize = 48 << 20;
+/// Objects that are made one from the other, in a row: git's own bound.
+const CHAIN_MAX: u32 = 4095;
+/// Bytes of a pack that are read at once.
+const CHUNK_BYTES: usize = 64 << 10;
 /// How often what names a later object is tried again: git writes a base before what is made from it.
 const ROUNDS_MAX: usize = 32;
 /// The SHA-1 at the end of a pack.
@@ -29,10 +32,10 @@ const TRAILER_BYTES: u64 = 20;
 pub struct Pack {
     file: File,
     places: HashMap<ObjectId, Place>,
-    /// Where the objects begin that are known: nothing is made from what begins elsewhere.
-    known: HashSet<u64>,
+    /// Where the objects begin that are known, and how many others each is made from: nothing is made from what begins elsewhere.
+    known: HashMap<u64, u32>,
     inflate: Inflate,
-    cache: MemoryCappedHashmap,
+    cache: Cache,
 }
 
 #[derive(Clone, Copy)]
@@ -49,14 +52,14 @@ impl Pack {
     /// Refuses a pack that is damaged or not whole, and one beyond a bound: objects (`entries_max`), bytes of one
     /// (`file_bytes_max`, and the memory that it takes), bytes of all of them together (`bytes_max`).
     pub fn read(path: &Path, limits: Limits, clock: Clock<'_>) -> Result<Self, Error> {
+        checked(path, clock)?;
         let file = File::at(path, HashKind::Sha1).map_err(damaged)?;
         let file = file.with_alloc_limit_bytes(Some(OBJECT_BYTES_MAX));
         if u64::from(file.num_objects()) > limits.entries_max {
             return Err(whole(Reason::TooMany(limits.entries_max)));
         }
-        let cache = MemoryCappedHashmap::new(CACHE_BYTES);
-        let (places, known) = (HashMap::new(), HashSet::new());
-        let mut pack = Self { file, places, known, inflate: Inflate::default(), cache };
+        let (places, known) = (HashMap::new(), HashMap::new());
+        let mut pack = Self { file, places, known, inflate: Inflate::default(), cache: Cache::default() };
         pack.index(limits, clock)?;
         Ok(pack)
     }
@@ -104,17 +107,27 @@ impl Pack {
             Header::RefDelta { base_id } => !self.places.contains_key(&base_id),
             Header::OfsDelta { base_distance } => {
                 let base = entry.checked_base_pack_offset(base_distance);
-                !base.is_some_and(|base| self.known.contains(&base))
+                !base.is_some_and(|base| self.known.contains_key(&base))
             }
             Header::Commit | Header::Tree | Header::Blob | Header::Tag => false,
         }
+    }
+
+    /// How many others the object is made from that this one is made from; none where it stands by itself.
+    fn others(&self, entry: &Entry) -> Option<u32> {
+        let base = match entry.header {
+            Header::RefDelta { base_id } => self.places.get(&base_id).map(|place| place.offset),
+            Header::OfsDelta { base_distance } => entry.checked_base_pack_offset(base_distance),
+            Header::Commit | Header::Tree | Header::Blob | Header::Tag => None,
+        };
+        self.known.get(&base?).copied()
     }
 
     /// Bytes that an entry takes in the pack.
     fn skip(&mut self, entry: &Entry, object: &mut Vec<u8>) -> Result<usize, Error> {
         let size = usize::try_from(entry.decompressed_size).unwrap_or(usize::MAX);
         if size > OBJECT_BYTES_MAX {
-            return Err(whole(Reason::FileTooLarge(OBJECT_BYTES_MAX as u64)));
+            return Err(whole(Reason::ObjectTooLarge(OBJECT_BYTES_MAX as u64)));
         }
         object.clear();
         object.resize(size, 0);
@@ -129,6 +142,14 @@ impl Pack {
         bytes: &mut u64,
         object: &mut Vec<u8>,
     ) -> Result<usize, Error> {
+        let entry = self.file.entry(offset).map_err(damaged)?;
+        if entry.decompressed_size > OBJECT_BYTES_MAX as u64 {
+            return Err(whole(Reason::ObjectTooLarge(OBJECT_BYTES_MAX as u64)));
+        }
+        let others = self.others(&entry).map_or(0, |others| others.saturating_add(1));
+        if others > CHAIN_MAX {
+            return Err(whole(Reason::Malformed));
+        }
         let (kind, packed) = self.decode(offset, object)?;
         let size = object.len() as u64;
         if size > limits.file_bytes_max {
@@ -140,7 +161,7 @@ impl Pack {
         }
         let id = gix_object::compute_hash(HashKind::Sha1, kind, object).map_err(damaged)?;
         self.places.entry(id).or_insert(Place { offset, kind, size });
-        self.known.insert(offset);
+        self.known.insert(offset, others);
         Ok(packed)
     }
 
@@ -159,6 +180,11 @@ impl Pack {
     /// Of which kind the object of this id is, if it was sent.
     pub fn kind(&self, id: &oid) -> Option<Kind> {
         self.places.get(id).map(|place| place.kind)
+    }
+
+    /// Where the object of this id begins: one after the other, they are read soonest.
+    pub fn offset(&self, id: &oid) -> Option<u64> {
+        self.places.get(id).map(|place| place.offset)
     }
 
     /// How many bytes the object of this id has, if it was sent.
@@ -181,6 +207,32 @@ impl Pack {
             return Err(refused(Reason::Malformed));
         }
         Ok(object)
+    }
+}
+
+/// Compares the checksum at the end of a pack.
+fn checked(path: &Path, clock: Clock<'_>) -> Result<(), Error> {
+    let unread = |error: std::io::Error| Error::Pack(error.to_string());
+    let file = std::fs::File::open(path).map_err(unread)?;
+    let mut left = file.metadata().map_err(unread)?.len().saturating_sub(TRAILER_BYTES);
+    let mut file = BufReader::with_capacity(CHUNK_BYTES, file);
+    let mut hasher = gix_hash::hasher(HashKind::Sha1);
+    while left > 0 {
+        clock()?;
+        let piece = file.fill_buf().map_err(unread)?;
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+        if count == 0 {
+            return Err(whole(Reason::Truncated));
+        }
+        hasher.update(piece.get(..count).unwrap_or_default());
+        file.consume(count);
+        left = left.saturating_sub(count as u64);
+    }
+    let mut trailer = Vec::new();
+    std::io::Read::read_to_end(&mut file, &mut trailer).map_err(unread)?;
+    match hasher.try_finalize().map_err(damaged)?.as_slice() == trailer {
+        true => Ok(()),
+        false => Err(whole(Reason::Checksum)),
     }
 }
 

@@ -14,10 +14,10 @@ use gix_object::Kind;
 use gix_pack::data::entry::Header;
 use gix_pack::data::{Version, header};
 
-use super::Origin;
 use super::index;
 use super::pack::Pack;
 use super::walk::Walked;
+use super::{Clock, Origin};
 use crate::refusal::{Error, Reason, Refusal};
 use crate::tree::Tree;
 
@@ -25,11 +25,17 @@ use crate::tree::Tree;
 const PACK: &str = ".git/objects/pack/pack-0000000000000000000000000000000000000000";
 
 /// Writes all of it.
-pub fn write(tree: &mut Tree, pack: &mut Pack, walked: &Walked, origin: &Origin<'_>) -> Result<(), Error> {
+pub fn write(
+    tree: &mut Tree,
+    pack: &mut Pack,
+    walked: &Walked,
+    origin: &Origin<'_>,
+    clock: Clock<'_>,
+) -> Result<(), Error> {
     // git takes a folder for a repository if these are there.
     tree.own_folder(".git/objects/info")?;
     tree.own_folder(".git/refs/heads")?;
-    let table = objects(tree, pack, walked)?;
+    let table = objects(tree, pack, walked, clock)?;
     tree.own(&format!("{PACK}.idx"), &mut &*table)?;
     if walked.lacks {
         tree.own(&format!("{PACK}.promisor"), &mut io::empty())?;
@@ -37,6 +43,7 @@ pub fn write(tree: &mut Tree, pack: &mut Pack, walked: &Walked, origin: &Origin<
     let texts = [
         (".git/HEAD", head(walked, origin)),
         (".git/config", config(walked, origin)),
+        (".git/info/sparse-checkout", walked.sparse.clone()),
         (".git/packed-refs", refs(walked, origin)),
         (".git/shallow", walked.shallow.iter().map(|id| format!("{id}\n")).collect()),
     ];
@@ -66,7 +73,7 @@ fn refs(walked: &Walked, origin: &Origin<'_>) -> String {
 /// Sizes and whole seconds are what the index knows of files: other numbers are the file system's of wherever the agent runs.
 fn config(walked: &Walked, origin: &Origin<'_>) -> String {
     let mut text = format!(
-        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n\tcheckStat = minimal\n\ttrustctime = false\n[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
+        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n\tcheckStat = minimal\n\ttrustctime = false\n\tsparseCheckout = true\n\tsparseCheckoutCone = false\n[sparse]\n\texpectFilesOutsideOfPatterns = true\n[remote \"origin\"]\n\turl = {}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n",
         origin.url
     );
     if let Some(branch) = origin.branch {
@@ -82,15 +89,18 @@ fn config(walked: &Walked, origin: &Origin<'_>) -> String {
 }
 
 /// Writes the pack, and returns its table.
-fn objects(tree: &mut Tree, pack: &mut Pack, walked: &Walked) -> Result<Vec<u8>, Error> {
+fn objects(tree: &mut Tree, pack: &mut Pack, walked: &Walked, clock: Clock<'_>) -> Result<Vec<u8>, Error> {
     let count = u32::try_from(walked.kept.len())
         .map_err(|_| Refusal::new(b"the pack", Reason::TooMany(u32::MAX.into())))?;
     let head = header::encode(Version::V2, count);
     let mut hasher = gix_hash::hasher(HashKind::Sha1);
     hasher.update(&head);
+    let mut kept = walked.kept.clone();
+    kept.sort_by_key(|(id, _)| pack.offset(id));
     let mut out = Packing {
         pack,
-        left: walked.kept.iter(),
+        clock,
+        left: kept.iter(),
         ready: head.to_vec(),
         given: 0,
         offset: head.len() as u64,
@@ -110,6 +120,7 @@ fn objects(tree: &mut Tree, pack: &mut Pack, walked: &Walked) -> Result<Vec<u8>,
 /// A pack as it is read, object by object.
 struct Packing<'a> {
     pack: &'a mut Pack,
+    clock: Clock<'a>,
     left: std::slice::Iter<'a, (ObjectId, Kind)>,
     ready: Vec<u8>,
     given: usize,
@@ -124,6 +135,7 @@ struct Packing<'a> {
 impl Packing<'_> {
     fn next(&mut self) -> Result<(), Error> {
         let unwritten = |error: io::Error| Error::Pack(error.to_string());
+        (self.clock)()?;
         self.ready.clear();
         self.given = 0;
         let Some((id, kind)) = self.left.next() else {

@@ -250,13 +250,14 @@ fn the_git_folder_runs_nothing_and_asks_nobody() {
     names.sort_unstable();
     let pack = "pack-0000000000000000000000000000000000000000";
     let packs = [format!("{pack}.idx"), format!("{pack}.pack"), format!("{pack}.promisor")];
-    let mut wanted = vec!["HEAD", "config", "index", "packed-refs", "shallow"];
+    let mut wanted = vec!["HEAD", "config", "index", "packed-refs", "shallow", "sparse-checkout"];
     wanted.extend(packs.iter().map(String::as_str));
     wanted.sort_unstable();
     assert_eq!(names, wanted);
     let config = out.git(&["config", "--local", "--name-only", "--list"]);
     let keys: Vec<&str> = config.lines().collect();
-    let known = ["core.", "remote.origin.url", "remote.origin.fetch", "branch.main.", "remote.left-out."];
+    let known =
+        ["core.", "sparse.", "remote.origin.url", "remote.origin.fetch", "branch.main.", "remote.left-out."];
     assert!(keys.iter().all(|key| known.iter().any(|known| key.starts_with(known))), "{config}");
     assert_eq!(out.git(&["config", "remote.origin.url"]), "https://git.test/a.git");
     // What is left out is looked for nowhere: not even where the origin is.
@@ -296,4 +297,60 @@ fn a_repository_without_anything_to_leave_out_lacks_nothing() {
     assert!(!out.tree().join(".git/shallow").exists());
     git_with(&out.tree(), &["fsck", "--full", "--strict"], b"").unwrap();
     assert!(out.git(&["log", "-p"]).contains("+fn main() {}"));
+}
+
+#[test]
+fn p_g7_no_pull_checkout_or_worktree_brings_a_left_out_file_or_ends_for_want_of_one() {
+    let served = shop();
+    served.write(".env", "KEY=one").write("deploy/.env.production", "KEY=one").write("past.pem", "KEY=one");
+    served.commit("one");
+    fs::remove_file(served.path().join("past.pem")).unwrap();
+    served.write(".env", "KEY=two").write("a.txt", "two");
+    let id = served.commit("two");
+    let url = served.path().to_str().unwrap();
+    let exclude = ["*.Secret"];
+    let asked = Asked { wanted: &id, branch: Some("main"), url, exclude: &exclude, ..Asked::default() };
+    let out = taken(&served.pack(&id, 2), &asked).unwrap();
+    let holds = |when: &str| {
+        for name in [".env", "deploy/.env.production", "past.pem", ".ENV.local", "x/y.secret", "new/id_rsa"] {
+            assert!(!out.tree().join(name).exists(), "{when}: {name}");
+        }
+        assert_eq!(out.git(&["status", "--porcelain"]), "", "{when}");
+    };
+    out.git(&["checkout", "-q", "HEAD~1"]);
+    holds("an older commit");
+    out.git(&["checkout", "-q", "main"]);
+    out.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    holds("a reset");
+    out.git(&["reset", "-q", "--hard", &id]);
+    out.git(&["worktree", "add", "-q", "../beside", "HEAD~1"]);
+    let beside = out.folder.path().join("beside");
+    assert!(
+        beside.join("src/main.rs").exists()
+            && !beside.join(".env").exists()
+            && !beside.join("past.pem").exists()
+    );
+    out.git(&["worktree", "remove", "../beside"]);
+
+    served
+        .write(".env", "KEY=three")
+        .write(".ENV.local", "KEY")
+        .write("x/y.secret", "KEY")
+        .write("new/id_rsa", "KEY");
+    served.write("a.txt", "three").commit("three");
+    out.git(&["pull", "-q"]);
+    assert_eq!(
+        fs::read_to_string(out.tree().join("a.txt")).unwrap(),
+        "three",
+        "the control: what is taken comes"
+    );
+    holds("a pull");
+    out.git(&["checkout", "-q", "HEAD~1"]);
+    out.git(&["checkout", "-q", "main"]);
+    holds("and back");
+    // What the agent writes under such a name is its own, and goes nowhere.
+    fs::write(out.tree().join(".env"), "the agent's").unwrap();
+    out.git(&["commit", "-q", "--allow-empty", "-a", "-m", "four"]);
+    assert_eq!(out.git(&["diff", "--name-status", "origin/main", "HEAD"]), "");
+    assert_eq!(fs::read_to_string(out.tree().join(".env")).unwrap(), "the agent's");
 }

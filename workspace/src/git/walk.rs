@@ -7,11 +7,14 @@ use gix_object::{CommitRef, Kind, TagRef, TreeRefIter};
 
 use super::Clock;
 use super::pack::{Pack, damaged};
+use super::sparse::Sparse;
 use crate::exclusion::{Exclusion, Verdict};
 use crate::limits::Limits;
 use crate::path::RelativePath;
 use crate::refusal::{Error, Reason, Refusal};
 
+/// Bytes of all paths together: they are in memory.
+const PATHS_BYTES_MAX: u64 = 48 << 20;
 /// Tags that may name one another until one names a commit.
 const TAGS_MAX: usize = 8;
 
@@ -59,6 +62,8 @@ pub struct Walked {
     pub shallow: Vec<ObjectId>,
     /// Whether there are contents that the agent does not get.
     pub lacks: bool,
+    /// What git is not to check out.
+    pub sparse: String,
 }
 
 /// Walks from a commit, or from a tag that names one.
@@ -78,6 +83,8 @@ pub fn walk(
         clock,
         seen: HashSet::new(),
         entries: 0,
+        bytes: 0,
+        sparse: Sparse::new(exclusion)?,
         leaves: Vec::new(),
         at_tip: HashSet::new(),
         taken: HashSet::new(),
@@ -97,7 +104,7 @@ pub fn walk(
     let lacks = trees.left_out.iter().any(|id| !trees.at_tip.contains(id));
     let mut leaves = trees.leaves;
     leaves.sort_by(|one: &Leaf, other| one.path.as_str().as_bytes().cmp(other.path.as_str().as_bytes()));
-    Ok(Walked { commit, time, leaves, kept, shallow, lacks })
+    Ok(Walked { commit, time, leaves, kept, shallow, lacks, sparse: trees.sparse.text() })
 }
 
 fn peeled(pack: &mut Pack, wanted: ObjectId) -> Result<ObjectId, Error> {
@@ -128,8 +135,10 @@ fn history(pack: &mut Pack, first: ObjectId, limits: Limits, clock: Clock<'_>) -
         let refused = |reason| Error::from(Refusal::new(id.to_string().as_bytes(), reason));
         let bytes = pack.get(&id, Kind::Commit, &id.to_string())?;
         let commit = CommitRef::from_bytes(&bytes, HashKind::Sha1).map_err(damaged)?;
-        let made = commit.time().map_err(damaged)?.seconds;
-        time = time.or(Some(u64::try_from(made).unwrap_or_default()));
+        if time.is_none() {
+            let made = commit.time().map_err(damaged)?.seconds;
+            time = Some(u64::try_from(made).unwrap_or_default());
+        }
         commits.push((id, commit.tree()));
         let parents: Vec<ObjectId> = commit.parents().collect();
         if parents.iter().any(|parent| pack.kind(parent).is_none()) {
@@ -152,6 +161,8 @@ struct Trees<'a> {
     /// Trees by the folder that they were seen at: the same one may be at many.
     seen: HashSet<(ObjectId, String)>,
     entries: u64,
+    bytes: u64,
+    sparse: Sparse,
     leaves: Vec<Leaf>,
     /// Contents by what the names that lead to them say.
     at_tip: HashSet<ObjectId>,
@@ -173,11 +184,12 @@ impl Trees<'_> {
             self.trees.insert(id);
             let bytes =
                 self.pack.get(&id, Kind::Tree, if folder.is_empty() { "the tree" } else { &folder })?;
-            let mut last: Option<Vec<u8>> = None;
+            let (mut last, mut again): (Option<Vec<u8>>, Vec<u8>) = (None, Vec::with_capacity(bytes.len()));
             for entry in TreeRefIter::from_bytes(&bytes, HashKind::Sha1) {
                 let entry = entry.map_err(damaged)?;
                 let mut digits = [0; 6];
                 let mode: &[u8] = entry.mode.as_bytes(&mut digits);
+                again.extend([mode, b" ", entry.filename, b"\0", entry.oid.as_bytes()].concat());
                 let order = ordered(entry.filename, mode == FOLDER);
                 let path = self.path(&folder, entry.filename)?;
                 if last.as_ref().is_some_and(|last| *last >= order) {
@@ -188,6 +200,10 @@ impl Trees<'_> {
                     FOLDER => waiting.push((entry.oid.to_owned(), path.as_str().to_owned())),
                     _ => self.leaf(path, mode, entry.oid.to_owned(), is_tip)?,
                 }
+            }
+            // The library reads more modes than there are, and each as one that there is.
+            if again != bytes {
+                return Err(Refusal::new(folder.as_bytes(), Reason::UnknownMode).into());
             }
         }
         Ok(())
@@ -204,6 +220,10 @@ impl Trees<'_> {
         self.entries += 1;
         if self.entries > self.limits.entries_max {
             return Err(refused(Reason::TooMany(self.limits.entries_max)));
+        }
+        self.bytes = self.bytes.saturating_add(path.len() as u64);
+        if self.bytes > PATHS_BYTES_MAX {
+            return Err(refused(Reason::PathsTooLong(PATHS_BYTES_MAX)));
         }
         // A name of git is one name, and never none.
         match name {
@@ -232,6 +252,7 @@ impl Trees<'_> {
             _ => return Err(refused(Reason::UnknownMode)),
         };
         let verdict = self.exclusion.verdict(&path, mode == Mode::Submodule);
+        self.sparse.judge(&path, verdict);
         if mode != Mode::Submodule {
             match self.pack.kind(&id) {
                 Some(Kind::Blob) => {}

@@ -18,16 +18,18 @@ pub enum WireError {
     #[error("the host does not answer as a git server does")]
     NotGit,
     /// It speaks another version.
-    #[error("the server does not speak version 2 of git's protocol")]
+    #[error(
+        "the server does not speak version 2 of git's protocol, or a rule keeps the header git-protocol from it"
+    )]
     Version,
     /// Its objects have other ids.
     #[error("the ids of the repository's objects are of another kind than SHA-1")]
     Format,
     /// It says that it cannot. Its words are a stranger's, and kept from whoever reads the status.
-    #[error("the server refuses")]
+    #[error("the server refuses; it may not have the commit that spec.workspace.git.ref names")]
     Server,
     /// There is no such name.
-    #[error("the repository has no branch or tag of this name")]
+    #[error("the repository has no branch or tag of this name: correct spec.workspace.git.ref")]
     NoSuchName,
     /// Its HEAD names no branch that it has.
     #[error("the repository is empty, or its HEAD names no branch")]
@@ -36,7 +38,7 @@ pub enum WireError {
     #[error("the answer ends too early")]
     Truncated,
     /// More than anybody needs.
-    #[error("the answer has more than {LINES_MAX} lines")]
+    #[error("its list of names is too long")]
     TooLong,
     /// The pack cannot be written.
     #[error("cannot write the pack: {0}")]
@@ -107,13 +109,7 @@ pub fn list(wanted: &Wanted) -> Vec<u8> {
 
 /// The request for the pack of a commit, with so many commits of its history.
 pub fn fetch(id: &str, depth: u32) -> Vec<u8> {
-    let lines = [
-        format!("want {id}"),
-        format!("deepen {depth}"),
-        "ofs-delta".into(),
-        "no-progress".into(),
-        "done".into(),
-    ];
+    let lines = [format!("want {id}"), format!("deepen {depth}"), "ofs-delta".into(), "done".into()];
     request("fetch", &lines)
 }
 
@@ -187,6 +183,7 @@ pub struct Greeting {
     has_version: bool,
     has_other_ids: bool,
     lines: usize,
+    is_done: bool,
 }
 
 impl Reader for Greeting {
@@ -195,6 +192,7 @@ impl Reader for Greeting {
         if self.lines > LINES_MAX {
             return Err(WireError::TooLong);
         }
+        self.is_done = matches!(line, PacketLineRef::Flush);
         let Some(text) = text(&line) else { return Ok(()) };
         if text == b"version 2" {
             self.has_version = true;
@@ -216,6 +214,7 @@ impl Greeting {
         match self.has_other_ids {
             _ if !self.has_version => Err(WireError::Version),
             true => Err(WireError::Format),
+            false if !self.is_done => Err(WireError::Truncated),
             false => Ok(()),
         }
     }
@@ -229,12 +228,13 @@ pub struct Names<'a> {
     branch: Option<String>,
     tag: Option<String>,
     lines: usize,
+    is_done: bool,
 }
 
 impl<'a> Names<'a> {
     /// None yet.
     pub fn new(wanted: &'a Wanted) -> Self {
-        Self { wanted, head: None, branch: None, tag: None, lines: 0 }
+        Self { wanted, head: None, branch: None, tag: None, lines: 0, is_done: false }
     }
 
     /// What is wanted.
@@ -244,6 +244,7 @@ impl<'a> Names<'a> {
     pub fn end(self) -> Result<Named, WireError> {
         match self.wanted {
             Wanted::Commit(id) => Ok(Named { id: id.clone(), branch: None }),
+            Wanted::Head | Wanted::Name(_) if !self.is_done => Err(WireError::Truncated),
             Wanted::Head => self.head.ok_or(WireError::NoHead),
             Wanted::Name(name) => match (self.branch, self.tag) {
                 (Some(id), _) => Ok(Named { id, branch: Some(name.clone()) }),
@@ -260,6 +261,7 @@ impl Reader for Names<'_> {
         if self.lines > LINES_MAX {
             return Err(WireError::TooLong);
         }
+        self.is_done = matches!(line, PacketLineRef::Flush);
         let Some(text) = text(&line) else { return Ok(()) };
         // Names that are no UTF-8 are none that is asked for.
         let Ok(text) = std::str::from_utf8(text) else { return Ok(()) };

@@ -144,13 +144,13 @@ fn a_repository_is_bounded_by_the_workspace_and_by_time() {
     let (report, _) = place.run(URL, GIT, &[]);
     assert_eq!(report.verdict, WorkspaceVerdict::FetchFailed, "{}", report.message);
     assert!(report.message.contains("sizeLimit"), "{}", report.message);
-    fs::write(work.join("big"), "x".repeat(990_000)).unwrap();
+    fs::write(work.join("big"), "x".repeat(980_000)).unwrap();
     git(&work, &["commit", "-q", "-a", "-m", "fits"]);
     git(&work, &["push", "-q", "../shop.git", "HEAD:main"]);
     let (report, _) = place.run(URL, GIT, &["--git-ref=main"]);
     assert_eq!(report.verdict, WorkspaceVerdict::Unpacked, "{}", report.message);
 
-    fs::write(work.join("other"), "y".repeat(20_000)).unwrap();
+    fs::write(work.join("other"), "y".repeat(30_000)).unwrap();
     git(&work, &["add", "-A", "-f"]);
     git(&work, &["commit", "-q", "-m", "more"]);
     git(&work, &["push", "-q", "../shop.git", "HEAD:main"]);

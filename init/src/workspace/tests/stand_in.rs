@@ -191,6 +191,9 @@ async fn backend(state: &State, folder: &Path, request: Request<Incoming>) -> Re
     let header = |name: &str| {
         request.headers().get(name).map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
     };
+    if !header("user-agent").starts_with("git/") {
+        return answer(StatusCode::NOT_FOUND, "as GitHub does");
+    }
     let (kind, protocol, login) = (header("content-type"), header("git-protocol"), header("authorization"));
     state.protocols.lock().unwrap().push(format!("{protocol} {login}").trim_end().to_owned());
     let mut command = Command::new("git");

@@ -162,17 +162,17 @@ reasons! {
     WrongKernel,
     /// A limit does not hold.
     LimitsMissing,
-    /// The workspace's archive is being fetched, or waits for the fence.
+    /// The workspace's archive or repository is being fetched, or waits for the fence.
     Fetching,
-    /// The workspace's archive is unpacked.
+    /// The workspace's archive is unpacked, or its commit checked out.
     Unpacked,
-    /// The sandbox's proxy denied a request for the workspace's archive.
+    /// The sandbox's proxy denied a request for the workspace's archive or repository.
     FetchDenied,
-    /// The workspace's archive could not be had.
+    /// The workspace's archive or repository could not be had.
     FetchFailed,
     /// The workspace's archive is another one than its SHA-256 says.
     DigestMismatch,
-    /// The workspace's archive is damaged, or asks for what is never done.
+    /// The workspace's archive or commit is damaged, or asks for what is never done.
     ArchiveRefused,
     /// The workspace's step could not do its own work.
     WorkspaceFailed,

@@ -131,7 +131,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         ),
         WorkspaceVerdict::FetchFailed => (
             Reason::FetchFailed,
-            "It is tried again. If it stays like this, correct the address in spec.workspace, or see the proxy's log.",
+            "It is tried again. If it stays like this, correct spec.workspace, or see the proxy's log.",
         ),
         WorkspaceVerdict::DigestMismatch => (
             Reason::DigestMismatch,
@@ -139,7 +139,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         ),
         WorkspaceVerdict::ArchiveRefused => (
             Reason::ArchiveRefused,
-            "Nothing of it was kept. Name another archive or commit, or leave the path out by spec.workspace.exclude.",
+            "Nothing of it was kept. Name another archive or commit. What spec.workspace.exclude leaves out is refused of an archive for its name alone, and of a repository for its name, its mode and its size too.",
         ),
         WorkspaceVerdict::Failed => {
             (Reason::WorkspaceFailed, "It is tried again. If it stays like this, see the node of the pod.")

@@ -99,6 +99,9 @@ fn a_name_or_mode_in_a_tree_that_could_hurt_refuses_all_of_it() {
         ("10644", "fifo", Reason::UnknownMode),
         ("140755", "socket", Reason::UnknownMode),
         ("140000", "socket", Reason::UnknownMode),
+        ("0100644", "padded", Reason::UnknownMode),
+        ("300644", "beyond", Reason::UnknownMode),
+        ("700755", "beyond", Reason::UnknownMode),
         ("040000", "padded", Reason::UnknownMode),
         ("104755", "setuid", Reason::UnknownMode),
         ("100666", "odd", Reason::UnknownMode),
@@ -191,9 +194,16 @@ fn a_pack_that_is_damaged_cut_or_longer_is_refused_at_each_byte() {
         refused(&pack[..end], &id, limits());
     }
     refused(&[&pack[..pack.len() - 20], &[0; 40]].concat(), &id, limits());
-    for at in 0..pack.len() - 20 {
+    for at in 0..pack.len() {
         let mut damaged = pack.clone();
         damaged[at] ^= 1;
+        assert_eq!(refused(&damaged, &id, limits()).reason(), Some(Reason::Checksum), "{at}");
+    }
+    // The same from a server that says so at its end.
+    for at in 0..pack.len() - 20 {
+        let mut damaged = pack[..pack.len() - 20].to_vec();
+        damaged[at] ^= 1;
+        let damaged = crate::git::index::seal(damaged).unwrap();
         // Some bits of a compression mean nothing; then the objects are what their ids say.
         if let Ok(out) = taken(&damaged, &Asked { wanted: &id, ..Asked::default() }) {
             assert_eq!(std::fs::read_to_string(out.tree().join("a")).unwrap(), "some text");
@@ -219,7 +229,12 @@ fn a_bomb_is_refused_before_it_takes_more_than_its_bound() {
     for claimed in [5, 1 << 20, 1 << 40, u64::MAX] {
         let mut pack = Packed::default();
         pack.entry(3, claimed, b"", &[0; 1000]);
-        refused(&pack.bytes(), &nobody, limits());
+        let error = refused(&pack.bytes(), &nobody, limits());
+        let is_too_large = matches!(error.reason(), Some(Reason::ObjectTooLarge(_)));
+        assert!(
+            is_too_large == (claimed > 1 << 30) && (is_too_large || matches!(error, Error::Pack(_))),
+            "{error}"
+        );
     }
     let small = Limits { bytes_max: 1 << 20, file_bytes_max: 1 << 19, ..limits() };
     let reason = |pack: &Packed| refused(&pack.bytes(), &nobody, small).reason();
@@ -288,6 +303,38 @@ fn trees_that_name_one_another_without_end_are_counted_as_paths() {
     }
     let commit = pack.commit(tree);
     assert_eq!(reason(&pack, &commit), Some(Reason::TooDeep(64)));
+    // A few objects, whose paths together are more than memory has place for.
+    let long = "x".repeat(240);
+    let names: Vec<String> = (0..30_000).map(|number| format!("{number:05}")).collect();
+    let empty = pack.tree(&[]);
+    let folders: Vec<_> = names.iter().map(|name| ("40000", name.as_bytes(), empty)).collect();
+    let mut tree = pack.tree(&folders);
+    for _ in 0..7 {
+        tree = pack.tree(&[("40000", long.as_bytes(), tree)]);
+    }
+    let commit = pack.commit(tree);
+    let many = Limits { entries_max: 1_000_000, ..limits() };
+    assert_eq!(refused(&pack.bytes(), &commit, many).reason(), Some(Reason::PathsTooLong(48 << 20)));
+}
+
+#[test]
+fn a_chain_of_objects_that_is_longer_than_gits_own_is_refused() {
+    let chain = |length: usize| {
+        let mut pack = Packed::default();
+        let blob = pack.object(Kind::Blob, b"xx");
+        for _ in 0..length {
+            // The same again, and a byte more would be another object.
+            let delta = [size(2), size(2), vec![0x90, 2]].concat();
+            let distance = pack.entries.last().unwrap().len() as u64;
+            pack.entry(6, delta.len() as u64, &offset(distance), &delta);
+        }
+        let tree = pack.tree(&[("100644", b"x", blob)]);
+        let commit = pack.commit(tree);
+        taken(&pack.bytes(), &Asked { wanted: &commit, ..Asked::default() })
+            .err()
+            .and_then(|error| error.reason())
+    };
+    assert_eq!((chain(4095), chain(4096)), (None, Some(Reason::Malformed)));
 }
 
 #[test]
@@ -340,7 +387,7 @@ fn nothing_is_checked_out_once_there_is_no_time_left() {
     let exclusion = crate::exclusion::Exclusion::new::<&str>(&[], &[]).unwrap();
     let origin = crate::git::Origin { url: "https://git.test/a", branch: None };
     // At each look at the clock.
-    for looks in 0..200 {
+    for looks in 0..400 {
         let left = std::cell::Cell::new(looks);
         let clock = || {
             left.set(left.get() - 1);
@@ -350,7 +397,11 @@ fn nothing_is_checked_out_once_there_is_no_time_left() {
         let pack = folder.path().join("pack");
         match crate::git::check_out(&pack, &id, &origin, tree, &exclusion, &clock, &mut |_| {}) {
             Ok(_) => {
-                assert!(looks > 10, "the clock is looked at for objects, trees and files");
+                // Ten objects are read, walked and written anew.
+                assert!(
+                    looks > 30,
+                    "the clock is looked at for objects, trees, files and the new pack: {looks}"
+                );
                 return;
             }
             Err(error) => assert!(matches!(error, Error::Late), "{error}"),

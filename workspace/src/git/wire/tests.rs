@@ -77,6 +77,7 @@ fn only_version_2_with_sha_1_is_spoken() {
     let v1 = line("version 1\n");
     let sha256 = [line("version 2\n"), line("object-format=sha256\n")].concat();
     for (answer, wanted) in [
+        (v2[..v2.len() - 4].to_vec(), Err(WireError::Truncated)),
         (v2, Ok(())),
         (behind, Ok(())),
         (v0, Err(WireError::Version)),
@@ -92,7 +93,11 @@ fn only_version_2_with_sha_1_is_spoken() {
 
 fn named(wanted: &Wanted, lines: &[String]) -> Result<(String, Option<String>), WireError> {
     let mut names = Names::new(wanted);
-    let answer: Vec<u8> = lines.iter().flat_map(|text| line(&format!("{text}\n"))).collect();
+    let mut answer: Vec<u8> = lines.iter().flat_map(|text| line(&format!("{text}\n"))).collect();
+    read(&answer, &mut names)?;
+    assert_eq!(names.end(), Err(WireError::Truncated), "a list that was cut");
+    answer.extend(b"0000");
+    let mut names = Names::new(wanted);
     read(&answer, &mut names)?;
     names.end().map(|named| (named.id, named.branch))
 }
