@@ -30,7 +30,7 @@ use crate::logs::Shown;
 use crate::status::condition;
 use crate::text::harmless_line;
 
-use output::{First, Log};
+use output::{First, Log, Next};
 
 mod output;
 
@@ -308,13 +308,20 @@ async fn followed(
                 Begun::Over(program) => return exit_code(own, &program),
             };
         let output = output::shown_to_the_end(&pods, own, (&first, log), (shown, out), progress).await;
-        match output {
-            // What the pod shows is no end of a Task before the operator says so.
-            Ok(_) | Err(Error::Run(RunError::NoEnd(_))) if once => {}
-            other => return other,
+        // What the pod shows is no end of a Task before the operator says so.
+        if !once || !matches!(output, Ok(_) | Err(Error::Run(RunError::NoEnd(_)))) {
+            return output;
         }
-        if let Some(program) = output::over(&sandboxes, &pods, own, &first).await? {
-            return exit_code(own, &program);
+        match output::next(&sandboxes, &pods, own, &first).await? {
+            Next::Over(program) => return exit_code(own, &program),
+            Next::Restarted => {
+                tell(
+                    progress,
+                    "the operator is older than this program and starts the agent again; this is of its first run",
+                );
+                return output;
+            }
+            Next::Again => {}
         }
         tell(
             progress,

@@ -16,11 +16,10 @@
 //! whether the sandbox is over; one that is over is only told of, and has its power taken away ([`finish`]).
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::names::FINALIZER;
-use agentsandbox_crds::sandbox::Mode;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use futures::future::join;
 use k8s_openapi::api::core::v1::Pod;
@@ -28,9 +27,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
-use std::collections::HashMap;
 
-use crate::backoff::Jitter;
 use crate::clock::Clock;
 use crate::config::WallProbe;
 use crate::metrics::Metrics;
@@ -44,6 +41,7 @@ pub mod desired;
 mod ending;
 pub mod evaluate;
 pub mod events;
+pub mod failures;
 mod finish;
 pub mod life;
 pub mod memory;
@@ -60,21 +58,21 @@ use accept::{Accepted, Identity, Rejection};
 use apply::{Applied, ApplyError, Ending, Sealed, Writer};
 use desired::{Child, Component};
 use evaluate::Unwidened;
+use failures::BACKOFF_MAX;
 use life::Life;
-use memory::Memory;
+use memory::{Failed, Memory};
 use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
-use plan::spec_hash;
+use plan::{Step, spec_hash};
 use teardown::Teardown;
 
 pub use breach::Breaches;
+pub use failures::Failures;
 pub use progress::Progress;
 
 /// A pod's end wakes the next pass of a teardown, unless its labels were taken off: no watch shows it then.
 const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// An object that the API server itself would not produce; nothing can be expected to change soon.
 const BUG_RETRY: Duration = Duration::from_secs(300);
 
@@ -115,13 +113,6 @@ impl Ctx {
     fn platform(&self) -> Platform {
         Platform { cluster_ranges: Arc::clone(&self.ranges.borrow()), ..self.platform.clone() }
     }
-}
-
-/// Failures in a row, for the backoff of each object.
-#[derive(Debug, Default)]
-pub struct Failures {
-    jitter: Jitter,
-    counts: Mutex<HashMap<String, u32>>,
 }
 
 /// Why a pass failed; its causes are in the chain.
@@ -202,19 +193,25 @@ async fn raise(
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
     let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
 
-    if accepted.mode == Mode::Task && observed.agent_pod(identity).is_none() {
-        finish::has_not_happened(ctx, sandbox).await?;
-    }
     let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
+    let unseen = finish::may_be_over(sandbox) && observed.agent_pod(identity).is_none();
+    let starts = unseen && matches!(planned, Step::Create(_));
+    if starts {
+        finish::has_not_happened(ctx, sandbox).await?;
+    }
     let proxy = apply::proxy(&ctx.writer, identity, &sealed, planned).await?;
 
     let wanted = desired::agent_pod::pod(accepted, platform, &sealed);
-    let failed = observed.failed.clone().filter(|failed| spec_hash(&failed.pod) == spec_hash(&wanted));
+    let is_told = |failed: &Failed| !failed.is_past && spec_hash(&failed.pod) == spec_hash(&wanted);
+    let failed = observed.failed.clone().filter(is_told);
     let serving = present(&proxy);
     let closed = observe::closedness(&identity.uid, serving, ctx.wall_probe, &ctx.recent).await;
     let agent = match &unwidened {
         Ok(unwidened) if !outcome::must_stop(&proxy, &closed, now) => {
+            if unseen && !starts {
+                finish::has_not_happened(ctx, sandbox).await?;
+            }
             agent(ctx, identity, wanted, observed, &sealed, unwidened, &closed).await?
         }
         _ => {
@@ -471,27 +468,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 impl From<ApplyError> for Failure {
     fn from(error: ApplyError) -> Self {
         Self { error, breach: None }
-    }
-}
-
-impl Failures {
-    /// None yet; pauses are drawn by `jitter`.
-    #[must_use]
-    pub fn drawing(jitter: Jitter) -> Self {
-        Self { jitter, counts: Mutex::default() }
-    }
-
-    /// Counts a failure, and says how long to pause.
-    fn pause(&self, uid: &str) -> Duration {
-        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(uid.to_owned()).or_default();
-        *count = count.saturating_add(1);
-        self.jitter.pause(uid, *count, BACKOFF_MIN, BACKOFF_MAX)
-    }
-
-    /// Forgets an object's failures.
-    fn clear(&self, uid: &str) {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 

@@ -201,13 +201,23 @@ async fn show(
     }
 }
 
-/// How the program of a Task ended, as the operator tells; none once another run of it has begun.
-pub(super) async fn over(
+/// What follows the end of a run.
+pub(super) enum Next {
+    /// The operator tells how the program ended.
+    Over(ProgramStatus),
+    /// Another pod runs it from the beginning.
+    Again,
+    /// The same pod starts it again: the operator knows of no program that runs once.
+    Restarted,
+}
+
+/// What follows the end of this run of a Task.
+pub(super) async fn next(
     sandboxes: &Api<AgentSandbox>,
     pods: &Api<Pod>,
     own: &Own,
     first: &First,
-) -> Result<Option<ProgramStatus>, Error> {
+) -> Result<Next, Error> {
     loop {
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, sandboxes.get_opt(&own.name)).await;
         let shown = match asked.ok() {
@@ -218,7 +228,7 @@ pub(super) async fn over(
             let sandbox = sandbox.filter(|sandbox| super::is_own(sandbox, own));
             let status = sandbox.ok_or_else(|| RunError::Gone(own.name.clone()))?.status;
             if let Some(program) = status.and_then(|status| status.program) {
-                return Ok(Some(program));
+                return Ok(Next::Over(program));
             }
         }
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, pods.get_opt(&own.pod())).await;
@@ -226,11 +236,19 @@ pub(super) async fn over(
             Some(answer) => passing(answer, own)?.flatten(),
             None => None,
         };
-        if pod.is_some_and(|pod| is_another(&pod, own, first)) {
-            return Ok(None);
+        match pod {
+            Some(pod) if restarts(&pod, own) => return Ok(Next::Restarted),
+            Some(pod) if is_another(&pod, own, first) => return Ok(Next::Again),
+            _ => {}
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// Whether this pod of the sandbox starts its program again whenever that ends.
+fn restarts(pod: &Pod, own: &Own) -> bool {
+    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+    find::is_controlled_by(pod, &own.uid) && policy != Some("Never")
 }
 
 /// Whether this pod's first run is another one.
@@ -336,6 +354,19 @@ mod tests {
         ] {
             assert_eq!(fate(&pod, &own(), "c1"), expected, "{pod:?}");
         }
+    }
+
+    #[test]
+    fn an_operator_that_starts_the_program_again_is_known_by_its_pod() {
+        for restarts_so_far in [0, 1, 2] {
+            let mut pod = pod("u-1", restarts_so_far, "c2", running(), ended("c1", 3));
+            assert!(restarts(&pod, &own()), "what is not said is Always");
+            pod.spec.get_or_insert_default().restart_policy = Some("Always".to_owned());
+            assert!(restarts(&pod, &own()));
+            pod.spec.get_or_insert_default().restart_policy = Some("Never".to_owned());
+            assert!(!restarts(&pod, &own()));
+        }
+        assert!(!restarts(&pod("u-2", 1, "c2", running(), json!({})), &own()), "another sandbox's");
     }
 
     #[test]

@@ -156,6 +156,22 @@ impl Writer {
         Ok(patched)
     }
 
+    /// The sandbox as the API server itself has it. It is asked by a patch that changes nothing, for the operator may not read one:
+    /// the UID conflicts with another sandbox of the name, and with nobody's edit.
+    ///
+    /// # Errors
+    /// When the API server refuses, or there is another.
+    pub async fn shown(&self, sandbox: &AgentSandbox) -> Result<AgentSandbox, ApplyError> {
+        let api = self.sandboxes(sandbox);
+        let patch = Patch::Merge(json!({"metadata": {"uid": sandbox.uid()}}));
+        let (name, params) = (sandbox.name_any(), merge());
+        let call = api.patch(&name, &params, &patch);
+        let sent = self.recent.patches(sandbox);
+        let shown = self.call(Verb::Patch, "AgentSandbox", &name, call).await?;
+        self.recent.patched(sent, shown.clone());
+        Ok(shown)
+    }
+
     /// Writes a sandbox's status, and gives back what the API server kept of it; the patch names the version it was made
     /// from.
     ///

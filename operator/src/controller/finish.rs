@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::sandbox::ProgramStatus;
+use agentsandbox_crds::sandbox::{Mode, ProgramStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -104,10 +104,18 @@ pub(super) async fn finish(
     Ok(next.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// Asks the API server itself whether a Task without a pod is still as it was seen: one whose end was told meanwhile is not run a
-/// second time, however late the watch is. The write changes nothing and names the version that it was made from.
+/// Whether this sandbox may come to an end by itself.
+pub(super) fn may_be_over(sandbox: &AgentSandbox) -> bool {
+    let lifecycle = sandbox.spec.lifecycle.as_ref();
+    life::mode(sandbox) == Mode::Task || lifecycle.is_some_and(|lifecycle| lifecycle.max_lifetime.is_some())
+}
+
+/// Asks the API server itself whether a sandbox without an agent's pod is over, or goes: one whose end was told meanwhile is not run a
+/// second time, however late the watch is. It is asked where a pod is to be made, and nowhere else.
 pub(super) async fn has_not_happened(ctx: &Ctx, sandbox: &AgentSandbox) -> Result<(), ApplyError> {
-    ctx.writer.finalizers(sandbox, sandbox.finalizers().to_vec()).await.map(|_| ())
+    let shown = ctx.writer.shown(sandbox).await?;
+    let is_over = is_told(&shown) || shown.metadata.deletion_timestamp.is_some();
+    if is_over { Err(ApplyError::Late { name: sandbox.name_any() }) } else { Ok(()) }
 }
 
 /// How long a sandbox may yet live; of one that has lived too long, how soon its end is tried again.
@@ -139,8 +147,7 @@ async fn power_down(
     ending: Ending,
 ) -> Result<Vec<String>, ApplyError> {
     let left = apply::power_down(&ctx.writer, identity, ending).await;
-    if ending == Ending::All {
-        breach::hurry(ctx, identity, observed).await?;
-    }
+    // An agent that stays until its end is told stays behind its walls, or not at all.
+    breach::hurry(ctx, identity, observed).await?;
     left
 }

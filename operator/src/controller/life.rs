@@ -14,7 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 mod program;
 mod time;
 
-pub use program::{ended, never_began};
+pub use program::{ended, is_done, is_lost, never_began};
 pub use time::{parse, started_in};
 
 /// What the end of a sandbox is called whose time was up.
@@ -96,7 +96,9 @@ pub fn expires(sandbox: &AgentSandbox, program: &ProgramStatus, now: Timestamp) 
     // Without a time that can be true nobody can say since when it is over.
     let finished = program.finished_at.as_ref().map(|time| time.0).filter(|at| !time::is_ahead(*at, now))?;
     let created = sandbox.metadata.creation_timestamp.as_ref().map_or(finished, |time| time.0);
-    finished.max(created).saturating_add(kept).ok()
+    // Whoever waits for the result has that long from when it was told; a node's clock may have been behind.
+    let told = time::told_over(sandbox).filter(|at| !time::is_ahead(*at, now)).unwrap_or(created);
+    finished.max(created).max(told).saturating_add(kept).ok()
 }
 
 /// Whether the sandbox was ended for its time was up.

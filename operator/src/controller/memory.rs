@@ -1,10 +1,10 @@
-//! What this process remembers of sandboxes beside what is written down: when their agents first started, and which of their pods failed
-//! before the program was started.
+//! What this process remembers of sandboxes beside what is written down: when their agents first started, and which pods of Tasks are
+//! over without an end of their program.
 //!
 //! A start that was seen counts though somebody takes it out of the status, or keeps it from being written. Of a Task whose fence, or
-//! the step behind it, has failed the kubelet starts nothing a second time, so another pod follows, after a pause that grows like the
-//! kubelet's own; what the failed one found is told until the next has found something, for a verdict that comes and goes with each pod
-//! is none to wait for. An operator that is started anew begins with what is written down, and with the shortest pause.
+//! the step behind it, has failed, or whose pod was evicted, the kubelet starts nothing a second time, so another pod follows, after a pause
+//! that grows like the kubelet's own: a Task that fills its disk each time would begin each time anew. What a fence found is told until
+//! the next has found something, for a verdict that comes and goes with each pod is none to wait for. An operator that is started anew begins with what is written down, and with the shortest pause.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,14 +21,16 @@ use crate::backoff::Jitter;
 const PAUSE_MIN: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// A pod that failed before its program was started.
+/// A pod of a Task that is over without an end of its program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failed {
-    /// As it was when it had failed.
+    /// As it was then.
     pub pod: Pod,
     /// When another may follow it.
     pub until: Timestamp,
-    /// How many of the same spec have failed so, one after the other.
+    /// Whether a program was started since: what its fence found is of the past.
+    pub is_past: bool,
+    /// How many of the same spec were lost so.
     count: u32,
 }
 
@@ -55,25 +57,24 @@ impl Memory {
         Some(first)
     }
 
-    /// Takes note of the agent's pod, and answers with the last one that failed before its program was started; none once a program
-    /// was.
+    /// Takes note of the agent's pod, and answers with the last one of a Task that was over without an end of its program.
     pub fn failed(&self, uid: &str, agent: Option<&Pod>, now: Timestamp) -> Option<Failed> {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(before), Some(pod)) = (all.get_mut(uid), agent) {
+            let is_known = before.pod.metadata.uid == pod.metadata.uid;
+            before.is_past |= !is_known && life::started_in(pod, now).is_some();
+        }
         let before = all.get(uid);
-        let Some(pod) = agent else { return before.cloned() };
-        if life::started_in(pod, now).is_some() {
-            return all.remove(uid).and(None);
-        }
-        let is_known = before.is_some_and(|before| before.pod.metadata.uid == pod.metadata.uid);
-        // One that is on its way out may have failed for that.
-        if is_known || pod.metadata.deletion_timestamp.is_some() || !life::never_began(pod) {
+        let is_known = |pod: &Pod| before.is_some_and(|before| before.pod.metadata.uid == pod.metadata.uid);
+        let Some(pod) = agent.filter(|pod| life::is_lost(pod) && !is_known(pod)) else {
             return before.cloned();
-        }
+        };
         let alike = before.filter(|before| spec_hash(&before.pod) == spec_hash(pod));
         let count = alike.map_or(0, |before| before.count).saturating_add(1);
         let pause = self.jitter.pause(uid, count, PAUSE_MIN, PAUSE_MAX);
         let until = SignedDuration::try_from(pause).ok().and_then(|pause| now.checked_add(pause).ok());
-        let failed = Failed { pod: pod.clone(), until: until.unwrap_or(now), count };
+        let is_past = !life::never_began(pod);
+        let failed = Failed { pod: pod.clone(), until: until.unwrap_or(now), is_past, count };
         all.insert(uid.to_owned(), failed.clone());
         Some(failed)
     }

@@ -288,6 +288,7 @@ impl From<&ApplyError> for Blocked {
             ApplyError::Pending { kind, name } => Self::Pending(*kind, name.clone()),
             ApplyError::Held { source, .. } => Self::from(source.as_ref()),
             ApplyError::NotLeader => Self::NotLeader,
+            ApplyError::Late { .. } => Self::Conflict,
             ApplyError::Changed { name, what } => Self::Changed(format!("{name}: {what}")),
             ApplyError::Unanswered { verb, what } => {
                 Self::Transient(format!("{verb} of {what} got no answer"))

@@ -1,11 +1,14 @@
 //! The way from agent to proxy: whether it is open, shut or kept in this pass. The agent's pod starts beside its proxy's,
 //! so this gate, and not the pod's absence, keeps an agent from starting before the operator has seen the proxy closed.
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::Ctx;
 use super::accept::Identity;
 use super::apply::{self, ApplyError, Gated, Sealed};
 use super::desired::service;
 use super::evaluate::Unwidened;
+use super::life::never_began;
 use super::observe::{Closedness, Observed};
 use super::plan::{self, Doomed, Step};
 use super::status::evidence::is_backing_off;
@@ -45,9 +48,10 @@ pub(super) async fn shut(ctx: &Ctx, identity: &Identity, sealed: &Sealed) -> Res
     apply::shut(&ctx.writer, identity, plan::way(service::shut(identity), sealed.service())).await
 }
 
-/// A fence that gave up while its way was shut can be made to wait five minutes by the kubelet: its pod is replaced, once
-/// for each time that the way is opened.
+/// A fence that gave up while its way was shut can be made to wait five minutes by the kubelet, and that of a Task by the operator: its
+/// pod is replaced, once for each time that the way is opened.
 async fn rouse(ctx: &Ctx, identity: &Identity, observed: &Observed) -> Result<(), ApplyError> {
-    let doomed = observed.agent_pod(identity).filter(|pod| is_backing_off(pod)).map(Doomed::pod);
+    let waits = |pod: &&Pod| is_backing_off(pod) || never_began(pod);
+    let doomed = observed.agent_pod(identity).filter(waits).map(Doomed::pod);
     apply::stop(&ctx.writer, &identity.namespace, doomed.into_iter().collect()).await
 }

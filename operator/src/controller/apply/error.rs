@@ -62,6 +62,12 @@ pub enum ApplyError {
         /// What is not as it was sent.
         what: String,
     },
+    /// The sandbox is over, or goes, and the watch has not shown that yet.
+    #[error("AgentSandbox {name} is over by now")]
+    Late {
+        /// Its name.
+        name: String,
+    },
     /// No keys could be made.
     #[error("the sandbox's keys could not be made")]
     Keys(#[from] KeyError),

@@ -66,9 +66,7 @@ pub async fn halt(writer: &Writer, identity: &Identity, component: Component) ->
     let hurried =
         pod.metadata.deletion_grace_period_seconds.is_some_and(|secs| secs <= HALT_GRACE_SECS.into());
     // What has ended holds what came of it. A phase alone says nothing: whoever may write a pod's status can write one.
-    if !is_of(&pod, identity)
-        || life::ended(&pod).is_some()
-        || (pod.metadata.deletion_timestamp.is_some() && hurried)
+    if !is_of(&pod, identity) || life::is_done(&pod) || (pod.metadata.deletion_timestamp.is_some() && hurried)
     {
         return Ok(());
     }
@@ -116,7 +114,7 @@ pub async fn power_down(
 async fn is_spent(writer: &Writer, identity: &Identity, shown: &Doomed) -> Result<bool, ApplyError> {
     let pod = writer.live_pod(&identity.namespace, &shown.name).await?;
     // Another pod of that name is not the one that was listed, and may live.
-    Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(shown.uid.as_str()) && life::ended(&pod).is_some()))
+    Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(shown.uid.as_str()) && life::is_done(&pod)))
 }
 
 /// What a program's end, as the watches show it, is by the API server itself.

@@ -145,7 +145,12 @@ async fn o_t6_a_permission_that_is_missing_for_a_moment_stops_no_agent_and_one_t
     let sandbox = std::sync::Arc::new(scene.sandbox);
     let error = reconcile(sandbox.clone(), ctx.clone()).await.unwrap_err();
     assert!(!is_any_stopped(&api), "{:?}", api.writes());
-    let first = Jitter::seeded(0).pause(UID, 1, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX);
+    let first = Jitter::seeded(0).pause(
+        UID,
+        1,
+        super::super::failures::BACKOFF_MIN,
+        super::super::failures::BACKOFF_MAX,
+    );
     assert_eq!(retry(&sandbox, &error, &ctx), Action::requeue(first), "it is tried again in time");
 
     ctx.breaches.exhaust(UID);
@@ -168,7 +173,12 @@ async fn a_missing_permission_is_asked_for_again_after_pauses_that_grow_and_told
     assert!(api.body(STATUS).to_string().contains("\"Forbidden\""), "{}", api.body(STATUS));
     let pause = |count| {
         let jitter = Jitter::seeded(0);
-        Action::requeue(jitter.pause(UID, count, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX))
+        Action::requeue(jitter.pause(
+            UID,
+            count,
+            super::super::failures::BACKOFF_MIN,
+            super::super::failures::BACKOFF_MAX,
+        ))
     };
     for count in 1..12 {
         assert_eq!(retry(&sandbox, &error, &ctx), pause(count));
@@ -185,8 +195,14 @@ async fn a_wall_that_fails_in_passing_leaves_nothing_known_and_stops_the_agent_w
     assert!(!api.was_asked(AGENT_IS_STOPPED), "{:?}", api.writes());
     assert!(api.body(STATUS).to_string().contains("Retrying"));
     // So many failures in a row that their pause would be longer than patience.
-    let pause =
-        |count| Jitter::seeded(0).pause(UID, count, super::super::BACKOFF_MIN, super::super::BACKOFF_MAX);
+    let pause = |count| {
+        Jitter::seeded(0).pause(
+            UID,
+            count,
+            super::super::failures::BACKOFF_MIN,
+            super::super::failures::BACKOFF_MAX,
+        )
+    };
     let count = (1..).find(|count| pause(*count) > fixtures::PATIENCE).unwrap();
     for _ in 1..count {
         let _ = retry(&sandbox, &error, &ctx);

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod}
 
 use crate::controller::desired::agent_pod::{AGENT, FENCE, runs_once};
 use crate::controller::desired::workspace::WORKSPACE;
-use crate::controller::status::evidence::is_proven;
+use crate::controller::status::evidence::is_disproven;
 
 /// Longest part of the last words that is kept: their end.
 const LAST_WORDS_CHARACTERS_MAX: usize = 512;
@@ -26,8 +26,7 @@ pub fn ended(pod: &Pod) -> Option<ProgramStatus> {
     let status = pod.status.as_ref()?;
     let containers = status.container_statuses.as_deref().unwrap_or_default();
     let last = terminated(containers, AGENT)?;
-    let is_on_its_way_out = pod.metadata.deletion_timestamp.is_some();
-    if !is_over(pod) || is_disrupted(pod) || is_on_its_way_out || !runs_once(pod) || !is_proven(pod) {
+    if !is_done(pod) || !fence_passed(pod) {
         return None;
     }
     let reason = last.reason.as_deref().map(plain).filter(|reason| !reason.is_empty());
@@ -44,6 +43,24 @@ pub fn ended(pod: &Pod) -> Option<ProgramStatus> {
     })
 }
 
+/// Whether the program of this pod, which nobody ends, has run and is not started again, whatever is known of its fence: nothing of the
+/// pod runs, and its log is worth keeping.
+#[must_use]
+pub fn is_done(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref());
+    let is_on_its_way_out = pod.metadata.deletion_timestamp.is_some();
+    let ended = terminated(containers.unwrap_or_default(), AGENT).is_some();
+    is_over(pod) && !is_disrupted(pod) && !is_on_its_way_out && runs_once(pod) && ended
+}
+
+/// Whether the fence let the program start. Its report may be of a version that this operator does not read any more, or be lost with
+/// its container; one that can be read and says otherwise counts.
+fn fence_passed(pod: &Pod) -> bool {
+    let before = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_deref());
+    let fence = terminated(before.unwrap_or_default(), FENCE);
+    fence.is_some_and(|fence| fence.exit_code == 0) && !is_disproven(pod)
+}
+
 /// Whether this pod, of which nothing is started again, is over because its fence, or the step behind it, failed: no program was
 /// started.
 #[must_use]
@@ -54,6 +71,13 @@ pub fn never_began(pod: &Pod) -> bool {
     let program = terminated(status.container_statuses.as_deref().unwrap_or_default(), AGENT);
     let is_own = runs_once(pod) && is_over(pod) && !is_disrupted(pod);
     is_own && (failed(FENCE) || failed(WORKSPACE)) && program.is_none()
+}
+
+/// Whether this pod, of which nothing is started again, is over without an end of its program, by whatever cause but its deletion.
+#[must_use]
+pub fn is_lost(pod: &Pod) -> bool {
+    let is_on_its_way_out = pod.metadata.deletion_timestamp.is_some();
+    is_over(pod) && runs_once(pod) && !is_on_its_way_out && ended(pod).is_none()
 }
 
 /// Whether nothing of this pod runs any more, and its kubelet has said so.

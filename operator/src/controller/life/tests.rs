@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::controller::status::Reason;
-use crate::fixtures::{agent_pod, from, sandbox};
+use crate::fixtures::{agent_pod, from, report, sandbox};
 
 /// The agent's pod, over, with what `change` makes of it.
 fn over(phase: &str, exit_code: i32, change: impl FnOnce(&mut Value)) -> Pod {
@@ -43,7 +43,7 @@ fn a_program_that_exits_has_ended_with_its_code() {
 #[test]
 fn what_somebody_else_ended_has_not_ended_by_itself() {
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 18] = [
+    let changes: [(&str, Change); 19] = [
         ("its pod runs yet", |pod| pod["status"]["phase"] = json!("Running")),
         ("evicted", |pod| pod["status"]["reason"] = json!("Evicted")),
         ("its node is lost", |pod| pod["status"]["reason"] = json!("NodeLost")),
@@ -62,8 +62,12 @@ fn what_somebody_else_ended_has_not_ended_by_itself() {
             pod["metadata"]["deletionGracePeriodSeconds"] = json!(10);
         }),
         ("the pod of a Service", |pod| pod["spec"]["restartPolicy"] = json!("Always")),
-        ("its fence has not reported", |pod| {
-            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] = json!(null);
+        ("its fence found something else", |pod| {
+            let report = report(|report| report["verdict"] = json!("EgressOpen"));
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] = json!(report);
+        }),
+        ("its fence failed", |pod| {
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(1);
         }),
         ("there was no fence", |pod| pod["status"]["initContainerStatuses"] = json!([])),
         ("its container is not there", |pod| pod["status"]["containerStatuses"] = json!([])),
@@ -93,6 +97,20 @@ fn what_somebody_else_ended_has_not_ended_by_itself() {
         pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "False"}]);
     });
     assert!(ended(&spared).is_some());
+}
+
+#[test]
+fn a_report_of_another_version_and_one_that_is_lost_take_no_end_from_a_program() {
+    let newer = report(|report| report["version"] = json!(agentsandbox_report::VERSION + 1));
+    for message in [json!(newer), json!(null), json!("Unable to get init container status")] {
+        let pod = over("Failed", 3, |pod| {
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"] = message;
+        });
+        assert_eq!(ended(&pod).unwrap().exit_code, Some(3));
+        assert!(is_done(&pod) && !is_lost(&pod));
+    }
+    let forged = over("Failed", 3, |pod| pod["spec"]["restartPolicy"] = json!("Always"));
+    assert!(!is_done(&forged));
 }
 
 #[test]
@@ -275,7 +293,8 @@ fn no_clock_of_a_node_and_no_status_that_was_cut_makes_a_life_longer() {
         let ready = json!({"type": "Ready", "status": "False", "reason": reason.as_str(), "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let mut cut = sandbox.clone();
         cut.status = Some(from(json!({"conditions": [ready]})));
-        let ran = ["Running", "AgentFailing", "Succeeded", "Failed", "LifetimeExceeded"];
+        // AgentFailing is also told of a container that could not be created.
+        let ran = ["Running", "Succeeded", "Failed", "LifetimeExceeded"];
         let known = if ran.contains(&reason.as_str()) { created } else { None };
         assert_eq!(life(&cut, None, now()).started, known, "{}", reason.as_str());
     }
@@ -287,6 +306,26 @@ fn no_clock_of_a_node_and_no_status_that_was_cut_makes_a_life_longer() {
     let mut set_ahead = sandbox;
     set_ahead.status = Some(from(json!({"startedAt": "2030-01-01T00:00:00Z"})));
     assert_eq!(started(&set_ahead, |_| ()), created);
+}
+
+#[test]
+fn a_program_that_could_not_be_started_has_not_begun_to_live() {
+    let sandbox = living(&json!({"maxLifetime": "1h"}));
+    let state = |state: Value| {
+        let mut pod = serde_json::to_value(agent_pod()).unwrap();
+        pod["status"]["containerStatuses"][0]["restartCount"] = json!(4);
+        pod["status"]["startTime"] = json!("2026-01-01T00:00:01Z");
+        pod["status"]["containerStatuses"][0]["lastState"] = state;
+        pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        life(&sandbox, Some(&from(pod)), now()).started
+    };
+    for reason in ["StartError", "ContainerCannotRun"] {
+        let last =
+            json!({"terminated": {"exitCode": 128, "reason": reason, "startedAt": "1970-01-01T00:00:00Z"}});
+        assert_eq!(state(last), None, "{reason}");
+    }
+    let last = json!({"terminated": {"exitCode": 1, "reason": "Error", "startedAt": "2026-01-01T00:30:00Z"}});
+    assert!(state(last).is_some(), "the control has run");
 }
 
 #[test]
@@ -334,4 +373,19 @@ fn o_t8_no_time_that_somebody_wrote_into_a_status_deletes_a_sandbox_sooner_than_
     );
     assert_eq!(expires("2030-01-01T00:00:00Z"), None, "nobody knows since when it is over");
     assert_eq!(expires("yesterday"), None);
+}
+
+#[test]
+fn a_result_is_kept_as_long_from_when_it_was_told_however_late_that_was() {
+    let program: ProgramStatus = from(json!({"reason": "x", "finishedAt": "2026-01-01T00:10:00Z"}));
+    let told = |at: &str, reason: &str| {
+        let mut kept = living(&json!({"ttlAfterFinished": "1h"}));
+        let accepted = json!({"type": "Accepted", "status": "Unknown", "reason": reason, "message": "", "lastTransitionTime": at});
+        kept.status = Some(from(json!({"conditions": [accepted]})));
+        expires(&kept, &program, now()).unwrap().to_string()
+    };
+    assert_eq!(told("2026-01-01T00:50:00Z", "Finished"), "2026-01-01T01:50:00Z");
+    assert_eq!(told("2026-01-01T00:05:00Z", "Finished"), "2026-01-01T01:10:00Z", "not sooner");
+    assert_eq!(told("2026-01-01T00:50:00Z", "Terminating"), "2026-01-01T01:10:00Z", "it says another thing");
+    assert_eq!(told("2030-01-01T00:00:00Z", "Finished"), "2026-01-01T01:10:00Z", "nobody was there");
 }

@@ -6,7 +6,7 @@
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::sandbox::ProgramStatus;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::controller::desired::agent_pod::AGENT;
@@ -14,6 +14,8 @@ use crate::controller::status::{ConditionType, Reason};
 
 /// Clocks of two replicas differ by less.
 const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
+/// How the end of a container is called that could not be started.
+const UNSTARTED: [&str; 2] = ["StartError", "ContainerCannotRun"];
 /// Longest time that a spec may write.
 const LONGEST: SignedDuration = SignedDuration::from_hours(8760);
 
@@ -60,9 +62,7 @@ pub fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
 /// Whether the sandbox was said to have an agent that has started. A reason that is also told of one that waits for its first start says
 /// nothing: a wait of hours would count as life.
 fn has_run(sandbox: &AgentSandbox) -> bool {
-    let ran = [Reason::Running, Reason::AgentFailing];
-    ready(sandbox).is_some_and(|ready| ran.iter().any(|reason| reason.as_str() == ready))
-        || called_over(sandbox).is_some()
+    ready(sandbox) == Some(Reason::Running.as_str()) || called_over(sandbox).is_some()
 }
 
 /// The end that the sandbox was said to have come to, by the condition alone.
@@ -71,6 +71,16 @@ pub fn called_over(sandbox: &AgentSandbox) -> Option<Reason> {
     let ready = ready(sandbox)?;
     let ends = [Reason::Succeeded, Reason::Failed, Reason::LifetimeExceeded];
     ends.into_iter().find(|reason| reason.as_str() == ready)
+}
+
+/// When the end was told, by the condition that says of nothing but of what is over that no more is known of it.
+#[must_use]
+pub fn told_over(sandbox: &AgentSandbox) -> Option<Timestamp> {
+    let conditions = &sandbox.status.as_ref()?.conditions;
+    let is_it = |one: &&Condition| {
+        one.type_ == ConditionType::Accepted.as_str() && one.reason == Reason::Finished.as_str()
+    };
+    conditions.iter().find(is_it).map(|one| one.last_transition_time.0)
 }
 
 /// The reason that was told of Ready.
@@ -113,6 +123,10 @@ fn seen(pod: &Pod, time: Timestamp, now: Timestamp) -> Timestamp {
 
 fn start_of(state: &ContainerState) -> Option<Timestamp> {
     let running = state.running.as_ref().and_then(|running| running.started_at.as_ref());
-    let ended = state.terminated.as_ref().and_then(|ended| ended.started_at.as_ref());
+    let ran = state
+        .terminated
+        .as_ref()
+        .filter(|ended| !ended.reason.as_deref().is_some_and(|reason| UNSTARTED.contains(&reason)));
+    let ended = ran.and_then(|ended| ended.started_at.as_ref());
     running.or(ended).map(|time| time.0)
 }

@@ -32,7 +32,7 @@ fn pauses_grow_with_each_pod_that_fails_and_do_not_with_each_look_at_one() {
 }
 
 #[test]
-fn what_failed_is_known_until_a_program_was_started_and_another_spec_begins_anew() {
+fn what_failed_is_told_until_a_program_was_started_and_another_spec_begins_anew() {
     let memory = Memory::default();
     assert_eq!(memory.failed("u", None, at(0)), None);
     for number in 0..5 {
@@ -47,18 +47,18 @@ fn what_failed_is_known_until_a_program_was_started_and_another_spec_begins_anew
         pod["metadata"]["annotations"]["agentsandbox.dev/spec-hash"] = json!("another");
     });
     assert!(memory.failed("u", Some(&edited), at(10)).unwrap().until <= at(20), "the shortest pause");
-    assert_eq!(memory.failed("u", Some(&agent_pod()), at(30)), None, "its program was started");
-    memory.failed("u", Some(&one("again")), at(40)).unwrap();
+    assert!(!memory.failed("u", None, at(29)).unwrap().is_past);
+    assert!(memory.failed("u", Some(&agent_pod()), at(30)).unwrap().is_past, "its program was started");
+    assert!(!memory.failed("u", Some(&one("again")), at(40)).unwrap().is_past);
     memory.forget("u");
     assert_eq!(memory.failed("u", None, at(41)), None);
 }
 
 #[test]
-fn what_somebody_ended_and_what_is_started_again_has_not_failed() {
+fn what_somebody_deleted_and_what_is_started_again_has_not_failed() {
     let memory = Memory::default();
-    let changes: [fn(&mut Value); 3] = [
+    let changes: [fn(&mut Value); 2] = [
         |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
-        |pod| pod["status"]["reason"] = json!("Evicted"),
         |pod| pod["spec"]["restartPolicy"] = json!("Always"),
     ];
     for change in changes {
@@ -77,4 +77,26 @@ fn the_earliest_start_that_was_ever_seen_counts() {
     assert_eq!(memory.start("another", None), None);
     memory.forget("u");
     assert_eq!(memory.start("u", None), None);
+}
+
+#[test]
+fn a_program_that_is_evicted_again_and_again_waits_longer_each_time() {
+    let evicted = |uid: &str| {
+        failed_pod(uid, "", |pod| {
+            pod["status"]["reason"] = json!("Evicted");
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(0);
+            pod["status"]["containerStatuses"][0]["state"] =
+                json!({"terminated": {"exitCode": 137, "startedAt": "2026-01-01T00:00:00Z"}});
+        })
+    };
+    let memory = Memory::default();
+    for (number, longest) in [(0, 10), (1, 20), (2, 40)] {
+        let now = at(1000 * number);
+        let mut running = agent_pod();
+        running.metadata.uid = Some(format!("p{number}"));
+        memory.failed("u", Some(&running), now);
+        let lost = memory.failed("u", Some(&evicted(&format!("p{number}"))), now).unwrap();
+        let pause = lost.until.duration_since(now).as_secs();
+        assert!((longest / 2..=longest).contains(&pause) && lost.is_past, "{pause}");
+    }
 }

@@ -18,17 +18,16 @@ pub(super) fn step(live: &Child, pod: &Pod, wanted: &Pod, observed: &Observed, n
         return Step::Leave(live.clone());
     }
     let doomed = Doomed::pod(pod);
+    let failed = observed.failed.as_ref().filter(|failed| failed.pod.metadata.uid == pod.metadata.uid);
     if once && life::never_began(pod) {
-        let rests = observed
-            .failed
-            .as_ref()
-            .is_some_and(|failed| failed.pod.metadata.uid == pod.metadata.uid && now < failed.until);
+        let rests = failed.is_some_and(|failed| now < failed.until);
         let is_as_wanted = spec_hash(pod) == spec_hash(wanted);
         return if rests && is_as_wanted { Step::Leave(live.clone()) } else { Step::Delete(doomed) };
     }
     let why = why_it_ended(pod);
     let since = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let due = since.saturating_add(REPLACE_AFTER).unwrap_or(now);
+    let due = failed.filter(|_| once).map_or(due, |failed| due.max(failed.until));
     if now < due { Step::Hold(due, why) } else { Step::Clear(doomed, why) }
 }
 

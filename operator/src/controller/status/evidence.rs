@@ -277,6 +277,13 @@ pub fn is_proven(pod: &Pod) -> bool {
     })
 }
 
+/// Whether the fence of this pod said, in a report that can be read, that something is not proven.
+#[must_use]
+pub fn is_disproven(pod: &Pod) -> bool {
+    let report = fence_message(pod).and_then(|text| serde_json::from_str::<FenceReport>(text).ok());
+    report.is_some_and(|report| report.version == VERSION) && !is_proven(pod)
+}
+
 /// Whether the kubelet lets this pod's fence, which failed before, wait before it starts it again.
 #[must_use]
 pub fn is_backing_off(pod: &Pod) -> bool {

@@ -56,6 +56,10 @@ fn result(program: &ProgramStatus) -> (Holds, Reason, String) {
             );
             (Holds::False, Reason::LifetimeExceeded, message)
         }
+        // The result was taken out of the status, and how it was called is left.
+        None if program.reason == Reason::Succeeded.as_str() => {
+            (Holds::True, Reason::Succeeded, format!("The program ended well. {ONCE}"))
+        }
         Some(0) => (Holds::True, Reason::Succeeded, format!("The program ended with exit code 0. {ONCE}")),
         code => {
             let code = code

@@ -87,6 +87,9 @@ fn ready(workload: &Workload) -> (Holds, Reason, String) {
     let before = workload.failed.as_ref().map_or(Step::Waiting, |failed| said_before(&failed.pod));
     let step = match (step(&workload.agent), before) {
         (Step::Waiting, before) => before,
+        (Step::Working, Step::Reported(report)) if reported(&report).1.needs_a_person() => {
+            Step::Reported(report)
+        }
         (own, _) => own,
     };
     match &workload.agent {

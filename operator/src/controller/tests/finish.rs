@@ -207,7 +207,35 @@ async fn a_task_is_not_started_from_what_a_late_watch_shows_of_it() {
     let after = fresh().pass(takes_all()).await;
     assert!(was_started(&after), "the control: {:?}", after.api.writes());
     let body = after.api.body("PATCH agentsandboxes/fix-login");
-    assert_eq!(body["metadata"]["resourceVersion"], "200", "it names the version: {body}");
+    assert_eq!(
+        body,
+        json!({"metadata": {"uid": fixtures::UID}}),
+        "it changes nothing and conflicts with no edit"
+    );
+    for (what, change) in [
+        ("status", json!({"program": {"reason": "Completed", "exitCode": 0}})),
+        ("metadata", json!({"deletionTimestamp": "2026-01-01T00:05:00Z"})),
+    ] {
+        let mut shown = serde_json::to_value(&fresh().sandbox).unwrap();
+        for (key, inner) in change.as_object().unwrap() {
+            shown[what][key] = inner.clone();
+        }
+        let says = move |asked: &Asked| {
+            (asked.line == "PATCH agentsandboxes/fix-login").then(|| (200, shown.clone()))
+        };
+        let after = fresh().pass(Box::new(says)).await;
+        assert!(!was_started(&after), "{what}: {:?}", after.api.writes());
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_not_asked_for_where_none_of_its_pods_is_to_be_made() {
+    let widens =
+        foreign_policy("wide", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}));
+    let waiting = done().without(ChildKind::Pod, "fix-login-agent").beside(widens);
+    let after = waiting.pass(takes_all()).await;
+    assert!(!after.api.was_asked("PATCH agentsandboxes/fix-login"), "{:?}", after.api.writes());
+    after.says("NetworkIsolated", "False", "EgressWidened");
 }
 
 #[tokio::test]
@@ -264,10 +292,21 @@ async fn what_a_late_watch_shows_of_a_pod_that_has_ended_takes_nothing_from_it()
 }
 
 #[tokio::test]
-async fn a_task_that_somebody_else_ended_is_started_again() {
+async fn a_task_that_somebody_else_ended_is_started_again_after_its_pause() {
     let mut scene = done().agent(|pod| over(pod, &json!({"reason": "Evicted"})));
     scene.sandbox.status = None;
-    let after = scene.pass(takes_all()).await;
+    let (sandbox, api) = (scene.sandbox.clone(), scene.api(takes_all()).await);
+    let resting = fixtures::ctx(api.client.clone(), &sandbox, &scene.children, &[]);
+    reconcile(Arc::new(sandbox.clone()), resting).await.unwrap();
+    assert!(!api.was_asked(AGENT_IS_STOPPED), "one that was just lost rests: {:?}", api.writes());
+    let rested = fixtures::ctx(api.client.clone(), &sandbox, &scene.children, &[]);
+    let lost = scene.children.iter().find_map(|child| match child {
+        Child::Pod(pod) if pod.name_any() == "fix-login-agent" => Some((**pod).clone()),
+        _ => None,
+    });
+    let long_ago = Timestamp::now() - SignedDuration::from_hours(1);
+    rested.memory.failed(fixtures::UID, lost.as_ref(), long_ago);
+    let after = After { result: reconcile(Arc::new(sandbox), Arc::clone(&rested)).await, api, ctx: rested };
     assert!(after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
     assert!(!after.api.was_asked(PROXY_IS_STOPPED), "{:?}", after.api.writes());
     after.says("Ready", "False", "Ended");

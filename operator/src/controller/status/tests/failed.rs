@@ -87,3 +87,45 @@ fn a_program_that_has_ended_is_not_called_failing_before_its_node_has_said_so_of
     says(&ended("Never"), "Stalled", "False", "Settled");
     says(&ended("Always"), "Ready", "False", "AgentStarting");
 }
+
+#[test]
+fn an_archive_that_is_refused_stays_so_called_while_it_is_fetched_once_more() {
+    let step = |state: Value| json!({"name": "workspace", "ready": false, "restartCount": 0, "image": "i", "imageID": "i", "state": state});
+    let report = |verdict: &str| {
+        json!({"version": agentsandbox_report::WORKSPACE_VERSION, "verdict": verdict, "message": "no.", "files": 0, "bytes": 0, "leftOut": 0, "withTokens": 0, "durationMillis": 1})
+            .to_string()
+    };
+    let fetching = || {
+        let mut pod = serde_json::to_value(agent_pod()).unwrap();
+        pod["status"]["conditions"] = json!([]);
+        pod["status"]["initContainerStatuses"].as_array_mut().unwrap().push(step(json!({"running": {}})));
+        pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "PodInitializing"}});
+        pod["status"]["containerStatuses"][0]["ready"] = json!(false);
+        Applied::Present(Box::new(from(pod)))
+    };
+    let of = |verdict: &str| {
+        let refused = |pod: &mut Value| {
+            pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = json!(0);
+            let ended = step(json!({"terminated": {"exitCode": 1, "message": report(verdict)}}));
+            pod["status"]["initContainerStatuses"].as_array_mut().unwrap().push(ended);
+        };
+        match after(fetching(), "Proven", refused) {
+            Stage::Standing(workload) => {
+                told(Stage::Standing(Box::new(Workload { fetches: true, ..*workload })))
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    says(&of("ArchiveRefused"), "Stalled", "True", "ArchiveRefused");
+    says(&of("FetchFailed"), "WorkspaceReady", "Unknown", "Fetching");
+}
+
+#[test]
+fn a_task_that_was_said_to_have_ended_well_is_so_called_though_its_result_was_cut() {
+    let cut = |reason: &str| {
+        let program = from(json!({"reason": reason}));
+        told(Stage::Finished(Box::new(program), Left::Nothing))
+    };
+    says(&cut("Succeeded"), "Ready", "True", "Succeeded");
+    says(&cut("Failed"), "Ready", "False", "Failed");
+}
