@@ -4,19 +4,7 @@ use agentsandbox_tests::{Namespace, Rig, Sandbox, with_namespace};
 
 use crate::fixtures;
 
-const GIT_KEY: &str = "ghp-real-71c2d0c8a5f94b6e";
 const ECHO_KEY: &str = "echo-real-5b8d1f7720c94e11";
-
-const GIT_CREDENTIAL: &str = "
-apiVersion: agentsandbox.dev/v1alpha1
-kind: AgentCredential
-metadata: {name: git}
-spec:
-  secretRef: {name: git, key: token}
-  inject: {type: Basic, basic: {username: x-access-token}}
-  hosts:
-  - {host: github.com}
-";
 
 async fn agent(ns: &Namespace, proxy_environment: &str, rules: &[&str]) -> Sandbox {
     let manifest = fixtures::sleeper("dev", fixtures::AGENT_IMAGE, proxy_environment, rules);
@@ -28,10 +16,10 @@ async fn agent(ns: &Namespace, proxy_environment: &str, rules: &[&str]) -> Sandb
 #[tokio::test]
 async fn git_clones_and_pushes_a_private_repository_and_shows_why_another_is_refused() {
     let rig = Rig::beside().await;
-    rig.world.set_keys([("git", GIT_KEY)]).await.unwrap();
+    rig.world.set_keys([("git", fixtures::GIT_KEY)]).await.unwrap();
     with_namespace(&rig, "git", async |ns| {
-        ns.secret("git", "token", GIT_KEY).await;
-        ns.apply(GIT_CREDENTIAL).await.unwrap();
+        ns.secret("git", "token", fixtures::GIT_KEY).await;
+        ns.apply(fixtures::GIT_CREDENTIAL).await.unwrap();
         let dev = agent(&ns, "Set", &["{host: github.com, paths: [\"/acme/shop.git/**\"], credential: git}"]).await;
         dev.sh("cd /workspace && git clone https://github.com/acme/shop.git").await.ok();
         // The world keeps what was pushed, so each run has a branch of its own.

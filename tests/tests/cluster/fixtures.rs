@@ -35,6 +35,21 @@ spec:
   - {host: echo.world.test}
 ";
 
+/// The key of the private repositories on github.com.
+pub const GIT_KEY: &str = "ghp-real-71c2d0c8a5f94b6e";
+
+/// A credential for them whose Secret is `git`, key `token`.
+pub const GIT_CREDENTIAL: &str = "
+apiVersion: agentsandbox.dev/v1alpha1
+kind: AgentCredential
+metadata: {name: git}
+spec:
+  secretRef: {name: git, key: token}
+  inject: {type: Basic, basic: {username: x-access-token}}
+  hosts:
+  - {host: github.com}
+";
+
 /// A sandbox that runs `sleep infinity` in `image`, with these lines under `egress.allow`.
 pub fn sleeper(name: &str, image: &str, proxy_environment: &str, allow: &[&str]) -> String {
     let rules: String = allow.iter().map(|r| format!("    - {r}\n")).collect();

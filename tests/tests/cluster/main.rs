@@ -54,3 +54,4 @@ mod truth;
 mod upstream_proxy;
 mod walls;
 mod workspace;
+mod workspace_git;
