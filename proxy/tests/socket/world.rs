@@ -121,6 +121,8 @@ pub struct Setup {
     pub behaviour: Option<upstream::Behaviour>,
     /// What the upstream asks its clients for, if they are asked for a certificate.
     pub asks: Option<upstream::Asks>,
+    /// Memory that the process may take, in MiB. All worlds of these tests are one process.
+    pub memory_mib: Option<usize>,
     /// Decisions for one second.
     pub decisions_per_second: Option<NonZeroU32>,
 }
@@ -180,7 +182,8 @@ pub async fn build(setup: Setup) -> World {
         std::fs::write(at("secrets").join("enrolment-token"), token).unwrap();
         at("secrets")
     });
-    let mut config = Config::parse(&args(folder.path().to_owned(), keys)).unwrap_or_else(|e| panic!("{e:?}"));
+    let args = ServeArgs { memory_mib: setup.memory_mib, ..args(folder.path().to_owned(), keys) };
+    let mut config = Config::parse(&args).unwrap_or_else(|e| panic!("{e:?}"));
     config.connections_max = setup.connections_max.unwrap_or(config.connections_max);
     let upstreams = setup.upstream_connections_max.unwrap_or(config.upstream_connections_max);
     config.upstream_connections_max = upstreams;
@@ -283,6 +286,11 @@ impl World {
     /// Fills the disk that the audit trail is on, or makes room.
     pub fn disk_is_full(&self, full: bool) {
         self.log.state.lock().unwrap().full = full;
+    }
+
+    /// Completes when the proxy has ended by itself.
+    pub async fn has_ended(&mut self) {
+        self.running.take().unwrap().await.unwrap();
     }
 
     /// Ends the proxy, and waits until it has drained.
