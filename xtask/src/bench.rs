@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use clap::Subcommand;
 
-use crate::cluster::{Cluster, DEFAULT_NAME};
+use crate::cluster::Cluster;
 use crate::failure::{During, Result};
 use crate::{parts, paths, quickstart, shell};
 
@@ -16,6 +16,8 @@ use crate::{parts, paths, quickstart, shell};
 pub enum Subject {
     /// From `create` to the agent's running process, beside a bare gVisor pod, and the operator's API writes.
     Start,
+    /// The same pods with runc and with runsc: their start, small files, system calls and plain work.
+    Isolation,
     /// The proxy beside Envoy, nginx, HAProxy, Squid, mitmproxy and a bare forwarder; needs no cluster, and a quiet machine.
     Proxy(proxy::ProxyArgs),
     /// The operator beside kubernetes-sigs/agent-sandbox: thousands of sandboxes on a real API server where no pod is ever scheduled.
@@ -28,7 +30,8 @@ pub enum Subject {
 /// When the cluster cannot be brought up, a peer cannot be installed or a measurement cannot be made.
 pub fn run(subject: &Subject) -> Result<()> {
     match subject {
-        Subject::Start => start(),
+        Subject::Start => on_the_cluster("start", "bench-start"),
+        Subject::Isolation => on_the_cluster("isolation", "bench-isolation"),
         Subject::Proxy(args) if args.is_whole() => keep("proxy", &proxy::measure(args)?),
         Subject::Proxy(args) => {
             print!("{}", proxy::measure(args)?);
@@ -42,14 +45,17 @@ pub fn run(subject: &Subject) -> Result<()> {
     }
 }
 
-fn start() -> Result<()> {
-    quickstart::prepare(&Cluster::named(DEFAULT_NAME)?)?;
-    let program = ["run", "--locked", "--package", "agentsandbox-tests", "--bin", "bench-start"];
+/// Measures a section by a program of the cluster tests, which may keep its samples beside the document.
+fn on_the_cluster(section: &str, program: &str) -> Result<()> {
+    quickstart::prepare(&Cluster::chosen()?)?;
+    let software = format!("Kubernetes {}, gVisor with the systrap platform", parts::KUBERNETES_VERSION);
+    let raw = paths::repository().join(format!("docs/benchmarks/{section}.json")).display().to_string();
+    let on = format!("{}; {software}", machine_in_full());
+    let program = ["run", "--locked", "--package", "agentsandbox-tests", "--bin", program, "--", &raw, &on];
     let mut bench = shell::command("cargo", &program);
     bench.current_dir(paths::repository()).stderr(Stdio::inherit());
     let measured = shell::output(&mut bench)?;
-    let software = format!("Kubernetes {}, gVisor with the systrap platform", parts::KUBERNETES_VERSION);
-    keep("start", &format!("Machine: {}; {software}.\n\n{measured}", machine()))
+    keep(section, &format!("Machine: {on}.\n\n{measured}"))
 }
 
 /// Prints what was measured, and puts it into its section of the document.
@@ -107,7 +113,7 @@ mod tests {
     fn the_document_has_a_place_for_each_section() {
         let file = paths::repository().join("docs/benchmarks.md");
         let document = std::fs::read_to_string(file).unwrap();
-        for section in ["start", "proxy", "operator"] {
+        for section in ["start", "isolation", "proxy", "operator"] {
             assert!(placed(&document, section, "x").is_some(), "{section}");
         }
     }

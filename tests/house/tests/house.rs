@@ -322,6 +322,57 @@ fn nothing_names_the_machine_it_was_written_on() {
     }
 }
 
+/// What follows a number that was measured in such a run.
+const UNITS: [&str; 4] = ["ms", "µs", "ns", "×"];
+
+/// The numbers of a text that have a unit, each with it.
+fn measured(text: &str) -> BTreeSet<String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let trimmed = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric() && c != '×').to_owned();
+    let pairs = words.windows(2).map(|pair| [trimmed(pair[0]), trimmed(pair[1])]);
+    let is_number = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
+    pairs
+        .filter(|[number, unit]| is_number(number) && UNITS.contains(&unit.as_str()))
+        .map(|p| p.join(" "))
+        .collect()
+}
+
+#[test]
+fn o_g27_what_isolation_costs_is_measured_for_both_runtimes_and_documents_quote_only_that() {
+    let document = fs::read_to_string(root().join("docs/benchmarks.md")).unwrap();
+    let section = document.split("<!-- measured: isolation -->").nth(1).unwrap();
+    let section = section.split("<!-- end: isolation -->").next().unwrap();
+    for part in ["runc p50", "runc p95", "runsc p50", "runsc p95"] {
+        assert!(section.contains(part), "the section lacks {part}");
+    }
+    let rows: Vec<&str> = section.lines().filter(|line| line.contains(" × |")).collect();
+    for row in ["start of a pod", "10,000 small files, on the node's disk", "10,000 small files, in memory"] {
+        let found = rows.iter().find(|line| line.starts_with(&format!("| {row} |")));
+        let found = found.unwrap_or_else(|| panic!("the section lacks {row}"));
+        assert!(measured(found).len() >= 4, "{found}");
+    }
+    let known = measured(section);
+    let mut quoted = 0;
+    for (path, text) in files(&[".md"]) {
+        // Whoever quotes says where from.
+        for quote in text.split("\n\n").filter(|part| part.contains("benchmarks.md#what-isolation-costs")) {
+            let numbers = measured(quote);
+            let strange: Vec<_> = numbers.difference(&known).collect();
+            assert!(strange.is_empty(), "{} quotes {strange:?}, which was not measured", path.display());
+            quoted += numbers.len();
+        }
+        let speaks =
+            |line: &&str| line.contains("runsc") && line.contains("runc") && !measured(line).is_empty();
+        let elsewhere = !path.ends_with("docs/benchmarks.md");
+        assert!(
+            !elsewhere || text.lines().find(speaks).is_none(),
+            "{} has numbers of its own",
+            path.display()
+        );
+    }
+    assert!(quoted > 0, "the control: docs/isolation.md quotes some");
+}
+
 #[test]
 fn links_of_documents_resolve() {
     for (path, text) in files(&[".md"]) {

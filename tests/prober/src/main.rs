@@ -4,6 +4,7 @@
 //! runs the same attempts from a pod without walls, as the control. It shares no code with the fence, on purpose.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is its result")]
 
+mod costs;
 mod direct;
 mod files;
 mod serve;
@@ -48,6 +49,11 @@ enum Verb {
         #[arg(required = true)]
         ports: Vec<u16>,
     },
+    /// Prints what the kernel charges for files in each folder, for system calls, and for work without any.
+    Costs {
+        #[arg(long, required = true)]
+        folder: Vec<std::path::PathBuf>,
+    },
     /// Does nothing.
     Sleep,
     /// Prints the form in which `files` looks for what stands on standard input, so that the secret itself never enters the pod.
@@ -91,6 +97,7 @@ fn run(verb: Verb) -> std::io::Result<String> {
             text
         }
         Verb::Serve { ports } => serve::serve(ports),
+        Verb::Costs { folder } => serde_json::to_string(&costs::measure(&folder)?)?,
         Verb::Sleep => sleep(),
         Verb::Digest => {
             let mut secret = Vec::new();
