@@ -110,7 +110,7 @@ fn style(type_: &str, status: &str) -> Style {
 }
 
 /// How long ago, in its largest unit, as kubectl writes it.
-fn age(now: Timestamp, then: Timestamp) -> String {
+pub(crate) fn age(now: Timestamp, then: Timestamp) -> String {
     let seconds = now.duration_since(then).as_secs().max(0);
     match seconds {
         0..=119 => format!("{seconds}s"),

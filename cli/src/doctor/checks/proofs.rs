@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::class::Isolation;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::{Facts, counting, unseen};
 use crate::doctor::Line;
+use crate::status::age;
 
 /// What a fence or the operator says that found the cluster not as it has to be. Somebody has to act, and not on the sandbox.
 const BROKEN: [&str; 6] =
@@ -18,8 +19,8 @@ const BROKEN: [&str; 6] =
 const NOT_ACCEPTED: &str = "NotAccepted";
 /// How far clocks may be apart.
 const CLOCK_SECONDS_MAX: i64 = 300;
-/// A proof that is older says little of the cluster as it is now.
-const PROOF_HOURS_MAX: i64 = 24;
+/// A proof that is older is told as old, and is not believed: what was stopped or changed since then, nobody has tried.
+const PROOF_MINUTES_MAX: i64 = 60;
 
 /// Whether the network enforces what is written: the fence of some sandbox has tried.
 pub(super) fn walls(facts: &Facts) -> Line {
@@ -53,7 +54,7 @@ pub(super) fn kernels(facts: &Facts) -> Vec<Line> {
     users.into_iter().map(line).collect()
 }
 
-/// Whether such a sandbox has lately, and after `since`, proven what its condition of this type says, and none says otherwise.
+/// Whether such a sandbox has just now, and after `since`, proven what its condition of this type says, and none says otherwise.
 fn proven(
     facts: &Facts,
     check: String,
@@ -79,29 +80,56 @@ fn proven(
     if let Some(line) = denied(&check, type_, &told) {
         return line;
     }
-    let is_recent = |condition: &Condition| {
-        let at = condition.last_transition_time.0;
-        let age = facts.now.duration_since(at);
-        let is_lately =
-            age <= SignedDuration::from_hours(PROOF_HOURS_MAX) && age.as_secs() >= -CLOCK_SECONDS_MAX;
-        condition.status == "True" && is_lately && since.is_none_or(|since| at >= since)
+    let at = |condition: &Condition| condition.last_transition_time.0;
+    let counts = |condition: &Condition| {
+        condition.status == "True" && since.is_none_or(|since| at(condition) >= since)
     };
-    let recent = told.iter().filter(|(_, condition)| is_recent(condition));
-    let of = if facts.is_partial { format!(" of namespace {}", facts.namespace_name) } else { String::new() };
-    match recent.max_by_key(|(_, one)| one.last_transition_time.0) {
-        Some((name, condition)) => {
-            let (at, reason) = (condition.last_transition_time.0, &condition.reason);
-            let alone = if facts.is_partial { "; no other namespace was seen" } else { "" };
-            Line::ok(check, format!("by AgentSandbox {name} at {at} ({reason}), as of then{alone}"))
+    let proofs = told.iter().filter(|(_, condition)| counts(condition));
+    let is_past =
+        |condition: &Condition| facts.now.duration_since(at(condition)).as_secs() >= -CLOCK_SECONDS_MAX;
+    // One whose time is to come says something of clocks alone.
+    match proofs.max_by_key(|(_, condition)| (is_past(condition), at(condition))) {
+        Some((name, condition)) => aged(facts, check, name, condition),
+        None => {
+            let of = if facts.is_partial {
+                format!(" of namespace {}", facts.namespace_name)
+            } else {
+                String::new()
+            };
+            let since = since.map_or_else(String::new, |since| format!(" since {since}, when it was made"));
+            Line::unknown(
+                check,
+                format!("not proven yet: no sandbox{of} says {type_}=True{since}"),
+                "Start a sandbox, and ask again when it is ready.",
+            )
         }
-        None => Line::unknown(
+    }
+}
+
+/// A proof, by its age.
+fn aged(facts: &Facts, check: String, name: &str, condition: &Condition) -> Line {
+    let (at, reason) = (condition.last_transition_time.0, &condition.reason);
+    let (seconds, age) = (facts.now.duration_since(at).as_secs(), age(facts.now, at));
+    let alone = if facts.is_partial { "; no other namespace was seen" } else { "" };
+    if seconds < -CLOCK_SECONDS_MAX {
+        return Line::unknown(
             check,
             format!(
-                "not proven yet: no sandbox{of} says {type_}=True since {PROOF_HOURS_MAX} hours ago, or since what it rests on was made"
+                "the proof of AgentSandbox {name} is of {at}, which is to come: one of the clocks is wrong"
             ),
-            "Start a sandbox, and ask again when it is ready; if one is, look at the clock of this machine.",
-        ),
+            "Set the clock of this machine, or those of the cluster; then start a sandbox, and ask again when it is ready.",
+        );
     }
+    if seconds > PROOF_MINUTES_MAX * 60 {
+        return Line::unknown(
+            check,
+            format!(
+                "an old proof: the last one was {age} ago, by AgentSandbox {name} at {at} ({reason}); what was stopped or changed since then, nobody has tried{alone}"
+            ),
+            "Start a sandbox, and ask again when it is ready.",
+        );
+    }
+    Line::ok(check, format!("{age} ago, by AgentSandbox {name} at {at} ({reason}), as of then{alone}"))
 }
 
 /// What speaks against a proof, whoever else has one.

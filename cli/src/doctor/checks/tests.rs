@@ -346,7 +346,7 @@ fn what_nobody_can_say_is_unknown_and_never_well() {
 }
 
 #[test]
-fn walls_that_were_proven_long_ago_or_by_nobody_are_not_proven_yet() {
+fn walls_that_were_proven_by_nobody_or_in_times_to_come_are_not_proven_yet() {
     let told = |conditions: &[(&str, &str, &str, &str)]| {
         let mut facts = well();
         facts.sandboxes = Ok(vec![sandbox(conditions)]);
@@ -358,14 +358,12 @@ fn walls_that_were_proven_long_ago_or_by_nobody_are_not_proven_yet() {
         vec![("NetworkIsolated", "Unknown", "FencePending", NOW)],
         vec![("NetworkIsolated", "False", "NotAccepted", NOW)],
         vec![("NetworkIsolated", "True", "Proven", "2026-06-01T12:05:01Z")],
-        vec![("NetworkIsolated", "True", "Proven", "2026-05-31T11:59:59Z")],
         vec![("Ready", "True", "Running", NOW)],
     ] {
         let (verdict, remedy) = told(&conditions);
         assert_eq!(verdict, Verdict::Unknown, "{conditions:?}");
-        assert!(remedy.contains("Start a sandbox"), "{remedy}");
+        assert!(remedy.to_lowercase().contains("start a sandbox"), "{remedy}");
     }
-    assert_eq!(told(&[("NetworkIsolated", "True", "Proven", "2026-05-31T12:00:00Z")]).0, Verdict::Ok);
     let mut ending = well();
     ending.sandboxes.as_mut().unwrap()[0].metadata.deletion_timestamp = Some(object(json!(NOW)));
     assert_eq!(walls(&ending).verdict, Verdict::Unknown);

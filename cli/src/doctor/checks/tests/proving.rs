@@ -46,3 +46,27 @@ fn a_proof_says_what_it_does_not_say() {
     assert!(line.verdict == Verdict::Ok && line.found.contains("ProvenWithoutProbe"), "{line:?}");
     assert!(line.found.contains("no other namespace was seen"), "{line:?}");
 }
+
+#[test]
+fn a_proof_is_told_with_its_age_and_an_old_one_is_called_old_and_not_believed() {
+    let told = |times: &[&str]| {
+        let mut facts = well();
+        let sandboxes = times.iter().map(|at| sandbox(&[("NetworkIsolated", "True", "Proven", at)]));
+        facts.sandboxes = Ok(sandboxes.collect());
+        walls(&facts)
+    };
+    for (times, expected, words) in [
+        (&["2026-06-01T11:59:30Z"][..], Verdict::Ok, "30s ago"),
+        (&["2026-06-01T11:00:00Z"], Verdict::Ok, "60m ago"),
+        (&["2026-06-01T10:59:59Z"], Verdict::Unknown, "an old proof: the last one was 60m ago"),
+        (&["2026-05-31T12:00:00Z"], Verdict::Unknown, "an old proof: the last one was 24h ago"),
+        // The newest of several counts, and none of times to come.
+        (&["2026-05-31T12:00:00Z", "2026-06-01T11:50:00Z", "2026-06-01T18:00:00Z"], Verdict::Ok, "10m ago"),
+        (&["2026-05-31T12:00:00Z", "2026-06-01T18:00:00Z"], Verdict::Unknown, "an old proof"),
+        (&["2026-06-01T12:05:00Z"], Verdict::Ok, "0s ago"),
+        (&["2026-06-01T12:05:01Z"], Verdict::Unknown, "one of the clocks is wrong"),
+    ] {
+        let line = told(times);
+        assert!(line.verdict == expected && line.found.contains(words), "{times:?}: {line:?}");
+    }
+}
