@@ -1,25 +1,32 @@
 //! What would become of one request, by the code that decides real ones.
 //!
 //! The document is read whole and the decision made by [`Policy::decide`], on a destination that is read as the proxy's HTTP
-//! entrance reads it. What only the proxy can see is not answered here: it judges fields and bodies too, and looks for placeholders
-//! in every spelling. So a URL that holds one has no answer, rather than one that the proxy might not give.
+//! entrance reads it, and placeholders are looked for as the proxy looks for them. Fields and bodies, which it judges too, are not
+//! asked about here.
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::{KEY_POLICY, SUFFIX_POLICY};
 use agentsandbox_policy::{
-    Denial, InvalidPolicy, Method, Permit, Policy, Request, Scheme, Target, parse_authority,
+    Denial, Explanation, InvalidPolicy, Method, Placeholders, Policy, Request, Scheme, Target,
+    parse_authority,
 };
 use http::Uri;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::find::{self, FindError};
+use crate::status::condition;
 use crate::text::pairs;
 
 /// The proxy refuses a longer path with its query before it judges it.
 const TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// The condition that what the sandbox asks for is what its document holds.
+const ACCEPTED: &str = "Accepted";
+/// The condition that its proxy serves by its document.
+const PROXY_READY: &str = "ProxyReady";
 
 /// A request as it is written on a command line.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +93,7 @@ pub enum DocumentError {
 pub struct Document {
     /// What is decided by.
     pub policy: Policy,
-    /// A sentence where it is not the newest that was asked for.
+    /// What speaks for another one being obeyed just now, as sentences.
     pub note: Option<String>,
 }
 
@@ -120,18 +127,39 @@ impl Document {
         if !is_own {
             return Err(DocumentError::Foreign { config_map: from, name });
         }
-        let (decided_by, newest) =
-            (document.policy.generation(), sandbox.metadata.generation.unwrap_or_default());
-        let note = (decided_by != newest).then(|| {
-            format!(
-                "The document in force is of generation {decided_by} and the AgentSandbox of generation {newest}: what changed since is not in force; `kubectl agentsandbox status {name}` says why."
-            )
-        });
-        Ok(Self { note, ..document })
+        Ok(Self { note: doubts(sandbox, document.policy.generation()), ..document })
     }
 }
 
-/// The document that the proxy of this sandbox obeys.
+/// Why the proxy may obey another document than the one of this generation, or none.
+fn doubts(sandbox: &AgentSandbox, decided_by: i64) -> Option<String> {
+    let name = sandbox.name_any();
+    let newest = sandbox.metadata.generation.unwrap_or_default();
+    let mut doubts = Vec::new();
+    if sandbox.metadata.deletion_timestamp.is_some() {
+        doubts.push("The AgentSandbox is being deleted: its proxy ends with it.".to_owned());
+    }
+    if decided_by != newest {
+        doubts.push(format!(
+            "The document in force is of generation {decided_by} and the AgentSandbox of generation {newest}: what changed since is not in force."
+        ));
+    }
+    let is_true = |type_: &str| condition(sandbox, type_).is_some_and(|one| one.status == "True");
+    if !is_true(ACCEPTED) {
+        doubts.push(format!(
+            "The AgentSandbox does not say {ACCEPTED}=True: what it asks for now is not what is decided by."
+        ));
+    }
+    if !is_true(PROXY_READY) {
+        doubts.push(format!(
+            "It does not say {PROXY_READY}=True: whether its proxy obeys this document is not known."
+        ));
+    }
+    (!doubts.is_empty())
+        .then(|| format!("{} `kubectl agentsandbox status {name}` says why.", doubts.join(" ")))
+}
+
+/// The document that is written for the proxy of this sandbox.
 ///
 /// # Errors
 /// Where there is no such sandbox, or no document that is its own.
@@ -156,29 +184,25 @@ pub async fn in_force(cluster: &Cluster, name: &str) -> Result<Document, crate::
 pub fn explain(policy: &Policy, question: Question<'_>) -> Result<Explained, Unanswerable> {
     let request = match request(question)? {
         Ok(request) => request,
-        Err(denial) => return Ok(denied(&denial)),
+        Err(denial) => return told(&*denial),
     };
     if request.scheme == Scheme::Https
         && let Some(pass) = policy.pass(&request.host, request.port)
     {
-        // No request is seen there, so none is judged.
-        let text = json!({"decision": "allow", "tls": "Passthrough", "rule": pass.rule(), "host": pass.host().as_str(),
-            "port": pass.port()});
-        return Ok(Explained { allowed: true, text });
+        return told(&pass);
     }
     let permit = match policy.decide(request) {
         Ok(permit) => permit,
-        Err(denial) => return Ok(denied(&denial)),
+        Err(denial) => return told(&*denial),
     };
-    if let Some(credential) = placeholder(policy, permit.target()) {
-        return Err(Unanswerable(format!(
-            "the URL holds a placeholder of AgentCredential {credential}, which only the proxy judges: leave it out to ask for the rule, or ask `agentsandbox-proxy explain`"
-        )));
+    let placeholders = Placeholders::of(policy).map_err(|error| Unanswerable(error.to_string()))?;
+    if let Some(credential) = placeholders.misused_in_target(&permit) {
+        return told(&permit.misuse(credential));
     }
     if policy.has_own_key_in_query(&permit) {
-        return Ok(denied(&policy.own_key(&permit)));
+        return told(&policy.own_key(&permit));
     }
-    Ok(allowed(&permit))
+    told(&permit)
 }
 
 /// The request in canonical parts, or why it is refused before any rule is asked.
@@ -214,28 +238,10 @@ fn request(question: Question<'_>) -> Result<Result<Request, Box<Denial>>, Unans
     Ok(parts())
 }
 
-/// A credential with a placeholder in the target, as far as it stands there unescaped.
-fn placeholder<'a>(policy: &'a Policy, target: &Target) -> Option<&'a str> {
-    let all = policy.placeholders().chain(policy.constants());
-    let mut found = all.filter(|(_, texts)| {
-        texts.iter().any(|text| !text.is_empty() && target.as_str().contains(text.as_str()))
-    });
-    found.next().map(|(credential, _)| credential)
-}
-
-fn allowed(permit: &Permit) -> Explained {
-    let credential = permit.credential();
-    let text = json!({"decision": "allow", "rule": permit.rule(), "host": permit.host().as_str(), "port": permit.port(),
-        "method": permit.method().as_str(), "path": permit.target().path(),
-        "credential": credential.map(|credential| credential.name()),
-        "clientCertificate": permit.certificate().map(|certificate| certificate.name()),
-        "place": credential.map(|credential| credential.injection().place()),
-        "pinnedHeaders": credential.map(|credential| credential.pinned().iter().map(|each| each.name()).collect::<Vec<_>>())});
-    Explained { allowed: true, text }
-}
-
-fn denied(denial: &Denial) -> Explained {
-    Explained { allowed: false, text: json!({"decision": "deny", "denial": denial}) }
+fn told<'a>(decision: impl Into<Explanation<'a>>) -> Result<Explained, Unanswerable> {
+    let explanation = decision.into();
+    let text = serde_json::to_value(&explanation).map_err(|error| Unanswerable(error.to_string()))?;
+    Ok(Explained { allowed: explanation.is_allowed(), text })
 }
 
 impl Explained {

@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use agentsandbox_policy::document::{PolicyDocument, RuleDocument, SchemeDocument};
-use agentsandbox_policy::{Host, HostPattern, Method, Permit, Policy, Request, Scheme, Target};
-use agentsandbox_proxy::placeholder::Placeholders;
+use agentsandbox_policy::{Host, HostPattern, Method, Permit, Placeholders, Policy, Request, Scheme, Target};
 
 /// Rules of each kind that a head is judged by.
 const TEXT: &str = r#"

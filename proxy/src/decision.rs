@@ -1,11 +1,10 @@
 //! The decision on one request: by the policy, and by what the agent presents with it. The pipeline sends by it, and
 //! `explain` tells of it, so that what is told is what would be done.
 
-use agentsandbox_policy::{Denial, Permit, Policy, Request};
+use agentsandbox_policy::{Denial, Permit, Placeholders, Policy, Request};
 use http::HeaderMap;
 
 use crate::destination::Destination;
-use crate::placeholder::Placeholders;
 use crate::presented;
 
 /// Decides a request whose destination was read.

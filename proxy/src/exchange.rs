@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use agentsandbox_policy::{CredentialUse, Permit};
+use agentsandbox_policy::{BodySearch, CredentialUse, Permit};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -27,7 +27,6 @@ use crate::limits::{
     BODY_IDLE_TIMEOUT, CALL_HEAD_TIMEOUT, LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT,
     RESPONSE_HEAD_TIMEOUT,
 };
-use crate::placeholder::BodySearch;
 use crate::respond::BoxError;
 use crate::stream::count;
 
@@ -198,7 +197,7 @@ impl Upload {
         if let Some(search) = &mut self.search {
             let found = match (frame.data_ref(), frame.trailers_ref()) {
                 (Some(data), _) => search.finds(data),
-                (None, Some(trailers)) => search.finds_in_trailers(trailers),
+                (None, Some(trailers)) => search.finds_in_trailers(headers::texts(trailers)),
                 (None, None) => None,
             };
             if let Some(credential) = found {

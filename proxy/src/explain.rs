@@ -3,16 +3,14 @@
 
 use std::sync::Arc;
 
-use agentsandbox_policy::{Denial, Permit, Policy, Scheme};
+use agentsandbox_policy::{Explanation, Placeholders, Policy, Scheme};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Uri};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::decision;
 use crate::destination;
 use crate::entrance::Binding;
-use crate::placeholder::Placeholders;
-use crate::presented;
 
 /// A request as it is written on a command line.
 #[derive(Clone, Copy, Debug)]
@@ -49,40 +47,28 @@ pub fn explain(policy: &Policy, question: Question<'_>) -> Result<Explained, Una
     let placeholders = Arc::new(placeholders);
     let asked = match destination::read(&head, &Binding::AbsoluteForm, policy) {
         Ok(asked) => asked,
-        Err(denial) => return Ok(denied(&denial)),
+        Err(denial) => return told(&*denial),
     };
     if asked.scheme == Scheme::Https
         && let Some(pass) = policy.pass(&asked.host, asked.port)
     {
-        // No request is seen there, so none is judged.
-        let text = json!({"decision": "allow", "tls": "Passthrough", "rule": pass.rule(), "host": pass.host().as_str(),
-            "port": pass.port()});
-        return Ok(Explained { allowed: true, text });
+        return told(&pass);
     }
     let permit = match decision::decide(policy, &placeholders, asked, &head.headers) {
         Ok(permit) => permit,
-        Err(denial) => return Ok(denied(&denial)),
+        Err(denial) => return told(&*denial),
     };
     let mut search = placeholders.in_body();
     match search.as_mut().and_then(|search| search.finds(question.body)) {
-        Some(credential) => Ok(denied(&presented::misuse(&permit, credential))),
-        None => Ok(allowed(&permit)),
+        Some(credential) => told(&permit.misuse(credential)),
+        None => told(&permit),
     }
 }
 
-fn allowed(permit: &Permit) -> Explained {
-    let credential = permit.credential();
-    let text = json!({"decision": "allow", "rule": permit.rule(), "host": permit.host().as_str(), "port": permit.port(),
-        "method": permit.method().as_str(), "path": permit.target().path(),
-        "credential": credential.map(|credential| credential.name()),
-        "clientCertificate": permit.certificate().map(|certificate| certificate.name()),
-        "place": credential.map(|credential| credential.injection().place()),
-        "pinnedHeaders": credential.map(|credential| credential.pinned().iter().map(|each| each.name()).collect::<Vec<_>>())});
-    Explained { allowed: true, text }
-}
-
-fn denied(denial: &Denial) -> Explained {
-    Explained { allowed: false, text: json!({"decision": "deny", "denial": denial}) }
+fn told<'a>(decision: impl Into<Explanation<'a>>) -> Result<Explained, Unanswerable> {
+    let explanation = decision.into();
+    let text = serde_json::to_value(&explanation).map_err(|error| Unanswerable(error.to_string()))?;
+    Ok(Explained { allowed: explanation.is_allowed(), text })
 }
 
 fn head(question: Question<'_>) -> Result<Parts, Unanswerable> {

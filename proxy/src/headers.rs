@@ -131,6 +131,11 @@ pub fn bytes_of(headers: &HeaderMap) -> u64 {
     u64::try_from(all.sum::<usize>()).unwrap_or(u64::MAX)
 }
 
+/// Each field's name and what it says.
+pub fn texts(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+}
+
 /// Whether keys are expected in this field, whatever the host.
 #[must_use]
 pub fn authenticates(field: &str) -> bool {

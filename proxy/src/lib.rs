@@ -30,7 +30,6 @@ mod loops;
 pub mod metrics;
 mod paced;
 pub mod pipeline;
-pub mod placeholder;
 pub mod presented;
 mod ready;
 pub mod reload;

@@ -37,7 +37,6 @@ use crate::exchange::{self, Progress, Upload};
 use crate::headers;
 use crate::loops;
 use crate::metrics::Metrics;
-use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body, denial};
@@ -309,7 +308,7 @@ fn answered(
 /// The denial of a request whose body was at fault.
 fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
-        Fault::Misused(credential) => presented::misuse(permit, credential),
+        Fault::Misused(credential) => permit.misuse(credential),
         Fault::OverLimit => bounds::over_limit(permit, Exceeded::UsedUp),
         Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
     }

@@ -8,18 +8,17 @@
 //! one, when the place of another credential of the host is filled and would stay so, or a query parameter that some provider
 //! takes for a key.
 
-use agentsandbox_policy::{Denial, DenialReason, Injection, Permit, Policy};
+use agentsandbox_policy::{Denial, Injection, Permit, Placeholders, Policy};
 use http::HeaderMap;
 use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
 use crate::headers;
-use crate::placeholder::Placeholders;
-use crate::respond::denial;
 
 /// Judges the head of a request.
 ///
 /// # Errors
-/// [`DenialReason::PlaceholderMisuse`] and [`DenialReason::ForeignCredential`].
+/// [`PlaceholderMisuse`](agentsandbox_policy::DenialReason::PlaceholderMisuse) and
+/// [`ForeignCredential`](agentsandbox_policy::DenialReason::ForeignCredential).
 pub fn judge(
     policy: &Policy,
     placeholders: &Placeholders,
@@ -27,7 +26,7 @@ pub fn judge(
     fields: &HeaderMap,
 ) -> Result<(), Box<Denial>> {
     if let Some(credential) = misused(placeholders, permit, fields) {
-        return Err(Box::new(misuse(permit, credential)));
+        return Err(Box::new(permit.misuse(credential)));
     }
     let own = permit.credential().map(|credential| credential.injection());
     let mut places = policy.injections_at(permit.host());
@@ -40,37 +39,14 @@ pub fn judge(
     Ok(())
 }
 
-/// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
-#[must_use]
-pub fn misuse(permit: &Permit, credential: &str) -> Denial {
-    denial(permit, DenialReason::PlaceholderMisuse).with_credential(credential).with_how_to_allow(format!(
-        "The placeholder of AgentCredential {credential} stands where no key is put in; send it only in the credential's own place, and only where a rule names that credential."
-    ))
-}
-
 fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &HeaderMap) -> Option<&'a str> {
-    let (own, place) = match permit.credential() {
-        Some(credential) => (Some(credential.name()), Some(credential.injection())),
-        None => (None, None),
-    };
-    let target = permit.target();
-    // What stays of the target once the secret has its place.
-    let (own_in_target, rest) = match place {
-        Some(Injection::Query { name }) => {
-            (own, Some(target.with_query_parameter(name, "").as_str().to_owned()))
-        }
-        Some(Injection::PathSegment { after, placeholders }) => {
-            (own, target.with_path_segment(after, placeholders, ""))
-        }
-        _ => (None, None),
-    };
-    let in_rest = || rest.as_ref().and_then(|rest| placeholders.misused(rest.as_bytes(), None));
+    let own = permit.credential();
     let in_fields = || {
-        placeholders.misused_in(fields, |field| {
-            own.filter(|_| place.is_some_and(|place| headers::replaces(place, field)))
+        placeholders.misused_in(headers::texts(fields), |field| {
+            own.filter(|own| headers::replaces(own.injection(), field)).map(|own| own.name())
         })
     };
-    placeholders.misused(target.as_str().as_bytes(), own_in_target).or_else(in_rest).or_else(in_fields)
+    placeholders.misused_in_target(permit).or_else(in_fields)
 }
 
 /// Whether the agent put something of its own into a field where a key for this host is expected, and it would stay there: what is

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
-use agentsandbox_policy::{DenialReason, InvalidPolicy, Policy};
+use agentsandbox_policy::{DenialReason, InvalidPolicy, Placeholders, Policy, Unsearchable};
 use rustls::crypto::CryptoProvider;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{POLICY_BYTES_MAX, POLICY_POLL_INTERVAL, POLICY_STALE_MAX};
 use crate::metrics::Metrics;
-use crate::placeholder::{Placeholders, Unsearchable};
 use crate::scrub::scope::Scrubbers;
 use crate::traces;
 use crate::upstream::{Places, RootsError, Upstream};

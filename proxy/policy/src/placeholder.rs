@@ -10,12 +10,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agentsandbox_policy::Policy;
 use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
-use http::HeaderMap;
+
+use crate::{CredentialUse, Denial, DenialReason, Injection, Permit, Policy};
 
 mod body;
 
@@ -111,26 +111,43 @@ impl Placeholders {
         None
     }
 
-    /// A credential after whose placeholder a field is named; names are read in lower case.
-    fn names(&self, fields: &HeaderMap) -> Option<&str> {
-        let named = |known: &&Known| fields.keys().any(|field| field.as_str().contains(&known.name));
-        self.known.iter().find(named)?.not_of(None)
+    /// A credential whose placeholder stands in the target of a permitted request, other than in the place from which the secret
+    /// takes it.
+    #[must_use]
+    pub fn misused_in_target(&self, permit: &Permit) -> Option<&str> {
+        let target = permit.target();
+        // What stays of the target once the secret has its place.
+        let rest = permit.credential().and_then(|credential| match credential.injection() {
+            Injection::Query { name } => Some(target.with_query_parameter(name, "").as_str().to_owned()),
+            Injection::PathSegment { after, placeholders } => {
+                target.with_path_segment(after, placeholders, "")
+            }
+            Injection::Header { .. }
+            | Injection::Bearer
+            | Injection::Basic { .. }
+            | Injection::Cookie { .. } => None,
+        });
+        let own = permit.credential().filter(|_| rest.is_some()).map(CredentialUse::name);
+        let in_rest = || self.misused(rest?.as_bytes(), None);
+        self.misused(target.as_str().as_bytes(), own).or_else(in_rest)
     }
 
-    /// A credential whose placeholder stands in one of these fields; `own` tells for each name of a field which credential
-    /// may have its placeholder there.
-    pub fn misused_in<'a>(
+    /// A credential after whose placeholder this field is named; names are read in lower case.
+    fn names(&self, field: &str) -> Option<&str> {
+        self.known.iter().find(|known| field.contains(&known.name))?.not_of(None)
+    }
+
+    /// A credential whose placeholder stands in one of these fields, each its name in lower case and its value; `own` tells for each
+    /// name which credential may have its placeholder there.
+    pub fn misused_in<'a, 'f>(
         &'a self,
-        fields: &HeaderMap,
+        mut fields: impl Iterator<Item = (&'f str, &'f [u8])>,
         own: impl Fn(&str) -> Option<&'a str>,
     ) -> Option<&'a str> {
         if self.known.is_empty() {
             return None;
         }
-        let value = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-            self.misused(value.as_bytes(), own(name.as_str()))
-        };
-        self.names(fields).or_else(|| fields.iter().find_map(value))
+        fields.find_map(|(name, value)| self.names(name).or_else(|| self.misused(value, own(name))))
     }
 
     /// What looks for them in one body; none where there is nothing to look for.
@@ -142,6 +159,16 @@ impl Placeholders {
     /// A credential of the placeholder with this number.
     fn credential(&self, number: usize) -> Option<&str> {
         self.known.get(number)?.not_of(None)
+    }
+}
+
+impl Permit {
+    /// The denial of a request that holds a placeholder of this credential in a place that is not the credential's.
+    #[must_use]
+    pub fn misuse(&self, credential: &str) -> Denial {
+        Denial::of(self, DenialReason::PlaceholderMisuse).with_credential(credential).with_how_to_allow(format!(
+            "The placeholder of AgentCredential {credential} stands where no key is put in; send it only in the credential's own place, and only where a rule names that credential."
+        ))
     }
 }
 

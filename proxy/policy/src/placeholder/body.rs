@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::{Placeholders, Words};
 
 /// The state between two frames of one body.
@@ -50,9 +48,9 @@ impl BodySearch {
         self.placeholders.credential(found?)
     }
 
-    /// The credential whose placeholder stands in the trailers.
+    /// The credential whose placeholder stands in the trailers, each its name in lower case and its value.
     #[must_use]
-    pub fn finds_in_trailers(&self, trailers: &HeaderMap) -> Option<&str> {
+    pub fn finds_in_trailers<'f>(&self, trailers: impl Iterator<Item = (&'f str, &'f [u8])>) -> Option<&str> {
         self.placeholders.misused_in(trailers, |_| None)
     }
 }
