@@ -1,5 +1,6 @@
-//! The command line of the fence and of the workspace's step. The operator writes it; every value is parsed before anything is tried.
+//! The command line of what runs before the agent. The operator writes it; every value is parsed before anything is tried.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -7,6 +8,8 @@ use agentsandbox_report::KernelKind;
 use agentsandbox_workspace::git::wire::Wanted;
 use clap::{Parser, Subcommand, ValueEnum};
 use url::Url;
+
+use crate::confine::files::Grants;
 
 /// Where the kubelet looks for a container's last words unless told otherwise.
 pub const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -34,6 +37,37 @@ pub enum Command {
     Fence(FenceArgs),
     /// Fetch an archive through the sandbox's own proxy, unpack it, and report.
     Workspace(WorkspaceArgs),
+    /// Give up for good what an agent never needs, and become the command.
+    Run(RunArgs),
+}
+
+/// What a process gives up, and what it then becomes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// A path below which files may be read; below no other they may. Where none is named, all files may.
+    #[arg(long)]
+    pub read: Vec<PathBuf>,
+    /// A path below which files may be written, and read; below no other they may be written.
+    #[arg(long)]
+    pub write: Vec<PathBuf>,
+    /// A path below which no file may be executed.
+    #[arg(long)]
+    pub no_execute: Vec<PathBuf>,
+    /// Say what came of each attempt that must be denied, and end: with 0 where all of them were.
+    #[arg(long)]
+    pub check: bool,
+    /// The command, with its arguments.
+    #[arg(last = true, required_unless_present = "check")]
+    pub command: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// What is granted.
+    #[must_use]
+    pub fn grants(&self) -> Grants {
+        let Self { read, write, no_execute, .. } = self.clone();
+        Grants { read, write, no_execute }
+    }
 }
 
 /// What the fence has to prove, and against whom.

@@ -8,8 +8,12 @@
 //! Data flows one way: [`args::FenceArgs`] → [`fence::run`] → `FenceReport` → [`termination`]. The judgements
 //! ([`kernel::judge`], [`walls::judge`], [`limits::judge`]) are pure and stand on tables of cases; sockets and files are
 //! read by small functions beside them. Silence is never a pass: what could not be tried counts as not proven.
+//!
+//! [`confine`] is another program in the same file: it runs as the agent's first process, gives up what an agent never needs,
+//! and becomes the agent.
 
 pub mod args;
+pub mod confine;
 pub mod enrolment;
 pub mod fence;
 pub mod kernel;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use agentsandbox_init::args::{Args, Command, FenceArgs, TERMINATION_LOG, WorkspaceArgs};
-use agentsandbox_init::{fence, termination, workspace};
+use agentsandbox_init::{confine, fence, termination, workspace};
 use agentsandbox_report::{KernelKind, Verdict, WorkspaceVerdict};
 use clap::Parser;
 
@@ -15,6 +15,8 @@ use clap::Parser;
 const EXIT_USAGE: u8 = 64;
 /// The command of the workspace's step.
 const WORKSPACE: &str = "workspace";
+/// The command that becomes the agent.
+const RUN: &str = "run";
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -24,11 +26,14 @@ fn main() -> ExitCode {
         Err(error) => {
             let (log, message) = (termination_log(&arguments), format!("Wrong command line: {error}"));
             // The log may be unwritable too; the exit code still refuses the agent.
-            let _ = if arguments.get(1).is_some_and(|command| command == WORKSPACE) {
-                let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
-                termination::write_workspace(&log, &report)
-            } else {
-                termination::write(&log, &termination::failed(KernelKind::Unknown, &message, started))
+            let _ = match arguments.get(1).and_then(|command| command.to_str()) {
+                Some(WORKSPACE) => {
+                    let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
+                    termination::write_workspace(&log, &report)
+                }
+                // In the agent's own container there is no step whose report this would be.
+                Some(RUN) => Ok(()),
+                _ => termination::write(&log, &termination::failed(KernelKind::Unknown, &message, started)),
             };
             let _ = error.print();
             return ExitCode::from(EXIT_USAGE);
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
     match args.command {
         Command::Fence(args) => prove(&args, started),
         Command::Workspace(args) => fetch(&args, started),
+        Command::Run(args) => confine::run(&args),
     }
 }
 

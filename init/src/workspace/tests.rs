@@ -57,7 +57,7 @@ impl Place {
         line.extend(more);
         match Args::try_parse_from(line).unwrap().command {
             Command::Workspace(args) => args,
-            Command::Fence(_) => unreachable!(),
+            Command::Fence(_) | Command::Run(_) => unreachable!(),
         }
     }
 

@@ -1,0 +1,134 @@
+//! The process sandbox: what a process gives up for good before it becomes the agent. It adds to the container, where the agent
+//! shares the node's kernel; under gVisor there is no Landlock, and [`run`] says so and starts nothing.
+//!
+//! The order matters. Descriptors first, for opening them needs no rule; files next; then system calls, since the others need
+//! some; last, what must be denied now is tried. The program is started with [`Confined`] in hand, which only the whole of it
+//! makes: what cannot be enforced, or was not seen to hold, is an error, and no agent. What is given up is inherited by every
+//! child and never comes back.
+//!
+//! Not here: whether core files may be written (the program that follows decides that again), and anything about networks, which
+//! are the walls' business.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::{fs, path::Path};
+
+use thiserror::Error;
+
+use self::attempts::Attempt;
+use crate::args::{RunArgs, TERMINATION_LOG};
+
+pub mod attempts;
+pub mod calls;
+pub mod files;
+
+/// Exit code where the process could not be confined (`EX_OSERR`); nothing was started.
+pub const EXIT_NOT_CONFINED: u8 = 71;
+/// Exit code where it was, and an attempt that must be denied was not (`EX_SOFTWARE`); nothing was started.
+pub const EXIT_NOT_DENIED: u8 = 70;
+/// Exit codes of every shell for a program that is not there, and for one that cannot be started.
+const EXIT_NOT_FOUND: u8 = 127;
+const EXIT_NOT_STARTED: u8 = 126;
+/// Standard input, output and error are kept.
+const KEPT: i32 = 3;
+
+/// Why nothing was started.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// Files that were open could not be closed.
+    #[error("open files cannot be closed: {0}")]
+    Descriptors(io::Error),
+    /// The kernel could not be asked what it has.
+    #[error("the kernel cannot be asked for Landlock: {0}")]
+    Unasked(io::Error),
+    /// Files.
+    #[error(transparent)]
+    Files(#[from] files::Fault),
+    /// System calls.
+    #[error(transparent)]
+    Calls(#[from] calls::Fault),
+    /// Everything was taken, and something of it does not hold.
+    #[error("what must be denied was not: {}", listed(.0))]
+    NotDenied(Vec<Attempt>),
+}
+
+fn listed(attempts: &[Attempt]) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// That everything is in force for the calling thread, and was seen to be.
+#[derive(Debug)]
+pub struct Confined {
+    /// Version of Landlock in the kernel.
+    version: i32,
+    /// What was tried, all of it in vain.
+    denied: Vec<Attempt>,
+}
+
+/// Confines this process, which must have one thread, and becomes the command; returns where it did not.
+#[must_use]
+pub fn run(args: &RunArgs) -> ExitCode {
+    match confine(&args.grants()) {
+        Ok(confined) if args.check => tell(&confined),
+        Ok(confined) => become_command(&confined, &args.command),
+        Err(refused) => {
+            say(&format!("nothing is started: {refused}"));
+            let held = !matches!(refused, Refused::NotDenied(_));
+            ExitCode::from(if held { EXIT_NOT_CONFINED } else { EXIT_NOT_DENIED })
+        }
+    }
+}
+
+/// # Errors
+/// When anything of it cannot be enforced, or an attempt shows that it is not.
+fn confine(grants: &files::Grants) -> Result<Confined, Refused> {
+    close_inherited().map_err(Refused::Descriptors)?;
+    let offered = files::offered().map_err(Refused::Unasked)?;
+    let version = files::confine(grants, offered)?;
+    calls::confine()?;
+    let (denied, done): (Vec<_>, Vec<_>) = attempts::all(grants).into_iter().partition(Attempt::is_denied);
+    if done.is_empty() { Ok(Confined { version, denied }) } else { Err(Refused::NotDenied(done)) }
+}
+
+/// What a runtime left open by mistake is a way out of every root (CVE-2024-21626).
+fn close_inherited() -> io::Result<()> {
+    let names = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.file_name()));
+    let open: Vec<i32> = names
+        .filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose())
+        .collect::<Result<_, _>>()?;
+    for descriptor in open.into_iter().filter(|number| *number >= KEPT) {
+        match nix::unistd::close(descriptor) {
+            // The list was read by one of these.
+            Ok(()) | Err(nix::errno::Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn become_command(_confined: &Confined, command: &[OsString]) -> ExitCode {
+    let Some((program, arguments)) = command.split_first() else { return ExitCode::from(EXIT_NOT_FOUND) };
+    let error = Command::new(program).args(arguments).exec();
+    say(&format!("{} cannot be started: {error}", Path::new(program).display()));
+    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_STARTED })
+}
+
+fn tell(confined: &Confined) -> ExitCode {
+    let lines = confined.denied.iter().map(|attempt| format!("{attempt}\n"));
+    let told = format!("landlock version {}\n{}", confined.version, lines.collect::<String>());
+    // Who asked and is told nothing must not take that for a yes.
+    match io::stdout().write_all(told.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// To the log, and to where the kubelet looks for a container's last words, which status then tells. Where nobody can be told,
+/// the exit code still says it.
+fn say(sentence: &str) {
+    let _ = writeln!(io::stderr(), "agentsandbox-init: {sentence}");
+    let last_words = fs::OpenOptions::new().write(true).open(TERMINATION_LOG);
+    let _ = last_words.and_then(|mut file| file.write_all(sentence.as_bytes()));
+}

@@ -1,0 +1,175 @@
+//! What a confined process tries and must not be able to do, before it becomes the agent. Each attempt is one that any user's
+//! process may make and for which the kernel has another answer where nothing denies it, so that "denied" says something, also
+//! as root. It would do nothing if it were allowed. A runtime's own profile may deny some of the calls as well.
+
+use std::fmt;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::sys::uio::RemoteIoVec;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::files::Grants;
+
+/// Nothing has this name.
+const NOWHERE: &str = "/nothing-has-this-name";
+/// No flag of `unshare`: a kernel without a filter says so.
+const NO_FLAG: i32 = libc::CLONE_PARENT_SETTID;
+/// No family of sockets.
+const NO_FAMILY: i32 = 63;
+
+/// An attempt, and what came of it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// What was tried.
+    pub what: String,
+    /// What the kernel answered; none where it was done.
+    pub answer: Option<Errno>,
+    denials: &'static [Errno],
+}
+
+const FILTERED: &[Errno] = &[Errno::EPERM];
+const WITHHELD: &[Errno] = &[Errno::EACCES];
+/// A program that cannot even be put there does not run there.
+const WITHHELD_OR_READ_ONLY: &[Errno] = &[Errno::EACCES, Errno::EROFS];
+
+impl Attempt {
+    fn new(what: impl Into<String>, outcome: io::Result<()>, denials: &'static [Errno]) -> Self {
+        let errno = |error: io::Error| error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+        Self { what: what.into(), answer: outcome.err().map(errno), denials }
+    }
+
+    fn call(what: &str, outcome: Result<(), Errno>) -> Self {
+        Self::new(what, outcome.map_err(Into::into), FILTERED)
+    }
+
+    /// Whether it was denied as it must be.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.answer.is_some_and(|answer| self.denials.contains(&answer))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.is_denied() { "denied" } else { "NOT DENIED" };
+        match self.answer {
+            Some(errno) => write!(out, "{verdict}: {} ({errno:?})", self.what),
+            None => write!(out, "{verdict}: {} (done)", self.what),
+        }
+    }
+}
+
+/// Makes every attempt.
+#[must_use]
+pub fn all(grants: &Grants) -> Vec<Attempt> {
+    [calls(), sockets(), files(grants)].into_iter().flatten().collect()
+}
+
+/// Calls that are denied.
+#[must_use]
+pub fn calls() -> Vec<Attempt> {
+    let none = None::<&str>;
+    let user = CloneFlags::CLONE_NEWUSER | CloneFlags::from_bits_retain(NO_FLAG);
+    let mut byte = [0_u8; 1];
+    let read_own_memory = {
+        let own = byte;
+        let there = [RemoteIoVec { base: own.as_ptr() as usize, len: 1 }];
+        let here = &mut [IoSliceMut::new(&mut byte)];
+        nix::sys::uio::process_vm_readv(nix::unistd::getpid(), here, &there).map(drop)
+    };
+    vec![
+        Attempt::call("mount", nix::mount::mount(none, NOWHERE, none, MsFlags::empty(), none)),
+        Attempt::call("umount2", nix::mount::umount2(NOWHERE, MntFlags::empty())),
+        Attempt::call("chroot", nix::unistd::chroot(NOWHERE)),
+        Attempt::call("unshare of users", nix::sched::unshare(user)),
+        Attempt::call("setns", nix::sched::setns(io::stdin(), CloneFlags::empty())),
+        Attempt::call("process_vm_readv", read_own_memory),
+        Attempt::call("ptrace", nix::sys::ptrace::detach(nix::unistd::getpid(), None::<Signal>)),
+    ]
+}
+
+/// Sockets that are denied.
+#[must_use]
+pub fn sockets() -> Vec<Attempt> {
+    let open = |what: &str, family: i32, kind: Type, protocol: i32| {
+        let opened = Socket::new(Domain::from(family), kind, Some(Protocol::from(protocol)));
+        Attempt::new(format!("socket of {what}"), opened.map(drop), FILTERED)
+    };
+    vec![
+        open("netlink, events of devices", libc::AF_NETLINK, Type::DGRAM, libc::NETLINK_KOBJECT_UEVENT),
+        open("netlink, generic", libc::AF_NETLINK, Type::DGRAM, libc::NETLINK_GENERIC),
+        // Each of these has a number that no kernel and no module of one knows, so the answer needs no privilege.
+        open("a family without a name", NO_FAMILY, Type::STREAM, 0),
+        open("the internet, a protocol without a number", libc::AF_INET, Type::STREAM, 255),
+        open("the internet, a kind without a name", libc::AF_INET6, Type::from(5), 0),
+    ]
+}
+
+/// Files that are not read, not written and not executed.
+#[must_use]
+pub fn files(grants: &Grants) -> Vec<Attempt> {
+    let mut all = vec![write_self_memory()];
+    if !grants.read.is_empty() {
+        all.push(Attempt::new("listing the root folder", fs::read_dir("/").map(drop), WITHHELD));
+    }
+    for folder in &grants.no_execute {
+        let what = format!("execution of a new file in {}", folder.display());
+        all.push(Attempt::new(what, execute_new(folder), WITHHELD_OR_READ_ONLY));
+    }
+    all
+}
+
+/// Every process may write its own memory so, and that of its user's others.
+fn write_self_memory() -> Attempt {
+    let opened = OpenOptions::new().write(true).open("/proc/self/mem");
+    Attempt::new("writing /proc/self/mem", opened.map(drop), WITHHELD)
+}
+
+/// The file is empty, so that it needs no space; a kernel that would execute it says that it is no program.
+fn execute_new(folder: &Path) -> io::Result<()> {
+    // It has a name that nobody can take before, and is closed: one that is open for writing is not executed either.
+    let file = tempfile::Builder::new().prefix(".agentsandbox-check-").tempfile_in(folder)?.into_temp_path();
+    fs::set_permissions(&file, Permissions::from_mode(0o700))?;
+    // Nothing else is opened on the way, whose refusal would be taken for this one.
+    Command::new(&*file).status().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A filter that this very test runs under may deny what ours denies.
+    fn is_filtered() -> bool {
+        fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line == "Seccomp:\t2")
+    }
+
+    #[test]
+    fn without_a_filter_no_attempt_is_answered_as_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = vec![folder.path().to_owned()];
+        let all = all(&Grants { read: folders.clone(), write: Vec::new(), no_execute: folders });
+        assert_eq!(all.len(), calls().len() + sockets().len() + 3);
+        for attempt in &all {
+            assert!(!attempt.is_denied() || is_filtered(), "{attempt}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the copy is still there");
+    }
+
+    #[test]
+    fn only_the_answer_of_a_denial_is_one() {
+        let of = |outcome: Result<(), Errno>| Attempt::call("x", outcome);
+        assert!(of(Err(Errno::EPERM)).is_denied());
+        for outcome in [Ok(()), Err(Errno::EACCES), Err(Errno::ENOSYS), Err(Errno::EINVAL)] {
+            assert!(!of(outcome).is_denied(), "{outcome:?}");
+        }
+        assert_eq!(of(Ok(())).to_string(), "NOT DENIED: x (done)");
+    }
+}
