@@ -29,6 +29,7 @@ use crate::credential::SecretKeyRef;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("!has(self.processSandbox) || self.processSandbox != 'Required' || self.isolation != 'GVisor'").message("gVisor's kernel has no Landlock, so no agent could start: remove processSandbox, or write another isolation").field_path(".processSandbox"),
     validation = Rule::new("self.isolation == 'Container' || has(self.runtimeClassName)").message("runtimeClassName is required unless isolation is Container: write the RuntimeClass whose handler gives this isolation, such as gvisor").field_path(".runtimeClassName")
 )]
 pub struct AgentSandboxClassSpec {
@@ -56,6 +57,10 @@ pub struct AgentSandboxClassSpec {
     /// Ceiling of what sandboxes may reach; absent means any public host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<ClassEgress>,
+    /// Whether agents of this class must start in a process sandbox (`spec.agent.processSandbox`): Required, also where the sandbox
+    /// does not ask for it, or Optional (absent means this).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_sandbox: Option<ClassProcessSandbox>,
     /// Where proxies send traces of what they allowed and denied; absent sends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<ClassTracing>,
@@ -70,6 +75,16 @@ pub enum Isolation {
     Kata,
     /// The node's own kernel, with every hardening flag.
     Container,
+}
+
+/// Whether agents of this class must start in a process sandbox (`spec.agent.processSandbox`): Required, also where the sandbox does not ask
+/// for it, or Optional (absent means this).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ClassProcessSandbox {
+    /// A sandbox may ask for it.
+    Optional,
+    /// Every agent does, or is not started.
+    Required,
 }
 
 /// Places of the proxy.

@@ -122,7 +122,39 @@ pub struct Agent {
     /// egress allows; programs that ignore the variables are served transparently.
     #[serde(default)]
     pub proxy_environment: ProxyEnvironment,
+    /// What the program gives up for good before it starts, by Landlock and seccomp; `{}` gives up what no agent needs. It needs
+    /// command, and a class whose kernel has Landlock (not gVisor). Absent gives up nothing, unless the class requires it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_sandbox: Option<ProcessSandbox>,
 }
+
+/// What a program may do with files once it has given up the rest, as has everything that it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessSandbox {
+    /// Files and folders that it may read, with all below them, beside writePaths, /dev and /etc/agentsandbox; absent means everything.
+    /// What the program itself consists of is among them, such as /usr, /lib and /lib64.
+    #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    pub read_paths: Option<Vec<String>>,
+    /// Files and folders that it may write, with all below them, beside /dev; absent means /workspace, /tmp and /home/agent. Each must
+    /// be there when the program starts, with no symbolic link on the way.
+    #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
+    #[x_kube(validation = Rule::new("self.all(p, !p.matches('^/proc(/|$)'))").message("writePaths cannot hold /proc: it leads into the memory of the agent's other processes"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    pub write_paths: Option<Vec<String>>,
+    /// Folders below which it may not execute files, such as /tmp and /home/agent. Each must be there when the program starts, with no
+    /// symbolic link on the way.
+    #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    pub no_execute_paths: Vec<String>,
+}
+
+const PROCESS_PATHS_RULE: &str = "self.all(p, p.matches('^(/[^/]+)+$') && !p.matches('/[.][.]?(/|$)'))";
+const PROCESS_PATHS_MESSAGE: &str = "each path must be absolute, below the root, and without . and .. segments or a slash at its end, such as /workspace/out";
 
 /// When an image is pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -115,6 +115,9 @@ pub struct FenceArgs {
     /// Folder that the trust bundle is written to.
     #[arg(long)]
     pub trust_dir: PathBuf,
+    /// Folder that the program is put into by which the agent starts in a process sandbox; absent where it starts in none.
+    #[arg(long)]
+    pub program_dir: Option<PathBuf>,
     /// Memory limit that the class promises.
     #[arg(long)]
     pub expect_memory_bytes: u64,

@@ -28,6 +28,8 @@ pub mod files;
 pub const EXIT_NOT_CONFINED: u8 = 71;
 /// Exit code where it was, and an attempt that must be denied was not (`EX_SOFTWARE`); nothing was started.
 pub const EXIT_NOT_DENIED: u8 = 70;
+/// How `run --check` begins to say what holds.
+pub const LANDLOCK_VERSION: &str = "landlock version ";
 /// Exit codes of every shell for a program that is not there, and for one that cannot be started.
 const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_NOT_STARTED: u8 = 126;
@@ -117,7 +119,7 @@ fn become_command(_confined: &Confined, command: &[OsString]) -> ExitCode {
 
 fn tell(confined: &Confined) -> ExitCode {
     let lines = confined.denied.iter().map(|attempt| format!("{attempt}\n"));
-    let told = format!("landlock version {}\n{}", confined.version, lines.collect::<String>());
+    let told = format!("{LANDLOCK_VERSION}{}\n{}", confined.version, lines.collect::<String>());
     // Who asked and is told nothing must not take that for a yes.
     match io::stdout().write_all(told.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

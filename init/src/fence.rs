@@ -6,9 +6,10 @@
 //! | walls | a whole round of direct routes is closed, and the proxy answers in that same round | `EgressOpen`, `ProxyUnreachable` |
 //! | enrolment | the proxy takes this pod as its agent, and its DNS denies | `ProxyUnreachable` |
 //! | trust | the bundle is in place | `Failed` |
+//! | program | where a process sandbox is asked for, it can be had on this kernel | `ProcessSandboxMissing` |
 //! | limits | memory, CPU and processes are bounded as promised, as far as this kernel shows it | `LimitsMissing` |
 //!
-//! Each step takes the evidence of the one before it. Trust and limits need no network, so their files are written and
+//! Each step takes the evidence of the one before it. Trust, program and limits need no network, so their files are written and
 //! read on a thread of their own beside the walls, and judged after them. The token waits for the walls: until they are
 //! proven it is shown to nobody. Whatever happens there is a report, with the time of each step; only `Proven` ends with
 //! exit code 0, and then the agent starts.
@@ -30,6 +31,7 @@ use crate::enrolment::{self, EnrolmentError, Token};
 use crate::limits::{self, Expected, Held, Readings};
 use crate::link::{self, Links};
 use crate::probe;
+use crate::program::{self, ProgramError};
 use crate::route;
 use crate::termination::{millis, sentence};
 use crate::trust::{self, TrustError};
@@ -59,6 +61,7 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
         kernel,
         walls: WallsReport::default(),
         limits: None,
+        landlock_version: None,
         phases: PhasesReport { kernel_millis: Some(millis(started)), ..PhasesReport::default() },
         duration_millis: 0,
     };
@@ -75,6 +78,7 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
 struct Beside {
     trust: Result<(), TrustError>,
     trust_millis: u64,
+    program: Option<Result<u32, ProgramError>>,
     readings: Readings,
     limits_millis: u64,
 }
@@ -83,9 +87,11 @@ fn beside(args: &FenceArgs, kernel: KernelKind) -> Beside {
     let started = Instant::now();
     let trust = trust::build(&args.ca_file, &args.trust_dir, SystemTime::now());
     let trust_millis = millis(started);
+    let program =
+        args.program_dir.as_deref().map(|folder| program::install(Path::new(program::SELF), folder));
     let started = Instant::now();
     let readings = limits::read(Path::new("/"), kernel);
-    Beside { trust, trust_millis, readings, limits_millis: millis(started) }
+    Beside { trust, trust_millis, program, readings, limits_millis: millis(started) }
 }
 
 fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result<Held, Failure> {
@@ -97,12 +103,13 @@ fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(own("start"))?;
     runtime.block_on(prove_network(args, started, report))?;
     let Ok(beside) = thread.join() else {
-        return Err(failed(&io::Error::other("building the trust bundle or reading the limits panicked")));
+        return Err(failed(&io::Error::other("what is done beside the walls panicked")));
     };
     report.phases.trust_millis = Some(beside.trust_millis);
     report.phases.limits_millis = Some(beside.limits_millis);
     report.limits = Some(limits::report(&beside.readings));
     beside.trust.map_err(|error| failed(&error))?;
+    report.landlock_version = beside.program.transpose().map_err(|error| without_program(&error))?;
     check_limits(args, &beside.readings)
 }
 
@@ -193,6 +200,15 @@ fn check_walls(walls: &Walls) -> Result<(), Failure> {
     }
 }
 
+fn without_program(error: &ProgramError) -> Failure {
+    match error {
+        ProgramError::NotConfined(_) => {
+            Failure { verdict: Verdict::ProcessSandboxMissing, message: sentence(error) }
+        }
+        ProgramError::Copy(_) | ProgramError::Start(_) | ProgramError::Broken(_) => failed(error),
+    }
+}
+
 fn check_limits(args: &FenceArgs, readings: &Readings) -> Result<Held, Failure> {
     let expected = Expected {
         memory_bytes: args.expect_memory_bytes,
@@ -278,6 +294,18 @@ mod tests {
         let tried = WallsReport { closed: vec![link.to_string()], ..WallsReport::default() };
         assert!(proven(&WallsReport::default(), &held).contains("no link to try"));
         assert!(!proven(&tried, &held).contains("no link to try"));
+    }
+
+    #[test]
+    fn a_process_sandbox_that_cannot_be_had_is_told_apart_from_a_fence_that_does_not_work() {
+        let missing = without_program(&ProgramError::NotConfined("there is none".to_owned()));
+        assert_eq!(missing.verdict, Verdict::ProcessSandboxMissing);
+        assert!(missing.message.contains("there is none"), "{}", missing.message);
+        let io = || io::Error::other("x");
+        for own in [ProgramError::Copy(io()), ProgramError::Start(io()), ProgramError::Broken(String::new())]
+        {
+            assert_eq!(without_program(&own).verdict, Verdict::Failed);
+        }
     }
 
     #[test]

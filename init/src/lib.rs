@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod limits;
 pub mod link;
 pub mod probe;
+pub mod program;
 pub mod route;
 pub mod termination;
 pub mod trust;

@@ -32,6 +32,7 @@ pub fn failed(expected: KernelKind, message: &str, started: Instant) -> FenceRep
         kernel: KernelReport { kind: KernelKind::Unknown, expected, version: String::new(), root: None },
         walls: WallsReport::default(),
         limits: None,
+        landlock_version: None,
         phases: PhasesReport::default(),
         duration_millis: millis(started),
     }

@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 
 use agentsandbox_init::confine::files::{self, Landlock, VERSION_MIN};
 use agentsandbox_init::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED};
+use agentsandbox_init::program::{self, ProgramError};
 use tempfile::TempDir;
 
 const INIT: &str = env!("CARGO_BIN_EXE_agentsandbox-init");
@@ -90,7 +91,7 @@ fn files_are_written_where_that_was_granted_and_nowhere_else() {
 }
 
 #[test]
-fn a_copied_program_does_not_run_where_execution_is_withheld() {
+fn o_g18_a_copied_program_does_not_run_where_execution_is_withheld() {
     let (withheld, other) = (folder(), folder());
     let copy =
         |folder: &TempDir| format!("cp /bin/true {0}/copy && {0}/copy && echo ran", folder.path().display());
@@ -212,4 +213,34 @@ fn a_command_line_without_a_command_is_none() {
         let output = Command::new(INIT).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     }
+}
+
+#[test]
+fn the_program_that_an_agent_starts_by_is_in_its_place_only_once_it_has_confined_itself() {
+    let folder = folder();
+    let placed = folder.path().join(program::FILE);
+    let installed = program::install(Path::new(INIT), folder.path());
+    match files::offered().unwrap() {
+        Landlock::Version(version) if version >= VERSION_MIN => {
+            assert_eq!(installed.unwrap(), u32::try_from(version).unwrap());
+            assert_eq!(fs::metadata(&placed).unwrap().permissions().mode() & 0o777, 0o555);
+            // A fence that is started again does it again.
+            program::install(Path::new(INIT), folder.path()).unwrap();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            let output = Command::new(&placed).args(["run", "--", "echo", "started"]).output().unwrap();
+            assert_eq!(text(&output), "started\n");
+        }
+        _ => assert!(matches!(installed, Err(ProgramError::NotConfined(_))) && !placed.exists()),
+    }
+}
+
+#[test]
+fn a_program_that_does_not_say_what_holds_is_not_put_in_its_place() {
+    let folder = folder();
+    for other in ["/bin/true", "/bin/false"] {
+        let refused = program::install(Path::new(other), folder.path());
+        assert!(matches!(refused, Err(ProgramError::Broken(_))), "{refused:?}");
+        assert!(!folder.path().join(program::FILE).exists());
+    }
+    assert!(matches!(program::install(Path::new("/nothing"), folder.path()), Err(ProgramError::Copy(_))));
 }

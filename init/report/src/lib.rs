@@ -33,6 +33,10 @@ pub struct FenceReport {
     /// Limits of this pod, as read inside; absent where they were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsReport>,
+    /// Version of Landlock by which the program confined itself that the agent starts by; absent where it starts in no process
+    /// sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock_version: Option<u32>,
     /// How long each step took.
     pub phases: PhasesReport,
     /// Milliseconds from the fence's start to its verdict.
@@ -52,6 +56,8 @@ pub enum Verdict {
     ProxyUnreachable,
     /// A limit is missing or wider than the class promises.
     LimitsMissing,
+    /// The process sandbox that the agent is to start in cannot be had on this kernel.
+    ProcessSandboxMissing,
     /// The fence could not do its own work.
     Failed,
 }

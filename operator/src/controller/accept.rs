@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::class::{AgentSandboxClass, ClassTracing, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
-use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode};
+use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode, ProcessSandbox};
 use agentsandbox_policy::document::{
     ClientCertificateDocument, CredentialDocument, RuleDocument, UpstreamProxyDocument,
 };
@@ -25,6 +25,7 @@ use crate::platform::Platform;
 
 mod certificate;
 mod class;
+mod confinement;
 mod credential;
 mod egress;
 pub mod hosts;
@@ -90,6 +91,8 @@ pub struct Accepted {
     pub agent: Agent,
     /// What becomes of it when it ends.
     pub mode: Mode,
+    /// What it gives up before it starts; none where nobody asks.
+    pub confinement: Option<ProcessSandbox>,
     /// Its limits.
     pub limits: Limits,
     /// What its workspace begins with; none where it begins empty.
@@ -259,6 +262,7 @@ pub fn accept(
     let mut in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     lifecycle::lifecycle(sandbox, &mut faults);
+    let confinement = confinement::confinement(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
     in_force.tracing = tracing::tracing(class, !egress.rules.is_empty(), &mut faults);
@@ -282,6 +286,7 @@ pub fn accept(
             class: in_force,
             agent: sandbox.spec.agent.clone(),
             mode: life::mode(sandbox),
+            confinement,
             limits,
             source,
             rules: egress.rules,

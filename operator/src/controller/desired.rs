@@ -22,6 +22,7 @@ use super::accept::{Accepted, Identity};
 use crate::platform::Platform;
 
 pub mod agent_pod;
+pub mod confinement;
 pub mod environment;
 pub mod keys;
 pub mod network_policy;

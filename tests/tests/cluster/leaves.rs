@@ -35,8 +35,14 @@ fn whole() -> Vec<Value> {
             "limits": {"uploadBytes": "1Mi", "uploadBytesPerMinute": "1Mi"},
             "answer": {"maxBytes": "1Mi", "contentTypes": ["text/*"]}, "headers": ["accept"]}]},
     }});
+    // gVisor has no process sandbox.
+    let confined = json!({"kind": "AgentSandbox", "spec": {
+        "className": "container",
+        "agent": {"image": fixtures::AGENT_IMAGE, "command": ["sleep"], "processSandbox": {
+            "readPaths": ["/usr"], "writePaths": ["/workspace"], "noExecutePaths": ["/tmp"]}},
+    }});
     let class = json!({"kind": "AgentSandboxClass", "spec": {
-        "isolation": "GVisor", "runtimeClassName": "gvisor", "sidecarPlacement": "Pod",
+        "isolation": "GVisor", "runtimeClassName": "gvisor", "sidecarPlacement": "Pod", "processSandbox": "Optional",
         "scheduling": {"nodeSelector": {"pool": "agents"},
             "tolerations": [{"key": "agents", "value": "only", "effect": "NoSchedule"}]},
         "resources": {"pidsMax": 4096, "default": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"},
@@ -69,7 +75,7 @@ fn whole() -> Vec<Value> {
     of_git["spec"]["workspace"] =
         json!({"git": {"url": "https://echo.world.test/a/shop.git", "ref": "main", "depth": 1}});
     of_git["spec"]["egress"]["allow"][0]["methods"] = json!(["GET", "POST"]);
-    let mut all = vec![sandbox, of_git, class, credential(json!({"preset": "OpenAI"}))];
+    let mut all = vec![sandbox, of_git, confined, class, credential(json!({"preset": "OpenAI"}))];
     all.extend(ways.map(|inject| {
         credential(json!({"inject": inject, "hosts": hosts, "placeholderEnv": env, "pinnedHeaders": pinned}))
     }));

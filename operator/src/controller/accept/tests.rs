@@ -12,6 +12,7 @@ use crate::fixtures::{class, credential, from, identity, ordinary, platform, ref
 mod advice;
 mod bounds;
 mod certificates;
+mod confinement;
 mod lifecycle;
 mod tracing;
 mod workspace;

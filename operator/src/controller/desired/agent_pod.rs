@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::environment::{HOME_DIR, TRUST_DIR, variables};
 use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
-use super::{Component, keys};
+use super::{Component, confinement, keys};
 use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
 use crate::platform::{METADATA_ADDRESSES, Platform};
@@ -103,28 +103,40 @@ fn what_counts(spec: &PodSpec) -> PodSpec {
 
 fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
     let agent = &accepted.agent;
-    let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
+    let some = |list: &[String]| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
+    let before = accepted.confinement.as_ref().map(confinement::command).unwrap_or_default();
+    let program = accepted.confinement.is_some().then(confinement::agents_mount);
+    let disk_bytes =
+        [accepted.limits.ephemeral_bytes, accepted.limits.workspace_bytes, program_bytes(accepted)];
     Container {
         name: AGENT.to_owned(),
         image: Some(agent.image.clone()),
         image_pull_policy: Some(pull_policy(agent.image_pull_policy).to_owned()),
-        command: some(&agent.command),
+        command: some(&[&before[..], &agent.command].concat()),
         args: some(&agent.args),
         working_dir: Some(agent.working_dir.clone().unwrap_or_else(|| WORKSPACE_DIR.to_owned())),
         env: Some(variables(accepted, sealed)),
         resources: Some(container_resources(
             &accepted.limits,
-            accepted.limits.ephemeral_bytes.saturating_add(accepted.limits.workspace_bytes),
+            disk_bytes.into_iter().fold(0, i64::saturating_add),
         )),
         security_context: Some(container_security()),
         termination_message_policy: last_words(accepted.mode).map(str::to_owned),
-        volume_mounts: Some(vec![
-            workspace::agents_mount(accepted.source.as_ref()),
-            mount("tmp", "/tmp"),
-            mount("home", HOME_DIR),
-            read_only("trust", TRUST_DIR),
-            VolumeMount { sub_path: Some("ca-bundle.crt".to_owned()), ..read_only("trust", SYSTEM_BUNDLE) },
-        ]),
+        volume_mounts: Some(
+            [
+                workspace::agents_mount(accepted.source.as_ref()),
+                mount("tmp", "/tmp"),
+                mount("home", HOME_DIR),
+                read_only("trust", TRUST_DIR),
+                VolumeMount {
+                    sub_path: Some("ca-bundle.crt".to_owned()),
+                    ..read_only("trust", SYSTEM_BUNDLE)
+                },
+            ]
+            .into_iter()
+            .chain(program)
+            .collect(),
+        ),
         ..Container::default()
     }
 }
@@ -149,6 +161,11 @@ const fn last_words(mode: Mode) -> Option<&'static str> {
 #[must_use]
 pub fn runs_once(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some(ONCE)
+}
+
+/// Disk space of the program that the agent starts by.
+const fn program_bytes(accepted: &Accepted) -> i64 {
+    if accepted.confinement.is_some() { confinement::PROGRAM_BYTES } else { 0 }
 }
 
 /// Kubernetes expands `$(NAME)` in commands and arguments; `$$` stands for a plain `$`.
@@ -181,9 +198,14 @@ fn fence(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Container
                 ..EnvVarSource::default()
             }),
         }]),
-        resources: Some(container_resources(&accepted.limits, FENCE_DISK_BYTES)),
+        resources: Some(container_resources(&accepted.limits, FENCE_DISK_BYTES + program_bytes(accepted))),
         security_context: Some(container_security()),
-        volume_mounts: Some(vec![read_only("enrolment", ENROLMENT_DIR), mount("trust", TRUST_DIR)]),
+        volume_mounts: Some(
+            [read_only("enrolment", ENROLMENT_DIR), mount("trust", TRUST_DIR)]
+                .into_iter()
+                .chain(accepted.confinement.is_some().then(confinement::fences_mount))
+                .collect(),
+        ),
         ..Container::default()
     }
 }
@@ -215,6 +237,9 @@ fn fence_args(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Vec<
     flag("expect-cpu-millis", limits.cpu_millis.to_string());
     if let Some(pids) = limits.pids_max {
         flag("expect-pids", pids.to_string());
+    }
+    if accepted.confinement.is_some() {
+        flag("program-dir", confinement::PROGRAM_DIR.to_owned());
     }
     flag("deadline-secs", FENCE_DEADLINE_SECS.to_string());
     flag("termination-log", "/dev/termination-log".to_owned());
@@ -249,7 +274,7 @@ fn container_resources(limits: &Limits, disk_bytes: i64) -> ResourceRequirements
 
 fn volumes(accepted: &Accepted) -> Vec<Volume> {
     let limits = &accepted.limits;
-    vec![
+    let own = [
         secret_items(
             "enrolment",
             &keys::name(&accepted.identity),
@@ -259,7 +284,8 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
         empty_dir(VOLUME, limits.workspace_bytes),
         empty_dir("tmp", limits.ephemeral_bytes),
         empty_dir("home", limits.ephemeral_bytes),
-    ]
+    ];
+    own.into_iter().chain(accepted.confinement.is_some().then(confinement::volume)).collect()
 }
 
 fn toleration(own: &ClassToleration) -> Toleration {

@@ -12,6 +12,7 @@ use crate::controller::evaluate::selects;
 use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
 
+mod confinement;
 mod hardening;
 mod task;
 mod workspace;

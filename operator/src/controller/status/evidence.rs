@@ -90,7 +90,7 @@ fn proven(report: &FenceReport, closed: &Closedness) -> (Holds, Reason, String) 
             format!("The fence could not enrol with the proxy and tries again: {} If it stays like this, read the logs of both.", report.message)),
         FenceVerdict::Failed => (Holds::Unknown, Reason::FenceFailed,
             format!("The fence failed and tries again: {} If it stays like this, read its log: it is the container fence of the agent's pod.", report.message)),
-        FenceVerdict::WrongKernel | FenceVerdict::LimitsMissing => {
+        FenceVerdict::WrongKernel | FenceVerdict::LimitsMissing | FenceVerdict::ProcessSandboxMissing => {
             (Holds::Unknown, Reason::FencePending, "The fence stopped before it had tried the routes.".to_owned())
         }
         FenceVerdict::Proven if !is_whole(report) => unreadable(),
@@ -185,6 +185,16 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
             ),
         );
     }
+    if report.verdict == FenceVerdict::ProcessSandboxMissing {
+        return (
+            Holds::False,
+            Reason::ProcessSandboxMissing,
+            format!(
+                "The process sandbox cannot be had on this node: {} Run the sandbox on nodes that have it, or without processSandbox; the agent is not started.",
+                report.message
+            ),
+        );
+    }
     if report.verdict != FenceVerdict::Proven {
         return (
             Holds::Unknown,
@@ -196,10 +206,11 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
         Holds::True,
         Reason::KernelVerified,
         format!(
-            "The pod runs on {promised:?} ({}). {}{}",
+            "The pod runs on {promised:?} ({}). {}{}{}",
             report.kernel.version,
             limits(report.limits.as_ref()),
-            root(report.kernel.root)
+            root(report.kernel.root),
+            process_sandbox(report.landlock_version)
         ),
     )
 }
@@ -213,6 +224,12 @@ const fn root(report: Option<RootReport>) -> &'static str {
         }
         None => "",
     }
+}
+
+fn process_sandbox(landlock_version: Option<u32>) -> String {
+    landlock_version.map_or_else(String::new, |version| {
+        format!(" A process sandbox was seen to hold here, by Landlock version {version}; the agent starts in one.")
+    })
 }
 
 /// What was seen of the limits, and no more: a limit that the kernel does not show is not said to hold.

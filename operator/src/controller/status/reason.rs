@@ -162,6 +162,8 @@ reasons! {
     WrongKernel,
     /// A limit does not hold.
     LimitsMissing,
+    /// The process sandbox that the agent is to start in cannot be had on its node.
+    ProcessSandboxMissing,
     /// The workspace's archive or repository is being fetched, or waits for the fence.
     Fetching,
     /// The workspace's archive is unpacked, or its commit checked out.
@@ -220,6 +222,7 @@ impl Reason {
                 | Self::ProxyOpen
                 | Self::WrongKernel
                 | Self::LimitsMissing
+                | Self::ProcessSandboxMissing
                 | Self::ImageUnavailable
                 | Self::FetchDenied
                 | Self::DigestMismatch

@@ -219,6 +219,20 @@ fn o_g1_the_runtime_is_verified_by_the_kernel_that_was_found() {
 }
 
 #[test]
+fn a_process_sandbox_that_cannot_be_had_is_told_and_one_that_holds_as_well() {
+    let missing = told(with(|w| w.agent = fenced(|r| r["verdict"] = json!("ProcessSandboxMissing"))));
+    says(&missing, "RuntimeVerified", "False", "ProcessSandboxMissing");
+    says(&missing, "Stalled", "True", "ProcessSandboxMissing");
+    let message = |stage| {
+        let status = status(&sandbox(|_| ()), &outcome(stage), None, now()).unwrap();
+        status.conditions.into_iter().find(|c| c.type_ == "RuntimeVerified").unwrap().message
+    };
+    let held = message(with(|w| w.agent = fenced(|r| r["landlockVersion"] = json!(7))));
+    assert!(held.contains("Landlock version 7"), "{held}");
+    assert!(!message(with(|_| ())).contains("Landlock"));
+}
+
+#[test]
 fn a_fence_that_has_begun_again_proves_anew() {
     let again = |state: Value, change: fn(&mut Value)| {
         let mut pod = agent_pod();

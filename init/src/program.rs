@@ -1,0 +1,81 @@
+//! The program by which an agent starts in its process sandbox: a copy of this one, in a volume that the agent sees read-only. It
+//! is there under its name only after it has confined itself on this very kernel and has seen that what must be denied is: where
+//! that cannot be had, the fence proves nothing, and no agent starts.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::{fs, str};
+
+use thiserror::Error;
+
+use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION};
+
+/// Its name; the operator starts the agent by it.
+pub const FILE: &str = "agentsandbox-init";
+/// Its name before it was seen to work.
+const UNPROVEN: &str = ".unproven";
+/// The running program, wherever its image has it.
+pub const SELF: &str = "/proc/self/exe";
+/// Everybody may read and start it, and nobody change it.
+const MODE: u32 = 0o555;
+/// Characters of what it says that are kept.
+const SAID_CHARACTERS_MAX: usize = 300;
+
+/// Why there is no program.
+#[derive(Debug, Error)]
+pub enum ProgramError {
+    /// A file could not be made.
+    #[error("cannot put the program that the agent starts by into its place")]
+    Copy(#[source] io::Error),
+    /// It could not be started.
+    #[error("cannot start the program that the agent starts by")]
+    Start(#[source] io::Error),
+    /// It could not confine itself here.
+    #[error("the process sandbox cannot be had here: {0}")]
+    NotConfined(String),
+    /// It ended in another way.
+    #[error("the program that the agent starts by does not work: {0}")]
+    Broken(String),
+}
+
+/// Puts this program, which lies at `program`, into `folder`, and returns the version of Landlock by which it confined itself.
+///
+/// # Errors
+/// When it cannot be put there, or did not confine itself.
+pub fn install(program: &Path, folder: &Path) -> Result<u32, ProgramError> {
+    let unproven = folder.join(UNPROVEN);
+    copy(program, &unproven).map_err(ProgramError::Copy)?;
+    let path = |flag: &str| format!("--{flag}={}", folder.display());
+    let output = Command::new(&unproven)
+        .args(["run", &path("write"), &path("no-execute"), "--check"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(ProgramError::Start)?;
+    let said: String =
+        String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID_CHARACTERS_MAX).collect();
+    let version = || {
+        let first = str::from_utf8(&output.stdout).ok()?.lines().next()?;
+        first.strip_prefix(LANDLOCK_VERSION)?.parse().ok()
+    };
+    let not_confined = [EXIT_NOT_CONFINED, EXIT_NOT_DENIED].map(|code| Some(i32::from(code)));
+    match (output.status.code(), version()) {
+        (Some(0), Some(version)) => {
+            fs::rename(&unproven, folder.join(FILE)).map_err(ProgramError::Copy)?;
+            Ok(version)
+        }
+        (code, _) if not_confined.contains(&code) => Err(ProgramError::NotConfined(said)),
+        _ => Err(ProgramError::Broken(format!("{}, and it said: {said}", output.status))),
+    }
+}
+
+fn copy(program: &Path, to: &Path) -> io::Result<()> {
+    // An earlier run of the fence may have left it, and it cannot be written.
+    match fs::remove_file(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::copy(program, to)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(MODE))
+}
