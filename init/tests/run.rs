@@ -114,6 +114,16 @@ fn o_g18_a_copied_program_does_not_run_where_execution_is_withheld() {
 }
 
 #[test]
+fn execution_is_withheld_where_nothing_can_be_written_either() {
+    let withheld = folder();
+    let path = withheld.path().to_str().unwrap();
+    assert!(shell(&format!("cp /bin/true {path}/copy && {path}/copy")).status.success());
+    let line = format!("{path}/copy && echo ran; echo started");
+    let Some(output) = run(&["--no-execute", path, "--", "sh", "-c", &line]) else { return };
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "started\n", "{}", text(&output));
+}
+
+#[test]
 fn what_was_open_is_closed_before_the_command_begins() {
     let listing = "ls /proc/self/fd";
     let inherited = |rest: &str| shell(&format!("exec 9</etc/passwd; exec {rest}"));

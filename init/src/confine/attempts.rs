@@ -3,9 +3,9 @@
 //! as root. It would do nothing if it were allowed. A runtime's own profile may deny some of the calls as well.
 
 use std::fmt;
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -135,9 +135,11 @@ fn write_self_memory() -> Attempt {
 
 /// The file is empty, so that it needs no space; a kernel that would execute it says that it is no program.
 fn execute_new(folder: &Path) -> io::Result<()> {
+    // Made here, for the library's own way hides what the kernel answers.
+    let make = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(0o700).open(path);
     // It has a name that nobody can take before, and is closed: one that is open for writing is not executed either.
-    let file = tempfile::Builder::new().prefix(".agentsandbox-check-").tempfile_in(folder)?.into_temp_path();
-    fs::set_permissions(&file, Permissions::from_mode(0o700))?;
+    let file =
+        tempfile::Builder::new().prefix(".agentsandbox-check-").make_in(folder, make)?.into_temp_path();
     // Nothing else is opened on the way, whose refusal would be taken for this one.
     Command::new(&*file).status().map(drop)
 }

@@ -24,7 +24,10 @@ pub(super) fn confinement(
         let (field, remedy) = if required {
             ("spec.className", "its administrator must remove processSandbox from it")
         } else {
-            ("spec.agent.processSandbox", "remove processSandbox, or use a class of another isolation")
+            (
+                "spec.agent.processSandbox",
+                "remove processSandbox, or write the className of a class of another isolation",
+            )
         };
         let message = format!(
             "class {class_name} runs agents on gVisor's own kernel, which has no Landlock, so no process sandbox can be had there; {remedy}"
