@@ -16,6 +16,7 @@ mod cel;
 mod cli;
 mod client_certificates;
 mod clients;
+mod confinement;
 mod deletion;
 mod denials;
 mod disorder;
