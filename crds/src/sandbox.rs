@@ -133,8 +133,10 @@ pub struct Agent {
 #[serde(rename_all = "camelCase")]
 pub struct ProcessSandbox {
     /// Files and folders that it may read, with all below them, beside writePaths, /dev and /etc/agentsandbox; absent means everything.
-    /// What the program itself consists of is among them, such as /usr, /lib and /lib64.
+    /// What the program itself consists of and asks for is among them, such as /usr, /lib, /lib64, /bin, /etc and /proc. Each must be there
+    /// when the program starts.
     #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
+    #[x_kube(validation = Rule::new(AGENTS_FOLDERS_RULE).message("readPaths cannot hold what lies below /workspace, /tmp or /home/agent, where the agent may leave a link to anywhere for its next start: name the folder itself"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub read_paths: Option<Vec<String>>,
@@ -148,12 +150,15 @@ pub struct ProcessSandbox {
     /// Folders below which it may not execute files, such as /tmp and /home/agent. Each must be there when the program starts, with no
     /// symbolic link on the way.
     #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
+    #[x_kube(validation = Rule::new(AGENTS_FOLDERS_RULE).message("noExecutePaths cannot hold what lies below /workspace, /tmp or /home/agent, from where the agent may move a file away for its next start: name the folder itself"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub no_execute_paths: Vec<String>,
 }
 
 const PROCESS_PATHS_RULE: &str = "self.all(p, p.matches('^(/[^/]+)+$') && !p.matches('/[.][.]?(/|$)'))";
+/// What an agent itself can lay out anew before its program is started again.
+const AGENTS_FOLDERS_RULE: &str = "self.all(p, !p.matches('^/(workspace|tmp|home/agent)/'))";
 const PROCESS_PATHS_MESSAGE: &str = "each path must be absolute, below the root, and without . and .. segments or a slash at its end, such as /workspace/out";
 
 /// When an image is pulled.
