@@ -144,6 +144,10 @@ pub fn fast() -> (Behaviour, Arc<AtomicUsize>) {
     (behaviour, sent)
 }
 
+/// What the kernel may hold of two connections by its own account (tcp_rmem and tcp_wmem: 32 and 4 MiB of each, on large machines). Of the 1.5 GiB
+/// an upstream is read on without bound, that is little.
+const KERNELS_BYTES: usize = 96 * MIB;
+
 /// The same over HTTP/2.
 pub fn fast_http2() -> (Behaviour, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
@@ -186,7 +190,7 @@ async fn p_d13_an_upstream_is_read_no_faster_than_the_agent_reads() {
         for _ in 0..4 {
             let ahead = settled(&sent).await - read;
             assert!(
-                ahead < 8 * MIB,
+                ahead < KERNELS_BYTES,
                 "{protocol} to {upstream}: {ahead} bytes ahead of {read} that were read"
             );
             let enough = read + 16 * MIB;
