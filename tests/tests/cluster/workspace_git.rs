@@ -89,7 +89,9 @@ async fn the_code_is_there_and_no_canary(agent: &Sandbox) {
     assert_eq!(agent.sh(&search(CANARY)).await.ok().stdout, "0\n");
     let control = agent.sh(&search(CONTROL)).await.ok().stdout;
     assert_eq!(control, "/workspace/.env.example\n1\n", "the search finds what is there");
-    let key = agent.sh(&format!("grep -rla {} /workspace /home /tmp; env", fixtures::GIT_KEY)).await;
+    // Commands stand in the audit log of the cluster, which holds no key.
+    let pattern = fixtures::GIT_KEY.replace("real", "rea[l]");
+    let key = agent.sh(&format!("grep -rla '{pattern}' /workspace /home /tmp; env")).await;
     assert!(!key.text().contains("/workspace/") && !key.text().contains(fixtures::GIT_KEY), "{key:?}");
 }
 
