@@ -30,6 +30,7 @@ mod hardened;
 mod inside;
 mod least_privilege;
 mod leaves;
+mod lenient;
 mod life;
 mod link;
 mod main_job;
