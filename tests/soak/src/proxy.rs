@@ -101,6 +101,8 @@ impl Proxy {
         command.arg("serve").arg("--policy").arg(files.0.join("policy.yaml"));
         command.arg("--secrets").arg(files.0.join("secrets")).arg("--state").arg(files.0.join("state"));
         command.args(["--tls-port=10443", "--plain-port=10080", "--dns-port=10053", "--advertise=10.96.0.9"]);
+        // As in its pod.
+        command.arg("--memory-mib=320");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().during(format!("{} cannot be started", program.display()))?;
         let log = Arc::new(Mutex::new(Vec::new()));
