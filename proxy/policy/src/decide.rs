@@ -6,6 +6,7 @@
 
 mod advice;
 mod barred;
+mod operations;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -374,6 +375,7 @@ impl Policy {
         let known = self.credential(name);
         within(name, known.map(|known| known.scopes.as_slice()), rule, request)?;
         let Some(credential) = known else { return Err(outside(name, rule, request)) };
+        operations::named(name, rule, &credential.scopes, request)?;
         if let Injection::PathSegment { after, placeholders } = credential.used.injection()
             && request.target.with_path_segment(after, placeholders, "").is_none()
         {

@@ -265,6 +265,14 @@ impl PathGlob {
         outer.matches_text(&format!("/{}", text.join("/")))
     }
 
+    /// Whether it has no `*` in the last segment that it writes.
+    pub(crate) fn names_its_end(&self) -> bool {
+        self.segments
+            .iter()
+            .rfind(|segment| !segment.is_empty())
+            .is_some_and(|segment| !segment.contains('*'))
+    }
+
     fn matches_text(&self, path: &str) -> bool {
         if self.segments == ["**"] {
             // Each path has a segment.

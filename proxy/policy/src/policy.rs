@@ -418,6 +418,15 @@ impl Scope {
         self.paths.as_ref().map_or(0, Vec::len)
     }
 
+    /// Whether a glob that matches the path names its last segment, in the place of a `*` that takes it in.
+    pub(crate) fn names(&self, target: &Target) -> bool {
+        let path = target.canonical_path();
+        self.paths
+            .iter()
+            .flatten()
+            .any(|glob| glob.names_its_end() && any_matches(std::slice::from_ref(glob), path))
+    }
+
     pub(crate) fn allows_path(&self, target: &Target) -> bool {
         self.paths.as_ref().is_none_or(|globs| any_matches(globs, target.canonical_path()))
     }

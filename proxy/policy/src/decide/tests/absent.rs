@@ -34,17 +34,51 @@ fn verdicts(rules: &str, lines: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn p_e6_no_rule_can_ask_for_an_operation_and_a_path_that_is_left_out_never_gets_the_key() {
+fn p_e6_no_rule_can_ask_for_an_operation_and_a_key_goes_to_graphql_only_where_a_path_names_it() {
     no_rule_can_ask_for(&["graphql: {operations: [viewer]}", "operations: [query]", "body: {query: '*'}"]);
-    let rules = format!("{{{RULE}, paths: [\"/**\"], credential: key}}");
     let asked = [
         "POST https://api.good.test/graphql",
         "POST https://api.good.test/GraphQL/",
         "POST https://api.good.test/v1",
+        "POST https://api.good.test/x/gr%61phql;a",
     ];
-    assert_eq!(verdicts(&rules, &asked), ["CredentialScope", "CredentialScope", "a key"]);
-    let rules = format!("{{{RULE}, paths: [\"/v1\"], credential: key}}");
-    assert_eq!(verdicts(&rules, &asked), ["PathNotAllowed", "PathNotAllowed", "a key"]);
+    let verdicts = |paths: &str, scope: &str| {
+        let text = format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 0, rules: [{{{RULE}{paths}, credential: key}}],
+              credentials: [{{name: key, {INJECT}, scopes: [{{host: api.good.test, ports: [443]{scope}}}]}}]}}"
+        );
+        let policy = Policy::from_yaml(&text).unwrap();
+        asked.map(|line| verdict_of(&policy, line))
+    };
+    for (paths, scope) in [
+        ("", ""),
+        (r#", paths: ["/**"]"#, ""),
+        (r#", paths: ["/*", "/GraphQL*"]"#, r#", paths: ["/**", "/graph*"]"#),
+        // What names another place names none of these.
+        (r#", paths: ["/**", "/v1/graphql"]"#, r#", paths: ["/**"], exceptPaths: [/x]"#),
+    ] {
+        let [small, mixed, other, deep] = verdicts(paths, scope);
+        assert_eq!([&*small, &*other], ["CredentialScope", "a key"], "{paths} {scope}");
+        assert!(deep == "CredentialScope" || deep == "PathNotAllowed", "{paths} {scope}: {deep}");
+        assert!(mixed == "CredentialScope" || mixed == "PathNotAllowed", "{paths} {scope}: {mixed}");
+    }
+    let except = ", exceptPaths: [/graphql]";
+    assert_eq!(
+        verdicts(r#", paths: ["/**", "/graphql"]"#, except),
+        ["CredentialScope", "CredentialScope", "a key", "CredentialScope"]
+    );
+    assert_eq!(
+        verdicts(r#", paths: ["/**", "/graphql"]"#, ""),
+        ["a key", "CredentialScope", "a key", "CredentialScope"]
+    );
+    assert_eq!(
+        verdicts("", r#", paths: ["/**", "/GraphQL/"]"#),
+        ["CredentialScope", "a key", "a key", "CredentialScope"]
+    );
+    assert_eq!(
+        verdicts(r#", paths: ["/v1"]"#, ""),
+        ["PathNotAllowed", "PathNotAllowed", "a key", "PathNotAllowed"]
+    );
 }
 
 #[test]
