@@ -7,12 +7,14 @@
 mod advice;
 mod barred;
 mod operations;
+mod push;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use self::advice::{concerning, excepted, outside};
-use crate::policy::{CertificateFiles, Reach, Rule, Scope, reach};
+use self::advice::{concerning, outside};
+use self::push::within;
+use crate::policy::{CertificateFiles, Rule};
 use crate::{Bounds, Denial, DenialReason, Host, Injection, Method, PinnedHeader, Policy, Scheme, Target};
 
 /// A request in canonical parts. It has no power.
@@ -297,14 +299,19 @@ impl Policy {
     /// # Errors
     /// A [`Denial`] unless a rule allows all of it, and its credential may go there.
     pub fn decide(&self, request: Request) -> Result<Permit, Box<Denial>> {
-        let Some(rule) = self.speaker(&request) else { return Err(Box::new(self.denial(&request))) };
-        let credential = match &rule.credential {
-            None => None,
-            Some(name) => Some(self.credential_use(name, rule, &request)?),
-        };
-        let certificate = self.certificate_use(rule, &request)?;
+        let asked = &request;
+        let (rule, credential, certificate) =
+            self.judge(asked).map_err(|denial| push::told(denial, asked))?;
         let (rule, bounds) = (Arc::clone(&rule.name), Arc::clone(&rule.bounds));
         Ok(Permit { request, rule, credential, certificate, bounds })
+    }
+
+    /// The rule that speaks for a request, and what goes out with it.
+    fn judge(&self, request: &Request) -> Result<Judged<'_>, Box<Denial>> {
+        let rule = self.speaker(request).ok_or_else(|| Box::new(self.denial(request)))?;
+        let name = rule.credential.as_ref();
+        let credential = name.map(|name| self.credential_use(name, rule, request)).transpose()?;
+        Ok((rule, credential, self.certificate_use(rule, request)?))
     }
 
     /// Decides whether some request to this host and port, over this scheme, could be allowed.
@@ -412,15 +419,7 @@ impl Policy {
     }
 }
 
-/// Whether what an AgentCredential stands for may go out with the request: over TLS, and to where its owner lets it.
-fn within(name: &str, scopes: Option<&[Scope]>, rule: &Rule, request: &Request) -> Result<(), Box<Denial>> {
-    let scopes = scopes.filter(|_| request.scheme == Scheme::Https);
-    match scopes.map_or(Reach::Outside, |scopes| reach(scopes, request)) {
-        Reach::Within => Ok(()),
-        Reach::Excepted => Err(excepted(name, rule, request)),
-        Reach::Outside => Err(outside(name, rule, request)),
-    }
-}
+type Judged<'a> = (&'a Rule, Option<CredentialUse>, Option<CertificateUse>);
 
 /// What a denial is about.
 struct Place<'a> {
@@ -464,6 +463,10 @@ fn name_gap(rule: &Rule, scheme: Scheme, port: u16) -> Option<Gap> {
 }
 
 fn request_gap(rule: &Rule, request: &Request) -> Option<Gap> {
+    gap(rule, request).or_else(|| gap(rule, &request.push()?))
+}
+
+fn gap(rule: &Rule, request: &Request) -> Option<Gap> {
     name_gap(rule, request.scheme, request.port).or_else(|| {
         if !rule.scope.allows_method(&request.method) {
             Some(Gap::Method)

@@ -1,6 +1,6 @@
 //! Request targets in origin form: a canonical path, and the query as it was sent.
 //!
-//! The path is judged, so it has one spelling (see `path`). No rule reads the query, so it is passed on byte for byte,
+//! The path is judged, so it has one spelling (see `path`). The query is passed on byte for byte,
 //! except for the one parameter that a credential is put into.
 
 use std::fmt;
@@ -95,6 +95,14 @@ impl Target {
             .unwrap_or_default()
             .split(['&', ';'])
             .any(|pair| !pair.is_empty() && is_such(&name_of(pair)))
+    }
+
+    /// Whether the query has a parameter with such a name and value, both without their encoding.
+    #[must_use]
+    pub(crate) fn has_query_parameter_with(&self, is_such: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+        let mut pairs =
+            self.query().unwrap_or_default().split(['&', ';']).filter_map(|pair| pair.split_once('='));
+        pairs.any(|(name, value)| is_such(&decoded(name), &decoded(value)))
     }
 
     /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path

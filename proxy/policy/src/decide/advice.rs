@@ -103,13 +103,22 @@ impl Policy {
             changes.push(format!("write `ports: [{}]`", list(all)));
         }
         if let Some(request) = place.request {
-            if !rule.scope.allows_method(&request.method) {
+            // A push that the request begins is judged with it.
+            let push = request.push();
+            let steps = || std::iter::once(request).chain(&push);
+            let mut methods: Vec<_> =
+                steps().map(|step| &step.method).filter(|method| !rule.scope.allows_method(method)).collect();
+            methods.dedup();
+            if !methods.is_empty() {
                 let all = rule.scope.listed_methods();
                 let known = all.map_or_else(|| ORDINARY.join(", "), |all| list(all.iter()));
-                changes.push(format!("write `methods: [{known}, {}]`", request.method));
+                changes.push(format!("write `methods: [{known}, {}]`", list(methods.iter())));
             }
-            if !rule.scope.allows_path(&request.target) {
-                let more = globs_of(request)?;
+            let mut more = Vec::new();
+            for step in steps().filter(|step| !rule.scope.allows_path(&step.target)) {
+                more.extend(globs_of(step)?);
+            }
+            if !more.is_empty() {
                 if rule.scope.paths_listed() + more.len() > paths_max {
                     return None;
                 }
@@ -163,11 +172,15 @@ impl Policy {
             vec![format!("name: {name}"), host_field, format!("ports: [{port}]"), format!("scheme: {scheme}")]
         };
         if let Some(request) = request {
+            let push = request.push();
+            let steps = || std::iter::once(*request).chain(&push);
             if full.is_some() || !request.method.is_ordinary() {
-                fields.push(format!("methods: [{}]", request.method));
+                let mut methods: Vec<_> = steps().map(|step| &step.method).collect();
+                methods.dedup();
+                fields.push(format!("methods: [{}]", list(methods.iter())));
             }
             if full.is_some() {
-                let globs = globs_of(request).unwrap_or_default();
+                let globs: Vec<_> = steps().filter_map(globs_of).flatten().collect();
                 fields.push(format!("paths: [{}]", list(globs.iter().map(|glob| quoted(glob)))));
             }
             if request.websocket {
