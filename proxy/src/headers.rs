@@ -136,6 +136,12 @@ pub fn texts(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
+/// The subprotocols that a request offers for a WebSocket, one by one.
+pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let offers = headers.iter().filter(|(name, _)| spelling(name.as_str()) == "sec-websocket-protocol");
+    offers.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','))
+}
+
 /// Whether keys are expected in this field, whatever the host.
 #[must_use]
 pub fn authenticates(field: &str) -> bool {

@@ -5,10 +5,10 @@
 //! secret put in. So it is in other fields that authenticate, which are removed there, too, for some clients send both.
 //! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
 //! credential while one covers the host, or a client certificate does, the agent went around it, and the request is denied. So it is on a rule that names
-//! one, when the place of another credential of the host is filled and would stay so, or a query parameter that some provider
-//! takes for a key.
+//! one, when the place of another credential of the host is filled and would stay so, or a query parameter or a WebSocket's subprotocol that some provider
+//! takes for a key. Nor does the query choose what the credential pins.
 
-use agentsandbox_policy::{Denial, Injection, Permit, Placeholders, Policy};
+use agentsandbox_policy::{Denial, Injection, Permit, Placeholders, Policy, is_auth_protocol};
 use http::HeaderMap;
 use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
@@ -28,10 +28,14 @@ pub fn judge(
     if let Some(credential) = misused(placeholders, permit, fields) {
         return Err(Box::new(permit.misuse(credential)));
     }
+    if let Some(pinned) = policy.pinned_in_query(permit) {
+        return Err(Box::new(policy.own_account(permit, pinned)));
+    }
     let own = permit.credential().map(|credential| credential.injection());
     let mut places = policy.injections_at(permit.host());
     let is_foreign = policy.has_own_key_in_query(permit)
         || places.any(|place| is_filled(place, own, fields))
+        || (policy.has_credential_at(permit.host()) && offers_key(fields))
         || (own.is_none() && policy.has_certificate_at(permit.host()) && has_key(fields));
     if is_foreign {
         return Err(Box::new(policy.own_key(permit)));
@@ -84,6 +88,11 @@ fn has_key(fields: &HeaderMap) -> bool {
             && headers::authenticates(field.as_str())
             && !value.as_bytes().trim_ascii().is_empty()
     })
+}
+
+/// Whether a key stands among the subprotocols that the agent offers for a WebSocket, where a client sends it that can set no field.
+fn offers_key(fields: &HeaderMap) -> bool {
+    headers::subprotocols(fields).any(is_auth_protocol)
 }
 
 fn has_cookie(value: &[u8], name: &str) -> bool {

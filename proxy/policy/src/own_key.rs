@@ -1,7 +1,7 @@
 //! Keys of the agent's own in the query of a request that a rule allows: what the policy and the request line alone can tell.
 //! What stands in fields and in bodies is judged by whoever reads them.
 
-use crate::{Denial, DenialReason, Injection, Permit, Policy, is_auth_parameter};
+use crate::{Denial, DenialReason, Injection, Permit, PinnedHeader, Policy, is_auth_parameter};
 
 impl Policy {
     /// Whether the query holds a key of the agent's own where a secret is expected: a parameter in the place of a credential of
@@ -17,6 +17,29 @@ impl Policy {
                 let is_place = || self.injections_at(host).any(|place| is(place, name));
                 !is_replaced && (is_auth_parameter(host, name) || is_place())
             })
+    }
+
+    /// A pinned field whose name the query has for a parameter. Some hosts read one for the other (`sudo` at GitLab), and the agent
+    /// would choose there what its credential pins.
+    #[must_use]
+    pub fn pinned_in_query<'a>(&self, permit: &'a Permit) -> Option<&'a str> {
+        permit.target().query()?;
+        let pinned = permit.credential()?.pinned().iter().map(PinnedHeader::name);
+        // A field's name has hyphens where a parameter's has underscores.
+        let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+        let mut pinned = pinned.filter(|pinned| {
+            let is = |name: &[u8]| name.iter().map(plain).eq(pinned.bytes());
+            permit.target().has_query_parameter_that(is)
+        });
+        pinned.next()
+    }
+
+    /// The denial of a request that chooses in its query what its credential pins.
+    #[must_use]
+    pub fn own_account(&self, permit: &Permit, pinned: &str) -> Denial {
+        Denial::of(permit, DenialReason::ForeignCredential).with_how_to_allow(format!(
+            "Send no {pinned} in the query: the credential says for whom its requests speak; its owner may pin another value."
+        ))
     }
 
     /// The denial of a request with a key of the agent's own.
@@ -42,22 +65,25 @@ mod tests {
         {name: query, host: query.test, ports: [443], scheme: https, credential: query},
         {name: bare, host: bare.test, ports: [443], scheme: https},
         {name: free, host: free.test, ports: [443], scheme: https}], credentials: [
-        {name: query, inject: {type: Query, name: k}, scopes: [{host: query.test, ports: [443]}]},
+        {name: query, pinnedHeaders: [{name: sudo}, {name: for-team, value: a}], inject: {type: Query, name: k}, scopes: [{host: query.test, ports: [443]}]},
         {name: other, inject: {type: Query, name: own}, scopes: [
             {host: bare.test, ports: [443]}, {host: query.test, ports: [443]}]}]}";
 
-    /// Whether a GET of this is permitted with a key of the agent's own in it.
-    fn found(host: &str, target: &str) -> bool {
-        let policy = Policy::from_yaml(POLICY).unwrap();
-        let request = Request {
+    fn get(host: &str, target: &str) -> Request {
+        Request {
             scheme: Scheme::Https,
             host: Host::parse(host).unwrap(),
             port: 443,
             method: Method::parse("GET").unwrap(),
             target: Target::parse(target).unwrap(),
             websocket: false,
-        };
-        let permit = policy.decide(request).unwrap();
+        }
+    }
+
+    /// Whether a GET of this is permitted with a key of the agent's own in it.
+    fn found(host: &str, target: &str) -> bool {
+        let policy = Policy::from_yaml(POLICY).unwrap();
+        let permit = policy.decide(get(host, target)).unwrap();
         assert_eq!(policy.own_key(&permit).reason, DenialReason::ForeignCredential);
         policy.has_own_key_in_query(&permit)
     }
@@ -78,6 +104,30 @@ mod tests {
             ("free.test", "/x?api_key=1&own=1", false),
         ] {
             assert_eq!(found(host, target), expected, "{host}{target}");
+        }
+    }
+
+    #[test]
+    fn p_g2_what_a_credential_pins_is_not_the_agents_to_choose_in_the_query_either() {
+        let policy = Policy::from_yaml(POLICY).unwrap();
+        for (host, target, pinned) in [
+            ("query.test", "/x?sudo=root", Some("sudo")),
+            ("query.test", "/x?a=1;S%75DO=root", Some("sudo")),
+            ("query.test", "/x?For_Team=b", Some("for-team")),
+            ("query.test", "/x?for-team=b", Some("for-team")),
+            ("query.test", "/x?sudoku=1&team=b", None),
+            ("query.test", "/sudo", None),
+            // No key goes there, so nobody is spoken for.
+            ("bare.test", "/x?sudo=root", None),
+        ] {
+            let permit = policy.decide(get(host, target)).unwrap();
+            let found = policy.pinned_in_query(&permit);
+            assert_eq!(found, pinned, "{host}{target}");
+            if let Some(pinned) = found {
+                let denial = policy.own_account(&permit, pinned);
+                assert_eq!(denial.reason, DenialReason::ForeignCredential);
+                assert!(denial.how_to_allow.contains(pinned), "{denial}");
+            }
         }
     }
 }

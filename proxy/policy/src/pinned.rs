@@ -9,12 +9,13 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
 /// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
-pub const AUTH_FIELDS: [&str; 18] = [
+pub const AUTH_FIELDS: [&str; 25] = [
     "api-key",
     "apikey",
     "authorization",
     "dd-api-key",
     "dd-application-key",
+    "deploy-token",
     "job-token",
     "ocp-apim-subscription-key",
     "private-token",
@@ -24,10 +25,16 @@ pub const AUTH_FIELDS: [&str; 18] = [
     "x-api-key",
     "x-auth-key",
     "x-auth-token",
+    "x-auth-user-service-key",
     "x-functions-key",
     "x-goog-api-key",
+    "x-goog-iam-authorization-token",
+    "x-postmark-account-token",
+    "x-postmark-server-token",
+    "x-shopify-access-token",
     "x-subscription-token",
     "x-vault-token",
+    "xi-api-key",
 ];
 /// How fields begin in which a gateway tells the application behind it who the client proved to be. Where it does not overwrite them,
 /// whoever writes one is whom it names. `docs/proxy.md` says whose each is, by their own
@@ -119,15 +126,19 @@ pub fn is_client_identity(name: &str) -> bool {
 }
 
 /// Query parameters that authenticate at one provider or another, and mean nothing else at any.
-const AUTH_PARAMETERS: [&str; 13] = [
+const AUTH_PARAMETERS: [&str; 17] = [
     "access_token",
     "api-key",
     "api_key",
     "apikey",
     "auth_token",
+    "awsaccesskeyid",
+    "feed_token",
+    "googleaccessid",
     "job_token",
     "oauth_token",
     "private_token",
+    "rss_token",
     "x-amz-security-token",
     "x-amz-signature",
     "x-api-key",
@@ -141,6 +152,18 @@ const AUTH_PARAMETERS_AT: [(&str, &str); 4] = [
     ("openai.azure.com", "subscription-key"),
     ("slack.com", "token"),
 ];
+
+/// What the names of WebSocket subprotocols hold in which keys are sent, by clients that can set no field (OpenAI's
+/// `openai-insecure-api-key.…`, Kubernetes' `base64url.bearer.authorization.k8s.io.…`, `bearer` and `token` before the key itself at others).
+const AUTH_PROTOCOLS: [&str; 5] = ["access_token", "api-key", "api_key", "authorization", "bearer"];
+
+/// Whether a subprotocol that a client offers (RFC 6455, 1.9) is a key, or says that the next one is.
+#[must_use]
+pub fn is_auth_protocol(offered: &[u8]) -> bool {
+    let offered = offered.trim_ascii().to_ascii_lowercase();
+    let holds = |word: &&str| offered.windows(word.len()).any(|part| part == word.as_bytes());
+    offered == b"token" || AUTH_PROTOCOLS.iter().any(holds)
+}
 
 /// Whether a query parameter of this name authenticates at this host, in any letter case.
 #[must_use]
@@ -298,6 +321,26 @@ mod tests {
         }
         for other in ["", "-", "a", "x-", "zz", "x-client-version"] {
             assert!(!is_client_identity(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn p_f1_a_subprotocol_that_is_a_key_is_known_by_its_name() {
+        for (offered, is_key) in [
+            ("openai-insecure-api-key.sk-own", true),
+            (" OpenAI-Insecure-API-Key.sk-own", true),
+            ("base64url.bearer.authorization.k8s.io.b3du", true),
+            ("bearer", true),
+            ("Token", true),
+            ("access_token", true),
+            ("realtime", false),
+            ("openai-beta.realtime-v1", false),
+            ("v5.channel.k8s.io", false),
+            ("graphql-transport-ws", false),
+            ("tokens", false),
+            ("", false),
+        ] {
+            assert_eq!(is_auth_protocol(offered.as_bytes()), is_key, "{offered}");
         }
     }
 

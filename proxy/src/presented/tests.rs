@@ -29,7 +29,7 @@ rules:
 clientCertificates:
 - {name: mtls, certificateFile: tls.crt, keyFile: tls.key, scopes: [{host: mtls.test, ports: [443]}]}
 credentials:
-- {name: key, placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
+- {name: key, pinnedHeaders: [{name: sudo}], placeholders: [issued-for-key-0001], inject: {type: Header, name: x-own-key}, scopes: [{host: api.test, ports: [443]}]}
 - {name: model, inject: {type: Header, name: x-goog-api-key}, scopes: [{host: model.googleapis.com, ports: [443]}]}
 - {name: query, placeholders: [issued-for-query-01], inject: {type: Query, name: key}, scopes: [{host: query.test, ports: [443]}]}
 - {name: cookie, placeholders: [issued-for-cookie-1], inject: {type: Cookie, name: session}, scopes: [{host: cookie.test, ports: [443]}]}
@@ -161,6 +161,9 @@ fn p_f1_an_agents_own_key_in_a_query_parameter_that_a_provider_takes_is_refused_
         ("api.test/v1/x?access_token=own", "ForeignCredential"),
         ("api.test/open/x?a=1&Private_T%6fken=own", "ForeignCredential"),
         ("api.test/v1/x?a=1;X-Amz-Signature=own", "ForeignCredential"),
+        ("api.test/v1/x?AWSAccessKeyId=own&Signature=1", "ForeignCredential"),
+        ("api.test/open/x?GoogleAccessId=own", "ForeignCredential"),
+        ("api.test/v1/x.atom?feed_token=own", "ForeignCredential"),
         ("query.test/v1/x?key=own&api_key=own", "ForeignCredential"),
         ("mtls.test/v1/x?access_token=own", "ForeignCredential"),
         ("mtls.test/open/x?access_token=own", "ForeignCredential"),
@@ -172,6 +175,42 @@ fn p_f1_an_agents_own_key_in_a_query_parameter_that_a_provider_takes_is_refused_
         ("model.googleapis.com/v1/m?keys=1&alt=sse", "sent"),
         ("query.test/v1/x?key=own", "sent"),
         ("elsewhere.test/?access_token=own", "sent"),
+    ] {
+        assert_eq!(judged(url, ""), expected, "{url}");
+    }
+}
+
+#[test]
+fn p_f1_a_key_among_the_subprotocols_of_a_websocket_is_refused_at_a_host_of_a_credential() {
+    for (url, field, expected) in [
+        (
+            "api.test/v1/x",
+            "sec-websocket-protocol: realtime, openai-insecure-api-key.sk-own",
+            "ForeignCredential",
+        ),
+        (
+            "api.test/open/x",
+            "Sec_WebSocket_Protocol: base64url.bearer.authorization.k8s.io.b3du",
+            "ForeignCredential",
+        ),
+        ("query.test/v1/x", "sec-websocket-protocol: token,own", "ForeignCredential"),
+        ("mtls.test/v1/x", "sec-websocket-protocol: Bearer, own", "ForeignCredential"),
+        ("api.test/v1/x", "sec-websocket-protocol: realtime, openai-beta.realtime-v1", "sent"),
+        ("api.test/v1/x", "sec-websocket-protocol: v5.channel.k8s.io", "sent"),
+        ("elsewhere.test/", "sec-websocket-protocol: openai-insecure-api-key.sk-own", "sent"),
+    ] {
+        assert_eq!(judged(url, field), expected, "{url} {field}");
+    }
+}
+
+#[test]
+fn p_g2_an_account_that_the_credential_pins_is_not_chosen_in_the_query() {
+    for (url, expected) in [
+        ("api.test/v1/x?sudo=root", "ForeignCredential"),
+        ("api.test/v1/x?page=2&s%75do=root", "ForeignCredential"),
+        ("api.test/v1/x?page=2", "sent"),
+        ("api.test/open/x?sudo=root", "sent"),
+        ("query.test/v1/x?sudo=root", "sent"),
     ] {
         assert_eq!(judged(url, ""), expected, "{url}");
     }
