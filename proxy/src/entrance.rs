@@ -150,6 +150,8 @@ enum Protocol {
 
 /// A method is shorter (32 bytes at most), and so is the beginning of a target.
 const OPENING_BYTES_MAX: usize = 40;
+/// What is told of a tunnel in which nothing is said that could be judged: so it is with protocols in which the server speaks first.
+const SILENT: &str = "Nothing came through the tunnel that begins TLS or a request of HTTP; use a client that speaks one of them, and first.";
 /// How an absolute URL begins.
 const SCHEME: &[u8] = b"http";
 
@@ -168,8 +170,16 @@ where
             }
         }
     };
-    // Else the client opened a tunnel and never used it.
-    let Ok(Ok(protocol)) = timeout(HANDSHAKE_TIMEOUT, opening).await else { return };
+    let opened = timeout(HANDSHAKE_TIMEOUT, opening).await;
+    let protocol = match opened {
+        Ok(Ok(protocol)) => protocol,
+        // The client opened a tunnel and never used it.
+        Ok(Err(_)) if first.is_empty() => return,
+        Ok(Err(_)) | Err(_) => {
+            let denial = Denial::new(DenialReason::UnsupportedProtocol).with_host(&to.0).with_port(to.1);
+            return refuse_connection(&proxy, origin.entrance, &denial.with_how_to_allow(SILENT));
+        }
+    };
     let (read, write) = tokio::io::split(io);
     let io = tokio::io::join(std::io::Cursor::new(first).chain(read), write);
     let (host, port) = to;

@@ -120,6 +120,27 @@ async fn post(world: &World, fields: &str) -> TcpStream {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p_a14_a_tunnel_in_which_nothing_is_said_is_closed_after_ten_seconds_and_written_down() {
+    let world = standalone(&["http/1.1"]).await;
+    small_steps();
+    // One that its agent ends unused is no attempt at anything.
+    drop(world.connect(&world.authority()).await.unwrap());
+    for (said, number) in [("", 1), ("EHLO", 2)] {
+        let mut io = world.connect(&world.authority()).await.unwrap();
+        io.write_all(said.as_bytes()).await.unwrap();
+        let (took, told) = ends_after(&mut io, Instant::now()).await;
+        assert!(told.is_empty(), "{told}");
+        about(took, 10);
+        // With a line for each tunnel that was opened.
+        let lines = world.audit(2 * number + 1).await;
+        let denied = lines.iter().filter(|line| line["event"] == "deny");
+        let denied: Vec<_> = denied.map(|line| (&line["reason"], &line["host"])).collect();
+        assert_eq!(denied, vec![(&"UnsupportedProtocol".into(), &HOST.into()); number], "{said:?}");
+    }
+    assert_eq!(world.upstream_connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn p_d11_a_body_may_be_silent_for_a_minute() {
     let world = standalone(&["http/1.1"]).await;
     small_steps();
