@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use agentsandbox_policy::{BodySearch, CredentialUse, Permit};
+use agentsandbox_policy::{BodySearch, CredentialUse, Permit, Policy};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -137,8 +137,8 @@ pub struct Upload {
     progress: Progress,
     traffic: Arc<Traffic>,
     credential: Option<CredentialUse>,
-    /// Whether a client certificate speaks for the request.
-    is_certified: bool,
+    /// Whether a session of the agent's own could speak in place of a secret or a client certificate of the host.
+    loses_cookies: bool,
     search: Option<BodySearch>,
     /// Where a rule lists the fields that pass, trailers are none of them.
     has_trailers: bool,
@@ -160,7 +160,7 @@ impl Upload {
             progress,
             traffic,
             credential: None,
-            is_certified: false,
+            loses_cookies: false,
             search: None,
             has_trailers: true,
             may_be_silent,
@@ -171,9 +171,9 @@ impl Upload {
     /// Breaks it off where `search` finds a placeholder. Its trailers lose what a request's fields lose: an upstream may
     /// merge them.
     #[must_use]
-    pub fn judged(mut self, permit: &Permit, search: Option<BodySearch>) -> Self {
+    pub fn judged(mut self, policy: &Policy, permit: &Permit, search: Option<BodySearch>) -> Self {
         (self.credential, self.search) = (permit.credential().cloned(), search);
-        self.is_certified = permit.certificate().is_some();
+        self.loses_cookies = policy.has_credential_at(permit.host());
         self.has_trailers = permit.bounds().headers().is_none();
         self
     }
@@ -213,7 +213,7 @@ impl Upload {
             }
             let credential = self.credential.as_ref();
             headers::strip_request(trailers, credential.map(CredentialUse::injection));
-            if self.is_certified {
+            if self.loses_cookies {
                 headers::strip_cookies(trailers);
             }
             headers::unpin(trailers, credential.map(CredentialUse::pinned).unwrap_or_default());

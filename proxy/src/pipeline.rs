@@ -241,7 +241,7 @@ async fn exchange(
     let (progress, traffic) = (Progress::default(), entry.traffic());
     entry.carries(progress.clone());
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
-    let body = body.judged(permit, loaded.placeholders.in_body()).boxed_unsync();
+    let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body()).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit, since);
     let mut fields = head.headers;
     if loaded.policy.has_credential_at(permit.host()) {

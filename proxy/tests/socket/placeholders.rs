@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::entrances::to;
-use crate::world::{Answer, KEY, Setup, World, build, over_http1};
+use crate::world::{Answer, KEY, Setup, World, build, over_http1, speak};
 
 const PLACEHOLDER: &str = "sk-placeholder-0123456789abcdef";
 const INJECT: &str = "  inject: {type: Header, name: x-api-key}";
@@ -128,6 +128,30 @@ async fn p_f1_a_key_of_the_agents_own_is_refused_where_a_credential_covers_the_h
     world.line(&[("event", "deny"), ("reason", "ForeignCredential")]).await;
     let answer = sent(&world, "/v1/files", ("x-note", "1"), "").await;
     assert!(answer.status == StatusCode::OK && !answer.body.contains(KEY), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn p_d14_a_session_in_the_trailers_is_lost_where_one_in_the_head_is_on_a_rule_without_the_hosts_credential()
+ {
+    for (covered, stays) in [("api.good.test", false), ("other.good.test", true)] {
+        let scope: &'static str = format!("scopes: [{{host: {covered}, ").leak();
+        let policy = vec![
+            ("credential: good, websocket: Allow", "websocket: Allow"),
+            ("scopes: [{host: api.good.test, ", scope),
+        ];
+        let world = build(Setup { protocols: vec!["h2"], policy, ..Setup::default() }).await;
+        let request = format!(
+            "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-plain, cookie\r\n\r\n2\r\nok\r\n0\r\n\
+             cookie: session=own\r\nx-plain: stays\r\n\r\n",
+            world.url("/v1/x"),
+            world.authority()
+        );
+        let told = speak(&world, Entrance::HttpProxy, request.as_bytes()).await;
+        // The upstream's echo is backwards.
+        let echo: String = told.chars().rev().collect();
+        assert!(echo.contains("trailer x-plain: stays"), "{covered}: {echo}");
+        assert_eq!(echo.contains("trailer cookie"), stays, "{covered}: {echo}");
+    }
 }
 
 #[tokio::test]
