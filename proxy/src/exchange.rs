@@ -28,6 +28,7 @@ use crate::limits::{
     RESPONSE_HEAD_TIMEOUT,
 };
 use crate::respond::BoxError;
+use crate::revoked::Watch;
 use crate::stream::count;
 
 /// How far an exchange has come. Clones are of the same exchange.
@@ -123,6 +124,9 @@ pub enum CutOff {
     /// More may not be sent.
     #[error("the limit of what may be sent is reached")]
     OverLimit,
+    /// The policy would not allow the request any more.
+    #[error("the policy does not allow it any more")]
+    Revoked,
     /// The rule takes no more of the answer.
     #[error("the answer is longer than its rule takes")]
     TooLarge,
@@ -144,6 +148,7 @@ pub struct Upload {
     has_trailers: bool,
     may_be_silent: bool,
     patience: Option<Pin<Box<Sleep>>>,
+    watch: Option<Watch>,
 }
 
 impl Upload {
@@ -165,6 +170,7 @@ impl Upload {
             has_trailers: true,
             may_be_silent,
             patience: None,
+            watch: None,
         }
     }
 
@@ -175,6 +181,13 @@ impl Upload {
         (self.credential, self.search) = (permit.credential().cloned(), search);
         self.loses_cookies = policy.has_credential_at(permit.host());
         self.has_trailers = permit.bounds().headers().is_none();
+        self
+    }
+
+    /// Breaks it off with what allowed it.
+    #[must_use]
+    pub fn watched(mut self, allowed: impl FnOnce() -> Watch) -> Self {
+        self.watch = (!self.is_end_stream()).then(allowed);
         self
     }
 
@@ -194,6 +207,10 @@ impl Upload {
     /// What goes up of a frame. It is counted while the body is held, so that the end of the exchange finds it counted.
     fn pass(&mut self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, BoxError> {
         let mut frame = frame.inspect_err(|error| self.traffic.faults(fault(error)))?;
+        if let Some(Err(reason)) = self.watch.as_mut().map(Watch::passes) {
+            self.traffic.faults(Fault::Revoked(reason));
+            return Err(CutOff::Revoked.into());
+        }
         if let Some(search) = &mut self.search {
             let found = match (frame.data_ref(), frame.trailers_ref()) {
                 (Some(data), _) => search.finds(data),

@@ -40,7 +40,7 @@ use crate::metrics::Metrics;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body, denial};
-use crate::revoked::Allowed;
+use crate::revoked::{Allowed, Watch};
 use crate::scrub::Scrubber;
 use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
@@ -208,6 +208,8 @@ struct Answered {
     tunnel: Option<Tunnel>,
     /// How much of its body is passed on.
     max_bytes: Option<u64>,
+    /// What ends its body with its rule.
+    watch: Option<Watch>,
 }
 
 async fn exchange(
@@ -241,7 +243,9 @@ async fn exchange(
     let (progress, traffic) = (Progress::default(), entry.traffic());
     entry.carries(progress.clone());
     let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
-    let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body()).boxed_unsync();
+    let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body());
+    let watch = || Watch::new(&proxy.policy, Allowed::by(loaded, permit));
+    let body = body.watched(watch).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit, since);
     let mut fields = head.headers;
     if loaded.policy.has_credential_at(permit.host()) {
@@ -271,7 +275,8 @@ async fn exchange(
     }
     let session = if leave.keys.authenticate() { Session::Removed } else { Session::Passed };
     let cleaning = Cleaning { scrubber: known, session };
-    answered(proxy, permit, response, cleaning, tunnel)
+    let watch = (!response.body().is_end_stream()).then(watch);
+    answered(proxy, permit, response, cleaning, tunnel).map(|answered| Answered { watch, ..answered })
 }
 
 /// What can be passed on of an answer, or why nothing can.
@@ -302,7 +307,7 @@ fn answered(
         return Err(failed(DenialReason::UpstreamUnreachable));
     }
     let max_bytes = permit.bounds().answer().and_then(AnswerLimits::max_bytes);
-    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes })
+    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes, watch: None })
 }
 
 /// The denial of a request whose body was at fault.
@@ -310,7 +315,7 @@ fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
         Fault::Misused(credential) => permit.misuse(credential),
         Fault::OverLimit => bounds::over_limit(permit, Exceeded::UsedUp),
-        Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
+        Fault::Malformed | Fault::Silent | Fault::Gone | Fault::Revoked(_) => denial(permit, fault.reason()),
     }
 }
 
@@ -380,7 +385,7 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, cleaning, decoding, tunnel, max_bytes } = answered;
+    let Answered { mut response, cleaning, decoding, tunnel, max_bytes, watch } = answered;
     entry.answers(response.status().as_u16());
     if let Some(tunnel) = tunnel {
         return upgrade::join(proxy, context, tunnel, response, (cleaning.scrubber, entry));
@@ -388,7 +393,7 @@ fn deliver(
     headers::strip_response(response.headers_mut());
     response.map(|body| {
         let body = Downward::new(body, cleaning, decoding, entry).at_most(max_bytes);
-        body.on(Arc::clone(context)).boxed_unsync()
+        body.watched(watch).on(Arc::clone(context)).boxed_unsync()
     })
 }
 

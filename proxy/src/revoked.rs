@@ -1,17 +1,19 @@
-//! What stays open for long, a WebSocket or TLS that is passed on unopened, and whether the policy still lets it: it ends with
-//! its rule. The credential of a socket and its client certificate spoke when it was opened, so that they are to be the same as
+//! What stays open for long, a body, a WebSocket or TLS that is passed on unopened, and whether the policy still lets it: it ends with
+//! its rule. The credential of a request and its client certificate spoke when it was sent, so that they are to be the same as
 //! well. Another reading of their files ends nothing.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use agentsandbox_policy::{CertificateUse, CredentialUse, DenialReason, PassPermit, Permit, Policy, Request};
-use tokio::time::sleep;
+use tokio::time::{self, Sleep, sleep, sleep_until};
 
 use crate::limits::POLICY_POLL_INTERVAL;
 use crate::reload::{ActivePolicy, Loaded};
 
-/// What a request that opened a WebSocket was allowed as.
+/// What a request was allowed as.
 pub struct Allowed {
     under: Arc<Loaded>,
     asked: Request,
@@ -36,15 +38,78 @@ impl Allowed {
     }
 
     /// Waits until it would not be allowed any more; why.
-    pub async fn ends(self, policy: &ActivePolicy) -> DenialReason {
-        let Self { under, asked, credential, certificate } = self;
-        ends(policy, under, |policy| {
-            let permit = policy.decide(asked.clone()).map_err(|denial| denial.reason)?;
-            let is_same =
-                permit.credential() == credential.as_ref() && permit.certificate() == certificate.as_ref();
-            if is_same { Ok(()) } else { Err(DenialReason::CredentialScope) }
-        })
-        .await
+    pub async fn ends(mut self, policy: &ActivePolicy) -> DenialReason {
+        loop {
+            sleep(POLICY_POLL_INTERVAL).await;
+            if let Err(reason) = self.holds(policy) {
+                return reason;
+            }
+        }
+    }
+
+    /// Whether the policy in force still allows it.
+    fn holds(&mut self, policy: &ActivePolicy) -> Result<(), DenialReason> {
+        let current = policy.current(Instant::now())?;
+        if Arc::ptr_eq(&current, &self.under) {
+            return Ok(());
+        }
+        let permit = current.policy.decide(self.asked.clone()).map_err(|denial| denial.reason)?;
+        let is_same = permit.credential() == self.credential.as_ref()
+            && permit.certificate() == self.certificate.as_ref();
+        if !is_same {
+            return Err(DenialReason::CredentialScope);
+        }
+        self.under = current;
+        Ok(())
+    }
+}
+
+/// Looks after a body that is passed on piece by piece. A piece costs a look at the clock, and no more but every half second.
+pub struct Watch {
+    policy: Arc<ActivePolicy>,
+    allowed: Allowed,
+    /// When the policy is looked at next.
+    due: time::Instant,
+    /// Wakes a body that is silent; there once it was.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    /// Looks after what is allowed as this.
+    #[must_use]
+    pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed) -> Self {
+        let due = time::Instant::now() + POLICY_POLL_INTERVAL;
+        Self { policy: Arc::clone(policy), allowed, due, timer: None }
+    }
+
+    /// Whether a piece may still be passed on.
+    ///
+    /// # Errors
+    /// Why the policy would not allow the request any more.
+    pub fn passes(&mut self) -> Result<(), DenialReason> {
+        let now = time::Instant::now();
+        if now < self.due {
+            return Ok(());
+        }
+        self.due = now + POLICY_POLL_INTERVAL;
+        self.allowed.holds(&self.policy)
+    }
+
+    /// Completes when nothing more may be passed on; to be asked while there is nothing to pass on.
+    pub fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<DenialReason> {
+        loop {
+            let due = self.due;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            ready!(timer.as_mut().poll(cx));
+            if let Err(reason) = self.passes() {
+                return Poll::Ready(reason);
+            }
+            // Pieces that passed meanwhile may have put it off.
+            let due = self.due;
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(due);
+            }
+        }
     }
 }
 

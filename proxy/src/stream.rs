@@ -24,6 +24,7 @@ use crate::exchange::CutOff;
 use crate::headers;
 use crate::limits::HELD_BYTES_PATIENCE;
 use crate::respond::BoxError;
+use crate::revoked::Watch;
 use crate::scrub::decode::{self, Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
 
@@ -40,6 +41,7 @@ pub struct Downward<B: HttpBody = Incoming> {
     entry: Entry,
     /// For as long as this lives the agent's connection is not idle.
     context: Option<Arc<EntranceContext>>,
+    watch: Option<Watch>,
 }
 
 /// What the fields of an answer lose: those of its head and those of its trailers, which a client may merge.
@@ -142,6 +144,7 @@ impl<B: HttpBody> Downward<B> {
             traffic: entry.traffic(),
             entry,
             context: None,
+            watch: None,
         }
     }
 
@@ -158,6 +161,13 @@ impl<B: HttpBody> Downward<B> {
         let left = self.room.map(|room| room.checked_sub(bytes));
         self.room = left.map(Option::unwrap_or_default);
         left != Some(None)
+    }
+
+    /// Cuts it off, and the upload beside it, with what allowed its request.
+    #[must_use]
+    pub fn watched(mut self, watch: Option<Watch>) -> Self {
+        self.watch = watch;
+        self
     }
 
     /// Keeps the agent's connection from being taken for idle.
@@ -258,7 +268,17 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut polled = ready!(self.poll_passed(cx));
+        let polled = self.poll_passed(cx);
+        let revoked = match (&mut self.watch, &polled) {
+            (Some(watch), Poll::Pending) => watch.poll_ends(cx).map(Some),
+            (Some(watch), Poll::Ready(Some(Ok(_)))) => Poll::Ready(watch.passes().err()),
+            _ => Poll::Ready(None),
+        };
+        if let Poll::Ready(Some(reason)) = revoked {
+            self.entry.breaks(reason);
+            return Poll::Ready(Some(Err(CutOff::Revoked.into())));
+        }
+        let mut polled = ready!(polled);
         if let Some(Ok(frame)) = &polled
             && !self.takes_room(frame)
         {

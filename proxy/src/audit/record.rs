@@ -218,6 +218,8 @@ pub enum Fault {
     Gone,
     /// More of it may not be sent.
     OverLimit,
+    /// The policy would not allow it any more.
+    Revoked(DenialReason),
 }
 
 impl Fault {
@@ -230,6 +232,7 @@ impl Fault {
             Self::Silent => DenialReason::RequestStalled,
             Self::Gone => DenialReason::Interrupted,
             Self::OverLimit => DenialReason::UploadLimitExceeded,
+            Self::Revoked(reason) => *reason,
         }
     }
 }

@@ -37,6 +37,7 @@ mod places;
 mod pool;
 mod refusals;
 mod resent;
+mod revoked;
 mod schema;
 mod scrub;
 mod stalled;

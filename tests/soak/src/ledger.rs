@@ -17,6 +17,8 @@ pub const OF_UPSTREAM: [&str; 2] = ["UpstreamUnreachable", "AnswerBroken"];
 pub const NO_SECRET: &str = "CredentialUnavailable";
 /// Of a request that waited for its upstream while its policy was replaced, or its secret again and again: it is not sent.
 const OVERTAKEN: &str = "Overtaken";
+/// What is told of a request that goes on under a rule with another credential.
+const OTHER_SECRET: &str = "CredentialScope";
 
 /// What became of a request, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub struct Row {
     pub denied: u64,
     /// Failed as the upstream did.
     pub failed: u64,
-    /// Not sent, or of a WebSocket cut off, for what it was judged by had been replaced meanwhile.
+    /// Not sent, or cut off, for what it was judged by had been replaced meanwhile.
     pub overtaken: u64,
 }
 
@@ -308,7 +310,7 @@ impl Ledger {
             self.accuse(format_args!("a request was sent that the audit trail does not have: {which}"));
         }
         if let Some(which) = cut {
-            self.accuse(format_args!("a WebSocket was cut off, and not with its rule: {which}"));
+            self.accuse(format_args!("an answer or a WebSocket was cut off, and not with its rule: {which}"));
         }
     }
 }
@@ -336,13 +338,19 @@ fn outcomes(seed: u64, ask: &Ask, span: &Span) -> Vec<Verdict> {
     policies(seed, span).flat_map(|policy| one(policy.verdict(ask))).collect()
 }
 
-/// Why a WebSocket that one of these policies allowed had to end under a later one; none where it had not.
+/// Why a request that one of these policies allowed had to end under a later one, if it was still on its way; none where it had not.
 fn revocations(seed: u64, ask: &Ask, span: &Span) -> Vec<&'static str> {
-    let verdicts = policies(seed, span).map(|policy| policy.verdict(ask));
-    let since = verdicts.skip_while(|verdict| !ask.socket || matches!(verdict, Verdict::Deny(_)));
-    since
-        .filter_map(|verdict| if let Verdict::Deny(reason) = verdict { Some(reason) } else { None })
-        .collect()
+    let mut allowed = None;
+    let revoked = policies(seed, span).map(|policy| match (policy.verdict(ask), allowed) {
+        (Verdict::Deny(reason), Some(_)) => Some(reason),
+        (Verdict::Allow(slot), Some(before)) if slot != before => Some(OTHER_SECRET),
+        (Verdict::Allow(slot), _) => {
+            allowed = Some(slot);
+            None
+        }
+        (Verdict::Deny(_), None) => None,
+    });
+    revoked.flatten().collect()
 }
 
 fn arrival(

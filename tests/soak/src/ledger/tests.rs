@@ -249,7 +249,7 @@ fn a_request_is_overtaken_only_where_something_was_replaced_and_nothing_was_sent
 }
 
 #[test]
-fn a_websocket_is_cut_off_only_where_its_rule_went_and_the_audit_trail_says_so() {
+fn an_answer_or_a_websocket_is_cut_off_only_where_its_rule_went_and_the_audit_trail_says_so() {
     let socket = Ask { socket: true, ..ask(Place::Socket) };
     let allows = |number| Policy::of(SEED, number).verdict(&socket) == Verdict::Allow(Some(Slot::Bearer));
     let first = (1..).find(|number| allows(*number) && !allows(number + 1)).unwrap();
@@ -274,15 +274,11 @@ fn a_websocket_is_cut_off_only_where_its_rule_went_and_the_audit_trail_says_so()
     };
     let gone = Some("PathNotAllowed");
     assert_eq!(judged(socket, first, true, gone), None);
+    assert_eq!(judged(Ask { socket: false, ..socket }, first, true, gone), None);
     for reason in [None, Some("Interrupted"), Some("MethodNotAllowed")] {
         assert!(judged(socket, first, true, reason).unwrap().contains("not with its rule"), "{reason:?}");
     }
-    for (asked, policy, arrives) in [
-        (socket, first, false),
-        (socket, stays, true),
-        (socket, comes, true),
-        (Ask { socket: false, ..socket }, first, true),
-    ] {
+    for (asked, policy, arrives) in [(socket, first, false), (socket, stays, true), (socket, comes, true)] {
         let wrong = judged(asked, policy, arrives, gone).unwrap();
         assert!(wrong.contains("was not answered"), "{asked:?}, {policy}, {arrives}: {wrong}");
     }
