@@ -90,3 +90,6 @@ fn head(question: Question<'_>) -> Result<Parts, Unanswerable> {
     }
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,6 +140,8 @@ pub struct ClassInForce {
     pub runtime_class: Option<String>,
     /// Nodes of the agent's pod.
     pub scheduling: Scheduling,
+    /// Host patterns that rules stay within; none if any host will do.
+    pub allowed_hosts: Option<Vec<String>>,
     /// Private ranges that the proxy may dial.
     pub private_ranges: Vec<Ipv4Net>,
     /// Private CAs that the proxy trusts.

@@ -27,6 +27,8 @@ pub(crate) const PLACEHOLDER_BYTES_MIN: usize = 8;
 pub(crate) const PLACEHOLDER_BYTES_MAX: usize = 1024;
 pub(crate) const RANGES_MAX: usize = 4096;
 pub(crate) const HEADERS_MAX: usize = 32;
+/// As many as a class can have.
+pub(crate) const ALLOWED_HOSTS_MAX: usize = 128;
 pub(crate) const CONTENT_TYPES_MAX: usize = 16;
 /// Providers have two or three such fields.
 pub(crate) const PINNED_MAX: usize = 32;
@@ -48,6 +50,11 @@ pub struct PolicyDocument {
     /// The allow-list, at most 10,000 rules. Empty denies everything.
     #[schemars(length(max = RULES_MAX))]
     pub rules: Vec<RuleDocument>,
+    /// Host patterns within which the rules of an AgentSandbox have to stay, as its class has them, at most 128. Denials say to write
+    /// no rule outside of them; rules of this document are not judged by them. Absent means any host.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(max = ALLOWED_HOSTS_MAX))]
+    pub allowed_hosts: Option<Vec<String>>,
     /// The credentials that rules may name, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = CREDENTIALS_MAX))]

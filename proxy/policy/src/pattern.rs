@@ -65,6 +65,24 @@ impl HostPattern {
     /// # Errors
     /// [`Malformed`] when it has another form, holds an address, or is a wildcard over names of strangers.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
+        let pattern = Self::read(text)?;
+        let Self { form, base } = &pattern;
+        if base.is_metadata_name() && *form == Form::Exact {
+            return Err(Malformed::host("metadata services are never allowed"));
+        }
+        if *form != Form::Exact && is_shared(base) {
+            return Err(Malformed::host("a wildcard over a shared suffix allows the names of strangers"));
+        }
+        Ok(pattern)
+    }
+
+    /// Patterns that rules stay within. They allow nothing, so they may be as wide as anyone likes; one that cannot be read
+    /// names no host.
+    pub(crate) fn ceiling(texts: &[String]) -> Vec<Self> {
+        texts.iter().filter_map(|text| Self::read(text).ok()).collect()
+    }
+
+    fn read(text: &str) -> Result<Self, Malformed> {
         let (form, name) = match (text.strip_prefix("**."), text.strip_prefix("*.")) {
             (Some(name), _) => (Form::AnyLabels, name),
             (None, Some(name)) => (Form::OneLabel, name),
@@ -78,13 +96,6 @@ impl HostPattern {
         let base = Host::parse(name)?;
         if base.address().is_some() {
             return Err(Malformed::host("a rule names a DNS name, never an address"));
-        }
-        if base.is_metadata_name() && form == Form::Exact {
-            return Err(Malformed::host("metadata services are never allowed"));
-        }
-        let shared = !base.as_str().contains('.') || SHARED_SUFFIXES.contains(&base.as_str());
-        if form != Form::Exact && shared {
-            return Err(Malformed::host("a wildcard over a shared suffix allows the names of strangers"));
         }
         Ok(Self { form, base })
     }
@@ -131,6 +142,11 @@ impl fmt::Display for HostPattern {
         })?;
         self.base.fmt(f)
     }
+}
+
+/// Whether strangers may have names right under this one.
+fn is_shared(base: &Host) -> bool {
+    !base.as_str().contains('.') || SHARED_SUFFIXES.contains(&base.as_str())
 }
 
 #[cfg(test)]

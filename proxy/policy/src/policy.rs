@@ -112,6 +112,7 @@ pub struct Policy {
     sandbox: Arc<SandboxIdentity>,
     generation: i64,
     rules: Rules,
+    ceiling: Option<Vec<HostPattern>>,
     credentials: BTreeMap<String, Credential>,
     client_certificates: BTreeMap<String, ClientCertificate>,
     addresses: Addresses,
@@ -352,6 +353,11 @@ impl Policy {
         let own = rule.scheme.default_port();
         let port = if rule.scope.ports.contains(&own) { own } else { *rule.scope.ports.first()? };
         Some((rule.scheme, host.clone(), port))
+    }
+
+    /// Whether a new rule may name this host.
+    pub(crate) fn is_within_ceiling(&self, host: &Host) -> bool {
+        self.ceiling.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(host)))
     }
 
     /// Whether a rule has this name.

@@ -70,13 +70,24 @@ pub(super) fn connect(
     }
 }
 
-/// Leave to open a tunnel: what it carries is not known yet, so either scheme will do.
+/// Leave to open a tunnel: what it carries is not known yet, so either scheme will do. What is told is told of the one that clients speak at
+/// the port.
 pub(super) fn admit(policy: &Policy, host: &Host, port: u16) -> Result<(), Box<Denial>> {
     if policy.pass(host, port).is_some() {
         return Ok(());
     }
-    let admitted = policy.admit(Scheme::Https, host, port);
-    admitted.or_else(|denial| policy.admit(Scheme::Http, host, port).map_err(|_| denial)).map(drop)
+    let is_plain = port == Scheme::Http.default_port();
+    let (likely, other) =
+        if is_plain { (Scheme::Http, Scheme::Https) } else { (Scheme::Https, Scheme::Http) };
+    let Err(mut denial) = policy.admit(likely, host, port) else { return Ok(()) };
+    if policy.admit(other, host, port).is_ok() {
+        return Ok(());
+    }
+    let is_new = denial.reason == DenialReason::HostNotAllowed && denial.how_to_allow.contains('`');
+    if is_new && port != likely.default_port() {
+        denial.how_to_allow.push_str(" If plain HTTP is spoken there, the scheme of the rule must be HTTP.");
+    }
+    Err(denial)
 }
 
 fn authority(request: &Request<Incoming>) -> Result<(Host, u16), Box<Denial>> {

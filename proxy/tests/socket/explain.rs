@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use crate::entrances::to;
-use crate::world::{HOST, Setup, World, build, over_http1};
+use crate::world::{HOST, Setup, World, build, get, over_http1, raw};
 
 const INJECT: &str = "  inject: {type: Header, name: x-api-key}";
 const PLACEHOLDER: &str = "sk-placeholder-0123456789abcdef";
@@ -129,5 +129,34 @@ async fn what_is_explained_is_what_is_written_down_when_the_request_is_sent() {
             }
         }
         assert_eq!(told["place"].as_str().is_some(), !fields["credential"].is_null() && allowed);
+    }
+}
+
+#[tokio::test]
+async fn what_a_denied_connect_says_to_write_allows_what_its_client_sends_then() {
+    for (port, scheme) in [(80, "http"), (443, "https"), (8080, "https")] {
+        let policy = vec![(", uid: u1", "")];
+        let world = build(Setup { protocols: vec!["http/1.1"], policy, ..Setup::default() }).await;
+        let authority = format!("new.test:{port}");
+        let connect =
+            format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+        let refusal = raw(&world, Entrance::HttpProxy, connect.as_bytes()).await;
+        let told: Value = serde_json::from_str(refusal.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let advice = told["howToAllow"].as_str().unwrap();
+        assert!(advice.contains(&format!("ports: [{port}], scheme: {scheme}}}`")), "{advice}");
+        assert_eq!(advice.contains("If plain HTTP is spoken there"), port == 8080, "{advice}");
+        let snippet = advice.split('`').nth(1).unwrap().to_owned();
+        world.edit(|text| text.replace("rules:\n", &format!("rules:\n{snippet}\n"))).await;
+        let io = world.connect(&authority).await.unwrap();
+        // It is allowed, and then no such host is found.
+        let (event, host) = (("event", "end"), ("host", "new.test"));
+        if scheme == "http" {
+            over_http1(io, get("/x", "new.test")).await;
+        } else {
+            let io = world.tls(io, "new.test", "http/1.1").await.unwrap();
+            over_http1(io, get("/x", &authority)).await;
+        }
+        let line = world.line(&[event, host]).await;
+        assert_eq!((&line["rule"], &line["decision"]), (&"new.test".into(), &"allow".into()), "{line}");
     }
 }

@@ -135,6 +135,7 @@ pub(super) fn in_force(
         isolation: class.spec.isolation,
         runtime_class: class.spec.runtime_class_name.clone(),
         scheduling: class.spec.scheduling.clone().unwrap_or_default(),
+        allowed_hosts: egress.allowed_hosts,
         private_ranges,
         additional_roots: egress.additional_roots,
         upstream_proxy: egress.upstream_proxy.map(|proxy| UpstreamProxyDocument {

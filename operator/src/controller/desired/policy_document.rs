@@ -70,6 +70,7 @@ pub fn document(
         },
         generation: identity.generation,
         rules: rules.to_vec(),
+        allowed_hosts: class.allowed_hosts.clone(),
         credentials: credentials.iter().map(|(document, _)| document.clone()).collect(),
         client_certificates: certificates.iter().map(|(document, _)| document.clone()).collect(),
         addresses: AddressesDocument {

@@ -3,7 +3,7 @@
 //! A snippet is what stands between backticks, and is YAML: where it says to add or to write it, doing so allows the very
 //! request that was denied, with all that it lacks and not only with what was asked first. Where writing cannot help, or
 //! must not, there is no snippet. A list is written whole where leaving it out has a meaning of its own, for then adding
-//! to it would take something away.
+//! to it would take something away. A new rule allows the request and no other; where none is known yet, it says so.
 
 use std::fmt::Display;
 
@@ -11,8 +11,8 @@ use super::{Gap, Place};
 use crate::document::{PATHS_MAX, PORTS_MAX, RULES_MAX};
 use crate::method::ORDINARY;
 use crate::path::globs_for;
-use crate::policy::{Rule, Scope, reaches};
-use crate::{Denial, DenialReason, Host, HostPattern, Policy, Request, Scheme};
+use crate::policy::{Reach, Rule, Scope, reach, reaches};
+use crate::{Denial, DenialReason, Host, HostPattern, Injection, Policy, Request, Scheme};
 
 /// Longest path glob of an AgentSandbox, in characters; the CRD takes no longer one.
 const GLOB_BYTES_MAX: usize = 256;
@@ -135,7 +135,7 @@ impl Policy {
         Some(changes.join(", "))
     }
 
-    /// A rule for this place, with the credential of the rule that has no room for it.
+    /// A rule for this place, with what the rule that has no room for it carries, or else what may go there.
     fn new_rule(&self, place: &Place<'_>, full: Option<&Rule>) -> String {
         if let Some(never) = self.never(place) {
             return never;
@@ -147,15 +147,49 @@ impl Policy {
             return "No rule can name this host; ask for it by a full DNS name, such as api.example.com."
                 .to_owned();
         }
+        if !self.is_within_ceiling(place.host) {
+            return "The AgentSandboxClass lets no sandbox have a rule for this host; a platform admin may add it to egress.allowedHosts there, or use another class."
+                .to_owned();
+        }
         let most = if self.is_of_sandbox() { SANDBOX_RULES_MAX } else { RULES_MAX };
         if self.rule_count() >= most {
             return format!("There are {most} rules already, and there can be no more; widen or remove one.");
         }
-        format!("Add to {}: `- {{{}}}`.", self.allow_list(), self.fields(place, full).join(", "))
+        if place.request.is_some_and(|request| globs_of(request).is_none()) {
+            return format!(
+                "Add a rule for this host to {}, with the path that you mean: the one that was asked for is too long for a rule, or would allow more than itself.",
+                self.allow_list()
+            );
+        }
+        let carried = full.map_or_else(|| self.carried(place), Carried::of);
+        let fields = self.fields(place, &carried).join(", ");
+        format!("Add to {}: `- {{{fields}}}`.{}", self.allow_list(), carried.remarks(place))
+    }
+
+    /// What the owners of AgentCredentials let go to this place. The login at the upstream proxy is no rule's to name.
+    fn carried(&self, place: &Place<'_>) -> Carried<'_> {
+        if place.scheme != Scheme::Https {
+            return Carried::default();
+        }
+        let login = self.upstream_proxy().and_then(|proxy| proxy.login.as_ref());
+        let is_login = |name: &str| login.is_some_and(|login| login.credential == name);
+        let mut carried = Carried::default();
+        for (name, injection) in self.credentials().filter(|(name, _)| !is_login(name)) {
+            let scopes = self.credential(name).map(|known| known.scopes.as_slice()).unwrap_or_default();
+            match () {
+                () if may_go(scopes, place) && is_placed(injection, place) => carried.keys.push(name),
+                () if reaches(scopes, place.host, place.port) => carried.withheld = Some(name),
+                () => {}
+            }
+        }
+        let shown =
+            |name: &&str| self.client_certificate(name).is_some_and(|known| may_go(&known.scopes, place));
+        carried.certificate = self.certificate_files().map(|(name, _)| name).find(shown);
+        carried
     }
 
     /// The fields of a new rule, as the AgentSandbox or the standalone document spells them.
-    fn fields(&self, place: &Place<'_>, full: Option<&Rule>) -> Vec<String> {
+    fn fields(&self, place: &Place<'_>, carried: &Carried<'_>) -> Vec<String> {
         let Place { scheme, host, port, request } = place;
         let host_field = format!("host: {}", scalar(host.as_str()));
         let mut fields = if self.is_of_sandbox() {
@@ -174,24 +208,19 @@ impl Policy {
         if let Some(request) = request {
             let push = request.push();
             let steps = || std::iter::once(*request).chain(&push);
-            if full.is_some() || !request.method.is_ordinary() {
-                let mut methods: Vec<_> = steps().map(|step| &step.method).collect();
-                methods.dedup();
-                fields.push(format!("methods: [{}]", list(methods.iter())));
-            }
-            if full.is_some() {
-                let globs: Vec<_> = steps().filter_map(globs_of).flatten().collect();
-                fields.push(format!("paths: [{}]", list(globs.iter().map(|glob| quoted(glob)))));
-            }
+            let mut methods: Vec<_> = steps().map(|step| &step.method).collect();
+            methods.dedup();
+            fields.push(format!("methods: [{}]", list(methods.iter())));
+            let globs: Vec<_> = steps().filter_map(globs_of).flatten().collect();
+            fields.push(format!("paths: [{}]", list(globs.iter().map(|glob| quoted(glob)))));
             if request.websocket {
                 fields.push("websocket: Allow".to_owned());
             }
         }
-        let carried = |rule: &Rule| {
-            let fields = [("credential", &rule.credential), ("clientCertificate", &rule.client_certificate)];
-            fields.map(|(field, name)| Some(format!("{field}: {}", scalar(name.as_ref()?))))
-        };
-        fields.extend(full.map(carried).into_iter().flatten().flatten());
+        let (key, certificate) = (carried.keys.first(), carried.certificate);
+        let named = [("credential", key.copied()), ("clientCertificate", certificate)];
+        fields
+            .extend(named.iter().filter_map(|(field, name)| Some(format!("{field}: {}", scalar((*name)?)))));
         fields
     }
 
@@ -232,6 +261,67 @@ impl Policy {
         }
         let identity = self.sandbox();
         format!("spec.egress.allow of AgentSandbox {}/{}", identity.namespace, identity.name)
+    }
+}
+
+/// What a new rule carries.
+#[derive(Default)]
+struct Carried<'a> {
+    /// The credentials that may go there; the rule carries the first.
+    keys: Vec<&'a str>,
+    certificate: Option<&'a str>,
+    /// One that may go to the host and port, but not with the request.
+    withheld: Option<&'a str>,
+}
+
+impl<'a> Carried<'a> {
+    /// What another rule carries.
+    fn of(rule: &'a Rule) -> Self {
+        Self {
+            keys: rule.credential.as_deref().into_iter().collect(),
+            certificate: rule.client_certificate.as_deref(),
+            withheld: None,
+        }
+    }
+
+    /// What the snippet alone does not say.
+    fn remarks(&self, place: &Place<'_>) -> String {
+        let Place { host, port, request, .. } = place;
+        let mut said = String::new();
+        if request.is_none() {
+            said.push_str(" No request is known yet, so that it allows every path, and all ordinary methods: narrow it with methods and paths.");
+        }
+        if let [_, others @ ..] = self.keys.as_slice()
+            && !others.is_empty()
+        {
+            let others = list(others.iter());
+            said.push_str(&format!(" AgentCredentials that may go there as well: {others}."));
+        }
+        if let (Some(request), [], Some(name)) = (request, self.keys.as_slice(), self.withheld) {
+            let method = &request.method;
+            said.push_str(&format!(
+                " It goes without a key: for its own, the owner of AgentCredential {name} has to allow {method} on this path of {host}:{port} in its hosts."
+            ));
+        }
+        said
+    }
+}
+
+/// Whether something with these scopes may go to a place; where no request is known, with some request.
+fn may_go(scopes: &[Scope], place: &Place<'_>) -> bool {
+    match place.request {
+        Some(request) => reach(scopes, request) == Reach::Within,
+        None => reaches(scopes, place.host, place.port),
+    }
+}
+
+/// Whether the secret has its place in the request.
+fn is_placed(injection: &Injection, place: &Place<'_>) -> bool {
+    match (injection, place.request) {
+        (Injection::PathSegment { after, placeholders }, Some(request)) => {
+            request.target.with_path_segment(after, placeholders, "").is_some()
+        }
+        _ => true,
     }
 }
 

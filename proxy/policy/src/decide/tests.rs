@@ -314,12 +314,12 @@ fn a_denial_says_what_to_write() {
         (
             "GET https://evil.test/",
             None,
-            "Add to spec.egress.allow of AgentSandbox team/demo: `- {host: evil.test}`.",
+            "Add to spec.egress.allow of AgentSandbox team/demo: `- {host: evil.test, methods: [GET], paths: [\"/\"]}`.",
         ),
         (
             "GET http://evil.test:8080/",
             None,
-            "Add to spec.egress.allow of AgentSandbox team/demo: `- {host: evil.test, ports: [8080], scheme: Http}`.",
+            "Add to spec.egress.allow of AgentSandbox team/demo: `- {host: evil.test, ports: [8080], scheme: Http, methods: [GET], paths: [\"/\"]}`.",
         ),
         (
             "GET https://socket.test:22/",
@@ -340,7 +340,7 @@ fn a_denial_says_what_to_write() {
     let denial = standalone.decide(request("GET https://evil.test/")).unwrap_err();
     assert_eq!(
         denial.how_to_allow,
-        "Add to rules of the policy document: `- {name: evil.test, host: evil.test, ports: [443], scheme: https}`."
+        "Add to rules of the policy document: `- {name: evil.test, host: evil.test, ports: [443], scheme: https, methods: [GET], paths: [\"/\"]}`."
     );
 }
 

@@ -15,10 +15,10 @@ use super::{
 use crate::address::{Addresses, is_too_wide};
 use crate::bounds::{self, Bounds};
 use crate::document::{
-    API_VERSION, CREDENTIALS_MAX, CredentialDocument, EXCEPT_PATHS_MAX, InjectDocument, METHODS_MAX,
-    PATHS_MAX, PLACEHOLDER_BYTES_MAX, PLACEHOLDER_BYTES_MIN, PLACEHOLDERS_MAX, PORTS_MAX, PolicyDocument,
-    RANGES_MAX, RULES_MAX, RuleDocument, SCOPES_MAX, SchemeDocument, ScopeDocument, TlsDocument,
-    TracingDocument, UpstreamProxyDocument, WebsocketDocument,
+    ALLOWED_HOSTS_MAX, API_VERSION, CREDENTIALS_MAX, CredentialDocument, EXCEPT_PATHS_MAX, InjectDocument,
+    METHODS_MAX, PATHS_MAX, PLACEHOLDER_BYTES_MAX, PLACEHOLDER_BYTES_MIN, PLACEHOLDERS_MAX, PORTS_MAX,
+    PolicyDocument, RANGES_MAX, RULES_MAX, RuleDocument, SCOPES_MAX, SchemeDocument, ScopeDocument,
+    TlsDocument, TracingDocument, UpstreamProxyDocument, WebsocketDocument,
 };
 use crate::path::{CanonicalPath, PathGlob};
 use crate::pinned::pinned;
@@ -75,6 +75,8 @@ impl TryFrom<PolicyDocument> for Policy {
         for (index, document) in document.rules.into_iter().enumerate() {
             rules.extend(rule(&format!("rules[{index}]"), document, &known, &mut faults));
         }
+        let allowed_hosts = document.allowed_hosts;
+        faults.bound("allowedHosts", allowed_hosts.as_ref().map_or(0, Vec::len), 0, ALLOWED_HOSTS_MAX);
         let allow = ranges("addresses.allow", &document.addresses.allow, &mut faults);
         for (index, net) in allow.iter().enumerate().filter(|(_, net)| is_too_wide(net)) {
             let message =
@@ -97,6 +99,7 @@ impl TryFrom<PolicyDocument> for Policy {
             sandbox: Arc::new(document.sandbox),
             generation: document.generation,
             rules: Rules::new(rules),
+            ceiling: allowed_hosts.map(|all| HostPattern::ceiling(&all)),
             credentials,
             client_certificates,
             addresses,

@@ -8,8 +8,12 @@ use serde_json::Value;
 use super::*;
 
 fn policy(sandbox: &AgentSandbox) -> Policy {
+    policy_in(sandbox, &ordinary())
+}
+
+fn policy_in(sandbox: &AgentSandbox, references: &References) -> Policy {
     let accepted =
-        accept(&identity(), sandbox, &ordinary(), &platform()).unwrap_or_else(|all| panic!("{all:?}"));
+        accept(&identity(), sandbox, references, &platform()).unwrap_or_else(|all| panic!("{all:?}"));
     let Accepted { identity, class, rules, credentials, certificates, .. } = &accepted;
     let document = policy_document::document(identity, class, rules, credentials, certificates, &platform());
     Policy::try_from(document).unwrap()
@@ -126,5 +130,40 @@ fn what_no_sandbox_may_or_can_allow_has_nothing_to_write() {
     ] {
         let denial = policy(&sandbox).decide(asked(line)).unwrap_err();
         assert!(followed(&sandbox, &denial).is_none(), "{line}: {denial}");
+    }
+}
+
+#[test]
+fn what_is_beyond_the_ceiling_of_the_class_has_nothing_to_write_and_what_is_within_it_is_accepted() {
+    let sandbox = narrow();
+    let hosts = json!({"allowedHosts": ["**.anthropic.com", "pypi.org", "*.wide.test", "*.test"]});
+    let ceiling = with_class(|class| class.spec.egress = Some(from(hosts)));
+    let told = |line| policy_in(&sandbox, &ceiling).decide(asked(line)).unwrap_err();
+    let beyond = told("GET https://files.pypi.org/simple/");
+    assert!(
+        followed(&sandbox, &beyond).is_none() && beyond.how_to_allow.contains("egress.allowedHosts"),
+        "{beyond}"
+    );
+    for line in ["GET https://new.test/a", "GET https://full.test/"] {
+        let changed = followed(&sandbox, &told(line)).unwrap();
+        assert!(policy_in(&changed, &ceiling).decide(asked(line)).is_ok(), "{line}");
+    }
+    // Without a ceiling the first is proposed, too, and would not be accepted where there is one.
+    let proposed = policy(&sandbox).decide(asked("GET https://files.pypi.org/simple/")).unwrap_err();
+    let changed = followed(&sandbox, &proposed).unwrap();
+    assert!(accept(&identity(), &changed, &ceiling, &platform()).is_err());
+}
+
+#[test]
+fn a_second_host_of_a_credential_is_proposed_with_it_and_accepted() {
+    let hosts = json!([{"host": "api.anthropic.com"}, {"host": "files.anthropic.com", "ports": [443, 8443]}]);
+    let references = with_credential(|credential| credential.spec.hosts = Some(from(hosts)));
+    let sandbox = narrow();
+    for line in ["POST https://files.anthropic.com/x", "POST https://files.anthropic.com:8443/x"] {
+        let denial = policy_in(&sandbox, &references).decide(asked(line)).unwrap_err();
+        let changed = followed(&sandbox, &denial).unwrap();
+        let policy = policy_in(&changed, &references);
+        let permit = policy.decide(asked(line)).unwrap();
+        assert_eq!(permit.credential().map(|key| key.name()), Some("anthropic"), "{denial}");
     }
 }

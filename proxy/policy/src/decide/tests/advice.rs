@@ -113,6 +113,127 @@ fn a_name_that_is_denied_is_admitted_and_answered_once_the_advice_is_followed() 
 }
 
 #[test]
+fn a_new_rule_allows_what_was_asked_for_and_no_other_method_or_path() {
+    let document = document();
+    for line in ["GET https://new.test/a", "POST http://new.test/a", "PROPFIND https://new.test:8443/a"] {
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        let changed = policy_of(&followed(&document, &denial.how_to_allow).unwrap());
+        assert!(changed.decide(asked(line)).is_ok(), "{denial}");
+        let (method, url) = line.split_once(' ').unwrap();
+        for other in [format!("DELETE {url}"), format!("{method} {url}/b"), format!("{method} {url}%2fb")] {
+            assert!(changed.decide(asked(&other)).is_err(), "{other}: {denial}");
+        }
+    }
+}
+
+#[test]
+fn where_no_request_is_known_a_new_rule_is_wide_and_that_is_said() {
+    let host = Host::parse("new.test").unwrap();
+    let denial = policy_of(&document()).admit(Scheme::Https, &host, 443).unwrap_err();
+    assert_eq!(
+        denial.how_to_allow,
+        "Add to rules of the policy document: `- {name: new.test, host: new.test, ports: [443], scheme: https}`. No request is known yet, so that it allows every path, and all ordinary methods: narrow it with methods and paths."
+    );
+}
+
+#[test]
+fn a_path_that_no_rule_can_name_has_no_new_rule_that_allows_every_other() {
+    for path in ["/*", &format!("/{}", "x".repeat(300))] {
+        let denial =
+            policy_of(&document()).decide(asked(&format!("GET https://new.test{path}"))).unwrap_err();
+        assert!(followed(&document(), &denial.how_to_allow).is_none(), "{denial}");
+        assert!(denial.how_to_allow.contains("with the path that you mean"), "{denial}");
+    }
+}
+
+/// A document whose credentials may go to more hosts than its rules name.
+fn with_second_hosts() -> Value {
+    let mut document = document();
+    document["credentials"] = json!([
+        {"name": "bot", "inject": {"type": "PathSegment", "after": "/bot"}, "placeholders": ["issued-for-bot-0001"],
+            "scopes": [{"host": "bot.test", "ports": [443]}]},
+        {"name": "corporate", "inject": {"type": "Basic", "username": "u"}, "scopes": [{"host": "way.test", "ports": [3128]}]},
+        {"name": "key", "inject": {"type": "Bearer"}, "scopes": [
+            {"host": "api.good.test", "ports": [443, 8443], "methods": ["GET", "POST"]},
+            {"host": "up.good.test", "ports": [443, 8443], "methods": ["POST"], "paths": ["/r/**"]},
+            {"host": "both.test", "ports": [443]}]},
+        {"name": "other", "inject": {"type": "Header", "name": "x-other"}, "scopes": [{"host": "both.test", "ports": [443]}]},
+    ]);
+    document["clientCertificates"] = json!([{"name": "pair", "certificateFile": "c", "keyFile": "k",
+        "scopes": [{"host": "up.good.test", "ports": [8443]}]}]);
+    document["upstream"] = json!({"proxy": {"url": "http://way.test:3128", "credential": "corporate"}});
+    document
+}
+
+#[test]
+fn a_new_rule_names_the_credential_that_may_go_there_and_only_then() {
+    let document = with_second_hosts();
+    for (line, key, pair, says) in [
+        ("POST https://up.good.test/r/x", Some("key"), None, ""),
+        ("POST https://up.good.test:8443/r/x", Some("key"), Some("pair"), ""),
+        (
+            "POST https://up.good.test/files",
+            None,
+            None,
+            "AgentCredential key has to allow POST on this path of up.good.test:443",
+        ),
+        ("GET https://up.good.test/r/x", None, None, "AgentCredential key has to allow GET"),
+        ("POST https://up.good.test:9443/r/x", None, None, ""),
+        ("POST http://up.good.test/r/x", None, None, ""),
+        ("GET https://both.test/", Some("key"), None, "AgentCredentials that may go there as well: other."),
+        ("POST https://bot.test/botissued-for-bot-0001/sendMessage", Some("bot"), None, ""),
+        ("POST https://bot.test/sendMessage", None, None, "AgentCredential bot"),
+        ("GET https://way.test:3128/", None, None, ""),
+        ("GET https://new.test/", None, None, ""),
+    ] {
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        let changed = followed(&document, &denial.how_to_allow).unwrap_or_else(|| panic!("{line}: {denial}"));
+        let permit =
+            policy_of(&changed).decide(asked(line)).unwrap_or_else(|next| panic!("{denial}: {next}"));
+        let carried = permit.credential().map(CredentialUse::name);
+        assert_eq!(
+            (carried, permit.certificate().map(CertificateUse::name)),
+            (key, pair),
+            "{line}: {denial}"
+        );
+        assert!(denial.how_to_allow.contains(says), "{line}: {denial}");
+        assert_eq!(denial.how_to_allow.contains("AgentCredential"), !says.is_empty(), "{line}: {denial}");
+    }
+    let admitted = |port| {
+        let host = Host::parse("up.good.test").unwrap();
+        policy_of(&document).admit(Scheme::Https, &host, port).unwrap_err().how_to_allow
+    };
+    assert!(admitted(443).contains("credential: \"key\"}`") && !admitted(9443).contains("credential"));
+}
+
+#[test]
+fn no_rule_is_proposed_for_a_host_beyond_the_ceiling_of_the_class() {
+    let mut document = document();
+    let advice = |document: &Value, host: &str| {
+        policy_of(document).decide(asked(&format!("GET https://{host}/x"))).unwrap_err().how_to_allow
+    };
+    assert!(advice(&document, "new.test").contains('`'));
+    document["allowedHosts"] = json!(["*.acme.test", "**.com", "api.good.test", "-"]);
+    for (host, proposed) in [
+        ("new.test", false),
+        ("acme.test", false),
+        ("a.acme.test", true),
+        ("a.b.acme.test", false),
+        ("a.b.com", true),
+    ] {
+        let told = advice(&document, host);
+        assert_eq!(followed(&document, &told).is_some(), proposed, "{host}: {told}");
+        assert_eq!(told.contains("AgentSandboxClass"), !proposed, "{host}: {told}");
+    }
+    // What a rule names already is within it: nothing else is judged by the ceiling.
+    assert!(policy_of(&document).decide(asked("GET https://open.test/")).is_ok());
+    document["allowedHosts"] = json!([]);
+    assert!(!advice(&document, "a.b.com").contains('`'), "a ceiling of nothing");
+    document["allowedHosts"] = Value::from(vec!["a.test"; crate::document::ALLOWED_HOSTS_MAX + 1]);
+    assert!(Policy::from_yaml(&document.to_string()).is_err());
+}
+
+#[test]
 fn what_must_not_be_allowed_or_cannot_be_has_nothing_to_write() {
     let document = document();
     for line in [
