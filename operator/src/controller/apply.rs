@@ -483,3 +483,6 @@ fn post() -> PostParams {
 fn merge() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
+
+#[cfg(test)]
+mod tests;

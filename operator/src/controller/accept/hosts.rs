@@ -46,11 +46,13 @@ mod tests {
             ("*.example.com", "a.b.example.com", false),
             ("*.example.com", "example.com", false),
             ("*.example.com", "evilexample.com", false),
+            ("*.example.com", ".example.com", false),
             ("**.example.com", "a.b.example.com", true),
             ("**.example.com", "*.example.com", true),
             ("**.example.com", "**.b.example.com", true),
             ("**.example.com", "example.com", false),
             ("**.example.com", "evilexample.com", false),
+            ("**.example.com", ".example.com", false),
             ("**.b.example.com", "**.example.com", false),
         ] {
             assert_eq!(covers(outer, inner), wanted, "{outer} {inner}");

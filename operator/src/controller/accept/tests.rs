@@ -13,6 +13,7 @@ mod advice;
 mod bounds;
 mod certificates;
 mod confinement;
+mod edges;
 mod lifecycle;
 mod tracing;
 mod workspace;

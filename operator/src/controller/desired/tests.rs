@@ -13,6 +13,7 @@ use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
 
 mod confinement;
+mod edges;
 mod hardening;
 mod task;
 mod workspace;

@@ -8,6 +8,8 @@ use crate::controller::memory::{Failed, Memory};
 use crate::controller::observe::ProxyClosed;
 use crate::fixtures::{self, accepted, agent_pod, from, identity, live, observed, platform, proxy_pod};
 
+mod edges;
+
 fn now() -> Timestamp {
     "2026-01-01T00:00:20Z".parse().unwrap()
 }
