@@ -98,9 +98,13 @@ fn denied(status: Option<&AgentSandboxStatus>) -> Option<i64> {
     Some(status?.egress.as_ref()?.denied)
 }
 
-/// kstatus's two say that something is amiss when they are true, and all others when they are false.
+/// kstatus's two say that something is amiss when they are true, and all others when they are false, but for that of a suspension, which is
+/// asked for.
 fn style(type_: &str, status: &str) -> Style {
     let is_amiss = matches!(type_, "Stalled" | "Reconciling");
+    if type_ == "Suspended" {
+        return Style::new();
+    }
     let colour = match (status, is_amiss) {
         ("True", false) | ("False", true) => AnsiColor::Green,
         ("False", false) | ("True", true) => AnsiColor::Red,

@@ -27,7 +27,7 @@ use crate::workspace::{Workspace, WorkspaceStatus};
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, lower-case letters, digits and -: names of its pods are made from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]')").message("metadata.name must begin with a letter, as the name of its Service does: write for example try-1 in place of 1-try"),
     validation = Rule::new(OVER_RULE).message("spec: the sandbox is over (status.program says how its program ended) and is not run again, so only lifecycle.ttlAfterFinished can be changed: delete it and create it anew, as kubectl replace --force does"),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence, or the program of a Task ended well."),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence, the program of a Task ended well, or the sandbox is suspended as asked; REASON says which."),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
     printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),
     printcolumn(name = "EGRESS-DENIED", type_ = "integer", json_path = ".status.egress.denied", description = "Requests that the proxy has denied since it last started."),
@@ -78,6 +78,19 @@ pub struct Lifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     pub ttl_after_finished: Option<String>,
+    /// Running (absent means this), or Suspended: neither agent nor proxy runs, and the walls stay. A sandbox that is resumed has a new
+    /// agent and an empty workspace, and its fence proves the walls anew. maxLifetime goes on meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PowerState>,
+}
+
+/// Whether a sandbox is to run for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerState {
+    /// It is.
+    Running,
+    /// It is not.
+    Suspended,
 }
 
 /// What becomes of a program that has ended.
@@ -344,7 +357,8 @@ pub struct AgentSandboxStatus {
     #[schemars(length(max = 63))]
     pub class_name: Option<String>,
     /// What is known, by type: Accepted, CredentialsReady, ProxyReady, NetworkIsolated, RuntimeVerified,
-    /// WorkspaceReady (where a source is named), Ready (the summary), Reconciling and Stalled.
+    /// WorkspaceReady (where a source is named), Ready (the summary), Suspended (where lifecycle.state is written), Reconciling and
+    /// Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::common::conditions")]
     pub conditions: Vec<Condition>,

@@ -13,7 +13,8 @@
 //! takes its time to start; the fence in the agent's waits for its proxy, and so does the agent. The kubelet's "started"
 //! wakes the pass that sees the proxy closed and opens the way to it. A sandbox that is not accepted runs nothing: its pods
 //! are stopped, its walls stay. Status is written on failure too, then the error is returned. Before all that [`life`] says
-//! whether the sandbox is over; one that is over is only told of, and has its power taken away ([`finish`]).
+//! whether the sandbox is over; one that is over is only told of, and has its power taken away ([`finish`]). One that is suspended has its
+//! power taken away before its walls are seen to ([`suspend`]).
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub mod outcome;
 pub mod plan;
 mod progress;
 pub mod status;
+mod suspend;
 pub mod teardown;
 mod way;
 
@@ -63,8 +65,9 @@ use life::Life;
 use memory::{Failed, Memory};
 use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
-use outcome::{Blocked, Breach, Outcome, Requeue, Stage, Workload};
-use plan::{Step, spec_hash};
+use outcome::{Blocked, Breach, Off, Outcome, Requeue, Stage, Workload};
+use plan::{BoundaryPlan, Step, spec_hash};
+use suspend::Stopped;
 use teardown::Teardown;
 
 pub use breach::Breaches;
@@ -158,33 +161,41 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
     let accepted = accept::accept(&identity, &sandbox, &references, &platform); // pure, may reject
-    let (sandbox, result) = match accepted {
+    let (sandbox, off, result) = match accepted {
         Ok(accepted) => {
+            // Before the finalizer and the walls, which may fail: to take power away needs no evidence.
+            let power = Box::pin(suspend::power(&ctx, &identity, &sandbox, &observed)).await; // client, told later
+            let (off, stopped) = power.unzip();
             let sandbox = hold(&ctx, sandbox).await?; // client, may fail
-            let result = Box::pin(raise(&ctx, &platform, &accepted, &sandbox, &observed)).await; // client, may fail
-            (sandbox, result.map_err(|failure| (Some(accepted.class.name), failure)))
+            let raised = raise(&ctx, &platform, &accepted, &sandbox, &observed, stopped);
+            let result = Box::pin(raised).await; // client, may fail
+            (sandbox, off, result.map_err(|failure| (Some(accepted.class.name), failure)))
         }
         Err(rejections) => {
             let class = accept::class_to_keep(&sandbox, &references);
             let result = Box::pin(refuse(&ctx, &identity, &observed, class.clone(), rejections)).await; // client, may fail
-            (sandbox, result.map_err(|error| (class, Failure::from(error))))
+            (sandbox, None, result.map_err(|error| (class, Failure::from(error))))
         }
     };
-    report(&ctx, &sandbox, &life, observed.look_again_in, result).await // client, may fail
+    report(&ctx, &sandbox, &life, observed.look_again_in, off, result).await // client, may fail
 }
 
-/// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy.
+/// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy. Of a sandbox
+/// that is suspended, whose power was `stopped`, to the boundary.
 async fn raise(
     ctx: &Ctx,
     platform: &Platform,
     accepted: &Accepted,
     sandbox: &AgentSandbox,
     observed: &Observed,
+    stopped: Option<Stopped>,
 ) -> Result<Outcome, Failure> {
     let (identity, now) = (&accepted.identity, ctx.clock.now());
     let wanted = desired::boundary(accepted, platform);
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
+    // Keys that no pod will mount are not made, in pass after pass.
+    let planned = if stopped.is_some() { BoundaryPlan { keys: None, ..planned } } else { planned };
     let sealed = match breach::boundary(ctx, identity, planned).await {
         Ok(sealed) => sealed,
         Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),
@@ -192,6 +203,9 @@ async fn raise(
     let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
     let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
+    if let Some(stopped) = stopped {
+        return suspend::walled(ctx, accepted, &sealed, unwidened, stopped).await;
+    }
 
     let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
@@ -236,6 +250,7 @@ async fn raise(
     Ok(Outcome {
         class_name: Some(accepted.class.name.clone()),
         started: None,
+        off: None,
         stage: Stage::Standing(Box::new(workload)),
     })
 }
@@ -295,7 +310,7 @@ async fn refuse(
 ) -> Result<Outcome, ApplyError> {
     breach::hurry(ctx, identity, observed).await?;
     apply::power_down(&ctx.writer, identity, Ending::All).await?;
-    Ok(Outcome { class_name, started: None, stage: Stage::Rejected(rejections) })
+    Ok(Outcome { class_name, started: None, off: None, stage: Stage::Rejected(rejections) })
 }
 
 /// Puts the finalizer on before the first child exists.
@@ -343,6 +358,7 @@ async fn report(
     sandbox: &AgentSandbox,
     life: &Life,
     look_again_in: Option<Duration>,
+    off: Option<Off>,
     result: Result<Outcome, (Option<String>, Failure)>,
 ) -> Result<Action, ReconcileError> {
     let now = ctx.clock.now();
@@ -350,16 +366,18 @@ async fn report(
         Ok(outcome) => (outcome, None),
         Err((class_name, Failure { error, breach })) => {
             let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
-            (Outcome { class_name, started: None, stage }, Some(error))
+            (Outcome { class_name, started: None, off: None, stage }, Some(error))
         }
     };
-    let outcome = Outcome { started: life.started, ..outcome };
+    let unstopped = off.as_ref().and_then(|off| off.again);
+    let outcome = Outcome { started: life.started, off, ..outcome };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
     // Asked for as late as can be: by now most watches have shown what the pass has written.
     let unseen = ctx.recent.look_again_in(&sandbox.uid().unwrap_or_default());
     let left = life.left(now);
-    let look_again_in = untold_for.into_iter().chain(look_again_in).chain(unseen).chain(left).min();
+    let look_again_in =
+        untold_for.into_iter().chain(look_again_in).chain(unseen).chain(unstopped).chain(left).min();
     match (outcome.requeue(now).at_latest(look_again_in), error) {
         (Requeue::Backoff, Some(error)) => Err(ReconcileError::Apply(error)),
         (Requeue::Backoff, None) => {

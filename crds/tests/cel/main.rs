@@ -75,6 +75,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
         ("egress", serde_json::json!({"allow": [{"host": "another.example.com"}]})),
         ("resources", serde_json::json!({"limits": {"cpu": "77m"}})),
         ("lifecycle", serde_json::json!({"mode": "Task"})),
+        ("lifecycle", serde_json::json!({"state": "Suspended"})),
     ] {
         let mut changed = kind.base.clone();
         changed["spec"][field] = value;

@@ -16,10 +16,11 @@ use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
 use super::accept::Identity;
-use super::apply::{self, ApplyError, End, Ending};
+use super::apply::{self, ApplyError, End, Ending, LivePod};
+use super::desired::{Child, ChildKind};
 use super::life::{self, Life};
 use super::observe::{self, Observed};
-use super::outcome::{Left, Outcome, Stage};
+use super::outcome::{Left, Off, Outcome, Stage};
 use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status, tell};
 
 /// A pod that does not end within this time is on a node that does not answer, mostly.
@@ -72,22 +73,18 @@ pub(super) async fn finish(
     let is_late = life::is_exceeded(program)
         && sandbox.status.as_ref().is_some_and(|status| status.started_at.is_some());
     let ending = if is_told(sandbox) || is_late { Ending::All } else { Ending::Proxies };
-    let stopped = power_down(ctx, identity, observed, ending).await;
-    let left = match &stopped {
-        Ok(left) if left.is_empty() => Left::Nothing,
-        Ok(left) => Left::Ending(left.clone()),
-        Err(error) => Left::Unstopped(chain(error)),
-    };
+    let (Off { left, again }, stopped) = power_down(ctx, identity, observed, ending).await;
+    let powerless = left == Left::Nothing;
     let class_name = sandbox.status.as_ref().and_then(|status| status.class_name.clone());
     let stage = Stage::Finished(Box::new(program.clone()), left);
-    let outcome = Outcome { class_name, started: life.started, stage };
+    let outcome = Outcome { class_name, started: life.started, off: None, stage };
     let now = ctx.clock.now();
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
-    let powerless = stopped.map_err(ReconcileError::Apply)?.is_empty();
+    stopped.map_err(ReconcileError::Apply)?;
     let again = match ending {
         Ending::Proxies => Some(TEARDOWN_RETRY),
-        Ending::All => (!powerless).then(|| pause(program, now)),
+        Ending::All => again,
     };
     let expires = life::expires(sandbox, program, now).filter(|_| powerless && is_told(sandbox));
     let kept_for = match expires {
@@ -132,22 +129,39 @@ fn is_told(sandbox: &AgentSandbox) -> bool {
     sandbox.status.as_ref().is_some_and(|status| status.program.is_some())
 }
 
-/// When to look again at what does not end. The watch wakes earlier, where it shows the pod.
-fn pause(program: &ProgramStatus, now: Timestamp) -> Duration {
-    let lately = |at: Timestamp| now.duration_since(at) < ENDING_PATIENCE;
-    let is_new = program.finished_at.as_ref().is_some_and(|at| lately(at.0));
-    if is_new { TEARDOWN_RETRY } else { ENDING_RETRY_LATER }
-}
-
-/// Ends what is to end; the names of what may still run.
-async fn power_down(
+/// Ends what is to end; what may still run, and whether all of that could be asked for.
+pub(super) async fn power_down(
     ctx: &Ctx,
     identity: &Identity,
     observed: &Observed,
     ending: Ending,
-) -> Result<Vec<String>, ApplyError> {
+) -> (Off, Result<(), ApplyError>) {
     let left = apply::power_down(&ctx.writer, identity, ending).await;
     // An agent that stays until its end is told stays behind its walls, or not at all.
-    breach::hurry(ctx, identity, observed).await?;
-    left
+    let hurried = breach::hurry(ctx, identity, observed).await;
+    match hurried.and(left) {
+        Ok(left) if left.is_empty() => (Off { left: Left::Nothing, again: None }, Ok(())),
+        Ok(left) => {
+            let again = pause(&left, ctx.clock.now());
+            let named = left.iter().map(|pod| on_its_node(&pod.doomed.name, observed)).collect();
+            (Off { left: Left::Ending(named), again: Some(again) }, Ok(()))
+        }
+        Err(error) => (Off { left: Left::Unstopped(chain(&error)), again: Some(LATE_RETRY) }, Err(error)),
+    }
+}
+
+/// When to look again at what does not end. The watch wakes earlier, where it shows the pod.
+fn pause(left: &[LivePod], now: Timestamp) -> Duration {
+    let lately = |by: Timestamp| now.duration_since(by) < ENDING_PATIENCE;
+    let is_new = left.iter().any(|pod| pod.ending.is_none_or(lately));
+    if is_new { TEARDOWN_RETRY } else { ENDING_RETRY_LATER }
+}
+
+/// The name of a pod, with its node as far as that is known.
+fn on_its_node(name: &str, observed: &Observed) -> String {
+    let node = observed.child(ChildKind::Pod, name).and_then(|child| match child {
+        Child::Pod(pod) => pod.spec.as_ref()?.node_name.clone(),
+        _ => None,
+    });
+    node.map_or_else(|| name.to_owned(), |node| format!("{name} on node {node}"))
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::sandbox::{Mode, ProgramStatus};
+use agentsandbox_crds::sandbox::{Mode, PowerState, ProgramStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -24,6 +24,12 @@ const LIFETIME_EXCEEDED: &str = "LifetimeExceeded";
 #[must_use]
 pub fn mode(sandbox: &AgentSandbox) -> Mode {
     sandbox.spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.mode).unwrap_or(Mode::Service)
+}
+
+/// Whether the sandbox is to run for now; none where its spec does not say so.
+#[must_use]
+pub fn state(sandbox: &AgentSandbox) -> Option<PowerState> {
+    sandbox.spec.lifecycle.as_ref()?.state
 }
 
 /// What is known of a sandbox's life.

@@ -38,6 +38,8 @@ pub struct Outcome {
     pub class_name: Option<String>,
     /// When an agent of the sandbox first started, as far as it was known when the pass began.
     pub started: Option<Timestamp>,
+    /// What is left of its power, where it is suspended.
+    pub off: Option<Off>,
     /// How far it got.
     pub stage: Stage,
 }
@@ -53,16 +55,27 @@ pub enum Stage {
     Breached(Breach),
     /// The walls stand.
     Standing(Box<Workload>),
+    /// The walls stand and nothing is started behind them, for the sandbox is suspended; a policy that widens them, if there is one.
+    Suspended(Option<Widening>),
     /// The program has ended, and nothing is started any more.
     Finished(Box<ProgramStatus>, Left),
 }
 
-/// What is left of a sandbox that is over, beside its walls and the agent's pod as it ended.
+/// What is left of a power that was taken away, and when to look again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Off {
+    /// What is left.
+    pub left: Left,
+    /// When to look again at what does not go, if no watch shows it go; none where nothing is left.
+    pub again: Option<Duration>,
+}
+
+/// What is left of a sandbox that is over or suspended, beside its walls and the agent's pod as it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     /// Nothing.
     Nothing,
-    /// These pods, which are stopped.
+    /// These pods, which are stopped, each with its node as far as that is known.
     Ending(Vec<String>),
     /// Nobody knows: they could not be stopped, for this.
     Unstopped(String),
@@ -177,7 +190,7 @@ impl Outcome {
     #[must_use]
     pub fn requeue(&self, now: Timestamp) -> Requeue {
         match &self.stage {
-            Stage::Rejected(_) | Stage::Finished(..) => Requeue::AwaitChange,
+            Stage::Rejected(_) | Stage::Suspended(_) | Stage::Finished(..) => Requeue::AwaitChange,
             Stage::Blocked(blocked) => blocked.requeue(),
             Stage::Breached(Breach { why, agent: Halted::Stopped, .. }) => why.requeue(),
             Stage::Breached(Breach { agent: Halted::Spared | Halted::Unstopped(_), .. }) => Requeue::Backoff,

@@ -21,6 +21,7 @@ mod finished;
 mod pods;
 mod reason;
 mod secrets;
+mod suspended;
 pub(super) mod workspace;
 
 pub use reason::{ConditionType, Reason};
@@ -68,7 +69,9 @@ pub fn status(
             _ => old.program,
         },
     };
-    changed(sandbox, verdicts(outcome, now)?, facts, now)
+    let mut verdicts = verdicts(outcome, now)?;
+    suspended::add(&mut verdicts, suspended::told(sandbox, outcome));
+    changed(sandbox, verdicts, facts, now)
 }
 
 /// The status of a sandbox that is being deleted, with the sentence that says what it waits for; none when the present one says
@@ -79,9 +82,12 @@ pub fn ending(sandbox: &AgentSandbox, message: &str, now: Timestamp) -> Option<A
     let mut facts = vec![Verdict::new(ConditionType::Accepted, Holds::Unknown, Reason::Terminating, FACTS)];
     facts.extend(unknown(Reason::Terminating, FACTS));
     facts.push(Verdict::new(ConditionType::Ready, Holds::False, Reason::Terminating, message));
+    let mut verdicts = summarised(facts);
+    let suspended = Verdict::new(ConditionType::Suspended, Holds::Unknown, Reason::Terminating, FACTS);
+    suspended::add(&mut verdicts, life::state(sandbox).map(|_| suspended));
     let AgentSandboxStatus { class_name, egress, workspace, started_at, program, .. } =
         sandbox.status.clone().unwrap_or_default();
-    changed(sandbox, summarised(facts), Facts { class_name, egress, workspace, started_at, program }, now)
+    changed(sandbox, verdicts, Facts { class_name, egress, workspace, started_at, program }, now)
 }
 
 /// What a status says beside its conditions.
@@ -154,6 +160,9 @@ fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
         Stage::Blocked(blocked) => blocked_by(blocked)?,
         Stage::Breached(breach) => breached(breach)?,
         Stage::Standing(workload) => standing(workload, now),
+        Stage::Suspended(widening) => {
+            return Some(suspended::verdicts(outcome.off.as_ref(), widening.as_ref()));
+        }
         Stage::Finished(program, left) => return Some(finished::finished(program, left)),
     };
     Some(summarised(facts))

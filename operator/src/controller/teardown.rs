@@ -46,7 +46,7 @@ pub async fn teardown(
     let pods = writer.live_pods(identity).await?;
     if let Some(next) = pods.iter().min_by_key(|pod| pod.component) {
         let (first, name) = (next.component, next.doomed.name.clone());
-        let turn = pods.iter().filter(|pod| pod.component == first && !pod.ending);
+        let turn = pods.iter().filter(|pod| pod.component == first && pod.ending.is_none());
         try_join_all(turn.map(|LivePod { doomed, .. }| writer.delete(&identity.namespace, doomed))).await?;
         return Ok(Teardown::Waiting(first, name));
     }

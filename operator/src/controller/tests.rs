@@ -496,4 +496,5 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
 mod ending;
 mod finish;
 mod requests;
+mod suspend;
 mod way;

@@ -232,7 +232,11 @@ fn sandbox(object: &Value) -> Sandbox {
     // A Task that ended well is Ready for whoever waits for its end.
     let ended_well = object["status"]["program"]["exitCode"] == 0;
     let is_over = |one: &Value| ended_well && one["reason"] == "Succeeded";
-    let runs = |one: &&Value| one["type"] == "Ready" && one["status"] == "True" && !is_over(one);
+    // And one that is suspended, for whoever waits for that.
+    let is_suspended = object["spec"]["lifecycle"]["state"] == "Suspended";
+    let is_off = |one: &Value| is_suspended && one["reason"] == "Suspended";
+    let is_true = |one: &&Value| one["type"] == "Ready" && one["status"] == "True";
+    let runs = |one: &&Value| is_true(one) && !is_over(one) && !is_off(one);
     let ready = conditions.into_iter().flatten().find(runs);
     // A sandbox that names no class has the one that the operator chose and wrote down.
     let class = [&object["spec"]["className"], &object["status"]["className"]];

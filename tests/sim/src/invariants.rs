@@ -54,12 +54,19 @@ fn holds(object: &Value, condition: &str) -> bool {
     all.into_iter().flatten().any(|one| one["type"] == condition && one["status"] == "True")
 }
 
-/// Whether a sandbox is said to run. A Task that ended well is Ready for whoever waits for its end.
+/// Whether a sandbox is said to run. A Task that ended well is Ready for whoever waits for its end, and one that is suspended for whoever
+/// waits for that.
 fn is_called_running(sandbox: &Value) -> bool {
     let mut all = sandbox["status"]["conditions"].as_array().into_iter().flatten();
     let ended_well = sandbox["status"]["program"]["exitCode"] == 0;
     let is_over = |one: &Value| ended_well && one["reason"] == "Succeeded";
-    all.any(|one| one["type"] == "Ready" && one["status"] == "True" && !is_over(one))
+    let is_off = |one: &Value| is_called_suspended(sandbox) && one["reason"] == "Suspended";
+    all.any(|one| one["type"] == "Ready" && one["status"] == "True" && !is_over(one) && !is_off(one))
+}
+
+/// Whether a sandbox that is to be suspended is said to be.
+fn is_called_suspended(sandbox: &Value) -> bool {
+    sandbox["spec"]["lifecycle"]["state"] == "Suspended" && holds(sandbox, "Suspended")
 }
 
 fn is_walled(store: &Store, pod: &Value) -> bool {
@@ -176,6 +183,7 @@ impl Invariants {
     fn sandbox(&mut self, store: &Store, revision: &Revision, broken: &mut Vec<String>) {
         let sandbox = &revision.object;
         self.program(revision, broken);
+        suspended(store, revision, broken);
         let was = revision.before.as_ref().is_some_and(is_called_running);
         // One that is being deleted promises nothing more.
         let is_ending = sandbox["metadata"]["deletionTimestamp"].is_string();
@@ -239,6 +247,11 @@ impl Invariants {
                 broken.push(format!("I4: {key:?} is left of a sandbox that is gone"));
             }
         }
+        for sandbox in store.all(&SANDBOXES).filter(|one| one["spec"]["lifecycle"]["state"] == "Suspended") {
+            if live(store, sandbox).next().is_some() {
+                broken.push(format!("I10: a pod of {} lives", text(sandbox, "/metadata/name")));
+            }
+        }
         for sandbox in store.all(&SANDBOXES).filter(|sandbox| is_called_running(sandbox)) {
             let (name, uid) = (text(sandbox, "/metadata/name"), text(sandbox, "/metadata/uid"));
             if !is_current(sandbox) {
@@ -249,5 +262,24 @@ impl Invariants {
             }
         }
         broken
+    }
+}
+
+/// The pods of a sandbox in which something may run.
+fn live<'a>(store: &'a Store, sandbox: &'a Value) -> impl Iterator<Item = &'a Value> {
+    let uid = text(sandbox, "/metadata/uid");
+    store.all(&PODS).filter(move |pod| sandbox_uid(pod) == uid && !has_ended(pod))
+}
+
+/// A sandbox is called suspended once no pod of it is left.
+fn suspended(store: &Store, revision: &Revision, broken: &mut Vec<String>) {
+    let sandbox = &revision.object;
+    let was = revision.before.as_ref().is_some_and(is_called_suspended);
+    if revision.by != "operator" || was || !is_called_suspended(sandbox) {
+        return;
+    }
+    for pod in live(store, sandbox) {
+        let (name, pod) = (text(sandbox, "/metadata/name"), text(pod, "/metadata/name"));
+        broken.push(format!("I10: {name} is called suspended while {pod} lives"));
     }
 }

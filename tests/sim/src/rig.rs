@@ -290,6 +290,21 @@ impl Rig {
         });
     }
 
+    /// Waits until the agent of a sandbox runs for its present generation.
+    pub async fn runs(&mut self, name: &str) {
+        self.ready_for(name, "Running").await;
+    }
+
+    /// Waits until a sandbox is suspended at its present generation.
+    pub async fn suspended(&mut self, name: &str) {
+        self.ready_for(name, "Suspended").await;
+    }
+
+    async fn ready_for(&mut self, name: &str, reason: &'static str) {
+        let name = name.to_owned();
+        self.until(Duration::from_secs(120), reason, move |store| is_ready_for(store, &name, reason)).await;
+    }
+
     /// Waits until a sandbox is ready for its present generation.
     pub async fn ready(&mut self, name: &str) {
         let name = name.to_owned();
@@ -305,6 +320,14 @@ pub fn is_ready(store: &Store, name: &str) -> bool {
     conditions.into_iter().any(|one| {
         one["type"] == "Ready" && one["status"] == "True" && one["observedGeneration"] == *generation
     })
+}
+
+/// Whether a sandbox is ready for its present generation for this reason.
+pub fn is_ready_for(store: &Store, name: &str, reason: &str) -> bool {
+    let Some(sandbox) = store.get(&SANDBOXES, TEAM, name) else { return false };
+    let conditions = sandbox["status"]["conditions"].as_array().into_iter().flatten();
+    let mut ready = conditions.filter(|one| one["type"] == "Ready");
+    is_ready(store, name) && ready.any(|one| one["reason"] == reason)
 }
 
 /// Whether the end of a sandbox's program is told.

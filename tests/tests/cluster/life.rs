@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use agentsandbox_crds::names;
 use agentsandbox_crds::sandbox::ProgramStatus;
 use agentsandbox_tests::sandbox::{READY_WITHIN, Sandbox};
 use agentsandbox_tests::{Namespace, Rig, eventually, with_namespace};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::fixtures::{self, AGENT_IMAGE};
+use crate::main_job::{answers, claude};
 use crate::people::{denied, operator, tenant};
 
 /// A sandbox that runs a line of shell, with this `lifecycle`.
@@ -101,6 +105,92 @@ async fn a_life_ends_on_time_and_what_is_over_is_deleted_after_the_time_for_whic
         pod_gone(&late, &late.proxy_pod()).await;
         assert_eq!(program(&late).await.reason, "LifetimeExceeded");
         brief.gone(READY_WITHIN).await;
+    })
+    .await;
+}
+
+/// Suspends a sandbox, or resumes it.
+async fn state(sandbox: &Sandbox, state: &str) -> Result<(), kube::Error> {
+    let patch = json!({"spec": {"lifecycle": {"state": state}}});
+    let params = PatchParams::default();
+    sandbox.api().patch(&sandbox.name, &params, &Patch::Merge(patch)).await.map(drop)
+}
+
+/// Waits until neither pod of a sandbox is there and it says so.
+async fn suspended(sandbox: &Sandbox) {
+    state(sandbox, "Suspended").await.unwrap();
+    sandbox.await_condition("Suspended", "True", READY_WITHIN).await;
+    for pod in [sandbox.agent_pod(), sandbox.proxy_pod()] {
+        assert!(sandbox.pods().get_opt(&pod).await.unwrap().is_none(), "{pod} is there");
+    }
+    let ready = sandbox.condition("Ready").await.unwrap().unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Suspended"));
+}
+
+/// The UID of the agent's pod, when its fence had proven the walls, and when its program started.
+async fn proof(sandbox: &Sandbox) -> (String, Option<Time>, Option<Time>) {
+    let pod = sandbox.pods().get(&sandbox.agent_pod()).await.unwrap();
+    let status = pod.status.unwrap();
+    let fence = status.init_container_statuses.unwrap().into_iter().find(|one| one.name == "fence").unwrap();
+    let fence = fence.state.and_then(|state| state.terminated).expect("the fence is done");
+    assert_eq!(fence.exit_code, 0, "{fence:?}");
+    assert!(fence.message.unwrap_or_default().contains("Proven"));
+    let agent = status.container_statuses.unwrap().into_iter().find(|one| one.name == "agent").unwrap();
+    let started = agent.state.and_then(|state| state.running).and_then(|running| running.started_at);
+    (pod.metadata.uid.unwrap(), fence.finished_at, started)
+}
+
+#[tokio::test]
+async fn a_suspended_sandbox_has_walls_and_no_power_and_resumes_behind_a_new_proof_and_does_its_work() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "suspended", async |ns| {
+        let sandbox = claude(&ns, &rig, "Set").await;
+        let (before, ..) = proof(&sandbox).await;
+        suspended(&sandbox).await;
+        let walls = Api::<NetworkPolicy>::namespaced(ns.client.clone(), &ns.name);
+        for wall in [sandbox.agent_pod(), sandbox.proxy_pod()] {
+            let uid = walls.get(&wall).await.expect("the wall stays").metadata.uid;
+            walls.delete(&wall, &DeleteParams::default()).await.unwrap();
+            eventually(&format!("{wall} is put back"), Duration::from_secs(30), || async {
+                match walls.get_opt(&wall).await {
+                    Ok(Some(one)) if one.metadata.uid != uid && one.metadata.deletion_timestamp.is_none() => {
+                        Ok(())
+                    }
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+        }
+        let services = Api::<Service>::namespaced(ns.client.clone(), &ns.name);
+        let way = services.get(&sandbox.proxy_pod()).await.unwrap().spec.unwrap().selector.unwrap();
+        assert_eq!(way[names::LABEL_COMPONENT], "none", "the way is shut");
+        state(&sandbox, "Running").await.unwrap();
+        sandbox.await_reason("Ready", "Running", READY_WITHIN).await;
+        let told = sandbox.condition("NetworkIsolated").await.unwrap().unwrap();
+        assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", "Proven"));
+        let (after, proven, started) = proof(&sandbox).await;
+        assert_ne!(after, before, "its fence is a new one");
+        assert!(proven.is_some() && proven <= started, "{proven:?} {started:?}");
+        answers(&rig, &sandbox, "").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_that_is_suspended_begins_anew_and_once_it_is_over_it_is_neither_suspended_nor_resumed() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "suspended-task", async |ns| {
+        let line = "until [ -e /tmp/go ]; do sleep 1; done; echo it is done";
+        let task = ns.sandbox("again", &lives("again", "{mode: Task}", line)).await;
+        task.await_reason("Ready", "Running", READY_WITHIN).await;
+        suspended(&task).await;
+        assert_eq!(task.get().await.status.unwrap().program, None, "to be stopped is no end");
+        state(&task, "Running").await.unwrap();
+        task.await_reason("Ready", "Running", READY_WITHIN).await;
+        task.sh("touch /tmp/go").await.ok();
+        task.await_reason("Ready", "Succeeded", READY_WITHIN).await;
+        let refusal = state(&task, "Suspended").await.expect_err("it is over").to_string();
+        assert!(refusal.contains("the sandbox is over"), "{refusal}");
     })
     .await;
 }

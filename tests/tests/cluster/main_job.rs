@@ -12,7 +12,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const RULE: &str = "{host: api.anthropic.com, credential: anthropic}";
 
 /// A sandbox with Claude Code and the anthropic credential.
-async fn claude(ns: &Namespace, rig: &Rig, proxy_environment: &str) -> Sandbox {
+pub(crate) async fn claude(ns: &Namespace, rig: &Rig, proxy_environment: &str) -> Sandbox {
     rig.world.set_keys([("anthropic", fixtures::ANTHROPIC_KEY)]).await.unwrap();
     ns.secret("anthropic", "api-key", fixtures::ANTHROPIC_KEY).await;
     ns.apply(fixtures::ANTHROPIC_CREDENTIAL).await.unwrap();
@@ -23,7 +23,7 @@ async fn claude(ns: &Namespace, rig: &Rig, proxy_environment: &str) -> Sandbox {
 }
 
 /// Asks Claude Code, after these shell assignments, and checks what it answered and what the API saw.
-async fn answers(rig: &Rig, sandbox: &Sandbox, environment: &str) {
+pub(crate) async fn answers(rig: &Rig, sandbox: &Sandbox, environment: &str) {
     let key = sandbox.sh("echo $ANTHROPIC_API_KEY").await.ok().stdout;
     assert_eq!(key.trim(), "sk-ant-placeholder", "the agent holds something else than the placeholder");
     let said = sandbox.sh(&format!("cd /workspace && {environment} timeout 100 claude -p 'Answer. [[say:the fence holds]]' </dev/null")).await;

@@ -6,6 +6,7 @@ use agentsandbox_crds::names::{
     LABEL_SANDBOX_UID,
 };
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::child::Made;
@@ -22,8 +23,8 @@ pub struct LivePod {
     pub component: Component,
     /// Exactly this pod.
     pub doomed: Doomed,
-    /// Whether it is on its way out.
-    pub ending: bool,
+    /// By when it was to be gone, if it is on its way out.
+    pub ending: Option<Timestamp>,
 }
 
 /// Creates a pod, and ends one that something on the way has changed: it would be replaced at once, again and again. The next one
@@ -83,7 +84,7 @@ pub enum Ending {
 }
 
 /// Ends pods of a sandbox. An agent's pod whose program has ended stays, with its log; it is judged as the API server itself shows
-/// it. Answers with the names of the pods in which something may still run, in order.
+/// it. Answers with the pods in which something may still run, in the order of their names.
 ///
 /// # Errors
 /// When the API server refuses or does not answer.
@@ -91,23 +92,23 @@ pub async fn power_down(
     writer: &Writer,
     identity: &Identity,
     ending: Ending,
-) -> Result<Vec<String>, ApplyError> {
+) -> Result<Vec<LivePod>, ApplyError> {
     let (mut left, mut doomed) = (Vec::new(), Vec::new());
     // Proxies first: nothing that is asked about an agent may keep them up.
     let (proxies, agents): (Vec<_>, Vec<_>) =
         writer.live_pods(identity).await?.into_iter().partition(|pod| pod.component == Component::Proxy);
-    left.extend(proxies.iter().map(|pod| pod.doomed.name.clone()));
-    let proxies = proxies.into_iter().filter(|pod| !pod.ending).map(|pod| pod.doomed).collect();
+    left.extend(proxies.iter().cloned());
+    let proxies = proxies.into_iter().filter(|pod| pod.ending.is_none()).map(|pod| pod.doomed).collect();
     let stopped = super::stop(writer, &identity.namespace, proxies).await;
     for pod in agents {
         if is_spent(writer, identity, &pod.doomed).await? {
             continue;
         }
-        left.push(pod.doomed.name.clone());
-        doomed.extend((ending == Ending::All && !pod.ending).then_some(pod.doomed));
+        doomed.extend((ending == Ending::All && pod.ending.is_none()).then(|| pod.doomed.clone()));
+        left.push(pod);
     }
     super::stop(writer, &identity.namespace, doomed).await?;
-    left.sort();
+    left.sort_by(|one, other| one.doomed.name.cmp(&other.doomed.name));
     stopped.map(|()| left)
 }
 
@@ -204,7 +205,7 @@ pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
             uid: pod.uid().unwrap_or_default(),
             node: None,
         },
-        ending: pod.meta().deletion_timestamp.is_some(),
+        ending: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
     }
 }
 

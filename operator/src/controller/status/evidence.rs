@@ -12,7 +12,7 @@ use super::pods::{ended_pod, replacing};
 use super::{ConditionType, Holds, Reason, Verdict};
 use crate::controller::apply::Applied;
 use crate::controller::desired::{Component, agent_pod};
-use crate::controller::evaluate::Direction;
+use crate::controller::evaluate::{Direction, Widening};
 use crate::controller::observe::Closedness;
 use crate::controller::outcome::{UNMADE_PATIENCE, Workload};
 
@@ -38,24 +38,31 @@ pub(super) fn network_isolated(workload: &Workload, now: Timestamp) -> Verdict {
     Verdict::new(ConditionType::NetworkIsolated, holds, reason, message)
 }
 
+/// The same of walls that another policy widens, whatever runs behind them.
+pub(super) fn widened(widening: &Widening) -> Verdict {
+    let (holds, reason, message) = widens(widening);
+    Verdict::new(ConditionType::NetworkIsolated, holds, reason, message)
+}
+
+fn widens(widening: &Widening) -> (Holds, Reason, String) {
+    let whose = match widening.component {
+        Component::Agent => "the agent",
+        Component::Proxy => "the proxy",
+    };
+    let (reason, way) = match widening.direction {
+        Direction::Egress => (Reason::EgressWidened, "out of"),
+        Direction::Ingress => (Reason::IngressWidened, "into"),
+    };
+    let message = format!(
+        "NetworkPolicy {} allows traffic {way} {whose} beside the sandbox's own walls. Narrow its podSelector so that it does not select pods labelled agentsandbox.dev/component, or delete it; no agent runs until then.",
+        widening.policy
+    );
+    (Holds::False, reason, message)
+}
+
 fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
     if let Some(widening) = &workload.widening {
-        let whose = match widening.component {
-            Component::Agent => "the agent",
-            Component::Proxy => "the proxy",
-        };
-        let (reason, way) = match widening.direction {
-            Direction::Egress => (Reason::EgressWidened, "out of"),
-            Direction::Ingress => (Reason::IngressWidened, "into"),
-        };
-        return (
-            Holds::False,
-            reason,
-            format!(
-                "NetworkPolicy {} allows traffic {way} {whose} beside the sandbox's own walls. Narrow its podSelector so that it does not select pods labelled agentsandbox.dev/component, or delete it; no agent runs until then.",
-                widening.policy
-            ),
-        );
+        return widens(widening);
     }
     if workload.open_too_long(now) || workload.closed == Closedness::Reopened {
         return (Holds::False, Reason::ProxyOpen,

@@ -19,9 +19,12 @@ pub enum ConditionType {
     /// True: what the workspace's source brought is in its place. False: it could not be had, or was refused. It is told only where a
     /// source is named.
     WorkspaceReady,
-    /// True: all of the above, and the agent runs, or the program of a Task ended with exit code 0. False: the reason is the first of the
-    /// above that does not hold.
+    /// True: all of the above, and the agent runs, or the program of a Task ended with exit code 0, or the sandbox is suspended as asked
+    /// and nothing of it runs. False: the reason is the first of the above that does not hold.
     Ready,
+    /// True: the sandbox is suspended, and neither its agent nor its proxy runs. False: it is not, or one of its pods is not gone yet. It
+    /// is told only where lifecycle.state is written.
+    Suspended,
     /// True: the operator expects to get further by itself (kstatus).
     Reconciling,
     /// True: somebody has to do something (kstatus).
@@ -40,6 +43,7 @@ impl ConditionType {
             Self::RuntimeVerified => "RuntimeVerified",
             Self::WorkspaceReady => "WorkspaceReady",
             Self::Ready => "Ready",
+            Self::Suspended => "Suspended",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -184,6 +188,12 @@ reasons! {
     AgentFailing,
     /// The agent runs.
     Running,
+    /// The sandbox is suspended: neither agent nor proxy runs.
+    Suspended,
+    /// The sandbox is to be suspended, and something of it is not gone yet.
+    Suspending,
+    /// The sandbox is not suspended.
+    NotSuspended,
     /// The program was to run once, and ended well.
     Succeeded,
     /// The program was to run once, and ended badly.

@@ -19,6 +19,7 @@ use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 mod failed;
 mod kstatus;
+mod suspended;
 mod trouble;
 mod workspace;
 
@@ -57,7 +58,7 @@ fn with(change: impl FnOnce(&mut Workload)) -> Stage {
 }
 
 fn outcome(stage: Stage) -> Outcome {
-    Outcome { class_name: Some("gvisor".to_owned()), started: None, stage }
+    Outcome { class_name: Some("gvisor".to_owned()), started: None, off: None, stage }
 }
 
 type Told = BTreeMap<String, (String, String)>;

@@ -23,9 +23,12 @@ enum Script {
     Evict,
     DeletePod,
     ChangeMode,
+    Suspend,
+    Resume,
+    SuspendTask,
 }
 
-const ALL: [Script; 11] = [
+const ALL: [Script; 14] = [
     Script::Create,
     Script::Update,
     Script::Delete,
@@ -37,6 +40,9 @@ const ALL: [Script; 11] = [
     Script::Evict,
     Script::DeletePod,
     Script::ChangeMode,
+    Script::Suspend,
+    Script::Resume,
+    Script::SuspendTask,
 ];
 const WALLS: [&str; 2] = ["a-agent", "a-proxy"];
 
@@ -44,7 +50,7 @@ const WALLS: [&str; 2] = ["a-agent", "a-proxy"];
 async fn begin(rig: &mut Rig, script: Script) {
     let lifecycle = match script {
         Script::Finish | Script::DeleteFinished => json!({"mode": "Task"}),
-        Script::Evict | Script::DeletePod => json!({"mode": "Task"}),
+        Script::Evict | Script::DeletePod | Script::SuspendTask => json!({"mode": "Task"}),
         Script::Expire => json!({"mode": "Task", "ttlAfterFinished": "20s"}),
         Script::Outlive => json!({"maxLifetime": "40s"}),
         _ => json!(null),
@@ -63,6 +69,13 @@ async fn begin(rig: &mut Rig, script: Script) {
 async fn gone(rig: &mut Rig) {
     let gone = |store: &Store| store.get(&SANDBOXES, TEAM, "a").is_none();
     rig.until(Duration::from_secs(120), "the end", gone).await;
+}
+
+/// Suspends the sandbox, and waits until none of its pods is left.
+async fn suspend(rig: &mut Rig) {
+    rig.patch("a", &json!({"spec": {"lifecycle": {"state": "Suspended"}}}));
+    let off = |store: &Store| store.all(&PODS).next().is_none();
+    rig.until(Duration::from_secs(120), "no power", off).await;
 }
 
 /// Lets the user do it, and waits until it has come to its end.
@@ -86,6 +99,17 @@ async fn play(rig: &mut Rig, script: Script) {
             rig.world.act("user", |store| {
                 store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap();
             });
+            rig.finished("a").await;
+        }
+        Script::Suspend => suspend(rig).await,
+        Script::Resume => {
+            suspend(rig).await;
+            rig.patch("a", &json!({"spec": {"lifecycle": {"state": "Running"}}}));
+            rig.runs("a").await;
+        }
+        Script::SuspendTask => {
+            suspend(rig).await;
+            rig.patch("a", &json!({"spec": {"lifecycle": {"state": "Running"}}}));
             rig.finished("a").await;
         }
         Script::ChangeMode => {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use agentsandbox_sim::faults;
-use agentsandbox_sim::kinds::{PODS, SANDBOXES};
+use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::{self, TEAM};
 use agentsandbox_sim::rig::{Rig, simulate};
-use agentsandbox_sim::store::{Change, Deletion, Store, has_ended, text};
+use agentsandbox_sim::store::{Change, Deletion, Store, has_ended, is_ending, text};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -113,5 +113,102 @@ fn what_is_over_is_deleted_once_its_time_has_passed_and_nothing_is_left_of_it() 
         assert!(rig.world.world().store.get(&SANDBOXES, TEAM, "a").is_none(), "{}", rig.recently());
         rig.settle().await;
         assert_eq!(pods(&rig.world.world().store), [""; 0]);
+    });
+}
+
+/// What a sandbox is changed to.
+fn state(rig: &Rig, state: &str) {
+    rig.patch("a", &json!({"spec": {"lifecycle": {"state": state}}}));
+}
+
+/// The UID of the agent's pod.
+fn agent_uid(rig: &Rig) -> String {
+    let world = rig.world.world();
+    text(world.store.get(&PODS, TEAM, "a-agent").unwrap(), "/metadata/uid").to_owned()
+}
+
+#[test]
+fn a_suspended_sandbox_has_walls_and_no_pod_and_one_that_is_resumed_has_new_ones() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create("a");
+        rig.ready("a").await;
+        let before = agent_uid(&rig);
+        state(&rig, "Suspended");
+        rig.suspended("a").await;
+        rig.settle().await;
+        assert_eq!(pods(&rig.world.world().store), [""; 0]);
+        for wall in ["a-agent", "a-proxy"] {
+            assert!(rig.world.world().store.get(&POLICIES, TEAM, wall).is_some(), "{wall}");
+            rig.world.act("user", |store| {
+                store.delete(&POLICIES, (TEAM, wall), &Deletion::default()).unwrap();
+            });
+        }
+        rig.settle().await;
+        let stands = |wall: &str| {
+            let world = rig.world.world();
+            world.store.get(&POLICIES, TEAM, wall).is_some_and(|one| !is_ending(one))
+        };
+        assert!(stands("a-agent") && stands("a-proxy"), "what somebody deletes is put back");
+        state(&rig, "Running");
+        rig.runs("a").await;
+        rig.settle().await;
+        assert_ne!(agent_uid(&rig), before);
+        assert_eq!(agents_made(&rig), 2);
+    });
+}
+
+#[test]
+fn a_sandbox_that_is_made_suspended_starts_nothing_until_it_is_resumed() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        create(&rig, objects::sandbox("a"), json!({"state": "Suspended"}));
+        rig.suspended("a").await;
+        rig.settle().await;
+        assert_eq!(agents_made(&rig), 0);
+        state(&rig, "Running");
+        rig.runs("a").await;
+    });
+}
+
+#[test]
+fn a_task_that_is_suspended_begins_anew_and_one_that_was_over_stays_so() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create_task("a", 0);
+        rig.ready("a").await;
+        state(&rig, "Suspended");
+        rig.suspended("a").await;
+        rig.settle().await;
+        assert_eq!((program(&rig), agents_made(&rig)), (Value::Null, 1), "to be stopped is no end");
+        state(&rig, "Running");
+        rig.finished("a").await;
+        assert_eq!((&program(&rig)["exitCode"], agents_made(&rig)), (&json!(0), 2));
+        for to in ["Suspended", "Running"] {
+            state(&rig, to);
+            rig.settle().await;
+        }
+        assert_eq!(agents_made(&rig), 2, "a result is final");
+        assert_eq!(pods(&rig.world.world().store), ["a-agent"], "and its log stays");
+    });
+}
+
+#[test]
+fn the_life_of_a_suspended_sandbox_goes_on_and_ends_on_time() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        create(&rig, objects::sandbox("a"), json!({"maxLifetime": "1m30s"}));
+        rig.ready("a").await;
+        state(&rig, "Suspended");
+        rig.suspended("a").await;
+        rig.kill(1);
+        rig.pass(Duration::from_secs(5)).await;
+        rig.start("operator-0");
+        rig.finished("a").await;
+        rig.settle().await;
+        let time = |at: &str| -> Timestamp { text(&program(&rig), at).parse().unwrap() };
+        let lived = time("/finishedAt").duration_since(time("/startedAt"));
+        assert!((90_000..91_000).contains(&lived.as_millis()), "it lived for {lived}");
+        assert_eq!(program(&rig)["reason"], "LifetimeExceeded");
     });
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentsandbox_sim::faults::{Storm, hash};
 use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::{self, TEAM};
-use agentsandbox_sim::rig::{Rig, is_finished, is_ready, simulate};
+use agentsandbox_sim::rig::{Rig, is_finished, is_ready, is_ready_for, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
 use agentsandbox_sim::world::Shared;
 use serde_json::{Value, json};
@@ -129,6 +129,44 @@ fn deed_to_limited(store: &mut Store, draw: u64) {
     };
 }
 
+/// The sandbox that is suspended and resumed.
+const NAPPING: &str = "s";
+
+/// One thing that a user or the node does to it.
+fn deed_to_napping(store: &mut Store, draw: u64) {
+    let at = (TEAM, NAPPING);
+    let pod = format!("s-{}", if (draw >> 9).is_multiple_of(2) { "agent" } else { "proxy" });
+    let state = |state: &str| json!({"spec": {"lifecycle": {"state": state}}});
+    let _ = match (draw >> 4) % 9 {
+        0 | 1 => store.create(&SANDBOXES, None, objects::sandbox(NAPPING), false),
+        2 | 3 => store.merge(&SANDBOXES, Part::Main, at, &state("Suspended")),
+        4 => store.merge(&SANDBOXES, Part::Main, at, &state("Running")),
+        5 => store.delete(&PODS, (TEAM, &pod), &Deletion::default()),
+        6 => store.delete(&POLICIES, (TEAM, &pod), &Deletion::default()),
+        7 => store.merge(
+            &SANDBOXES,
+            Part::Status,
+            at,
+            &json!({"status": {"className": "x", "conditions": []}}),
+        ),
+        _ => store.delete(&SANDBOXES, at, &Deletion::default()),
+    };
+}
+
+/// In the end it is suspended, and then it runs.
+async fn nap(rig: &mut Rig, seed: u64) {
+    for (state, reason) in [("Suspended", "Suspended"), ("Running", "Running")] {
+        rig.world.act("user", |store| {
+            let _ = store.create(&SANDBOXES, None, objects::sandbox(NAPPING), false);
+            let state = json!({"spec": {"lifecycle": {"state": state}}});
+            let _ = store.merge(&SANDBOXES, Part::Main, (TEAM, NAPPING), &state);
+        });
+        rig.pass(Duration::from_secs(90)).await;
+        let is_so = is_ready_for(&rig.world.world().store, NAPPING, reason);
+        assert!(is_so, "seed {seed}: {NAPPING} is not {reason}: {}", rig.recently());
+    }
+}
+
 /// Prints the lines that were kept of a play that fails: nobody is handed them.
 struct Told(Shared);
 
@@ -163,6 +201,11 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
             let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
             rig.world.at(at, move |store| deed_to_limited(store, draw));
         }
+        for number in 0..8 {
+            let draw = hash(seed, &format!("deed to a napping one {number}"));
+            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
+            rig.world.at(at, move |store| deed_to_napping(store, draw));
+        }
         rig.pass(Duration::from_millis(STORM.end)).await;
         // In the end each is there, so that coming right means something.
         for name in NAMES {
@@ -191,6 +234,7 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
         assert!(!late, "seed {seed}: {BRIEF} lives too long: {}", rig.recently());
         let over = is_finished(&rig.world.world().store, TASK);
         assert!(over, "seed {seed}: {TASK} is not over: {}", rig.recently());
+        nap(&mut rig, seed).await;
         for name in NAMES {
             let there = rig.world.world().store.get(&SANDBOXES, TEAM, name).is_some();
             if !there {

@@ -48,6 +48,40 @@ fn o_r6_ten_forced_passes_over_a_settled_sandbox_write_nothing() {
     });
 }
 
+/// What ten passes over a sandbox that settled write, all of which are forced.
+async fn ten_forced_passes(rig: &mut Rig) -> Vec<String> {
+    rig.settle().await;
+    let from = rig.asked().len();
+    for round in 0..10 {
+        rig.patch("a", &json!({"metadata": {"annotations": {"acme.test/round": round.to_string()}}}));
+        rig.pass(Duration::from_secs(1)).await;
+    }
+    assert!(rig.asked().len() >= from + 10, "there were passes");
+    rig.writes(from)
+}
+
+#[test]
+fn o_r6_ten_forced_passes_over_a_suspended_or_a_finished_sandbox_write_nothing() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create("a");
+        rig.ready("a").await;
+        rig.patch("a", &json!({"spec": {"lifecycle": {"state": "Suspended"}}}));
+        rig.suspended("a").await;
+        assert_eq!(ten_forced_passes(&mut rig).await, [""; 0]);
+        let from = rig.asked().len();
+        rig.patch("a", &json!({"spec": {"lifecycle": {"state": "Running"}}}));
+        rig.runs("a").await;
+        assert!(!rig.writes(from).is_empty(), "the control is resumed");
+    });
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create_task("a", 3);
+        rig.finished("a").await;
+        assert_eq!(ten_forced_passes(&mut rig).await, [""; 0]);
+    });
+}
+
 #[test]
 fn o_r17_a_sandbox_is_created_with_the_recorded_requests_and_no_more() {
     let asked = simulate(async {

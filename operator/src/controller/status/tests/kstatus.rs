@@ -39,10 +39,11 @@ fn argo(object: &Value) -> &'static str {
     if metadata["deletionTimestamp"].is_string() || is_past {
         return "Progressing";
     }
-    match (holds("Stalled"), holds("Ready")) {
-        (true, _) => "Degraded",
-        (false, true) => "Healthy",
-        (false, false) => "Progressing",
+    match (holds("Stalled"), holds("Suspended"), holds("Ready")) {
+        (true, ..) => "Degraded",
+        (false, true, _) => "Suspended",
+        (false, false, true) => "Healthy",
+        (false, false, false) => "Progressing",
     }
 }
 
@@ -50,6 +51,15 @@ fn argo(object: &Value) -> &'static str {
 fn after(stage: Stage) -> Value {
     let told = status(&sandbox(|_| ()), &outcome(stage), None, now()).unwrap();
     serde_json::to_value(sandbox(|s| s.status = Some(told))).unwrap()
+}
+
+/// The same of one that is suspended.
+fn suspended(left: Left) -> Value {
+    use crate::controller::outcome::Off;
+    let mut suspended = sandbox(|s| s.spec.lifecycle = Some(from(json!({"state": "Suspended"}))));
+    let off = Some(Off { left, again: None });
+    suspended.status = status(&suspended, &Outcome { off, ..outcome(Stage::Suspended(None)) }, None, now());
+    serde_json::to_value(suspended).unwrap()
 }
 
 /// The sandbox as it is read before any operator has seen it: its status is the schema's default.
@@ -125,6 +135,14 @@ fn deployment_tools_call_a_sandbox_done_when_it_is_ready_and_failed_when_somebod
         ("one whose proxy goes", ended(0, proxy()), "InProgress", "Healthy"),
         ("a task that failed", ended(3, Left::Nothing), "Failed", "Degraded"),
         ("one that failed and whose proxy goes", ended(3, proxy()), "Failed", "Degraded"),
+        ("a suspended sandbox", suspended(Left::Nothing), "Current", "Suspended"),
+        ("one whose pods go", suspended(proxy()), "InProgress", "Progressing"),
+        (
+            "one that resumes",
+            changed(suspended(Left::Nothing), "/metadata/generation", json!(4)),
+            "InProgress",
+            "Progressing",
+        ),
     ];
     for (what, object, of_kstatus, of_argo) in cases.into_iter().chain(over) {
         assert_eq!((kstatus(&object), argo(&object)), (of_kstatus, of_argo), "{what}: {object:#}");
