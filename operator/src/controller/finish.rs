@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::sandbox::{Mode, ProgramStatus};
+use agentsandbox_crds::sandbox::{Mode, PowerState, ProgramStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -115,8 +115,11 @@ pub(super) async fn has_not_happened(ctx: &Ctx, sandbox: &AgentSandbox) -> Resul
     if is_over { Err(ApplyError::Late { name: sandbox.name_any() }) } else { Ok(()) }
 }
 
-/// How long a sandbox may yet live; of one that has lived too long, how soon its end is tried again.
+/// How long a sandbox may yet live; of one that has lived too long, or is to have no power for now, how soon its end is tried again.
 pub(super) fn due_in(sandbox: &AgentSandbox, ctx: &Ctx) -> Option<Duration> {
+    if life::state(sandbox) == Some(PowerState::Suspended) {
+        return Some(LATE_RETRY);
+    }
     let (identity, now) = (Identity::of(sandbox)?, ctx.clock.now());
     let observed = observe::observed(&ctx.stores, &ctx.recent, &identity);
     let agent = observed.agent_pod(&identity);

@@ -100,16 +100,21 @@ pub async fn power_down(
     left.extend(proxies.iter().cloned());
     let proxies = proxies.into_iter().filter(|pod| pod.ending.is_none()).map(|pod| pod.doomed).collect();
     let stopped = super::stop(writer, &identity.namespace, proxies).await;
+    let mut unasked = Ok(());
     for pod in agents {
-        if is_spent(writer, identity, &pod.doomed).await? {
-            continue;
+        match is_spent(writer, identity, &pod.doomed).await {
+            Ok(true) => continue,
+            Ok(false) => {
+                doomed.extend((ending == Ending::All && pod.ending.is_none()).then(|| pod.doomed.clone()));
+            }
+            // It may hold the only word of what came of its program. The others have nothing to do with that.
+            Err(error) => unasked = Err(error),
         }
-        doomed.extend((ending == Ending::All && pod.ending.is_none()).then(|| pod.doomed.clone()));
         left.push(pod);
     }
     super::stop(writer, &identity.namespace, doomed).await?;
     left.sort_by(|one, other| one.doomed.name.cmp(&other.doomed.name));
-    stopped.map(|()| left)
+    stopped.and(unasked).map(|()| left)
 }
 
 async fn is_spent(writer: &Writer, identity: &Identity, shown: &Doomed) -> Result<bool, ApplyError> {

@@ -381,7 +381,7 @@ async fn whose_start_was_never_told_loses_its_keys_on_time_though_nothing_can_be
 }
 
 /// Whether a pass comes within so many seconds.
-fn comes_within(action: &Action, limit: f64) -> bool {
+pub(super) fn comes_within(action: &Action, limit: f64) -> bool {
     let text = format!("{action:?}");
     let Some(time) = text.split("Some(").nth(1).and_then(|rest| rest.split(')').next()) else { return false };
     let seconds = match time.strip_suffix("ms") {
