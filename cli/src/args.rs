@@ -62,6 +62,12 @@ pub enum Command {
     ///
     /// Exit code 0: it is ready; 1: it is not.
     Status(StatusArgs),
+    /// Take the power of a sandbox away for a while: its agent and its proxy end, its walls stay.
+    ///
+    /// The workspace begins anew on resume, and so does the program of a Task that has not ended.
+    Suspend(PowerArgs),
+    /// Give a suspended sandbox its power back, with a new proxy, a new agent and a new proof.
+    Resume(PowerArgs),
     /// Print what the agent prints, or what its proxy writes down.
     ///
     /// The agent's output is shown without escapes and other controls, also into a pipe.
@@ -162,6 +168,19 @@ pub struct StatusArgs {
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// Arguments of `suspend` and `resume`.
+#[derive(Debug, Args)]
+pub struct PowerArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// Do not wait: end once it is written.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// How many seconds it may take.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 /// Arguments of `logs`.

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::PowerState;
 use clap::CommandFactory;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
@@ -17,7 +18,7 @@ use crate::explain::{Document, DocumentError, Question};
 use crate::find::{self, FindError};
 use crate::logs::{self, Shown};
 use crate::text::harmless_json;
-use crate::{cluster, explain, run, status};
+use crate::{cluster, explain, power, run, status};
 
 /// All is well: allowed, or done.
 pub const EXIT_OK: u8 = 0;
@@ -69,6 +70,14 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
             }
             out.flush()?;
             Ok(if status::is_ready(&sandbox) { EXIT_OK } else { EXIT_NO })
+        }
+        Command::Suspend(args) => {
+            let cluster = cluster::connect(cluster).await?;
+            power::turn(&cluster, &args, PowerState::Suspended, &mut anstream::stderr()).await
+        }
+        Command::Resume(args) => {
+            let cluster = cluster::connect(cluster).await?;
+            power::turn(&cluster, &args, PowerState::Running, &mut anstream::stderr()).await
         }
         Command::Logs(args) => {
             let cluster = cluster::connect(cluster).await?;

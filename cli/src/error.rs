@@ -4,6 +4,7 @@ use crate::cluster::ClusterError;
 use crate::exec::ExecError;
 use crate::explain::{DocumentError, Unanswerable};
 use crate::find::FindError;
+use crate::power::PowerError;
 use crate::run::RunError;
 
 /// Why a command has no answer.
@@ -24,6 +25,9 @@ pub enum Error {
     /// A run came to no end.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A sandbox is not what was asked for.
+    #[error(transparent)]
+    Power(#[from] PowerError),
     /// The end of a command is not known.
     #[error(transparent)]
     Exec(#[from] ExecError),

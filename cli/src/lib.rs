@@ -15,6 +15,7 @@ pub mod exec;
 pub mod explain;
 pub mod find;
 pub mod logs;
+pub mod power;
 pub mod run;
 pub mod status;
 pub mod text;

@@ -37,7 +37,7 @@ mod output;
 /// How often it is looked whether the agent's container has started, once its walls are proven.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Field manager of what this program writes.
-const FIELD_MANAGER: &str = "kubectl-agentsandbox";
+pub(crate) const FIELD_MANAGER: &str = "kubectl-agentsandbox";
 
 /// Why a run came to no end.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +172,7 @@ pub async fn run(
 }
 
 /// Where nobody reads any more there is nobody to tell.
-fn tell(progress: &mut dyn Write, line: &str) {
+pub(crate) fn tell(progress: &mut dyn Write, line: &str) {
     let _told = writeln!(progress, "{}", harmless_line(line));
 }
 
@@ -273,7 +273,7 @@ fn is_final(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
 }
 
-fn is_final_for_watch(error: &watcher::Error) -> bool {
+pub(crate) fn is_final_for_watch(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
@@ -396,7 +396,7 @@ fn is_own(sandbox: &AgentSandbox, own: &Own) -> bool {
 }
 
 /// What a sandbox says that was not told yet, in its own order.
-fn news(sandbox: &AgentSandbox, told: &mut Vec<(String, String, String)>) -> Vec<String> {
+pub(crate) fn news(sandbox: &AgentSandbox, told: &mut Vec<(String, String, String)>) -> Vec<String> {
     let mut lines = Vec::new();
     for one in sandbox.status.iter().flat_map(|status| &status.conditions) {
         let now = (one.type_.clone(), one.status.clone(), one.reason.clone());

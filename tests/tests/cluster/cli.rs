@@ -99,6 +99,13 @@ async fn the_program_explains_lists_shows_logs_and_runs_commands_in_a_sandbox() 
             if text(&audit).contains("evil.test") { Ok(()) } else { Err(text(&audit)) }
         })
         .await;
+
+        says(&run(&["suspend", "fix-login"]).await, 0, &["Suspended=True", "is suspended"]);
+        let agent = ns.pods().get_opt(&sandbox.agent_pod()).await.unwrap();
+        assert!(agent.is_none(), "{agent:?}");
+        says(&run(&["resume", "fix-login"]).await, 0, &["NetworkIsolated=True Proven", "is running"]);
+        says(&run(&["exec", "fix-login", "--", "true"]).await, 0, &[]);
+        says(&run(&["suspend", "fix-lgoin"]).await, 2, &["did you mean fix-login?"]);
     })
     .await;
 }
