@@ -181,70 +181,127 @@ fn p_g1_a_host_that_is_written_without_paths_has_the_paths_and_methods_that_its_
     assert!(goes(&unknown, "GET api.example.com/any"), "the preset says nothing of this host");
 }
 
+/// Presets with a host of theirs, a path of it that is open, and those that are left out.
+const LEFT_OUT: &[(&str, &str, &str, &[&str])] = &[
+    (
+        "Anthropic",
+        "api.anthropic.com",
+        "/v1/messages",
+        &[
+            "/v1/environments",
+            "/v1/sessions/",
+            "/v1/vaults/v/credentials",
+            "/v1/memory_stores",
+            "/v1/agents/a",
+        ],
+    ),
+    (
+        "Gemini",
+        "generativelanguage.googleapis.com",
+        "/v1beta/models/gemini:generateContent",
+        &[
+            "/google.ai.generativelanguage.v1beta.FileService/CreateFile",
+            "/$rpc/google.ai.generativelanguage.v1beta.FileService/ListFiles",
+            "/resumable/upload/v1beta/files",
+            "/batch",
+            "/batch/v1beta",
+            "/v1beta/openai/files",
+            "/v1beta/interactions",
+            "/v1beta/interactions/1",
+        ],
+    ),
+    (
+        "GitHub",
+        "api.github.com",
+        "/user",
+        &[
+            "/user/codespaces",
+            "/user/codespaces/secrets",
+            "/user/repository_invitations/1",
+            "/copilot_internal/v2/token",
+            "/repos/acme/shop/actions/permissions",
+            "/repos/acme/shop/actions/permissions/workflow",
+            "/repos/acme/shop/generate",
+            "/repos/acme/shop/pages",
+            "/repos/acme/shop/actions/runs/1/rerun",
+            "/repos/acme/shop/actions/runs/1/rerun-failed-jobs",
+            "/repos/acme/shop/actions/jobs/1/rerun",
+        ],
+    ),
+    (
+        "OpenAI",
+        "api.openai.com",
+        "/v1/responses",
+        &[
+            "/v1/skills",
+            "/v1/skills/s/content",
+            "/v1/videos",
+            "/v1/videos/v/content",
+            "/v1/audio/voices",
+            "/v1/audio/voices/v",
+            "/v1/realtime/calls",
+            "/v1/realtime/calls/c/refer",
+        ],
+    ),
+    (
+        "GitLab",
+        "gitlab.com",
+        "/api/v4/user",
+        &[
+            "/api/v4/user/emails",
+            "/api/v4/runners/1",
+            "/api/v4/groups/1/service_accounts/1/personal_access_tokens",
+            "/api/v4/user/personal_access_tokens/",
+            "/api/v4/admin/ci/variables",
+        ],
+    ),
+    (
+        "HuggingFace",
+        "huggingface.co",
+        "/acme/model/git-upload-pack",
+        &["/acme/model/git-receive-pack", "/datasets/acme/data/git-receive-pack"],
+    ),
+];
+
 #[test]
 fn p_g1_what_each_preset_leaves_out_stays_left_out_where_every_path_is_written() {
+    for (preset, host, open, closed) in LEFT_OUT {
+        let policy = policy(&json!({"preset": preset, "hosts": [{"host": host, "paths": ["/**"]}]}), &[host]);
+        assert!(goes(&policy, &format!("POST {host}{open}")), "{host}{open}");
+        for path in *closed {
+            assert!(!goes(&policy, &format!("POST {host}{path}")), "{host}{path}");
+        }
+    }
+}
+
+#[test]
+fn p_f14_no_preset_hands_out_a_key_that_its_provider_derives_from_the_owners() {
     for (preset, host, open, closed) in [
         (
-            "Anthropic",
-            "api.anthropic.com",
-            "/v1/messages",
+            "HuggingFace",
+            "huggingface.co",
+            "/api/models/acme/model/revision/main",
             &[
-                "/v1/environments",
-                "/v1/sessions/",
-                "/v1/vaults/v/credentials",
-                "/v1/memory_stores",
-                "/v1/agents/a",
+                "/api/models/acme/model/xet-read-token/main",
+                "/api/models/gpt2/xet-read-token/main",
+                "/api/datasets/acme/data/xet-read-token/refs%2Fpr%2F1",
+                "/api/models/acme/model/XET-read-token/main",
             ][..],
-        ),
-        (
-            "Gemini",
-            "generativelanguage.googleapis.com",
-            "/v1beta/models/gemini:generateContent",
-            &[
-                "/google.ai.generativelanguage.v1beta.FileService/CreateFile",
-                "/$rpc/google.ai.generativelanguage.v1beta.FileService/ListFiles",
-                "/resumable/upload/v1beta/files",
-                "/batch",
-                "/batch/v1beta",
-                "/v1beta/openai/files",
-                "/v1beta/interactions",
-                "/v1beta/interactions/1",
-            ],
         ),
         (
             "GitHub",
             "api.github.com",
-            "/user",
-            &[
-                "/user/codespaces",
-                "/user/codespaces/secrets",
-                "/user/repository_invitations/1",
-                "/copilot_internal/v2/token",
-            ],
-        ),
-        (
-            "GitLab",
-            "gitlab.com",
-            "/api/v4/user",
-            &[
-                "/api/v4/user/emails",
-                "/api/v4/runners/1",
-                "/api/v4/groups/1/service_accounts/1/personal_access_tokens",
-                "/api/v4/user/personal_access_tokens/",
-                "/api/v4/admin/ci/variables",
-            ],
-        ),
-        (
-            "HuggingFace",
-            "huggingface.co",
-            "/acme/model/git-upload-pack",
-            &["/acme/model/git-receive-pack", "/datasets/acme/data/git-receive-pack"],
+            "/repos/acme/shop/contents/a",
+            &["/repos/acme/shop/tarball", "/repos/acme/shop/tarball/main", "/repos/acme/shop/zipball/main"],
         ),
     ] {
-        let policy = policy(&json!({"preset": preset, "hosts": [{"host": host, "paths": ["/**"]}]}), &[host]);
-        assert!(goes(&policy, &format!("POST {host}{open}")), "{host}{open}");
-        for path in closed {
-            assert!(!goes(&policy, &format!("POST {host}{path}")), "{host}{path}");
+        let wide = json!({"preset": preset, "hosts": [{"host": host, "paths": ["/**"]}]});
+        for spec in [json!({"preset": preset}), wide] {
+            let policy = policy(&spec, &[host]);
+            assert!(goes(&policy, &format!("GET {host}{open}")), "{host}{open}");
+            for path in closed {
+                assert!(!goes(&policy, &format!("GET {host}{path}")), "{host}{path}");
+            }
         }
     }
 }
