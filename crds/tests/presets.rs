@@ -141,6 +141,46 @@ fn the_table_of_presets_is_current() {
     assert_eq!(found, wanted, "run UPDATE=1 cargo test -p agentsandbox-crds --test presets");
 }
 
+/// Each value under one of these keys, wherever it stands.
+fn under<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            if name == key {
+                found.push(value);
+            }
+            under(value, key, found);
+        }),
+        Value::Array(items) => items.iter().for_each(|item| under(item, key, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn p_f2_the_examples_give_the_key_to_the_paths_of_its_preset_only() {
+    let known = definition(Preset::Anthropic).hosts;
+    let known: BTreeSet<&str> =
+        known.iter().flat_map(|host| host.paths.iter().flatten()).map(String::as_str).collect();
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("there is a README");
+    let manifest =
+        readme.split("## The first manifest").nth(1).and_then(|rest| rest.split("```yaml\n").nth(1));
+    let credential = manifest.and_then(|text| text.split("---").next()).expect("it begins with a credential");
+    let file = |name: &str| std::fs::read_to_string(root().join(name)).expect("the example is there");
+    let (standalone, quickstart) =
+        (file("examples/standalone/policy.yaml"), file("examples/quickstart/credential.yaml"));
+    for (name, text, lists) in
+        [("README.md", credential, 1), ("standalone", &standalone, 2), ("quickstart", &quickstart, 1)]
+    {
+        let document: Value = serde_yaml::from_str(text).expect("it is YAML");
+        let mut paths = Vec::new();
+        under(&document, "paths", &mut paths);
+        assert_eq!(paths.len(), lists, "{name}");
+        let paths = paths.into_iter().flat_map(|list| list.as_array().expect("it is a list"));
+        for path in paths.map(|path| path.as_str().expect("it is text")) {
+            assert!(known.contains(path), "{name}: {path}");
+        }
+    }
+}
+
 #[test]
 fn every_way_to_inject_is_described() {
     let text = std::fs::read_to_string(root().join("docs/credentials.md")).expect("the document is there");
