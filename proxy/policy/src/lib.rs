@@ -24,6 +24,7 @@ mod pinned;
 mod placeholder;
 mod policy;
 mod secret_error;
+mod strangers;
 mod tally;
 mod target;
 

@@ -3,46 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
-use crate::{Host, Malformed};
-
-/// Suffixes under which strangers may register names, so that a wildcard would reach any of them. A wildcard over a
-/// top-level domain is refused in any case. A list of the best known, not the public suffix list.
-const SHARED_SUFFIXES: &[&str] = &[
-    "amazonaws.com",
-    "azureedge.net",
-    "azurewebsites.net",
-    "blob.core.windows.net",
-    "cloudapp.azure.com",
-    "cloudfront.net",
-    "co.jp",
-    "co.uk",
-    "com.au",
-    "com.br",
-    "com.cn",
-    "core.windows.net",
-    "firebaseapp.com",
-    "fly.dev",
-    "github.io",
-    "gitlab.io",
-    "herokuapp.com",
-    "netlify.app",
-    "ngrok-free.app",
-    "ngrok.io",
-    "onrender.com",
-    "org.uk",
-    "pages.dev",
-    "r2.dev",
-    "run.app",
-    "s3.amazonaws.com",
-    "storage.googleapis.com",
-    "supabase.co",
-    "surge.sh",
-    "trycloudflare.com",
-    "up.railway.app",
-    "vercel.app",
-    "web.app",
-    "workers.dev",
-];
+use crate::{Host, Malformed, strangers};
 
 /// `x` (itself), `*.x` (exactly one label more) or `**.x` (one or more labels more). No form implies the apex.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +31,12 @@ impl HostPattern {
         if base.is_metadata_name() && *form == Form::Exact {
             return Err(Malformed::host("metadata services are never allowed"));
         }
-        if *form != Form::Exact && is_shared(base) {
+        let is_shared = match form {
+            Form::Exact => false,
+            Form::OneLabel => strangers::have_names_under(base),
+            Form::AnyLabels => strangers::have_names_below(base),
+        };
+        if is_shared {
             return Err(Malformed::host("a wildcard over a shared suffix allows the names of strangers"));
         }
         Ok(pattern)
@@ -142,11 +108,6 @@ impl fmt::Display for HostPattern {
         })?;
         self.base.fmt(f)
     }
-}
-
-/// Whether strangers may have names right under this one.
-fn is_shared(base: &Host) -> bool {
-    !base.as_str().contains('.') || SHARED_SUFFIXES.contains(&base.as_str())
 }
 
 #[cfg(test)]
