@@ -2,7 +2,7 @@
 //! down already.
 
 use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ struct Found {
 }
 
 /// Sends a request. One that was not sent, as its connection had ended, is sent on another. One whose kept connection ends under it
-/// may have been taken or not: it is sent once more, on a new one, if that makes no difference and it ended soon.
+/// may have been taken or not: it is sent once more, on a new one, if it asks for nothing to be done and the connection ended soon.
 pub(super) async fn send(
     proxy: &Proxy,
     leave: &mut Leave<'_>,
@@ -81,10 +81,12 @@ pub(super) fn told(denied: Box<Denial>, permit: &Permit, is_again: bool) -> Box<
     }
 }
 
-/// The same request again, where it makes no difference whether it is done once or twice (RFC 9110, 9.2.2), and it has no body, of
-/// which some may be gone. Servers close connections that lie idle, also just as a request is written.
+/// The same request again, where it only asks for something (RFC 9110, 9.2.1), and it has no body, of which some may be gone. Servers
+/// close connections that lie idle, also just as a request is written. What is idempotent and not safe is not sent again: DELETE of
+/// "the oldest", and PUT over what another has written since, are no longer the same the second time.
 fn spare(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+    let is_asking = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !is_asking || !request.body().is_end_stream() {
         return None;
     }
     let mut spare = Request::new(respond::empty());
