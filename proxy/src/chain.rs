@@ -1,14 +1,15 @@
 //! Tunnels through a proxy of the organisation's own. The proxy is told a name and a port, and once it has agreed it only
 //! hands bytes on: TLS is spoken with the destination, so the proxy sees no request and no key but its own. It resolves the
-//! name, so it has to judge the address.
+//! name, so it has to judge the address. What it refuses for good is told apart from a destination that does not answer.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
 use agentsandbox_policy::{DialPermit, Host, Injection, ProxyProtocol, Target, UpstreamProxy};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, PROXY_AUTHORIZATION};
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
@@ -33,10 +34,82 @@ mod socks {
     pub const PASSWORD: u8 = 2;
     pub const PASSWORD_VERSION: u8 = 1;
     pub const SUCCEEDED: u8 = 0;
+    pub const NOT_ALLOWED: u8 = 2;
+    pub const COMMAND_UNKNOWN: u8 = 7;
+    pub const ADDRESS_UNKNOWN: u8 = 8;
     pub const CONNECT: u8 = 1;
     pub const IPV4: u8 = 1;
     pub const NAME: u8 = 3;
     pub const IPV6: u8 = 4;
+}
+
+/// Why a proxy opens no tunnel, now or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The status of its answer to CONNECT.
+    Status(u16),
+    /// The code of its reply, by SOCKS5.
+    Code(u8),
+    /// It does not take the password, or asks for a login in another way, or at all.
+    Login,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "it answers with status {status}"),
+            Self::Code(code) => write!(f, "it answers with code {code}"),
+            Self::Login => f.write_str("it does not take this login"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// What is in an error of [`open`]; none where the same may succeed at another time.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+
+    /// Of the answer to CONNECT. What asks for patience (RFC 9110, RFC 6585, RFC 8470), and what says that the proxy or the
+    /// destination fails, is none.
+    const fn of_status(status: StatusCode) -> Option<Self> {
+        match status.as_u16() {
+            408 | 425 | 429 => None,
+            code @ 300..=499 => Some(Self::Status(code)),
+            _ => None,
+        }
+    }
+
+    /// Of a reply of SOCKS5.
+    const fn of_code(code: u8) -> Option<Self> {
+        match code {
+            socks::NOT_ALLOWED | socks::COMMAND_UNKNOWN | socks::ADDRESS_UNKNOWN => Some(Self::Code(code)),
+            _ => None,
+        }
+    }
+
+    const fn is_of_login(self) -> bool {
+        matches!(self, Self::Login | Self::Status(407))
+    }
+
+    /// What is told of it: which proxy, what it answered, and who can change that.
+    pub fn told(self, proxy: &UpstreamProxy, host: &Host, port: u16) -> String {
+        let whom = format!("{}:{}", proxy.host, proxy.port);
+        match (self.is_of_login(), &proxy.login) {
+            (true, Some(login)) => format!(
+                "The upstream proxy {whom} does not take the login of credential {} ({self}); a platform admin has to correct its Secret.",
+                login.credential
+            ),
+            (true, None) => format!(
+                "The upstream proxy {whom} asks for a login, and none is written ({self}); a platform admin has to name one with the proxy."
+            ),
+            (false, _) => format!(
+                "The upstream proxy {whom} opens no way to {host}:{port} ({self}); ask who runs it to allow this destination."
+            ),
+        }
+    }
 }
 
 /// Asks the proxy at the other end of `stream` for the destination.
@@ -84,7 +157,9 @@ async fn connect(
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     if !response.status().is_success() {
-        return Err(refused(&format!("it answers {}", response.status().as_u16())));
+        let status = response.status();
+        let passing = || refused(&format!("it answers {}", status.as_u16()));
+        return Err(Refusal::of_status(status).map_or_else(passing, final_one));
     }
     hyper::upgrade::on(response).await.map(TokioIo::new).map_err(io::Error::other)
 }
@@ -99,7 +174,7 @@ async fn ask(
     let mut chosen = [0; 2];
     stream.read_exact(&mut chosen).await?;
     if chosen != [socks::VERSION, method] {
-        return Err(refused("it wants another way to log in"));
+        return Err(final_one(Refusal::Login));
     }
     if let Some((username, password)) = login {
         let mut said = Zeroizing::new(vec![socks::PASSWORD_VERSION]);
@@ -112,7 +187,7 @@ async fn ask(
         stream.write_all(&said).await?;
         stream.read_exact(&mut chosen).await?;
         if chosen != [socks::PASSWORD_VERSION, socks::SUCCEEDED] {
-            return Err(refused("it does not take the password"));
+            return Err(final_one(Refusal::Login));
         }
     }
     let head = [socks::VERSION, socks::CONNECT, 0];
@@ -122,7 +197,8 @@ async fn ask(
     stream.read_exact(&mut reply).await?;
     let [version, code, _, kind] = reply;
     if version != socks::VERSION || code != socks::SUCCEEDED {
-        return Err(refused(&format!("it answers with code {code}")));
+        let passing = || refused(&format!("it answers with code {code}"));
+        return Err(Refusal::of_code(code).map_or_else(passing, final_one));
     }
     let address = match kind {
         socks::IPV4 => 4,
@@ -146,6 +222,28 @@ fn place(host: &Host) -> io::Result<Vec<u8>> {
     })
 }
 
+fn final_one(refusal: Refusal) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, refusal)
+}
+
 fn refused(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionRefused, format!("the upstream proxy does not connect: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p_i14_what_may_pass_when_asked_again_is_no_refusal_and_all_else_is() {
+        let is_final = |status| Refusal::of_status(StatusCode::from_u16(status).unwrap()).is_some();
+        for status in [302, 400, 401, 403, 404, 405, 407, 451] {
+            assert!(is_final(status), "{status}");
+        }
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            assert!(!is_final(status), "{status}");
+        }
+        let of_socks: Vec<u8> = (1..=9).filter(|code| Refusal::of_code(*code).is_some()).collect();
+        assert_eq!(of_socks, [2, 7, 8], "RFC 1928, 6");
+    }
 }

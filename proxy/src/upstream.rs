@@ -177,6 +177,8 @@ pub enum ConnectError {
     Withheld,
     /// The upstream ended the TLS handshake.
     Refused(Refusal),
+    /// The upstream proxy opens no tunnel to it.
+    RefusedOnTheWay(crate::chain::Refusal),
 }
 
 impl From<DenialReason> for ConnectError {
@@ -271,7 +273,8 @@ impl Upstream {
         let address = permit.address();
         let stream = dial::connect(permit, place, password).await.map_err(|error| {
             tracing::info!(address = %address, error = %error, "the upstream does not answer");
-            DenialReason::UpstreamUnreachable
+            let unreachable = ConnectError::Failed(DenialReason::UpstreamUnreachable);
+            crate::chain::Refusal::of(&error).map_or(unreachable, ConnectError::RefusedOnTheWay)
         })?;
         self.metrics.upstream_connected();
         let to = Way::to((permit.scheme(), permit.host().clone(), permit.port()));

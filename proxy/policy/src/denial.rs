@@ -118,6 +118,8 @@ denial_reasons! {
     Overtaken => "What the request was decided by was replaced while it waited, and nothing of it was sent; send it again, and it is decided by what is in force then.",
     /// The upstream refuses TLS with the proxy.
     UpstreamRefused => "The destination is allowed but refuses TLS with the proxy; ask who runs it what it asks for, such as a client certificate.",
+    /// The organisation's own proxy, which stands before the upstream, opens no way to it.
+    UpstreamProxyRefused => "The destination is allowed here, but the organisation's own proxy, through which it is reached, refuses it; ask who runs that proxy.",
     /// The upstream's certificate does not verify.
     UpstreamUntrusted => "The server's certificate is not valid for this host; a platform admin may add a private CA to the AgentSandboxClass.",
     /// The upstream broke off in the middle of its answer.
@@ -280,7 +282,7 @@ mod tests {
             );
             assert!(Denial::new(*reason).how_to_allow.ends_with('.'), "{name}");
         }
-        assert_eq!(DenialReason::ALL.len(), 34);
+        assert_eq!(DenialReason::ALL.len(), 35);
     }
 
     #[test]

@@ -371,6 +371,7 @@ const fn is_upstream_failure(reason: DenialReason) -> bool {
         DenialReason::UpstreamUnreachable
             | DenialReason::Overtaken
             | DenialReason::UpstreamRefused
+            | DenialReason::UpstreamProxyRefused
             | DenialReason::UpstreamUntrusted
             | DenialReason::AnswerBroken
             | DenialReason::UnreadableAnswer

@@ -2,11 +2,12 @@
 //! judged like any other name, its addresses like any other addresses, and it is written down. No request is seen, so
 //! none is changed: no credential goes this way, and an agent can say there whatever it likes.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use agentsandbox_policy::{Denial, DenialReason};
+use agentsandbox_policy::{Denial, DenialReason, PassPermit, Policy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Origin;
@@ -14,7 +15,7 @@ use crate::audit::{Entry, RecordedPass};
 use crate::limits::{ADDRESSES_PER_REQUEST_MAX, PASSED_PLACE_WAIT_MAX, RESOLVED_ADDRESS_BYTES};
 use crate::pipeline::{NO_PLACE, Proxy, password};
 use crate::reload::Loaded;
-use crate::{bounds, dial, revoked, upgrade};
+use crate::{bounds, chain, dial, revoked, upgrade};
 
 /// What is read of an agent that does not wait for the answer to its handshake, before there is anybody to hand it to.
 const AHEAD_BYTES_MAX: usize = 16 * 1024;
@@ -123,7 +124,7 @@ async fn connect(
                 entry.dials(dial.address());
                 match dial::connect(&dial, place, password.as_ref()).await {
                     Ok(stream) => return in_force(proxy, loaded).map(|()| stream),
-                    Err(_) => last = failed(DenialReason::UpstreamUnreachable),
+                    Err(error) => last = undialled(&loaded.policy, permit, &error),
                 }
             }
             Ok(_) => {}
@@ -132,6 +133,16 @@ async fn connect(
         }
     }
     Err(last)
+}
+
+/// Why there is no connection.
+fn undialled(policy: &Policy, permit: &PassPermit, error: &io::Error) -> Box<Denial> {
+    let refused = chain::Refusal::of(error).zip(policy.upstream_proxy());
+    Box::new(match refused {
+        Some((refusal, proxy)) => Denial::new(DenialReason::UpstreamProxyRefused)
+            .with_how_to_allow(refusal.told(proxy, permit.host(), permit.port())),
+        None => Denial::new(DenialReason::UpstreamUnreachable),
+    })
 }
 
 /// A name that resolves slowly, or an address that answers late, may have been overtaken by a decision of its owner.

@@ -7,10 +7,10 @@ use http::HeaderMap;
 use zeroize::Zeroizing;
 
 use super::Proxy;
-use crate::headers;
 use crate::respond::denial;
 use crate::secrets::{ClientCertificate, Secret, SecretError};
 use crate::upstream::{Refusal, Voice};
+use crate::{chain, headers};
 
 /// The keys of one request, as their files are now.
 pub(super) struct Keys {
@@ -114,6 +114,16 @@ pub(super) fn refused(permit: &Permit, refusal: Refusal) -> Box<Denial> {
     let denial = denial(permit, DenialReason::UpstreamRefused).with_how_to_allow(advice);
     Box::new(match shown.filter(|_| refusal.is_of_client() != Some(false)) {
         Some(name) => denial.with_client_certificate(name),
+        None => denial,
+    })
+}
+
+/// The denial of a request to which the upstream proxy opens no way.
+pub(super) fn refused_on_the_way(permit: &Permit, policy: &Policy, refusal: chain::Refusal) -> Box<Denial> {
+    let denial = denial(permit, DenialReason::UpstreamProxyRefused);
+    let told = policy.upstream_proxy().map(|proxy| refusal.told(proxy, permit.host(), permit.port()));
+    Box::new(match told {
+        Some(told) => denial.with_how_to_allow(told),
         None => denial,
     })
 }

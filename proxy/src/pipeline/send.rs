@@ -72,9 +72,18 @@ pub(super) async fn send(
 
 /// What is told of a request that is not sent: where it went out before, nothing that says that it did not.
 pub(super) fn told(denied: Box<Denial>, permit: &Permit, is_again: bool) -> Box<Denial> {
-    use DenialReason::{CredentialUnavailable, NoPolicy, Overtaken, StalePolicy, UpstreamUnreachable};
+    use DenialReason::{
+        CredentialUnavailable, NoPolicy, Overtaken, StalePolicy, UpstreamProxyRefused, UpstreamUnreachable,
+    };
     match denied.reason {
-        CredentialUnavailable | NoPolicy | Overtaken | StalePolicy | UpstreamUnreachable if is_again => {
+        CredentialUnavailable
+        | NoPolicy
+        | Overtaken
+        | StalePolicy
+        | UpstreamProxyRefused
+        | UpstreamUnreachable
+            if is_again =>
+        {
             Box::new(denial(permit, DenialReason::UpstreamUnreachable))
         }
         _ => denied,
@@ -185,6 +194,10 @@ async fn connect(
         match connecting.await {
             Ok(lease) => return Ok(lease),
             Err(ConnectError::Withheld) => return Err(keys::withheld(permit).into()),
+            // The proxy was asked for the name: at another of its addresses it would be asked for the same.
+            Err(ConnectError::RefusedOnTheWay(refusal)) => {
+                return Err(keys::refused_on_the_way(permit, policy, refusal).into());
+            }
             Err(ConnectError::Refused(refusal)) => failure = keys::refused(permit, refusal),
             Err(ConnectError::Failed(reason)) => failure = Box::new(denial(permit, reason)),
         }

@@ -143,10 +143,16 @@ async fn without_its_proxy_an_upstream_is_not_reached_at_all() {
         let world = standalone(&["http/1.1"]).await;
         let (address, _) = corporate(protocol).await;
         behind(&world, &format!("{protocol}://proxy.test:{}", address.port()), "pw-wrong").await;
-        denied(&ask(&world).await, StatusCode::BAD_GATEWAY, "UpstreamUnreachable");
+        let answer = ask(&world).await;
+        denied(&answer, StatusCode::FORBIDDEN, "UpstreamProxyRefused");
+        let whom = format!(
+            "The upstream proxy proxy.test:{} does not take the login of credential corporate",
+            address.port()
+        );
+        assert!(answer.body.contains(&whom) && !answer.body.contains("pw-wrong"), "{}", answer.body);
         std::fs::remove_file(world.folder.path().join("secrets/corporate")).unwrap();
         for _ in 0..500 {
-            if ask(&world).await.status == StatusCode::FORBIDDEN {
+            if ask(&world).await.body.contains("CredentialUnavailable") {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -156,6 +162,92 @@ async fn without_its_proxy_an_upstream_is_not_reached_at_all() {
     }
     let world = standalone(&["http/1.1"]).await;
     assert_eq!(ask(&world).await.status, StatusCode::OK);
+}
+
+/// A proxy that answers each CONNECT with this status, and how often it was asked.
+async fn refusing(status: u16) -> (SocketAddr, Told) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, told) = (listener.local_addr().unwrap(), Told::default());
+    let heard = Arc::clone(&told);
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = io.read_u8().await else { break };
+                head.push(byte);
+            }
+            heard.lock().unwrap().push(b'.');
+            let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 6\r\n\r\n<html>");
+            let _ = io.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn p_i14_what_the_upstream_proxy_refuses_is_final_and_is_told_with_the_proxy_and_its_status() {
+    for (status, is_final, says) in [
+        (403, true, "opens no way to api.good.test:"),
+        (407, true, "does not take the login of credential corporate"),
+        (404, true, "opens no way to"),
+        (302, true, "opens no way to"),
+        (429, false, "try again later"),
+        (502, false, "try again later"),
+        (503, false, "try again later"),
+    ] {
+        let world = standalone(&["http/1.1"]).await;
+        let (address, told) = refusing(status).await;
+        behind(&world, &format!("http://proxy.test:{}", address.port()), PASSWORD).await;
+        let answer = ask(&world).await;
+        let (expected, reason) = match is_final {
+            true => (StatusCode::FORBIDDEN, "UpstreamProxyRefused"),
+            false => (StatusCode::BAD_GATEWAY, "UpstreamUnreachable"),
+        };
+        denied(&answer, expected, reason);
+        let no_retry = answer.headers.get("x-should-retry").map(|value| value.to_str().unwrap());
+        assert_eq!(no_retry, is_final.then_some("false"), "{status}");
+        assert!(answer.body.contains(says) && !answer.body.contains("<html>"), "{}", answer.body);
+        let named = format!("The upstream proxy proxy.test:{}", address.port());
+        let numbered = format!("status {status}");
+        assert_eq!(
+            answer.body.contains(&named) && answer.body.contains(&numbered),
+            is_final,
+            "{}",
+            answer.body
+        );
+        assert_eq!(told.lock().unwrap().len(), 1, "{status}: it was asked once");
+        let line = world.line(&[("event", "end"), ("reason", reason)]).await;
+        assert_eq!((&line["decision"], world.upstream_connections()), (&"allow".into(), 0), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn p_i14_an_upstream_proxy_that_asks_for_a_login_where_none_is_written_is_told_as_that() {
+    for protocol in ["http", "socks5"] {
+        let world = standalone(&["http/1.1"]).await;
+        let (address, _) = if protocol == "http" { refusing(407).await } else { wanting_a_password().await };
+        let url = format!("{protocol}://proxy.test:{}", address.port());
+        world
+            .edit(|text| text.replace("upstream:\n", &format!("upstream:\n  proxy: {{url: '{url}'}}\n")))
+            .await;
+        let answer = ask(&world).await;
+        denied(&answer, StatusCode::FORBIDDEN, "UpstreamProxyRefused");
+        assert!(answer.body.contains("asks for a login, and none is written"), "{}", answer.body);
+    }
+}
+
+/// A proxy of SOCKS5 that takes no other way of login than a password.
+async fn wanting_a_password() -> (SocketAddr, Told) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut io, _)) = listener.accept().await {
+            let mut said = [0; 3];
+            let _ = io.read_exact(&mut said).await;
+            let _ = io.write_all(&[5, 0xff]).await;
+        }
+    });
+    (address, Told::default())
 }
 
 #[tokio::test]
@@ -175,8 +267,8 @@ async fn p_f17_a_tunnel_that_was_opened_with_a_replaced_or_deleted_password_carr
             let file = world.folder.path().join("secrets/corporate");
             // The proxy takes the old password only: what is told the new one is a new tunnel.
             std::fs::write(&file, "pw-rotated").unwrap();
-            until(&world, StatusCode::BAD_GATEWAY).await;
-            denied(&ask(&world).await, StatusCode::BAD_GATEWAY, "UpstreamUnreachable");
+            until(&world, StatusCode::FORBIDDEN).await;
+            denied(&ask(&world).await, StatusCode::FORBIDDEN, "UpstreamProxyRefused");
             std::fs::write(&file, PASSWORD).unwrap();
             until(&world, StatusCode::OK).await;
             std::fs::remove_file(&file).unwrap();
