@@ -1,6 +1,6 @@
 //! One of the two servers, and what is known of it: versions and UIDs go by the order in which they were seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use agentsandbox_sim::kinds::{ACCOUNTS, CONFIG_MAPS, Kind, SANDBOXES};
@@ -16,6 +16,9 @@ use super::commands::{ANCHOR, ANCHOR_UID, Command, GROUP, KINDS, LAST, OURS, Ver
 
 /// A UID that nothing has.
 const NOBODY: &str = "11111111-1111-4111-8111-111111111111";
+/// Who writes where the real server's controllers do. Of ours that is the collector of pods alone: twice or thrice a minute it
+/// marks those that end before they have a node as failed (kubernetes/pkg/controller/podgc, `gcUnscheduledTerminating`).
+const CONTROLLERS: &str = "kube-controller-manager";
 /// Seconds after which a watch ends that never shows its end.
 const WATCHED_SECS: u32 = 20;
 
@@ -47,6 +50,8 @@ pub struct Server {
     pages: BTreeMap<&'static str, (String, bool)>,
     begun: BTreeMap<&'static str, String>,
     anchor: String,
+    /// What a controller wrote to, by kind and name.
+    taken: BTreeSet<(&'static str, String)>,
     /// The commands and what they came to, by kind and name.
     told: BTreeMap<(&'static str, &'static str), Vec<String>>,
 }
@@ -65,6 +70,7 @@ impl Server {
             pages: BTreeMap::new(),
             begun: BTreeMap::new(),
             anchor: String::new(),
+            taken: BTreeSet::new(),
             told: BTreeMap::new(),
         }
     }
@@ -262,7 +268,8 @@ impl Server {
     }
 
     /// The object without what is the server's own: versions and UIDs by the order in which they came, times only as such.
-    fn normal(&mut self, kind: &Kind, object: &Value) -> Value {
+    fn normal(&mut self, kind: &'static Kind, object: &Value) -> Value {
+        self.note_writers(kind, object);
         let mut object = object.clone();
         let uid = text(&object, "/metadata/uid").to_owned();
         let number: u64 = text(&object, "/metadata/resourceVersion").parse().unwrap_or_default();
@@ -294,6 +301,24 @@ impl Server {
         metadata.remove("namespace");
         own_ways(kind, &mut object);
         without_nulls(object)
+    }
+
+    fn note_writers(&mut self, kind: &'static Kind, object: &Value) {
+        let writers = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+        if writers.map(|entry| text(entry, "/manager")).any(|manager| manager == CONTROLLERS) {
+            self.taken.insert((kind.plural, text(object, "/metadata/name").to_owned()));
+        }
+    }
+
+    /// Whether a controller of this server wrote to what is named, or to one of the kind where nothing is: there is none beside
+    /// the simulated server, so that the two need not be the same any more.
+    pub async fn was_written_by_another(&mut self, kind: &'static Kind, name: &str) -> bool {
+        let ours = format!("labelSelector={OURS}=yes");
+        let (_, list) = self.send("GET", &self.path(kind, "", ""), &ours, "", &Value::Null).await;
+        for object in list["items"].as_array().into_iter().flatten() {
+            self.note_writers(kind, object);
+        }
+        self.taken.iter().any(|(of, taken)| *of == kind.plural && (name.is_empty() || name == taken))
     }
 
     /// Which one of its name it is.
