@@ -1,8 +1,9 @@
 //! WebSockets. The handshake is a request like any other; only after a 101 that answers the agent's own key do bytes
 //! pass both ways, and until either side ends, or the policy would not allow it any more, which the agent is told. What a host that
 //! knows a secret sends down is masked, frame by frame; for that no extension is agreed on. Nothing else of the frames is read, but
-//! for where they end.
+//! for whether they are frames, and for where they end.
 
+mod frames;
 mod goodbye;
 
 use std::io::ErrorKind;
@@ -26,9 +27,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
-use self::goodbye::{Code, Frames, Goodbye};
+use self::frames::{Frames, Side};
+use self::goodbye::{Code, Goodbye};
 use crate::audit::{Entry, Traffic};
-use crate::budget::Exceeded;
 use crate::entrance::{EntranceContext, Origin};
 use crate::headers;
 use crate::limits::{HALF_CLOSED_IDLE_TIMEOUT, HELD_BYTES_PATIENCE, TUNNEL_IDLE_TIMEOUT};
@@ -87,6 +88,7 @@ pub(crate) fn join(
     (scrubber, mut entry): (Option<Arc<Scrubber>>, Entry),
 ) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
+    let carries = Carries::Frames { may_extend: response.headers().contains_key(SEC_WEBSOCKET_EXTENSIONS) };
     let origin = context.origin.clone();
     let owner = Arc::clone(proxy);
     proxy.connections.spawn(async move {
@@ -105,8 +107,8 @@ pub(crate) fn join(
             };
             let Ok((agent, upstream)) = joined else { return };
             let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-            let Some((reason, goodbye)) = relay(agent, upstream, scrubber.as_ref(), &mut entry, cut).await
-            else {
+            let sides = (agent, upstream, carries);
+            let Some((reason, goodbye)) = relay(sides, scrubber.as_ref(), &mut entry, cut).await else {
                 return;
             };
             reason.into_iter().for_each(|reason| entry.breaks(reason));
@@ -125,6 +127,35 @@ pub(crate) fn join(
     response.map(|_| respond::empty())
 }
 
+/// What passes in a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// Whatever the two sides agree on.
+    Bytes,
+    /// A WebSocket's frames, and nothing else.
+    Frames {
+        /// Whether the handshake agreed on an extension.
+        may_extend: bool,
+    },
+}
+
+impl Carries {
+    /// Judges what comes from a side; the answer is an error once it is nothing that may pass.
+    fn judge(self, side: Side) -> impl FnMut(&[u8]) -> Result<(), Cut> {
+        let mut frames = match self {
+            Self::Bytes => None,
+            Self::Frames { may_extend } => Some(Frames::new(side, may_extend)),
+        };
+        move |bytes| match &mut frames {
+            Some(frames) => frames.pass(bytes).map_err(|_| match side {
+                Side::Agent => Cut::NoFrame,
+                Side::Upstream => Cut::Unreadable,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How a way of a tunnel was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
@@ -132,8 +163,10 @@ enum Cut {
     Source,
     /// Whoever is written to takes no more.
     Sink,
-    /// What was read cannot be searched.
+    /// What an upstream sent is no frame, or cannot be searched.
     Unreadable,
+    /// What the agent sent is no frame.
+    NoFrame,
     /// What was read may not be sent.
     OverLimit,
 }
@@ -141,16 +174,15 @@ enum Cut {
 /// Passes bytes both ways until both sides have ended or are silent for too long, and counts them. That one side has no more to say
 /// is passed on as well. Where it is `cut` before, the upstream's side ends at once, and the agent's is given back.
 pub(crate) async fn relay<A: AsyncRead + AsyncWrite, C>(
-    agent: A,
-    upstream: impl AsyncRead + AsyncWrite,
+    (agent, upstream, carries): (A, impl AsyncRead + AsyncWrite, Carries),
     scrubber: Option<&Arc<Scrubber>>,
     entry: &mut Entry,
     cut: impl Future<Output = C>,
 ) -> Option<(C, Goodbye<A>)> {
     let (mut read, mut write) = tokio::io::split(agent);
-    let frames = Mutex::default();
+    let frames = Mutex::new(Frames::new(Side::Upstream, true));
     let cut = tokio::select! {
-        () = pass((&mut read, &mut write), upstream, scrubber, entry, &frames) => return None,
+        () = pass((&mut read, &mut write), (upstream, carries), scrubber, entry, &frames) => return None,
         cut = cut => cut,
     };
     let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -159,25 +191,33 @@ pub(crate) async fn relay<A: AsyncRead + AsyncWrite, C>(
 
 async fn pass(
     (agent_read, agent_write): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-    upstream: impl AsyncRead + AsyncWrite,
+    (upstream, carries): (impl AsyncRead + AsyncWrite, Carries),
     scrubber: Option<&Arc<Scrubber>>,
     entry: &mut Entry,
     frames: &Mutex<Frames>,
 ) {
     let traffic = entry.traffic();
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
-    let up = copy(agent_read, upstream_write, counts(&traffic.up), |bytes| traffic.spends(bytes));
+    let mut is_frames = carries.judge(Side::Agent);
+    let may_go_up = |bytes: &[u8]| {
+        is_frames(bytes)?;
+        traffic.spends(u64::try_from(bytes.len()).unwrap_or(u64::MAX)).map_err(|_| Cut::OverLimit)
+    };
+    let up = copy(agent_read, upstream_write, counts(&traffic.up), may_go_up);
+    let may_go_down = carries.judge(Side::Upstream);
     let counts_down = counts(&traffic.down);
     let went_down = |bytes: &[u8]| {
         counts_down(bytes);
-        frames.lock().unwrap_or_else(PoisonError::into_inner).pass(bytes);
+        // Bytes that are no frames have no place where one may begin.
+        let _ = frames.lock().unwrap_or_else(PoisonError::into_inner).pass(bytes);
     };
     let down = async {
         match scrubber {
             Some(scrubber) => {
-                copy_masked(upstream_read, agent_write, went_down, FrameMask::new(scrubber)).await
+                let mask = FrameMask::new(scrubber);
+                copy_masked(upstream_read, agent_write, went_down, (mask, may_go_down)).await
             }
-            None => copy(upstream_read, agent_write, went_down, |_| Ok(())).await,
+            None => copy(upstream_read, agent_write, went_down, may_go_down).await,
         }
     };
     let mut up = pin!(up);
@@ -186,8 +226,8 @@ async fn pass(
         tokio::select! {
             // The agent may have said all it has to say, and still listen.
             ended = &mut up => match ended {
-                // Nobody is left to hear the other side.
-                Err(Cut::OverLimit | Cut::Source) => (Some(ended), Some(Ok(()))),
+                // Nobody is left to hear the other side, or nobody who may.
+                Err(Cut::OverLimit | Cut::NoFrame | Cut::Source) => (Some(ended), Some(Ok(()))),
                 _ => (Some(ended), unless_silent(&traffic, down).await),
             },
             ended = &mut down => match ended {
@@ -200,6 +240,9 @@ async fn pass(
     match both.await {
         // Why is known to the one who counts.
         (Some(Err(Cut::OverLimit)), _) | (_, Some(Err(Cut::OverLimit))) => {}
+        (Some(Err(Cut::NoFrame)), _) | (_, Some(Err(Cut::NoFrame))) => {
+            entry.breaks(DenialReason::MalformedRequest);
+        }
         (_, Some(Err(Cut::Unreadable))) => entry.breaks(DenialReason::UnreadableAnswer),
         (_, Some(Err(Cut::Source))) => entry.breaks(DenialReason::AnswerBroken),
         (_, Some(Err(Cut::Sink))) | (Some(Err(Cut::Source)), _) => entry.breaks(DenialReason::Interrupted),
@@ -253,19 +296,21 @@ fn counts(counter: &AtomicU64) -> impl Fn(&[u8]) {
     }
 }
 
-/// Copies and tells what was written while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not written.
+/// Copies and tells what was written while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not
+/// written, nor what came with it.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     went: impl Fn(&[u8]),
-    may_go: impl Fn(u64) -> Result<(), Exceeded>,
+    mut may_go: impl FnMut(&[u8]) -> Result<(), Cut>,
 ) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match read(&mut from, &mut buffer).await {
             Ok(read @ 1..) => {
-                may_go(u64::try_from(read).unwrap_or(u64::MAX)).map_err(|_| Cut::OverLimit)?;
-                write(&mut to, buffer.get(..read).unwrap_or_default(), &went).await?;
+                let bytes = buffer.get(..read).unwrap_or_default();
+                may_go(bytes)?;
+                write(&mut to, bytes, &went).await?;
             }
             ended => return end(&mut to, ended.map(drop)).await,
         }
@@ -277,7 +322,7 @@ async fn copy_masked(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     went: impl Fn(&[u8]),
-    mut mask: FrameMask,
+    (mut mask, mut may_go): (FrameMask, impl FnMut(&[u8]) -> Result<(), Cut>),
 ) -> Result<(), Cut> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
@@ -298,6 +343,7 @@ async fn copy_masked(
             }
         };
         let bytes = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+        may_go(&bytes)?;
         let clean = mask.pass(bytes).map_err(|_| Cut::Unreadable)?;
         write(&mut to, &clean, &went).await?;
     }
@@ -331,6 +377,7 @@ mod tests {
 
     use tokio::io::{ReadBuf, duplex, empty, join, sink};
 
+    use super::frames::tests::frame;
     use super::*;
     use crate::audit::tests::{Disk, audit, begin, read};
     use crate::entrance::Entrance;
@@ -364,10 +411,20 @@ mod tests {
         agent: impl AsyncRead + AsyncWrite,
         upstream: impl AsyncRead + AsyncWrite,
     ) -> (Option<String>, u64) {
+        told_of(agent, upstream, Carries::Bytes).await
+    }
+
+    /// The same, of a tunnel that carries this.
+    async fn told_of(
+        agent: impl AsyncRead + AsyncWrite,
+        upstream: impl AsyncRead + AsyncWrite,
+        carries: Carries,
+    ) -> (Option<String>, u64) {
         let disk = Disk::default().room(usize::MAX);
         let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
         begin(&mut entry).unwrap();
-        pass(tokio::io::split(agent), upstream, None, &mut entry, &Mutex::default()).await;
+        let frames = Mutex::new(Frames::new(Side::Upstream, true));
+        pass(tokio::io::split(agent), (upstream, carries), None, &mut entry, &frames).await;
         drop(entry);
         let end = read(&disk.lines()).pop().unwrap();
         (end["reason"].as_str().map(str::to_owned), end["bytesDown"].as_u64().unwrap())
@@ -386,6 +443,37 @@ mod tests {
         let (deaf, peer) = duplex(64);
         drop(peer);
         assert_eq!(told(deaf, says()).await, (of("Interrupted"), 0));
+    }
+
+    #[tokio::test]
+    async fn p_h1_only_frames_pass_in_a_websocket_and_whoever_sends_others_is_named() {
+        let carries = Carries::Frames { may_extend: false };
+        let of = |reason: &str| Some(reason.to_owned());
+        for (says, reason) in [
+            (frame(Side::Agent, 0x81, 5), None),
+            (b"SSH-2.0-x\r\n".to_vec(), of("MalformedRequest")),
+            (frame(Side::Upstream, 0x81, 5), of("MalformedRequest")),
+            ([frame(Side::Agent, 0x81, 5), b"raw".to_vec()].concat(), of("MalformedRequest")),
+        ] {
+            let ((mut agent, near), (mut upstream, far)) = (duplex(1024), duplex(1024));
+            let both = async {
+                agent.write_all(&says).await.unwrap();
+                agent.shutdown().await.unwrap();
+                let mut went = Vec::new();
+                upstream.read_to_end(&mut went).await.unwrap();
+                upstream.shutdown().await.unwrap();
+                went
+            };
+            let (ended, went) = tokio::join!(told_of(near, far, carries), both);
+            assert_eq!(ended.0, reason, "{says:?}");
+            assert_eq!(went, if reason.is_none() { says } else { Vec::new() });
+        }
+        let says = |bytes: Vec<u8>| join(std::io::Cursor::new(bytes), sink());
+        let quiet = || join(empty(), sink());
+        assert_eq!(told_of(quiet(), says(frame(Side::Upstream, 0x81, 5)), carries).await, (None, 7));
+        for bytes in [b"SSH-2.0-x\r\n".to_vec(), frame(Side::Agent, 0x81, 5)] {
+            assert_eq!(told_of(quiet(), says(bytes), carries).await, (of("UnreadableAnswer"), 0));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,8 @@ use crate::audit::{Entry, RecordedPass};
 use crate::limits::{ADDRESSES_PER_REQUEST_MAX, PASSED_PLACE_WAIT_MAX, RESOLVED_ADDRESS_BYTES};
 use crate::pipeline::{NO_PLACE, Proxy, password};
 use crate::reload::Loaded;
-use crate::{bounds, chain, dial, revoked, upgrade};
+use crate::upgrade::{self, Carries};
+use crate::{bounds, chain, dial, revoked};
 
 /// What is read of an agent that does not wait for the answer to its handshake, before there is anybody to hand it to.
 const AHEAD_BYTES_MAX: usize = 16 * 1024;
@@ -65,7 +66,7 @@ where
     // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.
     let _origin = origin;
     tokio::select! {
-        _ = upgrade::relay(agent, upstream, None, &mut entry, std::future::pending::<()>()) => {}
+        _ = upgrade::relay((agent, upstream, Carries::Bytes), None, &mut entry, std::future::pending::<()>()) => {}
         () = proxy.shutdown.cancelled() => {}
         reason = revoked::passing_ends(&proxy.policy, loaded, recorded.permit()) => entry.breaks(reason),
     }

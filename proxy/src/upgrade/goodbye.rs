@@ -5,6 +5,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
+use super::frames::Frames;
 use crate::limits::{LATE_BODY_BYTES_MAX, LATE_BODY_IDLE_TIMEOUT, LATE_BODY_TIMEOUT};
 
 /// RFC 6455, 5.2: the last frame of a Close, with two bytes.
@@ -17,49 +18,6 @@ pub(super) enum Code {
     GoingAway = 1001,
     /// It is not allowed any more.
     PolicyViolation = 1008,
-}
-
-/// Where in the frames the bytes that were written end (RFC 6455, 5.2).
-#[derive(Debug, Default)]
-pub(super) struct Frames {
-    head: Vec<u8>,
-    left: u64,
-}
-
-impl Frames {
-    /// Takes what was written.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
-        while let [first, rest @ ..] = bytes {
-            if self.left > 0 {
-                let skipped = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-                bytes = bytes.get(skipped..).unwrap_or_default();
-                self.left -= u64::try_from(skipped).unwrap_or(self.left);
-                continue;
-            }
-            self.head.push(*first);
-            bytes = rest;
-            if let Some(left) = self.length() {
-                self.left = left;
-                self.head.clear();
-            }
-        }
-    }
-
-    /// Bytes of the payload, once the head is whole. What a server sends has no masking key.
-    fn length(&self) -> Option<u64> {
-        let [_, short, long @ ..] = self.head.as_slice() else { return None };
-        let number = long.iter().fold(0, |length, byte| length << 8 | u64::from(*byte));
-        match (short & 0x7f, long.len()) {
-            (126, 2) | (127, 8) => Some(number),
-            (126 | 127, _) => None,
-            (short, _) => Some(u64::from(short)),
-        }
-    }
-
-    /// Whether a frame may begin here.
-    pub(super) fn is_between(&self) -> bool {
-        self.head.is_empty() && self.left == 0
-    }
 }
 
 /// The agent's side of a tunnel that was cut.
@@ -105,45 +63,23 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::upgrade::frames::Side;
 
-    fn frame(length: usize) -> Vec<u8> {
-        let head = match length {
-            0..126 => vec![0x82, u8::try_from(length).unwrap()],
-            126..65_536 => [&[0x82, 126][..], &u16::try_from(length).unwrap().to_be_bytes()].concat(),
-            _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
-        };
-        [head, vec![0x88; length]].concat()
+    /// None of an upstream so far.
+    fn none() -> Frames {
+        Frames::new(Side::Upstream, false)
     }
 
-    #[test]
-    fn a_frame_may_begin_where_the_one_before_it_ends_however_the_bytes_are_cut() {
-        let lengths = [0, 1, 125, 126, 300, 65_535, 65_536, 0];
-        let bytes: Vec<u8> = lengths.iter().flat_map(|length| frame(*length)).collect();
-        let mut ends = Vec::new();
-        for length in lengths {
-            ends.push(ends.last().copied().unwrap_or(0) + frame(length).len());
-        }
-        let (mut frames, mut found) = (Frames::default(), Vec::new());
-        for (at, byte) in bytes.iter().enumerate() {
-            frames.pass(&[*byte]);
-            if frames.is_between() {
-                found.push(at + 1);
-            }
-        }
-        assert_eq!(found, ends);
-        for piece in [2, 3, 7, 1000, bytes.len()] {
-            let mut frames = Frames::default();
-            bytes.chunks(piece).for_each(|bytes| frames.pass(bytes));
-            assert!(frames.is_between(), "{piece}");
-        }
+    fn frame(length: usize) -> Vec<u8> {
+        super::super::frames::tests::frame(Side::Upstream, 0x82, length)
     }
 
     /// What an agent is told that was written these bytes before, and for how long the rest of what it says is taken.
     async fn told(before: &[u8], mut says: impl AsyncRead + Unpin) -> (Vec<u8>, Duration) {
         let (agent, ours) = duplex(1024);
         let (read, write) = tokio::io::split(ours);
-        let mut frames = Frames::default();
-        frames.pass(before);
+        let mut frames = none();
+        frames.pass(before).unwrap();
         let (mut hears, mut speaks) = tokio::io::split(agent);
         let begin = Instant::now();
         let agent = async {
@@ -180,7 +116,7 @@ mod tests {
             agent.read_to_end(&mut told).await.unwrap();
             (said.is_ok(), told.len())
         };
-        let goodbye = Goodbye { read, write, frames: Frames::default() };
+        let goodbye = Goodbye { read, write, frames: none() };
         let (said, ()) = tokio::join!(said, goodbye.closes(Code::PolicyViolation));
         assert_eq!(said, (true, 0), "all is taken, and nothing is told");
     }

@@ -152,7 +152,8 @@ async fn p_h2_what_goes_up_in_a_websocket_is_cut_where_the_room_ends() {
     io.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
     // Whether all of it is taken before the end is seen does not matter.
-    let _ = io.write_all(&[b'x'; 2_000]).await;
+    let frame = [&b"\x82\xfe\x07\xd0\0\0\0\0"[..], &[b'x'; 2_000]].concat();
+    let _ = io.write_all(&frame).await;
     let told = world.line(&[("event", "end")]).await;
     assert_eq!((&told["decision"], &told["reason"]), (&"deny".into(), &"UploadLimitExceeded".into()));
     assert!(told["bytesUp"].as_u64().unwrap() < 1_000, "{told}");

@@ -130,9 +130,10 @@ async fn answer(
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let mut io = TokioIo::new(upgraded.await.unwrap());
-            let mut bytes = [0; 4];
-            io.read_exact(&mut bytes).await.unwrap();
-            io.write_all(&bytes).await.unwrap();
+            // A text of two bytes, masked with a key of zeros; it goes back as a server's.
+            let mut frame = [0; 8];
+            io.read_exact(&mut frame).await.unwrap();
+            io.write_all(&[&[frame[0], 2][..], &frame[6..]].concat()).await.unwrap();
         });
         let response = Response::builder().status(101).header("connection", "upgrade");
         let response = response.header("upgrade", "websocket").header("sec-websocket-accept", accept);
@@ -451,7 +452,7 @@ async fn p_f21_a_websocket_is_opened_under_the_certificate_of_its_rule_and_witho
         let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS, "{path}");
         let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
-        io.write_all(b"\x81\x02hi").await.unwrap();
+        io.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
         let mut back = [0; 4];
         io.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, b"\x81\x02hi", "{path}");

@@ -403,7 +403,7 @@ async fn p_h1_an_agent_that_shuts_its_side_of_a_socket_still_gets_what_the_other
         world.authority()
     );
     // An empty text and an empty close, with the handshake and its end.
-    let asked = [asked.as_bytes(), b"\x81\0\x88\0"].concat();
+    let asked = [asked.as_bytes(), b"\x81\x80\0\0\0\0\x88\x80\0\0\0\0"].concat();
     io.write_all(&asked).await.unwrap();
     io.shutdown().await.unwrap();
     let mut told = Vec::new();

@@ -118,6 +118,9 @@ async fn p_c5_a_new_policy_uses_no_connection_of_the_old_one() {
     assert_eq!(world.upstream_connections(), 2);
 }
 
+/// As an agent sends them: masked (RFC 6455, 5.1), with a key of zeros.
+const EMPTY_TEXT_AND_CLOSE: &[u8] = b"\x81\x80\0\0\0\0\x88\x80\0\0\0\0";
+
 fn websocket(world: &World, path: &str) -> Request<Full<Bytes>> {
     let request = Request::get(world.url(path)).header("host", world.authority());
     let request = request.header("connection", "Upgrade").header("upgrade", "websocket");
@@ -154,13 +157,13 @@ async fn p_i5_a_websocket_that_the_proxy_cuts_is_told_as_interrupted_and_one_tha
         let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         if !is_cut {
             // An empty text, and an empty close.
-            socket.write_all(b"\x81\0\x88\0").await.unwrap();
+            socket.write_all(EMPTY_TEXT_AND_CLOSE).await.unwrap();
             let mut echo = Vec::new();
             socket.read_to_end(&mut echo).await.unwrap();
             assert_eq!(echo, b"\x81\0\x88\0");
             drop(socket);
             let line = world.line(&[("event", "end")]).await;
-            assert_eq!((line["reason"].is_null(), &line["bytesUp"]), (true, &4.into()));
+            assert_eq!((line["reason"].is_null(), &line["bytesUp"]), (true, &12.into()));
             continue;
         }
         world.end().await;
@@ -204,7 +207,7 @@ async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
         }
         // Longer than it takes to look at a document.
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        socket.write_all(b"\x81\0\x88\0").await.unwrap();
+        socket.write_all(EMPTY_TEXT_AND_CLOSE).await.unwrap();
         let mut echo = Vec::new();
         socket.read_to_end(&mut echo).await.unwrap();
         assert_eq!(echo, b"\x81\0\x88\0", "{edited}");
@@ -225,7 +228,7 @@ async fn p_h1_a_socket_that_ends_with_its_rule_is_told_so_and_is_not_reset_whate
         let socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         let (mut read, mut write) = tokio::io::split(socket);
         // So much that some of it is unread whenever it is cut.
-        let frame = [&b"\x82\x7e\x40\x00"[..], &[b'x'; PIECE]].concat();
+        let frame = [&b"\x82\xfe\x40\x00\0\0\0\0"[..], &[b'x'; PIECE]].concat();
         let says = tokio::spawn(async move {
             while floods && write.write_all(&frame).await.is_ok() {
                 tokio::task::yield_now().await;
@@ -243,6 +246,25 @@ async fn p_h1_a_socket_that_ends_with_its_rule_is_told_so_and_is_not_reset_whate
         says.abort();
         let line = world.line(&[("event", "end")]).await;
         assert_eq!(line["reason"].as_str(), Some("WebsocketNotAllowed"));
+    }
+}
+
+#[tokio::test]
+async fn p_h1_an_agent_that_speaks_something_else_in_a_socket_reaches_nobody_and_is_written_down() {
+    for says in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"\x81\0\x88\0"] {
+        let world = standalone(&["http/1.1"]).await;
+        let io = to(&world, Entrance::HttpProxy).await;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
+        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        socket.write_all(says).await.unwrap();
+        let mut told = Vec::new();
+        // Whether it ends or is reset does not matter.
+        let _ = socket.read_to_end(&mut told).await;
+        assert_eq!(told, b"");
+        let line = world.line(&[("event", "end")]).await;
+        assert_eq!((&line["reason"], &line["bytesUp"]), (&"MalformedRequest".into(), &0.into()), "{line}");
     }
 }
 

@@ -204,9 +204,17 @@ async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Ech
                 let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
                 return;
             }
-            let mut bytes = [0; 4];
-            io.read_exact(&mut bytes).await.unwrap();
-            io.write_all(&bytes).await.unwrap();
+            // Small frames, whose masking key is of zeros; they go back as a server's.
+            let mut answered = 0;
+            while answered < 4 {
+                let mut head = [0; 6];
+                io.read_exact(&mut head).await.unwrap();
+                let mut frame = vec![0; usize::from(head[1] & 0x7f)];
+                io.read_exact(&mut frame).await.unwrap();
+                frame.splice(0..0, [head[0], head[1] & 0x7f]);
+                io.write_all(&frame).await.unwrap();
+                answered += frame.len();
+            }
         });
         let response = Response::builder().status(101).header("connection", "upgrade");
         let response = response.header("upgrade", "websocket").header("sec-websocket-accept", accept);
