@@ -74,6 +74,18 @@ pub enum Command {
     Logs(LogsArgs),
     /// Run a command in the agent's container; the exit code is the command's own.
     Exec(ExecArgs),
+    /// Show what an agent made of its workspace, where the original stays (`access: Overlay`), as git would.
+    ///
+    /// The agent may be writing meanwhile: `apply` takes the digest that is told at the end, and applies nothing else.
+    /// Exit code 0: all of it is shown; 1: paths are refused, or their content is not shown, and they are named on stderr.
+    Diff(DiffArgs),
+    /// Make the same of a folder that holds the original: all that was reviewed, or nothing.
+    ///
+    /// Exit code 0: it is done; 1: it is not what was reviewed, paths are refused, or the folder is not as the original, and
+    /// nothing was written.
+    Apply(ApplyArgs),
+    /// Delete an agent's pod with all that it made of its workspace: the operator makes another one, with the original.
+    Discard(DiscardArgs),
     /// Print the completions of a shell.
     Completions {
         /// Which.
@@ -222,6 +234,63 @@ pub struct ExecArgs {
     /// The command, after --.
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// Only a letter for each path: A added, D deleted, M modified, T of another kind; folders, with a slash behind them, where
+    /// they come or go without files.
+    #[arg(long, conflicts_with_all = ["stat", "output"])]
+    pub name_status: bool,
+    /// Only how many lines come and go in each path.
+    #[arg(long, conflicts_with = "output")]
+    pub stat: bool,
+    /// Show what the agent wrote byte by byte: it can then do with the terminal at the end of the pipe what it likes.
+    #[arg(long, conflicts_with = "output")]
+    pub raw: bool,
+    /// Show content with a zero byte, too, as `git diff --text` does.
+    #[arg(long, conflicts_with_all = ["name_status", "output"])]
+    pub text: bool,
+    /// How the answer is written; as JSON without any content.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// The folder, which has to hold the original at each path that differs.
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// The digest that `diff` told of what it showed: nothing else is applied.
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
+    pub reviewed: String,
+    /// Apply the rest where some paths are refused, but delete nothing then: what is gone may be what is refused.
+    #[arg(long)]
+    pub without_refused: bool,
+}
+
+fn digest(text: &str) -> Result<String, String> {
+    let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match text.len() == 64 && is_hex {
+        true => Ok(text.to_owned()),
+        false => Err("a digest has 64 hexadecimal digits in lower case".to_owned()),
+    }
+}
+
+/// Arguments of `discard`.
+#[derive(Debug, Args)]
+pub struct DiscardArgs {
+    /// The AgentSandbox.
+    pub name: String,
+    /// Do it: what the agent made is gone then, and its program starts anew.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// How an answer is written.

@@ -18,7 +18,7 @@ use crate::explain::{Document, DocumentError, Question};
 use crate::find::{self, FindError};
 use crate::logs::{self, Shown};
 use crate::text::harmless_json;
-use crate::{cluster, explain, power, run, status};
+use crate::{cluster, explain, power, review, run, status};
 
 /// All is well: allowed, or done.
 pub const EXIT_OK: u8 = 0;
@@ -92,6 +92,9 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
             let cluster = cluster::connect(cluster).await?;
             exec(&cluster, &args, shown(args.raw)).await
         }
+        Command::Diff(args) => review::diff(&cluster::connect(cluster).await?, &args, out).await,
+        Command::Apply(args) => review::apply(&cluster::connect(cluster).await?, &args, out).await,
+        Command::Discard(args) => review::discard(&cluster::connect(cluster).await?, &args, out).await,
         // It asks nobody.
         Command::Completions { .. } => Ok(EXIT_OK),
     }
@@ -158,12 +161,12 @@ async fn listed(cluster: &ClusterArgs, args: &ListArgs, out: &mut impl Write) ->
 }
 
 /// A terminal obeys what it is shown, and a pipe may end at one: so wherever it goes, unless it is asked for raw.
-const fn shown(raw: bool) -> Shown {
+pub(crate) const fn shown(raw: bool) -> Shown {
     if raw { Shown::Raw } else { Shown::Harmless }
 }
 
 /// Writes a value for programs.
-fn json_to(out: &mut impl Write, value: &Value) -> Result<(), Error> {
+pub(crate) fn json_to(out: &mut impl Write, value: &Value) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value)?;
     writeln!(out, "{}", harmless_json(&text))?;
     Ok(())

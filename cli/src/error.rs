@@ -5,6 +5,7 @@ use crate::exec::ExecError;
 use crate::explain::{DocumentError, Unanswerable};
 use crate::find::FindError;
 use crate::power::PowerError;
+use crate::review::ReviewError;
 use crate::run::RunError;
 
 /// Why a command has no answer.
@@ -31,6 +32,9 @@ pub enum Error {
     /// The end of a command is not known.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// What an agent made of its workspace is not known, or not applied.
+    #[error(transparent)]
+    Review(#[from] ReviewError),
     /// The answer cannot be read or written.
     #[error("the answer cannot be read or written")]
     Output(#[from] std::io::Error),

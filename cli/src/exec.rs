@@ -81,7 +81,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, shown: Shown, mut to: impl Write
 }
 
 /// The exit code in what the API server says of the end. What it does not say is no success.
-fn code(status: Option<&Status>) -> Result<u8, ExecError> {
+pub(crate) fn code(status: Option<&Status>) -> Result<u8, ExecError> {
     let Some(status) = status else { return Err(ExecError::NoCode("it says nothing".to_owned())) };
     if status.status.as_deref() == Some("Success") {
         return Ok(0);

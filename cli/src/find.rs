@@ -107,13 +107,21 @@ pub fn is_controlled_by(pod: &Pod, uid: &str) -> bool {
 /// # Errors
 /// Where the pod is not there or not shown, or its name is taken by somebody else's.
 pub async fn pod(cluster: &Cluster, sandbox: &AgentSandbox, suffix: &str) -> Result<String, FindError> {
+    own_pod(cluster, sandbox, suffix).await.map(|pod| pod.name_any())
+}
+
+/// The same pod, whole.
+///
+/// # Errors
+/// As [`pod`].
+pub async fn own_pod(cluster: &Cluster, sandbox: &AgentSandbox, suffix: &str) -> Result<Pod, FindError> {
     let (name, pod) = (sandbox.name_any(), format!("{}{suffix}", sandbox.name_any()));
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), &cluster.namespace);
     let found = pods.get(&pod).await.map_err(FindError::not_given(format!(
         "Pod {pod}; `kubectl agentsandbox status {name}` says how far AgentSandbox {name} is"
     )))?;
     match is_controlled_by(&found, sandbox.metadata.uid.as_deref().unwrap_or_default()) {
-        true => Ok(pod),
+        true => Ok(found),
         false => Err(FindError::Foreign { pod, name }),
     }
 }

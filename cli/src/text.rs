@@ -4,6 +4,7 @@
 //! controls, and what turns the direction of a text, are shown as escapes; a line break and a tab stay.
 
 use std::borrow::Cow;
+use std::io::{self, Write};
 
 /// Whether a terminal, or who reads it, may be deceived by this character.
 const fn is_control(c: char) -> bool {
@@ -90,6 +91,44 @@ impl Filter {
     }
 }
 
+/// Bytes that are made harmless at once: each may become six.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Makes harmless what is written through it, piece by piece.
+#[derive(Debug)]
+pub struct Filtered<W> {
+    out: W,
+    filter: Filter,
+}
+
+impl<W: Write> Filtered<W> {
+    /// To there.
+    pub fn new(out: W) -> Self {
+        Self { out, filter: Filter::default() }
+    }
+
+    /// Ends it with what was begun.
+    ///
+    /// # Errors
+    /// What the writer behind it says.
+    pub fn end(mut self) -> io::Result<()> {
+        self.out.write_all(self.filter.rest().as_bytes())?;
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Write for Filtered<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes.get(..PIECE_BYTES).unwrap_or(bytes);
+        self.out.write_all(self.filter.push(piece).as_bytes())?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 /// Rows in columns, for people.
 #[must_use]
 pub fn columns(rows: &[Vec<String>]) -> String {
@@ -172,6 +211,34 @@ mod tests {
         assert_eq!(filter.push(b"a\xffb\xe2\x82"), "a\u{fffd}b");
         assert_eq!((filter.push(b"x"), filter.rest()), ("\u{fffd}x".to_owned(), String::new()));
         assert_eq!((filter.push(b"\xf0\x9f"), filter.rest()), (String::new(), "\u{fffd}".to_owned()));
+    }
+
+    /// What was written, and the most of it at once.
+    #[derive(Default)]
+    struct Seen(Vec<u8>, usize);
+
+    impl Write for Seen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.extend(bytes);
+            self.1 = self.1.max(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn much_text_is_made_harmless_piece_by_piece_and_is_the_same_in_the_end() {
+        let text = "größe \u{1}🙂\n".repeat(100_000);
+        let mut seen = Seen::default();
+        let mut filtered = Filtered::new(&mut seen);
+        filtered.write_all(text.as_bytes()).unwrap();
+        filtered.write_all(b"\xe2\x82").unwrap();
+        filtered.end().unwrap();
+        assert_eq!(String::from_utf8(seen.0).unwrap(), format!("{}\u{fffd}", harmless(&text)));
+        assert!(seen.1 <= 6 * PIECE_BYTES, "{}", seen.1);
     }
 
     #[test]

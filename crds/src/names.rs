@@ -26,6 +26,8 @@ pub const LABEL_COMPONENT: &str = "agentsandbox.dev/component";
 pub const COMPONENT_AGENT: &str = "agent";
 /// Component of everything that belongs to the proxy.
 pub const COMPONENT_PROXY: &str = "proxy";
+/// Container of the agent's pod that tells what the agent made of its workspace, where the original stays.
+pub const CONTAINER_REVIEW: &str = "review";
 /// Annotation with the hash of a pod's desired spec; pods are immutable, so another hash means another pod.
 pub const ANNOTATION_SPEC_HASH: &str = "agentsandbox.dev/spec-hash";
 /// Annotation with the hash of the policy document, on the proxy's pod: a pod that changes makes its kubelet bring mounted

@@ -12,6 +12,7 @@ use crate::common::{BYTES_MESSAGE, BYTES_RULE};
 #[x_kube(
     validation = Rule::new("!(has(self.archive) && has(self.git))").message("a workspace begins with an archive or with a git repository: remove archive or git").field_path(".git"),
     validation = Rule::new("!has(self.access) || self.access != 'ReadOnly' || has(self.archive) || has(self.git)").message("a folder that is empty and cannot be written serves nobody: name an archive or a git repository, or remove access: ReadOnly").field_path(".access"),
+    validation = Rule::new("!has(self.access) || self.access != 'Overlay' || has(self.archive) || has(self.git)").message("there is no original to compare with: name an archive or a git repository, or remove access: Overlay").field_path(".access"),
     validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude")
 )]
 pub struct Workspace {
@@ -39,7 +40,7 @@ pub struct Workspace {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub include: Vec<String>,
-    /// What the agent may do there: ReadWrite (absent means this), or ReadOnly.
+    /// What the agent may do there: ReadWrite (absent means this), ReadOnly, or Overlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<WorkspaceAccess>,
 }
@@ -51,6 +52,9 @@ pub enum WorkspaceAccess {
     ReadOnly,
     /// Read and write; what it writes lasts as long as its pod.
     ReadWrite,
+    /// Read and write a copy of what was fetched; the original stays where it cannot reach it, so that `kubectl agentsandbox` can show
+    /// what differs, apply it elsewhere, or discard it. It takes sizeLimit twice, and a program that goes on: mode Service.
+    Overlay,
 }
 
 /// An archive: tar, tar.gz, tar.zst or zip, as its content says.

@@ -16,6 +16,7 @@
 mod agent;
 mod answers;
 mod archive;
+mod changes;
 mod names;
 mod pieces;
 mod requests;
@@ -25,6 +26,7 @@ mod wire;
 pub use agent::{headers, placeholder_body, placeholder_head};
 pub use answers::{decode, fields, sse, websocket};
 pub use archive::archive;
+pub use changes::changes;
 pub use names::{address_guard, host, path};
 pub use requests::{chunked, h1_head};
 pub use rules::policy;
@@ -34,9 +36,10 @@ pub use wire::{client_hello, dns_query, socks5};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("address_guard", address_guard),
     ("archive", archive),
+    ("changes", changes),
     ("chunked", chunked),
     ("client_hello", client_hello),
     ("decode", decode),

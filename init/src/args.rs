@@ -37,8 +37,26 @@ pub enum Command {
     Fence(FenceArgs),
     /// Fetch an archive through the sandbox's own proxy, unpack it, and report.
     Workspace(WorkspaceArgs),
+    /// Tell what differs between two trees, one of which somebody hostile writes to.
+    Changes(ChangesArgs),
+    /// Wait until it is told to end.
+    Wait,
     /// Give up for good what an agent never needs, and become the command.
     Run(RunArgs),
+}
+
+/// The trees that are compared.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ChangesArgs {
+    /// The original, which nobody writes to.
+    #[arg(long, default_value = "/original")]
+    pub original: PathBuf,
+    /// What was made of it.
+    #[arg(long, default_value = "/workspace")]
+    pub workspace: PathBuf,
+    /// Seconds after which the process ends, wherever it is: as long as its reader waits.
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub deadline_secs: u32,
 }
 
 /// What a process gives up, and what it then becomes.
@@ -150,6 +168,9 @@ pub struct WorkspaceArgs {
     /// Folder in which the tree is put, under the name `tree`. The agent must not see the folder itself.
     #[arg(long)]
     pub volume: PathBuf,
+    /// Folder of another volume, in which the original is kept: what is put into the volume is a copy of it then.
+    #[arg(long)]
+    pub original: Option<PathBuf>,
     /// Bytes that the archive and its tree may take of the volume, together.
     #[arg(long)]
     pub volume_bytes: u64,

@@ -21,6 +21,7 @@ pub mod limits;
 pub mod link;
 pub mod probe;
 pub mod program;
+pub mod review;
 pub mod route;
 pub mod termination;
 pub mod trust;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use agentsandbox_init::args::{Args, Command, FenceArgs, TERMINATION_LOG, WorkspaceArgs};
-use agentsandbox_init::{confine, fence, termination, workspace};
+use agentsandbox_init::{confine, fence, review, termination, workspace};
 use agentsandbox_report::{KernelKind, Verdict, WorkspaceVerdict};
 use clap::Parser;
 
@@ -15,8 +15,8 @@ use clap::Parser;
 const EXIT_USAGE: u8 = 64;
 /// The command of the workspace's step.
 const WORKSPACE: &str = "workspace";
-/// The command that becomes the agent.
-const RUN: &str = "run";
+/// The commands that are no step of a pod: no report would be theirs.
+const WITHOUT_REPORT: [&str; 3] = ["run", "changes", "wait"];
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -31,8 +31,7 @@ fn main() -> ExitCode {
                     let report = workspace::failed(WorkspaceVerdict::Failed, &message, started);
                     termination::write_workspace(&log, &report)
                 }
-                // In the agent's own container there is no step whose report this would be.
-                Some(RUN) => Ok(()),
+                Some(command) if WITHOUT_REPORT.contains(&command) => Ok(()),
                 _ => termination::write(&log, &termination::failed(KernelKind::Unknown, &message, started)),
             };
             let _ = error.print();
@@ -42,6 +41,11 @@ fn main() -> ExitCode {
     match args.command {
         Command::Fence(args) => prove(&args, started),
         Command::Workspace(args) => fetch(&args, started),
+        Command::Changes(args) => {
+            review::end_after(args.deadline_secs);
+            review::tell(&args, &mut std::io::stdout().lock())
+        }
+        Command::Wait => review::wait(),
         Command::Run(args) => confine::run(&args),
     }
 }

@@ -6,6 +6,7 @@
 //! | [`fetch`](mod@fetch): the archive comes through the sandbox's own proxy, into a file without a name | `FetchDenied`, `FetchFailed` |
 //! | its digest is compared, before anybody reads a byte of it as an archive | `DigestMismatch` |
 //! | the crate `agentsandbox-workspace` unpacks it beside its place, and puts it there as a whole | `ArchiveRefused` |
+//! | where the original stays, that was its place, and the agent's tree is a copy of it | `Failed`, `ArchiveRefused` |
 //!
 //! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest.
 //!
@@ -21,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agentsandbox_report::{WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
@@ -75,11 +77,14 @@ pub fn run(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Works
 }
 
 fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<WorkspaceReport, Failure> {
-    if let Some(report) = volume::finished(&args.volume) {
+    if let Some(report) = volume::finished(&args.volume, args.original.as_deref()) {
         return Ok(report);
     }
     let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
     volume::clear(&args.volume).map_err(|error| own(&error))?;
+    if let Some(original) = &args.original {
+        volume::clear(original).map_err(|error| own(&error))?;
+    }
     let mut log = Log { out: log, told: 0 };
     let done = match (&args.source.url, &args.source.git_url) {
         (Some(url), _) => archive(args, url, &exclusion, &mut log),
@@ -89,6 +94,9 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
     };
     log.end();
     let report = report(done?, started);
+    if let Some(original) = &args.original {
+        copied(args, original)?;
+    }
     volume::finish(&args.volume, &report).map_err(|error| own(&error))?;
     Ok(report)
 }
@@ -145,16 +153,34 @@ fn check(args: &WorkspaceArgs, url: &Url, fetched: &Fetched) -> Result<(), Failu
     Err(Failure { verdict: WorkspaceVerdict::DigestMismatch, message })
 }
 
+/// The agent's tree, where the original stays: a copy, once the original is on its disk.
+fn copied(args: &WorkspaceArgs, original: &Path) -> Result<(), Failure> {
+    volume::sync(original).map_err(|error| own(&error))?;
+    let tree = File::open(original.join(volume::TREE)).map_err(|error| own(&error))?;
+    let volume = File::open(&args.volume).map_err(|error| own(&error))?;
+    // What was fetched is gone by now, but a file with many names, which the original has once, is copied for each of them.
+    let mut copy =
+        Tree::create(volume.as_fd(), volume::TREE, limits(args.volume_bytes)).map_err(|error| own(&error))?;
+    copy.copy(tree.as_fd()).map_err(|error| refused(args, &error))?;
+    copy.publish().map(|_| ()).map_err(|error| own(&error))
+}
+
 /// A tree that has what the download left of the volume.
 fn tree(args: &WorkspaceArgs, fetched_bytes: u64) -> Result<Tree, Failure> {
-    let (limits, left) = (Limits::default(), args.volume_bytes.saturating_sub(fetched_bytes));
-    let limits = Limits {
+    let limits = limits(args.volume_bytes.saturating_sub(fetched_bytes));
+    let place = args.original.as_ref().unwrap_or(&args.volume);
+    let volume = File::open(place).map_err(|error| own(&error))?;
+    Tree::create(volume.as_fd(), volume::TREE, limits).map_err(|error| refused(args, &error))
+}
+
+/// The fixed bounds, and no more bytes than are left.
+fn limits(left: u64) -> Limits {
+    let limits = Limits::default();
+    Limits {
         bytes_max: limits.bytes_max.min(left),
         file_bytes_max: limits.file_bytes_max.min(left),
         ..limits
-    };
-    let volume = File::open(&args.volume).map_err(|error| own(&error))?;
-    Tree::create(volume.as_fd(), volume::TREE, limits).map_err(|error| refused(args, &error))
+    }
 }
 
 /// What is told of each name, up to a bound. A log that cannot be written keeps nobody from working.
@@ -187,7 +213,7 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     let verdict = match error {
         Error::Refused(_) | Error::Unreadable(_) | Error::Pack(_) => WorkspaceVerdict::ArchiveRefused,
         Error::Late => WorkspaceVerdict::FetchFailed,
-        Error::System { .. } => WorkspaceVerdict::Failed,
+        Error::System { .. } | Error::Stream(_) | Error::Untold(_) => WorkspaceVerdict::Failed,
     };
     let mut message = match error {
         // A path begins as it is written.

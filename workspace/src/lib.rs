@@ -2,6 +2,7 @@
 //!
 //! - [`archive`] reads tar, gzip, zstd and zip as streams. What it reads is hostile from its first byte.
 //! - [`git`] reads the pack that a git server sends, and checks a commit of it out with a `.git` of its own beside it.
+//! - [`changes`] tells what somebody hostile made of such a tree, and makes the same of another one.
 //! - [`exclusion`] says what is left out by its name, and [`tokens`] reports what looks like a credential by its content.
 //! - [`tree`] is the only writer. It makes folders, regular files, links that stay inside, and nothing else; it stages
 //!   them beside their place, which they take by one rename when all of them are there.
@@ -11,11 +12,13 @@
 //! to a path that was not judged. What cannot be understood is refused as a whole.
 
 pub mod archive;
+pub mod changes;
 pub mod exclusion;
 mod fold;
 pub mod git;
 pub mod limits;
 pub mod link;
+mod look;
 mod names;
 pub mod path;
 pub mod refusal;

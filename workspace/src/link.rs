@@ -37,9 +37,32 @@ pub fn check_target(path: &RelativePath, target: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks a symbolic link that comes with changes to a folder where other files are: it must not lead into a repository, which is
+/// none of the tree's. Tells where it leads by its names.
+///
+/// # Errors
+/// Refuses what [`check_target`] does, and a target in what some file system takes for a `.git` folder.
+pub fn check_new(path: &RelativePath, target: &[u8]) -> Result<RelativePath, Refusal> {
+    check_target(path, target)?;
+    let refused = |reason| Refusal::new(path.as_str().as_bytes(), reason);
+    let target = std::str::from_utf8(target).map_err(|_| refused(Reason::NotUtf8))?;
+    let mut names: Vec<&str> = path.split().0.split('/').filter(|name| !name.is_empty()).collect();
+    for segment in target.split('/').filter(|segment| !segment.is_empty() && *segment != ".") {
+        match segment {
+            ".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    let leads = if names.is_empty() { ".".to_owned() } else { names.join("/") };
+    let leads = RelativePath::parse(leads.as_bytes()).map_err(|refusal| refused(refusal.reason))?;
+    if leads.is_in_git_folder() { Err(refused(Reason::LinkToGit)) } else { Ok(leads) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::check_target;
+    use super::{check_new, check_target};
     use crate::path::RelativePath;
     use crate::refusal::Reason;
 
@@ -75,5 +98,29 @@ mod tests {
         {
             assert_eq!(reason(path, target), None, "{path} -> {target}");
         }
+    }
+
+    #[test]
+    fn a_new_link_leads_where_its_names_say_and_into_no_repository() {
+        let leads = |path: &str, target: &str| {
+            let path = RelativePath::parse(path.as_bytes()).unwrap();
+            let leads = check_new(&path, target.as_bytes());
+            leads.map(|leads| leads.as_str().to_owned()).map_err(|refusal| refusal.reason)
+        };
+        for (path, target, wanted) in [
+            ("a", "b", "b"),
+            ("a", "./b//c/", "b/c"),
+            ("a/b", "c", "a/c"),
+            ("a/b", "../c", "c"),
+            ("a/b/c", "../../d/e", "d/e"),
+            ("a/b", "..", ""),
+            ("a", ".", ""),
+        ] {
+            assert_eq!(leads(path, target).as_deref(), Ok(wanted), "{path} -> {target}");
+        }
+        for target in [".git", "../.git/config", "../.GIT/hooks/pre-commit", "x/.git", "git~1/config"] {
+            assert_eq!(leads("a/b", target), Err(Reason::LinkToGit), "{target}");
+        }
+        assert_eq!(leads("a/b", "../../x"), Err(Reason::LinkEscapes));
     }
 }

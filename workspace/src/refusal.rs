@@ -17,6 +17,12 @@ pub enum Error {
     /// The pack that a git server sent is damaged, or asks for more memory than it gets.
     #[error("the pack cannot be read: {}", Plain(.0.as_bytes()))]
     Pack(String),
+    /// What tells of changes is not as the program that tells it writes it.
+    #[error("what tells of the changes cannot be read: {0}")]
+    Stream(&'static str),
+    /// The program that tells of changes gave up.
+    #[error("the changes cannot be told: {}", Plain(.0.as_bytes()))]
+    Untold(String),
     /// It took too long.
     #[error("it was not finished in time")]
     Late,
@@ -37,7 +43,12 @@ impl Error {
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused(refusal) => Some(refusal.reason),
-            Self::Unreadable(_) | Self::Pack(_) | Self::Late | Self::System { .. } => None,
+            Self::Unreadable(_)
+            | Self::Pack(_)
+            | Self::Stream(_)
+            | Self::Untold(_)
+            | Self::Late
+            | Self::System { .. } => None,
         }
     }
 }
@@ -89,6 +100,10 @@ pub enum Reason {
     /// It is `.git`, or what some file system takes for it: its configuration and hooks run commands.
     #[error("a .git folder, whose configuration and hooks run commands; exclude it")]
     GitFolder,
+    /// It is a folder that git takes for a repository by what it holds, or it is in one: there, too, configuration and hooks run
+    /// commands.
+    #[error("what git takes for a repository, whose configuration and hooks run commands")]
+    BareRepository,
     /// It is no folder, and has no more names than are taken off.
     #[error("no name is left of it once the first {0} are taken off")]
     Stripped(usize),
@@ -107,6 +122,15 @@ pub enum Reason {
     /// A symbolic link whose target leaves the tree.
     #[error("a link out of the tree")]
     LinkEscapes,
+    /// A symbolic link, new among changes, into a `.git` folder, or what some file system takes for one.
+    #[error("a link into a .git folder, whose configuration and hooks run commands")]
+    LinkToGit,
+    /// A symbolic link, new among changes, to what this project's list leaves out.
+    #[error("a link to what is left out")]
+    LinkToLeftOut,
+    /// A symbolic link, new among changes, to what neither the original has nor these changes bring.
+    #[error("a link to what is neither in the original nor among what comes")]
+    LinkElsewhere,
     /// A hard link to what this archive did not write as a regular file.
     #[error("a hard link to what was not written before it")]
     HardLinkEscapes,
@@ -182,6 +206,15 @@ pub enum Reason {
     /// Somebody put another folder where the tree was written.
     #[error("another folder is where the tree was written")]
     Replaced,
+    /// A set-id or sticky bit.
+    #[error("a set-id or sticky bit")]
+    SetId,
+    /// Whoever looks may not read it.
+    #[error("what may not be read")]
+    Closed,
+    /// It was changed by somebody while it was read.
+    #[error("what changes while it is read")]
+    Changing,
     /// An earlier refusal left the tree unfinished.
     #[error("the tree is unfinished")]
     Unfinished,

@@ -7,7 +7,8 @@
 //! or mount (openat2(2): `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`, `RESOLVE_NO_MAGICLINKS`, `RESOLVE_NO_XDEV`). Where the kernel has no openat2
 //! nothing is written. Names were judged before; this is the second guard and asks nobody.
 
-mod remove;
+mod copy;
+pub(crate) mod remove;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,7 +26,7 @@ use crate::path::{RelativePath, check};
 use crate::refusal::{Error, Reason, Refusal};
 
 /// How every path is resolved.
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+pub(crate) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
@@ -38,7 +39,8 @@ const NEW_FILE: OFlags =
 /// Of the staging folder and of every file while it is written.
 const PRIVATE: Mode = Mode::RWXU;
 /// Folders, and files that run. Set-id and sticky bits are in no mode here, whatever the input says.
-const OPEN: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mode::ROTH).union(Mode::XOTH);
+pub(crate) const OPEN: Mode =
+    Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP).union(Mode::ROTH).union(Mode::XOTH);
 /// Files that do not run.
 const PLAIN: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::ROTH);
 
@@ -206,7 +208,7 @@ impl Tree {
         let root = open(self.root.as_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .and_then(|root| fchmod(&root, OPEN));
         root.map_err(|errno| system("open up", &self.staging, errno))?;
-        put(self.parent.as_fd(), &self.staging, &self.name)
+        put(self.parent.as_fd(), &self.staging, self.parent.as_fd(), &self.name)
             .map_err(|errno| system("put in its place", &self.name, errno))?;
         // The rename went by name: only now is it certain what was renamed.
         let own = rustix::fs::fstat(&self.root).map_err(|errno| system("look at", &self.staging, errno))?;
@@ -362,32 +364,37 @@ fn at(seconds: u64) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(folder: BorrowedFd<'_>, path: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
     openat2(folder, path, flags | OFlags::CLOEXEC, mode, BENEATH)
 }
 
-fn open_folder(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_folder(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
     open(root, if path.is_empty() { "." } else { path }, FOLDER, Mode::empty())
 }
 
-/// Renames a folder to a name that nobody has. gVisor does not know this kind of rename where others may write to the same volume.
-fn put(folder: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
-    match renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => put_plainly(folder, from, to),
+/// Renames to a name that nobody has. gVisor does not know this kind of rename where others may write to the same volume.
+pub(crate) fn put(
+    folder: BorrowedFd<'_>,
+    from: &str,
+    to_folder: BorrowedFd<'_>,
+    to: &str,
+) -> Result<(), Errno> {
+    match renameat_with(folder, from, to_folder, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => put_plainly(folder, from, to_folder, to),
         done => done,
     }
 }
 
-/// The same in two steps. What is put there between them stays too: a folder takes the place of an empty folder alone (rename(2)).
-fn put_plainly(folder: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
-    match rustix::fs::statat(folder, to, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => renameat(folder, from, folder, to),
+/// The same in two steps. Of a folder, what is put there between them stays too: it takes the place of an empty folder alone (rename(2)).
+fn put_plainly(folder: BorrowedFd<'_>, from: &str, to_folder: BorrowedFd<'_>, to: &str) -> Result<(), Errno> {
+    match rustix::fs::statat(to_folder, to, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => renameat(folder, from, to_folder, to),
         Ok(_) => Err(Errno::EXIST),
         Err(errno) => Err(errno),
     }
 }
 
-fn system(doing: &'static str, path: &str, source: impl Into<io::Error>) -> Error {
+pub(crate) fn system(doing: &'static str, path: &str, source: impl Into<io::Error>) -> Error {
     Error::System { doing, path: path.to_owned(), source: source.into() }
 }
 

@@ -22,7 +22,12 @@ pub fn proxy_beside(own: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built, or its sources cannot be read.
 pub fn cli_beside(own: &Path) -> Result<PathBuf> {
-    beside(own, "agentsandbox-cli", "kubectl-agentsandbox", &["cli/src", "crds/src", "proxy/policy/src"])
+    beside(
+        own,
+        "agentsandbox-cli",
+        "kubectl-agentsandbox",
+        &["cli/src", "crds/src", "proxy/policy/src", "workspace/src"],
+    )
 }
 
 fn beside(own: &Path, package: &str, name: &str, sources: &[&str]) -> Result<PathBuf> {

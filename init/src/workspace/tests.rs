@@ -13,6 +13,7 @@ use super::{run, volume};
 use crate::args::{Args, Command, WorkspaceArgs};
 
 mod of_git;
+mod overlay;
 mod stand_in;
 
 use stand_in::{StandIn, archive, sha256};
@@ -57,7 +58,7 @@ impl Place {
         line.extend(more);
         match Args::try_parse_from(line).unwrap().command {
             Command::Workspace(args) => args,
-            Command::Fence(_) | Command::Run(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 
@@ -249,14 +250,14 @@ fn a_tree_is_called_whole_only_once_it_is_on_the_disk() {
     let code = archive(CODE);
     let place = Place::new(StandIn::serving(&code));
     let (report, _) = place.run(URL, &sha256(&code), &["--strip-components=1"]);
-    assert_eq!(volume::finished(&place.volume()), Some(report.clone()), "the control");
+    assert_eq!(volume::finished(&place.volume(), None), Some(report.clone()), "the control");
     fs::remove_file(place.volume().join(volume::REPORT)).unwrap();
     let failed = volume::finish_after(&place.volume(), &report, |_| {
         assert_eq!(place.names(), ["tree"], "the tree is written, and nothing calls it whole");
         Err(std::io::Error::other("the disk is gone"))
     });
     assert!(failed.is_err());
-    assert_eq!((volume::finished(&place.volume()), place.names()), (None, vec!["tree".to_owned()]));
+    assert_eq!((volume::finished(&place.volume(), None), place.names()), (None, vec!["tree".to_owned()]));
 }
 
 #[test]

@@ -17,13 +17,13 @@ pub const REPORT: &str = "report.json";
 /// That report while it is written.
 const UNFINISHED: &str = "report.json.unfinished";
 
-/// The report of an earlier run, if that one put the tree in its place.
-pub fn finished(volume: &Path) -> Option<WorkspaceReport> {
+/// The report of an earlier run, if that one put the tree in its place, and its original where it is kept.
+pub fn finished(volume: &Path, original: Option<&Path>) -> Option<WorkspaceReport> {
     let bytes = fs::read(volume.join(REPORT)).ok().filter(|bytes| bytes.len() <= REPORT_BYTES_MAX)?;
     let report: WorkspaceReport = serde_json::from_slice(&bytes).ok()?;
     let is_whole = report.version == WORKSPACE_VERSION && report.verdict == WorkspaceVerdict::Unpacked;
-    let has_tree = fs::symlink_metadata(volume.join(TREE)).is_ok_and(|tree| tree.is_dir());
-    (is_whole && has_tree).then_some(report)
+    let has_tree = |volume: &Path| fs::symlink_metadata(volume.join(TREE)).is_ok_and(|tree| tree.is_dir());
+    (is_whole && has_tree(volume) && original.is_none_or(has_tree)).then_some(report)
 }
 
 /// Takes away all that a run which did not finish left.
@@ -34,6 +34,11 @@ pub fn clear(volume: &Path) -> io::Result<()> {
         if is_folder { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
     }
     Ok(())
+}
+
+/// Puts everything that was written onto the disk.
+pub fn sync(volume: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(volume)?).map_err(io::Error::from)
 }
 
 /// Says that the tree is in its place, once it is there for good.

@@ -29,6 +29,7 @@ pub mod network_policy;
 pub mod pods;
 pub mod policy_document;
 pub mod proxy_pod;
+pub mod review;
 pub mod service;
 pub mod service_account;
 pub mod workspace;

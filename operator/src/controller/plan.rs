@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::accept::Identity;
 use super::desired::agent_pod::FENCE;
+use super::desired::review::REVIEW;
 use super::desired::workspace::WORKSPACE;
 use super::desired::{Boundary, Child, ChildKind, network_policy, service};
 use super::observe::Observed;
@@ -359,7 +360,9 @@ fn is_as_wanted(wanted: &Container, live: &Container, done: &Done) -> bool {
     let same = match wanted.name.as_str() {
         FENCE if done.proven => is_version,
         WORKSPACE if done.unpacked => is_version && is_told,
-        FENCE | WORKSPACE => is_same && is_told,
+        // It holds no more than the agent's work, and how it tells of that has a version of its own.
+        REVIEW if done.unpacked => is_version && is_told,
+        FENCE | WORKSPACE | REVIEW => is_same && is_told,
         _ => is_same,
     };
     wanted.name == live.name && same

@@ -79,17 +79,9 @@ fn dependencies_point_the_allowed_way() {
             "agentsandbox-workspace",
             &["agentsandbox-crds", "agentsandbox-operator", "agentsandbox-proxy", "kube", "tokio"],
         ),
-        // It explains with the policy's own decision, and learns the rest from the cluster.
-        (
-            "agentsandbox-cli",
-            &[
-                "agentsandbox-operator",
-                "agentsandbox-proxy",
-                "agentsandbox-init",
-                "agentsandbox-workspace",
-                "hyper",
-            ],
-        ),
+        // It explains with the policy's own decision, judges what an agent wrote with the workspace's own guards, and learns the rest from the
+        // cluster.
+        ("agentsandbox-cli", &["agentsandbox-operator", "agentsandbox-proxy", "agentsandbox-init", "hyper"]),
         ("agentsandbox-operator", &["ring", "openssl"]),
     ];
     let edges = edges();

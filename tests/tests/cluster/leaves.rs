@@ -74,6 +74,7 @@ fn whole() -> Vec<Value> {
     let mut of_git = sandbox.clone();
     of_git["spec"]["workspace"] =
         json!({"git": {"url": "https://echo.world.test/a/shop.git", "ref": "main", "depth": 1}});
+    of_git["spec"]["workspace"]["access"] = json!("Overlay");
     of_git["spec"]["egress"]["allow"][0]["methods"] = json!(["GET", "POST"]);
     let mut all = vec![sandbox, of_git, confined, class, credential(json!({"preset": "OpenAI"}))];
     all.extend(ways.map(|inject| {

@@ -111,9 +111,13 @@ fn without_the_kernels_help_nothing_that_is_there_is_replaced_either() {
     fs::write(place.path("in/taken"), "old").unwrap();
     symlink("nowhere", place.path("in/link")).unwrap();
     for name in ["empty", "taken", "link"] {
-        assert_eq!(super::put_plainly(folder.as_fd(), "staged", name), Err(Errno::EXIST), "{name}");
+        assert_eq!(
+            super::put_plainly(folder.as_fd(), "staged", folder.as_fd(), name),
+            Err(Errno::EXIST),
+            "{name}"
+        );
     }
-    super::put_plainly(folder.as_fd(), "staged", "tree").unwrap();
+    super::put_plainly(folder.as_fd(), "staged", folder.as_fd(), "tree").unwrap();
     assert_eq!(fs::read_to_string(place.path("in/tree/file")).unwrap(), "new");
 }
 

@@ -261,6 +261,18 @@ pub fn escaping() -> Vec<u8> {
     })
 }
 
+/// A tar.gz with one file of so many bytes and as many other names for it.
+pub fn hard_linked(bytes: usize, names: usize) -> Vec<u8> {
+    packed(|builder| {
+        builder.append_data(&mut header(bytes), "file", vec![b'x'; bytes].as_slice()).unwrap();
+        for name in 0..names {
+            let mut link = header(0);
+            link.set_entry_type(tar::EntryType::Link);
+            builder.append_link(&mut link, format!("name-{name}"), "file").unwrap();
+        }
+    })
+}
+
 fn header(bytes: usize) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);

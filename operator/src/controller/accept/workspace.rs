@@ -1,16 +1,18 @@
 //! What the workspace begins with. It is fetched behind the fence, under the same rules as the agent's requests: whether they
 //! allow it is asked of the very policy that the proxy will judge by, so that a sandbox that could never start is told so here.
 
-use agentsandbox_crds::sandbox::AgentSandbox;
+use agentsandbox_crds::sandbox::{AgentSandbox, Mode};
 use agentsandbox_crds::workspace::{ArchiveSource, GitSource, Workspace, WorkspaceAccess};
 use agentsandbox_policy::{Malformed, Method, Policy, Request, Scheme, Target, parse_authority};
 use agentsandbox_workspace::Exclusion;
 use agentsandbox_workspace::git::wire::Wanted;
 
 use super::{Rejection, RejectionReason, reject};
+use crate::controller::life;
 
 const ARCHIVE_URL: &str = "spec.workspace.archive.url";
 const GIT_URL: &str = "spec.workspace.git.url";
+const ACCESS: &str = "spec.workspace.access";
 const HTTPS_PORT: u16 = 443;
 
 /// What the workspace begins with.
@@ -22,8 +24,8 @@ pub struct Source {
     pub exclude: Vec<String>,
     /// What is taken though that list leaves it out.
     pub include: Vec<String>,
-    /// Whether the agent may only read it.
-    pub is_read_only: bool,
+    /// What the agent may do with it.
+    pub access: WorkspaceAccess,
 }
 
 /// What is fetched.
@@ -42,7 +44,8 @@ pub(super) fn source(
     faults: &mut Vec<Rejection>,
 ) -> Option<Source> {
     let workspace = sandbox.spec.workspace.as_ref()?;
-    let is_read_only = workspace.access == Some(WorkspaceAccess::ReadOnly);
+    let access = workspace.access.unwrap_or(WorkspaceAccess::ReadWrite);
+    outlasting(access, life::mode(sandbox), faults);
     let origin = match (&workspace.archive, &workspace.git) {
         (None, None) => {
             without_source(workspace, faults);
@@ -64,12 +67,7 @@ pub(super) fn source(
         }
     };
     patterns(workspace, faults);
-    Some(Source {
-        origin,
-        exclude: workspace.exclude.clone(),
-        include: workspace.include.clone(),
-        is_read_only,
-    })
+    Some(Source { origin, exclude: workspace.exclude.clone(), include: workspace.include.clone(), access })
 }
 
 /// What a git client asks a server for, in two requests.
@@ -106,13 +104,23 @@ fn fetched(
 
 /// The schema refuses these too; an object that was stored under an older schema is judged here.
 fn without_source(workspace: &Workspace, faults: &mut Vec<Rejection>) {
-    if workspace.access == Some(WorkspaceAccess::ReadOnly) {
-        reject(
-            faults,
-            RejectionReason::InvalidField,
-            "spec.workspace.access",
-            "a folder that is empty and cannot be written serves nobody; name an archive or a git repository, or remove access: ReadOnly",
-        );
+    let message = match workspace.access {
+        None | Some(WorkspaceAccess::ReadWrite) => return,
+        Some(WorkspaceAccess::ReadOnly) => {
+            "a folder that is empty and cannot be written serves nobody; name an archive or a git repository, or remove access: ReadOnly"
+        }
+        Some(WorkspaceAccess::Overlay) => {
+            "there is no original to compare with; name an archive or a git repository, or remove access: Overlay"
+        }
+    };
+    reject(faults, RejectionReason::InvalidField, ACCESS, message);
+}
+
+/// What differs is looked at in the agent's pod, of which nothing runs any more once the program of a Task has ended.
+fn outlasting(access: WorkspaceAccess, mode: Mode, faults: &mut Vec<Rejection>) {
+    if access == WorkspaceAccess::Overlay && mode == Mode::Task {
+        let message = "what differs from the original can be looked at while the pod runs, and that of a Task ends with its program; write lifecycle.mode: Service, with a program that goes on";
+        reject(faults, RejectionReason::InvalidField, ACCESS, message);
     }
 }
 

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::environment::{HOME_DIR, TRUST_DIR, variables};
 use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
-use super::{Component, confinement, keys};
+use super::{Component, confinement, keys, review};
 use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
 use crate::platform::{METADATA_ADDRESSES, Platform};
@@ -53,7 +53,13 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
     let resources = container_resources(&accepted.limits, WORKSPACE_DISK_BYTES);
     let workspace = workspace::container(accepted, platform, sealed, resources);
     let spec = PodSpec {
-        init_containers: Some([fence(accepted, platform, sealed)].into_iter().chain(workspace).collect()),
+        init_containers: Some(
+            [fence(accepted, platform, sealed)]
+                .into_iter()
+                .chain(workspace)
+                .chain(review::container(accepted, platform))
+                .collect(),
+        ),
         containers: vec![agent(accepted, sealed)],
         volumes: Some(volumes(accepted)),
         runtime_class_name: accepted.class.runtime_class.clone(),
@@ -106,8 +112,12 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
     let some = |list: &[String]| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
     let before = accepted.confinement.as_ref().map(confinement::command).unwrap_or_default();
     let program = accepted.confinement.is_some().then(confinement::agents_mount);
-    let disk_bytes =
-        [accepted.limits.ephemeral_bytes, accepted.limits.workspace_bytes, program_bytes(accepted)];
+    let disk_bytes = [
+        accepted.limits.ephemeral_bytes,
+        accepted.limits.workspace_bytes,
+        review::original_bytes(accepted),
+        program_bytes(accepted),
+    ];
     Container {
         name: AGENT.to_owned(),
         image: Some(agent.image.clone()),
@@ -285,7 +295,10 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
         empty_dir("tmp", limits.ephemeral_bytes),
         empty_dir("home", limits.ephemeral_bytes),
     ];
-    own.into_iter().chain(accepted.confinement.is_some().then(confinement::volume)).collect()
+    own.into_iter()
+        .chain(accepted.confinement.is_some().then(confinement::volume))
+        .chain(review::volume(accepted))
+        .collect()
 }
 
 fn toleration(own: &ClassToleration) -> Toleration {

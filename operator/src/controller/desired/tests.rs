@@ -15,6 +15,7 @@ use crate::fixtures::{accepted, class, credential, from, identity, platform, ref
 mod confinement;
 mod edges;
 mod hardening;
+mod review;
 mod task;
 mod workspace;
 

@@ -2,10 +2,12 @@
 //! the trust files, and no token, key or variable. The agent sees the finished tree alone, for only that part of the volume is mounted.
 
 use agentsandbox_crds::names::PORT_HTTP_PROXY;
+use agentsandbox_crds::workspace::WorkspaceAccess;
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, VolumeMount};
 
 use super::environment::TRUST_DIR;
 use super::pods::{container_security, mount, read_only};
+use super::review;
 use crate::controller::accept::{Accepted, Origin, Source};
 use crate::controller::apply::Sealed;
 use crate::platform::Platform;
@@ -19,7 +21,7 @@ pub const WORKSPACE_DIR: &str = "/workspace";
 /// Where the step sees the whole volume.
 const VOLUME_DIR: &str = "/var/run/agentsandbox/workspace";
 /// The tree's name in the volume, which is the step's to give.
-const TREE: &str = "tree";
+pub(super) const TREE: &str = "tree";
 
 /// The step's container; none where the workspace begins empty. Its arguments hold what the sandbox says and the proxy's address, and nothing
 /// that another version of the operator would write otherwise: an upgrade ends no agent.
@@ -37,7 +39,12 @@ pub(super) fn container(
         args: Some(args(source, accepted.limits.workspace_bytes, sealed)),
         resources: Some(resources),
         security_context: Some(container_security()),
-        volume_mounts: Some(vec![mount(VOLUME, VOLUME_DIR), read_only("trust", TRUST_DIR)]),
+        volume_mounts: Some(
+            [mount(VOLUME, VOLUME_DIR), read_only("trust", TRUST_DIR)]
+                .into_iter()
+                .chain(review::steps_mount(accepted))
+                .collect(),
+        ),
         ..Container::default()
     })
 }
@@ -52,6 +59,9 @@ fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
     flag("trust-bundle", &format!("{TRUST_DIR}/ca-bundle.crt"));
     flag("volume", VOLUME_DIR);
     flag("volume-bytes", &volume_bytes.to_string());
+    if source.access == WorkspaceAccess::Overlay {
+        flag("original", review::ORIGINAL_DIR);
+    }
     match &source.origin {
         Origin::Archive(archive) => {
             flag("url", &archive.url);
@@ -80,7 +90,7 @@ pub(super) fn agents_mount(source: Option<&Source>) -> VolumeMount {
     let Some(source) = source else { return mount(VOLUME, WORKSPACE_DIR) };
     VolumeMount {
         sub_path: Some(TREE.to_owned()),
-        read_only: source.is_read_only.then_some(true),
+        read_only: (source.access == WorkspaceAccess::ReadOnly).then_some(true),
         ..mount(VOLUME, WORKSPACE_DIR)
     }
 }

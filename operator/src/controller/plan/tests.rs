@@ -232,6 +232,35 @@ fn o_t9_a_step_of_the_workspace_that_somebody_told_otherwise_is_seen_and_a_newer
 }
 
 #[test]
+fn o_t9_who_tells_of_changes_is_ours_and_a_newer_one_ends_no_agent_whose_work_it_tells_of() {
+    let kept = accepted(|s| {
+        let archive = json!({"url": "https://pypi.org/a.tar", "sha256": "0".repeat(64)});
+        s.spec.workspace = Some(from(json!({"archive": archive, "access": "Overlay"})));
+    });
+    let wanted = desired::agent_pod::pod(&kept, &platform(), &Sealed::for_tests());
+    let planned = |has_unpacked: bool, change: fn(&mut Container)| {
+        let ready = fixtures::ready(wanted.clone(), "agent", "10.244.0.9");
+        let mut live = fixtures::reported(ready, &fixtures::report(|_| ()));
+        if has_unpacked {
+            live.status.as_mut().unwrap().init_container_statuses.as_mut().unwrap().push(from(json!({
+                "name": desired::workspace::WORKSPACE, "ready": false, "restartCount": 0, "image": "i", "imageID": "i",
+                "state": {"terminated": {"exitCode": 0}},
+            })));
+        }
+        let review = &mut live.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[2];
+        assert_eq!(review.name, desired::review::REVIEW);
+        change(review);
+        let observed = observed(vec![Child::Pod(Box::new(live))], Vec::new());
+        name(&step(Child::Pod(Box::new(wanted.clone())), &observed, &identity(), now())).to_owned()
+    };
+    let before: fn(&mut Container) = |c| c.image = Some(platform().init_image.replace(":test", ":before"));
+    assert_eq!((planned(true, |_| ()), planned(true, before)), ("Leave".to_owned(), "Leave".to_owned()));
+    assert_eq!(planned(false, before), "Delete", "no agent runs yet");
+    assert_eq!(planned(true, |c| c.image = Some("evil.test/init:test".to_owned())), "Delete");
+    assert_eq!(planned(true, |c| c.args = Some(vec!["changes".to_owned()])), "Delete");
+}
+
+#[test]
 fn a_repository_is_the_image_without_tag_and_digest() {
     for (image, wanted) in [
         ("ghcr.io/agentsandbox/init:1.2.3", "ghcr.io/agentsandbox/init"),

@@ -1,6 +1,6 @@
 //! Sources of a workspace: what the proxy would deny is not accepted, and what it would allow is.
 
-use agentsandbox_crds::workspace::Workspace;
+use agentsandbox_crds::workspace::{Workspace, WorkspaceAccess};
 
 use super::*;
 
@@ -79,7 +79,7 @@ fn an_empty_workspace_that_cannot_be_written_is_refused() {
     let mut read_only = archive("https://pypi.org/shop.tar.gz");
     read_only["access"] = json!("ReadOnly");
     let accepted = accept(&identity(), &with_workspace(&read_only), &ordinary(), &platform()).unwrap();
-    assert!(accepted.source.unwrap().is_read_only);
+    assert_eq!(accepted.source.unwrap().access, WorkspaceAccess::ReadOnly);
     let plain = accept(&identity(), &sandbox(|_| ()), &ordinary(), &platform()).unwrap();
     assert_eq!(plain.source, None);
 }
@@ -127,4 +127,21 @@ fn a_repository_and_an_archive_at_once_or_a_name_that_git_reads_otherwise_are_re
         let found = rejected(&asking, &ordinary());
         only(found, RejectionReason::InvalidField, "spec.workspace.git.ref");
     }
+}
+
+#[test]
+fn an_overlay_needs_an_original_and_a_program_that_goes_on() {
+    let mut overlay = archive("https://pypi.org/shop.tar.gz");
+    overlay["access"] = json!("Overlay");
+    let kept = with_workspace(&overlay);
+    let accepted = accept(&identity(), &kept, &ordinary(), &platform()).unwrap();
+    assert_eq!(accepted.source.unwrap().access, WorkspaceAccess::Overlay);
+    let found = rejected(&with_workspace(&json!({"access": "Overlay"})), &ordinary());
+    only(found, RejectionReason::InvalidField, "spec.workspace.access");
+    let mut task = kept;
+    task.spec.lifecycle = Some(from(json!({"mode": "Task"})));
+    only(rejected(&task, &ordinary()), RejectionReason::InvalidField, "spec.workspace.access");
+    let mut control = with_workspace(&archive("https://pypi.org/shop.tar.gz"));
+    control.spec.lifecycle = Some(from(json!({"mode": "Task"})));
+    assert!(accept(&identity(), &control, &ordinary(), &platform()).is_ok(), "the control");
 }
