@@ -61,6 +61,9 @@ pub struct AgentSandboxClassSpec {
     /// does not ask for it, or Optional (absent means this).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_sandbox: Option<ClassProcessSandbox>,
+    /// Bounds of persistent workspaces (`spec.workspace.persistent`); absent allows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_workspace: Option<ClassPersistentWorkspace>,
     /// Where proxies send traces of what they allowed and denied; absent sends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<ClassTracing>,
@@ -85,6 +88,21 @@ pub enum ClassProcessSandbox {
     Optional,
     /// Every agent does, or is not started.
     Required,
+}
+
+/// Bounds of persistent workspaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassPersistentWorkspace {
+    /// The largest size that a sandbox may ask for, in bytes.
+    #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
+    #[schemars(length(min = 1, max = 20))]
+    pub max_size: String,
+    /// The StorageClasses that a sandbox may name, one of which it must; absent allows each, and the cluster's default one.
+    #[x_kube(validation = Rule::new("self.all(n, n.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'))").message("storageClassNames holds names of StorageClasses, such as standard: lower-case letters, digits, - and ."))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub storage_class_names: Vec<String>,
 }
 
 /// Places of the proxy.

@@ -27,6 +27,11 @@ pub const BYTES_RULE: &str = "self.matches('^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|
 pub const BYTES_MESSAGE: &str =
     "the size must be a positive whole number with an optional suffix: write 512Mi or 4Gi";
 
+/// The name of a StorageClass.
+pub const STORAGE_CLASS_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')";
+/// What [`STORAGE_CLASS_RULE`] says to someone who broke it.
+pub const STORAGE_CLASS_MESSAGE: &str = "storageClassName must be the name of a StorageClass, such as standard: lower-case letters, digits, - and .";
+
 /// An HTTP method that a rule may allow. CONNECT and TRACE are never allowed, so they cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]

@@ -24,6 +24,8 @@ pub const LABEL_SANDBOX_UID: &str = "agentsandbox.dev/sandbox-uid";
 pub const LABEL_COMPONENT: &str = "agentsandbox.dev/component";
 /// Component of everything that belongs to the agent.
 pub const COMPONENT_AGENT: &str = "agent";
+/// Component of the claim with a persistent workspace, which no pod has.
+pub const COMPONENT_WORKSPACE: &str = "workspace";
 /// Component of everything that belongs to the proxy.
 pub const COMPONENT_PROXY: &str = "proxy";
 /// Container of the agent's pod that tells what the agent made of its workspace, where the original stays.
@@ -78,6 +80,8 @@ pub const SANDBOX_NAME_BYTES_MAX: usize = 40;
 pub const SUFFIX_AGENT: &str = "-agent";
 /// Suffix of the proxy's children.
 pub const SUFFIX_PROXY: &str = "-proxy";
+/// Suffix of the claim with a persistent workspace.
+pub const SUFFIX_WORKSPACE: &str = "-workspace";
 /// Suffix of the policy ConfigMap.
 pub const SUFFIX_POLICY: &str = "-policy";
 /// Key of the policy document in that ConfigMap.
@@ -96,5 +100,6 @@ const _: () =
     assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_AGENT.len() + SUFFIX_STAND_IN.len() <= DNS_LABEL_BYTES_MAX);
 const _: () =
     assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_PROXY.len() + SUFFIX_STAND_IN.len() <= DNS_LABEL_BYTES_MAX);
+const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_WORKSPACE.len() <= DNS_LABEL_BYTES_MAX);
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_POLICY.len() <= DNS_LABEL_BYTES_MAX);
 const _: () = assert!(SANDBOX_NAME_BYTES_MAX + SUFFIX_KEYS.len() + KEYS_HASH_HEX <= DNS_LABEL_BYTES_MAX);

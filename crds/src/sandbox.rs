@@ -79,7 +79,7 @@ pub struct Lifecycle {
     #[schemars(length(min = 2, max = 16))]
     pub ttl_after_finished: Option<String>,
     /// Running (absent means this), or Suspended: neither agent nor proxy runs, and the walls stay. A sandbox that is resumed has a new
-    /// agent and an empty workspace, and its fence proves the walls anew. maxLifetime goes on meanwhile.
+    /// agent, whose fence proves the walls anew, and a workspace that begins anew unless its access is Persistent. maxLifetime goes on meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<PowerState>,
 }

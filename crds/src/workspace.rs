@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{BYTES_MESSAGE, BYTES_RULE};
+use crate::common::{BYTES_MESSAGE, BYTES_RULE, STORAGE_CLASS_MESSAGE, STORAGE_CLASS_RULE};
 
 /// The folder /workspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -13,7 +13,9 @@ use crate::common::{BYTES_MESSAGE, BYTES_RULE};
     validation = Rule::new("!(has(self.archive) && has(self.git))").message("a workspace begins with an archive or with a git repository: remove archive or git").field_path(".git"),
     validation = Rule::new("!has(self.access) || self.access != 'ReadOnly' || has(self.archive) || has(self.git)").message("a folder that is empty and cannot be written serves nobody: name an archive or a git repository, or remove access: ReadOnly").field_path(".access"),
     validation = Rule::new("!has(self.access) || self.access != 'Overlay' || has(self.archive) || has(self.git)").message("there is no original to compare with: name an archive or a git repository, or remove access: Overlay").field_path(".access"),
-    validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude")
+    validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude"),
+    validation = Rule::new("has(self.persistent) == (has(self.access) && self.access == 'Persistent')").message("persistent describes the volume of access: Persistent and of no other: write both, or neither").field_path(".persistent"),
+    validation = Rule::new("!has(self.persistent) || !has(self.sizeLimit)").message("sizeLimit bounds a folder of the node, and a persistent workspace is a volume of its own: remove sizeLimit, and write persistent.size").field_path(".sizeLimit")
 )]
 pub struct Workspace {
     /// Size at which the pod is evicted, in bytes; absent means 1Gi. What is fetched and what it unpacks to must fit into it together. The
@@ -40,9 +42,45 @@ pub struct Workspace {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub include: Vec<String>,
-    /// What the agent may do there: ReadWrite (absent means this), ReadOnly, or Overlay.
+    /// What the agent may do there: ReadWrite (absent means this), ReadOnly, Overlay, or Persistent, where what it writes outlasts its pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<WorkspaceAccess>,
+    /// The volume of a persistent workspace: the PersistentVolumeClaim NAME-workspace. It is filled with the source once, when it is new;
+    /// from then on it is the agent's, and another source, exclude or include changes nothing in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent: Option<PersistentWorkspace>,
+}
+
+/// The volume of a persistent workspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("a claim keeps its storage class: write storageClassName as it was, or create the sandbox anew").field_path(".storageClassName")
+)]
+pub struct PersistentWorkspace {
+    /// Size of the volume, in bytes, within what the class allows. It can grow where the storage class allows it, and never shrinks.
+    #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0").message("a volume never shrinks: write a size of at least what it was"))]
+    #[schemars(length(min = 1, max = 20))]
+    pub size: String,
+    /// Name of the StorageClass; absent means the cluster's default one. Its provisioner has to know the access mode ReadWriteOncePod.
+    #[x_kube(validation = Rule::new(STORAGE_CLASS_RULE).message(STORAGE_CLASS_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// What becomes of the claim when the sandbox is deleted: Retain (absent means this), or Delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_deleted: Option<WhenDeleted>,
+}
+
+/// What becomes of a claim when its sandbox is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenDeleted {
+    /// It stays, with the agent's work; no other sandbox takes it, one of the same name neither.
+    #[default]
+    Retain,
+    /// It is deleted once the agent's pod is gone.
+    Delete,
 }
 
 /// What the agent may do in the folder.
@@ -55,6 +93,8 @@ pub enum WorkspaceAccess {
     /// Read and write a copy of what was fetched; the original stays where it cannot reach it, so that `kubectl agentsandbox` can show
     /// what differs, apply it elsewhere, or discard it. It takes sizeLimit twice, and a program that goes on: mode Service.
     Overlay,
+    /// Read and write; what it writes is in a volume of the sandbox's own, which lasts longer than its pods.
+    Persistent,
 }
 
 /// An archive: tar, tar.gz, tar.zst or zip, as its content says.
@@ -114,4 +154,8 @@ pub struct WorkspaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub commit: Option<String>,
+    /// The PersistentVolumeClaim that a persistent workspace is in; absent or empty of another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub claim_name: Option<String>,
 }

@@ -174,6 +174,12 @@ pub struct WorkspaceArgs {
     /// Bytes that the archive and its tree may take of the volume, together.
     #[arg(long)]
     pub volume_bytes: u64,
+    /// The volume outlasts pods, and what an agent left in it is never taken away.
+    #[arg(long, requires = "claim_uid")]
+    pub persistent: bool,
+    /// UID of the claim that the volume is: what lies in it is believed of a volume that was filled for this one alone.
+    #[arg(long, value_parser = claim_uid, requires = "persistent")]
+    pub claim_uid: Option<String>,
     /// What is fetched.
     #[command(flatten)]
     pub source: SourceArgs,
@@ -191,11 +197,11 @@ pub struct WorkspaceArgs {
     pub termination_log: PathBuf,
 }
 
-/// An archive or a git repository: exactly one of them.
+/// An archive, a git repository or nothing: exactly one of them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SourceArgs {
     /// The archive.
-    #[arg(long, required_unless_present = "git_url", conflicts_with = "git_url", requires = "sha256")]
+    #[arg(long, required_unless_present_any = ["git_url", "empty"], conflicts_with = "git_url", requires = "sha256")]
     pub url: Option<Url>,
     /// The archive's SHA-256, as 64 hexadecimal digits in lower case.
     #[arg(long, value_parser = digest, requires = "url", conflicts_with = "git_url")]
@@ -212,6 +218,9 @@ pub struct SourceArgs {
     /// How many commits of the history are fetched.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "url")]
     pub git_depth: u32,
+    /// The tree begins empty.
+    #[arg(long, conflicts_with_all = ["url", "git_url"])]
+    pub empty: bool,
 }
 
 fn wanted(text: &str) -> Result<Wanted, String> {
@@ -223,6 +232,17 @@ fn digest(text: &str) -> Result<String, String> {
     match text.len() == 64 && is_hex {
         true => Ok(text.to_owned()),
         false => Err("a SHA-256 has 64 hexadecimal digits in lower case".to_owned()),
+    }
+}
+
+/// Longest UID that is taken; Kubernetes' own have 36 characters.
+const CLAIM_UID_BYTES_MAX: usize = 64;
+
+fn claim_uid(text: &str) -> Result<String, String> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match !text.is_empty() && text.len() <= CLAIM_UID_BYTES_MAX && is_plain {
+        true => Ok(text.to_owned()),
+        false => Err("a UID has letters, digits and dashes".to_owned()),
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! | step | fails as |
 //! |---|---|
+//! | a persistent volume is taken for its claim, or is another's, and then nothing in it is believed or touched | `Failed` |
 //! | what an earlier run left is looked at: a tree that was finished is not made again | `Failed` |
 //! | [`fetch`](mod@fetch): the archive comes through the sandbox's own proxy, into a file without a name | `FetchDenied`, `FetchFailed` |
 //! | its digest is compared, before anybody reads a byte of it as an archive | `DigestMismatch` |
 //! | the crate `agentsandbox-workspace` unpacks it beside its place, and puts it there as a whole | `ArchiveRefused` |
 //! | where the original stays, that was its place, and the agent's tree is a copy of it | `Failed`, `ArchiveRefused` |
 //!
-//! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest.
+//! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest. A persistent
+//! volume may begin empty, which is reported all the same: it is filled once, whatever is asked for later.
 //!
 //! It runs behind the fence and has no way past it: it holds no token and no key, its requests are judged like the agent's, and the
 //! proxy adds what the rules say. Everything that comes is hostile. Names of files go to the log alone, in plain ASCII.
@@ -77,8 +79,14 @@ pub fn run(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Works
 }
 
 fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<WorkspaceReport, Failure> {
+    if let Some(claim) = &args.claim_uid {
+        volume::take(&args.volume, claim).map_err(|error| own(&error))?;
+    }
     if let Some(report) = volume::finished(&args.volume, args.original.as_deref()) {
         return Ok(report);
+    }
+    if args.persistent {
+        volume::check_unreported(&args.volume).map_err(|error| own(&error))?;
     }
     let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
     volume::clear(&args.volume).map_err(|error| own(&error))?;
@@ -89,6 +97,7 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
     let done = match (&args.source.url, &args.source.git_url) {
         (Some(url), _) => archive(args, url, &exclusion, &mut log),
         (None, Some(url)) => git::checked_out(args, url, &exclusion, started, &mut log),
+        (None, None) if args.source.empty => empty(args),
         // The command line was refused.
         (None, None) => Err(own(&io::Error::other("no source is named"))),
     };
@@ -116,6 +125,13 @@ fn archive(
     let unpacked = unpack(archive, tree, exclusion, args.source.strip_components, &mut |note| log.tell(note));
     let unpacked = unpacked.map_err(|error| refused(args, &error))?;
     Ok(Outcome { unpacked, message: "The archive is unpacked.".to_owned(), commit: None })
+}
+
+/// A tree without anything in it.
+fn empty(args: &WorkspaceArgs) -> Result<Outcome, Failure> {
+    std::fs::create_dir(args.volume.join(volume::TREE)).map_err(|error| own(&error))?;
+    let message = "The volume is new, and its workspace begins empty.".to_owned();
+    Ok(Outcome { unpacked: Unpacked::default(), message, commit: None })
 }
 
 /// What a download comes to, in the time that it has.
@@ -230,8 +246,9 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
         _ => false,
     };
     if is_full || is_too_large {
+        let field = if args.persistent { "persistent.size" } else { "sizeLimit" };
         message.push_str(&format!(
-            " The {source} and its tree must fit into the {} bytes of the workspace together: raise spec.workspace.sizeLimit.",
+            " The {source} and its tree must fit into the {} bytes of the workspace together: raise spec.workspace.{field}.",
             args.volume_bytes
         ));
     }

@@ -160,7 +160,8 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     }
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
-    let accepted = accept::accept(&identity, &sandbox, &references, &platform); // pure, may reject
+    let accepted = accept::accept(&identity, &sandbox, &references, &platform) // pure, may reject
+        .and_then(|accepted| accept::beside(accepted, &observed)); // pure, may reject
     let (sandbox, off, result) = match accepted {
         Ok(accepted) => {
             // Before the finalizer and the walls, which may fail: to take power away needs no evidence.
@@ -238,6 +239,10 @@ async fn raise(
     let workload = Workload {
         isolation: accepted.class.isolation,
         fetches: accepted.source.is_some(),
+        claim: accepted
+            .persistent
+            .as_ref()
+            .and_then(|asked| Some((Box::new(sealed.claim()?.clone()), asked.bytes))),
         credentials: accepted.secrets(),
         login: accepted.login.clone(),
         held: ctx.denials.held(&identity.uid, present(&proxy)),
@@ -265,7 +270,7 @@ async fn agent(
     unwidened: &Unwidened,
     closed: &Closedness,
 ) -> Result<Applied, Failure> {
-    let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, ctx.clock.now());
+    let planned = plan::agent(wanted, sealed.claim(), observed, identity, ctx.clock.now());
     let applied = match way::judged(ctx, identity, observed, sealed, unwidened, closed).await {
         Ok(gate) => apply::agent(&ctx.writer, identity, sealed, unwidened, gate, planned).await,
         Err(error) => Err(error),

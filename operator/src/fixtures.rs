@@ -66,7 +66,9 @@ pub fn sandbox(change: impl FnOnce(&mut AgentSandbox)) -> AgentSandbox {
 
 /// The class `gvisor`, the default, changed by `change`.
 pub fn class(change: impl FnOnce(&mut AgentSandboxClass)) -> AgentSandboxClass {
-    let spec: AgentSandboxClassSpec = from(json!({"isolation": "GVisor", "runtimeClassName": "gvisor"}));
+    let spec: AgentSandboxClassSpec = from(json!({
+        "isolation": "GVisor", "runtimeClassName": "gvisor", "persistentWorkspace": {"maxSize": "10Gi"},
+    }));
     let mut class = AgentSandboxClass::new("gvisor", spec);
     class.metadata.annotations = Some([(ANNOTATION_DEFAULT_CLASS.to_owned(), "true".to_owned())].into());
     change(&mut class);
@@ -145,6 +147,7 @@ pub fn live(child: Child) -> Child {
         Child::ServiceAccount(_) => Child::ServiceAccount(from(value)),
         Child::NetworkPolicy(_) => Child::NetworkPolicy(from(value)),
         Child::ConfigMap(_) => Child::ConfigMap(from(value)),
+        Child::PersistentVolumeClaim(_) => Child::PersistentVolumeClaim(Box::new(from(value))),
         Child::Service(_) => {
             value["spec"]["clusterIP"] = json!("10.96.7.7");
             Child::Service(Box::new(from(value)))
@@ -243,7 +246,7 @@ pub fn observed(children: Vec<Child>, others: Vec<NetworkPolicy>) -> Observed {
     });
     let policies = own.chain(others).map(Arc::new).collect();
     let keyed = children.into_iter().map(|child| ((child.kind(), child.name().to_owned()), child));
-    Observed { children: keyed.collect(), policies, look_again_in: None, failed: None }
+    Observed { children: keyed.collect(), policies, look_again_in: None, failed: None, ungrown: None }
 }
 
 /// What every pass is given, when the watches show this sandbox and these children and policies.
@@ -265,6 +268,7 @@ pub fn ctx(
         network_policies: filled(policies),
         service_accounts: filled(pick(ChildKind::ServiceAccount)),
         config_maps: filled(pick(ChildKind::ConfigMap)),
+        claims: filled(pick(ChildKind::PersistentVolumeClaim)),
         services: filled(pick(ChildKind::Service)),
         pods: filled(pick(ChildKind::Pod)),
     };

@@ -112,6 +112,12 @@ pub const PERMISSIONS: &[Permission] = &[
     ),
     cluster(
         "",
+        "persistentvolumeclaims",
+        CHILD,
+        "apply, teardown: a persistent workspace is a claim; patch lets it grow, and get tells whose an existing one is.",
+    ),
+    cluster(
+        "",
         "services",
         CHILD,
         "apply, teardown: the stable address of a proxy is a Service; get tells whose an existing one is.",

@@ -401,6 +401,7 @@ fn filled(stores: Stores) -> Shared<BoxFuture<'static, ()>> {
             stores.network_policies.wait_until_ready(),
             stores.service_accounts.wait_until_ready(),
             stores.config_maps.wait_until_ready(),
+            stores.claims.wait_until_ready(),
             stores.services.wait_until_ready(),
             stores.pods.wait_until_ready(),
         );
@@ -491,6 +492,7 @@ mod tests {
         let (config_maps, g) = store();
         let (services, h) = store();
         let (pods, i) = store();
+        let (claims, j) = store();
         let filled = filled(Stores {
             sandboxes,
             credentials,
@@ -499,6 +501,7 @@ mod tests {
             network_policies,
             service_accounts,
             config_maps,
+            claims,
             services,
             pods,
         });
@@ -514,6 +517,7 @@ mod tests {
         init(g);
         init(h);
         init(i);
+        init(j);
         let all = futures::future::join_all(waiting);
         let woken = tokio::time::timeout(Duration::from_secs(10), all).await;
         assert!(woken.is_ok_and(|waits| waits.iter().all(Result::is_ok)), "somebody still waits");

@@ -24,7 +24,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::Api;
@@ -89,12 +89,11 @@ pub fn controller(
         Some(only) => given(runtime_classes(only)),
         None => watch_names::<RuntimeClass>(client, jitter, &listed),
     };
+    let (claims, claim_stream) =
+        watch::<PersistentVolumeClaim>(served(client, only), ours(), jitter, &listed);
 
-    let of_credential = sandboxes.clone();
-    let of_class = sandboxes.clone();
-    let of_runtime = sandboxes.clone();
-    let (of_policy, of_freeing) = (sandboxes.clone(), sandboxes.clone());
-    let of_list = sandboxes.clone();
+    let (of_credential, of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
+    let (of_policy, of_freeing, of_list) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
     let (of_own, of_walls) = (Arc::clone(recent), Arc::clone(recent));
     let is_news = move |touched: &Result<AgentSandbox, watcher::Error>| {
         ready(touched.as_ref().ok().is_none_or(|sandbox| of_own.is_news(sandbox)))
@@ -126,7 +125,8 @@ pub fn controller(
             // A sandbox without a class may have lost its default, so it is woken by every class.
             select(&of_class, |sandbox| sandbox.spec.class_name.as_ref().is_none_or(|own| *own == name))
         })
-        .watches_stream(runtime_stream, move |_| select(&of_runtime, |_| true));
+        .watches_stream(runtime_stream, move |_| select(&of_runtime, |_| true))
+        .watches_stream(claim_stream, woken(recent, ChildKind::PersistentVolumeClaim));
     let stores = Stores {
         sandboxes,
         credentials,
@@ -135,6 +135,7 @@ pub fn controller(
         network_policies,
         service_accounts,
         config_maps,
+        claims,
         services,
         pods,
     };

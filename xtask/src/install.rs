@@ -99,7 +99,10 @@ pub fn install_in_context(context: &str, values: &Path) -> Result<()> {
 
 /// What the chart does not find out by itself.
 fn values() -> Vec<String> {
-    vec![format!("apiServer.cidrs={{{}/32,{}/32}}", network::NODE, network::API_SERVICE)]
+    vec![
+        format!("apiServer.cidrs={{{}/32,{}/32}}", network::NODE, network::API_SERVICE),
+        "sandboxes.persistentWorkspace.maxSize=2Gi".to_owned(),
+    ]
 }
 
 fn world_class(cluster: &Cluster) -> Result<String> {
@@ -112,6 +115,7 @@ fn world_class(cluster: &Cluster) -> Result<String> {
         "spec": {
             "isolation": "GVisor", "runtimeClassName": "gvisor",
             "egress": {"additionalRoots": roots},
+            "persistentWorkspace": {"maxSize": "2Gi"},
         },
     });
     Ok(class.to_string())

@@ -41,7 +41,7 @@ enum Patch {
 }
 
 /// The longest build comes first.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     Part { folder: "kubernetes", programs: &[("kubernetes", ".")], tags: "", patch: Patch::None },
     Part {
         folder: "gvisor",
@@ -77,6 +77,7 @@ const PARTS: [Part; 7] = [
         tags: "",
         patch: Patch::None,
     },
+    Part { folder: "provisioner", programs: &[("provisioner", ".")], tags: "", patch: Patch::None },
     Part { folder: "helm", programs: &[("helm", "helm.sh/helm/v4/cmd/helm")], tags: "", patch: Patch::None },
 ];
 

@@ -149,11 +149,17 @@ spec:
       operations: [CREATE, UPDATE]
       resources: [pods, pods/resize]
       scope: Namespaced
+    # A claim may be deleted by whoever has the right, as one that outlasts its sandbox has to be.
+    - apiGroups: [""]
+      apiVersions: ["*"]
+      operations: [CREATE, UPDATE]
+      resources: [persistentvolumeclaims]
+      scope: Namespaced
     # An update of a status can change labels and annotations too.
     - apiGroups: [""]
       apiVersions: ["*"]
       operations: [UPDATE]
-      resources: [pods/status, services/status]
+      resources: [pods/status, services/status, persistentvolumeclaims/status]
       scope: Namespaced
   matchConditions:
   - name: somebody-else-touches-what-is-reserved
@@ -198,6 +204,12 @@ spec:
     expression: >-
       object.metadata.?ownerReferences.orValue([]) == oldObject.metadata.?ownerReferences.orValue([])
       && variables.finalizers == variables.oldFinalizers
+  # A claim is bound, protected and resized by controllers and drivers of any name: what counts is whose it is, and that nothing collects
+  # it. Whoever may write claims can name a volume for one that has none, and the step takes no volume that is not empty.
+  - name: isSameClaim
+    expression: >-
+      request.resource.resource == "persistentvolumeclaims"
+      && object.metadata.?ownerReferences.orValue([]) == oldObject.metadata.?ownerReferences.orValue([])
   # The garbage collector and the namespace controller delete, and take owners and their own finalizers away.
   - name: isTidying
     expression: >-
@@ -217,8 +229,8 @@ spec:
     reason: Forbidden
     message: "labels, annotations and finalizers that begin with agentsandbox.dev/ are the operator's alone, and so are Services that select by them: write an AgentSandbox, and leave them off objects of your own"
   - expression: >-
-      request.operation != "UPDATE" || variables.isEndpointController || (variables.namesKept && variables.contentKept
-      && (variables.ownersKept || variables.isTidying))
+      request.operation != "UPDATE" || variables.isEndpointController || (variables.namesKept && variables.isSameClaim)
+      || (variables.namesKept && variables.contentKept && (variables.ownersKept || variables.isTidying))
       || {{ include "agentsandbox.isAdministrator" . }}
     reason: Forbidden
     messageExpression: >-

@@ -58,6 +58,9 @@ spec:
     upstreamProxy: {{- toYaml . | nindent 6 }}
     {{- end }}
   {{- end }}
+  {{- with .persistentWorkspace }}
+  persistentWorkspace: {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- with .tracing }}
   tracing: {{- toYaml . | nindent 4 }}
   {{- end }}

@@ -84,7 +84,9 @@ pub enum FetchError {
         error: WireError,
     },
     /// It is too long.
-    #[error("more than {0} bytes came, which is all of the workspace: raise spec.workspace.sizeLimit")]
+    #[error(
+        "more than {0} bytes came, which is all of the workspace: raise spec.workspace.sizeLimit, or persistent.size"
+    )]
     TooLarge(u64),
     /// The proxy cannot be reached.
     #[error("cannot reach the proxy")]

@@ -14,6 +14,7 @@ use crate::args::{Args, Command, WorkspaceArgs};
 
 mod of_git;
 mod overlay;
+mod persistent;
 mod stand_in;
 
 use stand_in::{StandIn, archive, sha256};
@@ -52,7 +53,7 @@ impl Place {
         line.extend(["--volume-bytes", "1000000"]);
         if sha256 == of_git::GIT {
             line.extend(["--git-url", url]);
-        } else {
+        } else if !more.contains(&"--empty") {
             line.extend(["--url", url, "--sha256", sha256]);
         }
         line.extend(more);

@@ -18,9 +18,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use self::credential::Variable;
-use super::desired::policy_document;
+use super::desired::{Child, ChildKind, claim, policy_document};
 use super::life;
-use super::observe::References;
+use super::observe::{Observed, References};
 use crate::platform::Platform;
 
 mod certificate;
@@ -39,7 +39,7 @@ mod workspace;
 pub use class::class_to_keep;
 pub use egress::credential_file;
 pub use limits::Limits;
-pub use workspace::{Origin, Source};
+pub use workspace::{Origin, Persistent, Source};
 
 /// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
 pub const RESERVED_ENV: [&str; 35] = [
@@ -95,8 +95,10 @@ pub struct Accepted {
     pub confinement: Option<ProcessSandbox>,
     /// Its limits.
     pub limits: Limits,
-    /// What its workspace begins with; none where it begins empty.
+    /// What its workspace begins with; none where it begins empty and is as short-lived as its pod.
     pub source: Option<Source>,
+    /// The claim that its workspace is in; none where it lasts as long as its pod.
+    pub persistent: Option<Persistent>,
     /// What it may reach.
     pub rules: Vec<RuleDocument>,
     /// The credentials that rules name, with where each value is.
@@ -282,6 +284,7 @@ pub fn accept(
     );
     let policy = policy::judge(sandbox, &in_force.name, policy, &mut faults);
     let source = workspace::source(sandbox, policy.as_ref(), &mut faults);
+    let persistent = workspace::persistent(sandbox, class, &mut faults);
     match limits {
         Some(limits) if faults.is_empty() => Ok(Accepted {
             identity: identity.clone(),
@@ -291,6 +294,7 @@ pub fn accept(
             confinement,
             limits,
             source,
+            persistent,
             rules: egress.rules,
             credentials: egress.credentials,
             certificates: egress.certificates,
@@ -304,6 +308,21 @@ pub fn accept(
         }),
         _ => Err(faults),
     }
+}
+
+/// The same sandbox beside the claim that it has already. One under its name that is another's is the plan's to find.
+///
+/// # Errors
+/// What speaks against that claim.
+pub fn beside(accepted: Accepted, observed: &Observed) -> Result<Accepted, Vec<Rejection>> {
+    let mut faults = Vec::new();
+    let live = observed.child(ChildKind::PersistentVolumeClaim, &claim::name(&accepted.identity));
+    if let (Some(persistent), Some(Child::PersistentVolumeClaim(live))) = (&accepted.persistent, live)
+        && claim::is_of(&live.metadata, &accepted.identity)
+    {
+        workspace::standing(persistent, &accepted.class.name, live, &mut faults);
+    }
+    if faults.is_empty() { Ok(accepted) } else { Err(faults) }
 }
 
 fn reject(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use agentsandbox_crds::names::{FIELD_MANAGER, LABEL_SANDBOX_UID};
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -23,7 +23,7 @@ use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, keys};
 use super::evaluate::Unwidened;
 use super::observe::Recent;
-use super::plan::{Doomed, Step, differs, is_owned};
+use super::plan::{Doomed, Step, differs, is_ours};
 use crate::ca;
 use crate::clock::Clock;
 use crate::lease::Tenure;
@@ -31,13 +31,14 @@ use crate::metrics::{Metrics, Verb};
 
 mod boundary;
 mod child;
+mod claims;
 mod error;
 mod pods;
 mod walls;
 mod way;
 
 pub use boundary::{Sealed, boundary};
-pub use error::{ApplyError, Document, Unsealed, Walls};
+pub use error::{ApplyError, Claim, Document, Unsealed, Walls};
 pub use pods::{End, Ending, LivePod, end_shown, halt, is_outside_its_walls, power_down, put_back};
 pub use way::{Gated, admit, keep, shut};
 
@@ -216,6 +217,9 @@ impl Writer {
             ChildKind::ServiceAccount => self.delete_one::<ServiceAccount>(namespace, doomed, grace).await,
             ChildKind::NetworkPolicy => self.delete_one::<NetworkPolicy>(namespace, doomed, grace).await,
             ChildKind::ConfigMap => self.delete_one::<ConfigMap>(namespace, doomed, grace).await,
+            ChildKind::PersistentVolumeClaim => {
+                self.delete_one::<PersistentVolumeClaim>(namespace, doomed, grace).await
+            }
             ChildKind::Service => self.delete_one::<Service>(namespace, doomed, grace).await,
             ChildKind::Pod => self.delete_one::<Pod>(namespace, doomed, grace).await,
         }
@@ -310,6 +314,9 @@ impl Writer {
             Child::ServiceAccount(c) => self.create_one(identity, c).await?.map(Child::ServiceAccount),
             Child::NetworkPolicy(c) => self.create_one(identity, c).await?.map(Child::NetworkPolicy),
             Child::ConfigMap(c) => self.create_one(identity, c).await?.map(Child::ConfigMap),
+            Child::PersistentVolumeClaim(c) => {
+                self.create_one(identity, *c).await?.map(|c| Child::PersistentVolumeClaim(Box::new(c)))
+            }
             Child::Service(c) => self.create_one(identity, *c).await?.map(|c| Child::Service(Box::new(c))),
             Child::Pod(c) => pods::create(self, identity, *c).await?.map(|c| Child::Pod(Box::new(c))),
         };
@@ -332,6 +339,9 @@ impl Writer {
             Child::ServiceAccount(c) => Child::ServiceAccount(self.apply_one(namespace, &c).await?),
             Child::NetworkPolicy(c) => Child::NetworkPolicy(self.apply_one(namespace, &c).await?),
             Child::ConfigMap(c) => Child::ConfigMap(self.apply_one(namespace, &c).await?),
+            Child::PersistentVolumeClaim(c) => {
+                Child::PersistentVolumeClaim(Box::new(self.right_claim(identity, *c).await?))
+            }
             Child::Service(c) => Child::Service(Box::new(self.apply_one(namespace, c.as_ref()).await?)),
             // A pod's spec cannot change; only what names it is restored.
             Child::Pod(c) => {
@@ -371,7 +381,7 @@ impl Writer {
             }
             Err(ApplyError::Api { source, .. }) if is_already_exists(&source) => {
                 let live = self.call(Verb::Get, K::KIND.as_str(), &name, api.get(&name)).await?;
-                if !is_owned(live.meta(), identity) {
+                if !is_ours(&live.clone().child(), identity) {
                     return Err(ApplyError::Foreign { kind: K::KIND, name });
                 }
                 if live.meta().deletion_timestamp.is_some() {
@@ -386,6 +396,8 @@ impl Writer {
                 let mut same = wanted;
                 same.meta_mut().uid = live.uid();
                 let righted = match K::KIND {
+                    // What it lacks is seen by the watch, and put right in the next pass.
+                    ChildKind::PersistentVolumeClaim => Ok(live),
                     ChildKind::Pod => self.relabel(&identity.namespace, &same).await,
                     _ => self.apply_one(&identity.namespace, &same).await,
                 };

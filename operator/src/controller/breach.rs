@@ -1,5 +1,6 @@
 //! What is done the moment a sandbox's power is out of bounds: a wall is missing, widened or changed, the policy document
-//! holds a stranger's text, or the agent has lost the labels by which its walls select it.
+//! holds a stranger's text, or the agent has lost the labels by which its walls select it. A claim that is somebody else's is none
+//! of these and stops the agent all the same: its pod mounts whatever has the claim's name.
 //!
 //! All of it is put back at once, and whatever cannot be put back stops what it bounds: the agent without its walls; proxy
 //! and agent with a document that the operator did not write. A failure that may pass is given [`PATIENCE`] from the moment
@@ -17,7 +18,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::time::Instant;
 
 use super::accept::Identity;
-use super::apply::{self, ApplyError, Document, Sealed, Unsealed, Walls};
+use super::apply::{self, ApplyError, Claim, Document, Sealed, Unsealed, Walls};
 use super::desired::{Child, ChildKind, Component, network_policy};
 use super::evaluate::{self, Unwidened, Widening};
 use super::observe::Observed;
@@ -93,7 +94,11 @@ pub(super) async fn unsealed(
     observed: &Observed,
     unsealed: Unsealed,
 ) -> Failure {
-    let Unsealed { error, walls, document } = unsealed;
+    let Unsealed { error, walls, document, claim } = unsealed;
+    let halted = match claim {
+        Claim::Strange => apply::halt(&ctx.writer, identity, Component::Agent).await,
+        Claim::Own => Ok(()),
+    };
     let standing = match &walls {
         Walls::Whole(standing) => standing,
         Walls::Breached => wanted,
@@ -104,7 +109,11 @@ pub(super) async fn unsealed(
     match (walls, document) {
         (Walls::Breached, _) => breached(ctx, identity, Lost::Wall, halting, error).await,
         (Walls::Whole(_), Document::Strange) => breached(ctx, identity, Lost::Document, halting, error).await,
-        (Walls::Whole(_), Document::Own) => uncontained.unwrap_or_else(|| error.into()),
+        (Walls::Whole(_), Document::Own) => match (uncontained, halted) {
+            (Some(failure), _) => failure,
+            (None, Err(unstopped)) => unstopped.into(),
+            (None, Ok(())) => error.into(),
+        },
     }
 }
 

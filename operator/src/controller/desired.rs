@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use agentsandbox_crds::names::{
     COMPONENT_AGENT, COMPONENT_PROXY, LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_SANDBOX, LABEL_SANDBOX_UID,
-    MANAGED_BY, SUFFIX_AGENT, SUFFIX_POLICY, SUFFIX_PROXY, SUFFIX_STAND_IN,
+    MANAGED_BY, SUFFIX_AGENT, SUFFIX_POLICY, SUFFIX_PROXY, SUFFIX_STAND_IN, SUFFIX_WORKSPACE,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 #[cfg(test)]
@@ -22,6 +22,7 @@ use super::accept::{Accepted, Identity};
 use crate::platform::Platform;
 
 pub mod agent_pod;
+pub mod claim;
 pub mod confinement;
 pub mod environment;
 pub mod keys;
@@ -52,6 +53,8 @@ pub enum ChildKind {
     NetworkPolicy,
     /// The policy document.
     ConfigMap,
+    /// The volume of a persistent workspace.
+    PersistentVolumeClaim,
     /// The proxy's address.
     Service,
     /// The proxy or the agent.
@@ -67,6 +70,8 @@ pub enum Child {
     NetworkPolicy(NetworkPolicy),
     /// The policy document.
     ConfigMap(ConfigMap),
+    /// The volume of a persistent workspace.
+    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     /// The proxy's address.
     Service(Box<Service>),
     /// The proxy or the agent.
@@ -78,7 +83,7 @@ pub enum Child {
 pub struct Boundary {
     /// ServiceAccounts and NetworkPolicies: without all of them there is no `Sealed`.
     pub walls: Vec<Child>,
-    /// The policy document and the proxy's Service, shut.
+    /// The policy document, the proxy's Service, shut, and the claim, if there is to be one.
     pub supplies: Vec<Child>,
     /// Name of the Secret with the sandbox's keys.
     pub keys: String,
@@ -107,10 +112,13 @@ pub fn boundary(accepted: &Accepted, platform: &Platform) -> Boundary {
             Child::NetworkPolicy(network_policy::agent(identity)),
             Child::NetworkPolicy(network_policy::proxy(accepted, platform)),
         ],
-        supplies: vec![
+        supplies: [
             Child::ConfigMap(policy_document::config_map(accepted, platform)),
             Child::Service(Box::new(service::shut(identity))),
-        ],
+        ]
+        .into_iter()
+        .chain(claim::claim(accepted).map(|claim| Child::PersistentVolumeClaim(Box::new(claim))))
+        .collect(),
         keys: keys::name(identity),
     }
 }
@@ -128,6 +136,7 @@ pub fn names(sandbox: &str) -> Vec<(ChildKind, String)> {
         (ChildKind::NetworkPolicy, format!("{agent}{SUFFIX_STAND_IN}")),
         (ChildKind::NetworkPolicy, format!("{proxy}{SUFFIX_STAND_IN}")),
         (ChildKind::ConfigMap, format!("{sandbox}{SUFFIX_POLICY}")),
+        (ChildKind::PersistentVolumeClaim, format!("{sandbox}{SUFFIX_WORKSPACE}")),
         (ChildKind::Service, proxy.clone()),
         (ChildKind::Pod, proxy),
         (ChildKind::Pod, agent),
@@ -200,6 +209,7 @@ impl ChildKind {
             Self::ServiceAccount => "ServiceAccount",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ConfigMap => "ConfigMap",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Service => "Service",
             Self::Pod => "Pod",
         }
@@ -214,6 +224,7 @@ impl Child {
             Self::ServiceAccount(_) => ChildKind::ServiceAccount,
             Self::NetworkPolicy(_) => ChildKind::NetworkPolicy,
             Self::ConfigMap(_) => ChildKind::ConfigMap,
+            Self::PersistentVolumeClaim(_) => ChildKind::PersistentVolumeClaim,
             Self::Service(_) => ChildKind::Service,
             Self::Pod(_) => ChildKind::Pod,
         }
@@ -226,6 +237,7 @@ impl Child {
             Self::ServiceAccount(child) => &child.metadata,
             Self::NetworkPolicy(child) => &child.metadata,
             Self::ConfigMap(child) => &child.metadata,
+            Self::PersistentVolumeClaim(child) => &child.metadata,
             Self::Service(child) => &child.metadata,
             Self::Pod(child) => &child.metadata,
         }
@@ -238,6 +250,7 @@ impl Child {
             Self::ServiceAccount(child) => &mut child.metadata,
             Self::NetworkPolicy(child) => &mut child.metadata,
             Self::ConfigMap(child) => &mut child.metadata,
+            Self::PersistentVolumeClaim(child) => &mut child.metadata,
             Self::Service(child) => &mut child.metadata,
             Self::Pod(child) => &mut child.metadata,
         };
@@ -268,6 +281,7 @@ impl Child {
             Self::ServiceAccount(child) => serde_json::to_value(child),
             Self::NetworkPolicy(child) => serde_json::to_value(child),
             Self::ConfigMap(child) => serde_json::to_value(child),
+            Self::PersistentVolumeClaim(child) => serde_json::to_value(child),
             Self::Service(child) => serde_json::to_value(child),
             Self::Pod(child) => serde_json::to_value(child),
         };

@@ -3,14 +3,19 @@
 
 use agentsandbox_crds::AgentSandbox;
 use kube::ResourceExt;
+use kube::runtime::events::EventType;
 
 use super::accept::Identity;
 use super::apply::ApplyError;
 use super::desired::{Child, ChildKind};
+use super::events::{self, Told};
 use super::observe::Observed;
 use super::outcome::Blocked;
-use super::teardown::Teardown;
+use super::teardown::{self, Teardown};
 use super::{Ctx, chain, status};
+
+/// Reason of the Event about a claim that outlasts its sandbox.
+const RETAINED: &str = "WorkspaceRetained";
 
 /// Writes the status, if it says anything new.
 pub(super) async fn tell(
@@ -21,7 +26,7 @@ pub(super) async fn tell(
     step: &Result<Teardown, ApplyError>,
 ) {
     let message = match step {
-        Ok(Teardown::Done) => return,
+        Ok(Teardown::Done) => return tell_of_claim(ctx, identity, sandbox, observed).await,
         Ok(Teardown::Waiting(_, pod)) => waits_for(pod, observed),
         Err(error) => match Blocked::from(error) {
             Blocked::Conflict | Blocked::NotLeader => return,
@@ -45,6 +50,20 @@ pub(super) async fn tell(
             "it was not told what a deletion waits for"
         ),
     }
+}
+
+/// Work that stays is told of where it can be found, since nothing else does any more.
+async fn tell_of_claim(ctx: &Ctx, identity: &Identity, sandbox: &AgentSandbox, observed: &Observed) {
+    let Some(claim) = teardown::retained(sandbox, identity, observed) else { return };
+    let name = claim.name_any();
+    let told = Told {
+        type_: EventType::Normal,
+        reason: RETAINED.to_owned(),
+        note: format!(
+            "PersistentVolumeClaim {name} stays with what the agent wrote. Delete it when that is not needed any more: kubectl delete pvc {name}."
+        ),
+    };
+    events::publish(&ctx.recorder, ctx.writer.tenure(), sandbox, vec![told]).await;
 }
 
 fn waits_for(pod: &str, observed: &Observed) -> String {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use agentsandbox_crds::names::LABEL_SANDBOX_UID;
 use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
 use futures::channel::mpsc::UnboundedSender;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::jiff::Timestamp;
@@ -29,12 +29,15 @@ use super::memory::Failed;
 
 pub mod denials;
 mod echoes;
+mod growth;
 mod probe;
 
 pub use echoes::Sent;
+pub use growth::Ungrown;
 pub use probe::{Closedness, ProxyClosed, closedness};
 
 use echoes::{Echoes, SANDBOX_KIND};
+use growth::Growth;
 use probe::Sightings;
 
 /// A watch that has not brought our own write after this time is not merely late.
@@ -64,6 +67,8 @@ pub struct Stores {
     pub service_accounts: Store<ServiceAccount>,
     /// Our ConfigMaps.
     pub config_maps: Store<ConfigMap>,
+    /// Our claims.
+    pub claims: Store<PersistentVolumeClaim>,
     /// Our Services.
     pub services: Store<Service>,
     /// Our pods.
@@ -92,6 +97,8 @@ pub struct Observed {
     pub look_again_in: Option<Duration>,
     /// The agent's pod that last failed before its program was started, as it is remembered.
     pub failed: Option<Failed>,
+    /// What its claim was refused a moment ago.
+    pub ungrown: Option<Ungrown>,
 }
 
 /// What is known of one object.
@@ -117,6 +124,7 @@ pub struct Recent {
     withheld: Mutex<HashMap<(String, String), Withheld>>,
     /// UIDs of walls as we last wrote them, by their sandbox's UID and their name.
     walls: Mutex<HashMap<String, BTreeMap<String, String>>>,
+    growth: Growth,
     echoes: Echoes,
 }
 
@@ -221,7 +229,8 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
         policy.metadata.namespace.as_deref() == Some(namespace)
             && selects_only(policy).is_none_or(|uid| uids.contains(&uid))
     });
-    Observed { children, policies: in_order(policies), look_again_in, failed: None }
+    let ungrown = recent.growth.ungrown(&identity.uid);
+    Observed { children, policies: in_order(policies), look_again_in, failed: None, ungrown }
 }
 
 /// What a store holds, by namespace and name. A store has an order of its own in each process, and what is told or sent must
@@ -246,6 +255,10 @@ fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Opt
             .config_maps
             .get(&ObjectRef::new(name).within(namespace))
             .map(|c| Child::ConfigMap((*c).clone())),
+        ChildKind::PersistentVolumeClaim => stores
+            .claims
+            .get(&ObjectRef::new(name).within(namespace))
+            .map(|c| Child::PersistentVolumeClaim(Box::new((*c).clone()))),
         ChildKind::Service => stores
             .services
             .get(&ObjectRef::new(name).within(namespace))
@@ -298,6 +311,7 @@ impl Recent {
             gone: Mutex::default(),
             withheld: Mutex::default(),
             walls: Mutex::default(),
+            growth: Growth::default(),
             echoes: Echoes::default(),
         }
     }
@@ -351,10 +365,16 @@ impl Recent {
         false
     }
 
-    /// When to look again after a pass: what it wrote, and no watch has brought, may be gone by then.
+    /// When to look again after a pass: what it wrote, and no watch has brought, may be gone by then, and what was refused be granted.
     #[must_use]
     pub fn look_again_in(&self, sandbox_uid: &str) -> Option<Duration> {
-        self.echoes.is_awaited(sandbox_uid).then_some(self.max_age)
+        let awaited = self.echoes.is_awaited(sandbox_uid).then_some(self.max_age);
+        awaited.into_iter().chain(self.growth.again_in(sandbox_uid)).min()
+    }
+
+    /// Asks for the size of this claim again only after a pause.
+    pub fn refused_growth(&self, sandbox_uid: &str, wanted: &PersistentVolumeClaim) {
+        self.growth.refused(sandbox_uid, wanted);
     }
 
     /// Remembers an object as the API server answered our creation, until a watch shows it.
@@ -401,6 +421,7 @@ impl Recent {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner).retain(|(uid, _), _| uid != sandbox_uid);
         self.walls.lock().unwrap_or_else(PoisonError::into_inner).remove(sandbox_uid);
+        self.growth.forget(sandbox_uid);
         self.sightings.forget(sandbox_uid);
         self.echoes.forget(sandbox_uid);
     }
@@ -455,7 +476,7 @@ impl Recent {
             Some(seen) => version(seen) < version(own),
             None => kind != ChildKind::NetworkPolicy,
         };
-        let ours = super::plan::is_owned(own.metadata(), identity);
+        let ours = super::plan::is_ours(own, identity);
         if behind && ours && since.elapsed() < self.max_age {
             return Sighted::Written(own.clone());
         }

@@ -2,6 +2,7 @@
 
 use agentsandbox_crds::class::Isolation;
 use agentsandbox_crds::sandbox::ProgramStatus;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -144,6 +145,8 @@ pub struct Workload {
     pub isolation: Isolation,
     /// Whether the workspace has a source.
     pub fetches: bool,
+    /// The claim that it is in, with the bytes that it is to have; none where it lasts as long as its pod.
+    pub claim: Option<(Box<PersistentVolumeClaim>, i64)>,
     /// The Secrets of the credentials that rules name, and of the login at the class's upstream proxy, by the credential's name.
     pub credentials: BTreeMap<String, SecretPlace>,
     /// That login, if the class asks for one.

@@ -19,14 +19,16 @@ use super::accept::Identity;
 use super::desired::agent_pod::FENCE;
 use super::desired::review::REVIEW;
 use super::desired::workspace::WORKSPACE;
-use super::desired::{Boundary, Child, ChildKind, network_policy, service};
+use super::desired::{Boundary, Child, ChildKind, claim, network_policy, service};
 use super::observe::Observed;
 use super::status::evidence::is_proven;
 use super::status::workspace::has_unpacked;
 
+mod claimed;
 mod doomed;
 mod ended;
 
+pub use claimed::agent;
 pub use doomed::Doomed;
 pub use ended::has_ended;
 
@@ -225,10 +227,15 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
     let Some(live) = observed.child(wanted.kind(), wanted.name()) else {
         return absent(wanted, observed, identity);
     };
-    if !is_owned(live.metadata(), identity) {
-        return Step::Foreign(wanted.kind(), wanted.name().to_owned());
-    }
     let doomed = Doomed::child(live);
+    if !is_ours(live, identity) {
+        let is_going = claimed::is_going(live, observed, identity);
+        return if is_going {
+            Step::Await(doomed)
+        } else {
+            Step::Foreign(wanted.kind(), wanted.name().to_owned())
+        };
+    }
     if live.metadata().deletion_timestamp.is_some() {
         return step_of_ending(wanted, live, observed, identity).unwrap_or(Step::Await(doomed));
     }
@@ -240,6 +247,7 @@ pub fn step(wanted: Child, observed: &Observed, identity: &Identity, now: Timest
             return Step::Delete(doomed);
         }
     }
+    let wanted = claimed::within_reach(wanted, live, observed);
     if differs(&wanted, live) { repair(wanted, live.metadata()) } else { Step::Leave(live.clone()) }
 }
 
@@ -259,7 +267,8 @@ fn absent(wanted: Child, observed: &Observed, identity: &Identity) -> Step {
 }
 
 /// What is to be done with an object that is being deleted, other than to wait. A finalizer can hold it for ever, so a wider
-/// wall is narrowed even then, and a policy document is put right.
+/// wall is narrowed even then, and a policy document is put right. A claim stands for as long as its agent's pod does, which is looked
+/// after all the while.
 fn step_of_ending(mut wanted: Child, live: &Child, observed: &Observed, identity: &Identity) -> Option<Step> {
     // No finalizer can be added any more; ours is no difference here.
     if let Child::NetworkPolicy(wall) = &mut wanted
@@ -274,6 +283,9 @@ fn step_of_ending(mut wanted: Child, live: &Child, observed: &Observed, identity
     match (wanted, live) {
         (Child::NetworkPolicy(wanted), Child::NetworkPolicy(live)) if is_held(&live.metadata) => {
             Some(Step::Renew(Box::new(renewal(wanted, Some(live.clone()), observed, identity))))
+        }
+        (Child::PersistentVolumeClaim(_), _) if claimed::stands(observed, identity) => {
+            Some(Step::Leave(live.clone()))
         }
         _ => None,
     }
@@ -294,6 +306,15 @@ pub fn is_owned(metadata: &ObjectMeta, identity: &Identity) -> bool {
             && owner.kind == OWNER_KIND
             && owner.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
     })
+}
+
+/// Whether a child is ours: by its owner, but for a claim, which may outlast its owner and has none then.
+#[must_use]
+pub fn is_ours(child: &Child, identity: &Identity) -> bool {
+    match child {
+        Child::PersistentVolumeClaim(claim) => claim::is_of(&claim.metadata, identity),
+        other => is_owned(other.metadata(), identity),
+    }
 }
 
 /// A pod is immutable but for its images and for containers that are added later: another spec, an image that somebody changed, or a
@@ -388,6 +409,9 @@ pub fn differs(wanted: &Child, live: &Child) -> bool {
             }
             (Child::ConfigMap(wanted), Child::ConfigMap(live)) => {
                 wanted.data != live.data || live.binary_data.as_ref().is_some_and(|data| !data.is_empty())
+            }
+            (Child::PersistentVolumeClaim(wanted), Child::PersistentVolumeClaim(live)) => {
+                claim::differs(wanted, live)
             }
             (Child::ServiceAccount(wanted), Child::ServiceAccount(live)) => {
                 wanted.automount_service_account_token != live.automount_service_account_token

@@ -8,19 +8,24 @@
 //! Others delete walls as well, when they delete a sandbox in the foreground or its namespace. Our finalizer on each wall
 //! keeps it standing until it is released here, in the same pass that found no pod left.
 //!
+//! A claim has no owner, so nobody else takes it away, and it stays unless the spec says by now that it goes. It goes with walls and supplies,
+//! once no pod mounts it, and is asked for by its name: one that no watch has shown yet would stay for good.
+//!
 //! It works when apply never ran, and it needs no accepted spec. The Secret with the keys cannot be deleted by the
 //! operator, which has no such verb: its owner reference lets the garbage collector do it, and a Secret that was
 //! orphaned stays, with keys that nothing trusts any more.
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::{FINALIZER, LABEL_SANDBOX_UID};
+use agentsandbox_crds::workspace::WhenDeleted;
 use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::accept::Identity;
 use super::apply::{ApplyError, LivePod, Writer};
-use super::desired::{Child, ChildKind, Component, names};
+use super::desired::{Child, ChildKind, Component, claim, names};
 use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
 
@@ -57,9 +62,9 @@ pub async fn teardown(
     try_join_all(walls.map(|wall| writer.release(wall))).await?;
     let rest = names(&identity.name)
         .into_iter()
-        .filter(|(kind, _)| *kind != ChildKind::Pod)
+        .filter(|(kind, _)| !matches!(kind, ChildKind::Pod | ChildKind::PersistentVolumeClaim))
         .filter_map(|(kind, name)| doomed(observed, identity, kind, name));
-    let rest: Vec<Doomed> = rest.collect();
+    let rest: Vec<Doomed> = rest.chain(doomed_claim(writer, identity, sandbox).await?).collect();
     try_join_all(rest.iter().map(|one| writer.delete(&identity.namespace, one))).await?;
     let finalizers = sandbox.finalizers().iter().filter(|one| *one != FINALIZER).cloned().collect();
     match writer.finalizers(sandbox, finalizers).await {
@@ -77,6 +82,42 @@ fn doomed(observed: &Observed, identity: &Identity, kind: ChildKind, name: Strin
         uid: live.uid.clone().unwrap_or_default(),
         node: None,
     })
+}
+
+/// The claim that goes with its sandbox; one that goes already needs nobody.
+async fn doomed_claim(
+    writer: &Writer,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+) -> Result<Option<Doomed>, ApplyError> {
+    if stays(sandbox) {
+        return Ok(None);
+    }
+    let live = writer.live_claim(&identity.namespace, &claim::name(identity)).await?;
+    let own = live.filter(|live| claim::is_of(&live.metadata, identity));
+    let own = own.filter(|live| live.metadata.deletion_timestamp.is_none());
+    Ok(own.map(|live| Doomed::child(&Child::PersistentVolumeClaim(Box::new(live)))))
+}
+
+/// The claim that outlasts its sandbox.
+#[must_use]
+pub fn retained<'a>(
+    sandbox: &AgentSandbox,
+    identity: &Identity,
+    observed: &'a Observed,
+) -> Option<&'a PersistentVolumeClaim> {
+    match observed.child(ChildKind::PersistentVolumeClaim, &claim::name(identity))? {
+        Child::PersistentVolumeClaim(live) if claim::is_of(&live.metadata, identity) => {
+            (stays(sandbox) && live.metadata.deletion_timestamp.is_none()).then_some(live)
+        }
+        _ => None,
+    }
+}
+
+/// Whether a claim of this sandbox stays: unless its spec says now that it goes. Where nothing is said, work is kept.
+fn stays(sandbox: &AgentSandbox) -> bool {
+    let persistent = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.persistent.as_ref());
+    persistent.and_then(|one| one.when_deleted).unwrap_or_default() == WhenDeleted::Retain
 }
 
 fn is_ours(live: &ObjectMeta, identity: &Identity) -> bool {

@@ -146,12 +146,8 @@ impl After {
 
     #[track_caller]
     pub(super) fn says(&self, type_: &str, status: &str, reason: &str) {
-        assert_eq!(
-            self.conditions()[type_],
-            (status.to_owned(), reason.to_owned()),
-            "{:?}",
-            self.conditions()
-        );
+        let found = self.conditions();
+        assert_eq!(found[type_], (status.to_owned(), reason.to_owned()), "{found:?}");
     }
 }
 
@@ -493,6 +489,7 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
     }
 }
 
+mod claims;
 mod ending;
 mod finish;
 mod requests;

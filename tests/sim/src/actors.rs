@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
-use crate::kinds::{self, CONFIG_MAPS, NAMESPACES, PODS, SECRETS, SERVICES};
+use crate::kinds::{self, CLAIMS, CONFIG_MAPS, NAMESPACES, PODS, SECRETS, SERVICES};
 use crate::objects;
 use crate::store::{
-    Change, Deletion, Key, Part, Revision, Store, finalizers, has_ended, is_ending, key, text,
+    Change, Deletion, Key, PROTECTION, Part, Revision, Store, finalizers, has_ended, is_ending, key, text,
 };
 use crate::world::World;
 
@@ -30,6 +30,8 @@ pub enum Step {
     Settle(Key, String),
     /// A pod's containers have ended.
     Kill(Key, String),
+    /// What keeps claims lets go of those that end and that no pod mounts.
+    Release,
     /// The garbage collector looks for what has no owner.
     Collect,
     /// The namespace controller deletes what is in a namespace that ends.
@@ -78,6 +80,12 @@ pub fn react(world: &mut World, revision: &Revision) {
             _ => {}
         }
     }
+    // One of which nothing runs any more keeps its claims for as long as it is there.
+    let frees = *revision.kind == PODS && revision.change == Change::Deleted;
+    let waits = || world.store.all(&CLAIMS).any(is_ending);
+    if (frees && waits()) || (*revision.kind == CLAIMS && started) {
+        world.step_in(60, Step::Release);
+    }
     if *revision.kind == NAMESPACES && started {
         world.step_in(50, Step::Empty(text(object, "/metadata/name").to_owned()));
     }
@@ -87,7 +95,11 @@ pub fn react(world: &mut World, revision: &Revision) {
 pub fn take(world: &mut World, step: Step) {
     match step {
         Step::Schedule(key, uid) => {
-            if pod(&world.store, &key, &uid).is_some() {
+            let pod = pod(&world.store, &key, &uid);
+            if pod.is_some_and(|pod| !has_its_claims(&world.store, pod)) {
+                return world.step_in(1000, Step::Schedule(key, uid));
+            }
+            if pod.is_some() {
                 write(&mut world.store, &key, Part::Main, &json!({"spec": {"nodeName": "node-1"}}));
                 let scheduled =
                     json!({"status": {"conditions": [condition(&world.store, "PodScheduled", true)]}});
@@ -132,6 +144,7 @@ pub fn take(world: &mut World, step: Step) {
                 world.store.gone(&key);
             }
         }
+        Step::Release => release(&mut world.store),
         Step::Collect => {
             world.node.collecting = false;
             collect(&mut world.store);
@@ -206,7 +219,10 @@ fn start(world: &mut World, key: Key, uid: String) {
         let names = volumes.iter().map(|volume| text(volume, pointer)).filter(|name| !name.is_empty());
         names.into_iter().all(|name| world.store.get(kind, &key.1, name).is_some())
     };
-    if !mounts(&SECRETS, "/secret/secretName") || !mounts(&CONFIG_MAPS, "/configMap/name") {
+    let has_all = mounts(&SECRETS, "/secret/secretName")
+        && mounts(&CONFIG_MAPS, "/configMap/name")
+        && has_its_claims(&world.store, pod);
+    if !has_all {
         return world.step_in(1000, Step::Start(key, uid));
     }
     if proxy {
@@ -217,6 +233,39 @@ fn start(world: &mut World, key: Key, uid: String) {
         let status = json!({"status": {"podIP": "10.244.0.3"}});
         write(&mut world.store, &key, Part::Status, &status);
         world.step_in(50, Step::Fence(key, uid));
+    }
+}
+
+/// The claims that a pod mounts, by name.
+fn claims(pod: &Value) -> impl Iterator<Item = &str> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.map(|volume| text(volume, "/persistentVolumeClaim/claimName")).filter(|name| !name.is_empty())
+}
+
+/// Whether all claims of a pod are there, and none of them ends: neither scheduler nor kubelet take it before.
+fn has_its_claims(store: &Store, pod: &Value) -> bool {
+    let namespace = text(pod, "/metadata/namespace");
+    let stands = |name| store.get(&CLAIMS, namespace, name).is_some_and(|claim| !is_ending(claim));
+    claims(pod).all(stands)
+}
+
+/// Whether a pod keeps a claim: it was placed on a node.
+fn keeps(pod: &Value, claim: &Value) -> bool {
+    let is_placed = !text(pod, "/spec/nodeName").is_empty();
+    let name = text(claim, "/metadata/name");
+    is_placed
+        && text(pod, "/metadata/namespace") == text(claim, "/metadata/namespace")
+        && claims(pod).any(|one| one == name)
+}
+
+/// Lets go of claims that end and that no pod keeps.
+fn release(store: &mut Store) {
+    let free = |claim: &&Value| is_ending(claim) && !store.all(&PODS).any(|pod| keeps(pod, claim));
+    let free: Vec<Value> = store.all(&CLAIMS).filter(free).cloned().collect();
+    for claim in free {
+        let left: Vec<&str> = finalizers(&claim).into_iter().filter(|one| *one != PROTECTION).collect();
+        let at = (text(&claim, "/metadata/namespace"), text(&claim, "/metadata/name"));
+        let _ = store.merge(&CLAIMS, Part::Main, at, &json!({"metadata": {"finalizers": left}}));
     }
 }
 
@@ -239,6 +288,14 @@ fn fence(world: &mut World, key: Key, uid: String) {
         "name": "fence", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
         "state": {"terminated": {"exitCode": 0, "message": objects::report()}},
     }]);
+    let steps = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    if steps.into_iter().any(|step| step["name"] == "workspace") {
+        let step = json!({
+            "name": "workspace", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+            "state": {"terminated": {"exitCode": 0, "message": objects::workspace_report()}},
+        });
+        status["status"]["initContainerStatuses"].as_array_mut().unwrap().push(step);
+    }
     let once = runs_once(pod);
     write(&mut world.store, &key, Part::Status, &status);
     if once {

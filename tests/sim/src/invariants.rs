@@ -7,8 +7,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::actors::KILLED;
-use crate::kinds::{CLASSES, PODS, POLICIES, SANDBOXES, SECRETS};
-use crate::store::{Change, Revision, Store, has_ended, text};
+use crate::kinds::{CLAIMS, CLASSES, PODS, POLICIES, SANDBOXES, SECRETS};
+use crate::store::{Change, Revision, Store, has_ended, is_ending, text};
 
 /// A status may speak of what a watch showed that was late by so much.
 const STALENESS: SignedDuration = SignedDuration::from_secs(40);
@@ -22,6 +22,8 @@ const SECRET_BYTES_MIN: usize = 16;
 pub struct Invariants {
     /// When each sandbox went, by UID.
     gone: BTreeMap<String, Timestamp>,
+    /// UIDs of those that are gone, and whose claim was to go with them.
+    cleared: BTreeSet<String>,
     /// When the agent of each sandbox was last ready behind a wall, by UID.
     ran: BTreeMap<String, Timestamp>,
     /// How the program of each sandbox that is over was said to have ended, by UID.
@@ -77,6 +79,23 @@ fn is_walled(store: &Store, pod: &Value) -> bool {
     })
 }
 
+/// Whether an object goes, or is on its way out from now on.
+fn ends(revision: &Revision) -> bool {
+    let before = revision.before.as_ref().is_some_and(is_ending);
+    revision.change == Change::Deleted || (is_ending(&revision.object) && !before)
+}
+
+/// The claims that a pod mounts, by name.
+fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.map(|volume| text(volume, "/persistentVolumeClaim/claimName")).filter(|name| !name.is_empty())
+}
+
+fn mounts_claim(pod: &Value, claim: &Value) -> bool {
+    text(pod, "/metadata/namespace") == text(claim, "/metadata/namespace")
+        && claims_of(pod).any(|name| name == text(claim, "/metadata/name"))
+}
+
 fn agents<'a>(store: &'a Store, uid: &'a str) -> impl Iterator<Item = &'a Value> {
     store.all(&PODS).filter(move |pod| sandbox_uid(pod) == uid && component(pod) == "agent")
 }
@@ -108,6 +127,13 @@ impl Invariants {
                 ));
             }
         }
+        if *revision.kind == CLAIMS && revision.by == "operator" && ends(revision) {
+            let mut live = store.all(&PODS).filter(|pod| !has_ended(pod));
+            if let Some(pod) = live.find(|pod| mounts_claim(pod, object)) {
+                let pod = text(pod, "/metadata/name");
+                broken.push(format!("I11: the claim {name} was deleted under {pod}"));
+            }
+        }
         if *revision.kind == SECRETS {
             for field in ["data", "stringData"] {
                 let values = object[field].as_object().into_iter().flatten();
@@ -123,7 +149,11 @@ impl Invariants {
         }
         if *revision.kind == SANDBOXES {
             if revision.change == Change::Deleted {
-                self.gone.insert(text(object, "/metadata/uid").to_owned(), revision.at);
+                let uid = text(object, "/metadata/uid");
+                self.gone.insert(uid.to_owned(), revision.at);
+                if text(object, "/spec/workspace/persistent/whenDeleted") == "Delete" {
+                    self.cleared.insert(uid.to_owned());
+                }
             }
             self.sandbox(store, revision, &mut broken);
         }
@@ -242,9 +272,23 @@ impl Invariants {
         let mut broken = self.left_over(store);
         for (key, object) in store.everything() {
             let of = [controller_uid(object).unwrap_or_default(), sandbox_uid(object)];
+            // A claim outlasts its sandbox, unless that said to the last that it does not.
+            if key.0 == CLAIMS.plural && !self.cleared.contains(sandbox_uid(object)) {
+                continue;
+            }
             let gone = of.iter().filter_map(|uid| self.gone.get(*uid)).min();
             if gone.is_some_and(|at| now.duration_since(*at) > GONE_WITHIN) {
                 broken.push(format!("I4: {key:?} is left of a sandbox that is gone"));
+            }
+        }
+        let working = store.all(&PODS).filter(|pod| component(pod) == "agent" && !has_ended(pod));
+        for (pod, claim) in working.flat_map(|pod| claims_of(pod).map(move |claim| (pod, claim))) {
+            let live = store.get(&CLAIMS, text(pod, "/metadata/namespace"), claim);
+            if live.is_none_or(|live| sandbox_uid(live) != sandbox_uid(pod)) {
+                broken.push(format!(
+                    "I12: {} mounts the claim {claim}, which is not its sandbox's",
+                    text(pod, "/metadata/name")
+                ));
             }
         }
         for sandbox in store.all(&SANDBOXES).filter(|one| one["spec"]["lifecycle"]["state"] == "Suspended") {

@@ -40,6 +40,7 @@ kinds! {
     SERVICES = "services" "Service" "v1" true true false;
     ACCOUNTS = "serviceaccounts" "ServiceAccount" "v1" true false false;
     CONFIG_MAPS = "configmaps" "ConfigMap" "v1" true false false;
+    CLAIMS = "persistentvolumeclaims" "PersistentVolumeClaim" "v1" true true false;
     SECRETS = "secrets" "Secret" "v1" true false false;
     POLICIES = "networkpolicies" "NetworkPolicy" "networking.k8s.io/v1" true false true;
     NODES = "nodes" "Node" "v1" false false false;
@@ -68,7 +69,7 @@ impl Kind {
 
     /// Whether the answer to a deletion that took effect at once is the object; of others it is a Status.
     pub fn is_shown_when_deleted(&self) -> bool {
-        ["pods", "services", "serviceaccounts"].contains(&self.plural)
+        ["pods", "services", "serviceaccounts", "persistentvolumeclaims"].contains(&self.plural)
     }
 }
 

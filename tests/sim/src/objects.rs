@@ -1,7 +1,7 @@
 //! The objects of every scenario: what an administrator, a developer and the cluster itself have made.
 
 use agentsandbox_operator::ranges::Configured;
-use agentsandbox_report::VERSION;
+use agentsandbox_report::{VERSION, WORKSPACE_VERSION};
 use serde_json::{Value, json};
 
 use crate::kinds::{
@@ -51,7 +51,7 @@ pub fn cluster(store: &mut Store) {
         &CLASSES,
         json!({
             "metadata": {"name": "gvisor", "annotations": {"agentsandbox.dev/is-default-class": "true"}},
-            "spec": {"isolation": "GVisor", "runtimeClassName": "gvisor"},
+            "spec": {"isolation": "GVisor", "runtimeClassName": "gvisor", "persistentWorkspace": {"maxSize": "10Gi"}},
         }),
     );
     add(
@@ -100,6 +100,14 @@ pub fn task(name: &str, exit_code: i64) -> Value {
     object
 }
 
+/// A sandbox whose workspace outlasts its pods, and ends like this with the sandbox.
+pub fn persistent(name: &str, when_deleted: &str) -> Value {
+    let mut object = sandbox(name);
+    object["spec"]["workspace"] =
+        json!({"access": "Persistent", "persistent": {"size": "1Gi", "whenDeleted": when_deleted}});
+    object
+}
+
 /// The kubelet evicts a pod: its containers are killed, and it says why.
 ///
 /// # Errors
@@ -120,6 +128,15 @@ pub fn evict(store: &mut Store, pod: &str) -> Result<Value, Refusal> {
 /// Creates a sandbox.
 pub fn create(store: &mut Store, object: Value) -> Value {
     store.create(&SANDBOXES, Some("kubectl"), object, false).unwrap()
+}
+
+/// What the workspace's step writes of a volume that began empty.
+pub fn workspace_report() -> String {
+    json!({
+        "version": WORKSPACE_VERSION, "verdict": "Unpacked", "message": "The workspace begins empty.",
+        "files": 0, "bytes": 0, "leftOut": 0, "withTokens": 0, "durationMillis": 7,
+    })
+    .to_string()
 }
 
 /// What the fence writes when everything is proven.

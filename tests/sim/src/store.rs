@@ -13,6 +13,8 @@ use crate::merge;
 mod ending;
 mod rules;
 
+pub use rules::PROTECTION;
+
 /// Plural, namespace and name; an empty namespace for what lives in none.
 pub type Key = (&'static str, String, String);
 
@@ -380,6 +382,7 @@ impl Store {
         rules::default_status(kind, &mut new);
         let is_raised = kind.counts_generations && specs_differ(&new, &live);
         rules::check_finalizers(kind, &live, &new)?;
+        rules::check_growth(kind, &live, &new)?;
         let owners = self.managers.entry(key.clone()).or_default();
         let is_owned_alike = applied.as_ref().is_none_or(|managers| managers == owners);
         let is_first = self.unseen.remove(key);

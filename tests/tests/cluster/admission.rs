@@ -33,6 +33,10 @@ pub fn plain(kind: &str, name: &str) -> Value {
             ("networking.k8s.io/v1", json!({"spec": {"podSelector": {}, "policyTypes": ["Egress"]}}))
         }
         "EndpointSlice" => ("discovery.k8s.io/v1", json!({"addressType": "IPv4", "endpoints": []})),
+        "PersistentVolumeClaim" => (
+            "v1",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Gi"}}}}),
+        ),
         "Pod" => ("v1", json!({"spec": pod_spec()})),
         other => panic!("{other} is no kind of child"),
     };
@@ -101,9 +105,16 @@ async fn o_t5_labels_annotations_and_finalizers_of_ours_are_set_by_nobody_else()
             json!({"annotations": {"agentsandbox.dev/spec-hash": "0"}}),
             json!({"finalizers": ["agentsandbox.dev/wall"]}),
         ];
-        for kind in
-            ["ConfigMap", "Secret", "Service", "ServiceAccount", "NetworkPolicy", "EndpointSlice", "Pod"]
-        {
+        for kind in [
+            "ConfigMap",
+            "Secret",
+            "Service",
+            "ServiceAccount",
+            "NetworkPolicy",
+            "EndpointSlice",
+            "PersistentVolumeClaim",
+            "Pod",
+        ] {
             let object = plain(kind, "mine");
             tenant.try_create(object.clone()).await.unwrap_or_else(|refusal| panic!("{kind}: {refusal}"));
             for mark in &marks {

@@ -53,6 +53,7 @@ fn whole() -> Vec<Value> {
             "additionalRoots": "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n",
             "upstreamProxy": {"url": "http://proxy.example.com:3128",
                 "login": {"username": "agents", "secretRef": {"name": "login", "key": "password"}}}},
+        "persistentWorkspace": {"maxSize": "10Gi", "storageClassNames": ["local"]},
         "tracing": {"endpoint": "http://collector.observability.svc.cluster.local:4318",
             "pods": {"namespace": "observability", "labels": {"app": "collector"}}},
     }});
@@ -76,7 +77,10 @@ fn whole() -> Vec<Value> {
         json!({"git": {"url": "https://echo.world.test/a/shop.git", "ref": "main", "depth": 1}});
     of_git["spec"]["workspace"]["access"] = json!("Overlay");
     of_git["spec"]["egress"]["allow"][0]["methods"] = json!(["GET", "POST"]);
-    let mut all = vec![sandbox, of_git, confined, class, credential(json!({"preset": "OpenAI"}))];
+    let mut lasting = sandbox.clone();
+    lasting["spec"]["workspace"] = json!({"access": "Persistent",
+        "persistent": {"size": "1Gi", "storageClassName": "local", "whenDeleted": "Delete"}});
+    let mut all = vec![sandbox, of_git, lasting, confined, class, credential(json!({"preset": "OpenAI"}))];
     all.extend(ways.map(|inject| {
         credential(json!({"inject": inject, "hosts": hosts, "placeholderEnv": env, "pinnedHeaders": pinned}))
     }));

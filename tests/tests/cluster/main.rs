@@ -39,6 +39,7 @@ mod ownership;
 mod passthrough;
 mod patched;
 mod people;
+mod persistent;
 mod race;
 mod ranges;
 mod readme;

@@ -10,7 +10,7 @@ use crate::{paths, shell};
 pub const MOUNTS: &str = "mounts";
 
 /// Every component, in the order in which they are started. They are stopped in [`STOP_ORDER`].
-pub const ALL: [&str; 11] = [
+pub const ALL: [&str; 12] = [
     "etcd",
     "containerd",
     "apiserver",
@@ -19,13 +19,15 @@ pub const ALL: [&str; 11] = [
     "kubelet",
     "kube-proxy",
     "kube-router",
+    "provisioner",
     "world",
     relay::NAME,
     MOUNTS,
 ];
 
 /// The API server does not leave while watches hang or etcd is gone, so its clients go first and etcd goes last.
-pub const STOP_ORDER: [&str; 11] = [
+pub const STOP_ORDER: [&str; 12] = [
+    "provisioner",
     "kube-router",
     "kube-proxy",
     "kubelet",
@@ -155,6 +157,10 @@ fn arguments(name: &str, state: &str) -> Option<(&'static str, Vec<String>)> {
             format!(
                 "--kubeconfig={pki}/kube-router.kubeconfig --run-router=false --run-firewall=true --run-service-proxy=false --hostname-override=node --health-port=0 --metrics-port=0"
             ),
+        ),
+        "provisioner" => (
+            "provisioner",
+            format!("--kubeconfig={pki}/provisioner.kubeconfig --root={state}/volumes --node=node"),
         ),
         _ => return None,
     };

@@ -14,13 +14,14 @@ use super::{Cluster, network};
 use crate::failure::{During, Result};
 
 /// A client of the API server: file name, user and group.
-const CLIENTS: [(&str, &str, &str); 6] = [
+const CLIENTS: [(&str, &str, &str); 7] = [
     ("admin", "admin", "system:masters"),
     ("controller-manager", "system:kube-controller-manager", ""),
     ("scheduler", "system:kube-scheduler", ""),
     ("kubelet", "system:node:node", "system:nodes"),
     ("kube-proxy", "system:kube-proxy", ""),
     ("kube-router", "kube-router", "system:masters"),
+    ("provisioner", "provisioner", "system:masters"),
 ];
 
 /// Makes what is missing.

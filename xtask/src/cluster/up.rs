@@ -187,6 +187,7 @@ fn start(cluster: &Cluster) -> Result<()> {
     // The policy engine ends at once, and for good, when it does not find its node.
     wait_for("the kubelet", || kubectl_says(cluster, &["get", "node", "node", "-o", "name"], "node/node"))?;
     component::start(cluster, "kube-router")?;
+    component::start(cluster, "provisioner")?;
     wait_for("the node", || kubectl_says(cluster, &["get", "node", "node", "-o", NODE_READY], "True"))?;
     wait_for("the cluster's DNS", || {
         kubectl_says(

@@ -1,18 +1,25 @@
 //! What the workspace begins with. It is fetched behind the fence, under the same rules as the agent's requests: whether they
 //! allow it is asked of the very policy that the proxy will judge by, so that a sandbox that could never start is told so here.
 
+use agentsandbox_crds::class::AgentSandboxClass;
 use agentsandbox_crds::sandbox::{AgentSandbox, Mode};
 use agentsandbox_crds::workspace::{ArchiveSource, GitSource, Workspace, WorkspaceAccess};
 use agentsandbox_policy::{Malformed, Method, Policy, Request, Scheme, Target, parse_authority};
 use agentsandbox_workspace::Exclusion;
 use agentsandbox_workspace::git::wire::Wanted;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt;
 
 use super::{Rejection, RejectionReason, reject};
+use crate::controller::desired::claim;
 use crate::controller::life;
+use crate::quantity;
 
 const ARCHIVE_URL: &str = "spec.workspace.archive.url";
 const GIT_URL: &str = "spec.workspace.git.url";
 const ACCESS: &str = "spec.workspace.access";
+const SIZE: &str = "spec.workspace.persistent.size";
+const STORAGE_CLASS: &str = "spec.workspace.persistent.storageClassName";
 const HTTPS_PORT: u16 = 443;
 
 /// What the workspace begins with.
@@ -35,6 +42,115 @@ pub enum Origin {
     Archive(ArchiveSource),
     /// A git repository.
     Git(GitSource),
+    /// Nothing, into a persistent volume, which is said to be filled all the same.
+    Empty,
+}
+
+/// The claim of a persistent workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistent {
+    /// Its size, as it was written.
+    pub size: String,
+    /// The same in bytes.
+    pub bytes: i64,
+    /// The largest size that the class allows, in bytes.
+    pub bytes_max: i64,
+    /// Its StorageClass; none is the cluster's default one.
+    pub storage_class: Option<String>,
+    /// The StorageClasses that the class allows; none allows each.
+    pub storage_classes: Vec<String>,
+}
+
+/// The claim that a sandbox asks for, within what its class allows. A class that says nothing allows none.
+pub(super) fn persistent(
+    sandbox: &AgentSandbox,
+    class: &AgentSandboxClass,
+    faults: &mut Vec<Rejection>,
+) -> Option<Persistent> {
+    let asked = sandbox.spec.workspace.as_ref()?.persistent.as_ref()?;
+    let Some(bytes) = quantity::bytes(&asked.size) else {
+        let message = format!("{} is no quantity; write a positive number such as 10Gi", asked.size);
+        reject(faults, RejectionReason::InvalidField, SIZE, message);
+        return None;
+    };
+    let name = class.name_any();
+    let Some(bounds) = &class.spec.persistent_workspace else {
+        let message = format!(
+            "class {name} allows no persistent workspace; use another class, or ask its administrator for persistentWorkspace in it"
+        );
+        reject(faults, RejectionReason::OutsideClass, "spec.workspace.access", message);
+        return None;
+    };
+    let bytes_max = quantity::bytes(&bounds.max_size);
+    match bytes_max {
+        Some(max) if bytes > max => {
+            let message =
+                format!("{} is more than class {name} allows; write at most {}", asked.size, bounds.max_size);
+            reject(faults, RejectionReason::OutsideClass, SIZE, message);
+        }
+        Some(_) => {}
+        None => {
+            let message = format!(
+                "class {name} has persistentWorkspace.maxSize {}, which is no quantity; its administrator must correct it",
+                bounds.max_size
+            );
+            reject(faults, RejectionReason::ClassUnsupported, "spec.className", message);
+        }
+    }
+    let allowed = &bounds.storage_class_names;
+    let is_allowed = asked.storage_class_name.as_ref().is_some_and(|own| allowed.contains(own));
+    if !allowed.is_empty() && !is_allowed {
+        let own = asked.storage_class_name.as_deref().unwrap_or("the cluster's default storage class");
+        let message = format!(
+            "class {name} does not allow {own}; write storageClassName with one of {}",
+            allowed.join(", ")
+        );
+        reject(faults, RejectionReason::OutsideClass, STORAGE_CLASS, message);
+    }
+    Some(Persistent {
+        size: asked.size.clone(),
+        bytes,
+        bytes_max: bytes_max.unwrap_or_default(),
+        storage_class: asked.storage_class_name.clone(),
+        storage_classes: allowed.clone(),
+    })
+}
+
+/// What speaks against the claim that a sandbox has already. A claim keeps its storage class and never shrinks, so one that was made for
+/// another spec or under another class, or that somebody enlarged, is judged by what it is.
+pub(super) fn standing(
+    persistent: &Persistent,
+    class: &str,
+    live: &PersistentVolumeClaim,
+    faults: &mut Vec<Rejection>,
+) {
+    let name = live.name_any();
+    let anew = format!(
+        "save the work in it and delete the claim (kubectl delete pvc {name}), so that a new one is made"
+    );
+    let own = live.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
+    let told =
+        if own.is_empty() { "no storage class".to_owned() } else { format!("the storage class {own}") };
+    if persistent.storage_class.as_ref().is_some_and(|wanted| wanted != own) {
+        let message = format!(
+            "PersistentVolumeClaim {name} has {told}, and a claim keeps what it has; write that, or {anew}"
+        );
+        reject(faults, RejectionReason::InvalidField, STORAGE_CLASS, message);
+    } else if !persistent.storage_classes.is_empty()
+        && !persistent.storage_classes.iter().any(|one| one == own)
+    {
+        let message = format!(
+            "PersistentVolumeClaim {name} has {told}, which class {class} does not allow; use another class, or {anew}"
+        );
+        reject(faults, RejectionReason::OutsideClass, STORAGE_CLASS, message);
+    }
+    if let Some(bytes) = claim::asked_bytes(live).filter(|bytes| *bytes > persistent.bytes_max) {
+        let message = format!(
+            "PersistentVolumeClaim {name} asks for {bytes} bytes, and class {class} allows {}; use another class, or {anew}",
+            persistent.bytes_max
+        );
+        reject(faults, RejectionReason::OutsideClass, SIZE, message);
+    }
 }
 
 /// The source that a sandbox names. Without a policy, which has faults of its own, nothing is known of what it allows.
@@ -44,9 +160,11 @@ pub(super) fn source(
     faults: &mut Vec<Rejection>,
 ) -> Option<Source> {
     let workspace = sandbox.spec.workspace.as_ref()?;
+    volume(workspace, faults);
     let access = workspace.access.unwrap_or(WorkspaceAccess::ReadWrite);
     outlasting(access, life::mode(sandbox), faults);
     let origin = match (&workspace.archive, &workspace.git) {
+        (None, None) if workspace.persistent.is_some() => Origin::Empty,
         (None, None) => {
             without_source(workspace, faults);
             return None;
@@ -68,6 +186,18 @@ pub(super) fn source(
     };
     patterns(workspace, faults);
     Some(Source { origin, exclude: workspace.exclude.clone(), include: workspace.include.clone(), access })
+}
+
+/// The schema refuses these too; an object that was stored under an older schema is judged here.
+fn volume(workspace: &Workspace, faults: &mut Vec<Rejection>) {
+    if workspace.persistent.is_some() != (workspace.access == Some(WorkspaceAccess::Persistent)) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.workspace.persistent",
+            "persistent describes the volume of access: Persistent and of no other; write both, or neither",
+        );
+    }
 }
 
 /// What a git client asks a server for, in two requests.
@@ -105,7 +235,8 @@ fn fetched(
 /// The schema refuses these too; an object that was stored under an older schema is judged here.
 fn without_source(workspace: &Workspace, faults: &mut Vec<Rejection>) {
     let message = match workspace.access {
-        None | Some(WorkspaceAccess::ReadWrite) => return,
+        // One without its volume is told of above.
+        None | Some(WorkspaceAccess::ReadWrite | WorkspaceAccess::Persistent) => return,
         Some(WorkspaceAccess::ReadOnly) => {
             "a folder that is empty and cannot be written serves nobody; name an archive or a git repository, or remove access: ReadOnly"
         }

@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 
 use futures::future::{join_all, join4};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
-use super::{ApplyError, Document, Unsealed, Walls, Writer};
+use super::{ApplyError, Claim, Document, Unsealed, Walls, Writer};
 use crate::controller::accept::Identity;
 use crate::controller::desired::{Child, ChildKind, Component};
 use crate::controller::plan::{BoundaryPlan, Step};
@@ -16,6 +16,7 @@ use crate::controller::plan::{BoundaryPlan, Step};
 pub struct Sealed {
     proxy_address: Ipv4Addr,
     service: Box<Service>,
+    claim: Option<Box<PersistentVolumeClaim>>,
     walls: Vec<NetworkPolicy>,
 }
 
@@ -30,6 +31,12 @@ impl Sealed {
     #[must_use]
     pub const fn service(&self) -> &Service {
         &self.service
+    }
+
+    /// The claim of a persistent workspace, as the API server answered.
+    #[must_use]
+    pub fn claim(&self) -> Option<&PersistentVolumeClaim> {
+        self.claim.as_deref()
     }
 
     /// The two NetworkPolicies, as the API server answered.
@@ -71,9 +78,13 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     };
     let strange = failed.iter().position(strange);
     let document = if strange.is_some() { Document::Strange } else { Document::Own };
+    let is_strange = |(kind, error): &(ChildKind, ApplyError)| {
+        *kind == ChildKind::PersistentVolumeClaim && matches!(error, ApplyError::Foreign { .. })
+    };
+    let claim = if failed.iter().any(is_strange) { Claim::Strange } else { Claim::Own };
     if let Some(position) = failed.iter().position(breach) {
         let error = failed.swap_remove(position).1;
-        return Err(Unsealed { error, walls: Walls::Breached, document });
+        return Err(Unsealed { error, walls: Walls::Breached, document, claim });
     }
     if let Some(position) = strange {
         failed.swap(0, position);
@@ -84,6 +95,10 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
         }
         _ => None,
     });
+    let own = standing.iter().find_map(|child| match child {
+        Child::PersistentVolumeClaim(claim) => Some(claim.clone()),
+        _ => None,
+    });
     let walls = standing.into_iter().filter_map(|child| match child {
         Child::NetworkPolicy(policy) => Some(policy),
         _ => None,
@@ -91,8 +106,8 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
     let (walls, failed) = (walls.collect(), failed.into_iter().next().map(|(_, error)| error));
     let pending = || ApplyError::Pending { kind: ChildKind::Service, name: Component::Proxy.name(identity) };
     match failed.map_or(keys, Err).and_then(|()| addressed.ok_or_else(pending)) {
-        Ok((proxy_address, service)) => Ok(Sealed { proxy_address, service, walls }),
-        Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls), document }),
+        Ok((proxy_address, service)) => Ok(Sealed { proxy_address, service, claim: own, walls }),
+        Err(error) => Err(Unsealed { error, walls: Walls::Whole(walls), document, claim }),
     }
 }
 
@@ -100,6 +115,16 @@ pub async fn boundary(writer: &Writer, identity: &Identity, plan: BoundaryPlan) 
 impl Sealed {
     /// Walls that stand in a test, where there is no cluster to put them up in.
     pub(crate) fn for_tests() -> Self {
-        Self { proxy_address: Ipv4Addr::new(10, 96, 7, 7), service: Box::default(), walls: Vec::new() }
+        Self {
+            proxy_address: Ipv4Addr::new(10, 96, 7, 7),
+            service: Box::default(),
+            claim: None,
+            walls: Vec::new(),
+        }
+    }
+
+    /// The same, with this claim.
+    pub(crate) fn on(self, claim: PersistentVolumeClaim) -> Self {
+        Self { claim: Some(Box::new(claim)), ..self }
     }
 }

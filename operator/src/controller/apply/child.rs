@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Resource;
 use kube::core::Status;
@@ -48,6 +48,13 @@ impl NamedChild for ConfigMap {
 
     fn child(self) -> Child {
         Child::ConfigMap(self)
+    }
+}
+impl NamedChild for PersistentVolumeClaim {
+    const KIND: ChildKind = ChildKind::PersistentVolumeClaim;
+
+    fn child(self) -> Child {
+        Child::PersistentVolumeClaim(Box::new(self))
     }
 }
 impl NamedChild for Service {

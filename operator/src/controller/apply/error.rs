@@ -85,6 +85,17 @@ pub struct Unsealed {
     pub walls: Walls,
     /// Whether the proxy can be trusted with what it reads all the same.
     pub document: Document,
+    /// Whose the claim is that the agent's pod names.
+    pub claim: Claim,
+}
+
+/// The claim of a persistent workspace. A pod names its claim by name alone, so whoever has that name next has the pod's mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The sandbox's own, or none.
+    Own,
+    /// Somebody else's.
+    Strange,
 }
 
 /// The policy document that the proxy obeys.

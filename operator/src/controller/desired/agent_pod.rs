@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::environment::{HOME_DIR, TRUST_DIR, variables};
 use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
-use super::{Component, confinement, keys, review};
+use super::{Component, claim, confinement, keys, review};
 use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
 use crate::platform::{METADATA_ADDRESSES, Platform};
@@ -114,7 +114,7 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
     let program = accepted.confinement.is_some().then(confinement::agents_mount);
     let disk_bytes = [
         accepted.limits.ephemeral_bytes,
-        accepted.limits.workspace_bytes,
+        folder_bytes(accepted),
         review::original_bytes(accepted),
         program_bytes(accepted),
     ];
@@ -176,6 +176,11 @@ pub fn runs_once(pod: &Pod) -> bool {
 /// Disk space of the program that the agent starts by.
 const fn program_bytes(accepted: &Accepted) -> i64 {
     if accepted.confinement.is_some() { confinement::PROGRAM_BYTES } else { 0 }
+}
+
+/// Disk space of the workspace on the node; a claim has none of it.
+const fn folder_bytes(accepted: &Accepted) -> i64 {
+    if accepted.persistent.is_some() { 0 } else { accepted.limits.workspace_bytes }
 }
 
 /// Kubernetes expands `$(NAME)` in commands and arguments; `$$` stands for a plain `$`.
@@ -291,7 +296,10 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
             &[keys::ENROLMENT_TOKEN, keys::CA_CERTIFICATE],
         ),
         empty_dir("trust", TRUST_BYTES),
-        empty_dir(VOLUME, limits.workspace_bytes),
+        match accepted.persistent {
+            Some(_) => claim::volume(VOLUME, &accepted.identity),
+            None => empty_dir(VOLUME, limits.workspace_bytes),
+        },
         empty_dir("tmp", limits.ephemeral_bytes),
         empty_dir("home", limits.ephemeral_bytes),
     ];

@@ -36,7 +36,7 @@ pub(super) fn container(
         name: WORKSPACE.to_owned(),
         image: Some(platform.init_image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
-        args: Some(args(source, accepted.limits.workspace_bytes, sealed)),
+        args: Some(args(source, accepted, sealed)),
         resources: Some(resources),
         security_context: Some(container_security()),
         volume_mounts: Some(
@@ -49,7 +49,9 @@ pub(super) fn container(
     })
 }
 
-fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
+fn args(source: &Source, accepted: &Accepted, sealed: &Sealed) -> Vec<String> {
+    let volume_bytes =
+        accepted.persistent.as_ref().map_or(accepted.limits.workspace_bytes, |persistent| persistent.bytes);
     let mut args = vec![WORKSPACE.to_owned()];
     // With an equals sign, a value that begins with a dash is none that could be taken for a flag. Kubernetes expands `$(NAME)`; `$$`
     // stands for a plain `$`.
@@ -70,6 +72,7 @@ fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
                 flag("strip-components", &count.to_string());
             }
         }
+        Origin::Empty => {}
         Origin::Git(git) => {
             flag("git-url", &git.url);
             if let Some(reference) = &git.reference {
@@ -80,8 +83,14 @@ fn args(source: &Source, volume_bytes: i64, sealed: &Sealed) -> Vec<String> {
             }
         }
     }
+    if accepted.persistent.is_some() {
+        // Of another claim another pod is made, and what lies in a volume is believed for the claim alone for which it was put there.
+        flag("claim-uid", sealed.claim().and_then(|claim| claim.metadata.uid.as_deref()).unwrap_or_default());
+    }
     source.exclude.iter().for_each(|pattern| flag("exclude", pattern));
     source.include.iter().for_each(|pattern| flag("include", pattern));
+    args.extend((source.origin == Origin::Empty).then(|| "--empty".to_owned()));
+    args.extend(accepted.persistent.is_some().then(|| "--persistent".to_owned()));
     args
 }
 

@@ -143,6 +143,7 @@ fn workload(closed: Closedness) -> Workload {
     Workload {
         isolation: Isolation::GVisor,
         fetches: false,
+        claim: None,
         credentials: BTreeMap::new(),
         login: None,
         held: Held::NotAsked,

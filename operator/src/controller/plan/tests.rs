@@ -22,6 +22,7 @@ fn planned(wanted: &Child, change: impl FnOnce(&mut Value)) -> Step {
         Child::ServiceAccount(_) => Child::ServiceAccount(from(value)),
         Child::NetworkPolicy(_) => Child::NetworkPolicy(from(value)),
         Child::ConfigMap(_) => Child::ConfigMap(from(value)),
+        Child::PersistentVolumeClaim(_) => Child::PersistentVolumeClaim(Box::new(from(value))),
         Child::Service(_) => Child::Service(Box::new(from(value))),
         Child::Pod(_) => Child::Pod(Box::new(from(value))),
     };
@@ -421,4 +422,47 @@ fn a_service_that_is_open_and_else_as_wanted_is_left_and_one_that_was_changed_co
     }
     let none = boundary(wanted(), &Observed::default(), &identity(), now()).supplies.pop().unwrap();
     assert_eq!(none, Step::Create(shut));
+}
+
+#[test]
+fn a_claim_is_put_right_in_its_size_and_its_end_and_never_taken_from_another_sandbox() {
+    let claim = |persistent: Value| {
+        let accepted = accepted(|s| {
+            s.spec.workspace = Some(from(json!({"access": "Persistent", "persistent": persistent})));
+        });
+        Child::PersistentVolumeClaim(Box::new(desired::claim::claim(&accepted).unwrap()))
+    };
+    let kept = claim(json!({"size": "2Gi"}));
+    let absent = step(kept.clone(), &Observed::default(), &identity(), now());
+    assert_eq!(absent, Step::Create(kept.clone()));
+    let bound = |value: &mut Value| {
+        value["spec"]["volumeName"] = json!("pv");
+        value["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+        value["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+    };
+    assert_eq!(name(&planned(&kept, bound)), "Leave");
+    let sized = |size: &str| {
+        let size = size.to_owned();
+        move |value: &mut Value| value["spec"]["resources"]["requests"]["storage"] = json!(size)
+    };
+    assert_eq!(name(&planned(&kept, sized("1Gi"))), "Repair", "it grows");
+    assert_eq!(name(&planned(&kept, sized("3Gi"))), "Leave", "it never shrinks");
+    assert_eq!(kept, claim(json!({"size": "2Gi", "whenDeleted": "Delete"})), "its end is its teardown's");
+    for controller in [true, false] {
+        let mut owner = identity().owner;
+        owner.controller = Some(controller);
+        let owned = planned(&kept, |value| value["metadata"]["ownerReferences"] = json!([owner]));
+        assert_eq!(name(&owned), "Repair", "it would be collected with its owner");
+    }
+
+    for (key, other) in [
+        ("agentsandbox.dev/sandbox-uid", json!("of an earlier one")),
+        ("app.kubernetes.io/managed-by", json!("helm")),
+    ] {
+        let step = planned(&kept, |value| value["metadata"]["labels"][key] = other);
+        assert_eq!(name(&step), "Foreign", "{key}");
+    }
+    assert_eq!(name(&planned(&kept, |value| value["metadata"]["labels"] = json!(null))), "Foreign");
+    let going = |value: &mut Value| value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    assert_eq!(name(&planned(&kept, going)), "Await");
 }

@@ -230,6 +230,13 @@ pub(super) fn ended_pod(what: &str, why: &str) -> String {
     )
 }
 
+/// What a scheduler says of a pod that no node takes.
+pub(super) fn unscheduled(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False")?;
+    Some(sentence(found.message.as_deref().unwrap_or("no node was found")))
+}
+
 /// What keeps a pod from running, as far as its status tells.
 fn trouble(pod: &Pod, what: &str, failing: Reason) -> Option<(Reason, String)> {
     let status = pod.status.as_ref()?;

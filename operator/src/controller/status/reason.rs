@@ -182,6 +182,12 @@ reasons! {
     ArchiveRefused,
     /// The workspace's step could not do its own work.
     WorkspaceFailed,
+    /// The claim of a persistent workspace has no volume yet.
+    ClaimPending,
+    /// The claim of a persistent workspace has lost its volume.
+    ClaimLost,
+    /// The claim of a persistent workspace was deleted, and goes with the pod of the agent that works on it.
+    ClaimEnding,
     /// The agent's container is starting.
     AgentStarting,
     /// The agent's program ends again and again.
@@ -237,6 +243,7 @@ impl Reason {
                 | Self::FetchDenied
                 | Self::DigestMismatch
                 | Self::ArchiveRefused
+                | Self::ClaimLost
                 | Self::ProxyFailing
                 | Self::AgentFailing
                 | Self::Failed
@@ -283,7 +290,8 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_section_with_cause_and_remedy_and_every_section_its_reason() {
-        const EVENTS: [&str; 3] = ["AdmissionPoliciesInForce", "AdmissionPoliciesNotInForce", "EgressDenied"];
+        const EVENTS: [&str; 4] =
+            ["AdmissionPoliciesInForce", "AdmissionPoliciesNotInForce", "EgressDenied", "WorkspaceRetained"];
         let mut sections = sections();
         for reason in Reason::ALL {
             let (chapter, text) = sections.remove(reason.as_str()).unwrap_or_else(|| panic!("no {reason:?}"));

@@ -40,6 +40,7 @@ fn whole() -> Workload {
     Workload {
         isolation: Isolation::GVisor,
         fetches: false,
+        claim: None,
         credentials: BTreeMap::from([("anthropic".to_owned(), value("keys", "api-key"))]),
         login: None,
         held: Held::AllBut(Vec::new()),

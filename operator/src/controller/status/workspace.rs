@@ -3,11 +3,13 @@
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::workspace::WorkspaceStatus;
 use agentsandbox_report::{REPORT_BYTES_MAX, WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
 
-use super::pods::{ended_pod, replacing};
+use super::pods::{ended_pod, replacing, unscheduled};
 use super::{ConditionType, Holds, Outcome, Reason, Stage, Verdict};
 use crate::controller::apply::Applied;
+use crate::controller::desired::claim;
 use crate::controller::desired::workspace::WORKSPACE;
 use crate::controller::outcome::Workload;
 
@@ -54,32 +56,35 @@ pub(super) fn counts(
 ) -> Option<WorkspaceStatus> {
     // The same is so of the commit alone.
     let no_commit = old.and_then(|old| old.commit.as_ref()).map(|_| String::new());
+    let no_claim = old.and_then(|old| old.claim_name.as_ref()).map(|_| String::new());
     if !has_source(sandbox) {
-        return old.map(|_| WorkspaceStatus { commit: no_commit, ..WorkspaceStatus::default() });
+        let none = WorkspaceStatus { commit: no_commit, claim_name: no_claim, ..WorkspaceStatus::default() };
+        return old.map(|_| none);
     }
-    let reported = match &outcome.stage {
-        Stage::Standing(workload) if workload.fetches => match step(&workload.agent) {
-            Step::Reported(report) if report.verdict == WorkspaceVerdict::Unpacked => Some(report),
-            _ => None,
-        },
-        _ => None,
+    let Stage::Standing(workload) = &outcome.stage else { return old.cloned() };
+    let claim = workload.claim.as_ref().map(|(claim, _)| claim.name_any());
+    let reported = match step(&workload.agent) {
+        Step::Reported(report) if workload.fetches && report.verdict == WorkspaceVerdict::Unpacked => report,
+        // Where work will be is known before any is there.
+        _ if claim.is_some() => {
+            return Some(WorkspaceStatus { claim_name: claim, ..old.cloned().unwrap_or_default() });
+        }
+        _ => return old.cloned(),
     };
     let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let new = reported.map(|report| WorkspaceStatus {
-        files: count(report.files),
-        bytes: count(report.bytes),
-        left_out: count(report.left_out),
-        commit: report.commit.or(no_commit),
-    });
-    new.or_else(|| old.cloned())
+    Some(WorkspaceStatus {
+        files: count(reported.files),
+        bytes: count(reported.bytes),
+        left_out: count(reported.left_out),
+        commit: reported.commit.or(no_commit),
+        claim_name: claim.or(no_claim),
+    })
 }
 
 fn has_source(sandbox: &AgentSandbox) -> bool {
-    sandbox
-        .spec
-        .workspace
-        .as_ref()
-        .is_some_and(|workspace| workspace.archive.is_some() || workspace.git.is_some())
+    sandbox.spec.workspace.as_ref().is_some_and(|workspace| {
+        workspace.archive.is_some() || workspace.git.is_some() || workspace.persistent.is_some()
+    })
 }
 
 fn ready(workload: &Workload) -> (Holds, Reason, String) {
@@ -99,9 +104,19 @@ fn ready(workload: &Workload) -> (Holds, Reason, String) {
         }
         Applied::Replacing(_) | Applied::Present(_) | Applied::Absent => {}
     }
+    if let Some(trouble) = unbound(workload).filter(|_| matches!(step, Step::Waiting)) {
+        return trouble;
+    }
     let told = match step {
+        Step::Waiting if workload.claim.is_some() => {
+            "The volume is prepared once the fence has proven the walls.".to_owned()
+        }
         Step::Waiting => "The code is fetched once the fence has proven the walls.".to_owned(),
         Step::Working => "The code is being fetched and unpacked.".to_owned(),
+        Step::Reported(report) if report.verdict == WorkspaceVerdict::Unpacked => {
+            let (reason, ends) = ending(workload);
+            return (Holds::True, reason, format!("{}{ends}", unpacked(&report, workload)));
+        }
         Step::Reported(report) => return reported(&report),
         Step::Unread => {
             return (
@@ -127,7 +142,7 @@ fn ready(workload: &Workload) -> (Holds, Reason, String) {
 fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
     let said = &report.message;
     let (reason, then) = match report.verdict {
-        WorkspaceVerdict::Unpacked => return (Holds::True, Reason::Unpacked, unpacked(report)),
+        WorkspaceVerdict::Unpacked => return (Holds::True, Reason::Unpacked, said.clone()),
         WorkspaceVerdict::FetchDenied => (
             Reason::FetchDenied,
             "If the sandbox is to reach that place, change spec.egress so that a rule allows it; it is tried again within five minutes.",
@@ -151,10 +166,72 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
     (Holds::False, reason, format!("The agent is not started: {said} {then}"))
 }
 
-fn unpacked(report: &WorkspaceReport) -> String {
+/// A claim without a volume: it waits for one, which a scheduler that finds none tells more of, or has lost it.
+fn unbound(workload: &Workload) -> Option<(Holds, Reason, String)> {
+    let (claim, _) = workload.claim.as_ref()?;
+    let name = claim.name_any();
+    match claim.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Bound") => None,
+        Some("Lost") => Some((
+            Holds::False,
+            Reason::ClaimLost,
+            format!(
+                "PersistentVolumeClaim {name} has lost its volume, and what was in it. Bring the PersistentVolume back, or delete the sandbox and the claim and create the sandbox anew."
+            ),
+        )),
+        _ => {
+            let class = class_of(claim);
+            let why = match &workload.agent {
+                Applied::Present(pod) => unscheduled(pod),
+                _ => None,
+            };
+            let Some(why) = why else {
+                let told = format!("PersistentVolumeClaim {name} waits for a volume {class}.");
+                return Some((Holds::Unknown, Reason::ClaimPending, told));
+            };
+            Some((
+                Holds::False,
+                Reason::ClaimPending,
+                format!(
+                    "PersistentVolumeClaim {name} has no volume yet {class}, and no node takes the agent's pod: {why} Its events say what it waits for: kubectl describe pvc {name}. A storage class of that name has to exist, with a provisioner that makes volumes of the access mode ReadWriteOncePod."
+                ),
+            ))
+        }
+    }
+}
+
+/// What is to be said of a claim that somebody deleted under an agent that works on.
+fn ending(workload: &Workload) -> (Reason, String) {
+    let ends = |claim: &PersistentVolumeClaim| claim.metadata.deletion_timestamp.is_some();
+    match workload.claim.as_ref().filter(|(claim, _)| ends(claim)) {
+        None => (Reason::Unpacked, String::new()),
+        Some((claim, _)) => (
+            Reason::ClaimEnding,
+            format!(
+                " PersistentVolumeClaim {} was deleted, and goes with the pod that mounts it: whatever makes another pod, an edit, an upgrade or an eviction, begins with a new volume. Save what is needed while the agent runs.",
+                claim.name_any()
+            ),
+        ),
+    }
+}
+
+fn class_of(claim: &PersistentVolumeClaim) -> String {
+    let name = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    match name.filter(|name| !name.is_empty()) {
+        Some(name) => format!("of the storage class {name}"),
+        None => "of the cluster's default storage class, which is not there".to_owned(),
+    }
+}
+
+fn unpacked(report: &WorkspaceReport, workload: &Workload) -> String {
     let WorkspaceReport { files, bytes, left_out, with_tokens, commit, .. } = report;
-    let mut text =
-        format!("{files} files of {bytes} bytes are in the workspace, and {left_out} were left out.");
+    let mut text = match &workload.claim {
+        Some((claim, _)) => format!(
+            "{files} files of {bytes} bytes were put into PersistentVolumeClaim {} when it was new, and {left_out} were left out.",
+            claim.name_any()
+        ),
+        None => format!("{files} files of {bytes} bytes are in the workspace, and {left_out} were left out."),
+    };
     if let Some(commit) = commit {
         text.push_str(&format!(" They are of commit {commit}."));
     }
@@ -162,6 +239,17 @@ fn unpacked(report: &WorkspaceReport) -> String {
         text.push_str(&format!(
             " {with_tokens} of them hold what looks like a credential; the log of container workspace names them."
         ));
+    }
+    let asked =
+        workload.claim.as_ref().and_then(|(claim, wanted)| Some((claim::asked_bytes(claim)?, *wanted)));
+    match asked {
+        Some((asked, wanted)) if asked < wanted => text.push_str(&format!(
+            " It could not be enlarged to {wanted} bytes: its storage class has to allow that (allowVolumeExpansion), and so has the quota of the namespace."
+        )),
+        Some((asked, wanted)) if asked > wanted => text.push_str(&format!(
+            " It asks for {asked} bytes already, and not for {wanted}: a volume never shrinks."
+        )),
+        _ => {}
     }
     text
 }

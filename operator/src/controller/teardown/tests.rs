@@ -173,3 +173,85 @@ async fn a_sandbox_that_went_with_an_earlier_patch_is_done() {
     let result = teardown(&ctx.writer, &identity(), &own, &Observed::default()).await;
     assert_eq!(result.unwrap(), Teardown::Done);
 }
+
+/// What is written to a claim, changed by `change`, while its sandbox is deleted whose workspace says this; and whether it is said to stay.
+async fn written_of_claim(
+    workspace: &Value,
+    pods: Vec<Value>,
+    change: impl FnOnce(&mut Value),
+) -> (Vec<String>, bool) {
+    let lasting = json!({"access": "Persistent", "persistent": {"size": "1Gi", "whenDeleted": "Delete"}});
+    let made = fixtures::accepted(|s| s.spec.workspace = Some(fixtures::from(lasting)));
+    let claim = crate::controller::desired::claim::claim(&made).unwrap();
+    let mut claim = fixtures::live(Child::PersistentVolumeClaim(Box::new(claim))).value();
+    change(&mut claim);
+    let own = sandbox(|s| {
+        s.spec.workspace = Some(fixtures::from(workspace.clone()));
+        s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    });
+    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": pods});
+    let says = move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone()));
+    let found = vec![
+        ("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap()),
+        ("persistentvolumeclaims/fix-login-workspace".to_owned(), claim.clone()),
+    ];
+    let api = Api::start(found, Box::new(says)).await;
+    let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+    // No watch has shown it yet.
+    teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await.unwrap();
+    let shown = Child::PersistentVolumeClaim(Box::new(fixtures::from(claim)));
+    let is_told = retained(&own, &identity(), &observed(vec![shown], Vec::new())).is_some();
+    let of_claim = |line: &String| line.contains("persistentvolumeclaims");
+    (api.writes().into_iter().filter(of_claim).collect(), is_told)
+}
+
+fn lasting(when_deleted: &str) -> Value {
+    json!({"access": "Persistent", "persistent": {"size": "1Gi", "whenDeleted": when_deleted}})
+}
+
+#[tokio::test]
+async fn a_claim_goes_only_where_the_spec_says_so_by_then_and_after_every_pod() {
+    const DELETED: &str = "DELETE persistentvolumeclaims/fix-login-workspace";
+    let nothing: (Vec<String>, bool) = (Vec::new(), false);
+    let goes = written_of_claim(&lasting("Delete"), Vec::new(), |_| ()).await;
+    assert_eq!(goes, (vec![DELETED.to_owned()], false));
+    let behind = written_of_claim(&lasting("Delete"), vec![listed("fix-login-proxy", "proxy")], |_| ()).await;
+    assert_eq!(behind, nothing, "a pod is left");
+    for kept in [
+        lasting("Retain"),
+        json!({"access": "Persistent", "persistent": {"size": "1Gi"}}),
+        json!({"access": "ReadWrite"}),
+    ] {
+        let stays = written_of_claim(&kept, Vec::new(), |_| ()).await;
+        assert_eq!(stays, (Vec::new(), true), "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_goes_already_is_not_said_to_stay_and_anothers_is_left_alone() {
+    let nothing: (Vec<String>, bool) = (Vec::new(), false);
+    let going = |claim: &mut Value| claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let anothers =
+        |claim: &mut Value| claim["metadata"]["labels"]["agentsandbox.dev/sandbox-uid"] = json!("x");
+    for when in ["Delete", "Retain"] {
+        assert_eq!(written_of_claim(&lasting(when), Vec::new(), going).await, nothing, "{when}");
+        assert_eq!(written_of_claim(&lasting(when), Vec::new(), anothers).await, nothing, "{when}");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_claim_nobody_can_look_for_keeps_its_finalizer() {
+    let own = sandbox(|s| {
+        s.spec.workspace = Some(fixtures::from(lasting("Delete")));
+        s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    });
+    let says = |asked: &Asked| {
+        let is_claim = asked.line == "GET persistentvolumeclaims/fix-login-workspace";
+        is_claim.then(|| refusal(500, "InternalError", "etcd is away"))
+    };
+    let api = Api::start(Vec::new(), Box::new(says)).await;
+    let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+    let result = teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+    assert!(matches!(result, Err(ApplyError::Api { .. })), "{result:?}");
+    assert!(!api.was_asked("PATCH agentsandboxes/fix-login"), "{:?}", api.writes());
+}

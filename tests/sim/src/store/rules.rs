@@ -7,7 +7,10 @@ use agentsandbox_crds::schema;
 use serde_json::{Value, json};
 
 use super::{Refusal, finalizers, is_ending};
-use crate::kinds::{Kind, NAMESPACES, PODS, SERVICES};
+use crate::kinds::{CLAIMS, Kind, NAMESPACES, PODS, SERVICES};
+
+/// What keeps a claim for as long as a pod mounts it.
+pub const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 /// The status that a CRD gives an object without one, by the name of the CRD.
 static UNSEEN: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
@@ -47,6 +50,11 @@ pub fn complete(kind: &Kind, object: &mut Value, unique: u64) {
     if *kind == PODS {
         object["status"] = json!({"phase": "Pending"});
     }
+    if *kind == CLAIMS {
+        let before = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+        object["metadata"]["finalizers"] = before.into_iter().chain([json!(PROTECTION)]).collect();
+        object["status"] = json!({"phase": "Bound"});
+    }
 }
 
 /// What the server leaves out where it is empty, by the place where it stands.
@@ -81,6 +89,19 @@ fn prune_nulls(object: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(prune_nulls),
         _ => {}
     }
+}
+
+/// A claim grows where its storage class lets it; here that is the one that is called so.
+///
+/// # Errors
+/// Where it does not.
+pub fn check_growth(kind: &Kind, live: &Value, new: &Value) -> Result<(), Refusal> {
+    let size = |claim: &Value| claim.pointer("/spec/resources/requests/storage").cloned();
+    if *kind != CLAIMS || size(live) == size(new) || live["spec"]["storageClassName"] == "growing" {
+        return Ok(());
+    }
+    let message = "persistentvolumeclaims is forbidden: only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(Refusal::new(403, "Forbidden", message))
 }
 
 /// An object that ends is given nothing more to wait for.

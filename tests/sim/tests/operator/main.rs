@@ -7,6 +7,7 @@
     reason = "tests state their claims by them"
 )]
 
+mod claims;
 mod crash;
 mod crowds;
 mod lease;

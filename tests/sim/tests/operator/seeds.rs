@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentsandbox_sim::faults::{Storm, hash};
-use agentsandbox_sim::kinds::{PODS, POLICIES, SANDBOXES};
+use agentsandbox_sim::kinds::{CLAIMS, PODS, POLICIES, SANDBOXES};
 use agentsandbox_sim::objects::{self, TEAM};
 use agentsandbox_sim::rig::{Rig, is_finished, is_ready, is_ready_for, simulate};
 use agentsandbox_sim::store::{Deletion, Part, Store};
@@ -167,6 +167,77 @@ async fn nap(rig: &mut Rig, seed: u64) {
     }
 }
 
+/// The sandbox whose work outlasts its pods.
+const LASTING: &str = "p";
+const CLAIM: (&str, &str) = (TEAM, "p-workspace");
+
+/// One thing that a user or the node does to it or to its claim.
+fn deed_to_lasting(store: &mut Store, draw: u64) {
+    let at = (TEAM, LASTING);
+    let is_odd = !(draw >> 9).is_multiple_of(2);
+    let when = if is_odd { "Delete" } else { "Retain" };
+    let round = (draw >> 12) % 5;
+    let _ = match (draw >> 4) % 12 {
+        0..=2 => store.create(&SANDBOXES, None, objects::persistent(LASTING, when), false),
+        3 => {
+            let said = json!({"spec": {"workspace": {"persistent": {"whenDeleted": when}}}});
+            store.merge(&SANDBOXES, Part::Main, at, &said)
+        }
+        4 => store.merge(
+            &SANDBOXES,
+            Part::Main,
+            at,
+            &json!({"spec": {"agent": {"args": [round.to_string()]}}}),
+        ),
+        5 => {
+            let adds = is_odd.then_some("foregroundDeletion");
+            store.delete(&SANDBOXES, at, &Deletion { adds, ..Deletion::default() })
+        }
+        6 | 7 => store.delete(&CLAIMS, CLAIM, &Deletion::default()),
+        8 => {
+            // Whoever may write claims takes the protection off one, and puts his own in its place.
+            let _ = store.merge(&CLAIMS, Part::Main, CLAIM, &json!({"metadata": {"finalizers": null}}));
+            let _ = store.delete(&CLAIMS, CLAIM, &Deletion::default());
+            let theirs = json!({"metadata": {"name": CLAIM.1, "namespace": CLAIM.0}, "spec": {"volumeName": "theirs"}});
+            store.create(&CLAIMS, None, theirs, false)
+        }
+        9 => store.merge(
+            &SANDBOXES,
+            Part::Main,
+            at,
+            &json!({"spec": {"workspace": {"persistent": {"size": format!("{}Gi", 2 + round)}}}}),
+        ),
+        10 => objects::evict(store, "p-agent"),
+        _ => store.delete(&PODS, (TEAM, "p-agent"), &Deletion::default()),
+    };
+}
+
+/// There is such a sandbox, and nobody else's claim is in its way.
+fn free_lasting(store: &mut Store) {
+    let _ = store.create(&SANDBOXES, None, objects::persistent(LASTING, "Delete"), false);
+    let of = store.get(&SANDBOXES, TEAM, LASTING).map(|sandbox| sandbox["metadata"]["uid"].clone());
+    let claim = store.get(&CLAIMS, CLAIM.0, CLAIM.1);
+    let whose = claim.map(|claim| claim["metadata"]["labels"]["agentsandbox.dev/sandbox-uid"].clone());
+    if whose.is_some() && whose != of {
+        let _ = store.delete(&CLAIMS, CLAIM, &Deletion::default());
+    }
+}
+
+/// In the end it runs, on a claim of its own.
+async fn last(rig: &mut Rig, seed: u64) {
+    rig.world.act("user", free_lasting);
+    rig.pass(Duration::from_secs(30)).await;
+    let is_so = {
+        let world = rig.world.world();
+        let sandbox = world.store.get(&SANDBOXES, TEAM, LASTING);
+        let claim = world.store.get(&CLAIMS, CLAIM.0, CLAIM.1);
+        let whose = claim.map(|claim| &claim["metadata"]["labels"]["agentsandbox.dev/sandbox-uid"]);
+        let of = sandbox.map(|sandbox| &sandbox["metadata"]["uid"]);
+        is_ready(&world.store, LASTING) && whose.is_some() && whose == of
+    };
+    assert!(is_so, "seed {seed}: {LASTING} does not run on its claim: {}", rig.recently());
+}
+
 /// Prints the lines that were kept of a play that fails: nobody is handed them.
 struct Told(Shared);
 
@@ -179,6 +250,15 @@ impl Drop for Told {
     }
 }
 
+/// Lets somebody do this so many times while things go wrong.
+fn strew(rig: &Rig, seed: u64, count: u64, what: &str, deed: fn(&mut Store, u64)) {
+    for number in 0..count {
+        let draw = hash(seed, &format!("{what} {number}"));
+        let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
+        rig.world.at(at, move |store| deed(store, draw));
+    }
+}
+
 /// Plays a seed; answers with a line for each request and each revision, if they are kept.
 fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
     simulate(async {
@@ -186,26 +266,11 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
         rig.world.world().lines = kept;
         let _told = Told(rig.world.clone());
         rig.start("operator-0");
-        for number in 0..16 {
-            let draw = hash(seed, &format!("deed {number}"));
-            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
-            rig.world.at(at, move |store| deed(store, draw));
-        }
-        for number in 0..8 {
-            let draw = hash(seed, &format!("deed to a task {number}"));
-            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
-            rig.world.at(at, move |store| deed_to_task(store, draw));
-        }
-        for number in 0..8 {
-            let draw = hash(seed, &format!("deed to a limited one {number}"));
-            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
-            rig.world.at(at, move |store| deed_to_limited(store, draw));
-        }
-        for number in 0..8 {
-            let draw = hash(seed, &format!("deed to a napping one {number}"));
-            let at = STORM.start + (draw >> 16) % (STORM.end - STORM.start);
-            rig.world.at(at, move |store| deed_to_napping(store, draw));
-        }
+        strew(&rig, seed, 16, "deed", deed);
+        strew(&rig, seed, 8, "deed to a task", deed_to_task);
+        strew(&rig, seed, 8, "deed to a limited one", deed_to_limited);
+        strew(&rig, seed, 8, "deed to a napping one", deed_to_napping);
+        strew(&rig, seed, 12, "deed to a lasting one", deed_to_lasting);
         rig.pass(Duration::from_millis(STORM.end)).await;
         // In the end each is there, so that coming right means something.
         for name in NAMES {
@@ -213,6 +278,8 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
                 let _ = store.create(&SANDBOXES, None, objects::sandbox(name), false);
             });
         }
+        // Of a claim that bears no labels of ours no watch shows the end, and it is looked for again after a while.
+        rig.world.act("user", free_lasting);
         rig.world.act("user", |store| {
             for object in [objects::task(TASK, 3), limited(BRIEF), limited(FLEETING)] {
                 let _ = store.create(&SANDBOXES, None, object, false);
@@ -234,6 +301,7 @@ fn play(seed: u64, kept: Option<Vec<String>>) -> Vec<String> {
         assert!(!late, "seed {seed}: {BRIEF} lives too long: {}", rig.recently());
         let over = is_finished(&rig.world.world().store, TASK);
         assert!(over, "seed {seed}: {TASK} is not over: {}", rig.recently());
+        last(&mut rig, seed).await;
         nap(&mut rig, seed).await;
         for name in NAMES {
             let there = rig.world.world().store.get(&SANDBOXES, TEAM, name).is_some();

@@ -145,3 +145,104 @@ fn an_overlay_needs_an_original_and_a_program_that_goes_on() {
     control.spec.lifecycle = Some(from(json!({"mode": "Task"})));
     assert!(accept(&identity(), &control, &ordinary(), &platform()).is_ok(), "the control");
 }
+
+fn lasting(persistent: &serde_json::Value) -> AgentSandbox {
+    with_workspace(&json!({"access": "Persistent", "persistent": persistent}))
+}
+
+#[test]
+fn o_r18_a_claim_is_asked_for_only_within_what_the_class_allows_and_a_class_that_is_silent_allows_none() {
+    let asking = lasting(&json!({"size": "10Gi"}));
+    let taken = accept(&identity(), &asking, &ordinary(), &platform()).unwrap();
+    let persistent = taken.persistent.unwrap();
+    assert_eq!((persistent.bytes, persistent.storage_class.as_deref()), (10 << 30, None));
+    assert_eq!(taken.source.unwrap().origin, Origin::Empty, "it is filled, with nothing");
+
+    let none = with_class(|c| c.spec.persistent_workspace = None);
+    only(rejected(&asking, &none), RejectionReason::OutsideClass, "spec.workspace.access");
+    let larger = lasting(&json!({"size": "11Gi"}));
+    only(rejected(&larger, &ordinary()), RejectionReason::OutsideClass, "spec.workspace.persistent.size");
+    let bad = with_class(|c| c.spec.persistent_workspace.as_mut().unwrap().max_size = "much".to_owned());
+    only(rejected(&asking, &bad), RejectionReason::ClassUnsupported, "spec.className");
+    only(
+        rejected(&lasting(&json!({"size": "much"})), &ordinary()),
+        RejectionReason::InvalidField,
+        "spec.workspace.persistent.size",
+    );
+
+    let fast = with_class(|c| {
+        c.spec.persistent_workspace.as_mut().unwrap().storage_class_names = vec!["fast".to_owned()];
+    });
+    const FIELD: &str = "spec.workspace.persistent.storageClassName";
+    only(rejected(&asking, &fast), RejectionReason::OutsideClass, FIELD);
+    let slow = lasting(&json!({"size": "1Gi", "storageClassName": "slow"}));
+    only(rejected(&slow, &fast), RejectionReason::OutsideClass, FIELD);
+    let named = lasting(&json!({"size": "1Gi", "storageClassName": "fast"}));
+    assert!(accept(&identity(), &named, &fast, &platform()).is_ok());
+}
+
+#[test]
+fn the_volume_and_the_access_go_together() {
+    for workspace in [json!({"access": "Persistent"}), json!({"persistent": {"size": "1Gi"}})] {
+        let found = rejected(&with_workspace(&workspace), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.workspace.persistent");
+    }
+}
+
+#[test]
+fn a_claim_that_stands_is_judged_by_what_it_is_and_not_by_what_is_asked_for_now() {
+    let judged = |persistent: &serde_json::Value, references: &References, change: &serde_json::Value| {
+        let taken = accept(&identity(), &lasting(persistent), references, &platform()).unwrap();
+        let made = crate::controller::desired::claim::claim(&taken).unwrap();
+        let mut live = crate::fixtures::live(Child::PersistentVolumeClaim(Box::new(made))).value();
+        live["spec"]["storageClassName"] = change["class"].clone();
+        live["spec"]["resources"]["requests"]["storage"] = change["size"].clone();
+        if !change["uid"].is_null() {
+            live["metadata"]["labels"]["agentsandbox.dev/sandbox-uid"] = change["uid"].clone();
+        }
+        let live = Child::PersistentVolumeClaim(Box::new(from(live)));
+        beside(taken, &crate::fixtures::observed(vec![live], Vec::new())).map(|_| ())
+    };
+    let fast = with_class(|c| {
+        c.spec.persistent_workspace.as_mut().unwrap().storage_class_names = vec!["fast".to_owned()];
+    });
+    let (named, plain) = (json!({"size": "1Gi", "storageClassName": "fast"}), json!({"size": "1Gi"}));
+    for (asked, references, change) in [
+        (&named, &fast, json!({"class": "fast", "size": "1Gi"})),
+        (&named, &ordinary(), json!({"class": "fast", "size": "10Gi"})),
+        (&plain, &ordinary(), json!({"class": "standard", "size": "1Gi"})),
+        (&plain, &ordinary(), json!({"class": null, "size": "1Gi"})),
+        // Another's is told of by its name alone.
+        (&named, &fast, json!({"class": "slow", "size": "100Gi", "uid": "another"})),
+    ] {
+        assert_eq!(judged(asked, references, &change), Ok(()), "the control: {change}");
+    }
+    for (asked, references, change, reason, field) in [
+        (
+            &named,
+            &fast,
+            json!({"class": "slow", "size": "1Gi"}),
+            RejectionReason::InvalidField,
+            "storageClassName",
+        ),
+        (
+            &named,
+            &fast,
+            json!({"class": null, "size": "1Gi"}),
+            RejectionReason::InvalidField,
+            "storageClassName",
+        ),
+        (
+            &plain,
+            &ordinary(),
+            json!({"class": "slow", "size": "100Gi"}),
+            RejectionReason::OutsideClass,
+            "size",
+        ),
+    ] {
+        let found = judged(asked, references, &change).unwrap_err();
+        assert!(found[0].message.contains("kubectl delete pvc fix-login-workspace"), "{}", found[0].message);
+        let found = found.into_iter().map(|one| (one.reason, one.field)).collect();
+        only(found, reason, &format!("spec.workspace.persistent.{field}"));
+    }
+}

@@ -117,3 +117,27 @@ fn o_h9_the_program_that_an_agent_starts_by_has_its_room_in_the_volume_and_in_bo
     let program = volumes.iter().find(|volume| volume["name"] == "program").unwrap();
     assert_eq!(program["emptyDir"]["sizeLimit"], (64 << 20).to_string());
 }
+
+#[test]
+fn p_f21_both_files_of_a_client_certificate_are_mounted_from_its_secret_where_the_document_says() {
+    let mtls = credential(|c| {
+        c.metadata.name = Some("mtls".to_owned());
+        c.spec = from(json!({"secretRef": {"name": "partner-tls"}, "inject": {"type": "ClientCertificate"},
+            "hosts": [{"host": "api.anthropic.com"}]}));
+    });
+    let known = references(vec![class(|_| ())], vec![credential(|_| ()), mtls]);
+    let named = sandbox(|s| {
+        s.spec.egress.as_mut().unwrap().allow[0].client_certificate = Some("mtls".to_owned());
+    });
+    let accepted = accept(&identity(), &named, &known, &platform()).unwrap();
+    let document = &accepted.certificates[0].0;
+    let mounted = serde_json::to_value(proxy_pod::pod(&accepted, &platform(), &sealed(), None)).unwrap();
+    let volumes = mounted["spec"]["volumes"].as_array().unwrap();
+    let projected = volumes.iter().find(|volume| volume["name"] == "credentials").unwrap();
+    let items = json!([{"key": "tls.crt", "path": document.certificate_file}, {"key": "tls.key", "path": document.key_file}]);
+    assert_eq!(
+        projected["projected"]["sources"][1]["secret"],
+        json!({"name": "partner-tls", "items": items, "optional": true})
+    );
+    assert_ne!(document.certificate_file, document.key_file);
+}

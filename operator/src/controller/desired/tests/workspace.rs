@@ -112,3 +112,81 @@ fn p_g7_a_repository_is_fetched_by_the_same_step_with_no_more_than_its_name() {
     assert_ne!(hash(&whole), hash(&plain), "another commit is another pod");
     assert_eq!(hash(&plain), hash(&pod(json!({"url": "https://pypi.org/acme/shop.git"}))));
 }
+
+fn lasting(persistent: serde_json::Value) -> Accepted {
+    accepted(|s| {
+        s.spec.workspace = Some(from(json!({"access": "Persistent", "persistent": persistent})));
+    })
+}
+
+#[test]
+fn a_claim_is_one_pods_at_a_time_and_nobody_collects_it_with_its_sandbox() {
+    let kept = claim::claim(&lasting(json!({"size": "10Gi", "storageClassName": "fast"}))).unwrap();
+    assert!(kept.metadata.owner_references.is_none());
+    assert!(claim::is_of(&kept.metadata, &identity()));
+    let spec = serde_json::to_value(&kept.spec).unwrap();
+    let wanted = json!({"accessModes": ["ReadWriteOncePod"], "storageClassName": "fast", "resources": {"requests": {"storage": "10Gi"}}});
+    assert_eq!(spec, wanted);
+    let ending = claim::claim(&lasting(json!({"size": "10Gi", "whenDeleted": "Delete"}))).unwrap();
+    assert!(ending.metadata.owner_references.is_none(), "what the spec says by then counts");
+    assert!(claim::claim(&accepted(|_| ())).is_none());
+
+    let later = Identity { uid: "another".to_owned(), ..identity() };
+    assert!(
+        !claim::is_of(&kept.metadata, &later),
+        "a later sandbox of the same name finds no claim of its own"
+    );
+    let mut controlled = kept.metadata.clone();
+    controlled.owner_references = Some(vec![later.owner.clone()]);
+    controlled.owner_references.as_mut().unwrap()[0].uid = later.uid.clone();
+    assert!(!claim::is_of(&controlled, &identity()));
+}
+
+/// The agent's pod on the claim with this UID.
+fn on_claim(uid: &str) -> Pod {
+    let accepted = lasting(json!({"size": "10Gi"}));
+    let mut own = claim::claim(&accepted).unwrap();
+    own.metadata.uid = Some(uid.to_owned());
+    agent_pod::pod(&accepted, &platform(), &sealed().on(own))
+}
+
+#[test]
+fn another_claim_of_the_same_name_is_another_pod() {
+    assert_ne!(hash(&on_claim("the-first")), hash(&on_claim("the-second")));
+    assert_eq!(hash(&on_claim("the-first")), hash(&on_claim("the-first")), "the control");
+}
+
+#[test]
+fn p_g7_the_agent_sees_the_tree_of_its_claim_and_not_the_report_and_the_step_knows_that_work_may_be_in_it() {
+    let pod = on_claim("the-first");
+    let volumes = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
+    let volume = volumes.iter().find(|volume| volume.name == VOLUME).unwrap();
+    let source = volume.persistent_volume_claim.as_ref().unwrap();
+    assert_eq!((source.claim_name.as_str(), volume.empty_dir.is_none()), ("fix-login-workspace", true));
+    let agent = containers(&pod).find(|container| container.name == "agent").unwrap();
+    let mount = agent.volume_mounts.iter().flatten().find(|mount| mount.name == VOLUME).unwrap();
+    assert_eq!((mount.sub_path.as_deref(), mount.read_only), (Some("tree"), None));
+    let step = containers(&pod).find(|container| container.name == WORKSPACE).unwrap();
+    let args = step.args.as_ref().unwrap();
+    for wanted in ["--empty", "--persistent", "--claim-uid=the-first", "--volume-bytes=10737418240"] {
+        assert!(args.iter().any(|arg| arg == wanted), "{wanted} {args:?}");
+    }
+    let fetched = fetching(|_| ());
+    let step = containers(&fetched).find(|container| container.name == WORKSPACE).unwrap();
+    assert!(step.args.iter().flatten().all(|arg| arg != "--persistent"), "the control");
+}
+
+#[test]
+fn a_claim_takes_nothing_of_the_nodes_disk() {
+    let disk = |pod: &Pod| {
+        let agent = containers(pod).find(|container| container.name == "agent").unwrap();
+        let limits = agent.resources.as_ref().unwrap().limits.as_ref().unwrap();
+        limits["ephemeral-storage"].0.parse::<i64>().unwrap()
+    };
+    let folder = agent_pod::pod(&accepted(|s| s.spec.workspace = None), &platform(), &sealed());
+    assert_eq!(
+        disk(&folder) - disk(&on_claim("the-first")),
+        1 << 30,
+        "the folder's own size where none is said"
+    );
+}

@@ -1,5 +1,7 @@
 //! What the workspace's step said, and what is told of it.
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+
 use super::*;
 use crate::controller::desired;
 
@@ -158,4 +160,70 @@ fn a_sandbox_of_which_nothing_is_known_says_so_of_its_workspace() {
     assert_eq!(of(&sandbox(|_| ())), None);
     let ending = ending(&sourced(), "It waits.", now()).unwrap().conditions;
     assert!(ending.iter().any(|c| c.type_ == TYPE && c.reason == "Terminating"));
+}
+
+/// A workload whose claim is in this phase and asks for a gibibyte of `wanted` bytes.
+fn claimed(agent: Applied, phase: &str, wanted: i64) -> Stage {
+    let claim: PersistentVolumeClaim = from(json!({
+        "metadata": {"name": "fix-login-workspace"},
+        "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}},
+        "status": {"phase": phase},
+    }));
+    with(|w| (w.fetches, w.agent, w.claim) = (true, agent, Some((Box::new(claim), wanted))))
+}
+
+fn unschedulable() -> Applied {
+    let mut pod = agent_pod();
+    let why = json!([{"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}]);
+    pod.status = Some(from(json!({"phase": "Pending", "conditions": why})));
+    Applied::Present(Box::new(pod))
+}
+
+#[test]
+fn a_claim_without_a_volume_is_told_by_its_name_and_waits() {
+    let waiting = || claimed(unschedulable(), "Pending", 1 << 30);
+    let told_of = told(waiting());
+    says(&told_of, TYPE, "False", "ClaimPending");
+    says(&told_of, "Ready", "False", "ClaimPending");
+    says(&told_of, "Stalled", "False", "Settled");
+    let message = message(waiting(), TYPE);
+    assert!(message.contains("fix-login-workspace") && message.contains("storage class fast"), "{message}");
+    assert!(message.contains("0/1 nodes are available."), "{message}");
+    says(&told(claimed(Applied::Absent, "Pending", 1 << 30)), TYPE, "Unknown", "ClaimPending");
+    says(&told(claimed(unschedulable(), "Bound", 1 << 30)), TYPE, "Unknown", "Fetching");
+    says(&told(claimed(unschedulable(), "Lost", 1 << 30)), TYPE, "False", "ClaimLost");
+    says(&told(claimed(unschedulable(), "Lost", 1 << 30)), "Stalled", "True", "ClaimLost");
+}
+
+#[test]
+fn a_claim_is_named_in_the_status_and_one_that_did_not_grow_keeps_nobody_from_working() {
+    let whole = || stepped(&ended(0, &report_of(|_| ())), &json!(null));
+    let (same, larger) = (claimed(whole(), "Bound", 1 << 30), claimed(whole(), "Bound", 2 << 30));
+    says(&told(claimed(whole(), "Bound", 2 << 30)), TYPE, "True", "Unpacked");
+    assert!(message(larger, TYPE).contains("could not be enlarged to 2147483648 bytes"));
+    assert!(!message(same, TYPE).contains("enlarged"));
+    let lasting = sandbox(|s| {
+        s.spec.workspace = Some(from(json!({"access": "Persistent", "persistent": {"size": "1Gi"}})));
+    });
+    let waiting = outcome(claimed(Applied::Absent, "Pending", 1 << 30));
+    let early = status(&lasting, &waiting, None, now()).unwrap().workspace.unwrap();
+    assert_eq!((early.files, early.claim_name.as_deref()), (0, Some("fix-login-workspace")));
+    let told = status(&lasting, &outcome(claimed(whole(), "Bound", 1 << 30)), None, now()).unwrap();
+    assert_eq!(told.workspace.clone().unwrap().claim_name.as_deref(), Some("fix-login-workspace"));
+    let mut later = sourced();
+    later.status = Some(told);
+    let short = status(&later, &outcome(fetching(whole())), None, now()).unwrap().workspace.unwrap();
+    assert_eq!(short.claim_name.as_deref(), Some(""), "a merge patch leaves what it does not name");
+}
+
+#[test]
+fn a_claim_that_was_deleted_under_its_agent_is_told_and_the_agent_runs_on() {
+    let whole = || stepped(&ended(0, &report_of(|_| ())), &json!(null));
+    let Stage::Standing(mut workload) = claimed(whole(), "Bound", 1 << 30) else { unreachable!() };
+    let (claim, _) = workload.claim.as_mut().unwrap();
+    claim.metadata.deletion_timestamp = Some(from(json!("2026-01-01T00:00:00Z")));
+    let all = told(Stage::Standing(workload));
+    says(&all, TYPE, "True", "ClaimEnding");
+    says(&all, "Stalled", "False", "Settled");
+    says(&told(claimed(whole(), "Bound", 1 << 30)), TYPE, "True", "Unpacked");
 }
