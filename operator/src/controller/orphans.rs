@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::names::{GROUP, LABEL_SANDBOX_UID, SUFFIX_AGENT, SUFFIX_PROXY, SUFFIX_STAND_IN};
+use agentsandbox_crds::names::{
+    FINALIZER, GROUP, LABEL_SANDBOX_UID, SUFFIX_AGENT, SUFFIX_PROXY, SUFFIX_STAND_IN,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
@@ -75,7 +77,8 @@ async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> 
         return Ok(Left::None);
     };
     let present = |s: &AgentSandbox| s.namespace().as_ref() == Some(&namespace) && s.name_any() == sandbox;
-    let namesake = ctx.stores.sandboxes.find(present).and_then(|s| Identity::of(&s));
+    let namesake =
+        ctx.stores.sandboxes.find(present).filter(|s| has_passes(s)).and_then(|s| Identity::of(&s));
     if let Some(identity) = &namesake {
         if is_owned(&wall.metadata, identity) {
             return Ok(Left::Some);
@@ -97,6 +100,12 @@ async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> 
     }
     ctx.writer.release(wall).await?;
     Ok(Left::None)
+}
+
+/// Whether passes over a sandbox do anything yet: one that is deleted in the foreground waits for its walls when its teardown is done,
+/// which may have been before a watch showed them.
+fn has_passes(sandbox: &AgentSandbox) -> bool {
+    sandbox.metadata.deletion_timestamp.is_none() || sandbox.finalizers().iter().any(|one| one == FINALIZER)
 }
 
 /// The UIDs of sandboxes that a wall names, anywhere: each of these places can be edited.

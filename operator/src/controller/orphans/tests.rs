@@ -73,6 +73,22 @@ async fn a_wall_whose_sandbox_is_there_is_left_to_it() {
 }
 
 #[tokio::test]
+async fn a_wall_that_its_sandbox_waits_for_after_its_teardown_is_released_when_no_pod_is_left_behind_it() {
+    let ending = |finalizer: &str| {
+        sandbox(|s| {
+            s.metadata.deletion_timestamp = Some(from(json!("2026-01-01T00:00:00Z")));
+            s.metadata.finalizers = Some(vec!["foregroundDeletion".to_owned(), finalizer.to_owned()]);
+        })
+    };
+    let (left, api) = look(wall(|_| ()), &ending("example.com/own"), json!([])).await;
+    assert_eq!((left, api.was_asked(RELEASED)), (Left::None, true), "{:?}", api.writes());
+    let (left, api) = look(wall(|_| ()), &ending("example.com/own"), agent()).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()), "a pod runs behind it");
+    let (left, api) = look(wall(|_| ()), &ending(FINALIZER), json!([])).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()), "its teardown is not done");
+}
+
+#[tokio::test]
 async fn a_wall_that_was_made_to_name_nobody_is_not_released_while_the_agent_of_its_name_runs() {
     let nobodys = || {
         wall(|value| {
