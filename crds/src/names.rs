@@ -11,6 +11,8 @@ pub const FIELD_MANAGER: &str = "agentsandbox-operator";
 pub const FINALIZER: &str = "agentsandbox.dev/teardown";
 /// Finalizer that keeps a wall standing, whoever deletes it, until no pod is left behind it.
 pub const WALL_FINALIZER: &str = "agentsandbox.dev/wall";
+/// Finalizer that keeps the agent's pod of a Task, whoever deletes it, until what came of its program is told, or nothing did.
+pub const PROGRAM_FINALIZER: &str = "agentsandbox.dev/program";
 
 /// Label with the managing program, on every child.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";

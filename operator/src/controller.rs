@@ -68,7 +68,6 @@ use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Off, Outcome, Requeue, Stage, Workload};
 use plan::{BoundaryPlan, Step, spec_hash};
 use suspend::Stopped;
-use teardown::Teardown;
 
 pub use breach::Breaches;
 pub use failures::Failures;
@@ -151,34 +150,48 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     observed.failed = ctx.memory.failed(&identity.uid, observed.agent_pod(&identity), ctx.clock.now());
     // A watch that is behind may show one that is gone as it was before it was deleted.
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
-        return end(&ctx, &identity, &sandbox, &observed).await;
+        return ending::end(&ctx, &identity, &sandbox, &observed).await;
     }
     let life = Box::pin(finish::life(&ctx, &identity, &sandbox, &observed)).await?; // client, may fail
-    if let Some(over) = &life.over {
-        // Boxed, as the other ways are: a pass would be as large as all of them together.
-        return Box::pin(finish::finish(&ctx, &identity, &sandbox, &observed, &life, over)).await; // client, may fail
-    }
+    let let_go = finish::let_go(&ctx, &identity, &sandbox, &observed, &life).await; // client, fails at the end
+    // Boxed, as the other ways are: a pass would be as large as all of them together.
+    let action = match &life.over {
+        Some(over) => Box::pin(finish::finish(&ctx, &identity, &sandbox, &observed, &life, over)).await, // client, may fail
+        None => Box::pin(stand(&ctx, &identity, sandbox, &observed, &life)).await, // client, may fail
+    };
+    let action = action?;
+    let_go.map(|()| action).map_err(ReconcileError::Apply)
+}
+
+/// A pass over a sandbox that is not over: it is judged, and stands as far as its spec and the evidence reach.
+async fn stand(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: Arc<AgentSandbox>,
+    observed: &Observed,
+    life: &Life,
+) -> Result<Action, ReconcileError> {
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
-    let accepted = accept::accept(&identity, &sandbox, &references, &platform) // pure, may reject
-        .and_then(|accepted| accept::beside(accepted, &observed)); // pure, may reject
+    let accepted = accept::accept(identity, &sandbox, &references, &platform) // pure, may reject
+        .and_then(|accepted| accept::beside(accepted, observed)); // pure, may reject
     let (sandbox, off, result) = match accepted {
         Ok(accepted) => {
             // Before the finalizer and the walls, which may fail: to take power away needs no evidence.
-            let power = Box::pin(suspend::power(&ctx, &identity, &sandbox, &observed)).await; // client, told later
+            let power = Box::pin(suspend::power(ctx, identity, &sandbox, observed)).await; // client, told later
             let (off, stopped) = power.unzip();
-            let sandbox = hold(&ctx, sandbox).await?; // client, may fail
-            let raised = raise(&ctx, &platform, &accepted, &sandbox, &observed, stopped);
+            let sandbox = hold(ctx, sandbox).await?; // client, may fail
+            let raised = raise(ctx, &platform, &accepted, &sandbox, observed, stopped);
             let result = Box::pin(raised).await; // client, may fail
             (sandbox, off, result.map_err(|failure| (Some(accepted.class.name), failure)))
         }
         Err(rejections) => {
             let class = accept::class_to_keep(&sandbox, &references);
-            let result = Box::pin(refuse(&ctx, &identity, &observed, class.clone(), rejections)).await; // client, may fail
+            let result = Box::pin(refuse(ctx, identity, observed, class.clone(), rejections)).await; // client, may fail
             (sandbox, None, result.map_err(|error| (class, Failure::from(error))))
         }
     };
-    report(&ctx, &sandbox, &life, observed.look_again_in, off, result).await // client, may fail
+    report(ctx, &sandbox, life, observed.look_again_in, off, result).await // client, may fail
 }
 
 /// From accepted to as far as the evidence reaches: boundary, proxy, proof, and the agent with its way to the proxy. Of a sandbox
@@ -326,35 +339,6 @@ async fn hold(ctx: &Ctx, sandbox: Arc<AgentSandbox>) -> Result<Arc<AgentSandbox>
     let mut finalizers = sandbox.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
     ctx.writer.finalizers(&sandbox, finalizers).await.map(Arc::new).map_err(ReconcileError::Apply)
-}
-
-/// Takes down, one step at a time; nothing to do once our finalizer is off.
-async fn end(
-    ctx: &Ctx,
-    identity: &Identity,
-    sandbox: &AgentSandbox,
-    observed: &Observed,
-) -> Result<Action, ReconcileError> {
-    // The watch may still show a finalizer that our own patch took off.
-    if !sandbox.finalizers().iter().any(|one| one == FINALIZER) || ctx.recent.is_gone(&identity.uid) {
-        ctx.recent.forget(&identity.uid);
-        ctx.failures.clear(&identity.uid);
-        ctx.breaches.end(&identity.uid);
-        ctx.memory.forget(&identity.uid);
-        return Ok(Action::await_change());
-    }
-    breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
-    let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
-    ending::tell(ctx, identity, sandbox, observed, &step).await;
-    let action = match step.map_err(ReconcileError::Apply)? {
-        Teardown::Waiting(..) => Action::requeue(TEARDOWN_RETRY),
-        Teardown::Done => {
-            ctx.recent.forget(&identity.uid);
-            Action::await_change()
-        }
-    };
-    ctx.failures.clear(&identity.uid);
-    Ok(action)
 }
 
 /// Writes the status and tells Events, whatever the pass came to; then says when the next one comes.

@@ -1,9 +1,8 @@
 //! Carries out a plan; nothing here decides. Boundary first, workload last, and the types keep that order.
 //!
-//! Something new is created by POST, on the condition that the name is free: server-side apply would quietly adopt a
-//! stranger's object. What is ours already is repaired by server-side apply under one field manager. A repair and a deletion
-//! name the UID they mean, so one that arrives late makes nothing anew. Every write asks first whether this process may
-//! still write, and is given up when it may no longer ([`Tenure`]).
+//! Something new is created by POST, on the condition that the name is free: server-side apply would quietly adopt a stranger's object.
+//! What is ours already is repaired by server-side apply under one field manager. A repair and a deletion name the UID they mean, so one that
+//! arrives late makes nothing anew. Every write asks first whether this process may still write, and is given up when it may no longer ([`Tenure`]).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,7 +38,10 @@ mod way;
 
 pub use boundary::{Sealed, boundary};
 pub use error::{ApplyError, Claim, Document, Unsealed, Walls};
-pub use pods::{End, Ending, LivePod, end_shown, halt, is_outside_its_walls, power_down, put_back};
+pub use pods::{
+    End, Ending, LivePod, end_shown, halt, is_kept, is_outside_its_walls, power_down, put_back, release,
+    release_ending,
+};
 pub use way::{Gated, admit, keep, shut};
 
 pub(super) use child::names_another;
@@ -413,7 +415,7 @@ impl Writer {
             "kind": K::kind(&()),
             "metadata": {
                 "name": wanted.name_any(), "uid": wanted.uid(), "labels": wanted.labels(),
-                "ownerReferences": wanted.owner_references(),
+                "ownerReferences": wanted.owner_references(), "finalizers": wanted.finalizers(),
             },
         });
         self.server_side_apply(namespace, &wanted.name_any(), metadata).await

@@ -1,8 +1,10 @@
-//! What a sandbox that is being deleted waits for, told once its teardown has taken its next step. Nothing waits for the telling:
+//! A sandbox that is being deleted: its teardown takes its next step, then it is told what it waits for. Nothing waits for the telling:
 //! where it fails, the teardown goes on all the same.
 
 use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::names::FINALIZER;
 use kube::ResourceExt;
+use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 
 use super::accept::Identity;
@@ -12,13 +14,45 @@ use super::events::{self, Told};
 use super::observe::Observed;
 use super::outcome::Blocked;
 use super::teardown::{self, Teardown};
-use super::{Ctx, chain, status};
+use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status};
+
+/// A pass over a sandbox that is being deleted, or is gone: takes down, one step at a time; nothing to do once our finalizer is off.
+///
+/// # Errors
+/// When a step failed; it is told all the same.
+pub(super) async fn end(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+) -> Result<Action, ReconcileError> {
+    // The watch may still show a finalizer that our own patch took off.
+    if !sandbox.finalizers().iter().any(|one| one == FINALIZER) || ctx.recent.is_gone(&identity.uid) {
+        ctx.recent.forget(&identity.uid);
+        ctx.failures.clear(&identity.uid);
+        ctx.breaches.end(&identity.uid);
+        ctx.memory.forget(&identity.uid);
+        return Ok(Action::await_change());
+    }
+    breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
+    let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
+    tell(ctx, identity, sandbox, observed, &step).await;
+    let action = match step.map_err(ReconcileError::Apply)? {
+        Teardown::Waiting(..) => Action::requeue(TEARDOWN_RETRY),
+        Teardown::Done => {
+            ctx.recent.forget(&identity.uid);
+            Action::await_change()
+        }
+    };
+    ctx.failures.clear(&identity.uid);
+    Ok(action)
+}
 
 /// Reason of the Event about a claim that outlasts its sandbox.
 const RETAINED: &str = "WorkspaceRetained";
 
 /// Writes the status, if it says anything new.
-pub(super) async fn tell(
+async fn tell(
     ctx: &Ctx,
     identity: &Identity,
     sandbox: &AgentSandbox,

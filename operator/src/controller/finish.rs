@@ -43,18 +43,44 @@ pub(super) async fn life(
     let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
     let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
     let life = life::life(sandbox, agent, started, now);
+    if let Some(seen) = ctx.memory.end(&identity.uid).filter(|_| !is_told(sandbox)) {
+        return Ok(Life { over: Some(seen), ..life });
+    }
     let by_its_pod = !is_told(sandbox) && life.over.as_ref().is_some_and(|over| over.exit_code.is_some());
     if !by_its_pod {
         return Ok(life);
     }
     match apply::end_shown(&ctx.writer, identity, agent).await.map_err(ReconcileError::Apply)? {
-        End::Own => return Ok(life),
+        End::Own => {
+            life.over.iter().for_each(|over| ctx.memory.saw_end(&identity.uid, over));
+            return Ok(life);
+        }
         End::None => {}
         End::Forged(doomed) => {
             ctx.writer.delete(&identity.namespace, &doomed).await.map_err(ReconcileError::Apply)?;
         }
     }
     Ok(life::life_going_on(sandbox, started, now))
+}
+
+/// Lets the agent's pod of a Task go: one whose end is told, and one on its way out of which nothing came.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub(super) async fn let_go(
+    ctx: &Ctx,
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    observed: &Observed,
+    life: &Life,
+) -> Result<(), ApplyError> {
+    let Some(pod) = observed.agent_pod(identity).filter(|pod| apply::is_kept(*pod)) else { return Ok(()) };
+    let is_untold = life.over.as_ref().is_some_and(|over| over.exit_code.is_some()) && !is_told(sandbox);
+    let goes = pod.metadata.deletion_timestamp.is_some();
+    if is_untold || !(goes || is_told(sandbox)) {
+        return Ok(());
+    }
+    apply::release(&ctx.writer, identity, pod).await
 }
 
 /// One pass over a sandbox that is over.

@@ -1,5 +1,5 @@
-//! What this process remembers of sandboxes beside what is written down: when their agents first started, and which pods of Tasks are
-//! over without an end of their program.
+//! What this process remembers of sandboxes beside what is written down: when their agents first started, how programs of Tasks ended that
+//! are not told of yet, and which pods of Tasks are over without an end of their program.
 //!
 //! A start that was seen counts though somebody takes it out of the status, or keeps it from being written. Of a Task whose fence, or
 //! the step behind it, has failed, or whose pod was evicted, the kubelet starts nothing a second time, so another pod follows, after a pause
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use agentsandbox_crds::sandbox::ProgramStatus;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
@@ -40,6 +41,7 @@ pub struct Memory {
     jitter: Jitter,
     starts: Mutex<HashMap<String, Timestamp>>,
     failed: Mutex<HashMap<String, Failed>>,
+    ends: Mutex<HashMap<String, ProgramStatus>>,
 }
 
 impl Memory {
@@ -55,6 +57,16 @@ impl Memory {
         let first = all.get(uid).copied().into_iter().chain(seen).min()?;
         all.insert(uid.to_owned(), first);
         Some(first)
+    }
+
+    /// Takes note of how the sandbox's program has ended, by the API server's own word: it counts though its pod goes before it is told.
+    pub fn saw_end(&self, uid: &str, program: &ProgramStatus) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), program.clone());
+    }
+
+    /// How the sandbox's program was seen to have ended.
+    pub fn end(&self, uid: &str) -> Option<ProgramStatus> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// Takes note of the agent's pod, and answers with the last one of a Task that was over without an end of its program.
@@ -83,6 +95,7 @@ impl Memory {
     pub fn forget(&self, uid: &str) {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use tokio::sync::Notify;
 
 use super::accept::Identity;
-use super::apply::ApplyError;
+use super::apply::{ApplyError, release_ending};
 use super::desired::Component;
 use super::observe::in_order;
 use super::plan::{is_held, is_owned};
@@ -94,7 +94,9 @@ async fn sweep_one(ctx: &Ctx, wall: &NetworkPolicy) -> Result<Left, ApplyError> 
         let owner = OwnerReference::default();
         let gone =
             Identity { namespace: namespace.clone(), name: sandbox.to_owned(), uid, generation: 0, owner };
-        if !ctx.writer.live_pods(&gone).await?.is_empty() {
+        let pods = ctx.writer.live_pods(&gone).await?;
+        release_ending(&ctx.writer, &gone, &pods).await?;
+        if !pods.is_empty() {
             return Ok(Left::Some);
         }
     }

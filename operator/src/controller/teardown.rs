@@ -24,7 +24,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 
 use super::accept::Identity;
-use super::apply::{ApplyError, LivePod, Writer};
+use super::apply::{ApplyError, LivePod, Writer, release_ending};
 use super::desired::{Child, ChildKind, Component, claim, names};
 use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
@@ -53,6 +53,8 @@ pub async fn teardown(
         let (first, name) = (next.component, next.doomed.name.clone());
         let turn = pods.iter().filter(|pod| pod.component == first && pod.ending.is_none());
         try_join_all(turn.map(|LivePod { doomed, .. }| writer.delete(&identity.namespace, doomed))).await?;
+        // What came of a program is told nobody any more.
+        release_ending(writer, identity, &pods).await?;
         return Ok(Teardown::Waiting(first, name));
     }
     let walls = observed.children.values().filter_map(|child| match child {

@@ -18,6 +18,7 @@ use crate::fixtures::{self, foreign_policy, from};
 pub(super) const AGENT_IS_STOPPED: &str = "DELETE pods/fix-login-agent";
 const SERVICE_IS_WRITTEN: &str = "PATCH services/fix-login-proxy";
 pub(super) const STATUS: &str = "PATCH agentsandboxes/fix-login/status";
+pub(super) const WALL_IS_MADE: &str = "POST networkpolicies";
 
 /// One sandbox, running whole, and what came of a pass over it.
 pub(super) struct Scene {
@@ -158,8 +159,6 @@ pub(super) fn takes_all() -> Says {
 pub(super) fn refuses(line: &'static str, answer: (u16, Value)) -> Says {
     Box::new(move |asked: &Asked| (asked.line == line).then(|| answer.clone()))
 }
-
-pub(super) const WALL_IS_MADE: &str = "POST networkpolicies";
 
 pub(super) fn wallless() -> Scene {
     Scene::running().without(ChildKind::NetworkPolicy, "fix-login-agent")
@@ -492,6 +491,7 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
 mod claims;
 mod ending;
 mod finish;
+mod kept;
 mod requests;
 mod suspend;
 mod way;

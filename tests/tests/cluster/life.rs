@@ -87,8 +87,41 @@ async fn a_task_that_ends_well_is_ready_and_one_that_fails_is_stalled_and_each_k
             "echo it is lost; echo no test passes > /dev/termination-log; exit 3",
         );
         ns.apply(&kept).await.expect("how long it is kept may be changed");
+        let pod = badly.agent_pod();
+        eventually("the pod is let go", Duration::from_secs(30), || async {
+            match badly.pods().get(&pod).await {
+                Ok(pod) if pod.metadata.finalizers.is_none() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        badly.pods().delete(&pod, &DeleteParams::default()).await.unwrap();
+        pod_gone(&badly, &pod).await;
         well.delete().await;
         well.gone(Duration::from_secs(60)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_task_whose_pod_is_deleted_while_it_runs_begins_anew_and_its_namespace_ends_while_it_runs() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "kept", async |ns| {
+        let task = ns.sandbox("kept", &lives("kept", "{mode: Task}", "sleep infinity")).await;
+        task.await_reason("Ready", "Running", READY_WITHIN).await;
+        let (before, ..) = proof(&task).await;
+        let kept = task.pods().get(&task.agent_pod()).await.unwrap().metadata.finalizers;
+        assert_eq!(kept.as_deref(), Some(&[names::PROGRAM_FINALIZER.to_owned()][..]));
+        task.pods().delete(&task.agent_pod(), &DeleteParams::default()).await.unwrap();
+        eventually("another pod", READY_WITHIN, || async {
+            match task.pods().get_opt(&task.agent_pod()).await {
+                Ok(Some(pod)) if pod.metadata.uid.as_deref() != Some(&*before) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        task.await_reason("Ready", "Running", READY_WITHIN).await;
+        // The namespace goes with it, as each test's does.
     })
     .await;
 }

@@ -3,18 +3,22 @@
 
 use agentsandbox_crds::names::{
     ANNOTATION_POLICY_HASH, ANNOTATION_RUNTIME_CLASS, ANNOTATION_SPEC_HASH, COMPONENT_PROXY, LABEL_COMPONENT,
-    LABEL_SANDBOX_UID,
+    LABEL_SANDBOX_UID, PROGRAM_FINALIZER,
 };
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use kube::core::params::Patch;
+use serde_json::{Value, json};
 
 use super::child::Made;
-use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer};
+use super::{ApplyError, Grace, HALT_GRACE_SECS, Writer, merge};
 use crate::controller::accept::Identity;
 use crate::controller::desired::{Child, ChildKind, Component, keys};
 use crate::controller::life;
 use crate::controller::plan::{Doomed, changed_on_the_way, is_owned, spec_hash};
+use crate::metrics::Verb;
 
 /// A pod of a sandbox, as the API server itself shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct LivePod {
     pub doomed: Doomed,
     /// By when it was to be gone, if it is on its way out.
     pub ending: Option<Timestamp>,
+    /// What takes our finalizer off it; none where it has none.
+    pub(super) hold: Option<Value>,
 }
 
 /// Creates a pod, and ends one that something on the way has changed: it would be replaced at once, again and again. The next one
@@ -102,11 +108,16 @@ pub async fn power_down(
     let stopped = super::stop(writer, &identity.namespace, proxies).await;
     let mut unasked = Ok(());
     for pod in agents {
-        match is_spent(writer, identity, &pod.doomed).await {
-            Ok(true) => continue,
-            Ok(false) => {
-                doomed.extend((ending == Ending::All && pod.ending.is_none()).then(|| pod.doomed.clone()));
+        match writer.live_pod(&identity.namespace, &pod.doomed.name).await {
+            Ok(shown) if is_spent(shown.as_ref(), &pod.doomed) => continue,
+            Ok(_) if pod.ending.is_none() => {
+                doomed.extend((ending == Ending::All).then(|| pod.doomed.clone()));
             }
+            // Nothing came of it that is to be told: from here on its kubelet alone keeps it.
+            Ok(_) if ending == Ending::All => {
+                unasked = unasked.and(let_go(writer, identity, &pod).await.map(|_| ()));
+            }
+            Ok(_) => {}
             // It may hold the only word of what came of its program. The others have nothing to do with that.
             Err(error) => unasked = Err(error),
         }
@@ -117,10 +128,9 @@ pub async fn power_down(
     stopped.and(unasked).map(|()| left)
 }
 
-async fn is_spent(writer: &Writer, identity: &Identity, shown: &Doomed) -> Result<bool, ApplyError> {
-    let pod = writer.live_pod(&identity.namespace, &shown.name).await?;
+fn is_spent(pod: Option<&Pod>, listed: &Doomed) -> bool {
     // Another pod of that name is not the one that was listed, and may live.
-    Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(shown.uid.as_str()) && life::is_done(&pod)))
+    pod.is_none_or(|pod| pod.uid().as_deref() == Some(listed.uid.as_str()) && life::is_done(pod))
 }
 
 /// What a program's end, as the watches show it, is by the API server itself.
@@ -188,8 +198,9 @@ pub async fn put_back(
     }
     let mut named = Pod { metadata: component.metadata(identity, name), ..Pod::default() };
     // The same pod, or none: another may have taken the name meanwhile.
-    named.metadata.uid = live.metadata.uid;
+    named.metadata.uid = live.uid();
     // What an apply leaves out, it takes off.
+    named.metadata.finalizers = is_kept(&live).then(|| vec![PROGRAM_FINALIZER.to_owned()]);
     let own = [ANNOTATION_SPEC_HASH, ANNOTATION_RUNTIME_CLASS, ANNOTATION_POLICY_HASH];
     let ours = |key: &String| own.contains(&key.as_str());
     let kept = live.metadata.annotations.into_iter().flatten().filter(|(key, _)| ours(key)).collect();
@@ -197,6 +208,57 @@ pub async fn put_back(
     let pod: Pod = writer.apply_one(namespace, &named).await?;
     writer.recent.wrote(namespace, Child::Pod(Box::new(pod.clone())));
     Ok(Some(pod))
+}
+
+/// Whether our finalizer keeps an agent's pod.
+#[must_use]
+pub fn is_kept<K: ResourceExt>(pod: &K) -> bool {
+    pod.finalizers().iter().any(|one| one == PROGRAM_FINALIZER)
+}
+
+/// A patch that takes our finalizer off a pod, and names the version it was made from.
+fn hold<K: ResourceExt>(pod: &K) -> Option<Value> {
+    let others: Vec<&String> = pod.finalizers().iter().filter(|one| *one != PROGRAM_FINALIZER).collect();
+    is_kept(pod).then(|| {
+        json!({"metadata": {
+            "uid": pod.uid(), "resourceVersion": pod.resource_version(), "finalizers": others,
+        }})
+    })
+}
+
+/// Lets a pod go that shows nothing that is not told: our finalizer is taken off. Another end of its deletion is its kubelet's.
+///
+/// # Errors
+/// When the API server refuses, a conflict among others. One that is gone is let go.
+pub async fn release(writer: &Writer, identity: &Identity, pod: &Pod) -> Result<(), ApplyError> {
+    let released = let_go(writer, identity, &live(pod)).await?;
+    // Until the watch shows it so; of one that goes, its end is what comes next.
+    if let Some(pod) = released.filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        writer.recent.wrote(&identity.namespace, Child::Pod(Box::new(pod)));
+    }
+    Ok(())
+}
+
+/// Lets pods go that are on their way out.
+///
+/// # Errors
+/// As [`release`].
+pub async fn release_ending(
+    writer: &Writer,
+    identity: &Identity,
+    pods: &[LivePod],
+) -> Result<(), ApplyError> {
+    let going = pods.iter().filter(|pod| pod.ending.is_some());
+    try_join_all(going.map(|pod| let_go(writer, identity, pod))).await.map(|_| ())
+}
+
+async fn let_go(writer: &Writer, identity: &Identity, pod: &LivePod) -> Result<Option<Pod>, ApplyError> {
+    let Some(patch) = pod.hold.clone() else { return Ok(None) };
+    let (api, name, params) = (writer.api::<Pod>(&identity.namespace), &pod.doomed.name, merge());
+    match writer.call(Verb::Patch, "Pod", name, api.patch(name, &params, &Patch::Merge(patch))).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// What is known of a pod. One that does not say which half it is counts as an agent: agents go first.
@@ -211,6 +273,7 @@ pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
             node: None,
         },
         ending: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
+        hold: hold(pod),
     }
 }
 

@@ -6,6 +6,7 @@
 //! disk space is the container's alone, for Kubernetes knows no other.
 
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
+use agentsandbox_crds::names::PROGRAM_FINALIZER;
 use agentsandbox_crds::sandbox::{ImagePullPolicy, Mode};
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, HostAlias, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption,
@@ -92,6 +93,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
     };
     let mut metadata = Component::Agent.metadata(identity, Component::Agent.name(identity));
     metadata.annotations = Some(annotations(&what_counts(&spec)));
+    metadata.finalizers = held(accepted.mode);
     Pod { metadata, spec: Some(spec), status: None }
 }
 
@@ -148,6 +150,14 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
             .collect(),
         ),
         ..Container::default()
+    }
+}
+
+/// What a Task's program ended with is known from its pod alone, which anybody may delete, also while no operator looks.
+fn held(mode: Mode) -> Option<Vec<String>> {
+    match mode {
+        Mode::Service => None,
+        Mode::Task => Some(vec![PROGRAM_FINALIZER.to_owned()]),
     }
 }
 

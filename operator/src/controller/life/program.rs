@@ -1,14 +1,16 @@
 //! Whether an agent's program has ended by itself, and how. Pure.
 //!
 //! A pod that somebody else ended is no end of its program: it was evicted, preempted or deleted, or its node went. Of one that
-//! is on its way out nobody can say which came first, for clocks of nodes and of the API server differ: it is no end. The
-//! kubelet shows a container that has ended some hundred milliseconds before it says so of the pod, and meanwhile it does not
+//! is on its way out the end counts that came so long before it was asked to go that no clock of a node is behind by as much;
+//! else nobody can say which came first, and it is no end. The kubelet shows a container that has ended some hundred milliseconds before it says so of the pod, and meanwhile it does not
 //! say that it evicts the pod, so nothing is judged before the pod's phase. A program that was not to run once, or before which no
 //! fence has proven the walls, is none of a Task. What is in doubt is no end.
 
 use agentsandbox_crds::sandbox::ProgramStatus;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::time::SKEW_MAX;
 use crate::controller::desired::agent_pod::{AGENT, FENCE, runs_once};
 use crate::controller::desired::workspace::WORKSPACE;
 use crate::controller::status::evidence::is_disproven;
@@ -48,9 +50,23 @@ pub fn ended(pod: &Pod) -> Option<ProgramStatus> {
 #[must_use]
 pub fn is_done(pod: &Pod) -> bool {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref());
-    let is_on_its_way_out = pod.metadata.deletion_timestamp.is_some();
-    let ended = terminated(containers.unwrap_or_default(), AGENT).is_some();
-    is_over(pod) && !is_disrupted(pod) && !is_on_its_way_out && runs_once(pod) && ended
+    let Some(last) = terminated(containers.unwrap_or_default(), AGENT) else { return false };
+    let came_first = match &pod.metadata.deletion_timestamp {
+        None => !is_disrupted(pod, None),
+        Some(by) => asked(pod, by.0).is_some_and(|at| precedes(last, at)) && !is_disrupted(pod, Some(last)),
+    };
+    is_over(pod) && came_first && runs_once(pod)
+}
+
+/// When a deletion was asked for: however its grace was shortened since, the time by which the pod is to be gone counts from there.
+fn asked(pod: &Pod, by: Timestamp) -> Option<Timestamp> {
+    by.checked_sub(SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds?)).ok()
+}
+
+/// Whether a program had ended by itself before what happened to its pod then.
+fn precedes(last: &ContainerStateTerminated, then: Timestamp) -> bool {
+    let by = last.finished_at.as_ref().and_then(|at| at.0.checked_add(SKEW_MAX).ok());
+    by.is_some_and(|by| by < then)
 }
 
 /// Whether the fence let the program start. Its report may be of a version that this operator does not read any more, or be lost with
@@ -69,7 +85,7 @@ pub fn never_began(pod: &Pod) -> bool {
     let before = status.init_container_statuses.as_deref().unwrap_or_default();
     let failed = |name| terminated(before, name).is_some_and(|one| one.exit_code != 0);
     let program = terminated(status.container_statuses.as_deref().unwrap_or_default(), AGENT);
-    let is_own = runs_once(pod) && is_over(pod) && !is_disrupted(pod);
+    let is_own = runs_once(pod) && is_over(pod) && !is_disrupted(pod, None);
     is_own && (failed(FENCE) || failed(WORKSPACE)) && program.is_none()
 }
 
@@ -86,12 +102,17 @@ fn is_over(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether something else ended this pod: of one whose containers ended by themselves the kubelet gives no reason.
-fn is_disrupted(pod: &Pod) -> bool {
+/// Whether something else ended this pod: of one whose containers ended by themselves the kubelet gives no reason. What came to it after
+/// such an end, as it does to a pod that is drained, ended nothing.
+fn is_disrupted(pod: &Pod, last: Option<&ContainerStateTerminated>) -> bool {
     let Some(status) = pod.status.as_ref() else { return true };
+    let ended_before = |one: &PodCondition| {
+        let then = one.last_transition_time.as_ref().map(|time| time.0);
+        last.zip(then).is_some_and(|(last, then)| precedes(last, then))
+    };
     let mut conditions = status.conditions.iter().flatten();
     status.reason.as_deref().is_some_and(|reason| !reason.is_empty())
-        || conditions.any(|one| one.type_ == "DisruptionTarget" && one.status == "True")
+        || conditions.any(|one| one.type_ == "DisruptionTarget" && one.status == "True" && !ended_before(one))
 }
 
 fn terminated<'a>(all: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerStateTerminated> {

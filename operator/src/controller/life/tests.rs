@@ -41,6 +41,42 @@ fn a_program_that_exits_has_ended_with_its_code() {
 }
 
 #[test]
+fn an_end_that_came_long_before_its_pod_was_asked_to_go_counts_and_one_that_may_have_come_of_that_does_not() {
+    // It ended at 00:01:00.
+    let gone = |by: &str, grace: Value, change: fn(&mut Value)| {
+        let pod = over("Failed", 137, |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!(by);
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace;
+            change(pod);
+        });
+        assert_eq!(ended(&pod).is_some(), is_done(&pod), "{pod:?}");
+        ended(&pod).is_some()
+    };
+    let as_it_is = |_: &mut Value| ();
+    assert!(gone("2026-01-01T00:05:00Z", json!(0), as_it_is));
+    assert!(gone("2026-01-01T00:02:15Z", json!(10), as_it_is), "it was asked for 65 s after the end");
+    assert!(!gone("2026-01-01T00:02:05Z", json!(10), as_it_is), "it was asked for 55 s after the end");
+    assert!(!gone("2026-01-01T00:01:50Z", json!(0), as_it_is));
+    assert!(!gone("2026-01-01T00:05:00Z", Value::Null, as_it_is), "nobody knows when it was asked for");
+    let disrupted =
+        |at: &str| json!([{"type": "DisruptionTarget", "status": "True", "lastTransitionTime": at}]);
+    let drained = |pod: &mut Value| {
+        pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-01-01T00:05:00Z"}]);
+    };
+    assert!(gone("2026-01-01T00:05:00Z", json!(0), drained), "it was drained when it was over");
+    let evicted = |pod: &mut Value| {
+        pod["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-01-01T00:00:59Z"}]);
+    };
+    assert!(!gone("2026-01-01T00:05:00Z", json!(0), evicted));
+    let by_its_kubelet = |pod: &mut Value| pod["status"]["reason"] = json!("Evicted");
+    assert!(!gone("2026-01-01T00:05:00Z", json!(0), by_its_kubelet));
+    let stands = over("Failed", 3, |pod| {
+        pod["status"]["conditions"] = disrupted("2026-01-01T00:05:00Z");
+    });
+    assert_eq!(ended(&stands), None, "a disruption that ends nothing yet is waited for");
+}
+
+#[test]
 fn what_somebody_else_ended_has_not_ended_by_itself() {
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 19] = [

@@ -13,7 +13,7 @@ use crate::controller::desired::agent_pod::AGENT;
 use crate::controller::status::{ConditionType, Reason};
 
 /// Clocks of two replicas differ by less.
-const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
+pub(super) const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 /// How the end of a container is called that could not be started.
 const UNSTARTED: [&str; 2] = ["StartError", "ContainerCannotRun"];
 /// Longest time that a spec may write.

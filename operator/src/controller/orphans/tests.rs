@@ -1,4 +1,4 @@
-use agentsandbox_crds::names::WALL_FINALIZER;
+use agentsandbox_crds::names::{PROGRAM_FINALIZER, WALL_FINALIZER};
 use serde_json::{Value, json};
 
 use super::*;
@@ -116,4 +116,21 @@ async fn the_finalizers_of_others_stay_and_a_wall_that_stands_is_nobodys_busines
         let (left, api) = look(wall(change), &another(), json!([])).await;
         assert_eq!((left, api.asked().len()), (Left::None, 0));
     }
+}
+
+#[tokio::test]
+async fn a_pod_whose_sandbox_is_gone_is_let_go_once_it_is_on_its_way_out() {
+    let held = |change: fn(&mut Value)| {
+        let mut pods = agent();
+        pods[0]["metadata"]["finalizers"] = json!([PROGRAM_FINALIZER]);
+        change(&mut pods[0]);
+        pods
+    };
+    const LET_GO: &str = "PATCH pods/fix-login-agent";
+    let ends = held(|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    let (left, api) = look(wall(|_| ()), &another(), ends).await;
+    assert_eq!((left, api.writes()), (Left::Some, vec![LET_GO.to_owned()]));
+    assert_eq!(api.body(LET_GO)["metadata"]["finalizers"], json!([]));
+    let (_, api) = look(wall(|_| ()), &another(), held(|_| ())).await;
+    assert!(!api.was_asked(LET_GO), "the control runs");
 }

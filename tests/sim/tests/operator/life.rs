@@ -212,3 +212,43 @@ fn the_life_of_a_suspended_sandbox_goes_on_and_ends_on_time() {
         assert_eq!(program(&rig)["reason"], "LifetimeExceeded");
     });
 }
+
+#[test]
+fn an_end_that_nobody_saw_is_told_though_its_pod_was_deleted_long_after_and_one_that_is_doubtful_is_not() {
+    for (after, made) in [(100, 1), (10, 2)] {
+        simulate(async {
+            let mut rig = Rig::running(1, faults::None);
+            rig.create_task("a", 3);
+            rig.ready("a").await;
+            rig.kill(1);
+            rig.pass(Duration::from_secs(after)).await;
+            rig.world.act("user", |store| {
+                store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap();
+            });
+            rig.pass(Duration::from_secs(5)).await;
+            assert_eq!(pods(&rig.world.world().store).len(), 2, "it is kept while no operator looks");
+            rig.start("operator-0");
+            rig.finished("a").await;
+            rig.settle().await;
+            assert_eq!((agents_made(&rig), &program(&rig)["exitCode"]), (made, &json!(3)));
+            let left = if made == 1 { vec![] } else { vec!["a-agent".to_owned()] };
+            assert_eq!(pods(&rig.world.world().store), left);
+        });
+    }
+}
+
+#[test]
+fn a_task_that_is_over_can_be_rid_of_its_pod_though_no_operator_runs() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.create_task("a", 0);
+        rig.finished("a").await;
+        rig.settle().await;
+        rig.kill(1);
+        rig.world.act("user", |store| {
+            store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap();
+        });
+        rig.pass(Duration::from_secs(5)).await;
+        assert_eq!(pods(&rig.world.world().store), [""; 0]);
+    });
+}

@@ -19,3 +19,10 @@ fn a_task_is_started_once_and_its_last_words_are_kept() {
 fn a_service_is_what_a_sandbox_without_a_mode_is() {
     assert_eq!(of("Service"), agent());
 }
+
+#[test]
+fn the_pod_of_a_task_is_kept_until_what_came_of_it_is_told_and_that_of_a_service_is_not() {
+    let held = |mode: &str| of(mode).metadata.finalizers;
+    assert_eq!(held("Task"), Some(vec!["agentsandbox.dev/program".to_owned()]));
+    assert_eq!(held("Service"), None);
+}
