@@ -35,7 +35,7 @@ spec:
 }
 
 /// Runs the program in the namespace.
-async fn run(rig: &Rig, ns: &Namespace, args: &[&str]) -> Output {
+pub async fn run(rig: &Rig, ns: &Namespace, args: &[&str]) -> Output {
     let own = paths::target().join("debug/xtask");
     let (kubeconfig, namespace) = (rig.cluster.kubeconfig(), ns.name.clone());
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -49,13 +49,13 @@ async fn run(rig: &Rig, ns: &Namespace, args: &[&str]) -> Output {
     .unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// The program ends so and says all of these words.
 #[track_caller]
-fn says(output: &Output, code: i32, words: &[&str]) {
+pub fn says(output: &Output, code: i32, words: &[&str]) {
     let said = text(output);
     assert_eq!(output.status.code(), Some(code), "{said}");
     assert!(words.iter().all(|word| said.contains(word)), "{words:?} are not all in: {said}");

@@ -35,6 +35,7 @@ mod life;
 mod link;
 mod main_job;
 mod one_namespace;
+mod overlay;
 mod ownership;
 mod passthrough;
 mod patched;

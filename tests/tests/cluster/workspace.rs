@@ -33,13 +33,13 @@ const SECRETS: [&str; 8] = [
 ];
 
 /// A folder that the world serves as a host of its own, gone with the test.
-struct Host {
+pub struct Host {
     name: String,
     folder: PathBuf,
 }
 
 impl Host {
-    fn new(rig: &Rig, ns: &Namespace) -> Self {
+    pub fn new(rig: &Rig, ns: &Namespace) -> Self {
         let name = format!("{}.world.test", ns.name);
         let folder = rig.cluster.world_state().join("sites").join(&name);
         fs::create_dir_all(&folder).unwrap();
@@ -47,7 +47,7 @@ impl Host {
     }
 
     /// Serves an archive, and returns its SHA-256.
-    fn serve(&self, file: &str, fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
+    pub fn serve(&self, file: &str, fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> String {
         let mut builder = tar::Builder::new(Vec::new());
         fill(&mut builder);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -62,7 +62,7 @@ impl Host {
     }
 
     /// A sandbox that begins with this archive.
-    fn sandbox(&self, name: &str, file: &str, sha256: &str, more: &str) -> String {
+    pub fn sandbox(&self, name: &str, file: &str, sha256: &str, more: &str) -> String {
         let url = format!("https://{}/{file}", self.name);
         beginning(name, &url, sha256, more, &[&self.rule(file)])
     }
@@ -87,7 +87,7 @@ fn beginning(name: &str, url: &str, sha256: &str, more: &str, rules: &[&str]) ->
     manifest.replace("spec:\n", &format!("spec:\n  workspace: {{archive: {archive}, {more}}}\n"))
 }
 
-fn put(builder: &mut tar::Builder<Vec<u8>>, name: &str, content: &str) {
+pub fn put(builder: &mut tar::Builder<Vec<u8>>, name: &str, content: &str) {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
     header.set_size(content.len() as u64);
