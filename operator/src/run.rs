@@ -230,12 +230,11 @@ impl Replica {
 
     async fn work(self, platform: Platform, ranges: Ranges, mut halted: watch::Receiver<bool>) {
         let Self { client, config, ambient, metrics, tenure, seen: _ } = self;
-        let wall_deleted = Arc::new(Notify::new());
+        let deleted = Arc::new(Notify::new());
         let only = config.only.as_deref();
         let (wake, woken) = futures::channel::mpsc::unbounded();
         let (recent, denials) = (Arc::new(Recent::waking(wake.clone())), Arc::new(Denials::default()));
-        let (controller, stores) =
-            watches::controller(&client, only, ambient.jitter, Arc::clone(&wall_deleted), &recent);
+        let (controller, stores) = watches::controller(&client, only, ambient.jitter, &deleted, &recent);
         let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
         let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
         let reporter = Reporter {
@@ -272,7 +271,7 @@ impl Replica {
             let (ctx, filled) = (Arc::clone(&ctx), filled.clone());
             async move {
                 filled.await;
-                orphans::watch(ctx, wall_deleted).await;
+                orphans::watch(ctx, deleted).await;
             }
         };
         let passes = controller

@@ -45,7 +45,7 @@ use crate::controller::chain;
 use crate::controller::desired::ChildKind;
 use crate::controller::evaluate::selects_only;
 use crate::controller::observe::{Recent, Stores, in_order};
-use crate::controller::orphans;
+use crate::controller::orphans::{is_deleted_and_held, is_deleted_and_kept, telling};
 use crate::one_namespace::OneNamespace;
 use crate::ranges::{self, Brought, Ranges, Unknown};
 
@@ -59,13 +59,14 @@ const PAGE_OBJECTS: u32 = 50;
 
 type Touched<K> = BoxStream<'static, Result<K, watcher::Error>>;
 
-/// The controller with all its watches, and what they hold. It tells `wall_deleted` of each wall that somebody deleted.
+/// The controller with all its watches, and what they hold. It tells `deleted` of each wall and each kept pod that
+/// somebody deleted.
 #[must_use]
 pub fn controller(
     client: &Client,
     only: Option<&OneNamespace>,
     jitter: Jitter,
-    wall_deleted: Arc<Notify>,
+    deleted: &Arc<Notify>,
     recent: &Arc<Recent>,
 ) -> (Controller<AgentSandbox>, Stores) {
     let ours = || everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGED_BY}"));
@@ -94,7 +95,10 @@ pub fn controller(
 
     let (of_credential, of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
     let (of_policy, of_freeing, of_list) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
-    let (of_own, of_walls) = (Arc::clone(recent), Arc::clone(recent));
+    let (of_own, walls) = (Arc::clone(recent), Arc::clone(recent));
+    let of_walls = move |policy: NetworkPolicy| {
+        walls.woken(ChildKind::NetworkPolicy, &policy, concerned(&of_policy, &policy))
+    };
     let is_news = move |touched: &Result<AgentSandbox, watcher::Error>| {
         ready(touched.as_ref().ok().is_none_or(|sandbox| of_own.is_news(sandbox)))
     };
@@ -106,13 +110,8 @@ pub fn controller(
         .watches_stream(account_stream, woken(recent, ChildKind::ServiceAccount))
         .watches_stream(map_stream, woken(recent, ChildKind::ConfigMap))
         .watches_stream(service_stream, woken(recent, ChildKind::Service))
-        .watches_stream(pod_stream, woken(recent, ChildKind::Pod))
-        .watches_stream(policy_stream, move |policy| {
-            if orphans::is_deleted_and_held(&policy) {
-                wall_deleted.notify_one();
-            }
-            of_walls.woken(ChildKind::NetworkPolicy, &policy, concerned(&of_policy, &policy))
-        })
+        .watches_stream(pod_stream, telling(deleted, is_deleted_and_kept, woken(recent, ChildKind::Pod)))
+        .watches_stream(policy_stream, telling(deleted, is_deleted_and_held, of_walls))
         .reconcile_on(freeing.flat_map(move |policy| stream::iter(concerned(&of_freeing, &policy))))
         .watches_stream(credential_stream, move |credential| {
             let (namespace, name) = (credential.namespace(), credential.name_any());

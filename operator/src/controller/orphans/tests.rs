@@ -134,3 +134,44 @@ async fn a_pod_whose_sandbox_is_gone_is_let_go_once_it_is_on_its_way_out() {
     let (_, api) = look(wall(|_| ()), &another(), held(|_| ())).await;
     assert!(!api.was_asked(LET_GO), "the control runs");
 }
+
+#[tokio::test]
+async fn a_pod_that_is_kept_and_has_neither_sandbox_nor_wall_is_let_go() {
+    const LET_GO: &str = "PATCH pods/fix-login-agent";
+    let held = |change: fn(&mut Value)| {
+        let mut pod = serde_json::to_value(fixtures::agent_pod()).unwrap();
+        pod["metadata"]["finalizers"] = json!(["other.test/own", PROGRAM_FINALIZER]);
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        change(&mut pod);
+        Child::Pod(Box::new(from(pod)))
+    };
+    for present in [another(), successor()] {
+        let (left, api) = look(held(|_| ()), &present, json!([])).await;
+        assert_eq!((left, api.writes()), (Left::Some, vec![LET_GO.to_owned()]));
+        assert_eq!(api.body(LET_GO)["metadata"]["finalizers"], json!(["other.test/own"]));
+    }
+    let (left, api) = look(held(|_| ()), &sandbox(|_| ()), json!([])).await;
+    assert_eq!(
+        (left, api.writes()),
+        (Left::Some, Vec::new()),
+        "its sandbox is there, and asks for its end first"
+    );
+    let unlabelled = held(|pod| pod["metadata"]["labels"] = json!({}));
+    let (_, api) = look(unlabelled, &sandbox(|_| ()), json!([])).await;
+    assert_eq!(api.writes(), Vec::<String>::new(), "its owner names the sandbox too");
+    let (left, api) =
+        look(held(|pod| pod["metadata"]["deletionTimestamp"] = Value::Null), &another(), json!([])).await;
+    assert_eq!((left, api.writes()), (Left::None, Vec::new()), "it is not on its way out");
+}
+
+#[tokio::test]
+async fn a_wall_that_was_made_to_name_a_sandbox_that_is_there_lets_no_pod_of_it_go() {
+    let mut ends = agent();
+    ends[0]["metadata"]["finalizers"] = json!([PROGRAM_FINALIZER]);
+    ends[0]["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let renamed = || wall(|value| value["metadata"]["name"] = json!("stranger-agent"));
+    let (left, api) = look(renamed(), &sandbox(|_| ()), ends.clone()).await;
+    assert_eq!((left, api.writes()), (Left::Some, Vec::new()));
+    let (_, api) = look(renamed(), &another(), ends).await;
+    assert_eq!(api.writes(), ["PATCH pods/fix-login-agent"], "the control: it is gone");
+}
