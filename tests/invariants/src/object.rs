@@ -232,9 +232,10 @@ fn sandbox(object: &Value) -> Sandbox {
     // A Task that ended well is Ready for whoever waits for its end.
     let ended_well = object["status"]["program"]["exitCode"] == 0;
     let is_over = |one: &Value| ended_well && one["reason"] == "Succeeded";
-    // And one that is suspended, for whoever waits for that.
+    // And one that is suspended, for whoever waits for that; whoever resumes it leaves what was said of the spec before.
     let is_suspended = object["spec"]["lifecycle"]["state"] == "Suspended";
-    let is_off = |one: &Value| is_suspended && one["reason"] == "Suspended";
+    let is_of_before = |one: &Value| one["observedGeneration"] != object["metadata"]["generation"];
+    let is_off = |one: &Value| (is_suspended || is_of_before(one)) && one["reason"] == "Suspended";
     let is_true = |one: &&Value| one["type"] == "Ready" && one["status"] == "True";
     let runs = |one: &&Value| is_true(one) && !is_over(one) && !is_off(one);
     let ready = conditions.into_iter().flatten().find(runs);
