@@ -66,7 +66,7 @@ use memory::{Failed, Memory};
 use observe::denials::Denials;
 use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Off, Outcome, Requeue, Stage, Workload};
-use plan::{BoundaryPlan, Step, spec_hash};
+use plan::{Step, spec_hash};
 use suspend::Stopped;
 
 pub use breach::Breaches;
@@ -208,8 +208,7 @@ async fn raise(
     let wanted = desired::boundary(accepted, platform);
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
-    // Keys that no pod will mount are not made, in pass after pass.
-    let planned = if stopped.is_some() { BoundaryPlan { keys: None, ..planned } } else { planned };
+    let planned = if stopped.is_some() { suspend::bounds_only(planned) } else { planned };
     let sealed = match breach::boundary(ctx, identity, planned).await {
         Ok(sealed) => sealed,
         Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),

@@ -50,7 +50,14 @@ pub(super) async fn life(
     if !by_its_pod {
         return Ok(life);
     }
-    match apply::end_shown(&ctx.writer, identity, agent).await.map_err(ReconcileError::Apply)? {
+    let shown = apply::end_shown(&ctx.writer, identity, agent).await;
+    if shown.is_err() && life::state(sandbox) == Some(PowerState::Suspended) {
+        // Whatever it is, its proxy is to go, and nothing is asked for that.
+        if let (_, Err(error)) = power_down(ctx, identity, observed, Ending::Proxies).await {
+            tracing::warn!(error = chain(&error), "what is suspended could not be stopped");
+        }
+    }
+    match shown.map_err(ReconcileError::Apply)? {
         End::Own => {
             life.over.iter().for_each(|over| ctx.memory.saw_end(&identity.uid, over));
             return Ok(life);
@@ -110,7 +117,7 @@ pub(super) async fn finish(
     stopped.map_err(ReconcileError::Apply)?;
     let again = match ending {
         Ending::Proxies => Some(TEARDOWN_RETRY),
-        Ending::All => again,
+        Ending::All | Ending::Every => again,
     };
     let expires = life::expires(sandbox, program, now).filter(|_| powerless && is_told(sandbox));
     let kept_for = match expires {

@@ -6,13 +6,15 @@
 //! the walls. Its life goes on meanwhile, and what is over stays so.
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::sandbox::PowerState;
+use agentsandbox_crds::sandbox::{Mode, PowerState};
 
 use super::accept::{Accepted, Identity};
 use super::apply::{ApplyError, Ending, Sealed};
+use super::desired::ChildKind;
 use super::evaluate::{Unwidened, Widening};
 use super::observe::Observed;
 use super::outcome::{Off, Outcome, Stage};
+use super::plan::{BoundaryPlan, Step};
 use super::{Ctx, Failure, finish, life, way};
 
 /// Whether all of a power could be asked to go.
@@ -25,10 +27,26 @@ pub(super) async fn power(
     sandbox: &AgentSandbox,
     observed: &Observed,
 ) -> Option<(Off, Stopped)> {
+    let ending = match life::mode(sandbox) {
+        Mode::Service => Ending::Every,
+        Mode::Task => Ending::All,
+    };
     match life::state(sandbox) {
-        Some(PowerState::Suspended) => Some(finish::power_down(ctx, identity, observed, Ending::All).await),
+        Some(PowerState::Suspended) => Some(finish::power_down(ctx, identity, observed, ending).await),
         Some(PowerState::Running) | None => None,
     }
+}
+
+/// What of the boundary is planned while there is to be no pod: no keys are made that none will mount, in pass after pass, and no
+/// claim is made or awaited that none works on. One that is there is kept as it is asked for.
+pub(super) fn bounds_only(planned: BoundaryPlan) -> BoundaryPlan {
+    let is_for_a_pod = |step: &Step| match step {
+        Step::Create(child) => child.kind() == ChildKind::PersistentVolumeClaim,
+        Step::Await(doomed) => doomed.kind == ChildKind::PersistentVolumeClaim,
+        _ => false,
+    };
+    let supplies = planned.supplies.into_iter().filter(|step| !is_for_a_pod(step)).collect();
+    BoundaryPlan { keys: None, supplies, ..planned }
 }
 
 /// The rest of a pass over a sandbox that is suspended, once its walls stand: the way from agent to proxy is shut.

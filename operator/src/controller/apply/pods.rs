@@ -87,6 +87,8 @@ pub enum Ending {
     Proxies,
     /// Those, and every other pod but an agent's whose program has ended.
     All,
+    /// Those, and every other pod, of which none was to run once: nothing is asked about them.
+    Every,
 }
 
 /// Ends pods of a sandbox. An agent's pod whose program has ended stays, with its log; it is judged as the API server itself shows
@@ -108,16 +110,12 @@ pub async fn power_down(
     let stopped = super::stop(writer, &identity.namespace, proxies).await;
     let mut unasked = Ok(());
     for pod in agents {
-        match writer.live_pod(&identity.namespace, &pod.doomed.name).await {
-            Ok(shown) if is_spent(shown.as_ref(), &pod.doomed) => continue,
-            Ok(_) if pod.ending.is_none() => {
-                doomed.extend((ending == Ending::All).then(|| pod.doomed.clone()));
-            }
+        match is_spent(writer, identity, &pod.doomed, ending).await {
+            Ok(true) => continue,
+            Ok(false) if ending == Ending::Proxies => {}
+            Ok(false) if pod.ending.is_none() => doomed.push(pod.doomed.clone()),
             // Nothing came of it that is to be told: from here on its kubelet alone keeps it.
-            Ok(_) if ending == Ending::All => {
-                unasked = unasked.and(let_go(writer, identity, &pod).await.map(|_| ()));
-            }
-            Ok(_) => {}
+            Ok(false) => unasked = unasked.and(let_go(writer, identity, &pod).await.map(|_| ())),
             // It may hold the only word of what came of its program. The others have nothing to do with that.
             Err(error) => unasked = Err(error),
         }
@@ -128,9 +126,18 @@ pub async fn power_down(
     stopped.and(unasked).map(|()| left)
 }
 
-fn is_spent(pod: Option<&Pod>, listed: &Doomed) -> bool {
+async fn is_spent(
+    writer: &Writer,
+    identity: &Identity,
+    listed: &Doomed,
+    ending: Ending,
+) -> Result<bool, ApplyError> {
+    if ending == Ending::Every {
+        return Ok(false);
+    }
+    let pod = writer.live_pod(&identity.namespace, &listed.name).await?;
     // Another pod of that name is not the one that was listed, and may live.
-    pod.is_none_or(|pod| pod.uid().as_deref() == Some(listed.uid.as_str()) && life::is_done(pod))
+    Ok(pod.is_none_or(|pod| pod.uid().as_deref() == Some(listed.uid.as_str()) && life::is_done(&pod)))
 }
 
 /// What a program's end, as the watches show it, is by the API server itself.
@@ -157,12 +164,14 @@ pub async fn end_shown(writer: &Writer, identity: &Identity, shown: Option<&Pod>
     if life::ended(&pod).is_none() {
         return Ok(End::None);
     }
-    // Labels that somebody took off are given back before the end is believed.
-    let is_own = mounts_keys(&pod, identity) && spec_hash(&pod).is_some();
-    match (is_own, is_named(&pod, identity, Component::Agent)) {
-        (true, true) => Ok(End::Own),
-        (true, false) => Ok(End::None),
-        (false, _) => Ok(End::Forged(Doomed::pod(&pod))),
+    if !(mounts_keys(&pod, identity) && spec_hash(&pod).is_some()) {
+        return Ok(End::Forged(Doomed::pod(&pod)));
+    }
+    // Labels that somebody took off are given back before the end is believed: also to a pod on its way out, which is let go where
+    // nothing came of it.
+    match put_back(writer, identity, Component::Agent, Some(&pod)).await? {
+        Some(own) if own.metadata.uid != pod.metadata.uid => Ok(End::None),
+        _ => Ok(End::Own),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
+use agentsandbox_crds::names::LABEL_SANDBOX;
+
 use super::*;
 use crate::controller::desired::{agent_pod, claim};
 use crate::fixtures::{platform, ready, reported};
@@ -88,6 +90,24 @@ async fn a_claim_that_ends_without_a_pod_is_awaited_and_none_is_made_meanwhile()
         .pass(takes_all())
         .await;
     assert!(after.api.was_asked("POST pods") && after.api.was_asked(CLAIM_IS_MADE), "the control");
+}
+
+#[tokio::test]
+async fn a_suspended_sandbox_makes_and_awaits_no_claim_and_keeps_the_one_it_has() {
+    let off = |mut scene: Scene| {
+        scene.sandbox.spec.lifecycle = Some(from(json!({"state": "Suspended"})));
+        scene.without(ChildKind::Pod, "fix-login-agent").without(ChildKind::Pod, "fix-login-proxy")
+    };
+    let none = off(lasting(|_| ())).without(ChildKind::PersistentVolumeClaim, CLAIM);
+    for scene in [none, off(lasting(deleted)), off(lasting(|_| ()))] {
+        let after = scene.pass(takes_all()).await;
+        assert_eq!(after.api.writes(), [SERVICE_IS_WRITTEN, STATUS], "its way is shut whatever its claim is");
+        after.says("Ready", "True", "Suspended");
+    }
+    let unlabelled = |claim: &mut Value| claim["metadata"]["labels"][LABEL_SANDBOX] = json!("x");
+    let after = off(lasting(unlabelled)).pass(takes_all()).await;
+    let put_right = after.api.was_asked("PATCH persistentvolumeclaims/fix-login-workspace");
+    assert!(put_right, "the control: {:?}", after.api.writes());
 }
 
 /// What a pass comes to that finds this claim, which no watch shows, under the name.

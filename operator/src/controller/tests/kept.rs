@@ -1,7 +1,8 @@
 //! Passes over a Task whose pod our finalizer keeps.
 
+use super::suspend::lists_only;
 use super::*;
-use agentsandbox_crds::names::PROGRAM_FINALIZER;
+use agentsandbox_crds::names::{LABEL_SANDBOX, PROGRAM_FINALIZER};
 
 const POD_IS_LET_GO: &str = "PATCH pods/fix-login-agent";
 const PROXY_IS_STOPPED: &str = "DELETE pods/fix-login-proxy";
@@ -68,6 +69,24 @@ async fn an_end_is_told_of_a_pod_that_was_deleted_long_after_it_and_only_then_is
     assert_eq!(after.api.writes(), [PROXY_IS_STOPPED, STATUS]);
     assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
     assert!(told(task(late)).pass(takes_all()).await.api.was_asked(POD_IS_LET_GO));
+}
+
+#[tokio::test]
+async fn an_end_is_told_of_a_pod_on_its_way_out_that_somebody_took_a_label_off() {
+    let hindered = |pod: &mut Value| {
+        ended(pod);
+        deleted_at(pod, "2026-01-01T00:05:00Z");
+        pod["metadata"]["labels"][LABEL_SANDBOX] = json!("x");
+    };
+    let after = task(hindered).pass(takes_all()).await;
+    assert_eq!(after.api.writes(), [POD_IS_LET_GO, PROXY_IS_STOPPED, STATUS]);
+    let named = after.api.body(POD_IS_LET_GO);
+    assert_eq!(named["metadata"]["finalizers"], json!([PROGRAM_FINALIZER]), "it is named, and still kept");
+    assert_eq!(named["metadata"]["labels"][LABEL_SANDBOX], "fix-login");
+    assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
+    let refused = refuses(POD_IS_LET_GO, refusal(500, "InternalError", "etcd is away"));
+    let after = task(hindered).pass(refused).await;
+    assert_eq!(after.api.writes(), [POD_IS_LET_GO], "nothing is told of it, and nothing taken away");
 }
 
 #[tokio::test]
@@ -143,4 +162,18 @@ async fn an_end_that_was_seen_is_told_though_its_pod_has_gone_since() {
     let fresh = fixtures::ctx(api.client.clone(), &sandbox, &gone.children, &[]);
     reconcile(sandbox, fresh).await.unwrap();
     assert!(api.was_asked("POST pods"), "the control has not seen it: {:?}", api.writes());
+}
+
+#[tokio::test]
+async fn a_suspended_task_of_whose_end_nobody_can_be_asked_has_lost_its_proxy_and_keeps_its_pod() {
+    let mut scene = task(ended);
+    scene.sandbox.spec.lifecycle = Some(from(json!({"mode": "Task", "state": "Suspended"})));
+    let says = lists_only(&scene);
+    let after = scene.pass(says).await;
+    assert_eq!(after.api.writes(), [PROXY_IS_STOPPED]);
+    assert!(matches!(after.result, Err(ReconcileError::Apply(_))), "{:?}", after.result);
+    let scene = task(ended);
+    let says = lists_only(&scene);
+    let after = scene.pass(says).await;
+    assert_eq!(after.api.writes(), [""; 0], "the control may run for all that is known");
 }

@@ -93,6 +93,32 @@ async fn what_of_a_suspended_sandbox_cannot_be_stopped_is_told_and_its_walls_are
     }
 }
 
+/// Pods can be listed and deleted, and none can be asked for.
+pub(super) fn lists_only(scene: &Scene) -> Says {
+    let pods = scene.children.iter().filter(|child| child.kind() == ChildKind::Pod);
+    let items: Vec<Value> = pods.map(|pod| json!({"metadata": pod.value()["metadata"]})).collect();
+    let list = json!({"kind": "List", "apiVersion": "v1", "items": items});
+    Box::new(move |asked: &Asked| match asked.line.as_str() {
+        "GET pods" => Some((200, list.clone())),
+        line if line.starts_with("GET pods/") => Some(refusal(403, "Forbidden", "cannot get pods")),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn the_power_of_a_suspended_service_goes_though_nobody_can_be_asked_of_its_pods() {
+    let scene = suspended(Scene::running());
+    let says = lists_only(&scene);
+    let after = scene.pass(says).await;
+    assert!(after.api.was_asked(PROXY_IS_STOPPED) && after.api.was_asked(AGENT_IS_STOPPED));
+    let mut task = suspended(Scene::running());
+    task.sandbox.spec.lifecycle = Some(from(json!({"mode": "Task", "state": "Suspended"})));
+    let says = lists_only(&task);
+    let after = task.pass(says).await;
+    assert!(after.api.was_asked(PROXY_IS_STOPPED), "{:?}", after.api.writes());
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "it may hold the only word of its end");
+}
+
 #[tokio::test]
 async fn an_agent_of_a_suspended_sandbox_that_cannot_be_stopped_in_time_is_contained() {
     let no = || refuses(PROXY_IS_STOPPED, refusal(500, "InternalError", "etcd is away"));
