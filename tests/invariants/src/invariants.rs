@@ -36,11 +36,21 @@ pub enum Invariant {
     I6,
     /// A sandbox that is Ready has a pod that is ready, its walls, and is so at its generation.
     I7,
+    /// Nothing runs of a sandbox that is said to be suspended, and nothing is started.
+    I10,
 }
 
 /// All of them.
-pub const ALL: [Invariant; 7] =
-    [Invariant::I1, Invariant::I2, Invariant::I3, Invariant::I4, Invariant::I5, Invariant::I6, Invariant::I7];
+pub const ALL: [Invariant; 8] = [
+    Invariant::I1,
+    Invariant::I2,
+    Invariant::I3,
+    Invariant::I4,
+    Invariant::I5,
+    Invariant::I6,
+    Invariant::I7,
+    Invariant::I10,
+];
 
 /// One revision that broke an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +100,8 @@ pub struct Watcher {
     ready: BTreeMap<String, Duration>,
     /// The generation of each sandbox by its UID, and since when it has it.
     generations: BTreeMap<String, (u64, Duration)>,
+    /// Since when each sandbox that is said to be suspended is, by its UID.
+    off: BTreeMap<String, Duration>,
     /// What each class asked for lately, and until when.
     classes: BTreeMap<String, Vec<(Option<String>, Duration)>>,
     judged: BTreeMap<Invariant, usize>,
@@ -119,6 +131,10 @@ impl Watcher {
                 let said = matches!(&before, Some(Body::Sandbox(before)) if before.ready == sandbox.ready);
                 if let Some(generation) = sandbox.ready.filter(|_| !said) {
                     self.is_ready(event, meta, generation);
+                }
+                let was_off = matches!(&before, Some(Body::Sandbox(before)) if before.is_off);
+                if sandbox.is_off && !was_off {
+                    self.is_off(event, meta);
                 }
             }
             _ => {}
@@ -156,6 +172,7 @@ impl Watcher {
             let Some(Held { object, .. }) = self.objects.remove(&event.key) else { return };
             match object.body {
                 Body::Sandbox(_) => {
+                    self.off.remove(&object.meta.uid);
                     self.gone.insert(object.meta.uid, event.at);
                 }
                 Body::Pod(pod) if pod.component == "agent" => self.no_longer_ready(&object.meta, event.at),
@@ -177,7 +194,12 @@ impl Watcher {
                 self.ready.extend(object.meta.sandbox.clone().map(|uid| (uid, Duration::MAX)));
             }
             Body::Pod(pod) if pod.component == "agent" => self.no_longer_ready(&object.meta, event.at),
-            Body::Sandbox(_) => {
+            Body::Sandbox(sandbox) => {
+                if sandbox.is_off {
+                    self.off.entry(object.meta.uid.clone()).or_insert(event.at);
+                } else {
+                    self.off.remove(&object.meta.uid);
+                }
                 let held = self.generations.entry(object.meta.uid.clone()).or_default();
                 if held.0 != object.meta.generation {
                     *held = (object.meta.generation, event.at);
@@ -216,6 +238,8 @@ impl Watcher {
             matches!(&held.object.body, Body::Policy(policy) if in_namespace && policy.walls_in(&meta.labels))
         });
         self.claim(Invariant::I1, event.revision, wall, || format!("{name} is behind no wall"));
+        let off = self.off.get(&uid).is_some_and(|since| since.saturating_add(NEWS_GRACE) < event.at);
+        self.claim(Invariant::I10, event.revision, !off, || format!("{name} is of a suspended sandbox"));
         if pod.component != "agent" {
             return;
         }
@@ -259,6 +283,20 @@ impl Watcher {
                 meta.generation
             )
         });
+    }
+
+    /// A sandbox is said to be suspended from now on.
+    fn is_off(&mut self, event: &Event, meta: &Meta) {
+        let own = self.objects.values().filter(|held| held.object.meta.sandbox.as_ref() == Some(&meta.uid));
+        let lives = |held: &&Held| matches!(&held.object.body, Body::Pod(pod) if !pod.has_ended);
+        let pods: Vec<String> = own.filter(lives).map(|held| held.object.meta.name.clone()).collect();
+        let what = || {
+            format!(
+                "sandbox {}/{} is said to be suspended, and there are {pods:?}",
+                meta.namespace, meta.name
+            )
+        };
+        self.claim(Invariant::I10, event.revision, pods.is_empty(), what);
     }
 
     /// Children whose sandbox has been gone for too long.

@@ -74,6 +74,8 @@ pub struct Pod {
     pub secrets: BTreeSet<String>,
     /// Whether its condition Ready is true.
     pub is_ready: bool,
+    /// Whether nothing of it runs any more.
+    pub has_ended: bool,
 }
 
 /// A NetworkPolicy.
@@ -92,6 +94,8 @@ pub struct Sandbox {
     pub class: String,
     /// The generation that its condition Ready is about, while that is true of an agent that runs.
     pub ready: Option<u64>,
+    /// Whether it is to be suspended, and is said to be so at its generation.
+    pub is_off: bool,
 }
 
 impl Policy {
@@ -187,6 +191,7 @@ fn pod(meta: &Meta, spec: &Message<'_>, status: &Message<'_>) -> Result<Pod, Mal
         has_token,
         secrets,
         is_ready: conditions.iter().any(|one| one.text(1) == "Ready" && one.text(2) == "True"),
+        has_ended: matches!(status.text(1).as_str(), "Succeeded" | "Failed"),
     })
 }
 
@@ -238,11 +243,15 @@ fn sandbox(object: &Value) -> Sandbox {
     let is_off = |one: &Value| (is_suspended || is_of_before(one)) && one["reason"] == "Suspended";
     let is_true = |one: &&Value| one["type"] == "Ready" && one["status"] == "True";
     let runs = |one: &&Value| is_true(one) && !is_over(one) && !is_off(one);
+    let is_current = |one: &&Value| one["observedGeneration"] == object["metadata"]["generation"];
+    let says_so = |one: &Value| one["type"] == "Suspended" && one["status"] == "True";
+    let mut told = conditions.into_iter().flatten().filter(is_current);
     let ready = conditions.into_iter().flatten().find(runs);
     // A sandbox that names no class has the one that the operator chose and wrote down.
     let class = [&object["spec"]["className"], &object["status"]["className"]];
     Sandbox {
         class: class.iter().find_map(|name| name.as_str()).unwrap_or_default().to_owned(),
         ready: ready.map(|one| one["observedGeneration"].as_u64().unwrap_or_default()),
+        is_off: is_suspended && told.any(says_so),
     }
 }

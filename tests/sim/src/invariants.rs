@@ -28,6 +28,8 @@ pub struct Invariants {
     ran: BTreeMap<String, Timestamp>,
     /// How the program of each sandbox that is over was said to have ended, by UID.
     over: BTreeMap<String, Value>,
+    /// Since when each sandbox that is called suspended at its generation is, by UID.
+    off: BTreeMap<String, Timestamp>,
     /// UIDs of those of which somebody took that away.
     cut: BTreeSet<String>,
     /// Values that may be in no object but a Secret.
@@ -187,6 +189,10 @@ impl Invariants {
         if revision.change == Change::Added && component(pod) == "agent" && is_over {
             broken.push(format!("I9: pod {name} was created for a sandbox that is over"));
         }
+        let is_off = self.off.get(uid).is_some_and(|since| revision.at.duration_since(*since) > STALENESS);
+        if revision.change == Change::Added && is_off {
+            broken.push(format!("I10: pod {name} was created for a sandbox that is suspended"));
+        }
         let live = agents(store, uid).filter(|pod| !has_ended(pod)).count();
         if live > 1 {
             broken.push(format!("I6: {live} agents of sandbox {uid} live at once"));
@@ -214,6 +220,12 @@ impl Invariants {
         let sandbox = &revision.object;
         self.program(revision, broken);
         suspended(store, revision, broken);
+        let uid = text(sandbox, "/metadata/uid");
+        if is_called_suspended(sandbox) && is_current(sandbox) && revision.change != Change::Deleted {
+            self.off.entry(uid.to_owned()).or_insert(revision.at);
+        } else {
+            self.off.remove(uid);
+        }
         let was = revision.before.as_ref().is_some_and(is_called_running);
         // One that is being deleted promises nothing more.
         let is_ending = sandbox["metadata"]["deletionTimestamp"].is_string();

@@ -296,6 +296,24 @@ fn ready_without_a_pod_that_is_ready_breaks_i7_but_for_a_moment() {
 }
 
 #[test]
+fn a_sandbox_that_is_resumed_is_not_ready_for_what_was_said_of_its_suspension() {
+    let resumed = |reason: &str, told: u64| {
+        let ready = json!({"type": "Ready", "status": "True", "reason": reason, "observedGeneration": told});
+        let object = json!({
+            "metadata": {"name": "s", "namespace": "default", "uid": UID, "generation": 3},
+            "spec": {"className": "gvisor", "lifecycle": {"state": "Running"}},
+            "status": {"conditions": [ready]},
+        });
+        let mut history = running();
+        history.delete(PROXY).delete(AGENT).wait(10);
+        history.put(SANDBOX, object.to_string()).broken()
+    };
+    assert_eq!(resumed("Suspended", 2), [], "whoever resumes it left the word that was there");
+    assert_eq!(resumed("Suspended", 3), [Invariant::I7], "said of a generation that is to run");
+    assert_eq!(resumed("Running", 2), [Invariant::I7], "the control is another word of that generation");
+}
+
+#[test]
 fn ready_without_both_walls_or_at_an_old_generation_breaks_i7() {
     let mut history = running();
     history.delete("networkpolicies/default/s-proxy");
@@ -326,4 +344,45 @@ fn what_was_there_before_is_known_and_not_judged() {
     watcher.known(&Event { revision: 1, key: format!("/registry/{AGENT}"), value, at: Duration::ZERO });
     assert_eq!(watcher.violations(), []);
     assert!(watcher.objects.contains_key(&format!("/registry/{AGENT}")));
+}
+
+/// What is to be suspended, and is said to be at the generation that is given.
+fn suspended(generation: u64, told: u64) -> String {
+    let condition =
+        |name| json!({"type": name, "status": "True", "reason": "Suspended", "observedGeneration": told});
+    json!({
+        "metadata": {"name": "s", "namespace": "default", "uid": UID, "generation": generation},
+        "spec": {"className": "gvisor", "lifecycle": {"state": "Suspended"}},
+        "status": {"conditions": [condition("Ready"), condition("Suspended")]},
+    })
+    .to_string()
+}
+
+#[test]
+fn a_pod_that_lives_while_its_sandbox_is_said_to_be_suspended_breaks_i10() {
+    let proxy_stays = |status: String| running().delete(AGENT).put(SANDBOX, status).broken();
+    assert_eq!(proxy_stays(suspended(2, 2)), [Invariant::I10]);
+    assert_eq!(proxy_stays(suspended(2, 1)), [], "it is not told of this generation yet");
+    let mut ended = running();
+    ended.delete(PROXY).put(AGENT, {
+        let status = Builder::default().bytes(1, "Succeeded");
+        let pod = Builder::default().inner(1, meta("s-agent", "agent")).inner(2, spec("gvisor"));
+        envelope(pod.inner(3, status))
+    });
+    assert_eq!(ended.put(SANDBOX, suspended(2, 2)).broken(), []);
+}
+
+#[test]
+fn a_pod_that_is_made_while_its_sandbox_is_said_to_be_suspended_breaks_i10() {
+    let made = |seconds, resumed: Option<u64>| {
+        let mut history = walled();
+        history.put(SANDBOX, suspended(2, 2)).wait(seconds);
+        resumed.iter().for_each(|generation| {
+            history.put(SANDBOX, sandbox(*generation, None));
+        });
+        history.put(PROXY, pod("s-proxy", "proxy", spec(""), false)).broken()
+    };
+    assert_eq!(made(10, None), [Invariant::I10]);
+    assert_eq!(made(0, None), [], "it may have been under way");
+    assert_eq!(made(10, Some(3)), []);
 }
