@@ -75,6 +75,19 @@ fn a_task_whose_pod_is_deleted_while_it_runs_is_started_again_and_one_that_is_ov
     });
 }
 
+/// Its operator dies and another comes; it ends when its time is up all the same.
+async fn ends_after_90_seconds_under_another_operator(rig: &mut Rig) {
+    rig.kill(1);
+    rig.pass(Duration::from_secs(5)).await;
+    rig.start("operator-0");
+    rig.finished("a").await;
+    rig.settle().await;
+    let time = |at: &str| -> Timestamp { text(&program(rig), at).parse().unwrap() };
+    let lived = time("/finishedAt").duration_since(time("/startedAt"));
+    assert!((90_000..91_000).contains(&lived.as_millis()), "it lived for {lived}");
+    assert_eq!(program(rig)["reason"], "LifetimeExceeded");
+}
+
 #[test]
 fn a_life_ends_on_time_though_its_pods_and_its_operator_went_in_between() {
     simulate(async {
@@ -84,15 +97,7 @@ fn a_life_ends_on_time_though_its_pods_and_its_operator_went_in_between() {
         rig.pass(Duration::from_secs(30)).await;
         rig.world.act("user", |store| store.delete(&PODS, (TEAM, "a-agent"), &Deletion::default()).unwrap());
         rig.pass(Duration::from_secs(30)).await;
-        rig.kill(1);
-        rig.pass(Duration::from_secs(5)).await;
-        rig.start("operator-0");
-        rig.finished("a").await;
-        rig.settle().await;
-        let time = |at: &str| -> Timestamp { text(&program(&rig), at).parse().unwrap() };
-        let lived = time("/finishedAt").duration_since(time("/startedAt"));
-        assert!((90_000..91_000).contains(&lived.as_millis()), "it lived for {lived}");
-        assert_eq!(program(&rig)["reason"], "LifetimeExceeded");
+        ends_after_90_seconds_under_another_operator(&mut rig).await;
         assert_eq!(agents_made(&rig), 2);
         assert_eq!(pods(&rig.world.world().store), [""; 0]);
         rig.patch("a", &json!({"spec": {"lifecycle": null}}));
@@ -201,15 +206,7 @@ fn the_life_of_a_suspended_sandbox_goes_on_and_ends_on_time() {
         rig.ready("a").await;
         state(&rig, "Suspended");
         rig.suspended("a").await;
-        rig.kill(1);
-        rig.pass(Duration::from_secs(5)).await;
-        rig.start("operator-0");
-        rig.finished("a").await;
-        rig.settle().await;
-        let time = |at: &str| -> Timestamp { text(&program(&rig), at).parse().unwrap() };
-        let lived = time("/finishedAt").duration_since(time("/startedAt"));
-        assert!((90_000..91_000).contains(&lived.as_millis()), "it lived for {lived}");
-        assert_eq!(program(&rig)["reason"], "LifetimeExceeded");
+        ends_after_90_seconds_under_another_operator(&mut rig).await;
     });
 }
 

@@ -176,8 +176,9 @@ fn deed_to_lasting(store: &mut Store, draw: u64) {
     let at = (TEAM, LASTING);
     let is_odd = !(draw >> 9).is_multiple_of(2);
     let when = if is_odd { "Delete" } else { "Retain" };
+    let state = if is_odd { "Suspended" } else { "Running" };
     let round = (draw >> 12) % 5;
-    let _ = match (draw >> 4) % 12 {
+    let _ = match (draw >> 4) % 14 {
         0..=2 => store.create(&SANDBOXES, None, objects::persistent(LASTING, when), false),
         3 => {
             let said = json!({"spec": {"workspace": {"persistent": {"whenDeleted": when}}}});
@@ -208,13 +209,16 @@ fn deed_to_lasting(store: &mut Store, draw: u64) {
             &json!({"spec": {"workspace": {"persistent": {"size": format!("{}Gi", 2 + round)}}}}),
         ),
         10 => objects::evict(store, "p-agent"),
+        11 | 12 => store.merge(&SANDBOXES, Part::Main, at, &json!({"spec": {"lifecycle": {"state": state}}})),
         _ => store.delete(&PODS, (TEAM, "p-agent"), &Deletion::default()),
     };
 }
 
-/// There is such a sandbox, and nobody else's claim is in its way.
+/// There is such a sandbox that is to run, and nobody else's claim is in its way.
 fn free_lasting(store: &mut Store) {
     let _ = store.create(&SANDBOXES, None, objects::persistent(LASTING, "Delete"), false);
+    let running = json!({"spec": {"lifecycle": {"state": "Running"}}});
+    let _ = store.merge(&SANDBOXES, Part::Main, (TEAM, LASTING), &running);
     let of = store.get(&SANDBOXES, TEAM, LASTING).map(|sandbox| sandbox["metadata"]["uid"].clone());
     let claim = store.get(&CLAIMS, CLAIM.0, CLAIM.1);
     let whose = claim.map(|claim| claim["metadata"]["labels"]["agentsandbox.dev/sandbox-uid"].clone());
