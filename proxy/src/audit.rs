@@ -219,6 +219,7 @@ impl Audit {
             client_certificate_shown: None,
             address: None,
             resent: None,
+            leads_to_http: None,
             status: None,
             bytes_up: 0,
             bytes_down: 0,

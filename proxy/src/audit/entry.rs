@@ -287,6 +287,11 @@ impl Entry {
         self.record.resent = is_again.then_some(true);
     }
 
+    /// Whether the answer leads from https to a URL without TLS.
+    pub fn leads(&mut self, to_http: bool) {
+        self.record.leads_to_http = to_http.then_some(true);
+    }
+
     /// The status the agent is answered with.
     pub fn answers(&mut self, status: u16) {
         self.record.status = Some(status);

@@ -38,6 +38,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     if let Some(resent) = &record.resent {
         line.value(",\"resent\":", resent)?;
     }
+    if let Some(leads) = &record.leads_to_http {
+        line.value(",\"leadsToHttp\":", leads)?;
+    }
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
     line.value(",\"bytesDown\":", &record.bytes_down)?;
@@ -219,6 +222,7 @@ mod tests {
                 _ => SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, port], port)),
             }),
             resent: port.map(|port| port % 3 == 0),
+            leads_to_http: port.map(|port| port % 5 == 0),
             status: port,
             bytes_up: seq,
             bytes_down: seq,

@@ -101,6 +101,10 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub(super) resent: Option<bool>,
+    /// That an answer over https leads to a URL without TLS (`Location`); else the field is not there. The proxy follows none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub(super) leads_to_http: Option<bool>,
     /// Status the agent was answered with.
     pub(super) status: Option<u16>,
     /// Bytes of bodies from the agent.

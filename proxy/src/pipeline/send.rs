@@ -1,7 +1,8 @@
 //! How a permitted request goes out: on a connection that is open, or else on a new one. That it is about to be sent is written
 //! down already.
 
-use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit};
+use agentsandbox_policy::{Denial, DenialReason, DialPermit, Permit, Scheme};
+use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
@@ -52,7 +53,10 @@ pub(super) async fn send(
         let spare = if is_kept && !lease.is_shared() { spare(&request) } else { None };
         let sent = Instant::now();
         match upstream.exchange(lease, request, (leave.target(), purpose), leave.progress).await {
-            Ok(response) => return Ok(response),
+            Ok(response) => {
+                entry.leads(leads_to_http(permit, response.headers()));
+                return Ok(response);
+            }
             Err(ExchangeError::Unsent(unsent)) if is_kept => request = unsent.0,
             Err(ExchangeError::Unsent(_)) => {
                 entry.resends(false);
@@ -68,6 +72,19 @@ pub(super) async fn send(
             Err(ExchangeError::Refused(refusal)) => return Err(keys::refused(permit, refusal)),
         }
     }
+}
+
+/// Whether an answer over https leads to a URL without TLS. Clients drop blanks and control characters before a scheme (WHATWG URL, 4.4).
+fn leads_to_http(permit: &Permit, answer: &HeaderMap) -> bool {
+    let is_plain = |value: &HeaderValue| {
+        let value = value.as_bytes();
+        let begin = value.iter().position(|byte| *byte > b' ').unwrap_or(value.len());
+        value
+            .get(begin..)
+            .and_then(|url| url.get(..5))
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http:"))
+    };
+    permit.scheme() == Scheme::Https && answer.get_all(LOCATION).iter().any(is_plain)
 }
 
 /// What is told of a request that is not sent: where it went out before, nothing that says that it did not.

@@ -297,6 +297,9 @@ async fn p_c6_a_redirect_is_never_followed() {
             (StatusCode::FOUND, target)
         );
         assert_eq!((world.upstream_connections(), world.received().matches("HTTP/1.1\r\n").count()), (1, 1));
+        let ends = world.line(&[("event", "end")]).await;
+        let is_flagged = ends.get("leadsToHttp").is_some_and(|flag| flag == true);
+        assert_eq!(is_flagged, target.starts_with("http:"), "{ends}");
         let answer =
             over_http1(to(&world, Entrance::HttpProxy).await, get("https://evil.test/", "evil.test")).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "what the agent does with it is judged afresh");
