@@ -46,4 +46,5 @@ mod times;
 mod traces;
 mod unread;
 mod upstream;
+mod verbose;
 mod world;
