@@ -6,6 +6,7 @@ use agentsandbox_proxy::entrance::Entrance;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -127,6 +128,15 @@ fn websocket(world: &World, path: &str) -> Request<Full<Bytes>> {
     request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==").body(Full::default()).unwrap()
 }
 
+/// The agent's side of a WebSocket through the proxy.
+async fn opened(world: &World) -> TokioIo<Upgraded> {
+    let io = to(world, Entrance::HttpProxy).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let response = sender.send_request(websocket(world, "/v1/socket")).await.unwrap();
+    TokioIo::new(hyper::upgrade::on(response).await.unwrap())
+}
+
 #[tokio::test]
 async fn p_h1_a_handshake_that_is_not_answered_is_no_websocket() {
     for fields in [
@@ -150,11 +160,7 @@ async fn p_h1_a_handshake_that_is_not_answered_is_no_websocket() {
 async fn p_i5_a_websocket_that_the_proxy_cuts_is_told_as_interrupted_and_one_that_ends_is_not() {
     for is_cut in [true, false] {
         let mut world = standalone(&["http/1.1"]).await;
-        let io = to(&world, Entrance::HttpProxy).await;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
-        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut socket = opened(&world).await;
         if !is_cut {
             // An empty text, and an empty close.
             socket.write_all(EMPTY_TEXT_AND_CLOSE).await.unwrap();
@@ -184,11 +190,7 @@ async fn p_h1_a_socket_ends_with_the_rule_that_allowed_it_and_with_no_other() {
         ("methods: [GET], paths: ['/v1/**'], credential: good, websocket: Allow}", None),
     ] {
         let world = standalone(&["http/1.1"]).await;
-        let io = to(&world, Entrance::HttpProxy).await;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
-        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut socket = opened(&world).await;
         let rule = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
         let certificates = format!(
             "clientCertificates: [{{name: mtls, certificateFile: crt, keyFile: key, scopes: [{{host: {HOST}, ports: [{}]}}]}}]\ncredentials:\n",
@@ -253,11 +255,7 @@ async fn p_h1_a_socket_that_ends_with_its_rule_is_told_so_and_is_not_reset_whate
 async fn p_h1_an_agent_that_speaks_something_else_in_a_socket_reaches_nobody_and_is_written_down() {
     for says in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], b"\x81\0\x88\0"] {
         let world = standalone(&["http/1.1"]).await;
-        let io = to(&world, Entrance::HttpProxy).await;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        let response = sender.send_request(websocket(&world, "/v1/socket")).await.unwrap();
-        let mut socket = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let mut socket = opened(&world).await;
         socket.write_all(says).await.unwrap();
         let mut told = Vec::new();
         // Whether it ends or is reset does not matter.
