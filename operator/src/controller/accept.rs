@@ -205,22 +205,6 @@ pub enum RejectionReason {
     InvalidField,
 }
 
-impl RejectionReason {
-    /// The reason as it stands in a condition, an Event and a metric.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ClassNotFound => "ClassNotFound",
-            Self::ClassUnsupported => "ClassUnsupported",
-            Self::RuntimeUnavailable => "RuntimeUnavailable",
-            Self::CredentialNotFound => "CredentialNotFound",
-            Self::OutsideCredential => "OutsideCredential",
-            Self::OutsideClass => "OutsideClass",
-            Self::InvalidField => "InvalidField",
-        }
-    }
-}
-
 impl Accepted {
     /// The Secrets of everything that is mounted for the proxy, by the credential's name.
     #[must_use]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::names::{ANNOTATION_SPEC_HASH, GROUP, WALL_FINALIZER};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use serde::Serialize;
@@ -433,15 +433,12 @@ fn are_unnamed(wanted: &ObjectMeta, live: &ObjectMeta) -> bool {
             |(key, value): (&String, &String)| live.as_ref().and_then(|all| all.get(key)) == Some(value);
         !wanted.iter().flatten().all(has)
     };
-    let (owners, finalizers) = (live.owner_references.as_deref(), live.finalizers.as_deref());
-    let owners = owners.unwrap_or_default();
-    let owns = |wanted: &OwnerReference| {
-        owners.contains(wanted) || owners.iter().any(|owner| contains(&value(owner), &value(wanted)))
-    };
+    let owners = live.owner_references.as_deref().unwrap_or_default();
+    let finalizers = live.finalizers.as_deref().unwrap_or_default();
     lacks(&wanted.labels, &live.labels)
         || lacks(&wanted.annotations, &live.annotations)
-        || !wanted.owner_references.iter().flatten().all(owns)
-        || wanted.finalizers.iter().flatten().any(|one| !finalizers.unwrap_or_default().contains(one))
+        || !wanted.owner_references.iter().flatten().all(|one| owners.contains(one))
+        || !wanted.finalizers.iter().flatten().all(|one| finalizers.contains(one))
 }
 
 /// As JSON. Kubernetes' own types are that by definition; Null would differ from everything and be applied again.
@@ -452,7 +449,6 @@ fn value(of: &impl Serialize) -> Value {
 /// Whether `live` holds everything that `wanted` says. Lists have the same length and order.
 fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
-        (_, Value::Null) => true,
         (Value::Object(live), Value::Object(wanted)) => {
             wanted.iter().all(|(key, inner)| contains(live.get(key).unwrap_or(&Value::Null), inner))
         }
