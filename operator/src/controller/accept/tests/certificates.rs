@@ -133,3 +133,29 @@ fn what_is_shown_of_client_certificates_is_accepted_as_it_stands() {
         assert_eq!((accepted.certificates.len(), accepted.credentials.len()), (1, credentials_wanted));
     }
 }
+
+#[test]
+fn the_secrets_of_what_is_mounted_are_known_by_name_and_a_pair_has_no_key_of_its_own() {
+    let accepted = accept(&identity(), &with(|_| ()), &known(|_| ()), &platform()).unwrap();
+    let place = |secret: &str, key: Option<&str>| SecretPlace {
+        secret: secret.to_owned(),
+        key: key.map(str::to_owned),
+    };
+    let expected = [
+        ("anthropic".to_owned(), place("anthropic-key", Some("api-key"))),
+        ("mtls".to_owned(), place("partner-tls", None)),
+    ];
+    assert_eq!(accepted.secrets(), expected.into());
+}
+
+#[test]
+fn what_stands_in_the_field_of_the_other_kind_is_told_where_it_belongs() {
+    let told = |asking: &AgentSandbox| {
+        let faults = accept(&identity(), asking, &known(|_| ()), &platform()).unwrap_err();
+        faults[0].message.clone()
+    };
+    let key = told(&rule(|r| r.client_certificate = Some("anthropic".to_owned())));
+    assert!(key.contains("write its name in credential"), "{key}");
+    let certificate = told(&rule(|r| r.credential = Some("mtls".to_owned())));
+    assert!(certificate.contains("write its name in clientCertificate"), "{certificate}");
+}

@@ -109,10 +109,16 @@ fn the_claim_of_an_earlier_sandbox_that_goes_is_awaited_and_no_other() {
         step(wanted, &standing(&live, pod), &identity(), now())
     };
     assert!(matches!(planned(None, |_| ()), Step::Await(_)));
-    let strangers: [(Option<&Pod>, Change); 3] = [
+    let strangers: [(Option<&Pod>, Change); 5] = [
         (Some(&pod), |_| ()),
         (None, |live| live.metadata.deletion_timestamp = None),
         (None, |live| live.metadata.labels = None),
+        (None, |live| {
+            drop(live.metadata.labels.as_mut().unwrap().insert(LABEL_MANAGED_BY.to_owned(), "x".to_owned()))
+        }),
+        (None, |live| {
+            drop(live.metadata.labels.as_mut().unwrap().insert(LABEL_SANDBOX.to_owned(), "x".to_owned()))
+        }),
     ];
     for (pod, change) in strangers {
         assert!(matches!(planned(pod, change), Step::Foreign(..)));

@@ -106,3 +106,54 @@ fn o_t9_until_the_walls_are_proven_each_change_of_the_steps_before_the_agent_rep
         assert_eq!(unproven(&wanted, place, told), "Delete", "{place}: an argument alone");
     }
 }
+
+/// The plan where a stand-in stands beside its wall, with these finalizers and changed so.
+fn beside_a_stand_in(is_deleted: bool, finalizers: &[&str], change: impl FnOnce(&mut Value)) -> BoundaryPlan {
+    let Child::NetworkPolicy(own) = wall() else { unreachable!() };
+    let mut stand_in = live(Child::NetworkPolicy(desired::network_policy::stand_in(&own))).value();
+    stand_in["metadata"]["finalizers"] = json!(finalizers);
+    if is_deleted {
+        stand_in["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    }
+    change(&mut stand_in);
+    let seen = observed(vec![live(wall()), Child::NetworkPolicy(from(stand_in))], Vec::new());
+    boundary(desired::boundary(&accepted(|_| ()), &platform()), &seen, &identity(), now())
+}
+
+#[test]
+fn a_stand_in_goes_once_its_wall_stands_unless_only_anothers_finalizer_keeps_it() {
+    for (is_deleted, finalizers, goes) in [
+        (false, [WALL_FINALIZER], true),
+        (false, ["acme.test/backup"], true),
+        (true, [WALL_FINALIZER], true),
+        (true, ["acme.test/backup"], false),
+    ] {
+        let retired = beside_a_stand_in(is_deleted, &finalizers, |_| ()).retired;
+        assert_eq!(!retired.is_empty(), goes, "{is_deleted} {finalizers:?}");
+    }
+}
+
+#[test]
+fn o_t6_a_wider_stand_in_is_narrowed_and_held_as_long_as_a_finalizer_can_be_added() {
+    for (is_deleted, finalizers, is_held) in [
+        (false, [WALL_FINALIZER], true),
+        (false, ["acme.test/backup"], true),
+        (true, [WALL_FINALIZER], true),
+        (true, ["acme.test/backup"], false),
+    ] {
+        let open = |value: &mut Value| value["spec"]["egress"] = json!([{}]);
+        let step = beside_a_stand_in(is_deleted, &finalizers, open).walls.pop();
+        let Some(Step::Repair(Child::NetworkPolicy(narrowed))) = step else { panic!("{step:?}") };
+        assert_eq!(narrowed.metadata.finalizers.is_some(), is_held, "{is_deleted} {finalizers:?}");
+        assert_ne!(narrowed.spec.unwrap().egress.unwrap(), [from(json!({}))]);
+    }
+}
+
+#[test]
+fn what_the_api_server_adds_to_a_port_of_a_service_is_no_difference_and_another_port_is() {
+    let service = of(ChildKind::Service);
+    let with = |change: fn(&mut Value)| name(&planned(&service, |value| change(&mut value["spec"]["ports"])));
+    assert_eq!(with(|ports| ports[0]["appProtocol"] = json!("kubernetes.io/h2c")), "Leave");
+    assert_eq!(with(|ports| ports[0]["port"] = json!(9090)), "Repair");
+    assert_eq!(with(|ports| ports.as_array_mut().unwrap().truncate(1)), "Repair");
+}
