@@ -5,9 +5,12 @@ use kube::core::Status;
 
 use super::*;
 use crate::controller::Ctx;
+use crate::controller::plan::BoundaryPlan;
 use crate::controller::tests::{AGENT_IS_STOPPED, Scene, takes_all};
 use crate::fixtures::api::{Api as Server, Asked, Says, refusal};
 use crate::fixtures::{self, agent_pod, from, identity, proxy_pod, sandbox};
+
+mod edges;
 
 /// An API server where these pods are found by their names, and the hand that writes to it.
 async fn server(pods: Vec<Pod>, says: Says) -> (Server, Arc<Ctx>) {
@@ -171,4 +174,29 @@ async fn a_sandbox_that_went_meanwhile_is_deleted_and_one_that_changed_is_not() 
     assert!(matches!(ctx.writer.delete_sandbox(&over).await, Err(ApplyError::Api { .. })));
     let named = json!({"uid": fixtures::UID, "resourceVersion": "100"});
     assert_eq!(api.body(IT_IS_DELETED)["preconditions"], named);
+}
+
+#[tokio::test]
+async fn o_t6_a_wall_that_is_gone_when_it_is_to_be_repaired_is_made_at_once_and_nothing_else_is() {
+    const REPAIRS: [&str; 2] = ["PATCH networkpolicies/fix-login-agent", "PATCH configmaps/fix-login-policy"];
+    let document = fixtures::boundary().into_iter().find(|child| child.kind() == ChildKind::ConfigMap);
+    for (code, reason, is_made) in [(409, "Conflict", true), (403, "Forbidden", false)] {
+        let says: Says =
+            Box::new(move |asked| REPAIRS.contains(&&*asked.line).then(|| refusal(code, reason, "no")));
+        let (api, ctx) = server(Vec::new(), says).await;
+        let plan = BoundaryPlan {
+            walls: vec![Step::Repair(Child::NetworkPolicy(wall()))],
+            supplies: vec![Step::Repair(document.clone().unwrap())],
+            retired: Vec::new(),
+            keys: None,
+        };
+        assert!(boundary(&ctx.writer, &identity(), plan).await.is_err(), "there is no document");
+        assert!(REPAIRS.into_iter().all(|line| api.was_asked(line)), "the control: {:?}", api.writes());
+        let made: Vec<String> = api.writes().into_iter().filter(|line| line.starts_with("POST ")).collect();
+        assert_eq!(made.iter().any(|line| line == "POST networkpolicies"), is_made, "{reason}");
+        assert_eq!(made.len(), usize::from(is_made), "{reason}: {made:?}");
+        if is_made {
+            assert!(api.body("POST networkpolicies")["metadata"]["uid"].is_null(), "it is another one");
+        }
+    }
 }

@@ -118,6 +118,15 @@ async fn o_t6_a_wall_is_not_released_behind_a_stand_in_that_has_gone_meanwhile()
 }
 
 #[tokio::test]
+async fn o_t6_a_stand_in_that_cannot_be_asked_for_is_not_written_and_its_wall_is_not_released() {
+    let no = refuses(STAND_IN_IS_ASKED, refusal(500, "InternalError", "etcd is away"));
+    let after = stood_in(walls_deleted(), |_| ()).pass(no).await;
+    assert_eq!(about_the_agents_wall(&after.api), [STAND_IN_IS_ASKED], "and nothing is applied");
+    assert!(after.api.body(STAND_IN_IS_ASKED)["spec"].is_null(), "that only asks");
+    assert!(after.result.is_err() && !after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+}
+
+#[tokio::test]
 async fn a_wall_that_is_refused_again_and_again_behind_its_stand_in_makes_no_write_that_wakes_the_next_pass()
 {
     let applies = |api: &Api| {
@@ -251,4 +260,28 @@ async fn walls_that_are_deleted_with_their_sandbox_stand_and_the_agent_may_end_c
     let after = ending(walls_deleted()).pass(takes_all()).await;
     assert_eq!(grace(&after.api), Value::Null);
     assert!(!after.api.was_asked(WALL_IS_RELEASED) && !after.api.was_asked(WALL_IS_MADE));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_to_end_is_hurried_where_a_wall_that_was_deleted_is_held_by_nothing_of_ours() {
+    for name in ["fix-login-agent", "fix-login-proxy"] {
+        let mut scene = walls_deleted();
+        for child in scene.children.iter_mut().filter(|child| child.name() == name) {
+            if let Child::NetworkPolicy(wall) = child {
+                wall.metadata.finalizers = Some(vec!["acme.test/x".to_owned()]);
+            }
+        }
+        assert_eq!(grace(&ending(scene).pass(takes_all()).await.api), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_not_stopped_for_a_wall_that_stands_until_another_does_however_long_that_takes() {
+    for (scene, is_stopped) in [(walls_deleted(), false), (wallless(), true)] {
+        let api = scene.api(takes_all()).await;
+        let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
+        ctx.breaches.exhaust(UID);
+        reconcile(scene.sandbox.into(), ctx).await.unwrap();
+        assert_eq!(api.was_asked(AGENT_IS_STOPPED), is_stopped, "{:?}", api.writes());
+    }
 }
