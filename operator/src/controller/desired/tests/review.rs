@@ -70,6 +70,26 @@ fn who_tells_of_changes_writes_nowhere_and_shares_no_process_with_the_agent() {
 }
 
 #[test]
+fn o_h9_who_tells_of_changes_waits_in_our_image_and_takes_no_more_than_its_own_bound() {
+    let pod = overlay();
+    let review = named(&pod, REVIEW);
+    assert_eq!(review.args.as_deref(), Some(&["wait".to_owned()][..]));
+    assert_eq!(review.image_pull_policy, named(&pod, "fence").image_pull_policy);
+    let limits = serde_json::to_value(review.resources.as_ref().unwrap().limits.as_ref().unwrap()).unwrap();
+    let bound = |memory: i64| json!({"cpu": "1000m", "memory": memory.to_string(), "ephemeral-storage": (16 << 20).to_string()});
+    assert_eq!(limits, bound(512 << 20), "less than the agent, which has a gibibyte");
+}
+
+#[test]
+fn o_h9_an_agent_whose_original_stays_has_the_room_of_both_trees() {
+    let disk = |pod: &Pod| -> i64 {
+        let limits = named(pod, "agent").resources.as_ref().unwrap().limits.as_ref().unwrap();
+        limits["ephemeral-storage"].0.parse().unwrap()
+    };
+    assert_eq!(disk(&overlay()) - disk(&with_access(Some("ReadWrite"))), 2 << 30);
+}
+
+#[test]
 fn without_an_overlay_nothing_is_as_if_there_was_one() {
     for access in [None, Some("ReadWrite"), Some("ReadOnly")] {
         let pod = with_access(access);

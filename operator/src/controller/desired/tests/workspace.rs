@@ -142,6 +142,18 @@ fn a_claim_is_one_pods_at_a_time_and_nobody_collects_it_with_its_sandbox() {
     assert!(!claim::is_of(&controlled, &identity()));
 }
 
+#[test]
+fn a_claim_is_in_its_sandboxs_namespace_and_only_one_that_is_to_grow_or_has_an_owner_is_put_right() {
+    let sized = |size: &str| claim::claim(&lasting(json!({"size": size}))).unwrap();
+    let own = sized("2Gi");
+    assert_eq!(own.metadata.namespace.as_deref(), Some("team"));
+    assert!(!claim::differs(&own, &own) && !claim::differs(&sized("1Gi"), &own), "a volume never shrinks");
+    assert!(claim::differs(&sized("3Gi"), &own));
+    let mut owned = own.clone();
+    owned.metadata.owner_references = Some(vec![identity().owner]);
+    assert!(claim::differs(&own, &owned), "it would be collected with its sandbox");
+}
+
 /// The agent's pod on the claim with this UID.
 fn on_claim(uid: &str) -> Pod {
     let accepted = lasting(json!({"size": "10Gi"}));
