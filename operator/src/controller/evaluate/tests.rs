@@ -191,3 +191,21 @@ fn a_policy_that_asks_for_the_uid_of_a_sandbox_selects_no_pod_without_it_whateve
         assert_eq!(selects_only(&foreign_policy("other", any)), None);
     }
 }
+
+#[test]
+fn a_selector_selects_by_each_operator_as_kubernetes_does() {
+    let labels = BTreeMap::from([("app".to_owned(), "shop".to_owned())]);
+    for (operator, values, wanted) in [
+        ("In", json!(["other", "shop"]), true),
+        ("In", json!(["other"]), false),
+        ("NotIn", json!(["other", "shop"]), false),
+        ("NotIn", json!(["other"]), true),
+        ("Exists", Value::Null, true),
+        ("DoesNotExist", Value::Null, false),
+        ("Unheard", Value::Null, true),
+    ] {
+        let expression = json!({"key": "app", "operator": operator, "values": values});
+        let selector = fixtures::from(json!({"matchExpressions": [expression]}));
+        assert_eq!(selects(&selector, &labels), wanted, "{operator} {values}");
+    }
+}

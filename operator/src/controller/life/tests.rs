@@ -1,6 +1,7 @@
 //! What a pod shows, against whether its program has ended by itself.
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
@@ -424,4 +425,40 @@ fn a_result_is_kept_as_long_from_when_it_was_told_however_late_that_was() {
     assert_eq!(told("2026-01-01T00:05:00Z", "Finished"), "2026-01-01T01:10:00Z", "not sooner");
     assert_eq!(told("2026-01-01T00:50:00Z", "Terminating"), "2026-01-01T01:10:00Z", "it says another thing");
     assert_eq!(told("2030-01-01T00:00:00Z", "Finished"), "2026-01-01T01:10:00Z", "nobody was there");
+}
+
+#[test]
+fn a_life_that_goes_on_keeps_its_start_and_its_bound() {
+    let task = living(&json!({"mode": "Task", "maxLifetime": "1h"}));
+    let (began, ends) = ("2026-01-01T00:30:00Z".parse().ok(), "2026-01-01T01:30:00Z".parse().ok());
+    assert_eq!(life_going_on(&task, began, now()), Life { started: began, ends, over: None });
+    let late = life_going_on(&task, began, ends.unwrap()).over.unwrap();
+    assert_eq!((late.exit_code, late.reason.as_str()), (None, "LifetimeExceeded"));
+}
+
+#[test]
+fn what_lies_as_far_apart_as_two_clocks_may_is_in_doubt() {
+    let minute = SignedDuration::from_secs(60);
+    let (then, beyond) = (now() + minute, now() + minute + SignedDuration::from_nanos(1));
+    assert!(!time::is_ahead(then, now()) && time::is_ahead(beyond, now()));
+    // It ended at 00:01:00.
+    let asked_at = |at: &str| {
+        is_done(&over("Failed", 3, |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!(at);
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        }))
+    };
+    assert!(!asked_at("2026-01-01T00:02:00Z") && asked_at("2026-01-01T00:02:01Z"));
+}
+
+#[test]
+fn an_agent_that_was_never_started_again_has_lived_since_its_container_and_not_since_its_pod() {
+    let began = |restarts: i32| {
+        let mut pod = serde_json::to_value(agent_pod()).unwrap();
+        pod["metadata"]["creationTimestamp"] = json!("2025-12-31T23:40:00Z");
+        pod["status"]["startTime"] = json!("2025-12-31T23:50:00Z");
+        pod["status"]["containerStatuses"][0]["restartCount"] = json!(restarts);
+        started_in(&from(pod), now()).unwrap().to_string()
+    };
+    assert_eq!((began(0).as_str(), began(1).as_str()), ("2026-01-01T00:00:00Z", "2025-12-31T23:50:00Z"));
 }

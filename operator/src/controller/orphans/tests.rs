@@ -175,3 +175,41 @@ async fn a_wall_that_was_made_to_name_a_sandbox_that_is_there_lets_no_pod_of_it_
     let (_, api) = look(renamed(), &another(), ends).await;
     assert_eq!(api.writes(), ["PATCH pods/fix-login-agent"], "the control: it is gone");
 }
+
+#[tokio::test]
+async fn a_neighbour_whose_agent_runs_holds_no_wall_of_a_sandbox_that_is_gone() {
+    let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": agent()});
+    let says: Says = Box::new(move |asked: &Asked| {
+        let is_of_neighbour = asked.line == "GET pods" && asked.query.contains("uid-of-another");
+        is_of_neighbour.then(|| (200, list.clone()))
+    });
+    let api = Api::start(Vec::new(), says).await;
+    let ctx = fixtures::ctx(api.client.clone(), &another(), &[wall(|_| ())], &[]);
+    assert_eq!((sweep(&ctx).await, api.was_asked(RELEASED)), (Left::None, true), "{:?}", api.asked());
+}
+
+#[tokio::test]
+async fn a_wall_that_was_told_to_be_deleted_is_looked_at_until_no_pod_is_left_behind_it() {
+    let (released, looks) = (Arc::new(Notify::new()), std::sync::atomic::AtomicUsize::new(0));
+    let telling = Arc::clone(&released);
+    let says: Says = Box::new(move |asked: &Asked| {
+        if asked.line == RELEASED {
+            telling.notify_one();
+        }
+        let is_first =
+            asked.line == "GET pods" && looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let items = if is_first { agent() } else { json!([]) };
+        let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items});
+        (asked.line == "GET pods").then_some((200, list))
+    });
+    let api = Api::start(Vec::new(), says).await;
+    let ctx = fixtures::ctx(api.client.clone(), &another(), &[wall(|_| ())], &[]);
+    let deleted = Arc::new(Notify::new());
+    deleted.notify_one();
+    tokio::select! {
+        () = watch(ctx, deleted) => panic!("it ends never"),
+        seen = tokio::time::timeout(Duration::from_secs(30), released.notified()) => seen.unwrap(),
+    }
+    let looked = api.asked().into_iter().filter(|asked| asked.line == "GET pods").count();
+    assert_eq!(looked, 2, "once while a pod was there, and once more: {:?}", api.asked());
+}

@@ -255,3 +255,61 @@ async fn a_sandbox_whose_claim_nobody_can_look_for_keeps_its_finalizer() {
     assert!(matches!(result, Err(ApplyError::Api { .. })), "{result:?}");
     assert!(!api.was_asked("PATCH agentsandboxes/fix-login"), "{:?}", api.writes());
 }
+
+#[tokio::test]
+async fn o_r34_a_wall_that_names_another_sandbox_or_has_another_controller_is_neither_released_nor_deleted() {
+    type Change = fn(&mut Value);
+    const UID_LABEL: &str = "agentsandbox.dev/sandbox-uid";
+    let changes: [(Change, bool); 4] = [
+        (|_| (), true),
+        (|wall| wall["metadata"]["labels"] = Value::Null, false),
+        (|wall| wall["metadata"]["labels"][UID_LABEL] = json!("another"), false),
+        (
+            |wall| {
+                wall["metadata"]["ownerReferences"] = json!([{
+                    "apiVersion": "acme.test/v1", "kind": "Fence", "name": "x", "uid": "y", "controller": true,
+                }]);
+            },
+            false,
+        ),
+    ];
+    let own = sandbox(|s| s.metadata.finalizers = Some(vec![FINALIZER.to_owned()]));
+    for (change, goes) in changes {
+        let orphaned = |child: Child| {
+            let is_proxys = child.kind() == ChildKind::NetworkPolicy && child.name() == "fix-login-proxy";
+            if !is_proxys {
+                return child;
+            }
+            let mut wall = child.value();
+            wall["metadata"]["ownerReferences"] = Value::Null;
+            change(&mut wall);
+            Child::NetworkPolicy(fixtures::from(wall))
+        };
+        let children = fixtures::boundary().into_iter().map(orphaned).collect();
+        let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap())];
+        let api = Api::start(found, Box::new(|_| None)).await;
+        let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+        teardown(&ctx.writer, &identity(), &own, &observed(children, Vec::new())).await.unwrap();
+        for verb in ["PATCH", "DELETE"] {
+            let is_asked = api.was_asked(&format!("{verb} networkpolicies/fix-login-proxy"));
+            assert_eq!(is_asked, goes, "{verb}: {:?}", api.writes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_finalizers_of_others_stay_on_a_sandbox_and_whoever_wrote_in_between_is_not_passed_over() {
+    const LET_GO: &str = "PATCH agentsandboxes/fix-login";
+    let own = sandbox(|s| {
+        s.metadata.finalizers = Some(vec!["acme.test/x".to_owned(), FINALIZER.to_owned()]);
+    });
+    for (code, reason, is_done) in [(404, "NotFound", true), (409, "Conflict", false)] {
+        let says = move |asked: &Asked| (asked.line == LET_GO).then(|| refusal(code, reason, "no"));
+        let api = Api::start(Vec::new(), Box::new(says)).await;
+        let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
+        let result = teardown(&ctx.writer, &identity(), &own, &Observed::default()).await;
+        assert_eq!(result.is_ok(), is_done, "{result:?}");
+        let wanted = json!({"resourceVersion": "100", "finalizers": ["acme.test/x"]});
+        assert_eq!(api.body(LET_GO)["metadata"], wanted);
+    }
+}

@@ -85,3 +85,30 @@ async fn o_r1_a_sandbox_that_is_gone_and_shown_as_it_was_before_is_given_nothing
     assert_eq!(api.writes(), [""; 0]);
     assert!(bare().pass(takes_all()).await.api.was_asked("POST pods"), "one that is there is");
 }
+
+#[tokio::test]
+async fn work_that_outlasts_its_sandbox_is_told_of_when_nothing_else_is_left() {
+    for (when, is_told) in [("Retain", true), ("Delete", false)] {
+        let workspace = json!({"access": "Persistent", "persistent": {"size": "1Gi", "whenDeleted": when}});
+        let lasting = |s: &mut AgentSandbox| s.spec.workspace = Some(from(workspace.clone()));
+        let claim = desired::claim::claim(&fixtures::accepted(lasting)).unwrap();
+        let mut scene = deleted();
+        lasting(&mut scene.sandbox);
+        scene.children.retain(|child| child.kind() != ChildKind::Pod);
+        scene.children.push(fixtures::live(Child::PersistentVolumeClaim(Box::new(claim))));
+        let after = scene.pass(takes_all()).await;
+        assert_eq!(after.result.as_ref().unwrap(), &Action::await_change());
+        let events: Vec<Value> = after.api.asked().into_iter().map(|asked| asked.body).collect();
+        let told = events.iter().find(|body| body["reason"] == "WorkspaceRetained");
+        assert_eq!(told.is_some(), is_told, "{when}: {:?}", after.api.asked());
+        let names = |body: &Value| body["note"].as_str().unwrap().contains("fix-login-workspace");
+        assert!(told.is_none_or(names), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_somebody_wrote_in_between_of_is_tried_again_and_not_told() {
+    let after = deleted().pass(refuses(AGENT_IS_STOPPED, refusal(409, "Conflict", "another uid"))).await;
+    assert!(matches!(after.result, Err(ReconcileError::Apply(_))));
+    assert!(!after.api.was_asked(STATUS), "{:?}", after.api.writes());
+}
