@@ -16,6 +16,8 @@ pub struct Catalogue {
     pub parts: Vec<Part>,
     /// Stand-ins beside those of the test internet.
     pub stands: Vec<Stand>,
+    /// Proxies between ours and the internet.
+    pub fronts: Vec<Front>,
     /// What clients ask for.
     pub targets: BTreeMap<String, Target>,
     /// The clients.
@@ -24,7 +26,7 @@ pub struct Catalogue {
     pub judges: Vec<Judge>,
 }
 
-/// Programs from one package registry.
+/// Programs from one package registry, or another proxy that the conformance suite installs as well.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
@@ -34,7 +36,28 @@ pub struct Part {
     #[serde(default)]
     pub needs: Vec<String>,
     /// The script that fills the current folder. Versions are pinned here.
+    #[serde(default)]
     pub run: String,
+    /// The proxy's name among the peers of `cargo xtask conformance`, in place of a script.
+    #[serde(default)]
+    pub peer: String,
+}
+
+/// An organisation's own proxy, which is one of the stand-ins: it takes [`names::PROXY_USER`](agentsandbox_world::names::PROXY_USER) with the
+/// password of the test internet, and opens no way for `visitors` with the same.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Front {
+    /// Its name.
+    pub name: String,
+    /// The stand-in that it is.
+    pub host: String,
+    /// Where it listens, as a class names it.
+    pub url: String,
+    /// The script that prints its version.
+    pub version: String,
+    /// The clients that are sent through it.
+    pub clients: Vec<String>,
 }
 
 /// A server in the internet's namespace.
@@ -141,7 +164,24 @@ impl Catalogue {
                 return Err(Failure::new(format!("{name} asks for {target:?}, which is no target")));
             }
         }
+        for front in &catalogue.fronts {
+            let known = |name: &String| catalogue.clients.iter().any(|client| client.name == *name);
+            if let Some(unknown) = front.clients.iter().find(|name| !known(name)) {
+                return Err(Failure::new(format!("{} names {unknown:?}, which is no client", front.name)));
+            }
+        }
         Ok(catalogue)
+    }
+
+    /// The clients that are sent through a front.
+    pub fn clients_of<'a>(&'a self, front: &'a Front) -> impl Iterator<Item = &'a Client> {
+        self.clients.iter().filter(|client| front.clients.contains(&client.name))
+    }
+
+    /// The parts that a stand-in needs.
+    pub fn parts_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
+        let stands = self.stands.iter().filter(move |stand| stand.host == host);
+        stands.flat_map(|stand| &stand.needs).map(String::as_str)
     }
 
     /// A target by its name.

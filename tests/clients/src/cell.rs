@@ -33,6 +33,8 @@ pub enum Ask {
     DeniedPath,
     /// A host that no rule names.
     DeniedHost,
+    /// A path that the policy allows, on a way that the organisation's own proxy opens for nobody like us.
+    UpstreamRefuses,
 }
 
 /// What came of it.
@@ -85,7 +87,7 @@ pub fn run(
     ask: Ask,
 ) -> Result<Outcome> {
     let base = match ask {
-        Ask::Allowed => format!("{}{}", entrance.origin(target), target.allowed),
+        Ask::Allowed | Ask::UpstreamRefuses => format!("{}{}", entrance.origin(target), target.allowed),
         Ask::DeniedPath => format!("{}{}", entrance.origin(target), target.denied),
         Ask::DeniedHost => entrance.origin(target).replace(&target.host, names::EVIL) + &target.allowed,
     };
@@ -93,15 +95,15 @@ pub fn run(
     let traces = trace(rig, &Script { run: &client.run, entrance, base, folders, seconds })?;
     let fault = match ask {
         Ask::Allowed => fault_of_allowed(&traces, client, target, entrance),
-        Ask::DeniedPath | Ask::DeniedHost => fault_of_denied(&traces, client, target, ask),
+        _ => fault_of_denied(&traces, client, target, ask),
     };
-    let refused = traces.audit.iter().filter(|line| line["event"] == "deny");
     let mut asked_for = BTreeMap::<_, usize>::new();
-    for line in refused.clone().filter(|line| is_denial(line, target, ask)) {
+    for line in traces.audit.iter().filter(|line| is_denial(line, target, ask)) {
         *asked_for.entry((line["method"].as_str(), line["path"].as_str())).or_default() += 1;
     }
     let denials = asked_for.into_values().max().unwrap_or_default();
     // What is counted later is counted in another client's time.
+    let refused = traces.audit.iter().filter(|line| line["event"] == "deny");
     let hosts = refused.filter(|line| line["folded"].is_null()).filter_map(|line| line["host"].as_str());
     let elsewhere = hosts.filter(|host| *host != target.host && *host != names::EVIL);
     let elsewhere = elsewhere.map(str::to_owned).collect();
@@ -172,6 +174,7 @@ fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) 
     }
     let arrived = traces.requests.iter().find(|request| match ask {
         Ask::DeniedHost => request.host == names::EVIL,
+        Ask::UpstreamRefuses => true,
         _ => request.host == target.host && request.path.starts_with(&target.denied),
     });
     if let Some(request) = arrived {
@@ -205,10 +208,13 @@ fn fault_of_count(ask: Ask, denials: usize) -> Option<String> {
 
 fn is_denial(line: &Value, target: &Target, ask: Ask) -> bool {
     let path = line["path"].as_str().unwrap_or_default();
+    let denied = line["event"] == "deny";
     match ask {
         Ask::Allowed => false,
-        Ask::DeniedPath => line["host"] == *target.host && path.starts_with(&target.denied),
-        Ask::DeniedHost => line["host"] == names::EVIL,
+        Ask::DeniedPath => denied && line["host"] == *target.host && path.starts_with(&target.denied),
+        Ask::DeniedHost => denied && line["host"] == names::EVIL,
+        // The policy allows it, so it is what became of it that says so.
+        Ask::UpstreamRefuses => line["event"] == "end" && line["reason"] == "UpstreamProxyRefused",
     }
 }
 
@@ -226,6 +232,7 @@ impl fmt::Display for Ask {
             Self::Allowed => "allowed",
             Self::DeniedPath => "denied path",
             Self::DeniedHost => "denied host",
+            Self::UpstreamRefuses => "refused by the upstream proxy",
         })
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
+use xtask::peers::{self, Peer};
 
 use crate::catalogue::{self, Catalogue, Part};
 use crate::failure::{During, Failure, Result};
@@ -49,13 +50,25 @@ fn add(catalogue: &Catalogue, name: &str, root: &Path, folders: &mut Folders) ->
     for before in &part.needs {
         add(catalogue, before, root, folders)?;
     }
-    let folder = root.join(format!("{name}-{}", digest(part)));
-    if !folder.join(DONE).exists() {
-        println!("installing {name}; this is done once");
-        make(part, &folder, folders)?;
-    }
+    let folder = if part.peer.is_empty() { made(part, root, folders)? } else { peer(&part.peer)? };
     folders.insert(variable, folder.display().to_string());
     Ok(())
+}
+
+/// Another proxy, from where the conformance suite has it.
+fn peer(name: &str) -> Result<PathBuf> {
+    let known = Peer::ALL.into_iter().find(|peer| peer.as_str() == name);
+    let known = known.ok_or_else(|| Failure::new(format!("there is no peer {name:?}")))?;
+    peers::installed(known).map(|paths| paths.root)
+}
+
+fn made(part: &Part, root: &Path, folders: &Folders) -> Result<PathBuf> {
+    let folder = root.join(format!("{}-{}", part.name, digest(part)));
+    if !folder.join(DONE).exists() {
+        println!("installing {}; this is done once", part.name);
+        make(part, &folder, folders)?;
+    }
+    Ok(folder)
 }
 
 fn make(part: &Part, folder: &Path, folders: &Folders) -> Result<()> {

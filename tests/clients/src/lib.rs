@@ -9,6 +9,8 @@
 //! - [`install`]: puts the programs into the cache, once.
 //! - [`netns`]: the namespaces. [`rig`]: the proxy and the internet in them.
 //! - [`cell`]: one client, one entrance, one request. [`judge`]: conformance suites that others wrote.
+//! - [`front`]: an organisation's own proxy between ours and the internet. [`wire`]: what can be heard on the line there.
+//! - [`held`]: programs that end with their owner.
 //! - [`run`]: a whole run. [`table`]: the results as `docs/clients.md`.
 //!
 //! It needs root, for the namespaces, and leaves nothing behind: they end with the process that made them.
@@ -17,11 +19,14 @@
 pub mod catalogue;
 pub mod cell;
 pub mod entrance;
+pub mod front;
+pub mod held;
 pub mod install;
 pub mod judge;
 pub mod netns;
 pub mod rig;
 pub mod run;
 pub mod table;
+pub mod wire;
 
 pub use xtask::failure::{self, Failure, Result};

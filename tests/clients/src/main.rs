@@ -11,7 +11,7 @@ use clap::Parser;
 /// Runs real clients through the proxy.
 #[derive(Parser)]
 struct Cli {
-    /// Only these clients and suites, by name, with commas between; the document is then left as it is.
+    /// Only these clients, suites and upstream proxies, by name, with commas between; the document is then left as it is.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -27,12 +27,14 @@ fn main() -> ExitCode {
 }
 
 fn whole(cli: &Cli) -> Result<()> {
-    let found = run::run(&Catalogue::read()?, &cli.only)?;
+    let catalogue = Catalogue::read()?;
+    let found = run::run(&catalogue, &run::Selection::of(&catalogue, &cli.only)?)?;
     let faults = found.faults();
     if cli.only.is_empty() {
         let file = catalogue::repository().join("docs/clients.md");
-        std::fs::write(&file, table::document(&found.rows, &found.verdicts)).during(file.display())?;
+        std::fs::write(&file, table::document(&found)).during(file.display())?;
     }
-    println!("{} rows, {} suites, {} faults", found.rows.len(), found.verdicts.len(), faults.len());
+    let rows = found.rows.len() + found.fronts.len();
+    println!("{rows} rows, {} suites, {} faults", found.verdicts.len(), faults.len());
     if faults.is_empty() { Ok(()) } else { Err(Failure::new(faults.join("\n"))) }
 }

@@ -1,30 +1,30 @@
 //! The proxy and the internet, running in their namespaces, and what both have seen.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use agentsandbox_world::authority::Authority;
 use agentsandbox_world::client::Client as World;
 use agentsandbox_world::journal::{PacketFilter, Request};
+use agentsandbox_world::names;
 use agentsandbox_world::servers::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
 
 use crate::catalogue::{self, Catalogue, Stand};
 use crate::failure::{During, Failure, Result};
+use crate::front::Way;
+use crate::held::{Held, said_ready, until};
 use crate::install::Folders;
 use crate::netns::{AGENT, Namespaces, PROXY};
+use crate::wire::has;
 
 /// The internet's name server.
 const WORLD_DNS: &str = "9.9.9.9";
-/// How long a part of the rig may take until it answers.
-const START_TIMEOUT: Duration = Duration::from_secs(40);
-/// How often it is asked.
-const START_POLL: Duration = Duration::from_millis(50);
 /// The secrets by their file's name. Each is the key that the stand-in behind it accepts, and nobody else may see it.
 const SECRETS: [(&str, &str); 5] = [
     ("echo", "real-key-of-echo-5f1d"),
@@ -33,27 +33,19 @@ const SECRETS: [(&str, &str); 5] = [
     ("github", "ghp_real-key-of-github-19b4"),
     ("index", "real-key-of-indexes-3e90"),
 ];
+/// The name of the login at an upstream proxy.
+pub const LOGIN: &str = "corporate";
 
 /// Everything but the clients.
 pub struct Rig {
     // Before the folder that it writes into.
-    _children: Vec<Held>,
+    proxy: Option<Held>,
+    children: Vec<Held>,
     /// Where clients, proxy and stand-ins are.
     pub spaces: Namespaces,
     world: World,
     runtime: tokio::runtime::Runtime,
     folder: tempfile::TempDir,
-}
-
-/// A child that ends with its owner.
-struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Builds the proxy and the internet, and puts the programs of its real servers into the cache.
@@ -79,7 +71,7 @@ impl Rig {
         let runtime = runtime.during("there is no runtime")?;
         let spaces = Namespaces::create(folder.path(), WORLD_DNS)?;
         let world = World::new(&folder.path().join("world"));
-        let mut rig = Self { _children: Vec::new(), spaces, world, runtime, folder };
+        let mut rig = Self { proxy: None, children: Vec::new(), spaces, world, runtime, folder };
         if let Some(indexes) = folders.get("part_indexes") {
             fs::create_dir_all(rig.folder.path().join("world")).during("the internet's folder")?;
             std::os::unix::fs::symlink(
@@ -94,9 +86,16 @@ impl Rig {
                 rig.start_stand(stand, folders)?;
             }
         }
-        rig.start_proxy()?;
+        rig.furnish_proxy()?;
+        rig.serve(None)?;
         rig.write_trust()?;
         Ok(rig)
+    }
+
+    /// The folder with the files of everything.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The folder with the agent's trust files.
@@ -105,13 +104,21 @@ impl Rig {
         self.folder.path().join("trust")
     }
 
-    /// Whether a text holds any secret, in plain or as Basic has it.
+    /// Whether bytes hold any key, in plain or as Basic has it.
+    #[must_use]
+    pub fn key_in(bytes: &[u8]) -> Option<&'static str> {
+        // The base64 of `x-access-token:` and the whole key; its first half is the user's name, which is no secret.
+        let basic = b"Z2hwX3JlYWwta2V5";
+        let plain = SECRETS.iter().find(|(_, secret)| has(bytes, secret.as_bytes())).map(|(name, _)| *name);
+        plain.or_else(|| has(bytes, basic).then_some("github"))
+    }
+
+    /// Whether a text holds any secret: a key, or the login at the organisation's own proxy.
     #[must_use]
     pub fn secret_in(text: &str) -> Option<&'static str> {
-        // The base64 of `x-access-token:` and the whole key; its first half is the user's name, which is no secret.
-        let basic = "Z2hwX3JlYWwta2V5";
-        let plain = SECRETS.iter().find(|(_, secret)| text.contains(secret)).map(|(name, _)| *name);
-        plain.or_else(|| text.contains(basic).then_some("github"))
+        let basic = BASE64.encode(format!("{}:{}", names::PROXY_USER, names::PROXY_PASSWORD));
+        let login = [names::PROXY_PASSWORD, &basic].iter().any(|secret| text.contains(secret));
+        Self::key_in(text.as_bytes()).or_else(|| login.then_some(LOGIN))
     }
 
     /// Forgets what the internet has seen.
@@ -195,7 +202,8 @@ impl Rig {
         let state = self.folder.path().join("world");
         let mut command = self.spaces.world.command(program("agentsandbox-world"));
         command.arg("--state").arg(&state);
-        self.spawn(command, "world.log")?;
+        let world = self.started(command, "world.log")?;
+        self.children.push(world);
         let client = self.world.clone();
         let ready = || async {
             let states = client.status().await.ok()?;
@@ -220,30 +228,51 @@ impl Rig {
         let mut command = self.spaces.world.contained("sh");
         command.args(["-euc", &stand.run]).envs(folders);
         command.env("CERTIFICATE", path("crt")).env("KEY", path("key")).env("SEEN", path("seen"));
-        let mut child = Held(command.stdout(Stdio::piped()).stderr(log).spawn().during(&stand.host)?);
-        let mut line = String::new();
-        let said = child.0.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
-        self._children.push(child);
-        if matches!(said, Some(Ok(_))) && line == "ready\n" {
+        let child = command.stdout(Stdio::piped()).stderr(log).spawn().during(&stand.host)?;
+        let mut child = Held::of(child);
+        let ready = said_ready(&mut child);
+        self.children.push(child);
+        if ready {
             return Ok(());
         }
         let log = fs::read_to_string(path("log")).unwrap_or_default();
         Err(Failure::new(format!("the stand-in {} does not start: {log}", stand.host)))
     }
 
-    fn start_proxy(&mut self) -> Result<()> {
-        let folder = self.folder.path().to_owned();
+    /// The proxy's keys and secrets, before it starts.
+    fn furnish_proxy(&self) -> Result<()> {
+        let folder = self.folder.path();
         for name in ["secrets", "keys", "state"] {
             fs::create_dir(folder.join(name)).during("a folder of the proxy cannot be made")?;
         }
         for (name, secret) in SECRETS {
-            fs::write(folder.join("secrets").join(name), secret).during("a secret cannot be written")?;
+            self.put_secret(name, secret)?;
         }
         Authority::load_or_create(&folder.join("keys")).during("the sandbox's CA cannot be made")?;
-        fs::write(folder.join("keys/enrolment-token"), "no-fence-is-here-to-show-it").during("the token")?;
+        fs::write(folder.join("keys/enrolment-token"), "no-fence-is-here-to-show-it").during("the token")
+    }
+
+    fn put_secret(&self, name: &str, secret: &str) -> Result<()> {
+        let file = self.folder.path().join("secrets").join(name);
+        fs::write(file, secret).during("a secret cannot be written")
+    }
+
+    /// Starts the proxy, and ends the one that ran: one without connections that are still open. It reaches the internet by this way,
+    /// or straight.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn serve(&mut self, way: Option<&Way<'_>>) -> Result<()> {
+        self.proxy = None;
+        let folder = self.folder.path().to_owned();
         let roots = self.world.ca_certificate().during("the internet has no CA")?;
-        let upstream = serde_json::json!({"additionalRoots": roots});
-        let policy = fs::read_to_string(catalogue::folder().join("policy.yaml")).during("policy.yaml")?;
+        let mut upstream = serde_json::json!({"additionalRoots": roots});
+        let mut policy = fs::read_to_string(catalogue::folder().join("policy.yaml")).during("policy.yaml")?;
+        if let Some(way) = way {
+            self.put_secret(LOGIN, way.password)?;
+            upstream["proxy"] = serde_json::json!({"url": way.front.url, "credential": LOGIN});
+            policy += &way.credential()?;
+        }
         fs::write(folder.join("policy.yaml"), format!("{policy}upstream: {upstream}\n"))
             .during("the policy cannot be written")?;
         let proxy = program("agentsandbox-proxy");
@@ -255,7 +284,7 @@ impl Rig {
         command.args(["--enrolled", AGENT, "--advertise", PROXY]);
         let audit = fs::File::create(self.audit_file()).during("the audit trail cannot be written")?;
         command.stdout(audit);
-        self.spawn(command, "proxy.log")?;
+        self.proxy = Some(self.started(command, "proxy.log")?);
         let mut wait = self.spaces.proxy.command(&proxy);
         let waited = wait.args(["await-serving"]).output().during("the proxy cannot be asked")?;
         if waited.status.success() {
@@ -291,11 +320,9 @@ impl Rig {
     }
 
     /// Starts a program; what it prints goes to a log in the folder, unless it has a place already.
-    fn spawn(&mut self, mut command: Command, log: &str) -> Result<()> {
+    fn started(&self, mut command: Command, log: &str) -> Result<Held> {
         let log = fs::File::create(self.folder.path().join(log)).during("a log cannot be written")?;
-        let child = command.stderr(log).spawn().during("a program of the rig cannot be started")?;
-        self._children.push(Held(child));
-        Ok(())
+        command.stderr(log).spawn().map(Held::of).during("a program of the rig cannot be started")
     }
 }
 
@@ -309,18 +336,4 @@ fn shown(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.stdin(Stdio::null()).status().during(format!("{program} cannot be run"))?;
     if status.success() { Ok(()) } else { Err(Failure::new(format!("{program} ended with {status}"))) }
-}
-
-/// Asks until there is an answer.
-fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> Result<T> {
-    let begin = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return Ok(answer);
-        }
-        if begin.elapsed() > START_TIMEOUT {
-            return Err(Failure::new(format!("{what} does not answer")));
-        }
-        thread::sleep(START_POLL);
-    }
 }

@@ -7,6 +7,7 @@ use crate::catalogue::Client;
 use crate::cell::Outcome;
 use crate::entrance::Entrance;
 use crate::judge::Verdict;
+use crate::run::Found;
 
 /// One client through one entrance.
 #[derive(Debug)]
@@ -106,14 +107,36 @@ that an agent has. An agent's network namespace leads to the proxy and nowhere e
 |---|---|---|---|---|---|---|
 ";
 
+const FRONTS: &str = "
+## Through an organisation's own proxy
+
+Our proxy reaches the internet through another that asks for a login ([proxy.md](proxy.md)). Each client asks by CONNECT, once in each of
+these ways, and each byte between the proxies is looked at: no key can be read there, and the login is sent to the organisation's proxy and found
+neither at the destination nor at the agent.
+
+- **allowed**: as above, with the key, which only the destination sees.
+- **denied path**: refused by our proxy; the organisation's hears nothing of it.
+- **wrong password** and **no way there**: the organisation's proxy knows no such login, or opens no way for it. The client is told which proxy
+  refuses and who can change it (`UpstreamProxyRefused`), and nothing arrives.
+- **requests per refusal**: the most that the client asked for the same thing. More than two is a failure (P-I14).
+
+| proxy | protocol | client | allowed | denied path | wrong password | no way there | requests per refusal |
+|---|---|---|---|---|---|---|---|
+";
+
 /// The whole document.
 #[must_use]
-pub fn document(rows: &[Row], verdicts: &[Verdict]) -> String {
+pub fn document(found: &Found) -> String {
+    let Found { rows, verdicts, fronts } = found;
     let mut text = HEAD.to_owned();
     for row in rows {
         text += &(row.line() + "\n");
     }
     text += &notes(rows);
+    text += FRONTS;
+    for row in fronts {
+        text += &(row.line() + "\n");
+    }
     text += "\n## Conformance\n\nSuites that others wrote, through the proxy's interception:\n\n| suite | version | passed | failed |\n|---|---|---|---|\n";
     for verdict in verdicts {
         let Verdict { name, version, passed, failed, .. } = verdict;

@@ -6,12 +6,12 @@
     reason = "a test states its claims by them, and so do its helpers"
 )]
 
-use agentsandbox_clients::catalogue::{Catalogue, Quick};
+use agentsandbox_clients::catalogue::{Catalogue, Client, Quick};
 use agentsandbox_clients::cell::{CLIENT_TIMEOUT_SECS, Script, script};
 use agentsandbox_clients::entrance::Entrance;
 use agentsandbox_clients::install::Folders;
 use agentsandbox_clients::rig::{self, Rig};
-use agentsandbox_clients::run;
+use agentsandbox_clients::run::{self, Selection};
 use agentsandbox_world::names;
 
 #[test]
@@ -19,8 +19,23 @@ fn quick_clients_are_answered_and_refused_through_each_entrance() {
     let catalogue = Catalogue::read().unwrap();
     let clients: Vec<_> = catalogue.clients.iter().filter(|client| client.quick == Quick::Yes).collect();
     assert!(clients.iter().all(|client| client.needs.is_empty()), "a quick client needs no download");
-    let found = run::run_these(&catalogue, &clients, &[]).unwrap();
+    let found = run::run(&catalogue, &Selection { clients, ..Selection::default() }).unwrap();
     assert!(found.rows.len() > 15, "only {} rows", found.rows.len());
+    let faults = found.faults();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The two are of Debian, and small.
+#[test]
+fn p_i14_an_organisations_own_proxy_takes_our_login_or_refuses_it_and_the_client_is_told_which() {
+    let catalogue = Catalogue::read().unwrap();
+    let quick = |client: &&Client| client.quick == Quick::Yes;
+    let fronts =
+        catalogue.fronts.iter().map(|front| (front, catalogue.clients_of(front).filter(quick).collect()));
+    let found =
+        run::run(&catalogue, &Selection { fronts: fronts.collect(), ..Selection::default() }).unwrap();
+    let protocols: Vec<_> = found.fronts.iter().map(|row| row.protocol).collect();
+    assert_eq!(protocols, ["CONNECT", "CONNECT", "SOCKS5", "SOCKS5"], "curl and git");
     let faults = found.faults();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
