@@ -392,6 +392,16 @@ mod tests {
     }
 
     #[test]
+    fn p_f1_a_key_of_the_agents_own_for_litellm_which_is_taken_before_the_one_that_is_added_is_removed() {
+        for name in ["x-litellm-api-key", "x_litellm_api_key"] {
+            let mut headers = fields(&[(name, "Bearer sk-own"), ("x-plain", "1")]);
+            strip_request(&mut headers, Some(&Injection::Bearer));
+            assert_eq!(left(&headers), ["x-plain"], "{name}");
+            assert!(authenticates(name), "{name}");
+        }
+    }
+
+    #[test]
     fn p_f21_no_field_that_stands_for_a_client_certificate_is_sent_on_any_rule_or_in_a_trailer() {
         let own = Injection::Header { name: "x-own-key".to_owned(), prefix: String::new() };
         for name in [

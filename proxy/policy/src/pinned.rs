@@ -9,7 +9,7 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
 /// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
-pub const AUTH_FIELDS: [&str; 25] = [
+pub const AUTH_FIELDS: [&str; 26] = [
     "api-key",
     "apikey",
     "authorization",
@@ -29,6 +29,8 @@ pub const AUTH_FIELDS: [&str; 25] = [
     "x-functions-key",
     "x-goog-api-key",
     "x-goog-iam-authorization-token",
+    // LiteLLM takes it before Authorization.
+    "x-litellm-api-key",
     "x-postmark-account-token",
     "x-postmark-server-token",
     "x-shopify-access-token",
