@@ -43,13 +43,15 @@ pub const fn status(reason: DenialReason) -> StatusCode {
 }
 
 /// The status for a denial. Methods that echo are not allowed anywhere, which has a status of its own. codex takes a 403 for a
-/// broken stream and asks five times more; of the client errors only 400 is final to it.
+/// broken stream and asks five times more; of the client errors only 400 is final to it. It asks for a WebSocket before all
+/// else, and goes on without one only after a 426, which servers that have none answer.
 fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
     let is_codex = asked_with.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"codex"));
     match status(denial.reason) {
         StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
             StatusCode::METHOD_NOT_ALLOWED
         }
+        _ if is_codex && denial.reason == DenialReason::WebsocketNotAllowed => StatusCode::UPGRADE_REQUIRED,
         _ if is_codex && is_final(denial.reason) => StatusCode::BAD_REQUEST,
         status => status,
     }
@@ -180,7 +182,12 @@ mod tests {
         assert_eq!(answered("curl/7.88.1", long), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(answered("curl/7.88.1 codex", denied), StatusCode::FORBIDDEN);
         for reason in DenialReason::ALL {
-            let expected = if is_final(*reason) { StatusCode::BAD_REQUEST } else { status(*reason) };
+            let expected = match reason {
+                // What it then asks for without a WebSocket is judged anew.
+                DenialReason::WebsocketNotAllowed => StatusCode::UPGRADE_REQUIRED,
+                _ if is_final(*reason) => StatusCode::BAD_REQUEST,
+                _ => status(*reason),
+            };
             assert_eq!(answered("codex_cli_rs/0.169.0", *reason), expected, "{reason}");
             assert_eq!(answered("curl/7.88.1", *reason), status(*reason), "{reason}");
         }
