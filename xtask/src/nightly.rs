@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::failure::{Failure, Result};
 use crate::test::{cargo, visible};
-use crate::{fuzz, paths, soak, test};
+use crate::{clients, fuzz, paths, soak, test};
 
 /// A part of the night, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,6 +23,8 @@ pub enum Part {
     Soak,
     /// Kubernetes' own tests of the runtime and of NetworkPolicies, with runc and with gVisor (O-C8, O-C9).
     Upstream,
+    /// Every client through every entrance, through other proxies and to them: downloads of several gigabytes.
+    Clients,
     /// The cluster's tests five times in a row (O-C6): one that fails once in five is a flake, and is found here.
     Suite,
 }
@@ -75,6 +77,7 @@ impl Part {
             Self::Fuzz => fuzz::run(None, fuzz::SECONDS),
             Self::Soak => soak::run(soak::MINUTES, None),
             Self::Upstream => cargo(&UPSTREAM),
+            Self::Clients => clients::run(&[]),
             Self::Suite => suite(|| test::test(Some(test::Part::Cluster), None)),
         }
     }

@@ -66,6 +66,9 @@ pub struct Front {
 pub struct Stand {
     /// The name that it has a certificate for, in `$CERTIFICATE` and `$KEY`.
     pub host: String,
+    /// Other names of its certificate.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Where its program comes from.
     pub needs: Vec<String>,
     /// The script that starts it. It prints `ready`, and appends a line of JSON to `$SEEN` for each request.
@@ -78,6 +81,12 @@ pub struct Stand {
 pub struct Target {
     /// The host.
     pub host: String,
+    /// Its port, where it is not the scheme's own.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// The host that it hands requests on to, where it is a gateway with a key of its own: what arrives is looked for there.
+    #[serde(default)]
+    pub behind: Option<String>,
     /// The name of its rule.
     pub rule: String,
     /// What the path of an allowed request begins with.
@@ -111,12 +120,29 @@ pub struct Client {
     /// What it says when it was answered.
     #[serde(default)]
     pub says: String,
+    /// A field, and its value, that its request arrives with.
+    #[serde(default)]
+    pub arrives: Option<(String, String)>,
+    /// The table that its rows stand in.
+    #[serde(default)]
+    pub table: Table,
     /// Why it does not show the denial itself, where it does not.
     #[serde(default)]
     pub hides: String,
     /// What somebody who uses it must know.
     #[serde(default)]
     pub note: String,
+}
+
+/// A table of `docs/clients.md`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Table {
+    /// Clients.
+    #[default]
+    Clients,
+    /// Gateways of other people's, as destinations.
+    Gateways,
 }
 
 /// Whether a client belongs to the quick runs.
@@ -181,6 +207,15 @@ impl Catalogue {
     /// The parts that a stand-in needs.
     pub fn parts_of<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a str> {
         let stands = self.stands.iter().filter(move |stand| stand.host == host);
+        stands.flat_map(|stand| &stand.needs).map(String::as_str)
+    }
+
+    /// The parts that the stand-in of a client's target needs, if it is none of the test internet's.
+    pub fn parts_behind<'a>(&'a self, client: &Client) -> impl Iterator<Item = &'a str> {
+        let host = self.targets.get(&client.target).map(|target| &*target.host);
+        let stands = self.stands.iter().filter(move |stand| {
+            host.is_some_and(|host| stand.host == host || stand.also.iter().any(|name| name == host))
+        });
         stands.flat_map(|stand| &stand.needs).map(String::as_str)
     }
 

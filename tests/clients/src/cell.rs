@@ -156,14 +156,21 @@ fn fault_of_allowed(traces: &Traces, client: &Client, target: &Target, entrance:
     if !traces.said.contains(&client.says) {
         return Some(format!("it did not say {:?}", client.says));
     }
-    let arrived =
-        |request: &&Request| request.host == target.host && request.path.starts_with(&target.allowed);
+    let host = target.behind.as_ref().unwrap_or(&target.host);
+    let arrived = |request: &&Request| request.host == *host && request.path.starts_with(&target.allowed);
     let mut requests = traces.requests.iter().filter(arrived).peekable();
     if requests.peek().is_none() {
         return Some("no request arrived, yet the client was answered".to_owned());
     }
     let (field, value) = &target.key;
-    let keys: Vec<_> = requests.map(|request| request.header(field)).collect();
+    let requests: Vec<_> = requests.collect();
+    if let Some((field, value)) = &client.arrives {
+        let came = |request: &&&Request| request.header(field) == Some(value);
+        if requests.iter().filter(came).count() == 0 {
+            return Some(format!("no request arrived with {field}: {value}"));
+        }
+    }
+    let keys: Vec<_> = requests.iter().map(|request| request.header(field)).collect();
     let wanted = entrance.carries_a_key().then_some(value.as_str());
     keys.iter().any(|key| *key != wanted).then(|| format!("{field} arrived as {keys:?}"))
 }
@@ -175,6 +182,7 @@ fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) 
     let arrived = traces.requests.iter().find(|request| match ask {
         Ask::DeniedHost => request.host == names::EVIL,
         Ask::UpstreamRefuses => true,
+        _ if target.behind.as_ref() == Some(&request.host) => true,
         _ => request.host == target.host && request.path.starts_with(&target.denied),
     });
     if let Some(request) = arrived {

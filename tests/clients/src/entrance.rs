@@ -51,7 +51,8 @@ impl Entrance {
             Self::BaseUrl => format!("http://{PROXY}:8080/{}", target.rule),
             Self::AbsoluteForm | Self::TransparentHttp => format!("http://{}", target.host),
             Self::Connect | Self::AbsoluteFormTls | Self::Socks5 | Self::TransparentTls => {
-                format!("https://{}", target.host)
+                let port = target.port.map(|port| format!(":{port}")).unwrap_or_default();
+                format!("https://{}{port}", target.host)
             }
         }
     }

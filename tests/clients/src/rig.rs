@@ -26,12 +26,13 @@ use crate::wire::has;
 /// The internet's name server.
 const WORLD_DNS: &str = "9.9.9.9";
 /// The secrets by their file's name. Each is the key that the stand-in behind it accepts, and nobody else may see it.
-const SECRETS: [(&str, &str); 5] = [
+const SECRETS: [(&str, &str); 6] = [
     ("echo", "real-key-of-echo-5f1d"),
     ("anthropic", "sk-ant-real-key-8c2e"),
     ("openai", "sk-real-key-of-openai-77aa"),
     ("github", "ghp_real-key-of-github-19b4"),
     ("index", "real-key-of-indexes-3e90"),
+    ("litellm", "sk-litellm-real-key-2b6f"),
 ];
 /// The name of the login at an upstream proxy.
 pub const LOGIN: &str = "corporate";
@@ -219,14 +220,16 @@ impl Rig {
 
     fn start_stand(&mut self, stand: &Stand, folders: &Folders) -> Result<()> {
         let path = |ending: &str| self.folder.path().join(format!("{}.{ending}", stand.host));
+        let names: Vec<&str> = std::iter::once(&stand.host).chain(&stand.also).map(String::as_str).collect();
         let authority = Authority::load_or_create(&self.folder.path().join("world"));
-        let pem = authority.during("there is no CA")?.pem(&[&stand.host]).during("no certificate")?;
+        let pem = authority.during("there is no CA")?.pem(&names).during("no certificate")?;
         fs::write(path("crt"), pem.certificate).during("a certificate cannot be written")?;
         fs::write(path("key"), pem.key).during("a key cannot be written")?;
         fs::write(path("seen"), "").during("a journal cannot be written")?;
         let log = fs::File::create(path("log")).during("a log cannot be written")?;
         let mut command = self.spaces.world.contained("sh");
         command.args(["-euc", &stand.run]).envs(folders);
+        command.env("AUTHORITY", self.folder.path().join("world/ca.crt"));
         command.env("CERTIFICATE", path("crt")).env("KEY", path("key")).env("SEEN", path("seen"));
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().during(&stand.host)?;
         let mut child = Held::of(child);

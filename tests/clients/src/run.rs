@@ -75,8 +75,9 @@ impl<'a> Selection<'a> {
         let through = self.fronts.iter().flat_map(|(_, clients)| clients);
         let clients = self.clients.iter().chain(through).flat_map(|client| &client.needs);
         let needed = clients.chain(self.judges.iter().flat_map(|judge| &judge.needs)).map(String::as_str);
-        let stands = self.fronts.iter().flat_map(|(front, _)| catalogue.parts_of(&front.host));
-        needed.chain(stands).collect()
+        let fronts = self.fronts.iter().flat_map(|(front, _)| catalogue.parts_of(&front.host));
+        let gateways = self.clients.iter().flat_map(|client| catalogue.parts_behind(client));
+        needed.chain(fronts).chain(gateways).collect()
     }
 }
 

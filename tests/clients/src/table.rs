@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::catalogue::Client;
+use crate::catalogue::{Client, Table};
 use crate::cell::Outcome;
 use crate::entrance::Entrance;
 use crate::judge::Verdict;
@@ -26,6 +26,8 @@ pub struct Row {
     pub denied_host: Option<Outcome>,
     /// What somebody who uses the client must know.
     pub notes: Vec<String>,
+    /// Where it stands.
+    pub table: Table,
 }
 
 impl Row {
@@ -45,6 +47,7 @@ impl Row {
             allowed,
             denied_path,
             denied_host,
+            table: client.table,
             notes: [&client.hides, &client.note]
                 .into_iter()
                 .filter(|note| !note.is_empty())
@@ -124,19 +127,30 @@ neither at the destination nor at the agent.
 |---|---|---|---|---|---|---|---|
 ";
 
+const GATEWAYS: &str = "
+## To other gateways
+
+Gateways of other people's as the destination, which hand on to a stand-in behind them. The columns are those of the first table. Envoy passes the key on, and
+tells the stand-in by which protocol it was asked. LiteLLM has a key of its own for the provider: that it arrived there shows that LiteLLM took the one that
+our proxy added, which the agent does not have.
+
+| client | version | entrance | allowed | denied path | requests per denial | per denied host |
+|---|---|---|---|---|---|---|
+";
+
 /// The whole document.
 #[must_use]
 pub fn document(found: &Found) -> String {
     let Found { rows, verdicts, fronts } = found;
     let mut text = HEAD.to_owned();
-    for row in rows {
-        text += &(row.line() + "\n");
-    }
+    text += &lines(rows, Table::Clients);
     text += &notes(rows);
     text += FRONTS;
     for row in fronts {
         text += &(row.line() + "\n");
     }
+    text += GATEWAYS;
+    text += &lines(rows, Table::Gateways);
     text += "\n## Conformance\n\nSuites that others wrote, through the proxy's interception:\n\n| suite | version | passed | failed |\n|---|---|---|---|\n";
     for verdict in verdicts {
         let Verdict { name, version, passed, failed, .. } = verdict;
@@ -147,6 +161,10 @@ pub fn document(found: &Found) -> String {
         let _ = writeln!(text, "\n- {}: {failed}", verdict.name);
     }
     text
+}
+
+fn lines(rows: &[Row], table: Table) -> String {
+    rows.iter().filter(|row| row.table == table).map(|row| row.line() + "\n").collect()
 }
 
 fn notes(rows: &[Row]) -> String {

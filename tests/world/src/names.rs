@@ -24,6 +24,10 @@ pub const NPM: &str = "npm.world.test";
 pub const ECHO: &str = "echo.world.test";
 /// An address of its own, for a server that a test brings.
 pub const GRPC: &str = "grpc.world.test";
+/// An address of its own, for a gateway that a test brings; by this name it speaks HTTP/1.1 alone.
+pub const GATEWAY_HTTP1: &str = "envoy1.world.test";
+/// The same gateway; by this name it speaks HTTP/2 alone.
+pub const GATEWAY_HTTP2: &str = "envoy2.world.test";
 /// Speaks to nobody who cannot show a certificate that the world's CA made for a client.
 pub const PARTNER: &str = "partner.world.test";
 /// Where nothing should ever arrive.
@@ -64,6 +68,8 @@ pub const TABLE: &[(&str, Ipv4Addr)] = &[
     (NPM, Ipv4Addr::new(104, 16, 24, 34)),
     (ECHO, Ipv4Addr::new(93, 184, 215, 14)),
     (GRPC, Ipv4Addr::new(93, 184, 215, 50)),
+    (GATEWAY_HTTP1, Ipv4Addr::new(93, 184, 215, 51)),
+    (GATEWAY_HTTP2, Ipv4Addr::new(93, 184, 215, 51)),
     (PROXY, PROXY_ADDRESS),
     (PARTNER, Ipv4Addr::new(93, 184, 215, 60)),
     (EVIL, Ipv4Addr::new(93, 184, 215, 66)),
