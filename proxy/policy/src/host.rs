@@ -182,7 +182,8 @@ fn ipv4(name: &str) -> Result<Ipv4Addr, Malformed> {
 
 fn number(part: &str) -> Option<u64> {
     let (digits, radix) = match (part.strip_prefix("0x"), part.strip_prefix('0')) {
-        (Some(""), _) => return Some(0),
+        // Zero in the URL standard, and a name for every C library.
+        (Some(""), _) => return None,
         (Some(digits), _) => (digits, 16),
         (None, Some(digits)) if !digits.is_empty() => (digits, 8),
         (None, _) => (part, 10),

@@ -2,7 +2,7 @@
 //!
 //! The result of [`CanonicalPath::parse`] is what is judged and what is sent. One table says what becomes of odd input:
 //! unreserved characters are decoded, all other escapes are kept in upper case, dot segments are resolved; malformed are
-//! `//`, a climb above the root, `..;x`, backslashes, controls, raw non-ASCII, escapes that are not UTF-8, and an escape
+//! `//`, a climb above the root, one out of a segment with an escaped slash, `..;x`, backslashes, controls, raw non-ASCII, escapes that are not UTF-8, and an escape
 //! of an escape. `%2F` stays data inside its segment (npm writes `/@scope%2fname`); because some servers read it as a
 //! separator, both readings must be allowed. So it is with `;`, behind which some servers see path parameters.
 
@@ -20,6 +20,9 @@ const BYTE: Malformed =
     Malformed::target("a control character, space, backslash, # or non-ASCII character stands in the path");
 const ESCAPE: Malformed = Malformed::target("an escape in the path is not valid, or is ambiguous");
 const SEGMENT: Malformed = Malformed::target("an empty or ambiguous segment stands in the path");
+
+/// A slash within a canonical segment.
+const ESCAPED_SLASH: &str = "%2F";
 
 impl CanonicalPath {
     /// Reads a path as a client wrote it, without query.
@@ -42,7 +45,11 @@ impl CanonicalPath {
                 "." if last => segments.push(String::new()),
                 "." => {}
                 ".." => {
-                    segments.pop().ok_or(SEGMENT)?;
+                    let left = segments.pop().ok_or(SEGMENT)?;
+                    if left.contains(ESCAPED_SLASH) {
+                        // Who decodes it first leaves only what stands behind it.
+                        return Err(SEGMENT);
+                    }
                     if last {
                         segments.push(String::new());
                     }
@@ -58,7 +65,7 @@ impl CanonicalPath {
     fn readings(&self) -> Vec<Cow<'_, str>> {
         let mut all = vec![Cow::from(&*self.0)];
         if !self.has_one_reading() {
-            let separated = |path: &str| path.replace("%2F", "/");
+            let separated = |path: &str| path.replace(ESCAPED_SLASH, "/");
             let (other, bare) = (separated(&self.0), without_parameters(&self.0));
             all.extend([separated(&bare), without_parameters(&other), other, bare].map(Cow::from));
         }
@@ -359,6 +366,19 @@ mod tests {
             "/v1/x%2f..%2fadmin",
         ] {
             assert_eq!(canonical(raw), None, "{raw}");
+        }
+    }
+
+    #[test]
+    fn p_e1_a_climb_out_of_a_segment_with_an_escaped_slash_is_malformed() {
+        // For Go, nginx and Python this is /a/x and /a/b: they decode before they climb.
+        for raw in ["/a%2fb/../x", "/a%2Fb/%2e%2e", "/v1/a%2fb/../b", "/v1/x/a%2fb/c/../../y"] {
+            assert_eq!(canonical(raw), None, "{raw}");
+        }
+        for (raw, expected) in
+            [("/a%2fb/./x", "/a%2Fb/x"), ("/a%2fb/c/../x", "/a%2Fb/x"), ("/a/../b%2fc", "/b%2Fc")]
+        {
+            assert_eq!(canonical(raw).as_deref(), Some(expected), "{raw}");
         }
     }
 
