@@ -2,9 +2,9 @@
 //!
 //! Known are a secret itself and the credentials rendered from it, in base64 and base64url at any alignment, and in
 //! hexadecimal; in fields also each of these with any of its characters percent-encoded, once or over again, or escaped
-//! as in JSON. An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
+//! as in JSON; in bodies also each of these as character references of HTML, in UTF-16, and broken into lines. An upstream can transform a secret in other ways; whoever binds a key to a host trusts that host with it.
 //!
-//! [`scope`] says which secrets are looked for in which host's answers, [`escapes`] how encoders write them, [`needles`] finds them in one pass, [`spelling`]
+//! [`scope`] says which secrets are looked for in which host's answers, [`escapes`] how encoders write them, [`unescaped`] and [`wrap`] undo that, [`needles`] finds them in one pass, [`spelling`]
 //! reads fields, [`body`] masks what streams by, [`decode`] makes compressed bodies readable, and [`frames`] finds the payload of a WebSocket.
 
 use agentsandbox_policy::Injection;
@@ -25,6 +25,7 @@ mod needles;
 pub mod scope;
 mod spelling;
 mod unescaped;
+mod wrap;
 
 pub use body::BodyMask;
 
@@ -71,6 +72,7 @@ impl Scrubber {
             let exact = encodings.iter().filter(|needle| needle.case == Case::Exact);
             let escaped = exact.flat_map(|needle| escapes::all(&needle.bytes)).map(Needle::exact);
             bodies.extend(escaped.filter(Needle::is_telling).flat_map(|needle| needle.letters()));
+            bodies.extend(encodings.iter().flat_map(Needle::letters).map(|text| wide(&text)));
             needles.extend(encodings);
         }
         // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
@@ -186,6 +188,16 @@ fn aligned(bytes: &[u8], before: usize) -> impl Iterator<Item = Needle> {
         let whole = encoded.as_bytes().get(first..end)?;
         Some(Needle::exact(Zeroizing::new(whole.to_vec())))
     })
+}
+
+/// A text of ASCII as UTF-16 has it (RFC 2781), from its first byte that is not zero to its last: it is the same in either order of bytes.
+fn wide(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut wide = Zeroizing::new(Vec::with_capacity(2 * text.len()));
+    for byte in text {
+        wide.extend_from_slice(&[*byte, 0]);
+    }
+    wide.pop();
+    wide
 }
 
 fn hexadecimal(bytes: &[u8]) -> Needle {

@@ -1,5 +1,5 @@
 //! Masks secrets in a body that passes by, without gathering it and without changing its length. It is searched as it came,
-//! and where it has escapes once more with those undone.
+//! and where it has escapes, or base64 that goes on in another line, once more with those undone.
 //!
 //! Each occurrence becomes asterisks, so `Content-Length` and frames of what is inside stay true. An occurrence may be
 //! cut anywhere between two frames: the end of a frame that may be the beginning of one is held until the next frame
@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 
 use super::Scrubber;
 use super::needles::Found;
-use super::unescaped::{Unescaped, is_escaped};
+use super::unescaped::{self, Lines, Unescaped, is_spelled};
+use super::wrap::Wrap;
 
 /// Bytes of a secret that a frame must end with to be held.
 const HELD_BYTES_MIN: usize = 4;
@@ -35,13 +36,17 @@ pub struct BodyMask {
     unread: usize,
     /// The last bytes of it that were not passed on yet, masked where a needle was complete already.
     held: Zeroizing<Vec<u8>>,
+    wrap: Wrap,
+    /// Joined once base64 went on in another line.
+    lines: Lines,
 }
 
 impl BodyMask {
     /// Masks what the scrubber knows, letter for letter.
     #[must_use]
     pub fn new(scrubber: Arc<Scrubber>) -> Self {
-        Self { scrubber, begun: Zeroizing::default(), unread: 0, held: Zeroizing::default() }
+        let (begun, held) = (Zeroizing::default(), Zeroizing::default());
+        Self { scrubber, begun, unread: 0, held, wrap: Wrap::default(), lines: Lines::Kept }
     }
 
     /// What may be passed on once this frame has come; it can be nothing.
@@ -49,7 +54,12 @@ impl BodyMask {
     pub fn pass(&mut self, frame: Bytes) -> Bytes {
         let mut found = self.search(&frame);
         let is_begun_otherwise = self.unread < self.begun.len();
-        self.unread = if is_begun_otherwise || is_escaped(&frame) || is_escaped(&self.begun) {
+        let is_wrapped = self.wrap.passes(&frame);
+        if is_wrapped {
+            self.lines = Lines::Joined;
+        }
+        let is_escaped = unescaped::is_escaped(&frame) || is_spelled(&self.begun, self.lines);
+        self.unread = if is_begun_otherwise || is_wrapped || is_escaped {
             self.search_unescaped(&frame, &mut found)
         } else {
             found.begun
@@ -87,7 +97,8 @@ impl BodyMask {
             self.scrubber.bodies.begun(text).any(|(begun, length)| shows_too_much(begun, length))
         };
         let unread = self.begun.get(self.begun.len().saturating_sub(self.unread)..).unwrap_or_default();
-        if shows(&self.begun) || (is_escaped(unread) && shows(Unescaped::of(unread).text())) {
+        let read = is_spelled(unread, self.lines).then(|| Unescaped::of(unread, self.lines));
+        if shows(&self.begun) || read.is_some_and(|read| shows(read.text())) {
             return Bytes::from(vec![MASK; held.len()]);
         }
         Bytes::copy_from_slice(&held)
@@ -135,10 +146,10 @@ impl BodyMask {
         came.extend_from_slice(frame);
         let read_to = self.begun.len().saturating_sub(self.unread);
         let unread = came.get(read_to..).unwrap_or_default();
-        let first = memchr::memchr2(b'%', b'\\', unread).unwrap_or(unread.len());
+        let first = unescaped::first(unread, self.lines).unwrap_or(unread.len());
         // What begins farther before the first escape ends before it.
         let from = read_to + first.saturating_sub(needles.longest());
-        let read = Unescaped::of(came.get(from..).unwrap_or_default());
+        let read = Unescaped::of(came.get(from..).unwrap_or_default(), self.lines);
         let inside = needles.search(read.text(), read.text().len());
         let place = |at| from + read.place(at);
         found.places.extend(inside.places.iter().map(|(start, end)| (place(*start), place(*end))));
@@ -158,11 +169,11 @@ impl BodyMask {
     }
 }
 
-/// Masks these places in a text whose first byte is number `from`.
+/// Masks these places in a text whose first byte is number `from`. Ends of lines stay: they may end more than what they stand in.
 fn mask(text: &mut [u8], places: &[(usize, usize)], from: usize) {
     for (start, end) in places {
         if let Some(part) = text.get_mut(start.saturating_sub(from)..end.saturating_sub(from)) {
-            part.fill(MASK);
+            part.iter_mut().filter(|byte| !matches!(byte, b'\r' | b'\n')).for_each(|byte| *byte = MASK);
         }
     }
 }

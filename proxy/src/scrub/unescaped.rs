@@ -1,9 +1,27 @@
 //! A piece of a body with its escapes undone once, and where each byte of that stood. An encoder may write any byte as an
-//! escape, so that no list of spellings is complete; undone they are all one.
+//! escape, so that no list of spellings is complete; undone they are all one. So are lines that break what is written in them.
 
 use zeroize::Zeroizing;
 
-/// A text without its percent-encoding (RFC 3986, 2.1) and its escapes of JSON (RFC 8259, 7), where they stand for one byte.
+use super::wrap::{break_of, has_break};
+
+/// Bytes of the longest character reference that is read: `&#x0000041;` and shorter ones. Encoders write four to six.
+const REFERENCE_BYTES_MAX: usize = 12;
+/// Character references by name that stand for what encoders of HTML do not leave as it is (HTML, 13.5).
+const NAMED: [(&[u8], u8); 5] =
+    [(b"amp", b'&'), (b"apos", b'\''), (b"gt", b'>'), (b"lt", b'<'), (b"quot", b'"')];
+
+/// What is made of ends of lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// They stand where they stand.
+    Kept,
+    /// They are left out.
+    Joined,
+}
+
+/// A text without its percent-encoding (RFC 3986, 2.1), its escapes of JSON (RFC 8259, 7) and its character references of HTML (HTML, 13.1.4),
+/// where they stand for one byte.
 pub struct Unescaped {
     text: Zeroizing<Vec<u8>>,
     /// Where the text goes on behind each escape: here, and as it was written.
@@ -13,27 +31,58 @@ pub struct Unescaped {
 /// Whether a text may hold a secret that is spelled with escapes of its bytes. What is written with a plain backslash alone is
 /// among the spellings that are searched for letter by letter.
 pub fn is_escaped(text: &[u8]) -> bool {
+    let is_reference = |at: usize| {
+        let read = text.get(at..).map(reference);
+        !matches!(read, Some(Escape::None(_)) | None)
+    };
     text.ends_with(b"\\")
         || memchr::memchr(b'%', text).is_some()
         || memchr::memmem::find(text, b"\\u").is_some()
+        || memchr::memchr_iter(b'&', text).any(is_reference)
+}
+
+/// The same where lines may be joined, too.
+pub fn is_spelled(text: &[u8], lines: Lines) -> bool {
+    is_escaped(text) || (lines == Lines::Joined && has_break(text))
+}
+
+/// Where the first byte stands that may be read as something else.
+pub fn first(text: &[u8], lines: Lines) -> Option<usize> {
+    let escape = memchr::memchr3(b'%', b'\\', b'&', text);
+    match lines {
+        Lines::Kept => escape,
+        Lines::Joined => {
+            let end = memchr::memchr2(b'\r', b'\n', text);
+            escape.into_iter().chain(end).min()
+        }
+    }
 }
 
 impl Unescaped {
     /// Reads a text up to its end, or to an escape that its end cuts off.
     #[must_use]
-    pub fn of(written: &[u8]) -> Self {
+    pub fn of(written: &[u8], lines: Lines) -> Self {
         let mut text = Zeroizing::new(Vec::with_capacity(written.len()));
         let (mut marks, mut at) = (Vec::new(), 0);
+        // Where the last end of a line was left out, and with what it ended: lines are joined, empty ones among them end what is written.
+        let mut joined = None;
         loop {
             let rest = written.get(at..).unwrap_or_default();
-            let Some(next) = memchr::memchr2(b'%', b'\\', rest) else {
+            let Some(next) = first(rest, lines) else {
                 text.extend_from_slice(rest);
                 return Self { text, marks };
             };
             let (plain, escaped) = rest.split_at(next);
             text.extend_from_slice(plain);
             at += next;
-            match escape(escaped) {
+            match spelled(escaped, lines) {
+                Escape::Of(byte @ (b'\r' | b'\n'), bytes)
+                    if lines == Lines::Joined && joins(joined, at, byte) =>
+                {
+                    at += bytes;
+                    joined = Some((at, byte));
+                    marks.push((text.len(), at));
+                }
                 Escape::Of(byte, bytes) => {
                     text.push(byte);
                     at += bytes;
@@ -63,7 +112,12 @@ impl Unescaped {
     }
 }
 
-/// What begins with a percent sign or a backslash.
+/// Whether this byte at this place is left out with others of the end of a line, of which the last was left out there.
+fn joins(last: Option<(usize, u8)>, at: usize, byte: u8) -> bool {
+    last.is_none_or(|(end, before)| end != at || (before, byte) == (b'\r', b'\n'))
+}
+
+/// What begins with a byte that may be read as something else.
 enum Escape {
     /// A byte, written with so many.
     Of(u8, usize),
@@ -71,6 +125,48 @@ enum Escape {
     Unfinished,
     /// Nothing but this byte.
     None(u8),
+}
+
+fn spelled(text: &[u8], lines: Lines) -> Escape {
+    match break_of(text) {
+        Some((byte, bytes)) if lines == Lines::Joined => Escape::Of(byte, bytes),
+        _ if text.starts_with(b"&") => reference(text),
+        _ => escape(text),
+    }
+}
+
+/// What begins with an ampersand.
+fn reference(text: &[u8]) -> Escape {
+    let most = text.get(..REFERENCE_BYTES_MAX).unwrap_or(text);
+    let Some(end) = memchr::memchr(b';', most) else {
+        let is_cut_off =
+            text.len() < REFERENCE_BYTES_MAX && may_be_reference(text.get(1..).unwrap_or_default());
+        return if is_cut_off { Escape::Unfinished } else { Escape::None(b'&') };
+    };
+    let name = most.get(1..end).unwrap_or_default();
+    let byte = match name {
+        [b'#', b'x' | b'X', digits @ ..] => number(digits, 16),
+        [b'#', digits @ ..] => number(digits, 10),
+        _ => NAMED.iter().find(|(known, _)| *known == name).map(|(_, byte)| *byte),
+    };
+    byte.map_or(Escape::None(b'&'), |byte| Escape::Of(byte, end + 1))
+}
+
+/// Whether this may be the beginning of a reference, behind its ampersand.
+fn may_be_reference(name: &[u8]) -> bool {
+    match name {
+        [b'#', b'x' | b'X', digits @ ..] => digits.iter().all(u8::is_ascii_hexdigit),
+        [b'#', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => NAMED.iter().any(|(known, _)| known.starts_with(name)),
+    }
+}
+
+/// The ASCII of this number.
+fn number(digits: &[u8], radix: u32) -> Option<u8> {
+    let text = std::str::from_utf8(digits).ok()?;
+    // from_str_radix would take a sign.
+    let is_plain = digits.iter().all(u8::is_ascii_hexdigit);
+    u8::from_str_radix(text, radix).ok().filter(|byte| is_plain && byte.is_ascii())
 }
 
 fn escape(text: &[u8]) -> Escape {
@@ -117,15 +213,20 @@ mod tests {
             (r"a\u01", r"a\u01"),
             (r"\u00zz", r"\u00zz"),
             (r"a\", "a"),
+            ("a&#65;&#x42;&#X43;&#0068;b", "aABCDb"),
+            ("&amp;&lt;&gt;&quot;&apos;&#39;", "&<>\"''"),
+            ("a&b&page=1&#;&#x;&#256;&#x100;&#+65;&nbsp;&amp", "a&b&page=1&#;&#x;&#256;&#x100;&#+65;&nbsp;"),
+            ("a&#x4", "a"),
+            ("a&#00000000000000065;", "a&#00000000000000065;"),
         ] {
-            let read = Unescaped::of(written.as_bytes());
+            let read = Unescaped::of(written.as_bytes(), Lines::Kept);
             assert_eq!(read.text(), text.as_bytes(), "{written}");
             for (at, byte) in text.bytes().enumerate() {
                 let (from, until) = (read.place(at), read.place(at + 1));
                 let own = &written[from..until];
                 let meant = match own.len() {
                     1 => own.as_bytes().to_vec(),
-                    _ => Unescaped::of(own.as_bytes()).text().to_vec(),
+                    _ => Unescaped::of(own.as_bytes(), Lines::Kept).text().to_vec(),
                 };
                 assert_eq!(meant, [byte], "{own} of {written}");
             }
@@ -134,10 +235,35 @@ mod tests {
 
     #[test]
     fn a_text_without_a_percent_sign_or_a_number_is_not_read() {
-        for (text, expected) in
-            [("100 %", true), (r"\u0041", true), (r"x\", true), (r#"{"a": "b\n"}"#, false), ("", false)]
-        {
+        for (text, expected) in [
+            ("100 %", true),
+            (r"\u0041", true),
+            (r"x\", true),
+            (r#"{"a": "b\n"}"#, false),
+            ("", false),
+            ("&#65;", true),
+            ("a &amp; b", true),
+            ("a&", true),
+            ("?a=b&page=1&c", false),
+        ] {
             assert_eq!(is_escaped(text.as_bytes()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn lines_are_joined_and_each_byte_is_found_where_it_was_written() {
+        let written = "ab\r\ncd\\nef%0Ag&#10;h\n";
+        let read = Unescaped::of(written.as_bytes(), Lines::Joined);
+        assert_eq!(read.text(), b"abcdefgh");
+        for (at, byte) in "abcdefgh".bytes().enumerate() {
+            assert_eq!(written.as_bytes()[read.place(at)], byte);
+        }
+        assert_eq!(read.place(8), written.len());
+        assert_eq!(Unescaped::of(b"a\n", Lines::Kept).text(), b"a\n");
+        assert_eq!(
+            Unescaped::of(b"a\r\n\r\nb\\n\\n\nc", Lines::Joined).text(),
+            b"a\rb\nc",
+            "an empty line ends it"
+        );
     }
 }
