@@ -47,6 +47,8 @@ pub struct Scrubber {
     firsts: Firsts,
     /// What is looked for in bodies, letter for letter.
     bodies: Needles,
+    /// The same in UTF-16, looked for where there are zeros.
+    wide: Needles,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -65,14 +67,14 @@ impl Scrubber {
     /// A scrubber for secrets that are sent as their credentials say.
     #[must_use]
     pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a Injection, &'a Secret)>) -> Self {
-        let (mut needles, mut bodies) = (Vec::new(), Vec::new());
+        let (mut needles, mut bodies, mut wide) = (Vec::new(), Vec::new(), Vec::new());
         for (injection, secret) in secrets {
             let encodings = encodings(injection, secret);
             // Fields are read escape by escape; a body is searched for these letter for letter.
             let exact = encodings.iter().filter(|needle| needle.case == Case::Exact);
             let escaped = exact.flat_map(|needle| escapes::all(&needle.bytes)).map(Needle::exact);
             bodies.extend(escaped.filter(Needle::is_telling).flat_map(|needle| needle.letters()));
-            bodies.extend(encodings.iter().flat_map(Needle::letters).map(|text| wide(&text)));
+            wide.extend(encodings.iter().flat_map(Needle::letters).map(|text| in_utf_16(&text)));
             needles.extend(encodings);
         }
         // A longer one may hold a shorter one, and goes as a whole. Equal ones stand together, so that none stays twice.
@@ -81,7 +83,7 @@ impl Scrubber {
         let anchors = Anchors::new(needles.iter().map(|needle| needle.bytes.as_slice()), Case::Any);
         bodies.extend(needles.iter().flat_map(Needle::letters));
         let firsts = Firsts::of(needles.iter().map(|needle| needle.bytes.as_slice()));
-        Self { needles, anchors, firsts, bodies: Needles::new(bodies) }
+        Self { needles, anchors, firsts, bodies: Needles::new(bodies), wide: Needles::new(wide) }
     }
 
     /// Replaces the secrets in each value, and removes fields that are named after one.
@@ -191,7 +193,7 @@ fn aligned(bytes: &[u8], before: usize) -> impl Iterator<Item = Needle> {
 }
 
 /// A text of ASCII as UTF-16 has it (RFC 2781), from its first byte that is not zero to its last: it is the same in either order of bytes.
-fn wide(text: &[u8]) -> Zeroizing<Vec<u8>> {
+fn in_utf_16(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut wide = Zeroizing::new(Vec::with_capacity(2 * text.len()));
     for byte in text {
         wide.extend_from_slice(&[*byte, 0]);

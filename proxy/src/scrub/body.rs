@@ -15,7 +15,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::Scrubber;
-use super::needles::Found;
+use super::needles::{Found, Needles};
 use super::unescaped::{self, Lines, Unescaped, is_spelled};
 use super::wrap::Wrap;
 
@@ -94,7 +94,9 @@ impl BodyMask {
         }
         let held = std::mem::take(&mut self.held);
         let shows = |text: &[u8]| {
-            self.scrubber.bodies.begun(text).any(|(begun, length)| shows_too_much(begun, length))
+            let (bodies, wide) = (&self.scrubber.bodies, &self.scrubber.wide);
+            let mut begun = bodies.begun(text).chain(wide.begun(text));
+            begun.any(|(begun, length)| shows_too_much(begun, length))
         };
         let unread = self.begun.get(self.begun.len().saturating_sub(self.unread)..).unwrap_or_default();
         let read = is_spelled(unread, self.lines).then(|| Unescaped::of(unread, self.lines));
@@ -116,9 +118,21 @@ impl BodyMask {
         u64::try_from(self.held.len()).unwrap_or(0)
     }
 
-    /// Where needles stand in what was begun and this frame behind it.
+    /// Where needles stand in what was begun and this frame behind it. Those of UTF-16 have a zero behind each letter, and each of them begins
+    /// as one without.
     fn search(&self, frame: &[u8]) -> Found {
-        let needles = &self.scrubber.bodies;
+        let found = self.search_for(&self.scrubber.bodies, frame);
+        if memchr::memchr(0, frame).is_none() && memchr::memchr(0, &self.begun).is_none() {
+            return found;
+        }
+        let wide = self.search_for(&self.scrubber.wide, frame);
+        Found {
+            places: found.places.into_iter().chain(wide.places).collect(),
+            begun: found.begun.max(wide.begun),
+        }
+    }
+
+    fn search_for(&self, needles: &Needles, frame: &[u8]) -> Found {
         let found = needles.search(frame, frame.len());
         let before = self.begun.len();
         if before == 0 {

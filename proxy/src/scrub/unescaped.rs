@@ -48,13 +48,10 @@ pub fn is_spelled(text: &[u8], lines: Lines) -> bool {
 
 /// Where the first byte stands that may be read as something else.
 pub fn first(text: &[u8], lines: Lines) -> Option<usize> {
-    let escape = memchr::memchr3(b'%', b'\\', b'&', text);
     match lines {
-        Lines::Kept => escape,
-        Lines::Joined => {
-            let end = memchr::memchr2(b'\r', b'\n', text);
-            escape.into_iter().chain(end).min()
-        }
+        Lines::Kept => memchr::memchr3(b'%', b'\\', b'&', text),
+        // One look for all of them: a second one would read up to the end of the text for each line.
+        Lines::Joined => text.iter().position(|byte| matches!(byte, b'%' | b'\\' | b'&' | b'\r' | b'\n')),
     }
 }
 

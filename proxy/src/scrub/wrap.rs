@@ -59,9 +59,8 @@ pub const fn break_of(text: &[u8]) -> Option<(u8, usize)> {
 
 /// Where ends of lines begin.
 fn breaks(text: &[u8]) -> impl Iterator<Item = usize> {
-    let plain = memchr::memchr2_iter(b'\r', b'\n', text);
-    let escaped = ["\\r", "\\n"].into_iter().flat_map(|end| memchr::memmem::find_iter(text, end));
-    plain.chain(escaped)
+    let begins = |at: &usize| text.get(*at..).is_some_and(|rest| break_of(rest).is_some());
+    memchr::memchr3_iter(b'\r', b'\n', b'\\', text).filter(begins)
 }
 
 /// The text without ends of lines at its own end, and without a backslash that may begin one.

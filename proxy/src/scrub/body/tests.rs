@@ -341,7 +341,13 @@ fn masking_all(needles: &[String]) -> BodyMask {
     let bodies = Needles::new(needles.iter().map(|needle| needle.clone().into_bytes().into()).collect());
     let anchors = Anchors::new(std::iter::empty(), Case::Any);
     let firsts = super::super::Firsts::of(std::iter::empty());
-    BodyMask::new(Arc::new(Scrubber { needles: Vec::new(), anchors, firsts, bodies }))
+    BodyMask::new(Arc::new(Scrubber {
+        needles: Vec::new(),
+        anchors,
+        firsts,
+        bodies,
+        wide: Needles::new(Vec::new()),
+    }))
 }
 
 /// A few needles of few letters, so that they overlap each other and themselves; and a body in frames, made of parts of them
