@@ -220,6 +220,7 @@ impl Audit {
             address: None,
             resent: None,
             leads_to_http: None,
+            last_event: None,
             status: None,
             bytes_up: 0,
             bytes_down: 0,

@@ -127,9 +127,6 @@ pub enum CutOff {
     /// The policy would not allow the request any more.
     #[error("the policy does not allow it any more")]
     Revoked,
-    /// The rule takes no more of the answer.
-    #[error("the answer is longer than its rule takes")]
-    TooLarge,
     /// The upstream ended in the middle of its answer. What it said of that is not passed on: an HTTP/2 code of the
     /// upstream's would read as if the agent had broken the protocol.
     #[error("the upstream broke off")]
@@ -207,8 +204,8 @@ impl Upload {
     /// What goes up of a frame. It is counted while the body is held, so that the end of the exchange finds it counted.
     fn pass(&mut self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, BoxError> {
         let mut frame = frame.inspect_err(|error| self.traffic.faults(fault(error)))?;
-        if let Some(Err(reason)) = self.watch.as_mut().map(Watch::passes) {
-            self.traffic.faults(Fault::Revoked(reason));
+        if let Some(Err(denial)) = self.watch.as_mut().map(Watch::passes) {
+            self.traffic.faults(Fault::Revoked(denial.reason));
             return Err(CutOff::Revoked.into());
         }
         if let Some(search) = &mut self.search {

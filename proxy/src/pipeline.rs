@@ -44,7 +44,7 @@ use crate::revoked::{Allowed, Watch};
 use crate::scrub::Scrubber;
 use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
-use crate::stream::{Cleaning, Decoding, Downward, Session};
+use crate::stream::{Cleaning, Decoding, Downward, EventStream, Session, is_event_stream};
 use crate::upgrade::{self, Tunnel};
 use crate::upstream::Answer;
 use keys::Keys;
@@ -210,6 +210,8 @@ struct Answered {
     max_bytes: Option<u64>,
     /// What ends its body with its rule.
     watch: Option<Watch>,
+    /// The request, where its body is an event stream that may end with a word of ours.
+    events: Option<Box<Denial>>,
 }
 
 async fn exchange(
@@ -307,7 +309,8 @@ fn answered(
         return Err(failed(DenialReason::UpstreamUnreachable));
     }
     let max_bytes = permit.bounds().answer().and_then(AnswerLimits::max_bytes);
-    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes, watch: None })
+    let events = is_event_stream(response.headers()).then(|| failed(DenialReason::Interrupted));
+    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes, watch: None, events })
 }
 
 /// The denial of a request whose body was at fault.
@@ -385,7 +388,7 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, cleaning, decoding, tunnel, max_bytes, watch } = answered;
+    let Answered { mut response, cleaning, decoding, tunnel, max_bytes, watch, events } = answered;
     entry.answers(response.status().as_u16());
     if let Some(tunnel) = tunnel {
         return upgrade::join(proxy, context, tunnel, response, (cleaning.scrubber, entry));
@@ -393,7 +396,12 @@ fn deliver(
     headers::strip_response(response.headers_mut());
     response.map(|body| {
         let body = Downward::new(body, cleaning, decoding, entry).at_most(max_bytes);
-        body.watched(watch).on(Arc::clone(context)).boxed_unsync()
+        let body = body.watched(watch).on(Arc::clone(context));
+        // What is longer than was announced is no answer.
+        match events.filter(|_| body.size_hint().exact().is_none()) {
+            Some(asked) => EventStream::new(body, asked).boxed_unsync(),
+            None => body.boxed_unsync(),
+        }
     })
 }
 

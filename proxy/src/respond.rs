@@ -116,6 +116,33 @@ const fn is_final(reason: DenialReason) -> bool {
     )
 }
 
+#[derive(Serialize)]
+struct LastEvent<'a> {
+    #[serde(flatten)]
+    refusal: Refusal<'a>,
+    /// What the SDKs of model providers know an error in a stream by, which has no status any more.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: Error<'a>,
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    code: &'a str,
+    message: String,
+}
+
+/// The last event of an event stream that is stopped: of type `error`, with the refusal as its data.
+#[must_use]
+pub fn last_event(denial: &Denial, request_id: &str) -> String {
+    let error = Error { kind: "denied", code: denial.reason.as_str(), message: denial.to_string() };
+    let told = LastEvent { refusal: Refusal { denial, request_id }, kind: "error", error };
+    // JSON has no line ends of its own, so this is one line.
+    format!("event: error\ndata: {}\n\n", serde_json::to_string(&told).unwrap_or_default())
+}
+
 fn sentence(denial: &Denial, request_id: &str) -> String {
     let host = denial.host.as_deref().unwrap_or("the destination");
     let path = denial.path.as_deref().unwrap_or_default();

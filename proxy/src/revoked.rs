@@ -7,11 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use agentsandbox_policy::{CertificateUse, CredentialUse, DenialReason, PassPermit, Permit, Policy, Request};
+use agentsandbox_policy::{
+    CertificateUse, CredentialUse, Denial, DenialReason, PassPermit, Permit, Policy, Request,
+};
 use tokio::time::{self, Sleep, sleep, sleep_until};
 
 use crate::limits::POLICY_POLL_INTERVAL;
 use crate::reload::{ActivePolicy, Loaded};
+
+/// What is told of a request whose key is another one now, or none.
+const OTHER_KEY: &str = "The rule does not give this request the credential or client certificate any more that it was sent with; send it again, and it is decided by what is in force then.";
 
 /// What a request was allowed as.
 pub struct Allowed {
@@ -41,23 +46,24 @@ impl Allowed {
     pub async fn ends(mut self, policy: &ActivePolicy) -> DenialReason {
         loop {
             sleep(POLICY_POLL_INTERVAL).await;
-            if let Err(reason) = self.holds(policy) {
-                return reason;
+            if let Err(denial) = self.holds(policy) {
+                return denial.reason;
             }
         }
     }
 
     /// Whether the policy in force still allows it.
-    fn holds(&mut self, policy: &ActivePolicy) -> Result<(), DenialReason> {
-        let current = policy.current(Instant::now())?;
+    fn holds(&mut self, policy: &ActivePolicy) -> Result<(), Box<Denial>> {
+        let current = policy.current(Instant::now()).map_err(|reason| Box::new(Denial::new(reason)))?;
         if Arc::ptr_eq(&current, &self.under) {
             return Ok(());
         }
-        let permit = current.policy.decide(self.asked.clone()).map_err(|denial| denial.reason)?;
+        let permit = current.policy.decide(self.asked.clone())?;
         let is_same = permit.credential() == self.credential.as_ref()
             && permit.certificate() == self.certificate.as_ref();
         if !is_same {
-            return Err(DenialReason::CredentialScope);
+            let denial = Denial::of(&permit, DenialReason::CredentialScope);
+            return Err(Box::new(denial.with_how_to_allow(OTHER_KEY)));
         }
         self.under = current;
         Ok(())
@@ -86,7 +92,7 @@ impl Watch {
     ///
     /// # Errors
     /// Why the policy would not allow the request any more.
-    pub fn passes(&mut self) -> Result<(), DenialReason> {
+    pub fn passes(&mut self) -> Result<(), Box<Denial>> {
         let now = time::Instant::now();
         if now < self.due {
             return Ok(());
@@ -96,13 +102,13 @@ impl Watch {
     }
 
     /// Completes when nothing more may be passed on; to be asked while there is nothing to pass on.
-    pub fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<DenialReason> {
+    pub fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<Box<Denial>> {
         loop {
             let due = self.due;
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
             ready!(timer.as_mut().poll(cx));
-            if let Err(reason) = self.passes() {
-                return Poll::Ready(reason);
+            if let Err(denial) = self.passes() {
+                return Poll::Ready(denial);
             }
             // Pieces that passed meanwhile may have put it off.
             let due = self.due;

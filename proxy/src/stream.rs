@@ -4,6 +4,9 @@
 //! An answer that is searched for secrets goes through up to two stages: it is decoded if it is compressed, and masked.
 //! Both hold back as little as they can, and what they hold is given out before the end is.
 
+mod event_stream;
+mod events;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +17,11 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use agentsandbox_policy::DenialReason;
+use agentsandbox_policy::{Denial, DenialReason};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 
-use crate::audit::{Entry, Traffic};
+use crate::audit::{Entry, Fault, Traffic};
 use crate::entrance::EntranceContext;
 use crate::exchange::CutOff;
 use crate::headers;
@@ -27,6 +30,8 @@ use crate::respond::BoxError;
 use crate::revoked::Watch;
 use crate::scrub::decode::{self, Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
+
+pub use event_stream::{EventStream, is_event_stream};
 
 /// The upstream's body on its way down.
 pub struct Downward<B: HttpBody = Incoming> {
@@ -43,6 +48,11 @@ pub struct Downward<B: HttpBody = Incoming> {
     context: Option<Arc<EntranceContext>>,
     watch: Option<Watch>,
 }
+
+/// The policy or a bound ends an answer, and nothing is wrong with its upstream. Of the denial no more may be known than why.
+#[derive(Debug, thiserror::Error)]
+#[error("it is stopped: {0}")]
+pub struct Stopped(Box<Denial>);
 
 /// What the fields of an answer lose: those of its head and those of its trailers, which a client may merge.
 pub struct Cleaning {
@@ -187,9 +197,20 @@ impl<B: HttpBody> Downward<B> {
         reason: DenialReason,
         error: &BoxError,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(fault @ (Fault::Misused(_) | Fault::OverLimit | Fault::Revoked(_))) = self.traffic.fault()
+        {
+            // The upstream broke off because the agent's body was stopped.
+            let denial = Denial::new(fault.reason());
+            return self.stops(denial.into());
+        }
         tracing::info!(error = %error, "an answer was not read to its end");
         self.entry.breaks(reason);
         Poll::Ready(Some(Err(CutOff::Upstream.into())))
+    }
+
+    fn stops(&mut self, denial: Box<Denial>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.entry.breaks(denial.reason);
+        Poll::Ready(Some(Err(Stopped(denial).into())))
     }
 }
 
@@ -274,16 +295,14 @@ where
             (Some(watch), Poll::Ready(Some(Ok(_)))) => Poll::Ready(watch.passes().err()),
             _ => Poll::Ready(None),
         };
-        if let Poll::Ready(Some(reason)) = revoked {
-            self.entry.breaks(reason);
-            return Poll::Ready(Some(Err(CutOff::Revoked.into())));
+        if let Poll::Ready(Some(denial)) = revoked {
+            return self.stops(denial);
         }
         let mut polled = ready!(polled);
         if let Some(Ok(frame)) = &polled
             && !self.takes_room(frame)
         {
-            self.entry.breaks(DenialReason::AnswerTooLarge);
-            return Poll::Ready(Some(Err(CutOff::TooLarge.into())));
+            return self.stops(Denial::new(DenialReason::AnswerTooLarge).into());
         }
         match &mut polled {
             Some(Ok(frame)) => {

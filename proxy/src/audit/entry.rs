@@ -292,6 +292,11 @@ impl Entry {
         self.record.leads_to_http = to_http.then_some(true);
     }
 
+    /// It was stopped, and the agent was told so by the last event of the stream.
+    pub fn tells_in_stream(&mut self) {
+        self.record.last_event = Some(true);
+    }
+
     /// The status the agent is answered with.
     pub fn answers(&mut self, status: u16) {
         self.record.status = Some(status);

@@ -41,6 +41,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     if let Some(leads) = &record.leads_to_http {
         line.value(",\"leadsToHttp\":", leads)?;
     }
+    if let Some(told) = &record.last_event {
+        line.value(",\"lastEvent\":", told)?;
+    }
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
     line.value(",\"bytesDown\":", &record.bytes_down)?;
@@ -223,6 +226,7 @@ mod tests {
             }),
             resent: port.map(|port| port % 3 == 0),
             leads_to_http: port.map(|port| port % 5 == 0),
+            last_event: port.map(|port| port % 5 == 0),
             status: port,
             bytes_up: seq,
             bytes_down: seq,

@@ -105,6 +105,10 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub(super) leads_to_http: Option<bool>,
+    /// That an event stream was stopped for the reason and ended with an event that says so; else the field is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub(super) last_event: Option<bool>,
     /// Status the agent was answered with.
     pub(super) status: Option<u16>,
     /// Bytes of bodies from the agent.

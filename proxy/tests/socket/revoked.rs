@@ -31,7 +31,7 @@ async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and
             let io = TokioIo::new(to(&world, Entrance::HttpProxy).await);
             let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
             tokio::spawn(connection);
-            let asked = get(&world.url("/v1/events"), &world.authority());
+            let asked = get(&world.url("/v1/pieces"), &world.authority());
             let mut body = sender.send_request(asked).await.unwrap().into_body();
             let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
             assert_eq!(first, "data: first\n\n");
@@ -48,6 +48,7 @@ async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and
             assert!(ended.unwrap().is_err(), "{edited} {upstream}: an end that looks whole");
             let line = world.line(&[("event", "end")]).await;
             assert_eq!(line["reason"].as_str(), reason, "{edited} {upstream}");
+            assert_eq!(line["lastEvent"].as_bool(), None, "{edited} {upstream}");
         }
     }
 }

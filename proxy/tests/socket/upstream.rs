@@ -181,10 +181,10 @@ pub fn following(
 
 async fn echo(mut request: Request<Incoming>, finish: Arc<Notify>) -> Result<Echo, Infallible> {
     let path = request.uri().path().to_owned();
-    if path == "/v1/events" {
-        let events = futures_of(finish);
-        let body = StreamBody::new(events).boxed_unsync();
-        return Ok(Response::builder().header("content-type", "text/event-stream").body(body).unwrap());
+    if let "/v1/events" | "/v1/pieces" = path.as_str() {
+        let kind = if path == "/v1/events" { "text/event-stream" } else { "text/plain" };
+        let body = StreamBody::new(futures_of(finish)).boxed_unsync();
+        return Ok(Response::builder().header("content-type", kind).body(body).unwrap());
     }
     if path == "/v1/grpc" {
         let mut trailers = http::HeaderMap::new();
