@@ -5,6 +5,7 @@
 //! whatever a certificate says, with one reading of one secret, for some upstreams remember who spoke first, and of one client
 //! certificate, which speaks for all of it. No byte of a request is written before the server has proven its name.
 
+mod heads;
 mod places;
 mod pool;
 mod refusal;
@@ -17,7 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use agentsandbox_policy::{DenialReason, DialPermit, Host, Scheme};
+use agentsandbox_policy::{DenialReason, DialPermit, Scheme};
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response};
@@ -26,14 +27,15 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use self::heads::Early;
 use self::pool::{Destination, Pool, Stream, Streams};
 use self::refusal::{Heard, Listening};
 use self::shape::shape;
@@ -52,6 +54,7 @@ pub(crate) use self::places::Load;
 pub use self::places::{Place, Placed, Places, Unleased};
 pub use self::pool::Voice;
 pub use self::refusal::Refusal;
+pub(crate) use self::spoken::server_name;
 
 /// What the agent wants of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -365,7 +368,9 @@ impl Upstream {
         let mut unread = None;
         let response = match sender {
             Sender::Http1(mut sender) => {
-                let response = head(sender.try_send_request(request), progress, |request| request).await?;
+                let early = Early::before_the_answer_to(&mut request);
+                let sent = head(sender.try_send_request(request), progress, |request| request);
+                let response = early.bound(sent).await?;
                 if purpose == Purpose::Exchange {
                     let pool = Arc::clone(&self.pool);
                     let (reads, read) = oneshot::channel();
@@ -489,12 +494,5 @@ async fn head<R>(
             }
         },
         Err(_) => Err(ExchangeError::Failed(DenialReason::UpstreamUnreachable)),
-    }
-}
-
-pub(crate) fn server_name(host: &Host) -> Option<ServerName<'static>> {
-    match host.address() {
-        Some(address) => Some(ServerName::from(address)),
-        None => ServerName::try_from(host.to_string()).ok(),
     }
 }

@@ -3,13 +3,15 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use agentsandbox_policy::DenialReason;
+use agentsandbox_policy::{DenialReason, Host};
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Sender;
+use super::heads::Counted;
 use super::places::Window;
 use super::pool::Streams;
 use crate::config::chain;
@@ -17,6 +19,14 @@ use crate::limits::{
     H2_PING_INTERVAL, H2_PING_TIMEOUT, H2_SEND_BUFFER_BYTES, H2_UPSTREAM_STREAM_SHARE,
     H2_UPSTREAM_STREAM_WINDOW_BYTES, HEADER_BYTES_MAX,
 };
+
+/// The name that a server has to prove.
+pub(crate) fn server_name(host: &Host) -> Option<ServerName<'static>> {
+    match host.address() {
+        Some(address) => Some(ServerName::from(address)),
+        None => ServerName::try_from(host.to_string()).ok(),
+    }
+}
 
 pub(super) async fn over_http1(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -76,7 +86,7 @@ pub(super) async fn over_http2(
         // Only while an answer is waited for: an upstream that is gone without a word is found out long before it is late.
         .keep_alive_interval(H2_PING_INTERVAL)
         .keep_alive_timeout(H2_PING_TIMEOUT);
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let handshake = builder.handshake(TokioIo::new(Counted::new(stream))).await;
     let (sender, mut connection) = handshake.map_err(|_| DenialReason::UpstreamUnreachable)?;
     let told = Arc::clone(&streams);
     tokio::spawn(async move {

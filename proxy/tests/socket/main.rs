@@ -30,6 +30,7 @@ mod fullness;
 mod halves;
 mod heads;
 mod hello;
+mod informational;
 mod last_event;
 mod overtaken;
 mod peers;

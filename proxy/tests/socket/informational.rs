@@ -1,0 +1,151 @@
+//! Informational answers of upstreams (1xx): they end at the proxy, and the final answer is whole behind them, or there is none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use agentsandbox_proxy::entrance::Entrance;
+use http::{HeaderMap, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::entrances::to;
+use crate::flow::tunnel;
+use crate::upstream::Behaviour;
+use crate::world::{Answer, Setup, World, build, get, over_http1, over_http2};
+
+const FINAL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-final: yes\r\n\r\nok";
+/// As many as are taken.
+const MOST: usize = 64;
+
+/// An upstream over HTTP/1.1 that says these statuses before the answer, and without end where it may not answer. It counts what was sent.
+fn over_one(statuses: Vec<u16>, endless: bool, sent: Arc<AtomicUsize>) -> Behaviour {
+    Behaviour::new(move |mut io| {
+        let (statuses, sent) = (statuses.clone(), Arc::clone(&sent));
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = io.read_u8().await else { return };
+                head.push(byte);
+            }
+            for status in &statuses {
+                let early = format!("HTTP/1.1 {status} Early\r\nlink: </x.css>; rel=preload\r\n\r\n");
+                if io.write_all(early.as_bytes()).await.is_err() {
+                    return;
+                }
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            if !endless {
+                let _ = io.write_all(FINAL.as_bytes()).await;
+            }
+            let _ = io.flush().await;
+            let _ = io.read_u8().await;
+        }
+    })
+}
+
+/// A frame of the first request's stream, or of none (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A head with this status and one field, nothing of it from a table but the name of the status (RFC 7541, 6.2.2).
+fn head(status: u16, name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let block = [vec![0x08], text(&status.to_string()), vec![0], text(name), text(value)].concat();
+    frame(1, 4, 1, &block)
+}
+
+/// The same over HTTP/2.
+fn over_two(statuses: Vec<u16>, endless: bool, sent: Arc<AtomicUsize>) -> Behaviour {
+    Behaviour::new(move |mut io| {
+        let (statuses, sent) = (statuses.clone(), Arc::clone(&sent));
+        async move {
+            let mut preface = [0; 24];
+            io.read_exact(&mut preface).await.unwrap();
+            io.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+            let mut kind = 0;
+            while kind != 1 {
+                let mut head = [0; 9];
+                io.read_exact(&mut head).await.unwrap();
+                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                io.read_exact(&mut payload).await.unwrap();
+                kind = head[3];
+            }
+            for status in &statuses {
+                if io.write_all(&head(*status, "link", "</x.css>; rel=preload")).await.is_err() {
+                    return;
+                }
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            if !endless {
+                let _ = io.write_all(&[head(200, "x-final", "yes"), frame(0, 1, 1, b"ok")].concat()).await;
+            }
+            let _ = io.flush().await;
+            let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
+        }
+    })
+}
+
+async fn world(upstream: &'static str, behaviour: Behaviour) -> World {
+    build(Setup { protocols: vec![upstream], behaviour: Some(behaviour), ..Setup::default() }).await
+}
+
+async fn asks(world: &World, client: &str) -> Answer {
+    let io = tunnel(world, client).await;
+    match client {
+        "h2" => over_http2(io, get(&world.url("/v1/x"), &world.authority())).await,
+        _ => over_http1(io, get("/v1/x", &world.authority())).await,
+    }
+}
+
+#[tokio::test]
+async fn p_d9_what_comes_before_an_answer_is_dropped_and_the_answer_is_whole() {
+    for statuses in [vec![100], vec![102, 103], vec![103; MOST]] {
+        for upstream in ["h2", "http/1.1"] {
+            for client in ["h2", "http/1.1"] {
+                let sent = Arc::<AtomicUsize>::default();
+                let upstreams = if upstream == "h2" { over_two } else { over_one };
+                let world = world(upstream, upstreams(statuses.clone(), false, Arc::clone(&sent))).await;
+                let answer = asks(&world, client).await;
+                assert_eq!(
+                    (answer.status, answer.body.as_str()),
+                    (StatusCode::OK, "ok"),
+                    "{upstream} {client}"
+                );
+                let fields: &HeaderMap = &answer.headers;
+                assert!(fields.contains_key("x-final") && !fields.contains_key("link"), "{fields:?}");
+                assert_eq!(sent.load(Ordering::SeqCst), statuses.len(), "they were sent");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn p_d9_a_flood_of_informational_answers_is_a_bad_gateway_and_ends_the_connection() {
+    for upstream in ["h2", "http/1.1"] {
+        for client in ["h2", "http/1.1"] {
+            let upstreams = if upstream == "h2" { over_two } else { over_one };
+            let world = world(upstream, upstreams(vec![103; MOST + 10], true, Arc::default())).await;
+            let answered = tokio::time::timeout(Duration::from_secs(30), asks(&world, client)).await;
+            let answer = answered.unwrap_or_else(|_| panic!("{upstream} {client}: it is waited for"));
+            assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{upstream} {client}");
+            assert!(answer.body.contains("\"UpstreamUnreachable\""), "{}", answer.body);
+            let line = world.line(&[("event", "end")]).await;
+            assert_eq!(line["reason"], "UpstreamUnreachable");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_expects_to_be_asked_is_asked_over_http_1_1_and_served_over_http_2() {
+    let world = crate::world::standalone(&["h2", "http/1.1"]).await;
+    let mut request = get(&world.url("/v1/x"), &world.authority());
+    *request.method_mut() = http::Method::POST;
+    *request.body_mut() = http_body_util::Full::from("hello");
+    request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+    let answer = over_http2(tunnel(&world, "h2").await, request.clone()).await;
+    assert!(answer.body.contains("body: 5 bytes") && !answer.body.contains("expect"), "{}", answer.body);
+    let answer = over_http1(to(&world, Entrance::HttpProxy).await, request).await;
+    assert!(answer.body.contains("body: 5 bytes") && !answer.body.contains("expect"), "{}", answer.body);
+}
