@@ -1,8 +1,10 @@
 //! The sandbox's own certificate authority. A leaf is minted only from a [`NamePermit`], so a name that no rule allows
 //! never gets one, and asking for it tells nothing.
 //!
-//! All leaves share one key, which is not the CA's and lives only in memory. Sessions are not resumed: a ticket of one
-//! name could otherwise be shown under another. The server's side of TLS offers HTTP/2 and HTTP/1.1, nothing else.
+//! All leaves share one key, which is not the CA's and lives only in memory. Sessions are resumed under the leaf that they were opened
+//! with alone. The server's side of TLS offers HTTP/2 and HTTP/1.1, nothing else.
+
+mod sessions;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -24,6 +26,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use self::sessions::Sessions;
 use crate::limits::{LEAF_AGE_MAX, LEAF_BACKDATE, LEAF_VALIDITY, LEAVES_MAX};
 use crate::metrics::Metrics;
 
@@ -31,6 +34,8 @@ const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
 /// HTTP/2 first: a client that speaks both prefers it.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// A client that opens connections one after the other has a ticket for the next; each resumed one brings another.
+const TICKETS_PER_HANDSHAKE: usize = 1;
 /// A standalone CA lives for ten years; it serves one machine's loopback.
 const STANDALONE_VALIDITY_DAYS: i64 = 3650;
 
@@ -63,6 +68,7 @@ pub struct Authority {
     /// The same key as TLS signs with it, read once: to read it costs as much as to sign a leaf.
     signing_key: Arc<dyn SigningKey>,
     leaves: Mutex<HashMap<Host, Leaf>>,
+    sessions: Sessions,
     refusing: Arc<ServerConfig>,
     metrics: Arc<Metrics>,
 }
@@ -99,6 +105,7 @@ impl Authority {
             leaf_key,
             signing_key,
             leaves: Mutex::default(),
+            sessions: Sessions::new(),
             refusing: Arc::new(refusing),
             metrics,
         })
@@ -162,6 +169,8 @@ impl Authority {
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signing_key));
         let mut config = ServerConfig::clone(&self.refusing);
         config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
+        config.session_storage = self.sessions.of_one_more_leaf();
+        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         Ok(config)
     }
 
@@ -260,19 +269,19 @@ impl ResolvesServerCert for NoCertificate {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use agentsandbox_policy::{Policy, Scheme};
     use x509_parser::prelude::GeneralName;
 
     use super::*;
 
-    fn permit(host: &str) -> NamePermit {
+    pub(super) fn permit(host: &str) -> NamePermit {
         let text = "{apiVersion: policy.agentsandbox.dev/v1, sandbox: {namespace: a, name: b}, generation: 1,
             rules: [{name: a, host: '*.good.test', ports: [443], scheme: https}]}";
         Policy::from_yaml(text).unwrap().admit(Scheme::Https, &Host::parse(host).unwrap(), 443).unwrap()
     }
 
-    fn authority(folder: &Path) -> Authority {
+    pub(super) fn authority(folder: &Path) -> Authority {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         Authority::open_or_create(folder, provider, Arc::default()).unwrap()
     }

@@ -87,6 +87,9 @@ pub const IDLE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(50);
 pub const IDLE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Leaves kept; beyond this the oldest go.
 pub const LEAVES_MAX: usize = 256;
+/// Sessions of TLS that an agent may resume, of all names together; beyond this the oldest go. Each has some 300 bytes, and is looked for among
+/// all, which takes microseconds.
+pub const SESSIONS_MAX: usize = 256;
 /// A leaf lives a day, so a leaked one is soon worthless.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 /// A leaf is minted again after half its life.

@@ -236,31 +236,6 @@ async fn p_a21_the_agent_is_never_sent_to_another_protocol() {
 }
 
 #[tokio::test]
-async fn p_a23_sessions_are_never_resumed() {
-    let world = standalone(&["http/1.1"]).await;
-    let config = std::sync::Arc::new(world.trusting("http/1.1"));
-    for _ in 0..2 {
-        let io = world.connect(&world.authority()).await.unwrap();
-        let name = rustls::pki_types::ServerName::try_from(HOST).unwrap();
-        let mut tls =
-            tokio_rustls::TlsConnector::from(std::sync::Arc::clone(&config)).connect(name, io).await.unwrap();
-        // A ticket would come with the first bytes of the answer.
-        tls.write_all(
-            format!("GET /v1/x HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", world.authority())
-                .as_bytes(),
-        )
-        .await
-        .unwrap();
-        let mut answer = Vec::new();
-        let _ = tls.read_to_end(&mut answer).await;
-        assert!(answer.starts_with(b"HTTP/1.1 200"));
-        let connection = tls.get_ref().1;
-        assert_eq!(connection.handshake_kind(), Some(rustls::HandshakeKind::Full));
-        assert_eq!(connection.tls13_tickets_received(), 0);
-    }
-}
-
-#[tokio::test]
 async fn p_a24_dns_over_https_is_a_request_like_any_other() {
     let world = standalone(&["h2", "http/1.1"]).await;
     let answer = world.through_connect("http/1.1", get("/dns-query?dns=AAAA", &world.authority())).await;

@@ -42,6 +42,7 @@ mod resent;
 mod revoked;
 mod schema;
 mod scrub;
+mod sessions;
 mod stalled;
 mod streams;
 mod times;
