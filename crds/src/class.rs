@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{
-    BYTES_MESSAGE, BYTES_RULE, CPU_MESSAGE, CPU_RULE, EgressLimits, HOST_MESSAGE, ResourceLimits,
+    BYTES_MESSAGE, BYTES_RULE, CPU_MESSAGE, CPU_RULE, EgressLimits, HOST_MESSAGE, OnRevoke, ResourceLimits,
 };
 use crate::credential::SecretKeyRef;
 
@@ -238,6 +238,10 @@ pub struct ClassEgress {
     /// or Deny (absent means this).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_passthrough: Option<TlsPassthrough>,
+    /// What becomes of answers and uploads that are on their way when their rule goes: Kill ends them at once, whatever a sandbox says; Drain
+    /// (absent means this) lets each sandbox say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_revoke: Option<OnRevoke>,
     /// The most that may be sent to the hosts of a rule. A rule that writes less has that; absent sets no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<EgressLimits>,

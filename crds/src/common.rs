@@ -109,6 +109,15 @@ pub struct EgressLimits {
     pub upload_bytes_per_minute: Option<String>,
 }
 
+/// What becomes of an answer or an upload that is on its way when its rule goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnRevoke {
+    /// It ends at once.
+    Kill,
+    /// It has some seconds to end by itself.
+    Drain,
+}
+
 /// Times from 10 seconds to a year.
 pub const LIFETIME_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) >= duration('10s') && duration(self) <= duration('8760h')";
 

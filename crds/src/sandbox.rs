@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{
     BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, LIFETIME_RULE, Method, OVER_RULE,
-    PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
+    OnRevoke, PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
 };
 use crate::workspace::{Workspace, WorkspaceStatus};
 
@@ -211,12 +211,23 @@ pub enum ProxyEnvironment {
 /// What the agent may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.drainSeconds) || (has(self.onRevoke) && self.onRevoke == 'Drain')").message("drainSeconds is how long Drain may take: write onRevoke: Drain, or remove drainSeconds").field_path(".drainSeconds")
+)]
 pub struct Egress {
     /// The allowed requests. What no rule allows is denied.
     #[x_kube(validation = Rule::new("self.all(r, !has(r.name) || self.exists_one(o, has(o.name) && o.name == r.name))").message("names of rules must differ: rename one, or leave name out"))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "atomic"))]
     pub allow: Vec<EgressRule>,
+    /// What becomes of answers and uploads that are on their way when no rule allows them any more: Kill (absent means this) ends them at
+    /// once; Drain gives them drainSeconds, unless the class says Kill. A credential that is withdrawn, a suspension and a deletion always end them at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_revoke: Option<OnRevoke>,
+    /// How many seconds Drain gives; absent means 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 300))]
+    pub drain_seconds: Option<i32>,
 }
 
 /// One allowed kind of request.

@@ -1,11 +1,12 @@
 //! What stays open for long, a body, a WebSocket or TLS that is passed on unopened, and whether the policy still lets it: it ends with
-//! its rule. The credential of a request and its client certificate spoke when it was sent, so that they are to be the same as
+//! its rule. A body alone is given time for that where the document says so that has no rule for it any more; what is in a WebSocket or in
+//! TLS is not seen, so that something new could begin there. The credential of a request and its client certificate spoke when it was sent, so that they are to be the same as
 //! well. Another reading of their files ends nothing.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agentsandbox_policy::{
     CertificateUse, CredentialUse, Denial, DenialReason, PassPermit, Permit, Policy, Request,
@@ -24,6 +25,19 @@ pub struct Allowed {
     asked: Request,
     credential: Option<CredentialUse>,
     certificate: Option<CertificateUse>,
+}
+
+/// It is not allowed any more.
+struct Ended {
+    denial: Box<Denial>,
+    /// How long it may take to its end, since it was seen first.
+    grace: Duration,
+}
+
+impl Ended {
+    fn at_once(denial: Denial) -> Self {
+        Self { denial: Box::new(denial), grace: Duration::ZERO }
+    }
 }
 
 impl Allowed {
@@ -46,24 +60,27 @@ impl Allowed {
     pub async fn ends(mut self, policy: &ActivePolicy) -> DenialReason {
         loop {
             sleep(POLICY_POLL_INTERVAL).await;
-            if let Err(denial) = self.holds(policy) {
-                return denial.reason;
+            if let Err(ended) = self.holds(policy) {
+                return ended.denial.reason;
             }
         }
     }
 
     /// Whether the policy in force still allows it.
-    fn holds(&mut self, policy: &ActivePolicy) -> Result<(), Box<Denial>> {
-        let current = policy.current(Instant::now()).map_err(|reason| Box::new(Denial::new(reason)))?;
+    fn holds(&mut self, policy: &ActivePolicy) -> Result<(), Ended> {
+        let current = policy.current(Instant::now()).map_err(|reason| Ended::at_once(Denial::new(reason)))?;
         if Arc::ptr_eq(&current, &self.under) {
             return Ok(());
         }
-        let permit = current.policy.decide(self.asked.clone())?;
+        let permit = current.policy.decide(self.asked.clone()).map_err(|denial| {
+            let (credential, certificate) = (self.credential.as_ref(), self.certificate.as_ref());
+            Ended { denial, grace: current.policy.grace(&self.asked, credential, certificate) }
+        })?;
         let is_same = permit.credential() == self.credential.as_ref()
             && permit.certificate() == self.certificate.as_ref();
         if !is_same {
             let denial = Denial::of(&permit, DenialReason::CredentialScope);
-            return Err(Box::new(denial.with_how_to_allow(OTHER_KEY)));
+            return Err(Ended::at_once(denial.with_how_to_allow(OTHER_KEY)));
         }
         self.under = current;
         Ok(())
@@ -76,6 +93,8 @@ pub struct Watch {
     allowed: Allowed,
     /// When the policy is looked at next.
     due: time::Instant,
+    /// Since when no document allows it.
+    ending_since: Option<time::Instant>,
     /// Wakes a body that is silent; there once it was.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -85,7 +104,7 @@ impl Watch {
     #[must_use]
     pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed) -> Self {
         let due = time::Instant::now() + POLICY_POLL_INTERVAL;
-        Self { policy: Arc::clone(policy), allowed, due, timer: None }
+        Self { policy: Arc::clone(policy), allowed, due, ending_since: None, timer: None }
     }
 
     /// Whether a piece may still be passed on.
@@ -98,7 +117,14 @@ impl Watch {
             return Ok(());
         }
         self.due = now + POLICY_POLL_INTERVAL;
-        self.allowed.holds(&self.policy)
+        let Err(Ended { denial, grace }) = self.allowed.holds(&self.policy) else {
+            self.ending_since = None;
+            return Ok(());
+        };
+        // Whatever documents follow that deny it as well, the time is counted from the first.
+        let until = *self.ending_since.get_or_insert(now) + grace;
+        self.due = self.due.min(until);
+        if now < until { Ok(()) } else { Err(denial) }
     }
 
     /// Completes when nothing more may be passed on; to be asked while there is nothing to pass on.

@@ -40,7 +40,7 @@ spec:
   images:
     allowedRegistries: {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- if or .allowedHosts .allowedPrivateRanges (eq .tlsPassthrough "Allow") .upstreamProxy .egressLimits }}
+  {{- if or .allowedHosts .allowedPrivateRanges (eq .tlsPassthrough "Allow") (eq .onRevoke "Kill") .upstreamProxy .egressLimits }}
   egress:
     {{- with .allowedHosts }}
     allowedHosts: {{- toYaml . | nindent 4 }}
@@ -50,6 +50,9 @@ spec:
     {{- end }}
     {{- if eq .tlsPassthrough "Allow" }}
     tlsPassthrough: Allow
+    {{- end }}
+    {{- if eq .onRevoke "Kill" }}
+    onRevoke: Kill
     {{- end }}
     {{- with .egressLimits }}
     limits: {{- toYaml . | nindent 6 }}

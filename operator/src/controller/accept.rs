@@ -27,6 +27,7 @@ mod certificate;
 mod class;
 mod confinement;
 mod credential;
+mod drain;
 mod egress;
 pub mod hosts;
 mod lifecycle;
@@ -152,6 +153,8 @@ pub struct ClassInForce {
     pub upstream_proxy: Option<UpstreamProxyDocument>,
     /// Where the proxy sends traces.
     pub tracing: Option<ClassTracing>,
+    /// How long bodies may take to their end whose rule goes; none ends them at once.
+    pub drain_seconds: Option<u16>,
 }
 
 /// The Secret of a credential, in the sandbox's namespace.
@@ -253,6 +256,7 @@ pub fn accept(
     let confinement = confinement::confinement(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
+    in_force.drain_seconds = drain::seconds(sandbox, class);
     in_force.tracing = tracing::tracing(class, !egress.rules.is_empty(), &mut faults);
     let login = class::login(class);
     egress.credentials.extend(login.clone());

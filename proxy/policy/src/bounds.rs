@@ -3,8 +3,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::document::{AnswerDocument, BYTES_MAX, CONTENT_TYPES_MAX, HEADERS_MAX, LimitsDocument};
+use crate::document::{
+    AnswerDocument, BYTES_MAX, CONTENT_TYPES_MAX, DRAIN_SECONDS_MAX, HEADERS_MAX, LimitsDocument,
+};
 
 /// What a rule bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +166,15 @@ fn is_media_type(text: &str) -> bool {
         (1..=64).contains(&name.len()) && name.bytes().all(plain)
     };
     text.split_once('/').is_some_and(|(kind, name)| is_name(kind) && (name == "*" || is_name(name)))
+}
+
+/// How long what is on its way may take once it has no rule any more.
+pub(crate) fn drain(seconds: Option<u16>) -> Result<Duration, String> {
+    match seconds {
+        None => Ok(Duration::ZERO),
+        Some(seconds @ 1..=DRAIN_SECONDS_MAX) => Ok(Duration::from_secs(seconds.into())),
+        Some(_) => Err(format!("write 1 to {DRAIN_SECONDS_MAX} seconds, or nothing to end at once")),
+    }
 }
 
 #[cfg(test)]

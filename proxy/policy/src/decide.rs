@@ -6,6 +6,7 @@
 
 mod advice;
 mod barred;
+mod grace;
 mod operations;
 mod push;
 

@@ -32,6 +32,8 @@ pub(crate) const ALLOWED_HOSTS_MAX: usize = 128;
 pub(crate) const CONTENT_TYPES_MAX: usize = 16;
 /// Providers have two or three such fields.
 pub(crate) const PINNED_MAX: usize = 32;
+/// In seconds: a long answer of a model, and no more.
+pub(crate) const DRAIN_SECONDS_MAX: u16 = 300;
 /// More than anyone counts, and small enough that sums of many stay exact in JSON.
 pub(crate) const BYTES_MAX: u64 = 1 << 50;
 
@@ -73,6 +75,11 @@ pub struct PolicyDocument {
     #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "TracingDocument")]
     pub tracing: Option<TracingDocument>,
+    /// How many seconds a body that is on its way may take to its end once this document is in force and has no rule for its request, 1
+    /// to 300. Absent ends it at once, as does a credential or client certificate that is not what it was when the request was sent.
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u16", range(min = 1, max = DRAIN_SECONDS_MAX))]
+    pub drain_seconds: Option<u16>,
 }
 
 /// Who the agent is, for the audit log.

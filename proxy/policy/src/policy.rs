@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
@@ -119,6 +120,8 @@ pub struct Policy {
     additional_roots: Option<String>,
     upstream_proxy: Option<UpstreamProxy>,
     collector: Option<Collector>,
+    /// For what is on its way and has no rule any more.
+    pub(crate) drain: Duration,
 }
 
 /// The proxy through which every upstream is reached.

@@ -20,6 +20,7 @@ mod certified;
 mod chain;
 mod credentials;
 mod denials;
+mod drained;
 mod early;
 mod ends;
 mod entrances;

@@ -122,7 +122,7 @@ async fn p_c5_a_new_policy_uses_no_connection_of_the_old_one() {
 /// As an agent sends them: masked (RFC 6455, 5.1), with a key of zeros.
 const EMPTY_TEXT_AND_CLOSE: &[u8] = b"\x81\x80\0\0\0\0\x88\x80\0\0\0\0";
 
-fn websocket(world: &World, path: &str) -> Request<Full<Bytes>> {
+pub fn websocket(world: &World, path: &str) -> Request<Full<Bytes>> {
     let request = Request::get(world.url(path)).header("host", world.authority());
     let request = request.header("connection", "Upgrade").header("upgrade", "websocket");
     request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==").body(Full::default()).unwrap()

@@ -313,18 +313,28 @@ impl World {
 
     /// Edits the policy document, and waits until it is in force.
     pub async fn edit(&self, edit: impl FnOnce(&str) -> String) {
+        self.edit_from(7, edit).await;
+    }
+
+    /// Edits it once more.
+    pub async fn edit_again(&self, edit: impl FnOnce(&str) -> String) {
+        self.edit_from(8, edit).await;
+    }
+
+    async fn edit_from(&self, generation: u64, edit: impl FnOnce(&str) -> String) {
+        let [old, new] = [generation, generation + 1].map(|number| format!("generation: {number}"));
         let file = self.folder.path().join("policy.yaml");
         let edited = edit(&std::fs::read_to_string(&file).unwrap());
-        std::fs::write(&file, edited.replace("generation: 7", "generation: 8")).unwrap();
-        for n in 0..500 {
+        std::fs::write(&file, edited.replace(&old, &new)).unwrap();
+        for n in 0..200 {
             let io = TcpStream::connect(self.at(Entrance::HttpProxy)).await.unwrap();
-            // Another name each time, so that each denial has a line.
-            let host = format!("nobody{n}.test");
+            // Another name each time, so that each denial has a line; few of them, as there are not many lines in a window.
+            let host = format!("nobody{n}-{generation}.test");
             over_http1(io, get(&format!("http://{host}/"), &host)).await;
-            if self.lines().last().unwrap()["generation"] == 8 {
+            if self.lines().last().unwrap()["generation"] == generation + 1 {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         panic!("the document is not in force");
     }

@@ -144,6 +144,7 @@ pub(super) fn in_force(
         }),
         // Judged with the rules.
         tracing: None,
+        drain_seconds: None,
     }
 }
 

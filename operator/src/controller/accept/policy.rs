@@ -70,6 +70,9 @@ fn written(
         let message = format!("the rules name too many AgentCredentials: {message}");
         return (RejectionReason::InvalidField, "spec.egress.allow".to_owned(), message);
     }
+    if field == "drainSeconds" {
+        return (RejectionReason::InvalidField, "spec.egress.drainSeconds".to_owned(), message.to_owned());
+    }
     let own = [
         ("addresses.allow", "egress.allowedPrivateRanges"),
         ("tracing", "tracing"),

@@ -13,6 +13,7 @@ mod advice;
 mod bounds;
 mod certificates;
 mod confinement;
+mod drain;
 mod edges;
 mod lifecycle;
 mod tracing;

@@ -85,5 +85,6 @@ pub fn document(
             endpoint: tracing.endpoint.clone(),
             inside: tracing.pods.is_some(),
         }),
+        drain_seconds: class.drain_seconds,
     }
 }

@@ -80,6 +80,12 @@ pub(super) fn within(
     request.push().as_ref().map_or(Ok(()), goes)
 }
 
+/// The same without saying why not.
+pub(super) fn goes(scopes: &[Scope], request: &Request) -> bool {
+    let goes = |step: &Request| reach(scopes, step) == Reach::Within;
+    request.scheme == Scheme::Https && goes(request) && request.push().as_ref().is_none_or(goes)
+}
+
 fn starts_with(text: &[u8], beginning: &[u8]) -> bool {
     text.get(..beginning.len()).is_some_and(|text| text.eq_ignore_ascii_case(beginning))
 }

@@ -9,6 +9,7 @@ mod advice;
 mod certificates;
 mod credentials;
 mod examples;
+mod grace;
 mod index;
 
 const POLICY: &str = r#"

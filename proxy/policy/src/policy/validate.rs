@@ -95,6 +95,7 @@ impl TryFrom<PolicyDocument> for Policy {
         let upstream_proxy = proxy.and_then(|proxy| upstream_proxy(&proxy, &credentials, &mut faults));
         let addresses = Addresses::new(allow, deny);
         let collector = document.tracing.and_then(|tracing| collector(&tracing, &addresses, &mut faults));
+        let drain = bounds::drain(document.drain_seconds).map_err(|why| faults.add("drainSeconds", why));
         faults.none().map(|()| Self {
             sandbox: Arc::new(document.sandbox),
             generation: document.generation,
@@ -106,6 +107,7 @@ impl TryFrom<PolicyDocument> for Policy {
             additional_roots,
             upstream_proxy,
             collector,
+            drain: drain.unwrap_or_default(),
         })
     }
 }

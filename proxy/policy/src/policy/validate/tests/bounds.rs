@@ -133,3 +133,20 @@ fn the_largest_document_survives_the_way_it_is_written_in() {
         (WRITTEN_RULES_MAX, document.upstream.additional_roots.as_deref())
     );
 }
+
+#[test]
+fn p_c5_a_document_says_for_how_many_seconds_bodies_may_drain_and_nothing_else_is_taken() {
+    let saying = |text: &str| VALID.replacen("generation: 0", &format!("generation: 0\n{text}"), 1);
+    for (text, seconds) in [("", 0), ("drainSeconds: 1", 1), ("drainSeconds: 300", 300)] {
+        assert_eq!(Policy::from_yaml(&saying(text)).unwrap().drain.as_secs(), seconds, "{text}");
+    }
+    for text in ["0", "301", "-1", "1.5", "null", "Drain", "30s", "65537"] {
+        let told = faults("generation: 0", &format!("generation: 0\ndrainSeconds: {text}"));
+        assert_eq!(told.len(), 1, "{text}: {told:?}");
+    }
+    assert_eq!(faults("generation: 0", "generation: 0\nonRevoke: Drain").len(), 1);
+    assert_eq!(
+        faults("generation: 0", "generation: 0\ndrainSeconds: 0"),
+        ["drainSeconds: write 1 to 300 seconds, or nothing to end at once"]
+    );
+}
