@@ -87,7 +87,8 @@ struct ProxyRun {
 #[derive(Clone, Debug)]
 struct Sighting {
     run: ProxyRun,
-    first: Instant,
+    /// When it was judged last; it counts as long as nothing was seen since.
+    seen: Instant,
     since: Since,
 }
 
@@ -165,7 +166,7 @@ impl Sightings {
             Since::Confirmed => Some(Closedness::Proven(closed)),
             Since::Reopened => None,
             Since::Nothing => {
-                let due_in = CONFIRM_AFTER.saturating_sub(now.saturating_duration_since(sighting.first));
+                let due_in = CONFIRM_AFTER.saturating_sub(now.saturating_duration_since(sighting.seen));
                 (!due_in.is_zero()).then_some(Closedness::Seen(closed, due_in))
             }
         }
@@ -180,9 +181,10 @@ impl Sightings {
     /// Takes in what an attempt showed.
     fn judge(&self, sandbox_uid: &str, run: ProxyRun, sight: Sight, now: Instant) -> Closedness {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let earlier = all.get(sandbox_uid).filter(|sighting| sighting.run == run).cloned();
+        let earlier =
+            all.get(sandbox_uid).filter(|sighting| sighting.run == run).map(|sighting| sighting.since);
         let closed = ProxyClosed { _only_the_probe_makes_it: () };
-        let (since, judged) = match (sight, earlier.as_ref().map(|sighting| sighting.since)) {
+        let (since, judged) = match (sight, earlier) {
             (Sight::Open, None) => return Closedness::Open,
             (Sight::Unclear(why), None | Some(Since::Reopened)) => return Closedness::Unclear(why),
             // The first sighting is worth no less than before; it still wants its confirmation.
@@ -197,11 +199,7 @@ impl Sightings {
                 (Since::Confirmed, Closedness::Proven(closed))
             }
         };
-        let first = match (since, earlier) {
-            (Since::Confirmed | Since::Reopened, Some(earlier)) => earlier.first,
-            _ => now,
-        };
-        all.insert(sandbox_uid.to_owned(), Sighting { run, first, since });
+        all.insert(sandbox_uid.to_owned(), Sighting { run, seen: now, since });
         judged
     }
 

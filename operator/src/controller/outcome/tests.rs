@@ -67,6 +67,19 @@ fn an_answer_of_the_api_server_is_understood() {
 }
 
 #[test]
+fn a_refusal_that_says_what_cannot_be_is_no_permission_that_is_missing() {
+    for said in [
+        "exceeded quota: q, which cannot be more",
+        "violates PodSecurity \"restricted:latest\": it cannot run as root",
+        "admission webhook \"a.test\" denied request: it cannot be",
+        "ValidatingAdmissionPolicy 'a.test' denied it: it cannot be",
+    ] {
+        assert_eq!(kind(&refused(403, said)), "Refused", "{said}");
+    }
+    assert_eq!(kind(&refused(403, "User \"operator\" cannot create it")), "Forbidden", "the control");
+}
+
+#[test]
 fn a_patch_of_another_object_is_a_conflict_and_nothing_that_only_speaks_of_a_uid_is() {
     let uid = "metadata.uid";
     for (verb, code, fields, wanted) in [
@@ -223,4 +236,21 @@ fn o_g4_a_pod_that_is_not_made_is_looked_at_again_when_patience_is_over_and_then
     };
     assert_eq!(unmade.requeue(now()), Requeue::After(Duration::from_secs(5) + PROBE_RETRY));
     assert_eq!(unmade.requeue(now() + SignedDuration::from_secs(5)), Requeue::AwaitChange);
+}
+
+#[test]
+fn a_pod_that_is_made_is_not_waited_for_whatever_else_of_it_is_not_so() {
+    let made = |unmade: &str| {
+        let mut pod = agent_pod();
+        let since = "2026-05-31T23:59:50Z";
+        pod.status = Some(from(json!({"phase": "Running", "conditions": [
+            {"type": "Ready", "status": "False", "lastTransitionTime": since},
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": since},
+            {"type": "PodReadyToStartContainers", "status": unmade, "lastTransitionTime": since},
+        ]})));
+        let agent = Applied::Present(Box::new(pod));
+        Workload { agent, ..workload(Closedness::Proven(ProxyClosed::for_tests())) }.unmade_since()
+    };
+    assert_eq!(made("True"), None);
+    assert!(made("False").is_some(), "the control");
 }

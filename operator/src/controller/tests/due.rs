@@ -1,4 +1,4 @@
-//! When a pass that failed comes again at the latest.
+//! When a pass that failed comes again at the latest, and what a pass asks besides what it is shown.
 
 use super::*;
 use crate::clock::Clock;
@@ -24,4 +24,13 @@ async fn a_sandbox_is_looked_at_when_its_time_is_up_and_one_that_lived_too_long_
     scene.sandbox.spec.lifecycle = None;
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &[]);
     assert_eq!(due_in(&scene.sandbox, &ctx), None, "its life has no bound");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_about_a_pod_that_runs_and_that_the_watches_show_whole() {
+    const ITS_END_IS_ASKED_FOR: &str = "GET pods/fix-login-agent";
+    let after = Scene::running().pass(takes_all()).await;
+    assert!(!after.api.was_asked(ITS_END_IS_ASKED_FOR), "{:?}", after.api.asked());
+    let hidden = Scene::running().agent_changed(|pod| pod.metadata.labels = None);
+    assert!(hidden.pass(takes_all()).await.api.was_asked(ITS_END_IS_ASKED_FOR), "the control");
 }

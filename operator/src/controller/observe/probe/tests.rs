@@ -93,6 +93,16 @@ fn another_run_of_the_proxy_is_tried_anew() {
     assert_eq!(all.judge("s", a_run(1), Sight::Open, now), Closedness::Open, "it was never seen closed");
 }
 
+#[test]
+fn of_a_sandbox_that_is_gone_nothing_is_known_and_of_another_it_is() {
+    let (all, now) = (Sightings::default(), Instant::now());
+    all.judge("s", a_run(0), Sight::Closed, now);
+    all.judge("another", a_run(0), Sight::Closed, now);
+    all.forget("s");
+    assert_eq!(all.known("s", &a_run(0), now), None);
+    assert!(all.known("another", &a_run(0), now).is_some());
+}
+
 #[tokio::test]
 async fn a_proxy_is_tried_over_a_real_socket_once_it_serves() {
     let recent = Recent::default();
