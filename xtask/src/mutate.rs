@@ -40,7 +40,7 @@ const fn operator(name: &'static str, files: &'static [&'static str]) -> Module 
     Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
 }
 
-const MODULES: [Module; 16] = [
+const MODULES: [Module; 19] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
@@ -72,6 +72,34 @@ const MODULES: [Module; 16] = [
     operator("desired", &["operator/src/controller/desired.rs", "operator/src/controller/desired/**"]),
     operator("plan", &["operator/src/controller/plan.rs", "operator/src/controller/plan/**"]),
     operator("apply", &["operator/src/controller/apply.rs", "operator/src/controller/apply/**"]),
+    operator(
+        "breach",
+        &[
+            "operator/src/controller/breach.rs",
+            "operator/src/controller/evaluate.rs",
+            "operator/src/controller/way.rs",
+        ],
+    ),
+    operator(
+        "evidence",
+        &[
+            "operator/src/controller/observe/probe.rs",
+            "operator/src/controller/outcome.rs",
+            "operator/src/controller/status/evidence.rs",
+        ],
+    ),
+    operator(
+        "ending",
+        &[
+            "operator/src/controller/ending.rs",
+            "operator/src/controller/finish.rs",
+            "operator/src/controller/life.rs",
+            "operator/src/controller/life/**",
+            "operator/src/controller/orphans.rs",
+            "operator/src/controller/suspend.rs",
+            "operator/src/controller/teardown.rs",
+        ],
+    ),
 ];
 
 /// What became of the changes to one module.
