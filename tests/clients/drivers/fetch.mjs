@@ -19,6 +19,19 @@ const libraries = {
     const answer = await from()("axios").get(url, { responseType: "text", validateStatus: () => true });
     return [answer.status, answer.data];
   },
+  async socks() {
+    const { hostname, port } = new URL(process.env.ALL_PROXY);
+    const dispatcher = from()("fetch-socks").socksDispatcher({ type: 5, host: hostname, port: Number(port) });
+    const answer = await fetch(url, { dispatcher });
+    return [answer.status, await answer.text()];
+  },
+  async axiosSocks() {
+    const { SocksProxyAgent } = from()("socks-proxy-agent");
+    const agent = new SocksProxyAgent(process.env.ALL_PROXY);
+    const options = { proxy: false, httpAgent: agent, httpsAgent: agent, responseType: "text", validateStatus: () => true };
+    const answer = await from()("axios").get(url, options);
+    return [answer.status, answer.data];
+  },
   async axios1() {
     const answer = await from()("axios1").get(url, { responseType: "text", validateStatus: () => true });
     return [answer.status, answer.data];

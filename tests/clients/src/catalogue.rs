@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use agentsandbox_crds::preset::Preset;
 use serde::Deserialize;
 
 use crate::entrance::Entrance;
@@ -18,6 +19,8 @@ pub struct Catalogue {
     pub stands: Vec<Stand>,
     /// Proxies between ours and the internet.
     pub fronts: Vec<Front>,
+    /// What an agent is given in the place of keys.
+    pub placeholders: Vec<Placeholder>,
     /// What clients ask for.
     pub targets: BTreeMap<String, Target>,
     /// The clients.
@@ -75,6 +78,22 @@ pub struct Stand {
     pub run: String,
 }
 
+/// A placeholder, as the operator issues it to one sandbox for one credential.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placeholder {
+    /// The credential of `policy.yaml`.
+    pub credential: String,
+    /// The preset that names its variables, and what it begins with.
+    #[serde(default)]
+    pub preset: Option<Preset>,
+    /// Its variable, where there is no preset.
+    #[serde(default)]
+    pub variable: Option<String>,
+    /// What the agent holds.
+    pub value: String,
+}
+
 /// A host, what the policy allows there and what it denies.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +145,9 @@ pub struct Client {
     /// The table that its rows stand in.
     #[serde(default)]
     pub table: Table,
+    /// Whether it sends the placeholder that it holds to whichever host it is told to ask.
+    #[serde(default)]
+    pub holds: bool,
     /// Why it does not show the denial itself, where it does not.
     #[serde(default)]
     pub hides: String,
@@ -199,6 +221,23 @@ impl Catalogue {
         Ok(catalogue)
     }
 
+    /// The variables of an agent that hold placeholders.
+    ///
+    /// # Errors
+    /// When a preset cannot be read.
+    pub fn placeholder_variables(&self) -> Result<BTreeMap<String, String>> {
+        let mut all = BTreeMap::new();
+        for placeholder in &self.placeholders {
+            let mut set = |name: String| all.insert(name, placeholder.value.clone());
+            if let Some(preset) = placeholder.preset {
+                let preset = preset.definition().during(preset.as_str())?;
+                preset.placeholder_env.into_iter().for_each(|one| drop(set(one.name)));
+            }
+            placeholder.variable.clone().map(set);
+        }
+        Ok(all)
+    }
+
     /// The clients that are sent through a front.
     pub fn clients_of<'a>(&'a self, front: &'a Front) -> impl Iterator<Item = &'a Client> {
         self.clients.iter().filter(|client| front.clients.contains(&client.name))
@@ -244,4 +283,21 @@ pub fn folder() -> PathBuf {
 pub fn repository() -> PathBuf {
     let folder = folder();
     folder.ancestors().nth(2).unwrap_or(&folder).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_have_the_shape_that_the_operator_issues() {
+        for placeholder in Catalogue::read().unwrap().placeholders {
+            let preset = placeholder.preset.map(|preset| preset.definition().unwrap().placeholder_env);
+            for variable in preset.unwrap_or_default() {
+                let digits = placeholder.value.strip_prefix(&variable.prefix.unwrap()).unwrap();
+                assert_eq!(digits.len(), 32, "{}", variable.name);
+                assert!(digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')), "{digits}");
+            }
+        }
+    }
 }

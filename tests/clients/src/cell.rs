@@ -33,6 +33,8 @@ pub enum Ask {
     DeniedPath,
     /// A host that no rule names.
     DeniedHost,
+    /// A path that the policy allows, of a host that the agent's placeholder is not for.
+    PlaceholderElsewhere,
     /// A path that the policy allows, on a way that the organisation's own proxy opens for nobody like us.
     UpstreamRefuses,
 }
@@ -87,7 +89,9 @@ pub fn run(
     ask: Ask,
 ) -> Result<Outcome> {
     let base = match ask {
-        Ask::Allowed | Ask::UpstreamRefuses => format!("{}{}", entrance.origin(target), target.allowed),
+        Ask::Allowed | Ask::UpstreamRefuses | Ask::PlaceholderElsewhere => {
+            format!("{}{}", entrance.origin(target), target.allowed)
+        }
         Ask::DeniedPath => format!("{}{}", entrance.origin(target), target.denied),
         Ask::DeniedHost => entrance.origin(target).replace(&target.host, names::EVIL) + &target.allowed,
     };
@@ -129,7 +133,7 @@ pub fn script(rig: &Rig, script: &Script<'_>) -> Result<(Option<i32>, String)> {
     command.env("BASE", &script.base).env("TRUST", rig.trust());
     // Toolchains of the user who runs this are below the real home.
     command.env("MACHINE_HOME", std::env::var_os("HOME").unwrap_or_default());
-    command.envs(script.folders).envs(script.entrance.variables(&rig.trust()));
+    command.envs(script.folders).envs(&rig.placeholders).envs(script.entrance.variables(&rig.trust()));
     let out = command.output().during("a client cannot be started")?;
     let said = [out.stdout, out.stderr].concat();
     Ok((out.status.code(), String::from_utf8_lossy(&said).into_owned()))
@@ -181,7 +185,7 @@ fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) 
     }
     let arrived = traces.requests.iter().find(|request| match ask {
         Ask::DeniedHost => request.host == names::EVIL,
-        Ask::UpstreamRefuses => true,
+        Ask::UpstreamRefuses | Ask::PlaceholderElsewhere => true,
         _ if target.behind.as_ref() == Some(&request.host) => true,
         _ => request.host == target.host && request.path.starts_with(&target.denied),
     });
@@ -192,7 +196,8 @@ fn fault_of_denied(traces: &Traces, client: &Client, target: &Target, ask: Ask) 
         return Some("the denied host's name was resolved".to_owned());
     }
     // Of a tunnel that was refused many clients say no more than that.
-    let shown = ["403", "NotAllowed", "agentsandbox refused"].iter().any(|sign| traces.said.contains(sign));
+    let signs = ["403", "NotAllowed", "PlaceholderMisuse", "UpstreamProxyRefused", "agentsandbox refused"];
+    let shown = signs.iter().any(|sign| traces.said.contains(sign));
     let shows = ask == Ask::DeniedHost || shown || !client.hides.is_empty();
     (!shows).then(|| "the denial cannot be seen in what it says".to_owned())
 }
@@ -221,6 +226,7 @@ fn is_denial(line: &Value, target: &Target, ask: Ask) -> bool {
         Ask::Allowed => false,
         Ask::DeniedPath => denied && line["host"] == *target.host && path.starts_with(&target.denied),
         Ask::DeniedHost => denied && line["host"] == names::EVIL,
+        Ask::PlaceholderElsewhere => denied && line["reason"] == "PlaceholderMisuse",
         // The policy allows it, so it is what became of it that says so.
         Ask::UpstreamRefuses => line["event"] == "end" && line["reason"] == "UpstreamProxyRefused",
     }
@@ -240,6 +246,7 @@ impl fmt::Display for Ask {
             Self::Allowed => "allowed",
             Self::DeniedPath => "denied path",
             Self::DeniedHost => "denied host",
+            Self::PlaceholderElsewhere => "placeholder elsewhere",
             Self::UpstreamRefuses => "refused by the upstream proxy",
         })
     }

@@ -86,7 +86,10 @@ impl Entrance {
         for name in ["NO_PROXY", "no_proxy"] {
             set(name, "localhost,127.0.0.1,proxy".to_owned());
         }
-        set("NODE_USE_ENV_PROXY", "1".to_owned());
+        // Node does not start where it is to use a proxy that it does not speak to.
+        if self != Self::Socks5 {
+            set("NODE_USE_ENV_PROXY", "1".to_owned());
+        }
         all
     }
 }

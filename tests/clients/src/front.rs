@@ -7,7 +7,7 @@
 use agentsandbox_world::names;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::catalogue::{Catalogue, Client, Front};
 use crate::cell::{self, Ask, Outcome};
@@ -50,12 +50,12 @@ impl Way<'_> {
     ///
     /// # Errors
     /// When the front's URL has no port.
-    pub fn credential(&self) -> Result<String> {
+    pub fn credential(&self) -> Result<Value> {
         let port = self.front.url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
         let scope =
             json!({"host": self.front.host, "ports": [port.during("a front's URL ends with a port")?]});
         let inject = json!({"type": "Basic", "username": self.username});
-        Ok(format!("- {}\n", json!({"name": LOGIN, "inject": inject, "scopes": [scope]})))
+        Ok(json!({"name": LOGIN, "inject": inject, "scopes": [scope]}))
     }
 }
 
@@ -175,9 +175,9 @@ mod tests {
         let catalogue = Catalogue::read().unwrap();
         for front in &catalogue.fronts {
             let way = Way { front, username: "agents", password: "x" };
-            let items: Vec<serde_json::Value> = serde_yaml::from_str(&way.credential().unwrap()).unwrap();
-            assert_eq!(items[0]["scopes"][0]["host"], front.host);
-            assert!(front.url.ends_with(&format!("//{}:{}", front.host, items[0]["scopes"][0]["ports"][0])));
+            let scope = &way.credential().unwrap()["scopes"][0];
+            assert_eq!(scope["host"], front.host);
+            assert!(front.url.ends_with(&format!("//{}:{}", front.host, scope["ports"][0])));
         }
     }
 }

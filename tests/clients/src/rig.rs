@@ -1,5 +1,6 @@
 //! The proxy and the internet, running in their namespaces, and what both have seen.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::IpAddr;
@@ -42,6 +43,9 @@ pub struct Rig {
     // Before the folder that it writes into.
     proxy: Option<Held>,
     children: Vec<Held>,
+    /// The variables of an agent that hold placeholders.
+    pub placeholders: BTreeMap<String, String>,
+    policy: serde_json::Value,
     /// Where clients, proxy and stand-ins are.
     pub spaces: Namespaces,
     world: World,
@@ -72,7 +76,9 @@ impl Rig {
         let runtime = runtime.during("there is no runtime")?;
         let spaces = Namespaces::create(folder.path(), WORLD_DNS)?;
         let world = World::new(&folder.path().join("world"));
-        let mut rig = Self { proxy: None, children: Vec::new(), spaces, world, runtime, folder };
+        let (placeholders, policy) = (catalogue.placeholder_variables()?, policy(catalogue)?);
+        let mut rig =
+            Self { placeholders, policy, proxy: None, children: Vec::new(), spaces, world, runtime, folder };
         if let Some(indexes) = folders.get("part_indexes") {
             fs::create_dir_all(rig.folder.path().join("world")).during("the internet's folder")?;
             std::os::unix::fs::symlink(
@@ -269,15 +275,15 @@ impl Rig {
         self.proxy = None;
         let folder = self.folder.path().to_owned();
         let roots = self.world.ca_certificate().during("the internet has no CA")?;
-        let mut upstream = serde_json::json!({"additionalRoots": roots});
-        let mut policy = fs::read_to_string(catalogue::folder().join("policy.yaml")).during("policy.yaml")?;
+        let mut policy = self.policy.clone();
+        policy["upstream"] = serde_json::json!({"additionalRoots": roots});
         if let Some(way) = way {
             self.put_secret(LOGIN, way.password)?;
-            upstream["proxy"] = serde_json::json!({"url": way.front.url, "credential": LOGIN});
-            policy += &way.credential()?;
+            policy["upstream"]["proxy"] = serde_json::json!({"url": way.front.url, "credential": LOGIN});
+            let credentials = policy["credentials"].as_array_mut().during("the policy has credentials")?;
+            credentials.push(way.credential()?);
         }
-        fs::write(folder.join("policy.yaml"), format!("{policy}upstream: {upstream}\n"))
-            .during("the policy cannot be written")?;
+        fs::write(folder.join("policy.yaml"), policy.to_string()).during("the policy cannot be written")?;
         let proxy = program("agentsandbox-proxy");
         let mut command = self.spaces.proxy.command(&proxy);
         command.arg("serve").arg("--policy").arg(folder.join("policy.yaml"));
@@ -327,6 +333,22 @@ impl Rig {
         let log = fs::File::create(self.folder.path().join(log)).during("a log cannot be written")?;
         command.stderr(log).spawn().map(Held::of).during("a program of the rig cannot be started")
     }
+}
+
+/// The policy document, with what the agent is given in the place of keys.
+fn policy(catalogue: &Catalogue) -> Result<Value> {
+    let text = fs::read_to_string(catalogue::folder().join("policy.yaml")).during("policy.yaml")?;
+    let mut policy: Value = serde_yaml::from_str(&text).during("policy.yaml")?;
+    let credentials = policy["credentials"].as_array_mut().during("the policy has credentials")?;
+    for placeholder in &catalogue.placeholders {
+        let credential = credentials.iter_mut().find(|one| one["name"] == *placeholder.credential);
+        let credential = credential.during(format!("no credential {}", placeholder.credential))?;
+        match credential["placeholders"].as_array_mut() {
+            Some(others) => others.push(placeholder.value.as_str().into()),
+            None => credential["placeholders"] = serde_json::json!([placeholder.value]),
+        }
+    }
+    Ok(policy)
 }
 
 /// Where cargo puts a program of this workspace.

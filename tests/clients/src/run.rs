@@ -13,6 +13,9 @@ use crate::rig::{self, Rig};
 use crate::table::Row;
 use crate::wire::Wire;
 
+/// The target that no placeholder is for.
+const ELSEWHERE: &str = "echo";
+
 /// What a run found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -148,8 +151,11 @@ fn row(
     let target = catalogue.target(&client.target)?;
     let cell = |ask| cell::run(rig, folders, client, target, entrance, ask);
     let (allowed, denied_path) = (cell(Ask::Allowed)?, cell(Ask::DeniedPath)?);
+    let other = catalogue.target(ELSEWHERE)?;
+    let elsewhere = || cell::run(rig, folders, client, other, entrance, Ask::PlaceholderElsewhere);
+    let elsewhere = client.holds.then(elsewhere).transpose()?;
     let denied_host = if entrance.names_a_host_to_a_proxy() { Some(cell(Ask::DeniedHost)?) } else { None };
-    Ok(Row::new(client, version, entrance, (allowed, denied_path, denied_host)))
+    Ok(Row::new(client, version, entrance, (allowed, denied_path, denied_host, elsewhere)))
 }
 
 /// The client's version. A client that cannot say it is not there, and that ends the run: it would otherwise pass for one

@@ -24,6 +24,8 @@ pub struct Row {
     pub denied_path: Outcome,
     /// A host that is denied, where the client names it to a proxy.
     pub denied_host: Option<Outcome>,
+    /// Its placeholder at a host that it is not for, where the client holds one.
+    pub elsewhere: Option<Outcome>,
     /// What somebody who uses the client must know.
     pub notes: Vec<String>,
     /// Where it stands.
@@ -37,9 +39,9 @@ impl Row {
         client: &Client,
         version: &str,
         entrance: Entrance,
-        outcomes: (Outcome, Outcome, Option<Outcome>),
+        outcomes: (Outcome, Outcome, Option<Outcome>, Option<Outcome>),
     ) -> Self {
-        let (allowed, denied_path, denied_host) = outcomes;
+        let (allowed, denied_path, denied_host, elsewhere) = outcomes;
         Self {
             client: client.name.clone(),
             version: version.to_owned(),
@@ -47,6 +49,7 @@ impl Row {
             allowed,
             denied_path,
             denied_host,
+            elsewhere,
             table: client.table,
             notes: [&client.hides, &client.note]
                 .into_iter()
@@ -60,7 +63,10 @@ impl Row {
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let asked = [("allowed", Some(&self.allowed)), ("denied path", Some(&self.denied_path))];
-        let asked = asked.into_iter().chain([("denied host", self.denied_host.as_ref())]);
+        let asked = asked.into_iter().chain([
+            ("denied host", self.denied_host.as_ref()),
+            ("placeholder elsewhere", self.elsewhere.as_ref()),
+        ]);
         let faults = asked.filter_map(|(ask, outcome)| Some((ask, outcome?.fault.as_ref()?)));
         faults
             .map(|(ask, fault)| format!("{} through {}, {ask}: {fault}", self.client, self.entrance))
@@ -76,7 +82,7 @@ impl Row {
         let key = if self.entrance.carries_a_key() { "with the key" } else { "without a key" };
         let host = self.denied_host.as_ref();
         format!(
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             self.client,
             self.version,
             self.entrance,
@@ -89,6 +95,10 @@ impl Row {
                     // It was still asking when its time was up.
                     format!("{}{}", outcome.denials, if outcome.stopped { "+" } else { "" })
                 }
+            ),
+            self.elsewhere.as_ref().map_or_else(
+                || "–".to_owned(),
+                |outcome| format!("{}, {}", well(outcome, "refused"), outcome.denials)
             ),
         )
     }
@@ -105,9 +115,12 @@ that an agent has. An agent's network namespace leads to the proxy and nowhere e
 - **per denied host**: how often it asked for a host that no rule names, where it tells a proxy the host. Nothing arrived, and the name was not
   resolved. Such a client gets no tunnel, and so no answer that could tell it to stop: many take that for a broken network and ask again, which is
   told here and not judged. A plus: it was still asking after a minute. Through the other entrances the name does not exist.
+- **placeholder elsewhere**: clients that authenticate hold placeholders of the form that the operator issues, in the variables of the presets. In its
+  own place each is replaced by the key (**allowed**). Here the client is told to ask a host that it is not for, at a path that is allowed. It is
+  refused (`PlaceholderMisuse`), and nothing arrives; the number is how often it asked, of which more than two is a failure.
 
-| client | version | entrance | allowed | denied path | requests per denial | per denied host |
-|---|---|---|---|---|---|---|
+| client | version | entrance | allowed | denied path | requests per denial | per denied host | placeholder elsewhere |
+|---|---|---|---|---|---|---|---|
 ";
 
 const FRONTS: &str = "
@@ -134,8 +147,8 @@ Gateways of other people's as the destination, which hand on to a stand-in behin
 tells the stand-in by which protocol it was asked. LiteLLM has a key of its own for the provider: that it arrived there shows that LiteLLM took the one that
 our proxy added, which the agent does not have.
 
-| client | version | entrance | allowed | denied path | requests per denial | per denied host |
-|---|---|---|---|---|---|---|
+| client | version | entrance | allowed | denied path | requests per denial | per denied host | placeholder elsewhere |
+|---|---|---|---|---|---|---|---|
 ";
 
 /// The whole document.
