@@ -35,7 +35,7 @@ impl Wrap {
         } else {
             ends && self.run >= RUN_BYTES_MIN
         };
-        wraps || self.is_broken
+        wraps
     }
 }
 
