@@ -40,13 +40,16 @@ const fn operator(name: &'static str, files: &'static [&'static str]) -> Module 
     Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
 }
 
-const MODULES: [Module; 19] = [
+const MODULES: [Module; 23] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
     policy("address", &["proxy/policy/src/address.rs"]),
     policy("bounds", &["proxy/policy/src/bounds.rs", "proxy/policy/src/pinned.rs"]),
-    policy("decide", &["proxy/policy/src/decide.rs", "proxy/policy/src/denial.rs"]),
+    policy(
+        "decide",
+        &["proxy/policy/src/decide.rs", "proxy/policy/src/decide/grace.rs", "proxy/policy/src/denial.rs"],
+    ),
     policy("advice", &["proxy/policy/src/decide/advice.rs"]),
     policy(
         "document",
@@ -64,10 +67,26 @@ const MODULES: [Module; 19] = [
     ),
     proxy(
         "authority",
-        &["proxy/src/authority.rs"],
-        &["--lib", "--test", "socket", "--", "authority", "hello"],
+        &["proxy/src/authority.rs", "proxy/src/authority/**"],
+        &["--lib", "--test", "socket", "--", "authority", "hello", "sessions"],
     ),
     proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
+    proxy("frames", &["proxy/src/upgrade/**"], &["--lib", "--", "upgrade"]),
+    proxy(
+        "stream",
+        &["proxy/src/stream.rs", "proxy/src/stream/**"],
+        &["--lib", "--test", "socket", "--", "stream", "last_event", "answers", "ends"],
+    ),
+    proxy(
+        "revoked",
+        &["proxy/src/revoked.rs"],
+        &["--test", "socket", "--", "revoked", "drained", "p_h1_a_socket"],
+    ),
+    proxy(
+        "heads",
+        &["proxy/src/upstream/heads.rs"],
+        &["--lib", "--test", "socket", "--", "upstream::heads", "informational"],
+    ),
     operator("accept", &["operator/src/controller/accept.rs", "operator/src/controller/accept/**"]),
     operator("desired", &["operator/src/controller/desired.rs", "operator/src/controller/desired/**"]),
     operator("plan", &["operator/src/controller/plan.rs", "operator/src/controller/plan/**"]),
