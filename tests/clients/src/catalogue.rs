@@ -74,7 +74,8 @@ pub struct Stand {
     pub also: Vec<String>,
     /// Where its program comes from.
     pub needs: Vec<String>,
-    /// The script that starts it. It prints `ready`, and appends a line of JSON to `$SEEN` for each request.
+    /// The script that starts it. It prints `ready`, and appends a line of JSON to `$SEEN` for each request. `$PROXY_PASSWORD` is what an
+    /// organisation's own proxy takes.
     pub run: String,
 }
 
@@ -288,6 +289,22 @@ pub fn repository() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A shell goes on after a command that fails on the left of `&&`, and what is below a mount that failed is the machine's own.
+    #[test]
+    fn a_stand_ends_where_a_mount_or_a_copy_fails_and_writes_into_no_file_of_the_machine() {
+        let stands = Catalogue::read().unwrap().stands;
+        for stand in &stands {
+            for line in stand.run.lines() {
+                let prepares = line.contains("mount ") || line.contains("cp ");
+                assert!(!prepares || !(line.contains("&&") || line.contains("||")), "{}: {line}", stand.host);
+                assert!(!line.contains("> /etc") && !line.contains(">/etc"), "{}: {line}", stand.host);
+            }
+            let below = stand.run.find("/mnt/").unwrap_or(usize::MAX);
+            assert!(below == usize::MAX || stand.run.find("mount -t tmpfs").is_some_and(|at| at < below));
+        }
+        assert!(stands.iter().any(|stand| stand.run.contains("/mnt/shadow")), "Dante's was looked at");
+    }
 
     #[test]
     fn placeholders_have_the_shape_that_the_operator_issues() {

@@ -236,6 +236,7 @@ impl Rig {
         let mut command = self.spaces.world.contained("sh");
         command.args(["-euc", &stand.run]).envs(folders);
         command.env("AUTHORITY", self.folder.path().join("world/ca.crt"));
+        command.env("PROXY_PASSWORD", names::PROXY_PASSWORD);
         command.env("CERTIFICATE", path("crt")).env("KEY", path("key")).env("SEEN", path("seen"));
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().during(&stand.host)?;
         let mut child = Held::of(child);
