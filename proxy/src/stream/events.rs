@@ -5,8 +5,8 @@
 /// Longest id of an event that is remembered, in bytes. Where a longer one would have to be told again, the client is told that it has seen
 /// none, and begins anew.
 const ID_BYTES_MAX: usize = 256;
-/// As much of a line as has to be seen: `id: ` and a byte more than an id may have.
-const LINE_BYTES_MAX: usize = 4 + ID_BYTES_MAX + 1;
+/// As much of a line as has to be seen: `id: ` and a byte more than an id may have, in a first line behind a byte order mark.
+const LINE_BYTES_MAX: usize = 3 + 4 + ID_BYTES_MAX + 1;
 /// Bytes of a character that may be missing its end.
 const UNFINISHED_BYTES_MAX: usize = 3;
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -34,6 +34,8 @@ pub(super) struct Events {
     id: Vec<u8>,
     /// The id that it would have once the next one ends.
     next_id: Vec<u8>,
+    /// The event that has not ended names an id, be it the same one or one that is too long.
+    has_id: bool,
 }
 
 impl Events {
@@ -66,7 +68,7 @@ impl Events {
         }
         if self.has_begun || is_field(self.line()) {
             end.extend_from_slice(CUT_EVENT);
-            if self.next_id != self.id || id(self.line()).is_some() {
+            if self.has_id || id(self.line()).is_some() {
                 end.extend_from_slice(b"id: ");
                 end.extend_from_slice(&self.id);
                 end.push(b'\n');
@@ -95,13 +97,17 @@ impl Events {
     fn end_line(&mut self) {
         let line = self.line();
         if line.is_empty() {
-            self.has_begun = false;
+            (self.has_begun, self.has_id) = (false, false);
             self.id.clone_from(&self.next_id);
         } else if is_field(line) {
-            let told =
-                id(line).map(|told| if told.len() > ID_BYTES_MAX { Vec::new() } else { told.to_vec() });
+            // Of a line that is longer than what is kept of it no id is told: it would be another one.
+            let is_kept = self.line_bytes == self.line.len();
+            let told = id(line).map(|told| match is_kept && told.len() <= ID_BYTES_MAX {
+                true => told.to_vec(),
+                false => Vec::new(),
+            });
             if let Some(told) = told {
-                self.next_id = told;
+                (self.next_id, self.has_id) = (told, true);
             }
             self.has_begun = true;
         }

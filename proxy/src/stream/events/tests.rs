@@ -95,12 +95,31 @@ fn p_h3_between_two_events_nothing_stands_before_the_last_one() {
 
 #[test]
 fn p_h3_an_id_that_is_too_long_to_be_told_again_counts_as_none() {
-    let long = "x".repeat(ID_BYTES_MAX + 1);
-    for (id, kept) in [(&long[1..], &long[1..]), (&long, "")] {
-        let mut events = Events::default();
-        events.pass(format!("id: {id}\ndata: 1\n\nid: 2\ndata: ha").as_bytes());
-        let ended = [&b"data: ha"[..], &events.close(), LAST].concat();
-        assert_eq!(client(&ended).last_id, kept, "{} bytes", id.len());
-        assert!(events.line.capacity() <= 4 * LINE_BYTES_MAX, "a line is not gathered");
+    let long = "x".repeat(ID_BYTES_MAX + 45);
+    let fits = &long[..ID_BYTES_MAX];
+    for mark in ["", "\u{feff}"] {
+        for (whole, half, kept) in [
+            (Some(fits), Some("2"), fits),
+            (Some(fits), Some(fits), fits),
+            (Some(fits), Some(&long), fits),
+            (Some(fits), None, fits),
+            (Some(&long), Some("2"), ""),
+            (Some(&long), Some(&long), ""),
+            (Some(&long), Some(&long[..ID_BYTES_MAX + 1]), ""),
+            (Some(&long[..ID_BYTES_MAX - 1]), Some(&long), &long[..ID_BYTES_MAX - 1]),
+            (Some(&long[..ID_BYTES_MAX + 1]), Some("2"), ""),
+            (None, Some(&long), ""),
+            (None, Some("2"), ""),
+            (Some(""), Some(&long), ""),
+        ] {
+            let id = |id: Option<&str>| id.map(|id| format!("id: {id}\n")).unwrap_or_default();
+            let passed = format!("{mark}{}data: 1\n\n{}data: ha", id(whole), id(half));
+            let mut events = Events::default();
+            events.pass(passed.as_bytes());
+            let ended = [passed.as_bytes(), &events.close(), LAST].concat();
+            let (whole, half) = (whole.map(str::len), half.map(str::len));
+            assert_eq!(client(&ended).last_id, kept, "{whole:?} {half:?} {mark:?}");
+            assert!(events.line.capacity() <= 4 * LINE_BYTES_MAX, "a line is not gathered");
+        }
     }
 }
