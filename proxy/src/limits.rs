@@ -57,9 +57,12 @@ pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// The same for a call of gRPC, whose server may send its head with its first message: a watch may have nothing to say for
 /// hours. An upstream that is gone is found out by pings.
 pub const CALL_HEAD_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// Informational answers (1xx) that may come before one answer. A server that says each ten seconds that it is at work (102) says so 60 times
-/// before the answer is late ([`RESPONSE_HEAD_TIMEOUT`]).
-pub const INFORMATIONAL_ANSWERS_MAX: usize = 64;
+/// Informational answers (1xx) that may come before one answer at once. Pages have a few (103), and a server that is at work says so each ten
+/// seconds (102).
+pub const INFORMATIONAL_ANSWERS_MAX: u32 = 64;
+/// After this one more may come. How many come in all is not bounded: an answer may take as long as its upload moves, and a server tells how
+/// far that has come (104), commonly each second.
+pub const INFORMATIONAL_ANSWER_INTERVAL: Duration = Duration::from_millis(500);
 /// Streams of one HTTP/2 connection whose heads are counted; beyond it the oldest is counted anew. Servers allow a hundred or a few at a time.
 pub const H2_COUNTED_STREAMS_MAX: usize = 1024;
 /// Idle upstream connections kept for each (scheme, host, port): as many as an agent with all its tools sends requests at a

@@ -1,11 +1,10 @@
 //! Heads that come before the head of an answer (1xx; RFC 9110, 15.2). The HTTP library drops them, without end and, over HTTP/2, without a
-//! word. Here they are counted, so that a flood of them ends the exchange. Nothing is held back or changed.
+//! word. Here it is bounded how fast they come, so that a flood of them ends the exchange. Nothing is held back or changed.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use agentsandbox_policy::DenialReason;
@@ -13,9 +12,10 @@ use http::Request;
 use hyper::ext::on_informational;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::ExchangeError;
-use crate::limits::{H2_COUNTED_STREAMS_MAX, INFORMATIONAL_ANSWERS_MAX};
+use crate::limits::{H2_COUNTED_STREAMS_MAX, INFORMATIONAL_ANSWER_INTERVAL, INFORMATIONAL_ANSWERS_MAX};
 
 /// RFC 9113, 4.1.
 const HEAD_BYTES: usize = 9;
@@ -24,8 +24,26 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
-/// Of a stream: the head of its answer, and trailers.
-const OTHER_HEADS: usize = 2;
+/// Of a number of a stream; the bit before it is to be ignored.
+const STREAM: u32 = u32::MAX >> 1;
+/// Of a stream: the head of its answer. Trailers end it.
+const OTHER_HEADS: u32 = 1;
+
+/// How fast heads have come.
+#[derive(Default)]
+struct Pace {
+    /// When the last of them would have come, had each waited for its interval.
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// One more has come; whether so many may come at once.
+    fn takes(&mut self, most: u32, now: Instant) -> Result<(), Flood> {
+        let last = self.last.map_or(now, |last| last.max(now)) + INFORMATIONAL_ANSWER_INTERVAL;
+        self.last = Some(last);
+        if last > now + INFORMATIONAL_ANSWER_INTERVAL * most { Err(Flood) } else { Ok(()) }
+    }
+}
 
 /// Those before one answer over HTTP/1.1.
 pub(super) struct Early {
@@ -35,9 +53,10 @@ pub(super) struct Early {
 impl Early {
     pub(super) fn before_the_answer_to<B>(request: &mut Request<B>) -> Self {
         let has_too_many = Arc::new(Notify::new());
-        let (told, seen) = (Arc::clone(&has_too_many), AtomicUsize::new(0));
+        let (told, pace) = (Arc::clone(&has_too_many), Mutex::new(Pace::default()));
         on_informational(request, move |_| {
-            if seen.fetch_add(1, Ordering::Relaxed) >= INFORMATIONAL_ANSWERS_MAX {
+            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            if pace.takes(INFORMATIONAL_ANSWERS_MAX, Instant::now()).is_err() {
                 told.notify_one();
             }
         });
@@ -60,7 +79,7 @@ impl Early {
     }
 }
 
-/// The bytes of an upstream that speaks HTTP/2. They end in an error where one of its streams has more heads than it may.
+/// The bytes of an upstream that speaks HTTP/2. They end in an error where heads of one of its streams come faster than they may.
 pub(super) struct Counted<S> {
     io: S,
     frames: Frames,
@@ -72,57 +91,59 @@ impl<S> Counted<S> {
     }
 }
 
-/// Too many heads.
+/// Too many heads at once.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream sends heads without end")]
 struct Flood;
 
-/// Where in a frame the bytes so far end, and how many heads each stream has had.
+/// Where in a frame the bytes so far end, and how fast the heads of each stream have come.
 #[derive(Default)]
 struct Frames {
     head: Vec<u8>,
     left: usize,
-    streams: BTreeMap<u32, usize>,
+    streams: BTreeMap<u32, Pace>,
 }
 
 impl Frames {
-    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    fn pass(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         while !bytes.is_empty() {
             let in_head = self.left == 0;
             let wanted = if in_head { HEAD_BYTES - self.head.len() } else { self.left };
-            let (now, rest) = bytes.split_at(wanted.min(bytes.len()));
+            let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
             bytes = rest;
             if in_head {
-                self.head.extend_from_slice(now);
+                self.head.extend_from_slice(part);
                 if self.head.len() == HEAD_BYTES {
-                    self.begin()?;
+                    self.begin(now)?;
                     self.head.clear();
                 }
             } else {
-                self.left -= now.len();
+                self.left -= part.len();
             }
         }
         Ok(())
     }
 
     /// A frame begins.
-    fn begin(&mut self) -> Result<(), Flood> {
+    fn begin(&mut self, now: Instant) -> Result<(), Flood> {
         let [a, b, c, kind, flags, stream @ ..] = self.head.as_slice() else { return Ok(()) };
         self.left = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
         let Ok(stream) = <[u8; 4]>::try_from(stream).map(u32::from_be_bytes) else { return Ok(()) };
+        let stream = stream & STREAM;
         let ends = flags & END_STREAM != 0;
         match *kind {
             DATA | HEADERS if ends => drop(self.streams.remove(&stream)),
             RST_STREAM => drop(self.streams.remove(&stream)),
             HEADERS => {
-                let heads = self.streams.entry(stream).or_default();
-                *heads += 1;
-                if *heads > INFORMATIONAL_ANSWERS_MAX + OTHER_HEADS {
-                    return Err(Flood);
-                }
+                self.streams
+                    .entry(stream)
+                    .or_default()
+                    .takes(INFORMATIONAL_ANSWERS_MAX + OTHER_HEADS, now)?;
                 if self.streams.len() > H2_COUNTED_STREAMS_MAX {
-                    // The oldest: of it no more is known than that it has not ended.
-                    self.streams.pop_first();
+                    // The oldest other: of it no more is known than that it has not ended. Of streams that end here nothing is seen, so that
+                    // one that lasts may well be the oldest of all.
+                    let oldest = self.streams.keys().find(|other| **other != stream).copied();
+                    oldest.and_then(|oldest| self.streams.remove(&oldest));
                 }
             }
             _ => {}
@@ -140,7 +161,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         let came = buffer.filled().get(before..).unwrap_or_default();
-        Poll::Ready(self.frames.pass(came).map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood)))
+        let passed = self.frames.pass(came, Instant::now());
+        Poll::Ready(passed.map_err(|flood| io::Error::new(io::ErrorKind::InvalidData, flood)))
     }
 }
 
@@ -179,10 +201,15 @@ mod tests {
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), &vec![b'x'; payload]].concat()
     }
 
+    const MOST: usize = (INFORMATIONAL_ANSWERS_MAX + OTHER_HEADS) as usize;
+
+    fn heads(stream: u32, count: usize) -> Vec<u8> {
+        frame(HEADERS, 4, stream, 11).repeat(count)
+    }
+
     #[test]
     fn p_d9_each_stream_has_its_own_heads_however_its_bytes_are_cut() {
-        const MOST: usize = INFORMATIONAL_ANSWERS_MAX + OTHER_HEADS;
-        let heads = |stream, count| frame(HEADERS, 4, stream, 11).repeat(count);
+        let now = Instant::now();
         for (bytes, fits) in [
             (heads(1, MOST), true),
             (heads(1, MOST + 1), false),
@@ -194,21 +221,46 @@ mod tests {
             ([heads(1, MOST), frame(DATA, 0, 1, 300), heads(1, 1)].concat(), false),
             // What is in a frame is none.
             ([heads(1, MOST), frame(9, 4, 1, 70_000), frame(8, 0, 0, 4)].concat(), true),
+            // The same stream, as the library has it.
+            ([heads(1, MOST), heads(0x8000_0001, 1)].concat(), false),
         ] {
             for piece in [1, 7, 9, usize::MAX] {
                 let mut frames = Frames::default();
-                let passed = bytes.chunks(piece.min(bytes.len())).try_for_each(|piece| frames.pass(piece));
+                let mut pieces = bytes.chunks(piece.min(bytes.len()));
+                let passed = pieces.try_for_each(|piece| frames.pass(piece, now));
                 assert_eq!(passed.is_ok(), fits, "in pieces of {piece}");
             }
         }
     }
 
     #[test]
-    fn p_i4_streams_that_are_counted_are_bounded() {
-        let mut frames = Frames::default();
-        for stream in 0..H2_COUNTED_STREAMS_MAX * 2 {
-            frames.pass(&frame(HEADERS, 4, u32::try_from(stream).unwrap() * 2 + 1, 0)).unwrap();
+    fn p_d9_heads_that_tell_of_progress_may_come_for_as_long_as_an_upload_takes() {
+        let (mut frames, mut pace, begin) = (Frames::default(), Pace::default(), Instant::now());
+        for second in 0..24 * 3600 {
+            let now = begin + std::time::Duration::from_secs(second);
+            frames.pass(&heads(1, 2), now).unwrap();
+            pace.takes(INFORMATIONAL_ANSWERS_MAX, now).unwrap();
         }
+        // Those that did not come meanwhile do not add up.
+        let later = begin + std::time::Duration::from_secs(25 * 3600);
+        frames.pass(&heads(1, MOST), later).unwrap();
+        assert!(frames.pass(&heads(1, 1), later + INFORMATIONAL_ANSWER_INTERVAL / 2).is_err());
+        for _ in 0..INFORMATIONAL_ANSWERS_MAX {
+            pace.takes(INFORMATIONAL_ANSWERS_MAX, later).unwrap();
+        }
+        assert!(pace.takes(INFORMATIONAL_ANSWERS_MAX, later).is_err());
+    }
+
+    #[test]
+    fn p_i4_streams_that_are_counted_are_bounded_and_the_one_that_sends_stays_among_them() {
+        let (mut frames, now) = (Frames::default(), Instant::now());
+        for stream in 1..=H2_COUNTED_STREAMS_MAX * 2 {
+            frames.pass(&heads(u32::try_from(stream).unwrap() * 2 + 1, 1), now).unwrap();
+        }
+        assert_eq!(frames.streams.len(), H2_COUNTED_STREAMS_MAX);
+        // The lowest number of all.
+        frames.pass(&heads(1, MOST), now).unwrap();
+        assert!(frames.pass(&heads(1, 1), now).is_err());
         assert_eq!(frames.streams.len(), H2_COUNTED_STREAMS_MAX);
     }
 }
