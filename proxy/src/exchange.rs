@@ -205,7 +205,7 @@ impl Upload {
     fn pass(&mut self, frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Frame<Bytes>, BoxError> {
         let mut frame = frame.inspect_err(|error| self.traffic.faults(fault(error)))?;
         if let Some(Err(denial)) = self.watch.as_mut().map(Watch::passes) {
-            self.traffic.faults(Fault::Revoked(denial.reason));
+            self.traffic.faults(Fault::Revoked(denial));
             return Err(CutOff::Revoked.into());
         }
         if let Some(search) = &mut self.search {

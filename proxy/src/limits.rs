@@ -63,6 +63,11 @@ pub const INFORMATIONAL_ANSWERS_MAX: u32 = 64;
 /// After this one more may come. How many come in all is not bounded: an answer may take as long as its upload moves, and a server tells how
 /// far that has come (104), commonly each second.
 pub const INFORMATIONAL_ANSWER_INTERVAL: Duration = Duration::from_millis(500);
+/// An event of a stream is held until it is whole, up to so many bytes. Models send a token or a call of a tool in one, which is far shorter; a
+/// longer one, as with a picture in it, is passed on as it comes.
+pub const EVENT_BYTES_HELD_MAX: usize = 64 * 1024;
+/// The same for all streams together: 4,096 of the usual ones, of up to a KiB each, more than an agent has streams.
+pub const EVENTS_BYTES_HELD_MAX: usize = 4 * 1024 * 1024;
 /// Streams of one HTTP/2 connection whose heads are counted; beyond it the oldest is counted anew. Servers allow a hundred or a few at a time.
 pub const H2_COUNTED_STREAMS_MAX: usize = 1024;
 /// Idle upstream connections kept for each (scheme, host, port): as many as an agent with all its tools sends requests at a

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use crate::audit::{Audit, Entry, Fault, Unrecorded};
+use crate::audit::{Audit, Entry, Fault, Recorded, Unrecorded};
 use crate::authority::Authority;
 use crate::bounds;
 use crate::budget::{Budgets, Exceeded};
@@ -210,8 +210,8 @@ struct Answered {
     max_bytes: Option<u64>,
     /// What ends its body with its rule.
     watch: Option<Watch>,
-    /// The request, where its body is an event stream that may end with a word of ours.
-    events: Option<Box<Denial>>,
+    /// The request, for the last event where its body is a stream of them.
+    asked: Option<Recorded>,
 }
 
 async fn exchange(
@@ -278,7 +278,8 @@ async fn exchange(
     let session = if leave.keys.authenticate() { Session::Removed } else { Session::Passed };
     let cleaning = Cleaning { scrubber: known, session };
     let watch = (!response.body().is_end_stream()).then(watch);
-    answered(proxy, permit, response, cleaning, tunnel).map(|answered| Answered { watch, ..answered })
+    let answered = answered(proxy, permit, response, cleaning, tunnel)?;
+    Ok(Answered { watch, asked: Some(recorded), ..answered })
 }
 
 /// What can be passed on of an answer, or why nothing can.
@@ -309,16 +310,29 @@ fn answered(
         return Err(failed(DenialReason::UpstreamUnreachable));
     }
     let max_bytes = permit.bounds().answer().and_then(AnswerLimits::max_bytes);
-    let events = is_event_stream(response.headers()).then(|| failed(DenialReason::Interrupted));
-    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes, watch: None, events })
+    Ok(Answered { response, cleaning, decoding, tunnel, max_bytes, watch: None, asked: None })
 }
 
 /// The denial of a request whose body was at fault.
-fn faulty(permit: &Permit, fault: &Fault) -> Denial {
+pub(crate) fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
         Fault::Misused(credential) => permit.misuse(credential),
         Fault::OverLimit => bounds::over_limit(permit, Exceeded::UsedUp),
-        Fault::Malformed | Fault::Silent | Fault::Gone | Fault::Revoked(_) => denial(permit, fault.reason()),
+        Fault::Revoked(denial) => located(permit, denial),
+        Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
+    }
+}
+
+/// What a later document denies a request for. It knows the rule that comes closest by now, if there is one; the one that allowed the request
+/// may be gone.
+pub(crate) fn located(permit: &Permit, denial: &Denial) -> Denial {
+    let (denial, asked) = (denial.clone(), respond::denial(permit, denial.reason));
+    Denial {
+        host: denial.host.or(asked.host),
+        port: denial.port.or(asked.port),
+        method: denial.method.or(asked.method),
+        path: denial.path.or(asked.path),
+        ..denial
     }
 }
 
@@ -388,18 +402,19 @@ fn deliver(
     answered: Answered,
     mut entry: Entry,
 ) -> Response<Body> {
-    let Answered { mut response, cleaning, decoding, tunnel, max_bytes, watch, events } = answered;
+    let Answered { mut response, cleaning, decoding, tunnel, max_bytes, watch, asked } = answered;
     entry.answers(response.status().as_u16());
     if let Some(tunnel) = tunnel {
         return upgrade::join(proxy, context, tunnel, response, (cleaning.scrubber, entry));
     }
     headers::strip_response(response.headers_mut());
+    let asked = asked.filter(|_| is_event_stream(response.headers()));
     response.map(|body| {
         let body = Downward::new(body, cleaning, decoding, entry).at_most(max_bytes);
         let body = body.watched(watch).on(Arc::clone(context));
         // What is longer than was announced is no answer.
-        match events.filter(|_| body.size_hint().exact().is_none()) {
-            Some(asked) => EventStream::new(body, asked).boxed_unsync(),
+        match asked.filter(|_| body.size_hint().exact().is_none()) {
+            Some(asked) => EventStream::new(body, asked, proxy.room.events().clone()).boxed_unsync(),
             None => body.boxed_unsync(),
         }
     })

@@ -6,6 +6,7 @@
 
 mod event_stream;
 mod events;
+mod held;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::scrub::decode::{self, Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
 
 pub use event_stream::{EventStream, is_event_stream};
+pub use held::Room;
 
 /// The upstream's body on its way down.
 pub struct Downward<B: HttpBody = Incoming> {

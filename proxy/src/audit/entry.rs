@@ -321,8 +321,8 @@ impl Entry {
             if let Fault::Misused(credential) = fault {
                 self.record.credential.get_or_insert_with(|| credential.as_str().into());
             }
-        } else if let Some(Fault::Revoked(reason)) = fault {
-            self.record.reason = Some(*reason);
+        } else if let Some(Fault::Revoked(denial)) = fault {
+            self.record.reason = Some(denial.reason);
         } else if self.stage == Stage::Begun && !self.is_complete {
             let why = fault.map_or(DenialReason::Interrupted, Fault::reason);
             self.record.reason.get_or_insert(why);

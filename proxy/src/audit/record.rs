@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use agentsandbox_policy::DenialReason;
 use agentsandbox_policy::document::SandboxIdentity;
+use agentsandbox_policy::{Denial, DenialReason};
 use aws_lc_rs::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
@@ -227,20 +227,20 @@ pub enum Fault {
     /// More of it may not be sent.
     OverLimit,
     /// The policy would not allow it any more.
-    Revoked(DenialReason),
+    Revoked(Box<Denial>),
 }
 
 impl Fault {
     /// What the exchange is denied for, or failed of.
     #[must_use]
-    pub const fn reason(&self) -> DenialReason {
+    pub fn reason(&self) -> DenialReason {
         match self {
             Self::Misused(_) => DenialReason::PlaceholderMisuse,
             Self::Malformed => DenialReason::MalformedRequest,
             Self::Silent => DenialReason::RequestStalled,
             Self::Gone => DenialReason::Interrupted,
             Self::OverLimit => DenialReason::UploadLimitExceeded,
-            Self::Revoked(reason) => *reason,
+            Self::Revoked(denial) => denial.reason,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What an agent has room for: places for its HTTP/2 connections, heads of its requests that are not answered yet, and answers on their way to
-//! one that does not read.
+//! one that does not read, and events that are not whole.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::headers;
 use crate::limits::{H2_CONNECTIONS_MAX, HEAD_FREE_BYTES, HEADER_FIELD_COST_BYTES, HEADS_BYTES_MAX};
 use crate::paced::Bound;
+use crate::stream;
 
 /// The room of a process.
 pub struct Room {
@@ -16,6 +17,7 @@ pub struct Room {
     /// In KiB.
     heads: Arc<Semaphore>,
     unread: Bound,
+    events: stream::Room,
 }
 
 const KIB: usize = 1024;
@@ -33,7 +35,12 @@ pub(crate) struct Place {
 impl Default for Room {
     fn default() -> Self {
         let of = |count| Arc::new(Semaphore::new(count));
-        Self { places: of(H2_CONNECTIONS_MAX), heads: of(HEADS_BYTES_MAX / KIB), unread: Bound::default() }
+        Self {
+            places: of(H2_CONNECTIONS_MAX),
+            heads: of(HEADS_BYTES_MAX / KIB),
+            unread: Bound::default(),
+            events: stream::Room::default(),
+        }
     }
 }
 
@@ -57,6 +64,11 @@ impl Room {
     /// What all streams hold together of answers that the agent has not read yet.
     pub(crate) const fn unread(&self) -> &Bound {
         &self.unread
+    }
+
+    /// What all event streams hold together of events that are not whole.
+    pub(crate) const fn events(&self) -> &stream::Room {
+        &self.events
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where in an event stream the bytes so far end (WHATWG HTML, 9.2.6), and how it is ended there so that nobody takes half an event for a
-//! whole one. Nothing is held back, and nothing that was passed on can be taken back: half an event becomes one of a type of its own, which
-//! no client listens for, whose data says so, and whose id counts for nothing.
+//! whole one. Nothing that was passed on can be taken back: half an event becomes one of a type of its own, whose data says so, and whose id
+//! counts for nothing. A client that reads the data of any event as JSON stumbles over it; most events are held until they are whole.
 
 /// Longest id of an event that is remembered, in bytes. Where a longer one would have to be told again, the client is told that it has seen
 /// none, and begins anew.
@@ -39,21 +39,29 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Takes what is passed on.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+    /// Takes a piece. How many of its bytes come before what is no whole event yet, and no whole comment.
+    pub(super) fn pass(&mut self, piece: &[u8]) -> usize {
+        let (mut whole, mut bytes) = (0, piece);
         while let Some(first) = bytes.first() {
             let is_half = std::mem::take(&mut self.is_after_cr) && *first == b'\n';
             if is_half {
                 bytes = bytes.get(1..).unwrap_or_default();
-                continue;
+            } else {
+                let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else {
+                    self.grow(bytes);
+                    return whole;
+                };
+                let (line, rest) = bytes.split_at(end);
+                self.grow(line);
+                self.end_line();
+                self.is_after_cr = rest.first() == Some(&b'\r');
+                bytes = rest.get(1..).unwrap_or_default();
             }
-            let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else { return self.grow(bytes) };
-            let (line, rest) = bytes.split_at(end);
-            self.grow(line);
-            self.end_line();
-            self.is_after_cr = rest.first() == Some(&b'\r');
-            bytes = rest.get(1..).unwrap_or_default();
+            if !self.has_begun {
+                whole = piece.len() - bytes.len();
+            }
         }
+        whole
     }
 
     /// What has to stand behind it before another event may: nothing where none has begun.
@@ -150,4 +158,4 @@ fn finish(tail: &[u8]) -> &'static [u8] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,11 +12,12 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::entrances::to;
 use crate::flow::tunnel;
 use crate::upstream::Behaviour;
-use crate::world::{Setup, World, build, get, speak, standalone};
+use crate::world::{Setup, World, build, get, standalone};
 
 const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
 const ELSEWHERE: &str = "methods: [GET, POST], paths: ['/v2/**'], credential: good, websocket: Allow}";
@@ -87,9 +88,17 @@ fn resting(bytes: Vec<Bytes>) -> impl futures::Stream<Item = Result<Frame<Bytes>
 
 #[tokio::test]
 async fn p_h3_a_stream_that_its_policy_stops_says_so_in_a_last_event_and_ends_in_order() {
-    for (edited, reason) in [
-        (ELSEWHERE, "PathNotAllowed"),
-        ("methods: [GET, POST], paths: ['/v1/**'], websocket: Allow}", "CredentialScope"),
+    const OF_GOOD: &str = "name: good, host: api.good.test,";
+    for (from, edited, reason, rule) in [
+        (RULE, ELSEWHERE, "PathNotAllowed", "good".into()),
+        (
+            RULE,
+            "methods: [GET, POST], paths: ['/v1/**'], websocket: Allow}",
+            "CredentialScope",
+            "good".into(),
+        ),
+        // As a refusal would, it names no rule that is gone.
+        (OF_GOOD, "name: other, host: other.good.test,", "HostNotAllowed", serde_json::Value::Null),
     ] {
         for upstream in ["h2", "http/1.1"] {
             for client in ["h2", "http/1.1"] {
@@ -97,7 +106,7 @@ async fn p_h3_a_stream_that_its_policy_stops_says_so_in_a_last_event_and_ends_in
                 let mut body = asks(&world, client, "/v1/events").await.into_body();
                 let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
                 assert_eq!(first, "data: first\n\n");
-                world.edit(|document| document.replace(RULE, edited)).await;
+                world.edit(|document| document.replace(from, edited)).await;
                 // It is silent: nothing has to pass for it to end.
                 let (text, is_whole) = rest(&mut body).await;
                 let (before, told) = last(&text);
@@ -105,13 +114,13 @@ async fn p_h3_a_stream_that_its_policy_stops_says_so_in_a_last_event_and_ends_in
                 for (field, value) in [
                     ("reason", reason),
                     ("host", "api.good.test"),
-                    ("rule", "good"),
                     ("method", "GET"),
                     ("path", "/v1/events"),
                     ("type", "error"),
                 ] {
                     assert_eq!(told[field], value, "{told}");
                 }
+                assert_eq!(told["rule"], rule, "{reason}");
                 assert_eq!(told["error"]["code"], reason, "what SDKs look for");
                 assert!(told["howToAllow"].as_str().is_some_and(|advice| !advice.is_empty()), "{told}");
                 let line = world.line(&[("event", "end")]).await;
@@ -137,7 +146,7 @@ async fn p_h3_a_stream_that_nothing_stops_ends_as_its_upstream_ends_it() {
         let broken = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nd\r\ndata: first\n\n\r\n";
         let behaviour = Behaviour::new(move |mut io| async move {
             let mut head = [0; 4096];
-            let _ = tokio::io::AsyncReadExt::read(&mut io, &mut head).await;
+            let _ = io.read(&mut head).await;
             let _ = io.write_all(broken.as_bytes()).await;
             let _ = io.shutdown().await;
         });
@@ -151,30 +160,60 @@ async fn p_h3_a_stream_that_nothing_stops_ends_as_its_upstream_ends_it() {
 }
 
 #[tokio::test]
-async fn p_h3_half_an_event_becomes_none_that_a_client_takes_for_a_whole_one() {
-    const HALF: &str = "data: whole\n\nid: 7\ndata: {\"ha";
-    let kind = vec![("content-type", "Text/Event-Stream; charset=utf-8")];
+async fn p_h3_half_an_event_is_not_passed_on_where_the_stream_is_stopped_and_is_where_its_upstream_ends_it() {
     for client in ["h2", "http/1.1"] {
+        let kind = vec![("content-type", "Text/Event-Stream; charset=utf-8")];
         let setup = Setup {
             protocols: vec!["http/1.1"],
-            behaviour: Some(telling(kind.clone(), vec![HALF])),
+            behaviour: Some(telling(kind, vec!["data: whole\n\nid: 7\n", "data: {\"ha"])),
             ..Setup::default()
         };
         let world = build(setup).await;
         let mut body = asks(&world, client, "/v1/x").await.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(first, HALF);
+        assert_eq!(first, "data: whole\n\n");
         world.edit(|document| document.replace(RULE, ELSEWHERE)).await;
         let (text, is_whole) = rest(&mut body).await;
         let (before, told) = last(&text);
-        assert_eq!(
-            (before, is_whole),
-            (
-                "...\nevent: agentsandbox-cut\ndata: (the rest of this event was not passed on)\nid: \n\n",
-                true
-            )
-        );
-        assert_eq!(told["reason"], "PathNotAllowed");
+        assert_eq!((before, is_whole, &told["reason"]), ("", true, &"PathNotAllowed".into()));
+        let line = world.line(&[("event", "end")]).await;
+        assert_eq!(line["bytesDown"], "data: whole\n\n".len(), "what was passed on");
+        let half =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\ndata: {\"ha";
+        let behaviour = Behaviour::new(move |mut io| async move {
+            let mut head = [0; 4096];
+            let _ = io.read(&mut head).await;
+            let _ = io.write_all(half.as_bytes()).await;
+            let _ = io.shutdown().await;
+        });
+        let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
+        let world = build(setup).await;
+        let mut body = asks(&world, client, "/v1/x").await.into_body();
+        assert_eq!(rest(&mut body).await, ("data: {\"ha".to_owned(), true), "{client}");
+    }
+}
+
+#[tokio::test]
+async fn p_h3_half_an_event_that_is_too_long_to_be_held_becomes_none_that_a_client_takes_for_a_whole_one() {
+    const LONG: usize = 100 * 1024;
+    let long: &str = Box::leak(format!("id: 7\ndata: {{\"{}", "x".repeat(LONG)).into_boxed_str());
+    for client in ["h2", "http/1.1"] {
+        let setup = Setup {
+            protocols: vec!["http/1.1"],
+            behaviour: Some(telling(vec![("content-type", "text/event-stream")], vec![long])),
+            ..Setup::default()
+        };
+        let world = build(setup).await;
+        let mut body = asks(&world, client, "/v1/x").await.into_body();
+        let mut passed = 0;
+        while passed < long.len() {
+            passed += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        }
+        world.edit(|document| document.replace(RULE, ELSEWHERE)).await;
+        let (text, is_whole) = rest(&mut body).await;
+        let (before, told) = last(&text);
+        let cut = "...\nevent: agentsandbox-cut\ndata: (the rest of this event was not passed on)\nid: \n\n";
+        assert_eq!((before, is_whole, &told["reason"]), (cut, true, &"PathNotAllowed".into()));
     }
 }
 
@@ -234,10 +273,15 @@ async fn p_h3_what_no_event_can_be_added_to_breaks_off() {
 async fn p_h3_a_client_of_http_1_0_has_the_last_event_too() {
     let world = standalone(&["http/1.1"]).await;
     let head = format!("GET {} HTTP/1.0\r\nhost: {}\r\n\r\n", world.url("/v1/events"), world.authority());
-    let (answered, ()) = tokio::join!(speak(&world, Entrance::HttpProxy, head.as_bytes()), async {
-        world.line(&[("event", "begin")]).await;
-        world.edit(|document| document.replace(RULE, ELSEWHERE)).await;
-    });
+    let mut io = to(&world, Entrance::HttpProxy).await;
+    io.write_all(head.as_bytes()).await.unwrap();
+    let mut answered = Vec::new();
+    while !answered.ends_with(b"data: first\n\n") {
+        answered.push(io.read_u8().await.unwrap());
+    }
+    world.edit(|document| document.replace(RULE, ELSEWHERE)).await;
+    io.read_to_end(&mut answered).await.unwrap();
+    let answered = String::from_utf8(answered).unwrap();
     let (_, body) = answered.split_once("\r\n\r\n").unwrap();
     let (before, told) = last(body);
     assert_eq!((before, &told["reason"]), ("data: first\n\n", &"PathNotAllowed".into()), "{answered}");
@@ -272,6 +316,8 @@ async fn p_h3_a_stream_beside_an_upload_that_is_stopped_says_so() {
             ("", true, &"UploadLimitExceeded".into()),
             "{upstream}"
         );
+        let advice = told["howToAllow"].as_str().unwrap();
+        assert!(advice.starts_with("Rule good lets 4000 bytes"), "as a refusal says it: {advice}");
         let line = world.line(&[("event", "end")]).await;
         assert_eq!((&line["reason"], &line["lastEvent"]), (&"UploadLimitExceeded".into(), &true.into()));
     }

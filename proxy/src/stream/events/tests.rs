@@ -4,15 +4,15 @@ const LAST: &[u8] = b"event: error\ndata: {}\n\n";
 
 /// What a client makes of a stream that ends here (WHATWG HTML, 9.2.6), by lines and fields and nothing else of ours.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Client {
+pub(in crate::stream) struct Client {
     /// Type and data of each event that its program is told of.
-    told: Vec<(String, String)>,
+    pub(in crate::stream) told: Vec<(String, String)>,
     /// With which it comes back.
-    last_id: String,
-    retry: Option<u64>,
+    pub(in crate::stream) last_id: String,
+    pub(in crate::stream) retry: Option<u64>,
 }
 
-fn client(stream: &[u8]) -> Client {
+pub(in crate::stream) fn client(stream: &[u8]) -> Client {
     let text = std::str::from_utf8(stream).expect("a client that takes no half character");
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
     let (mut client, mut kind, mut data, mut id) =
@@ -44,7 +44,7 @@ fn client(stream: &[u8]) -> Client {
     client
 }
 
-const STREAMS: [&str; 8] = [
+pub(in crate::stream) const STREAMS: [&str; 8] = [
     "data: first\n\ndata: {\"second\": 2}\n\n",
     "event: message\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\n: ping\r\n\r\ndata: 12345\r\n\r\n",
     "id: 7\rdata: by CR\r\rid: 8\rdata\rdata: \r\r",
@@ -62,7 +62,9 @@ fn p_h3_wherever_a_stream_is_cut_its_client_has_whole_events_alone_and_then_the_
             for piece in [1, 2, usize::MAX] {
                 let (passed, _) = stream.as_bytes().split_at(cut);
                 let mut events = Events::default();
-                passed.chunks(piece.min(passed.len().max(1))).for_each(|piece| events.pass(piece));
+                for piece in passed.chunks(piece.min(passed.len().max(1))) {
+                    events.pass(piece);
+                }
                 let ended = [passed, &events.close(), LAST].concat();
                 let mut seen = client(&ended);
                 assert_eq!(seen.told.pop(), Some(("error".into(), "{}".into())), "{stream:?} at {cut}");

@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::limits::{
-    BROTLI_WINDOW_BYTES_MAX, CONNECTIONS_IN_POD_MAX, DECODED_WINDOW_BYTES_MAX, H2_CONNECTION_WINDOW_BYTES,
-    H2_CONNECTIONS_MAX, H2_FRAME_BYTES_MAX, H2_FRAME_COST_BYTES, H2_LEAST_BYTES, H2_SEND_BUFFER_BYTES,
-    H2_UNSENT_BYTES_MAX, HEAD_FREE_BYTES, HEADS_BYTES_MAX, NARROW_DECODERS_MAX, RESOLVED_NAMES_MAX,
-    STREAMS_PER_CONNECTION_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX, WIDE_DECODERS_MAX,
+    BROTLI_WINDOW_BYTES_MAX, CONNECTIONS_IN_POD_MAX, DECODED_WINDOW_BYTES_MAX, EVENTS_BYTES_HELD_MAX,
+    H2_CONNECTION_WINDOW_BYTES, H2_CONNECTIONS_MAX, H2_FRAME_BYTES_MAX, H2_FRAME_COST_BYTES, H2_LEAST_BYTES,
+    H2_SEND_BUFFER_BYTES, H2_UNSENT_BYTES_MAX, HEAD_FREE_BYTES, HEADS_BYTES_MAX, NARROW_DECODERS_MAX,
+    RESOLVED_NAMES_MAX, STREAMS_PER_CONNECTION_MAX, UPSTREAM_CONNECTIONS_IN_POD_MAX, WIDE_DECODERS_MAX,
 };
 use crate::limits::{
     H2_UPSTREAM_CONNECTION_WINDOW_BYTES, H2_UPSTREAM_LEAST_WINDOW_BYTES, H2_UPSTREAM_NARROW_CONNECTIONS_MAX,
@@ -180,7 +180,7 @@ fn p_i4_all_that_an_agent_can_have_held_of_what_has_a_bound_of_its_own_comes_to_
     const KIB: usize = 1024;
     const MIB: usize = KIB * KIB;
     /// As docs/proxy.md has it.
-    const TOLD_MIB: usize = 666;
+    const TOLD_MIB: usize = 670;
     const IDLE_BYTES: usize = 12 * MIB;
     /// What a download over HTTP/1.1 holds that nobody reads, on both sides, and what a connection of the agent's holds that has begun
     /// (docs/proxy.md has how both were measured).
@@ -218,8 +218,9 @@ fn p_i4_all_that_an_agent_can_have_held_of_what_has_a_bound_of_its_own_comes_to_
         + (WIDE_DECODERS_MAX + NARROW_DECODERS_MAX) * STEP_BYTES;
     let requests = streams * REQUEST_BYTES;
     let names = usize::try_from(RESOLVED_NAMES_MAX).unwrap() * NAME_BYTES;
-    let parts = [IDLE_BYTES, connections, unread, 2 * unsent, decoders, requests, HEADS_BYTES_MAX, names]
-        .map(|bytes| bytes / MIB);
+    let short = [requests, HEADS_BYTES_MAX, names, EVENTS_BYTES_HELD_MAX];
+    let parts = [&[IDLE_BYTES, connections, unread, 2 * unsent, decoders][..], &short].concat();
+    let parts: Vec<usize> = parts.into_iter().map(|bytes| bytes / MIB).collect();
     println!("{parts:?} MiB");
     assert_eq!(parts.iter().sum::<usize>(), TOLD_MIB, "{parts:?}");
 }
