@@ -8,18 +8,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentsandbox_crds::names::{FIELD_MANAGER, LABEL_SANDBOX_UID};
+use agentsandbox_crds::names::FIELD_MANAGER;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::accept::Identity;
-use super::desired::{Child, ChildKind, Component, keys};
+use super::desired::{Child, ChildKind, keys};
 use super::evaluate::Unwidened;
 use super::observe::Recent;
 use super::plan::{Doomed, Step, differs, is_ours};
@@ -46,10 +46,7 @@ pub use way::{Gated, admit, keep, shut};
 
 pub(super) use child::names_another;
 use child::{Made, NamedChild, applied, is_already_exists, is_not_found};
-use pods::{is_of, live};
 
-/// Pods of one sandbox that are listed at once; more are found in the next pass, once these are gone.
-const PODS_LISTED_MAX: u32 = 100;
 /// A request that takes longer counts as failed: one that never ends must not keep a pass from telling so. Admission
 /// webhooks are given 10 s unless their owner says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -238,31 +235,11 @@ impl Writer {
     /// # Errors
     /// When the API server does not answer.
     pub async fn live_pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ApplyError> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
-        self.call(Verb::Get, "Pod", name, api.get_opt(name)).await
+        self.call(Verb::Get, "Pod", name, self.pods(namespace).get_opt(name)).await
     }
 
-    /// The pods of a sandbox, from the API server itself: every pod with its UID as a label, whoever owns it, and of
-    /// its two names each pod that it owns or that mounts its keys, whatever the labels.
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn live_pods(&self, identity: &Identity) -> Result<Vec<LivePod>, ApplyError> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &identity.namespace);
-        let labelled = format!("{LABEL_SANDBOX_UID}={}", identity.uid);
-        let params = ListParams::default().labels(&labelled).limit(PODS_LISTED_MAX);
-        let list = self.call(Verb::List, "Pod", &labelled, api.list_metadata(&params)).await?;
-        let mut pods: Vec<LivePod> = list.iter().map(live).collect();
-        for component in [Component::Agent, Component::Proxy] {
-            let name = component.name(identity);
-            if pods.iter().any(|pod| pod.doomed.name == name) {
-                continue;
-            }
-            let unlabelled = self.live_pod(&identity.namespace, &name).await?;
-            let own = unlabelled.filter(|pod| is_of(pod, identity));
-            pods.extend(own.map(|pod| LivePod { component, ..live(&pod) }));
-        }
-        Ok(pods)
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
     }
 
     async fn pod(&self, identity: &Identity, step: Step) -> Result<Applied, ApplyError> {

@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::core::params::Patch;
+use kube::core::params::{ListParams, Patch};
 use serde_json::{Value, json};
 
 use super::child::Made;
@@ -19,6 +19,9 @@ use crate::controller::desired::{Child, ChildKind, Component, keys};
 use crate::controller::life;
 use crate::controller::plan::{Doomed, changed_on_the_way, is_owned, spec_hash};
 use crate::metrics::Verb;
+
+/// Pods of one sandbox that are listed at once; more are found in the next pass, once these are gone.
+const PODS_LISTED_MAX: u32 = 100;
 
 /// A pod of a sandbox, as the API server itself shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,47 @@ pub enum Ending {
     Every,
 }
 
+impl Writer {
+    /// The pods of a sandbox, from the API server itself: every pod with its UID as a label, whoever owns it, and of
+    /// its two names each pod that it owns or that mounts its keys, whatever the labels.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn live_pods(&self, identity: &Identity) -> Result<Vec<LivePod>, ApplyError> {
+        let (pods, all) = self.shown_pods(identity).await?;
+        all.map(|()| pods)
+    }
+
+    /// The same as far as it could be asked for, and whether that is all: what is known is there to be ended, whatever else there is.
+    ///
+    /// # Errors
+    /// When the API server does not list the pods.
+    async fn shown_pods(
+        &self,
+        identity: &Identity,
+    ) -> Result<(Vec<LivePod>, Result<(), ApplyError>), ApplyError> {
+        let api = self.pods(&identity.namespace);
+        let labelled = format!("{LABEL_SANDBOX_UID}={}", identity.uid);
+        let params = ListParams::default().labels(&labelled).limit(PODS_LISTED_MAX);
+        let list = self.call(Verb::List, "Pod", &labelled, api.list_metadata(&params)).await?;
+        let (mut pods, mut all): (Vec<LivePod>, _) = (list.iter().map(live).collect(), Ok(()));
+        for component in [Component::Agent, Component::Proxy] {
+            let name = component.name(identity);
+            if pods.iter().any(|pod| pod.doomed.name == name) {
+                continue;
+            }
+            match self.live_pod(&identity.namespace, &name).await {
+                Ok(unlabelled) => {
+                    let own = unlabelled.filter(|pod| is_of(pod, identity));
+                    pods.extend(own.map(|pod| LivePod { component, ..live(&pod) }));
+                }
+                Err(error) => all = Err(error),
+            }
+        }
+        Ok((pods, all))
+    }
+}
+
 /// Ends pods of a sandbox. An agent's pod whose program has ended stays, with its log; it is judged as the API server itself shows
 /// it. Answers with the pods in which something may still run, in the order of their names.
 ///
@@ -103,12 +147,12 @@ pub async fn power_down(
 ) -> Result<Vec<LivePod>, ApplyError> {
     let (mut left, mut doomed) = (Vec::new(), Vec::new());
     // Proxies first: nothing that is asked about an agent may keep them up.
+    let (shown, mut unasked) = writer.shown_pods(identity).await?;
     let (proxies, agents): (Vec<_>, Vec<_>) =
-        writer.live_pods(identity).await?.into_iter().partition(|pod| pod.component == Component::Proxy);
+        shown.into_iter().partition(|pod| pod.component == Component::Proxy);
     left.extend(proxies.iter().cloned());
     let proxies = proxies.into_iter().filter(|pod| pod.ending.is_none()).map(|pod| pod.doomed).collect();
     let stopped = super::stop(writer, &identity.namespace, proxies).await;
-    let mut unasked = Ok(());
     for pod in agents {
         match is_spent(writer, identity, &pod.doomed, ending).await {
             Ok(true) => continue,
@@ -167,12 +211,15 @@ pub async fn end_shown(writer: &Writer, identity: &Identity, shown: Option<&Pod>
     if !(mounts_keys(&pod, identity) && spec_hash(&pod).is_some()) {
         return Ok(End::Forged(Doomed::pod(&pod)));
     }
-    // Labels that somebody took off are given back before the end is believed: also to a pod on its way out, which is let go where
-    // nothing came of it.
-    match put_back(writer, identity, Component::Agent, Some(&pod)).await? {
-        Some(own) if own.metadata.uid != pod.metadata.uid => Ok(End::None),
-        _ => Ok(End::Own),
+    // What it ended with is no less known for a label that somebody took off. That it is given back lets the pod be found; where it
+    // cannot be, that must hold nothing up that the end brings.
+    if let Err(error) = put_back(writer, identity, Component::Agent, Some(&pod)).await {
+        tracing::warn!(
+            error = crate::controller::chain(&error),
+            "an ended pod could not be given its labels back"
+        );
     }
+    Ok(End::Own)
 }
 
 /// Whether the agent runs outside its walls: they select it by labels, and these can be taken off.
@@ -288,7 +335,7 @@ pub(super) fn live<K: ResourceExt>(pod: &K) -> LivePod {
 
 /// Whether a pod of one of our names is the sandbox's, by its owner, its label, or the keys that it mounts: somebody may
 /// have taken the first two away, and cannot edit the third.
-pub(super) fn is_of(pod: &Pod, identity: &Identity) -> bool {
+fn is_of(pod: &Pod, identity: &Identity) -> bool {
     is_owned(&pod.metadata, identity)
         || pod.labels().get(LABEL_SANDBOX_UID) == Some(&identity.uid)
         || mounts_keys(pod, identity)

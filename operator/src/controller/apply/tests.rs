@@ -5,6 +5,7 @@ use kube::core::Status;
 
 use super::*;
 use crate::controller::Ctx;
+use crate::controller::desired::Component;
 use crate::controller::plan::BoundaryPlan;
 use crate::controller::tests::{AGENT_IS_STOPPED, Scene, takes_all};
 use crate::fixtures::api::{Api as Server, Asked, Says, refusal};

@@ -84,9 +84,14 @@ async fn an_end_is_told_of_a_pod_on_its_way_out_that_somebody_took_a_label_off()
     assert_eq!(named["metadata"]["finalizers"], json!([PROGRAM_FINALIZER]), "it is named, and still kept");
     assert_eq!(named["metadata"]["labels"][LABEL_SANDBOX], "fix-login");
     assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
-    let refused = refuses(POD_IS_LET_GO, refusal(500, "InternalError", "etcd is away"));
+    let refused = refuses(POD_IS_LET_GO, refusal(500, "InternalError", "somebody's webhook is away"));
     let after = task(hindered).pass(refused).await;
-    assert_eq!(after.api.writes(), [POD_IS_LET_GO], "nothing is told of it, and nothing taken away");
+    assert_eq!(
+        after.api.writes(),
+        [POD_IS_LET_GO, PROXY_IS_STOPPED, STATUS],
+        "its label alone is not as it was"
+    );
+    assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
 }
 
 #[tokio::test]

@@ -111,6 +111,12 @@ async fn the_power_of_a_suspended_service_goes_though_nobody_can_be_asked_of_its
     let says = lists_only(&scene);
     let after = scene.pass(says).await;
     assert!(after.api.was_asked(PROXY_IS_STOPPED) && after.api.was_asked(AGENT_IS_STOPPED));
+    // Of one that no list shows nobody can say whether it is there.
+    let scene = suspended(Scene::running()).without(ChildKind::Pod, "fix-login-agent");
+    let says = lists_only(&scene);
+    let after = scene.pass(says).await;
+    assert!(after.api.was_asked(PROXY_IS_STOPPED), "{:?}", after.api.writes());
+    after.says("Suspended", "False", "Suspending");
     let mut task = suspended(Scene::running());
     task.sandbox.spec.lifecycle = Some(from(json!({"mode": "Task", "state": "Suspended"})));
     let says = lists_only(&task);
