@@ -16,6 +16,8 @@ use crate::object::{self, Body, Meta, Object, Pod};
 const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 /// What the operator wrote may be about what was so a moment before: a pod that ceased to be ready, or a class that was edited.
 const NEWS_GRACE: Duration = Duration::from_secs(5);
+/// A write that the operator gave up after its 15 s may yet be committed, by a store that was away.
+const LATE_WRITE_GRACE: Duration = Duration::from_secs(20);
 /// Shorter values, such as `true`, are found anywhere by chance.
 const SECRET_BYTES_MIN: usize = 12;
 
@@ -238,8 +240,12 @@ impl Watcher {
             matches!(&held.object.body, Body::Policy(policy) if in_namespace && policy.walls_in(&meta.labels))
         });
         self.claim(Invariant::I1, event.revision, wall, || format!("{name} is behind no wall"));
-        let off = self.off.get(&uid).is_some_and(|since| since.saturating_add(NEWS_GRACE) < event.at);
-        self.claim(Invariant::I10, event.revision, !off, || format!("{name} is of a suspended sandbox"));
+        if let Some(since) = self.off.get(&uid) {
+            let is_late = since.saturating_add(LATE_WRITE_GRACE) >= event.at;
+            self.claim(Invariant::I10, event.revision, is_late, || {
+                format!("{name} is of a suspended sandbox")
+            });
+        }
         if pod.component != "agent" {
             return;
         }

@@ -151,10 +151,11 @@ fn running() -> History {
 }
 
 #[test]
-fn a_sandbox_that_is_made_and_deleted_as_it_should_be_breaks_nothing_and_judges_everything() {
+fn a_sandbox_that_is_made_suspended_and_deleted_as_it_should_be_breaks_nothing_and_judges_everything() {
     let mut history = running();
     history.put(SANDBOX, sandbox(1, Some(1)));
-    for key in [AGENT, PROXY, "networkpolicies/default/s-agent", "networkpolicies/default/s-proxy", SANDBOX] {
+    history.delete(AGENT).delete(PROXY).put(SANDBOX, suspended(2, 2));
+    for key in ["networkpolicies/default/s-agent", "networkpolicies/default/s-proxy", SANDBOX] {
         history.delete(key);
     }
     assert_eq!(history.wait(61).broken(), []);
@@ -382,7 +383,7 @@ fn a_pod_that_is_made_while_its_sandbox_is_said_to_be_suspended_breaks_i10() {
         });
         history.put(PROXY, pod("s-proxy", "proxy", spec(""), false)).broken()
     };
-    assert_eq!(made(10, None), [Invariant::I10]);
-    assert_eq!(made(0, None), [], "it may have been under way");
-    assert_eq!(made(10, Some(3)), []);
+    assert_eq!(made(30, None), [Invariant::I10]);
+    assert_eq!(made(10, None), [], "it may have been under way");
+    assert_eq!(made(30, Some(3)), []);
 }
