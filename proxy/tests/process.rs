@@ -230,9 +230,10 @@ fn p_f11_memory_is_locked_where_no_limit_forbids_it() {
 }
 
 #[test]
-fn p_f11_a_proxy_that_crashes_leaves_no_core_and_nobody_but_root_may_look_into_one_that_runs() {
-    use std::os::unix::fs::MetadataExt;
+fn p_f11_a_proxy_that_crashes_leaves_no_core() {
     use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::{Resource, getrlimit};
     let crash = |child: &mut Child| {
         let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, rustix::process::Signal::ABORT).unwrap();
@@ -242,21 +243,20 @@ fn p_f11_a_proxy_that_crashes_leaves_no_core_and_nobody_but_root_may_look_into_o
     let status = std::fs::read_to_string(format!("/proc/{}/limits", proxy.child.id())).unwrap();
     let core = status.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
-    for file in ["environ", "mem", "maps"] {
-        let owner = std::fs::metadata(format!("/proc/{}/{file}", proxy.child.id())).unwrap().uid();
-        assert_eq!(owner, 0, "{file} belongs to whoever runs it where a core may be made");
-    }
     let ended = crash(&mut proxy.child);
     assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false));
-    // The control: of another process that crashes there is one, where the machine keeps them in files.
+    // The control: of another process that crashes there is one, where the machine lets files of them be made.
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if getrlimit(Resource::Core).maximum == Some(0) || pattern.starts_with(['|', '/']) {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let mut other = Command::new("sh");
     other.args(["-c", "ulimit -c unlimited; echo; exec sleep 60"]).current_dir(folder.path());
     let mut other = other.stdout(Stdio::piped()).spawn().unwrap();
     other.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let ended = crash(&mut other);
-    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
-    assert!(ended.core_dumped() || pattern.starts_with(['|', '/']), "{ended:?} {pattern}");
+    assert!(ended.core_dumped(), "{ended:?}");
 }
 
 #[test]

@@ -74,15 +74,13 @@ pub(super) async fn send(
     }
 }
 
-/// Whether an answer over https leads to a URL without TLS. Clients drop blanks and control characters before a scheme (WHATWG URL, 4.4).
+/// Whether an answer over https leads to a URL without TLS. Clients drop blanks and control characters before a scheme, and tabs in it
+/// (WHATWG URL, 4.4).
 fn leads_to_http(permit: &Permit, answer: &HeaderMap) -> bool {
     let is_plain = |value: &HeaderValue| {
-        let value = value.as_bytes();
-        let begin = value.iter().position(|byte| *byte > b' ').unwrap_or(value.len());
-        value
-            .get(begin..)
-            .and_then(|url| url.get(..5))
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http:"))
+        let seen = value.as_bytes().iter().copied().skip_while(|byte| *byte <= b' ');
+        let scheme = seen.filter(|byte| !matches!(byte, b'\t' | b'\n' | b'\r')).take(5);
+        scheme.map(|byte| byte.to_ascii_lowercase()).eq(*b"http:")
     };
     permit.scheme() == Scheme::Https && answer.get_all(LOCATION).iter().any(is_plain)
 }
