@@ -148,6 +148,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     let identity = Identity::of(&sandbox).ok_or(ReconcileError::NoIdentity)?;
     let mut observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
     observed.failed = ctx.memory.failed(&identity.uid, observed.agent_pod(&identity), ctx.clock.now());
+    observed.is_new = !is_held(&sandbox) && sandbox.status.is_none();
     // A watch that is behind may show one that is gone as it was before it was deleted.
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
         return ending::end(&ctx, &identity, &sandbox, &observed).await;
@@ -330,9 +331,13 @@ async fn refuse(
     Ok(Outcome { class_name, started: None, off: None, stage: Stage::Rejected(rejections) })
 }
 
+fn is_held(sandbox: &AgentSandbox) -> bool {
+    sandbox.finalizers().iter().any(|one| one == FINALIZER)
+}
+
 /// Puts the finalizer on before the first child exists.
 async fn hold(ctx: &Ctx, sandbox: Arc<AgentSandbox>) -> Result<Arc<AgentSandbox>, ReconcileError> {
-    if sandbox.finalizers().iter().any(|one| one == FINALIZER) {
+    if is_held(&sandbox) {
         return Ok(sandbox);
     }
     let mut finalizers = sandbox.finalizers().to_vec();

@@ -246,7 +246,14 @@ pub fn observed(children: Vec<Child>, others: Vec<NetworkPolicy>) -> Observed {
     });
     let policies = own.chain(others).map(Arc::new).collect();
     let keyed = children.into_iter().map(|child| ((child.kind(), child.name().to_owned()), child));
-    Observed { children: keyed.collect(), policies, look_again_in: None, failed: None, ungrown: None }
+    Observed {
+        children: keyed.collect(),
+        policies,
+        look_again_in: None,
+        failed: None,
+        ungrown: None,
+        is_new: false,
+    }
 }
 
 /// What every pass is given, when the watches show this sandbox and these children and policies.

@@ -131,6 +131,11 @@ pub(super) async fn contained<'a>(
     if unwidened.is_err() {
         apply::halt(&ctx.writer, identity, Component::Agent).await?;
     }
+    // Of a new sandbox nothing was started: that it is new was just proven by the patch that put the finalizer on, which names
+    // the version it was made from.
+    if observed.is_new {
+        return Ok(Cow::Borrowed(observed));
+    }
     let put_back = |component, shown| apply::put_back(&ctx.writer, identity, component, shown);
     let (agent, proxy) = tokio::join!(
         put_back(Component::Agent, observed.agent_pod(identity)),

@@ -99,6 +99,8 @@ pub struct Observed {
     pub failed: Option<Failed>,
     /// What its claim was refused a moment ago.
     pub ungrown: Option<Ungrown>,
+    /// No pass has come as far as its first child: the sandbox has neither our finalizer nor a status.
+    pub is_new: bool,
 }
 
 /// What is known of one object.
@@ -230,7 +232,7 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
             && selects_only(policy).is_none_or(|uid| uids.contains(&uid))
     });
     let ungrown = recent.growth.ungrown(&identity.uid);
-    Observed { children, policies: in_order(policies), look_again_in, failed: None, ungrown }
+    Observed { children, policies: in_order(policies), look_again_in, failed: None, ungrown, is_new: false }
 }
 
 /// What a store holds, by namespace and name. A store has an order of its own in each process, and what is told or sent must

@@ -53,6 +53,31 @@ async fn o_h30_a_policy_that_exists_already_is_not_read_by_its_name() {
 }
 
 #[tokio::test]
+async fn of_a_new_sandbox_no_pod_is_asked_for_and_of_one_that_has_a_finalizer_or_a_status_each_that_is_not_shown_is()
+ {
+    let asked_for = async |made: fn(&mut AgentSandbox)| {
+        let mut scene = Scene::running();
+        scene.children.clear();
+        made(&mut scene.sandbox);
+        let after = scene.pass(takes_all()).await;
+        let pods = after.api.asked().into_iter().filter(|asked| asked.line.starts_with("GET pods/")).count();
+        (pods, after.api.was_asked("POST pods"))
+    };
+    let new = |sandbox: &mut AgentSandbox| {
+        sandbox.metadata.finalizers = None;
+        sandbox.status = None;
+    };
+    assert_eq!(asked_for(new).await, (0, true), "requests, and whether the pass came as far as its pods");
+    let (held, _) = asked_for(|sandbox| sandbox.status = None).await;
+    let told = |sandbox: &mut AgentSandbox| {
+        sandbox.metadata.finalizers = None;
+        sandbox.status = Some(AgentSandboxStatus::default());
+    };
+    let (told, _) = asked_for(told).await;
+    assert!(held >= 2 && told >= 2, "the controls: {held}, {told}");
+}
+
+#[tokio::test]
 async fn o_r11_a_pod_that_is_changed_on_its_way_is_ended_and_told_and_made_again_only_after_a_pause() {
     let mirroring: Says = Box::new(|asked| {
         let pod = asked.line == "POST pods" && asked.body["metadata"]["name"] == "fix-login-agent";
