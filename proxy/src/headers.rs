@@ -64,7 +64,9 @@ const FORWARDING: [&str; 18] = [
     "x-rewrite-url",
     "x-url-scheme",
 ];
-const FORWARDING_PREFIX: &str = "x-forwarded-";
+/// By `x-envoy-` Envoy's own parts speak to each other (another destination, another path, the caller's name, retries); an edge takes them off
+/// whoever is outside (Envoy, "HTTP header sanitizing"), and an agent always is.
+const FORWARDING_PREFIXES: [&str; 2] = ["x-envoy-", "x-forwarded-"];
 /// Answers that would move the agent off this proxy, or are about this hop only.
 const ANSWER_ONLY: [&str; 2] = ["alt-svc", "proxy-authentication-info"];
 
@@ -86,7 +88,7 @@ pub fn strip_request(headers: &mut HeaderMap, injection: Option<&Injection>) {
                 || own.as_deref() == Some(plain)
                 || HOP_BY_HOP.contains(&plain)
                 || FORWARDING.contains(&plain)
-                || plain.starts_with(FORWARDING_PREFIX)
+                || FORWARDING_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
                 || named.iter().any(|name| name == plain)
         })
         .cloned()
@@ -357,6 +359,8 @@ mod tests {
             "x_forwarded_proto",
             "x.forwarded!host",
             "x-forwarded-for",
+            "x-envoy-original-dst-host",
+            "x_envoy_original_path",
             "keep_alive",
             "x-named",
             "x_named",
@@ -378,6 +382,7 @@ mod tests {
             ("host", true, true),
             ("range", true, true),
             ("x-forward", true, true),
+            ("x-envoys", true, true),
         ] {
             for (injection, stays) in [
                 (Some(&own), with_key),

@@ -227,7 +227,7 @@ const UNPINNABLE: [&str; 44] = [
     "x-url-scheme",
 ];
 /// What names another client, host or loop than the proxy judged.
-const UNPINNABLE_PREFIXES: [&str; 2] = ["x-forwarded-", "x-agentsandbox-"];
+const UNPINNABLE_PREFIXES: [&str; 3] = ["x-forwarded-", "x-agentsandbox-", "x-envoy-"];
 
 /// A field that requests with a credential have, or never have, whatever the agent writes.
 #[derive(Clone, Debug, PartialEq, Eq)]

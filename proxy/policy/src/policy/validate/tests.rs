@@ -55,6 +55,7 @@ fn p_g2_fields_that_authenticate_frame_or_route_cannot_be_pinned() {
         "accept-encoding",
         "range",
         "x-forwarded-for",
+        "x-envoy-original-dst-host",
         "via",
         "x-agentsandbox-loop",
         "X-Team",
