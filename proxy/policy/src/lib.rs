@@ -18,6 +18,7 @@ mod explanation;
 mod host;
 mod method;
 mod own_key;
+mod parameter;
 mod path;
 mod pattern;
 mod pinned;
@@ -38,7 +39,7 @@ pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use path::PathGlob;
 pub use pattern::HostPattern;
-pub use pinned::{AUTH_FIELDS, PinnedHeader, is_auth_parameter, is_auth_protocol, is_client_identity};
+pub use pinned::{AUTH_FIELDS, PinnedHeader, is_auth_protocol, is_client_identity};
 pub use placeholder::{BodySearch, Placeholders, TELLING_BYTES_MIN, Unsearchable};
 pub use policy::{
     CertificateFiles, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy,

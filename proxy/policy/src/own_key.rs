@@ -1,21 +1,24 @@
 //! Keys of the agent's own in the query of a request that a rule allows: what the policy and the request line alone can tell.
 //! What stands in fields and in bodies is judged by whoever reads them.
 
-use crate::{Denial, DenialReason, Injection, Permit, PinnedHeader, Policy, is_auth_parameter};
+use crate::parameter::is_folded;
+use crate::pinned::is_auth_parameter;
+use crate::{Denial, DenialReason, Injection, Permit, PinnedHeader, Policy};
 
 impl Policy {
     /// Whether the query holds a key of the agent's own where a secret is expected: a parameter in the place of a credential of
-    /// this host, or one that some provider takes for a key, other than the one that the secret of the permit replaces.
+    /// this host, or one that some provider takes for a key, other than the one that the secret of the permit replaces; each in any
+    /// spelling that some server reads as its name.
     #[must_use]
     pub fn has_own_key_in_query(&self, permit: &Permit) -> bool {
         let own = permit.credential().map(|credential| credential.injection());
-        let is = |place: &Injection, name: &[u8]| matches!(place, Injection::Query { name: place } if name.eq_ignore_ascii_case(place.as_bytes()));
+        let is = |place: &Injection, read: &[u8]| matches!(place, Injection::Query { name } if is_folded(name, read));
         let host = permit.host();
         self.has_credential_at(host)
-            && permit.target().has_query_parameter_that(|name| {
-                let is_replaced = own.is_some_and(|own| is(own, name));
-                let is_place = || self.injections_at(host).any(|place| is(place, name));
-                !is_replaced && (is_auth_parameter(host, name) || is_place())
+            && permit.target().has_query_parameter(|read| {
+                let is_replaced = own.is_some_and(|own| is(own, read));
+                let is_place = || self.injections_at(host).any(|place| is(place, read));
+                !is_replaced && (is_auth_parameter(host, read) || is_place())
             })
     }
 
@@ -24,14 +27,8 @@ impl Policy {
     #[must_use]
     pub fn pinned_in_query<'a>(&self, permit: &'a Permit) -> Option<&'a str> {
         permit.target().query()?;
-        let pinned = permit.credential()?.pinned().iter().map(PinnedHeader::name);
-        // A field's name has hyphens where a parameter's has underscores.
-        let plain = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-        let mut pinned = pinned.filter(|pinned| {
-            let is = |name: &[u8]| name.iter().map(plain).eq(pinned.bytes());
-            permit.target().has_query_parameter_that(is)
-        });
-        pinned.next()
+        let mut pinned = permit.credential()?.pinned().iter().map(PinnedHeader::name);
+        pinned.find(|name| permit.target().has_query_parameter(|read| is_folded(name, read)))
     }
 
     /// The denial of a request that chooses in its query what its credential pins.
@@ -97,6 +94,11 @@ mod tests {
             ("query.test", "/x?own=1", true),
             ("query.test", "/x?a=1;OWN=1", true),
             ("query.test", "/x?api_key=1", true),
+            ("query.test", "/x?[k]=1&k%00x=1&+k[]=1", false),
+            ("query.test", "/x?[own]=1", true),
+            ("query.test", "/x?a=1&own%00x=1", true),
+            ("query.test", "/x?api.key=1", true),
+            ("query.test", "/x?a[api_key]=1", false),
             ("bare.test", "/x?own=1", true),
             ("bare.test", "/x?api_key=1", true),
             ("bare.test", "/x?k=1", false),
@@ -115,6 +117,10 @@ mod tests {
             ("query.test", "/x?a=1;S%75DO=root", Some("sudo")),
             ("query.test", "/x?For_Team=b", Some("for-team")),
             ("query.test", "/x?for-team=b", Some("for-team")),
+            ("query.test", "/x?[sudo]=root", Some("sudo")),
+            ("query.test", "/x?a=1&sudo%00x=root", Some("sudo")),
+            ("query.test", "/x?for.team[]=b", Some("for-team")),
+            ("query.test", "/x?a[sudo]=root", None),
             ("query.test", "/x?sudoku=1&team=b", None),
             ("query.test", "/sudo", None),
             // No key goes there, so nobody is spoken for.

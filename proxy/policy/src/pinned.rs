@@ -2,6 +2,7 @@
 //! agent that could write or leave it out would choose. Names and fixed values only, never a secret.
 
 use crate::document::{PINNED_MAX, PinnedHeaderDocument};
+use crate::parameter::is_folded;
 use crate::{Host, Injection};
 
 const NAME_BYTES_MAX: usize = 64;
@@ -128,11 +129,9 @@ pub fn is_client_identity(name: &str) -> bool {
 }
 
 /// Query parameters that authenticate at one provider or another, and mean nothing else at any.
-const AUTH_PARAMETERS: [&str; 17] = [
+const AUTH_PARAMETERS: [&str; 15] = [
     "access_token",
-    "api-key",
     "api_key",
-    "apikey",
     "auth_token",
     "awsaccesskeyid",
     "feed_token",
@@ -167,16 +166,19 @@ pub fn is_auth_protocol(offered: &[u8]) -> bool {
     offered == b"token" || AUTH_PROTOCOLS.iter().any(holds)
 }
 
-/// Whether a query parameter of this name authenticates at this host, in any letter case.
-#[must_use]
-pub fn is_auth_parameter(host: &Host, name: &[u8]) -> bool {
-    let is = |known: &&str| name.eq_ignore_ascii_case(known.as_bytes());
+/// Query parameters that authenticate at this host.
+pub(crate) fn auth_parameters(host: &Host) -> impl Iterator<Item = &'static str> {
     let is_in = |domain: &str| {
         let before = host.as_str().strip_suffix(domain);
         before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
     };
-    AUTH_PARAMETERS.iter().any(&is)
-        || AUTH_PARAMETERS_AT.iter().any(|(domain, known)| is(known) && is_in(domain))
+    let here = AUTH_PARAMETERS_AT.into_iter().filter(move |(domain, _)| is_in(domain));
+    AUTH_PARAMETERS.into_iter().chain(here.map(|(_, name)| name))
+}
+
+/// Whether a query parameter authenticates at this host whose name is read so, in letters and digits.
+pub(crate) fn is_auth_parameter(host: &Host, read: &[u8]) -> bool {
+    auth_parameters(host).any(|name| is_folded(name, read))
 }
 
 /// Fields that frame a message, name its destination, method or sender, or ask for an answer that could not be searched, and the session.
@@ -348,7 +350,9 @@ mod tests {
 
     #[test]
     fn a_query_parameter_authenticates_by_its_name_and_one_of_a_plain_name_at_its_providers_domain_only() {
-        let is = |host: &str, name: &str| is_auth_parameter(&Host::parse(host).unwrap(), name.as_bytes());
+        let is = |host: &str, name: &str| {
+            crate::parameter::is_read_as(name, |read| is_auth_parameter(&Host::parse(host).unwrap(), read))
+        };
         for name in AUTH_PARAMETERS {
             assert!(is("any.test", name) && is("any.test", &name.to_ascii_uppercase()), "{name}");
             assert!(!is("any.test", &format!("{name}z")), "{name}");

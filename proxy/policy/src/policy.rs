@@ -15,6 +15,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 use self::index::HostIndex;
+pub(crate) use self::validate::INJECTION_TEXT_BYTES_MAX;
 
 use crate::address::Addresses;
 use crate::bounds::{Bounds, UploadLimits};

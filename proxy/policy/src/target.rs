@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Malformed;
+use crate::parameter::{is_folded, is_read_as};
 use crate::path::{CanonicalPath, decoded, push_escaped};
 
 /// Most servers refuse more; a bound keeps matching cheap.
@@ -71,8 +72,8 @@ impl Target {
     }
 
     /// The target with one query parameter of this name and value, percent-encoded. Parameters of that name that the
-    /// agent sent are left out, in any letter case or encoding, and also where `;` separates them: an upstream could
-    /// take the agent's in place of ours.
+    /// agent sent are left out, in each spelling that some server reads as the name, and also where `;` separates them: an
+    /// upstream could take the agent's in place of ours.
     #[must_use]
     pub fn with_query_parameter(&self, name: &str, value: &str) -> Self {
         let kept = self.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
@@ -82,27 +83,24 @@ impl Target {
         Self { text, path: self.path.clone() }
     }
 
-    /// Whether the query has a parameter of this name, in any letter case or encoding, and also where `;` separates it.
+    /// Whether the query has a parameter that some server reads as one of such a name, also where `;` separates it. `is_such` is
+    /// asked of the letters and digits of a name, in lower case.
     #[must_use]
-    pub fn has_query_parameter(&self, name: &str) -> bool {
-        self.has_query_parameter_that(|parameter| parameter.eq_ignore_ascii_case(name.as_bytes()))
+    pub(crate) fn has_query_parameter(&self, is_such: impl Fn(&[u8]) -> bool) -> bool {
+        let mut pairs = self.query().unwrap_or_default().split(['&', ';']).filter(|pair| !pair.is_empty());
+        pairs.any(|pair| is_read_as(name_of(pair), &is_such))
     }
 
-    /// The same for parameters whose name, without its encoding, is such a one.
+    /// The same of a parameter with such a value, without its encoding.
     #[must_use]
-    pub fn has_query_parameter_that(&self, is_such: impl Fn(&[u8]) -> bool) -> bool {
-        self.query()
-            .unwrap_or_default()
-            .split(['&', ';'])
-            .any(|pair| !pair.is_empty() && is_such(&name_of(pair)))
-    }
-
-    /// Whether the query has a parameter with such a name and value, both without their encoding.
-    #[must_use]
-    pub(crate) fn has_query_parameter_with(&self, is_such: impl Fn(&[u8], &[u8]) -> bool) -> bool {
+    pub(crate) fn has_query_parameter_with(
+        &self,
+        is_such: impl Fn(&[u8]) -> bool,
+        is_value: impl Fn(&[u8]) -> bool,
+    ) -> bool {
         let mut pairs =
             self.query().unwrap_or_default().split(['&', ';']).filter_map(|pair| pair.split_once('='));
-        pairs.any(|(name, value)| is_such(&decoded(name), &decoded(value)))
+        pairs.any(|(name, value)| is_value(&decoded(value)) && is_read_as(name, &is_such))
     }
 
     /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path
@@ -152,11 +150,11 @@ fn without(pair: &str, name: &str) -> Option<String> {
 }
 
 fn is_named(pair: &str, name: &str) -> bool {
-    name_of(pair).eq_ignore_ascii_case(name.as_bytes())
+    is_read_as(name_of(pair), |read| is_folded(name, read))
 }
 
-fn name_of(pair: &str) -> Vec<u8> {
-    decoded(pair.split('=').next().unwrap_or_default())
+fn name_of(pair: &str) -> &str {
+    pair.split('=').next().unwrap_or_default()
 }
 
 fn encoded(text: &str) -> String {
@@ -240,6 +238,8 @@ mod tests {
             ("/x?a=1&key=own&b=2", "/x?a=1&b=2&key=s%26%20%2Fecret"),
             ("/x?KEY=own&k%65y=own&key", "/x?key=s%26%20%2Fecret"),
             ("/x?a=1;key=own&monkey=2", "/x?a=1&monkey=2&key=s%26%20%2Fecret"),
+            ("/x?a=1&[key]=own&key%00x=own&key[]=own", "/x?a=1&key=s%26%20%2Fecret"),
+            ("/x?%u006bey=own&+key=own&a[key]=2", "/x?a[key]=2&key=s%26%20%2Fecret"),
         ] {
             assert_eq!(target(text).with_query_parameter("key", "s& /ecret").as_str(), sent, "{text}");
         }
@@ -275,10 +275,16 @@ mod tests {
 
     #[test]
     fn a_query_parameter_is_found_in_each_spelling() {
-        for (text, has) in
-            [("/x?key=1", true), ("/x?a;K%65y", true), ("/x?monkey=1", false), ("/x", false), ("/x?&", false)]
-        {
-            assert_eq!(target(text).has_query_parameter("key"), has, "{text}");
+        for (text, has) in [
+            ("/x?key=1", true),
+            ("/x?a;K%65y", true),
+            ("/x?a=1&[key]=1", true),
+            ("/x?monkey=1", false),
+            ("/x?a=key", false),
+            ("/x", false),
+            ("/x?&", false),
+        ] {
+            assert_eq!(target(text).has_query_parameter(|read| read == b"key"), has, "{text}");
         }
     }
 

@@ -34,6 +34,7 @@ mod hello;
 mod informational;
 mod last_event;
 mod overtaken;
+mod own_keys;
 mod peers;
 mod placeholders;
 mod places;

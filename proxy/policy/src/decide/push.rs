@@ -19,9 +19,8 @@ impl Request {
         let is_refs = |bytes: &[u8]| bytes.eq_ignore_ascii_case(b"refs");
         let names_refs = path.as_bytes().windows(4).any(is_refs);
         let names_push = || {
-            self.target.has_query_parameter_with(|name, value| {
-                starts_with(name, b"service") && contains(value, &PUSH.as_bytes()[1..])
-            })
+            let is_push = |value: &[u8]| contains(value, &PUSH.as_bytes()[1..]);
+            self.target.has_query_parameter_with(|read| read.starts_with(b"service"), is_push)
         };
         if !names_refs || !names_push() {
             return None;
@@ -84,10 +83,6 @@ pub(super) fn within(
 pub(super) fn goes(scopes: &[Scope], request: &Request) -> bool {
     let goes = |step: &Request| reach(scopes, step) == Reach::Within;
     request.scheme == Scheme::Https && goes(request) && request.push().as_ref().is_none_or(goes)
-}
-
-fn starts_with(text: &[u8], beginning: &[u8]) -> bool {
-    text.get(..beginning.len()).is_some_and(|text| text.eq_ignore_ascii_case(beginning))
 }
 
 fn contains(text: &[u8], word: &[u8]) -> bool {

@@ -30,7 +30,8 @@ const FILE_NAME_BYTES_MAX: usize = 253;
 /// A rule's name may be a host with a word before it and a number behind it.
 const NAME_BYTES_MAX: usize = 300;
 const HEADER_NAME_BYTES_MAX: usize = 64;
-const INJECTION_TEXT_BYTES_MAX: usize = 256;
+/// Longest name of a parameter or a cookie, and longest text before a secret.
+pub(crate) const INJECTION_TEXT_BYTES_MAX: usize = 256;
 /// Headers that frame a message or name its destination: a secret there would change what is sent or where.
 const RESERVED_HEADERS: [&str; 14] = [
     "connection",

@@ -47,7 +47,7 @@ fn p_e9_a_rule_for_fetching_lets_nobody_push() {
 }
 
 /// The same request, in each spelling that some server takes for the beginning of a push.
-const PUSH_BEGUN: [&str; 13] = [
+const PUSH_BEGUN: [&str; 16] = [
     "/info/refs?service=git-receive-pack",
     "/info/refs?service=git%2Dreceive-pack",
     "/info/refs?%73ervice=git-receive-pac%6B",
@@ -56,6 +56,9 @@ const PUSH_BEGUN: [&str; 13] = [
     "/info/refs?service=git-receive-pack&service=git-upload-pack",
     "/info/refs?a=1;service=git-receive-pack",
     "/info/refs?service[]=git-receive-pack",
+    "/info/refs?[service]=git-receive-pack",
+    "/info/refs?+service=git-receive-pack",
+    "/info/refs?%u0073ervice%00x=git-receive-pack",
     "/info/refs?service=git-receive-pack%00",
     "/INFO/refs?service=git-receive-pack",
     "/info/./refs?service=git-receive-pack",
