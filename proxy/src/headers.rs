@@ -33,6 +33,9 @@ const HOP_BY_HOP: [&str; 10] = [
     "trailer",
     "upgrade",
 ];
+/// Fields that `Connection` takes out of no message, whoever names them there (RFC 9110, 7.6.1, forbids it): where it goes, and what its body
+/// is. They are judged, and what was judged goes on.
+const FOR_ALL: [&str; 4] = ["content-encoding", "content-length", "content-type", "host"];
 /// Fields by which a client asks for a compressed answer. What is compressed cannot be searched for the secret while it
 /// passes by.
 const COMPRESSION: [&str; 3] = ["accept-encoding", "connect-accept-encoding", "grpc-accept-encoding"];
@@ -310,7 +313,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
     values
         .flat_map(|value| value.split(','))
         .map(|name| spelling(name.trim()).into_owned())
-        .filter(|n| n != "host")
+        .filter(|name| !FOR_ALL.contains(&name.as_str()))
         .collect()
 }
 
@@ -380,6 +383,9 @@ mod tests {
             ("cookie", false, true),
             ("accept-encoding", false, true),
             ("host", true, true),
+            ("content-type", true, true),
+            ("content-encoding", true, true),
+            ("content-length", true, true),
             ("range", true, true),
             ("x-forward", true, true),
             ("x-envoys", true, true),
@@ -389,7 +395,8 @@ mod tests {
                 (Some(&Injection::Bearer), name.contains("own") || with_key),
                 (None, without),
             ] {
-                let mut headers = fields(&[(name, "1"), ("connection", "host")]);
+                let named = "host, Content_Type, content-encoding, content-length";
+                let mut headers = fields(&[(name, "1"), ("connection", named)]);
                 strip_request(&mut headers, injection);
                 assert_eq!(left(&headers).len(), usize::from(stays), "{name} {injection:?}");
             }

@@ -37,6 +37,9 @@ async fn p_g5_an_answer_of_another_type_is_refused_and_one_without_a_body_has_no
         assert!(told.starts_with("HTTP/1.1 200") && told.ends_with("xxxxxxxxxx"), "{fields}: {told}");
         assert_eq!((&end["decision"], &end["reason"]), (&"allow".into(), &serde_json::Value::Null), "{end}");
     }
+    let named = "connection: content-type, x-own\r\nx-own: 1\r\ncontent-type: text/plain\r\n";
+    let (told, _) = answered(with(named, 10)).await;
+    assert!(told.contains("content-type: text/plain\r\n") && !told.contains("x-own"), "{told}");
     let (told, _) = answered("HTTP/1.1 204 No Content\r\n\r\n".to_owned()).await;
     assert!(told.starts_with("HTTP/1.1 204"), "{told}");
     for fields in [

@@ -46,3 +46,20 @@ async fn p_e7_a_body_is_bytes_whatever_its_fields_say_and_no_decision_depends_on
         }
     }
 }
+
+#[tokio::test]
+async fn p_e7_what_a_body_is_said_to_be_goes_on_with_it_though_the_agent_names_it_in_connection() {
+    let world =
+        build(Setup { protocols: vec!["http/1.1"], script: Some(ANSWER.to_vec()), ..Setup::default() }).await;
+    let said = "content-type: application/json\r\ncontent-encoding: identity\r\ncontent-length: 2\r\n";
+    let request = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close, Content-Type, content_encoding, content-length, x-own\r\nx-own: 1\r\n{said}\r\n{{}}",
+        world.url("/v1/x"),
+        world.authority()
+    );
+    let told = speak(&world, Entrance::HttpProxy, request.as_bytes()).await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    let received = world.received();
+    assert!(said.lines().all(|field| received.contains(field)), "{received}");
+    assert!(!received.contains("x-own"), "{received}");
+}
