@@ -56,14 +56,19 @@ const HANDSHAKE: [&str; 2] = ["sec-websocket-key", "sec-websocket-version"];
 
 /// Takes out the fields that the rule does not list, if it lists any.
 pub(crate) fn keep_listed(fields: &mut HeaderMap, permit: &Permit) {
-    let Some(listed) = permit.bounds().headers() else { return };
-    let is_kept = |name: &str| {
-        listed.iter().any(|listed| listed == name)
-            || FRAMING.contains(&name)
-            || (permit.websocket() && HANDSHAKE.contains(&name))
-    };
-    let unlisted: Vec<HeaderName> = fields.keys().filter(|name| !is_kept(name.as_str())).cloned().collect();
+    if permit.bounds().headers().is_none() {
+        return;
+    }
+    let unlisted: Vec<HeaderName> = fields.keys().filter(|name| !is_kept(name, permit)).cloned().collect();
     unlisted.into_iter().for_each(|name| drop(fields.remove(name)));
+}
+
+/// Whether the rule lets this field pass.
+pub(crate) fn is_kept(name: &HeaderName, permit: &Permit) -> bool {
+    let Some(listed) = permit.bounds().headers() else { return true };
+    listed.iter().any(|listed| listed == name.as_str())
+        || FRAMING.contains(&name.as_str())
+        || (permit.websocket() && HANDSHAKE.contains(&name.as_str()))
 }
 
 /// Whether the rule takes an answer, as far as its head tells. One without a body has neither length nor type.

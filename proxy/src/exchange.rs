@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use agentsandbox_policy::{BodySearch, CredentialUse, Permit, Policy};
+use agentsandbox_policy::{BodySearch, CredentialUse, FormSearch, Permit, Policy};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -121,6 +121,9 @@ pub enum CutOff {
     /// Nothing may complete what was found in it.
     #[error("a placeholder stands in the body")]
     Misused,
+    /// No key of the agent's own may follow.
+    #[error("a field of the form is for a key")]
+    OwnKey,
     /// More may not be sent.
     #[error("the limit of what may be sent is reached")]
     OverLimit,
@@ -141,6 +144,7 @@ pub struct Upload {
     /// Whether a session of the agent's own could speak in place of a secret or a client certificate of the host.
     loses_cookies: bool,
     search: Option<BodySearch>,
+    form: Option<FormSearch>,
     /// Where a rule lists the fields that pass, trailers are none of them.
     has_trailers: bool,
     may_be_silent: bool,
@@ -164,6 +168,7 @@ impl Upload {
             credential: None,
             loses_cookies: false,
             search: None,
+            form: None,
             has_trailers: true,
             may_be_silent,
             patience: None,
@@ -178,6 +183,13 @@ impl Upload {
         (self.credential, self.search) = (permit.credential().cloned(), search);
         self.loses_cookies = policy.has_credential_at(permit.host());
         self.has_trailers = permit.bounds().headers().is_none();
+        self
+    }
+
+    /// Breaks it off where a field of the form that it is would hold a key of the agent's own.
+    #[must_use]
+    pub fn searched(mut self, form: Option<FormSearch>) -> Self {
+        self.form = form;
         self
     }
 
@@ -218,6 +230,12 @@ impl Upload {
                 self.traffic.faults(Fault::Misused(credential.to_owned()));
                 return Err(CutOff::Misused.into());
             }
+        }
+        if let (Some(form), Some(data)) = (&mut self.form, frame.data_ref())
+            && let Some(field) = form.finds(data)
+        {
+            self.traffic.faults(Fault::OwnKey(field.to_owned()));
+            return Err(CutOff::OwnKey.into());
         }
         self.traffic.spends(bytes_of(&frame)).map_err(|_| CutOff::OverLimit)?;
         count(&frame, &self.traffic.up);

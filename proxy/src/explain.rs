@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::decision;
 use crate::destination;
 use crate::entrance::Binding;
+use crate::presented;
 
 /// A request as it is written on a command line.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +60,15 @@ pub fn explain(policy: &Policy, question: Question<'_>) -> Result<Explained, Una
         Err(denial) => return told(&*denial),
     };
     let mut search = placeholders.in_body();
-    match search.as_mut().and_then(|search| search.finds(question.body)) {
-        Some(credential) => told(&permit.misuse(credential)),
+    if let Some(credential) = search.as_mut().and_then(|search| search.finds(question.body)) {
+        return told(&permit.misuse(credential));
+    }
+    let mut form = match presented::in_form(policy, &permit, &head.headers) {
+        Ok(form) => form,
+        Err(denial) => return told(&*denial),
+    };
+    match form.as_mut().and_then(|form| form.finds(question.body)) {
+        Some(field) => told(&permit.own_field(field)),
         None => told(&permit),
     }
 }

@@ -143,8 +143,17 @@ pub fn texts(headers: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
 
 /// The subprotocols that a request offers for a WebSocket, one by one.
 pub fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let offers = headers.iter().filter(|(name, _)| spelling(name.as_str()) == "sec-websocket-protocol");
-    offers.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','))
+    values_of(headers, "sec-websocket-protocol", |_| true).flat_map(|value| value.split(|byte| *byte == b','))
+}
+
+/// What each of these fields says that an upstream might take for this one.
+pub fn values_of<'h>(
+    headers: &'h HeaderMap,
+    plain: &'static str,
+    is_sent: impl Fn(&HeaderName) -> bool,
+) -> impl Iterator<Item = &'h [u8]> {
+    let all = headers.iter().filter(move |(name, _)| spelling(name.as_str()) == plain && is_sent(name));
+    all.map(|(_, value)| value.as_bytes())
 }
 
 /// Whether keys are expected in this field, whatever the host.

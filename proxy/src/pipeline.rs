@@ -37,6 +37,7 @@ use crate::exchange::{self, Progress, Upload};
 use crate::headers;
 use crate::loops;
 use crate::metrics::Metrics;
+use crate::presented;
 use crate::reload::{ActivePolicy, Loaded};
 use crate::resolve::Resolver;
 use crate::respond::{self, Body, denial};
@@ -241,19 +242,21 @@ async fn exchange(
         accept: upgrade::accept_for(&head.headers),
         allowed: Allowed::by(loaded, permit),
     });
-    let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
-    let (progress, traffic) = (Progress::default(), entry.traffic());
-    entry.carries(progress.clone());
-    let body = Upload::new(body, &head.headers, progress.clone(), Arc::clone(&traffic));
-    let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body());
-    let watch = || Watch::new(&proxy.policy, Allowed::by(loaded, permit));
-    let body = body.watched(watch).boxed_unsync();
     let scrubber = scrubber(proxy, loaded, permit, since);
     let mut fields = head.headers;
     if loaded.policy.has_credential_at(permit.host()) {
         headers::strip_own_session(&mut fields);
     }
-    let (request, target) = outgoing(permit, fields, body, keys.secret.as_ref(), scrubber.as_deref())?;
+    let (request, target) = outgoing(permit, fields, keys.secret.as_ref(), scrubber.as_deref())?;
+    // Its body is what the upstream is told that it is.
+    let form = presented::in_form(&loaded.policy, permit, request.headers())?;
+    let body = body.take().ok_or_else(|| Box::new(denial(permit, DenialReason::InternalError)))?;
+    let (progress, traffic) = (Progress::default(), entry.traffic());
+    entry.carries(progress.clone());
+    let body = Upload::new(body, request.headers(), progress.clone(), Arc::clone(&traffic));
+    let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body()).searched(form);
+    let watch = || Watch::new(&proxy.policy, Allowed::by(loaded, permit));
+    let request = request.map(|()| body.watched(watch).boxed_unsync());
     let mut leave = Leave {
         loaded,
         recorded: &recorded,
@@ -317,6 +320,7 @@ fn answered(
 pub(crate) fn faulty(permit: &Permit, fault: &Fault) -> Denial {
     match fault {
         Fault::Misused(credential) => permit.misuse(credential),
+        Fault::OwnKey(field) => permit.own_field(field),
         Fault::OverLimit => bounds::over_limit(permit, Exceeded::UsedUp),
         Fault::Revoked(denial) => located(permit, denial),
         Fault::Malformed | Fault::Silent | Fault::Gone => denial(permit, fault.reason()),
@@ -357,13 +361,12 @@ fn known_by_now(
     Ok(scrubbers.at(&current.policy, permit.host(), (&proxy.secrets, proxy.metrics.as_ref()), now))
 }
 
-/// A request, and the path and query to send it with where they are not those that were asked for.
-type Outgoing = (Request<Body>, Option<Zeroizing<String>>);
+/// A request's head, and the path and query to send it with where they are not those that were asked for.
+type Outgoing = (Request<()>, Option<Zeroizing<String>>);
 
 fn outgoing(
     permit: &Permit,
     mut fields: HeaderMap,
-    body: Body,
     secret: Option<&Secret>,
     scrubber: Option<&Scrubber>,
 ) -> Result<Outgoing, Box<Denial>> {
@@ -390,7 +393,7 @@ fn outgoing(
     }
     let method = http::Method::from_bytes(permit.method().as_str().as_bytes())
         .map_err(|_| Box::new(denial(permit, DenialReason::MalformedRequest)))?;
-    let mut request = Request::new(body);
+    let mut request = Request::new(());
     *request.method_mut() = method;
     *request.headers_mut() = fields;
     Ok((request, target))

@@ -6,13 +6,14 @@
 //! Anywhere else it denies the request. A credential of the agent's own is removed on every rule; where the rule names no
 //! credential while one covers the host, or a client certificate does, the agent went around it, and the request is denied. So it is on a rule that names
 //! one, when the place of another credential of the host is filled and would stay so, or a query parameter or a WebSocket's subprotocol that some provider
-//! takes for a key. Nor does the query choose what the credential pins.
+//! takes for a key. Nor does the query choose what the credential pins. So it is with the fields of a form, which are looked at as they pass; a form that
+//! cannot be read is denied with its head.
 
-use agentsandbox_policy::{Denial, Injection, Permit, Placeholders, Policy, is_auth_protocol};
+use agentsandbox_policy::{Denial, FormSearch, Injection, Permit, Placeholders, Policy, is_auth_protocol};
 use http::HeaderMap;
 use http::header::{COOKIE, PROXY_AUTHORIZATION};
 
-use crate::headers;
+use crate::{bounds, headers};
 
 /// Judges the head of a request.
 ///
@@ -31,6 +32,7 @@ pub fn judge(
     if let Some(pinned) = policy.pinned_in_query(permit) {
         return Err(Box::new(policy.own_account(permit, pinned)));
     }
+    in_form(policy, permit, fields)?;
     let own = permit.credential().map(|credential| credential.injection());
     let mut places = policy.injections_at(permit.host());
     let is_foreign = policy.has_own_key_in_query(permit)
@@ -41,6 +43,20 @@ pub fn judge(
         return Err(Box::new(policy.own_key(permit)));
     }
     Ok(())
+}
+
+/// What looks for a key of the agent's own in the body of a request with these fields, if it is a form. Fields that are not sent say nothing
+/// of it to the upstream, and nothing here.
+///
+/// # Errors
+/// [`ForeignCredential`](agentsandbox_policy::DenialReason::ForeignCredential) where the form cannot be read.
+pub fn in_form(
+    policy: &Policy,
+    permit: &Permit,
+    fields: &HeaderMap,
+) -> Result<Option<FormSearch>, Box<Denial>> {
+    let sent = |plain| headers::values_of(fields, plain, |name| bounds::is_kept(name, permit));
+    policy.form(permit, sent("content-type"), sent("content-encoding"))
 }
 
 fn misused<'a>(placeholders: &'a Placeholders, permit: &'a Permit, fields: &HeaderMap) -> Option<&'a str> {

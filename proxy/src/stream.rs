@@ -199,7 +199,8 @@ impl<B: HttpBody> Downward<B> {
         reason: DenialReason,
         error: &BoxError,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(fault @ (Fault::Misused(_) | Fault::OverLimit | Fault::Revoked(_))) = self.traffic.fault()
+        if let Some(fault @ (Fault::Misused(_) | Fault::OwnKey(_) | Fault::OverLimit | Fault::Revoked(_))) =
+            self.traffic.fault()
         {
             // The upstream broke off because the agent's body was stopped.
             let denial = Denial::new(fault.reason());

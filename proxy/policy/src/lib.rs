@@ -4,7 +4,7 @@
 //! `method` and `target` turn what an agent sent into its one canonical spelling, or call it [`Malformed`]. `decide`
 //! makes a [`Permit`] of a [`Request`], and `address` makes a [`DialPermit`] of a permit and a resolved address. What
 //! was judged is what the permit holds, so it is what gets sent. Everything else is a [`Denial`]. `placeholder` finds what must not
-//! go out as if it were a key, and `explanation` tells a decision to whoever asks.
+//! go out as if it were a key, `own_key` and `form` what the agent may not present as its own, and `explanation` tells a decision to whoever asks.
 //!
 //! Deliberately absent: a clock, I/O, tokio, secrets, regular expressions, and any default that allows.
 
@@ -15,6 +15,7 @@ mod decide;
 mod denial;
 pub mod document;
 mod explanation;
+mod form;
 mod host;
 mod method;
 mod own_key;
@@ -35,6 +36,7 @@ pub use collector::Collector;
 pub use decide::{CertificateUse, CredentialUse, NamePermit, PassPermit, Permit, Request};
 pub use denial::{Denial, DenialReason, Malformed};
 pub use explanation::Explanation;
+pub use form::FormSearch;
 pub use host::{Host, parse_authority};
 pub use method::Method;
 pub use path::PathGlob;

@@ -1,9 +1,35 @@
 //! Keys of the agent's own in the query of a request that a rule allows: what the policy and the request line alone can tell.
-//! What stands in fields and in bodies is judged by whoever reads them.
+//! What stands in fields is judged by whoever reads them, and what stands in forms by `form`.
 
-use crate::parameter::is_folded;
-use crate::pinned::is_auth_parameter;
-use crate::{Denial, DenialReason, Injection, Permit, PinnedHeader, Policy};
+use std::collections::BTreeMap;
+
+use crate::parameter::{folded, is_folded};
+use crate::pinned::{auth_parameters, is_auth_parameter};
+use crate::{CredentialUse, Denial, DenialReason, Injection, Permit, PinnedHeader, Policy};
+
+/// What the agent may not fill in a form of a permitted request: names by what is read of them.
+#[derive(Debug)]
+pub(crate) struct OwnNames(BTreeMap<Vec<u8>, String>);
+
+impl OwnNames {
+    /// What authenticates at the permit's host, what a secret is put into there, and what the permit's credential pins.
+    pub(crate) fn at(policy: &Policy, permit: &Permit) -> Self {
+        let host = permit.host();
+        let known = |name: &str| (folded(name).collect(), name.to_owned());
+        let places = policy.injections_at(host).filter_map(|place| match place {
+            Injection::Query { name } => Some(known(name)),
+            _ => None,
+        });
+        let pinned = permit.credential().map(CredentialUse::pinned).unwrap_or_default();
+        let pinned = pinned.iter().map(|pinned| known(pinned.name()));
+        Self(auth_parameters(host).map(known).chain(places).chain(pinned).collect())
+    }
+
+    /// The one of them that is read so.
+    pub(crate) fn named(&self, read: &[u8]) -> Option<&str> {
+        self.0.get(read).map(String::as_str)
+    }
+}
 
 impl Policy {
     /// Whether the query holds a key of the agent's own where a secret is expected: a parameter in the place of a credential of

@@ -81,6 +81,11 @@ impl Name {
         !std::mem::replace(&mut self.is_asked, true) && is_such(&self.folded)
     }
 
+    /// Its letters and digits so far, in lower case.
+    pub(crate) fn read(&self) -> &[u8] {
+        &self.folded
+    }
+
     /// Whether it is longer than any that is looked for.
     pub(crate) fn is_over(&self) -> bool {
         self.folded.len() > FOLDED_BYTES_MAX

@@ -315,7 +315,7 @@ impl Entry {
     /// What the agent sent may be at fault for the end that was seen.
     fn tell_why(&mut self) {
         let fault = self.traffic.fault();
-        if let Some(fault @ (Fault::Misused(_) | Fault::OverLimit)) = fault {
+        if let Some(fault @ (Fault::Misused(_) | Fault::OwnKey(_) | Fault::OverLimit)) = fault {
             self.record.decision = Decision::Deny;
             self.record.reason = Some(fault.reason());
             if let Fault::Misused(credential) = fault {

@@ -218,6 +218,8 @@ pub struct Traffic {
 pub enum Fault {
     /// It was broken off for a placeholder of this credential.
     Misused(String),
+    /// It was broken off for this field of its form, which is for a key or an account.
+    OwnKey(String),
     /// It broke the protocol.
     Malformed,
     /// The agent fell silent.
@@ -236,6 +238,7 @@ impl Fault {
     pub fn reason(&self) -> DenialReason {
         match self {
             Self::Misused(_) => DenialReason::PlaceholderMisuse,
+            Self::OwnKey(_) => DenialReason::ForeignCredential,
             Self::Malformed => DenialReason::MalformedRequest,
             Self::Silent => DenialReason::RequestStalled,
             Self::Gone => DenialReason::Interrupted,

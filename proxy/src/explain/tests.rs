@@ -63,3 +63,22 @@ fn a_placeholder_where_its_credential_may_not_go_is_refused_though_the_rest_is_a
     assert_eq!(asked(&changed, request, OWN).text["denial"]["reason"], "PlaceholderMisuse");
     assert!(asked(&changed, request, "").allowed);
 }
+
+#[test]
+fn a_key_of_the_agents_own_in_a_form_is_told_as_it_would_be_refused() {
+    let policy = Policy::from_yaml(&POLICY.replace("methods: [GET]", "methods: [POST]")).unwrap();
+    let asked = |fields: &[&str], body: &[u8]| {
+        let fields: Vec<String> = fields.iter().map(ToString::to_string).collect();
+        explain(&policy, Question { request: "POST https://api.test/v1/x", fields: &fields, body }).unwrap()
+    };
+    let form = "content-type: application/x-www-form-urlencoded";
+    let denied = asked(&[form], b"a=1&api_key=own");
+    assert!(
+        denied.text["denial"]["howToAllow"].as_str().unwrap().contains("field api_key"),
+        "{}",
+        denied.text
+    );
+    assert!(!asked(&[form, "content-encoding: gzip"], b"a=1").allowed);
+    assert!(asked(&[form], b"a=1&note=api_key").allowed);
+    assert!(asked(&["content-type: application/json"], b"a=1&api_key=own").allowed);
+}

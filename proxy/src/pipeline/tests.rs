@@ -122,7 +122,7 @@ fn p_f21_no_cookie_of_the_agents_goes_out_on_a_rule_with_a_client_certificate() 
         for name in ["cookie", "x-plain"] {
             fields.insert(name, "session=mine".parse().unwrap());
         }
-        outgoing(&permit(text, path), fields, respond::empty(), None, None).unwrap().0.into_parts().0.headers
+        outgoing(&permit(text, path), fields, None, None).unwrap().0.into_parts().0.headers
     };
     assert_eq!(sent("/shown").keys().collect::<Vec<_>>(), ["x-plain"]);
     assert_eq!(sent("/bare").len(), 2, "on another rule it is for the caller to remove");
@@ -134,8 +134,7 @@ fn a_secret_that_does_not_fit_its_place_denies_in_the_name_of_its_credential() {
         rules: [{name: good, host: a.test, ports: [443], scheme: https, credential: sid}], \
         credentials: [{name: sid, inject: {type: Cookie, name: sid}, scopes: [{host: a.test, ports: [443]}]}]}";
     let permit = permit(text, "/x");
-    let made =
-        |secret| outgoing(&permit, HeaderMap::new(), respond::empty(), Some(&Secret::of(secret)), None);
+    let made = |secret| outgoing(&permit, HeaderMap::new(), Some(&Secret::of(secret)), None);
     let denial = made("a;b").unwrap_err();
     assert_eq!(
         (denial.reason, denial.credential.as_deref()),

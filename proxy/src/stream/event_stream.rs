@@ -101,9 +101,10 @@ impl<B: HttpBody> EventStream<B> {
     fn told(&self, traffic: &Traffic, denial: &Denial) -> Denial {
         let permit = self.asked.permit();
         match (traffic.fault(), denial.reason) {
-            (Some(fault @ (Fault::Misused(_) | Fault::OverLimit | Fault::Revoked(_))), _) => {
-                faulty(permit, fault)
-            }
+            (
+                Some(fault @ (Fault::Misused(_) | Fault::OwnKey(_) | Fault::OverLimit | Fault::Revoked(_))),
+                _,
+            ) => faulty(permit, fault),
             (_, DenialReason::AnswerTooLarge) => respond::denial(permit, denial.reason),
             _ => located(permit, denial),
         }

@@ -1,7 +1,9 @@
-//! Bodies are bytes: whatever their fields say of them, they are neither decoded nor read to decide.
+//! Bodies are bytes: whatever their fields say of them, they are neither decoded nor read to decide. Only keys are looked for in them, and where
+//! a credential is for their host, a form in which none could be found is refused (see `forms`).
 
 use agentsandbox_proxy::entrance::Entrance;
 
+use crate::own_keys::WITHOUT_CREDENTIAL;
 use crate::world::{Setup, build, speak};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
@@ -24,9 +26,10 @@ async fn p_e7_a_body_is_bytes_whatever_its_fields_say_and_no_decision_depends_on
     ];
     for (fields, body) in kinds {
         for (path, status) in [("/v1/x", "200"), ("/admin", "403")] {
-            let setup =
-                Setup { protocols: vec!["http/1.1"], script: Some(ANSWER.to_vec()), ..Setup::default() };
-            let world = build(setup).await;
+            let policy = WITHOUT_CREDENTIAL.to_vec();
+            let script = Some(ANSWER.to_vec());
+            let world =
+                build(Setup { protocols: vec!["http/1.1"], script, policy, ..Setup::default() }).await;
             let request = format!(
                 "POST {} HTTP/1.1\r\nhost: {}\r\n{fields}content-length: {}\r\nconnection: close\r\n\r\n{body}",
                 world.url(path),

@@ -26,6 +26,7 @@ mod ends;
 mod entrances;
 mod explain;
 mod flow;
+mod forms;
 mod framing;
 mod fullness;
 mod halves;

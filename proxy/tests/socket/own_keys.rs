@@ -5,7 +5,8 @@ use agentsandbox_proxy::entrance::Entrance;
 use crate::world::{Setup, World, build, speak};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
-const WITHOUT_CREDENTIAL: [(&str, &str); 2] = [
+/// The good host without one, on its rule and at all.
+pub const WITHOUT_CREDENTIAL: [(&str, &str); 2] = [
     ("credential: good, websocket: Allow", "websocket: Allow"),
     ("scopes: [{host: api.good.test, ", "scopes: [{host: other.good.test, "),
 ];
