@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentsandbox_policy::{AnswerLimits, Denial, DenialReason, Host, Permit};
-use http::header::{TRAILER, USER_AGENT};
+use http::header::TRAILER;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -165,7 +165,7 @@ pub async fn handle(
     let policy = loaded.as_ref().ok().map(|loaded| &*loaded.policy);
     let mut entry = proxy.audit.open_at(context.origin.entrance, policy, since);
     entry.takes(turn);
-    let named = request.headers().get(USER_AGENT).cloned();
+    let named = respond::told_by(request.headers());
     let agent = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let mut body = Some(body);
@@ -179,8 +179,7 @@ pub async fn handle(
             if let Some(body) = body {
                 exchange::drain(body);
             }
-            let asked_with = named.map(|agent| (USER_AGENT, agent)).into_iter().collect();
-            refuse(entry, &denial, &asked_with)
+            refuse(entry, &denial, &named.collect())
         }
     }
 }

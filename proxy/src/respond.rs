@@ -3,7 +3,9 @@
 
 use agentsandbox_policy::{Denial, DenialReason, Method, Permit};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE, USER_AGENT,
+};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -44,17 +46,30 @@ pub const fn status(reason: DenialReason) -> StatusCode {
 
 /// The status for a denial. Methods that echo are not allowed anywhere, which has a status of its own. codex takes a 403 for a
 /// broken stream and asks five times more; of the client errors only 400 is final to it. It asks for a WebSocket before all
-/// else, and goes on without one only after a 426, which servers that have none answer.
+/// else, and goes on without one only after a 426, which servers that have none answer. What it then asks for is judged anew, so that
+/// this opens nothing, whatever its handshake was denied for.
 fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
     let is_codex = asked_with.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"codex"));
     match status(denial.reason) {
         StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
             StatusCode::METHOD_NOT_ALLOWED
         }
-        _ if is_codex && denial.reason == DenialReason::WebsocketNotAllowed => StatusCode::UPGRADE_REQUIRED,
+        _ if is_codex && is_final(denial.reason) && asks_for_websocket(asked_with) => {
+            StatusCode::UPGRADE_REQUIRED
+        }
         _ if is_codex && is_final(denial.reason) => StatusCode::BAD_REQUEST,
         status => status,
     }
+}
+
+fn asks_for_websocket(asked_with: &HeaderMap) -> bool {
+    asked_with.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// What of a request's fields decides how it is told of a refusal, kept without the others.
+pub fn told_by(fields: &HeaderMap) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+    let kept = [USER_AGENT, UPGRADE].map(|name| fields.get(&name).cloned().map(|value| (name, value)));
+    kept.into_iter().flatten()
 }
 
 /// The denial of a request that a rule allows, for what came up later.
@@ -93,6 +108,11 @@ pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Res
         && let Ok(methods) = HeaderValue::from_str(&Method::ordinary().join(", "))
     {
         response.headers_mut().insert(ALLOW, methods);
+    }
+    if response.status() == StatusCode::UPGRADE_REQUIRED {
+        // Such an answer has to say what to ask in (RFC 9110, 15.5.22): in plain HTTP. The field is this connection's alone (7.8).
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     if is_final(denial.reason) {
         // SDKs of model providers obey this before they look at the status: a decision does not change by asking again.
@@ -209,16 +229,33 @@ mod tests {
         assert_eq!(answered("curl/7.88.1", long), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(answered("curl/7.88.1 codex", denied), StatusCode::FORBIDDEN);
         for reason in DenialReason::ALL {
-            let expected = match reason {
-                // What it then asks for without a WebSocket is judged anew.
-                DenialReason::WebsocketNotAllowed => StatusCode::UPGRADE_REQUIRED,
-                _ if is_final(*reason) => StatusCode::BAD_REQUEST,
-                _ => status(*reason),
-            };
+            let expected = if is_final(*reason) { StatusCode::BAD_REQUEST } else { status(*reason) };
             assert_eq!(answered("codex_cli_rs/0.169.0", *reason), expected, "{reason}");
             assert_eq!(answered("curl/7.88.1", *reason), status(*reason), "{reason}");
         }
         // What may pass when asked for again keeps a status that says so.
         assert_eq!(answered("codex_cli_rs/0.169.0", DenialReason::NoPolicy), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    #[test]
+    fn p_i14_codex_is_told_of_any_websocket_that_it_may_not_have_with_426_and_what_to_ask_in() {
+        for reason in DenialReason::ALL {
+            for (agent, upgrade, is_told) in [
+                ("codex_cli_rs/0.169.0", Some("websocket"), true),
+                ("codex_cli_rs/0.169.0", Some("h2c"), false),
+                ("codex_cli_rs/0.169.0", None, false),
+                ("curl/7.88.1", Some("websocket"), false),
+            ] {
+                let mut asked = HeaderMap::new();
+                asked.insert(USER_AGENT, HeaderValue::from_static(agent));
+                upgrade.map(|upgrade| asked.insert(UPGRADE, HeaderValue::from_static(upgrade)));
+                asked.insert("authorization", HeaderValue::from_static("Bearer x"));
+                let told = refusal(&Denial::new(*reason), "r1", &told_by(&asked).collect());
+                let is_told = is_told && is_final(*reason);
+                assert_eq!(told.status() == StatusCode::UPGRADE_REQUIRED, is_told, "{reason} {agent}");
+                let named = told.headers().get(UPGRADE).map(HeaderValue::as_bytes);
+                assert_eq!(named, is_told.then_some(&b"HTTP/1.1"[..]), "{reason} {agent}");
+                assert_eq!(told.headers().contains_key(CONNECTION), is_told, "{reason} {agent}");
+            }
+        }
     }
 }

@@ -3,11 +3,16 @@
 use agentsandbox_policy::Tally;
 use agentsandbox_proxy::entrance::Entrance;
 use agentsandbox_proxy::serve::Port;
-use http::StatusCode;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{HOST, World, get, over_http1, standalone};
+use crate::entrances::to;
+use crate::streams::websocket;
+use crate::world::{HOST, Setup, World, build, get, over_http1, standalone};
 
 async fn tally(world: &World) -> Tally {
     let admin = TcpStream::connect(world.port(Port::Admin)).await.unwrap();
@@ -72,4 +77,60 @@ async fn p_i5_a_request_that_cannot_be_read_is_told_with_the_place_where_it_was(
     };
     let line = tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
     assert_eq!((&line["host"], &line["port"]), (&HOST.into(), &port.into()));
+}
+
+/// A WebSocket's handshake as this client sends it.
+fn handshake(world: &World, path: &str, agent: &str) -> Request<Full<bytes::Bytes>> {
+    let mut request = websocket(world, path);
+    request.headers_mut().insert("user-agent", agent.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn p_i14_codex_goes_on_without_a_websocket_whatever_its_handshake_lacks() {
+    const CODEX: &str = "codex_exec/0.169.0 (Debian 12.0.0; x86_64)";
+    const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
+    const SCOPE: &str = "scopes: [{host: api.good.test,";
+    for (from, to_write, reason) in [
+        (RULE, "credential: good}", "WebsocketNotAllowed"),
+        (RULE, "methods: [POST], credential: good}", "MethodNotAllowed"),
+        (RULE, "methods: [POST], paths: ['/v1/responses'], credential: good}", "MethodNotAllowed"),
+        (SCOPE, "scopes: [{methods: [POST], paths: [/v1/responses], host: api.good.test,", "CredentialScope"),
+    ] {
+        let policy = vec![(from, to_write)];
+        let world = build(Setup { protocols: vec!["http/1.1"], policy, ..Setup::default() }).await;
+        let io = TokioIo::new(to(&world, Entrance::HttpProxy).await);
+        let (mut sender, connection) = http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        let refused = sender.send_request(handshake(&world, "/v1/responses", CODEX)).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::UPGRADE_REQUIRED, "{reason}");
+        for (field, value) in
+            [("upgrade", "HTTP/1.1"), ("connection", "upgrade"), ("x-should-retry", "false")]
+        {
+            assert_eq!(refused.headers()[field], value, "{reason}");
+        }
+        let told = refused.into_body().collect().await.unwrap().to_bytes();
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["reason"], reason, "{told}");
+        let advises = told["howToAllow"].as_str().unwrap().contains("websocket: Allow");
+        assert_eq!(advises, reason != "CredentialScope", "{told}");
+        assert_eq!(world.line(&[("event", "deny"), ("reason", reason)]).await["status"], 426);
+        // Nobody else is told so, and what codex then asks for is answered, on the same connection.
+        sender.ready().await.unwrap();
+        let other = sender.send_request(handshake(&world, "/v1/responses", "curl/7.88.1")).await.unwrap();
+        assert_eq!(other.status(), StatusCode::FORBIDDEN, "{reason}");
+        assert!(!other.headers().contains_key("upgrade"));
+        other.into_body().collect().await.unwrap();
+        sender.ready().await.unwrap();
+        let post = Request::post(world.url("/v1/responses")).header("host", world.authority());
+        let post = post.header("user-agent", CODEX).body(Full::from("{}")).unwrap();
+        assert_eq!(sender.send_request(post).await.unwrap().status(), StatusCode::OK, "{reason}");
+        assert_eq!(world.upstream_connections(), 1, "{reason}");
+    }
+    let world = standalone(&["http/1.1"]).await;
+    let allowed = handshake(&world, "/v1/socket", CODEX);
+    let io = TokioIo::new(to(&world, Entrance::HttpProxy).await);
+    let (mut sender, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    assert_eq!(sender.send_request(allowed).await.unwrap().status(), StatusCode::SWITCHING_PROTOCOLS);
 }

@@ -352,6 +352,24 @@ fn a_socket_is_allowed_by_a_rule_of_its_own_where_the_rule_has_limits_for_answer
 }
 
 #[test]
+fn no_socket_is_proposed_where_the_credential_may_not_go_with_its_handshake() {
+    let mut document = document();
+    document["credentials"][0]["scopes"][0]["methods"] = json!(["POST"]);
+    let line = "socket GET https://api.good.test/v1/x";
+    for methods in [json!(["POST"]), json!(["GET", "POST"]), json!(["GET"])] {
+        document["rules"][0]["methods"] = methods;
+        let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+        assert!(followed(&document, &denial.how_to_allow).is_none(), "{denial}");
+        assert!(denial.how_to_allow.starts_with("Ask the owner of AgentCredential key"), "{denial}");
+    }
+    // Where it may, the advice is to be followed.
+    document["credentials"][0]["scopes"][0]["methods"] = json!(["GET", "POST"]);
+    let denial = policy_of(&document).decide(asked(line)).unwrap_err();
+    let changed = policy_of(&followed(&document, &denial.how_to_allow).unwrap());
+    assert!(changed.decide(asked(line)).is_ok(), "{denial}");
+}
+
+#[test]
 fn a_change_takes_nothing_away() {
     let document = document();
     let before = ["GET https://open.test/x", "HEAD https://open.test/x", "DELETE https://open.test/"];
