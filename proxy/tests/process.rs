@@ -37,6 +37,11 @@ impl Drop for Proxy {
 impl Proxy {
     /// A proxy whose one rule leads, in plain text, to an upstream of the test.
     fn serving(stdout: Stdio) -> Self {
+        Self::serving_by(|_| Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy")), stdout)
+    }
+
+    /// The same, started by the command that is made of the folder with its files.
+    fn serving_by(prepared: impl FnOnce(&Path) -> Command, stdout: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -48,7 +53,8 @@ impl Proxy {
         std::fs::write(at("policy.yaml"), policy).unwrap();
         static NEXT: AtomicU8 = AtomicU8::new(100);
         let bind = Ipv4Addr::new(127, 0, 91, NEXT.fetch_add(1, Ordering::Relaxed));
-        let (child, address) = Self::start(folder.path(), (bind, 0).into(), stdout);
+        let command = prepared(folder.path());
+        let (child, address) = Self::start_with(command, folder.path(), (bind, 0).into(), stdout);
         Self { child, address, upstream, folder }
     }
 
@@ -257,6 +263,58 @@ fn p_f11_a_proxy_that_crashes_leaves_no_core() {
     other.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let ended = crash(&mut other);
     assert!(ended.core_dumped(), "{ended:?}");
+}
+
+#[test]
+fn p_f11_nobody_but_root_looks_into_the_process_that_holds_keys() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::process::CommandExt;
+
+    // A process of root's belongs to root in any case, so that one of somebody else's has to be looked at.
+    let is_root = rustix::process::geteuid().is_root();
+    let as_user = |command: &mut Command| {
+        if is_root {
+            command.uid(65532).gid(65532);
+        }
+    };
+    let proxy = Proxy::serving_by(
+        |folder| {
+            // Whoever it runs as need not be able to reach the folder that it was built into.
+            let copy = folder.join("agentsandbox-proxy");
+            std::fs::copy(env!("CARGO_BIN_EXE_agentsandbox-proxy"), &copy).unwrap();
+            let mut command = Command::new(copy);
+            if is_root {
+                chown(folder, Some(65532), Some(65532)).unwrap();
+            }
+            as_user(&mut command);
+            command
+        },
+        Stdio::null(),
+    );
+    let mut other = Command::new("sleep");
+    as_user(other.arg("600"));
+    let mut other = other.spawn().unwrap();
+    let file = |pid: u32, name: &str| format!("/proc/{pid}/{name}");
+    let opens = |pid: u32, name: &str| {
+        let mut asked = Command::new("sh");
+        asked.args(["-c", ": < \"$0\"", &file(pid, name)]).stderr(Stdio::null());
+        as_user(&mut asked);
+        asked.status().unwrap().success()
+    };
+    let status = std::fs::read_to_string(file(proxy.child.id(), "status")).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+    assert!(!uid.split_whitespace().any(|uid| uid == "0"), "{uid}");
+    for name in ["environ", "maps", "mem"] {
+        let owner = std::fs::metadata(file(proxy.child.id(), name)).unwrap().uid();
+        let readable = opens(proxy.child.id(), name);
+        // The control: what does not hide itself can be looked into, but that Yama, where it is, keeps memory to its parents.
+        let control = opens(other.id(), name);
+        let has_yama = Path::new("/proc/sys/kernel/yama").exists();
+        assert_eq!((owner, readable), (0, false), "{name}");
+        assert!(control || (name == "mem" && has_yama), "{name} of another process cannot be read either");
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
