@@ -1,8 +1,11 @@
 //! The binary, told to log all that its libraries can say.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
@@ -11,8 +14,33 @@ use crate::world::{HOST, KEY, World, get, over_http1, standalone};
 
 const QUERY: &str = "canary-of-a-query";
 
-/// A proxy of its own beside the one of the world, with the same policy and secrets.
-fn told_to_say_everything(world: &World) -> (Child, BufReader<ChildStderr>, SocketAddr) {
+/// It bounds a hang; it is no promise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A proxy of its own beside the one of the world.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    log: Option<JoinHandle<String>>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// All that it said, once it has ended.
+    fn said(mut self) -> String {
+        self.child.kill().unwrap();
+        self.log.take().unwrap().join().unwrap()
+    }
+}
+
+/// One with the same policy and secrets.
+fn told_to_say_everything(world: &World) -> Proxy {
     let at = |name: &str| world.folder.path().join(name);
     let mut command = Command::new(env!("CARGO_BIN_EXE_agentsandbox-proxy"));
     command.arg("serve").arg("--policy").arg(at("policy.yaml"));
@@ -21,34 +49,45 @@ fn told_to_say_everything(world: &World) -> (Child, BufReader<ChildStderr>, Sock
     command.args(["--http-port=0", "--socks-port=0", "--base-url-port=0"]);
     let mut child =
         command.env("RUST_LOG", "trace").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let address = log.by_ref().lines().find_map(|line| {
-        let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
-        let is_it = line["fields"]["port"] == "Entrance(BaseUrl)";
-        is_it.then(|| line["fields"]["address"].as_str().unwrap().parse().unwrap())
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (tells, told) = mpsc::channel();
+    let log = thread::spawn(move || {
+        let (mut said, mut tells) = (String::new(), Some(tells));
+        for line in lines.map_while(Result::ok) {
+            let address = tells.as_ref().and_then(|_| base_url(&line));
+            if let Some((tells, address)) = address.and_then(|address| Some((tells.take()?, address))) {
+                let _ = tells.send(address);
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        said
     });
-    (child, log, address.unwrap())
+    // Held before anything is waited for, so that it ends with the test however that ends.
+    let mut proxy = Proxy { child, address: ([0, 0, 0, 0], 0).into(), log: Some(log) };
+    proxy.address = told.recv_timeout(PATIENCE).unwrap();
+    proxy
+}
+
+/// Where its base-URL entrance is, if this line says so.
+fn base_url(line: &str) -> Option<SocketAddr> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let is_it = line["fields"]["port"] == "Entrance(BaseUrl)";
+    is_it.then(|| line["fields"]["address"].as_str().unwrap().parse().unwrap())
 }
 
 #[tokio::test]
 async fn p_f10_neither_the_key_nor_a_query_is_in_a_log_that_says_everything() {
     for (protocol, libraries) in [("h2", &["rustls::", "h2::"][..]), ("http/1.1", &["rustls::"])] {
         let world = standalone(&[protocol]).await;
-        let (mut child, mut log, address) = told_to_say_everything(&world);
-        let log = std::thread::spawn(move || {
-            let mut said = String::new();
-            log.read_to_string(&mut said).unwrap();
-            said
-        });
+        let proxy = told_to_say_everything(&world);
         let before = world.upstream_connections();
-        let io = tokio::net::TcpStream::connect(address).await.unwrap();
+        let io = tokio::net::TcpStream::connect(proxy.address).await.unwrap();
         let answer = over_http1(io, get(&format!("/good/v1/x?q={QUERY}"), "proxy")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
         assert!(answer.body.contains(QUERY) && answer.body.contains("x-api-key"), "{}", answer.body);
         assert_eq!(world.upstream_connections(), before + 1);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let said = log.join().unwrap();
+        let said = proxy.said();
         for target in libraries {
             assert!(
                 said.contains(&format!("\"target\":\"{target}")),
