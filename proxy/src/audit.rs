@@ -221,6 +221,7 @@ impl Audit {
             resent: None,
             leads_to_http: None,
             last_event: None,
+            drained: None,
             status: None,
             bytes_up: 0,
             bytes_down: 0,

@@ -254,7 +254,7 @@ async fn exchange(
     entry.carries(progress.clone());
     let body = Upload::new(body, request.headers(), progress.clone(), Arc::clone(&traffic));
     let body = body.judged(&loaded.policy, permit, loaded.placeholders.in_body()).searched(form);
-    let watch = || Watch::new(&proxy.policy, Allowed::by(loaded, permit));
+    let watch = || Watch::new(&proxy.policy, Allowed::by(loaded, permit), &traffic);
     let request = request.map(|()| body.watched(watch).boxed_unsync());
     let mut leave = Leave {
         loaded,

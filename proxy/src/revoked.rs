@@ -13,6 +13,7 @@ use agentsandbox_policy::{
 };
 use tokio::time::{self, Sleep, sleep, sleep_until};
 
+use crate::audit::Traffic;
 use crate::limits::POLICY_POLL_INTERVAL;
 use crate::reload::{ActivePolicy, Loaded};
 
@@ -91,20 +92,22 @@ impl Allowed {
 pub struct Watch {
     policy: Arc<ActivePolicy>,
     allowed: Allowed,
+    traffic: Arc<Traffic>,
     /// When the policy is looked at next.
     due: time::Instant,
-    /// Since when no document allows it.
-    ending_since: Option<time::Instant>,
+    /// Since when no document allows it, and when it ends at the latest.
+    ending: Option<(time::Instant, time::Instant)>,
     /// Wakes a body that is silent; there once it was.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watch {
-    /// Looks after what is allowed as this.
+    /// Looks after what is allowed as this, and tells `traffic` where it is given time to its end.
     #[must_use]
-    pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed) -> Self {
+    pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed, traffic: &Arc<Traffic>) -> Self {
         let due = time::Instant::now() + POLICY_POLL_INTERVAL;
-        Self { policy: Arc::clone(policy), allowed, due, ending_since: None, timer: None }
+        let (policy, traffic) = (Arc::clone(policy), Arc::clone(traffic));
+        Self { policy, allowed, traffic, due, ending: None, timer: None }
     }
 
     /// Whether a piece may still be passed on.
@@ -118,13 +121,19 @@ impl Watch {
         }
         self.due = now + POLICY_POLL_INTERVAL;
         let Err(Ended { denial, grace }) = self.allowed.holds(&self.policy) else {
-            self.ending_since = None;
+            self.ending = None;
             return Ok(());
         };
-        // Whatever documents follow that deny it as well, the time is counted from the first.
-        let until = *self.ending_since.get_or_insert(now) + grace;
+        // Whatever documents follow that deny it as well, the time is counted from the first, and they only shorten it.
+        let (since, promised) = self.ending.unwrap_or((now, now + grace));
+        let until = promised.min(since + grace);
+        self.ending = Some((since, until));
         self.due = self.due.min(until);
-        if now < until { Ok(()) } else { Err(denial) }
+        if now >= until {
+            return Err(denial);
+        }
+        self.traffic.drains();
+        Ok(())
     }
 
     /// Completes when nothing more may be passed on; to be asked while there is nothing to pass on.

@@ -357,6 +357,7 @@ impl Drop for Entry {
         }
         let sent = self.traffic.is_over();
         self.tell_why();
+        self.record.drained = self.traffic.has_drained().then_some(true);
         self.record.bytes_up = self.traffic.up.load(Ordering::Relaxed);
         self.record.bytes_down = self.traffic.down.load(Ordering::Relaxed);
         self.record.millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);

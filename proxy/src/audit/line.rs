@@ -44,6 +44,9 @@ pub(super) fn put(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<()
     if let Some(told) = &record.last_event {
         line.value(",\"lastEvent\":", told)?;
     }
+    if let Some(drained) = &record.drained {
+        line.value(",\"drained\":", drained)?;
+    }
     line.value(",\"status\":", &record.status)?;
     line.value(",\"bytesUp\":", &record.bytes_up)?;
     line.value(",\"bytesDown\":", &record.bytes_down)?;
@@ -227,6 +230,7 @@ mod tests {
             resent: port.map(|port| port % 3 == 0),
             leads_to_http: port.map(|port| port % 5 == 0),
             last_event: port.map(|port| port % 5 == 0),
+            drained: port.map(|port| port % 7 == 0),
             status: port,
             bytes_up: seq,
             bytes_down: seq,

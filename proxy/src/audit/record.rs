@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -109,6 +109,11 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub(super) last_event: Option<bool>,
+    /// That a body of it was given time to its end when its rule went (`drainSeconds`), which it had unless there is a reason; else the field is
+    /// not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub(super) drained: Option<bool>,
     /// Status the agent was answered with.
     pub(super) status: Option<u16>,
     /// Bytes of bodies from the agent.
@@ -211,6 +216,7 @@ pub struct Traffic {
     head: AtomicU64,
     meter: OnceLock<Meter>,
     fault: OnceLock<Fault>,
+    drained: AtomicBool,
 }
 
 /// Why the agent's body did not come to its end.
@@ -294,6 +300,17 @@ impl Traffic {
             meter.over();
         }
         self.head.load(Ordering::Relaxed).saturating_add(self.up.load(Ordering::Relaxed))
+    }
+
+    /// Its rule is gone, and it is given time to its end.
+    pub fn drains(&self) {
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was given time to its end.
+    #[must_use]
+    pub fn has_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
     }
 
     /// The agent's body ends here.

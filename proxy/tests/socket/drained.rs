@@ -1,7 +1,8 @@
-//! Bodies that are on their way when their rule goes, where the document gives them time to end.
+//! Bodies that are on their way when their rule goes, where the document gives them time to end. Time is paused here and passes in small
+//! steps.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
 use http::StatusCode;
@@ -9,9 +10,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::entrances::to;
 use crate::streams::websocket;
+use crate::times::small_steps;
 use crate::upstream::Behaviour;
 use crate::world::{Setup, World, build, get, over_http1, standalone};
 
@@ -38,16 +41,17 @@ async fn begun(world: &World) -> Incoming {
 
 /// Whether a body that rests is broken off, and not ended.
 async fn breaks_off(body: &mut Incoming) -> bool {
-    tokio::time::timeout(Duration::from_secs(30), body.frame()).await.unwrap().unwrap().is_err()
+    timeout(Duration::from_secs(30), body.frame()).await.unwrap().unwrap().is_err()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_an_answer_that_may_drain_ends_by_itself_and_nothing_new_begins() {
+    small_steps();
     for upstream in ["h2", "http/1.1"] {
         let world = standalone(&[upstream]).await;
         let mut body = begun(&world).await;
         world.edit(draining(60)).await;
-        tokio::time::sleep(LOOKED).await;
+        sleep(LOOKED).await;
         let again = get(&world.url("/v1/pieces"), &world.authority());
         let denied = over_http1(to(&world, Entrance::HttpProxy).await, again).await;
         assert_eq!(denied.status, StatusCode::FORBIDDEN, "whoever asks again is denied");
@@ -56,40 +60,45 @@ async fn p_c5_an_answer_that_may_drain_ends_by_itself_and_nothing_new_begins() {
         assert!(body.frame().await.is_none(), "it is whole");
         drop(body);
         let line = world.line(&[("event", "end")]).await;
-        assert!(line["reason"].is_null(), "{line}");
+        assert_eq!((line["reason"].is_null(), &line["drained"]), (true, &true.into()), "{line}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_what_drains_ends_at_its_deadline_and_no_later_document_puts_that_off() {
+    small_steps();
     let world = standalone(&["http/1.1"]).await;
     let mut body = begun(&world).await;
     let begin = Instant::now();
     world.edit(draining(10)).await;
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    // Another document that denies it as well, and would give it ten seconds too.
-    world.edit_again(str::to_owned).await;
+    sleep(Duration::from_secs(7)).await;
+    // Another document that denies it as well, and would give it more.
+    world.edit_again(|document| document.replace("drainSeconds: 10", "drainSeconds: 300")).await;
     assert!(breaks_off(&mut body).await);
     let took = begin.elapsed();
-    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(17), "{took:?}");
-    assert_eq!(world.line(&[("event", "end")]).await["reason"], "PathNotAllowed");
+    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(13), "{took:?}");
+    let line = world.line(&[("event", "end")]).await;
+    assert_eq!((&line["reason"], &line["drained"]), (&"PathNotAllowed".into(), &true.into()), "{line}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_what_drains_ends_at_once_with_a_document_that_gives_no_time() {
+    small_steps();
     let world = standalone(&["http/1.1"]).await;
     let mut body = begun(&world).await;
     world.edit(draining(60)).await;
-    tokio::time::sleep(LOOKED).await;
+    sleep(LOOKED).await;
     world.edit_again(|document| document.replace("drainSeconds: 60\n", "")).await;
     let begin = Instant::now();
     assert!(breaks_off(&mut body).await);
     assert!(begin.elapsed() < Duration::from_secs(10));
-    assert_eq!(world.line(&[("event", "end")]).await["reason"], "PathNotAllowed");
+    let line = world.line(&[("event", "end")]).await;
+    assert_eq!((&line["reason"], &line["drained"]), (&"PathNotAllowed".into(), &true.into()), "{line}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_what_its_owner_withdraws_never_drains() {
+    small_steps();
     let narrower = (
         "scopes: [{host: api.good.test, ports: [PORT]}]",
         "scopes: [{host: api.good.test, ports: [PORT], paths: ['/v2/**']}]",
@@ -111,7 +120,8 @@ async fn p_c5_what_its_owner_withdraws_never_drains() {
         let begin = Instant::now();
         assert!(breaks_off(&mut body).await);
         assert!(begin.elapsed() < Duration::from_secs(10), "{to}");
-        assert_eq!(world.line(&[("event", "end")]).await["reason"], reason, "{to}");
+        let line = world.line(&[("event", "end")]).await;
+        assert_eq!((&line["reason"], line["drained"].is_null()), (&reason.into(), true), "{to}");
     }
     // Its rule is there, and gives another key or none.
     let world = standalone(&["http/1.1"]).await;
@@ -123,8 +133,9 @@ async fn p_c5_what_its_owner_withdraws_never_drains() {
     assert_eq!(world.line(&[("event", "end")]).await["reason"], "CredentialScope");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_an_upload_drains_as_well_and_a_websocket_does_not() {
+    small_steps();
     let took = Arc::<Mutex<Vec<u8>>>::default();
     let taken = Arc::clone(&took);
     let behaviour = Behaviour::new(move |mut io| {
@@ -152,12 +163,14 @@ async fn p_c5_an_upload_drains_as_well_and_a_websocket_does_not() {
         tokio::task::yield_now().await;
     }
     world.edit(draining(60)).await;
-    tokio::time::sleep(LOOKED).await;
+    sleep(LOOKED).await;
     write.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
     let mut told = String::new();
     let _ = read.read_to_string(&mut told).await;
     assert!(told.starts_with("HTTP/1.1 200"), "{told}");
     assert!(took.lock().unwrap().windows(4).any(|bytes| bytes == b"last"));
+    let line = world.line(&[("event", "end")]).await;
+    assert_eq!((line["reason"].is_null(), &line["drained"]), (true, &true.into()), "{line}");
     // Nobody sees what begins in a WebSocket.
     let world = standalone(&["http/1.1"]).await;
     let io = TokioIo::new(to(&world, Entrance::HttpProxy).await);
@@ -167,7 +180,7 @@ async fn p_c5_an_upload_drains_as_well_and_a_websocket_does_not() {
     let mut io = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     world.edit(draining(60)).await;
     let mut rest = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(10), io.read_to_end(&mut rest)).await;
+    let ended = timeout(Duration::from_secs(10), io.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "it is open");
     assert_eq!(rest.get(2..4), Some(&1008_u16.to_be_bytes()[..]), "{rest:?}");
 }

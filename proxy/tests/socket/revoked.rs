@@ -1,4 +1,4 @@
-//! Bodies that are on their way when the rule or the credential ends that allowed them.
+//! Bodies that are on their way when the rule or the credential ends that allowed them. Time is paused here and passes in small steps.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,8 +7,10 @@ use agentsandbox_proxy::entrance::Entrance;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
 
 use crate::entrances::to;
+use crate::times::small_steps;
 use crate::upstream::Behaviour;
 use crate::world::{Setup, build, get, standalone};
 
@@ -16,8 +18,9 @@ const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, w
 /// Longer than it takes to look at a document, and then at what is under way.
 const LOOKED: Duration = Duration::from_millis(1600);
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and_with_no_other_change() {
+    small_steps();
     for (edited, reason) in [
         (
             "methods: [GET, POST], paths: ['/v2/**'], credential: good, websocket: Allow}",
@@ -37,14 +40,14 @@ async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and
             assert_eq!(first, "data: first\n\n");
             world.edit(|document| document.replace(RULE, edited)).await;
             if reason.is_none() {
-                tokio::time::sleep(LOOKED).await;
+                sleep(LOOKED).await;
                 world.finish.notify_one();
                 let rest = body.collect().await.unwrap().to_bytes();
                 assert_eq!(rest, "data: last\n\n", "{upstream}");
                 continue;
             }
             // It is silent: nothing has to pass for it to end.
-            let ended = tokio::time::timeout(Duration::from_secs(30), body.frame()).await.unwrap();
+            let ended = timeout(Duration::from_secs(30), body.frame()).await.unwrap();
             assert!(ended.unwrap().is_err(), "{edited} {upstream}: an end that looks whole");
             let line = world.line(&[("event", "end")]).await;
             assert_eq!(line["reason"].as_str(), reason, "{edited} {upstream}");
@@ -53,8 +56,9 @@ async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn p_c5_an_upload_ends_with_the_rule_that_allowed_it_and_with_no_other_change() {
+    small_steps();
     for (edited, status) in [
         ("methods: [GET], paths: ['/v1/**'], credential: good, websocket: Allow}", "403"),
         ("methods: [GET, POST], paths: ['/v1/**'], credential: good}", "200"),
@@ -86,10 +90,10 @@ async fn p_c5_an_upload_ends_with_the_rule_that_allowed_it_and_with_no_other_cha
             tokio::task::yield_now().await;
         }
         world.edit(|document| document.replace(RULE, edited)).await;
-        tokio::time::sleep(LOOKED).await;
+        sleep(LOOKED).await;
         let _ = write.write_all(b"4\r\nlast\r\n0\r\n\r\n").await;
         let mut told = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(30), read.read_to_end(&mut told)).await.unwrap();
+        let _ = timeout(Duration::from_secs(30), read.read_to_end(&mut told)).await.unwrap();
         let told = String::from_utf8_lossy(&told).into_owned();
         assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{edited}: {told}");
         let is_sent = took.lock().unwrap().windows(4).any(|bytes| bytes == b"last");

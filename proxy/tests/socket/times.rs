@@ -22,7 +22,7 @@ const LATE: Duration = Duration::from_millis(1500);
 
 /// Paused time jumps to the next timer whenever there is nothing to do, also when a socket is about to bring something. This
 /// makes the jumps small, and lets the kernel bring it: a stall of a tenth of a second is a second here.
-fn small_steps() {
+pub fn small_steps() {
     steps(STEP);
 }
 
