@@ -45,7 +45,7 @@ use crate::revoked::{Allowed, Watch};
 use crate::scrub::Scrubber;
 use crate::scrub::decode::{self, Coding, Undecodable};
 use crate::secrets::{Secret, Secrets};
-use crate::stream::{Cleaning, Decoding, Downward, EventStream, Session, is_event_stream};
+use crate::stream::{Bodies, Cleaning, Decoding, Downward, EventStream, Session, is_event_stream};
 use crate::upgrade::{self, Tunnel};
 use crate::upstream::Answer;
 use keys::Keys;
@@ -85,6 +85,8 @@ pub struct Proxy {
     pub upstream_wait_max: Duration,
     /// Places among the answers that are decoded at a time.
     pub decoders: decode::Places,
+    /// Answers on their way.
+    pub bodies: Bodies,
     /// What the agent's HTTP/2 connections may hold.
     pub room: Room,
     /// Queries that the policy DNS may still answer in this second.
@@ -416,8 +418,8 @@ fn deliver(
         let body = body.watched(watch).on(Arc::clone(context));
         // What is longer than was announced is no answer.
         match asked.filter(|_| body.size_hint().exact().is_none()) {
-            Some(asked) => EventStream::new(body, asked, proxy.room.events().clone()).boxed_unsync(),
-            None => body.boxed_unsync(),
+            Some(asked) => proxy.bodies.attend(EventStream::new(body, asked, proxy.room.events().clone())),
+            None => proxy.bodies.attend(body),
         }
     })
 }

@@ -3,15 +3,13 @@
 //! TLS is not seen, so that something new could begin there. The credential of a request and its client certificate spoke when it was sent, so that they are to be the same as
 //! well. Another reading of their files ends nothing.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use agentsandbox_policy::{
     CertificateUse, CredentialUse, Denial, DenialReason, PassPermit, Permit, Policy, Request,
 };
-use tokio::time::{self, Sleep, sleep, sleep_until};
+use tokio::time::{self, sleep};
 
 use crate::audit::Traffic;
 use crate::limits::POLICY_POLL_INTERVAL;
@@ -88,7 +86,8 @@ impl Allowed {
     }
 }
 
-/// Looks after a body that is passed on piece by piece. A piece costs a look at the clock, and no more but every half second.
+/// Looks after a body that is passed on piece by piece: with each, which costs a look at the clock, and no more but every half second; and
+/// where nothing passes, whenever it is asked to.
 pub struct Watch {
     policy: Arc<ActivePolicy>,
     allowed: Allowed,
@@ -97,8 +96,6 @@ pub struct Watch {
     due: time::Instant,
     /// Since when no document allows it, and when it ends at the latest.
     ending: Option<(time::Instant, time::Instant)>,
-    /// Wakes a body that is silent; there once it was.
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watch {
@@ -107,7 +104,7 @@ impl Watch {
     pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed, traffic: &Arc<Traffic>) -> Self {
         let due = time::Instant::now() + POLICY_POLL_INTERVAL;
         let (policy, traffic) = (Arc::clone(policy), Arc::clone(traffic));
-        Self { policy, allowed, traffic, due, ending: None, timer: None }
+        Self { policy, allowed, traffic, due, ending: None }
     }
 
     /// Whether a piece may still be passed on.
@@ -134,23 +131,6 @@ impl Watch {
         }
         self.traffic.drains();
         Ok(())
-    }
-
-    /// Completes when nothing more may be passed on; to be asked while there is nothing to pass on.
-    pub fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<Box<Denial>> {
-        loop {
-            let due = self.due;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            ready!(timer.as_mut().poll(cx));
-            if let Err(denial) = self.passes() {
-                return Poll::Ready(denial);
-            }
-            // Pieces that passed meanwhile may have put it off.
-            let due = self.due;
-            if let Some(timer) = &mut self.timer {
-                timer.as_mut().reset(due);
-            }
-        }
     }
 }
 

@@ -22,12 +22,13 @@ use crate::entrance::room::Room;
 use crate::entrance::{Entrance, Origin, Slot, base_url, http_proxy, socks5, transparent};
 use crate::limits::{
     ACCEPT_BACKLOG, ADMIN_CONNECTIONS_MAX, AUDIT_FOLD_WINDOW, DRAIN_TIMEOUT, ENROLMENTS_MAX,
-    FIRST_BYTE_TIMEOUT, MEMORY_SETTLES_AFTER, TRACES_LAST_TIMEOUT,
+    FIRST_BYTE_TIMEOUT, MEMORY_SETTLES_AFTER, POLICY_POLL_INTERVAL, TRACES_LAST_TIMEOUT,
 };
 use crate::pipeline::Proxy;
 use crate::reload::ActivePolicy;
 use crate::resolve::Resolver;
 use crate::scrub::decode::Places;
+use crate::stream::Bodies;
 use crate::traces;
 
 /// Why a port could not be bound.
@@ -130,6 +131,7 @@ pub(crate) fn assemble(
         connections: TaskTracker::new(),
         upstream_wait_max: config.upstream_wait_max,
         decoders: Places::default(),
+        bodies: Bodies::default(),
         room: Room::default(),
         dns_budget: Budget::default(),
     }
@@ -155,6 +157,7 @@ impl Bound {
         let background = TaskTracker::new();
         background.spawn(Arc::clone(&proxy.policy).follow(proxy.shutdown.clone()));
         background.spawn(tidy(Arc::clone(&proxy)));
+        background.spawn(look_after(Arc::clone(&proxy)));
         background.spawn(stay_below(Arc::clone(&proxy)));
         let audit = Arc::clone(&proxy.audit);
         let tending = tokio::spawn(async move { audit.tend().await });
@@ -189,6 +192,16 @@ async fn tidy(proxy: Arc<Proxy>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(AUDIT_FOLD_WINDOW) => proxy.tidy(),
+            () = proxy.shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Ends answers of which nothing passes with what allowed them.
+async fn look_after(proxy: Arc<Proxy>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(POLICY_POLL_INTERVAL) => proxy.bodies.look(),
             () = proxy.shutdown.cancelled() => return,
         }
     }

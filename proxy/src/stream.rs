@@ -4,6 +4,7 @@
 //! An answer that is searched for secrets goes through up to two stages: it is decoded if it is compressed, and masked.
 //! Both hold back as little as they can, and what they hold is given out before the end is.
 
+mod attended;
 mod event_stream;
 mod events;
 mod held;
@@ -32,6 +33,7 @@ use crate::revoked::Watch;
 use crate::scrub::decode::{self, Coding, Decoder, Places, Undecodable};
 use crate::scrub::{BodyMask, Scrubber};
 
+pub use attended::{Bodies, Revocable, Seen};
 pub use event_stream::{EventStream, is_event_stream};
 pub use held::Room;
 
@@ -194,6 +196,23 @@ impl<B: HttpBody> Downward<B> {
         ended && self.scrub.as_ref().is_none_or(Scrub::is_empty)
     }
 
+    /// Whether all of it was passed on. Where a length was announced nobody asks for more once all of it has come.
+    fn is_whole(&self) -> bool {
+        let has_all =
+            self.inner.size_hint().exact() == Some(0) && self.scrub.as_ref().is_none_or(Scrub::is_empty);
+        has_all || self.has_nothing_left()
+    }
+
+    /// Why it may not go on, if it may not; then its entry says so.
+    fn stopped(&mut self) -> Option<Box<Denial>> {
+        if self.is_whole() {
+            return None;
+        }
+        let denial = self.watch.as_mut()?.passes().err()?;
+        self.entry.breaks(denial.reason);
+        Some(denial)
+    }
+
     fn breaks(
         &mut self,
         reason: DenialReason,
@@ -293,15 +312,12 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = self.poll_passed(cx);
-        let revoked = match (&mut self.watch, &polled) {
-            (Some(watch), Poll::Pending) => watch.poll_ends(cx).map(Some),
-            (Some(watch), Poll::Ready(Some(Ok(_)))) => Poll::Ready(watch.passes().err()),
-            _ => Poll::Ready(None),
-        };
-        if let Poll::Ready(Some(denial)) = revoked {
+        let mut polled = ready!(polled);
+        if let (Some(watch), Some(Ok(_))) = (&mut self.watch, &polled)
+            && let Err(denial) = watch.passes()
+        {
             return self.stops(denial);
         }
-        let mut polled = ready!(polled);
         if let Some(Ok(frame)) = &polled
             && !self.takes_room(frame)
         {
@@ -393,12 +409,23 @@ where
 
 impl<B: HttpBody> Drop for Downward<B> {
     fn drop(&mut self) {
-        // Where a length was announced nobody asks for more once all of it has come.
-        let is_whole =
-            self.inner.size_hint().exact() == Some(0) && self.scrub.as_ref().is_none_or(Scrub::is_empty);
-        if is_whole || self.has_nothing_left() {
+        if self.is_whole() {
             self.entry.completes();
         }
+    }
+}
+
+impl<B> Revocable for Downward<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    fn look(&mut self) -> Seen {
+        self.stopped().map_or(Seen::GoesOn, Seen::Stopped)
     }
 }
 

@@ -75,7 +75,7 @@ const MODULES: [Module; 23] = [
     proxy(
         "stream",
         &["proxy/src/stream.rs", "proxy/src/stream/**"],
-        &["--lib", "--test", "socket", "--", "stream", "last_event", "answers", "ends"],
+        &["--lib", "--test", "socket", "--", "stream", "last_event", "answers", "ends", "revoked"],
     ),
     proxy(
         "revoked",

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use super::events::Events;
 use super::held::{Held, Room};
-use super::{Downward, Stopped};
+use super::{Downward, Revocable, Seen, Stopped};
 use crate::audit::{Fault, Recorded, Traffic};
 use crate::pipeline::{faulty, located};
 use crate::respond::{self, BoxError};
@@ -169,6 +169,26 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |_| SizeHint::default())
+    }
+}
+
+impl<B> Revocable for EventStream<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn is_watched(&self) -> bool {
+        self.inner.as_ref().is_some_and(Revocable::is_watched)
+    }
+
+    fn look(&mut self) -> Seen {
+        // One that has ended waits for its end to be read.
+        if self.next.is_some() {
+            return Seen::GoesOn;
+        }
+        let Some(denial) = self.inner.as_mut().and_then(Downward::stopped) else { return Seen::GoesOn };
+        self.next = self.stops(&denial).map(|last| Some(Ok(Frame::data(last))));
+        Seen::Tells
     }
 }
 

@@ -23,7 +23,7 @@ const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, w
 const ELSEWHERE: &str = "methods: [GET, POST], paths: ['/v2/**'], credential: good, websocket: Allow}";
 
 /// Asks for this path over this protocol, through TLS.
-async fn asks(world: &World, protocol: &str, path: &str) -> Response<Incoming> {
+pub async fn asks(world: &World, protocol: &str, path: &str) -> Response<Incoming> {
     let io = TokioIo::new(tunnel(world, protocol).await);
     if protocol == "h2" {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -36,7 +36,7 @@ async fn asks(world: &World, protocol: &str, path: &str) -> Response<Incoming> {
 }
 
 /// All that comes of a body, and whether it ended in order.
-async fn rest(body: &mut Incoming) -> (String, bool) {
+pub async fn rest(body: &mut Incoming) -> (String, bool) {
     let mut all = Vec::new();
     let read = async {
         while let Some(frame) = body.frame().await {

@@ -1,18 +1,21 @@
 //! Bodies that are on their way when the rule or the credential ends that allowed them. Time is paused here and passes in small steps.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
+use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::entrances::to;
+use crate::last_event::{asks, rest};
 use crate::times::small_steps;
 use crate::upstream::Behaviour;
-use crate::world::{Setup, build, get, standalone};
+use crate::world::{Setup, build, get, over_http1, standalone};
 
 const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
 /// Longer than it takes to look at a document, and then at what is under way.
@@ -101,5 +104,86 @@ async fn p_c5_an_upload_ends_with_the_rule_that_allowed_it_and_with_no_other_cha
         let line = world.line(&[("event", "end")]).await;
         let reason = (status == "403").then_some("MethodNotAllowed");
         assert_eq!(line["reason"].as_str(), reason, "{edited}: {line}");
+    }
+}
+
+/// An upstream that answers without end under `/v1`, and in two words elsewhere; and two counters: of the pieces that it could send, and of
+/// the endless answers that were ended.
+fn flooding(kind: &'static str) -> (Behaviour, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let (sent, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let counters = (Arc::clone(&sent), Arc::clone(&ended));
+    let behaviour = Behaviour::new(move |mut io| {
+        let (sent, ended) = counters.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = io.read_u8().await else { return };
+                head.push(byte);
+            }
+            if !head.starts_with(b"GET /v1/") {
+                let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                return drop(io.read_u8().await);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
+            let _ = io.write_all(head.as_bytes()).await;
+            let piece = format!("data: {}\n\n", "x".repeat(1000));
+            while io.write_all(piece.as_bytes()).await.is_ok() {
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            ended.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (behaviour, sent, ended)
+}
+
+/// Waits until no more can be sent.
+async fn rests(sent: &AtomicUsize) {
+    let (mut before, mut turns) = (0, 0);
+    while turns < 25 {
+        sleep(Duration::from_millis(20)).await;
+        let now = sent.load(Ordering::SeqCst);
+        turns = if now > 0 && now == before { turns + 1 } else { 0 };
+        before = now;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_c5_an_answer_that_nobody_reads_ends_with_its_rule_and_leaves_its_place_to_the_next() {
+    small_steps();
+    for agent in ["h2", "http/1.1"] {
+        for (kind, in_order) in [("text/event-stream", true), ("text/plain", false)] {
+            let (behaviour, sent, ended) = flooding(kind);
+            let world = build(Setup {
+                protocols: vec!["http/1.1"],
+                behaviour: Some(behaviour),
+                upstream_connections_max: Some(1),
+                ..Setup::default()
+            });
+            let world = world.await;
+            let mut body = asks(&world, agent, "/v1/x").await.into_body();
+            rests(&sent).await;
+            let elsewhere = "methods: [GET, POST], paths: ['/v2/**'], credential: good, websocket: Allow}";
+            world.edit(|document| document.replace(RULE, elsewhere)).await;
+            let line = world.line(&[("event", "end"), ("path", "/v1/x")]).await;
+            assert_eq!(line["reason"], "PathNotAllowed", "{agent} {kind}");
+            assert_eq!(line["lastEvent"].as_bool(), in_order.then_some(true), "{agent} {kind}");
+            let is_cut = async {
+                while ended.load(Ordering::SeqCst) == 0 {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            };
+            assert!(timeout(Duration::from_secs(10), is_cut).await.is_ok(), "{agent} {kind}: it is open");
+            let next = get(&world.url("/v2/x"), &world.authority());
+            let next = over_http1(to(&world, Entrance::HttpProxy).await, next).await;
+            assert_eq!((next.status, next.body.as_str()), (StatusCode::OK, "ok"), "{agent} {kind}");
+            // As it reads again it has what had passed, and learns of the stop.
+            let (text, is_whole) = rest(&mut body).await;
+            assert_eq!(is_whole, in_order, "{agent} {kind}");
+            assert_eq!(
+                text.contains("event: error\ndata: {\"reason\":\"PathNotAllowed\""),
+                in_order,
+                "{agent}"
+            );
+        }
     }
 }
