@@ -324,6 +324,18 @@ pub(super) mod tests {
         assert!(firsts.len() > 8, "what is not fixed is drawn by chance: {firsts:?}");
     }
 
+    /// What each of the two has to say now, the client first.
+    pub(crate) fn tell(client: &mut rustls::ClientConnection, server: &mut rustls::ServerConnection) {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut bytes.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        bytes.clear();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut bytes.as_slice()).unwrap();
+        client.process_new_packets().unwrap();
+    }
+
     /// The suite that a client of these suites ends up with.
     fn agreed(authority: &Authority, offered: &[CipherSuite]) -> CipherSuite {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -341,14 +353,7 @@ pub(super) mod tests {
         let served = authority.impersonate(&permit("api.good.test"), Instant::now()).unwrap();
         let mut server = rustls::ServerConnection::new(served).unwrap();
         while client.is_handshaking() || server.is_handshaking() {
-            let mut bytes = Vec::new();
-            client.write_tls(&mut bytes).unwrap();
-            server.read_tls(&mut bytes.as_slice()).unwrap();
-            server.process_new_packets().unwrap();
-            bytes.clear();
-            server.write_tls(&mut bytes).unwrap();
-            client.read_tls(&mut bytes.as_slice()).unwrap();
-            client.process_new_packets().unwrap();
+            tell(&mut client, &mut server);
         }
         server.negotiated_cipher_suite().unwrap().suite()
     }

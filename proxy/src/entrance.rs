@@ -36,7 +36,7 @@ use tokio::time::timeout;
 
 use self::gathered::Gathered;
 use self::line::{Listened, Pulse};
-use self::resets::{Refusal, Watched};
+use self::resets::Refusal;
 use self::room::Place;
 use crate::audit::Admitted;
 use crate::limits::{
@@ -278,7 +278,7 @@ where
     let (owner, of_stream) = (Arc::clone(&proxy), malformed.clone());
     let one_more = unread::one_more_stream(&context.binding);
     let gathered = Gathered::new(io);
-    let io = Watched::new(gathered.clone(), move |refusal| {
+    let io = resets::watched(gathered.clone(), move |refusal| {
         let denial = if refusal == Refusal::OneMore { &one_more } else { &of_stream };
         refuse_connection(&owner, entrance, denial);
     });

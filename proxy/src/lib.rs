@@ -44,3 +44,4 @@ mod stream;
 pub mod traces;
 pub mod upgrade;
 mod upstream;
+mod writes_through;

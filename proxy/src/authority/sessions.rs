@@ -69,7 +69,7 @@ mod tests {
     use rustls::client::Resumption;
     use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig};
 
-    use super::super::tests::{authority, permit};
+    use super::super::tests::{authority, permit, tell};
     use super::super::{Authority, LEAF_AGE_MAX};
     use super::*;
 
@@ -96,14 +96,7 @@ mod tests {
         assert!(client.early_data().is_none(), "no ticket lets a client send before it is answered");
         let mut server = rustls::ServerConnection::new(served).unwrap();
         for _ in 0..4 {
-            let mut bytes = Vec::new();
-            client.write_tls(&mut bytes).unwrap();
-            server.read_tls(&mut bytes.as_slice()).unwrap();
-            server.process_new_packets().unwrap();
-            bytes.clear();
-            server.write_tls(&mut bytes).unwrap();
-            client.read_tls(&mut bytes.as_slice()).unwrap();
-            client.process_new_packets().unwrap();
+            tell(&mut client, &mut server);
         }
         let kind = server.handshake_kind().unwrap();
         assert_eq!(client.handshake_kind(), Some(kind));

@@ -2,11 +2,8 @@
 //! tells nobody, so no request ever comes of it and no entry is opened. Here the frames that go out are watched, their
 //! heads only, so that such a refusal is written down like any other. Nothing is held back or changed.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+use tokio_util::io::InspectWriter;
 
 /// RFC 9113, 4.1.
 const HEAD_BYTES: usize = 9;
@@ -24,25 +21,14 @@ pub enum Refusal {
     Malformed,
 }
 
-/// A stream of bytes to an agent that speaks HTTP/2.
-pub struct Watched<S, F> {
-    io: S,
-    frames: Frames,
-    refused: F,
-}
-
-impl<S, F: Fn(Refusal)> Watched<S, F> {
-    /// Calls `refused` for each stream that the library refuses.
-    pub const fn new(io: S, refused: F) -> Self {
-        Self { io, frames: Frames { head: Vec::new(), code: Vec::new(), left: 0 }, refused }
-    }
-
-    fn went_out(&mut self, bytes: &[u8]) {
-        self.frames.pass(bytes, &self.refused);
-    }
+/// Calls `refused` for each stream that the library refuses on a stream of bytes to an agent that speaks HTTP/2.
+pub fn watched<S: AsyncWrite>(io: S, refused: impl Fn(Refusal)) -> InspectWriter<S, impl FnMut(&[u8])> {
+    let mut frames = Frames::default();
+    InspectWriter::new(io, move |bytes: &[u8]| frames.pass(bytes, &refused))
 }
 
 /// Where in a frame the bytes so far end.
+#[derive(Default)]
 struct Frames {
     head: Vec<u8>,
     code: Vec<u8>,
@@ -94,55 +80,12 @@ impl Frames {
     }
 }
 
-impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Watched<S, F> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin, F: Fn(Refusal) + Unpin> AsyncWrite for Watched<S, F> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        self.went_out(bytes.get(..written).unwrap_or_default());
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, pieces))?;
-        let mut left = written;
-        for piece in pieces {
-            let (now, _) = piece.split_at(left.min(piece.len()));
-            left -= now.len();
-            self.went_out(now);
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    /// The head of a frame and its payload are two pieces: else each would be a TLS record and a write of its own.
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::io::{self, IoSlice};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
     use tokio::io::AsyncWriteExt;
 
@@ -207,7 +150,7 @@ mod tests {
         for taken in 1..=bytes.len() {
             for cut in 0..bytes.len() {
                 let refused = Cell::default();
-                let mut io = Watched::new(Narrow(taken), |refusal| told(&refused, refusal));
+                let mut io = watched(Narrow(taken), |refusal| told(&refused, refusal));
                 assert!(io.is_write_vectored());
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
@@ -224,7 +167,7 @@ mod tests {
     fn refusals_are_counted_however_the_bytes_are_cut() {
         let bytes = refusing_two();
         for size in 1..=bytes.len() {
-            let (mut frames, refused) = (Watched::new((), |_| ()).frames, Cell::default());
+            let (mut frames, refused) = (Frames::default(), Cell::default());
             bytes.chunks(size).for_each(|piece| frames.pass(piece, |refusal| told(&refused, refusal)));
             assert_eq!(refused.take(), REFUSED, "in pieces of {size}");
         }

@@ -1,7 +1,6 @@
 //! Bodies that are on their way when their rule goes, where the document gives them time to end. Time is paused here and passes in small
 //! steps.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentsandbox_proxy::entrance::Entrance;
@@ -13,10 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::entrances::to;
+use crate::revoked::{Uploading, uploading};
 use crate::streams::websocket;
 use crate::times::small_steps;
-use crate::upstream::Behaviour;
-use crate::world::{Setup, World, build, get, over_http1, standalone};
+use crate::world::{World, get, over_http1, standalone};
 
 const PATHS: &str = "methods: [GET, POST], paths: ['/v1/**']";
 const OTHER_PATHS: &str = "methods: [GET, POST], paths: ['/v2/**']";
@@ -136,37 +135,12 @@ async fn p_c5_what_its_owner_withdraws_never_drains() {
 #[tokio::test(start_paused = true)]
 async fn p_c5_an_upload_drains_as_well_and_a_websocket_does_not() {
     small_steps();
-    let took = Arc::<Mutex<Vec<u8>>>::default();
-    let taken = Arc::clone(&took);
-    let behaviour = Behaviour::new(move |mut io| {
-        let taken = Arc::clone(&taken);
-        async move {
-            let mut buffer = [0; 1024];
-            while let Ok(read @ 1..) = io.read(&mut buffer).await {
-                taken.lock().unwrap().extend_from_slice(&buffer[..read]);
-                if taken.lock().unwrap().ends_with(b"0\r\n\r\n") {
-                    let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-                }
-            }
-        }
-    });
-    let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
-    let world = build(setup).await;
-    let (mut read, mut write) = tokio::io::split(to(&world, Entrance::HttpProxy).await);
-    let head = format!(
-        "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n",
-        world.url("/v1/x"),
-        world.authority()
-    );
-    write.write_all(head.as_bytes()).await.unwrap();
-    while !took.lock().unwrap().windows(5).any(|bytes| bytes == b"first") {
-        tokio::task::yield_now().await;
-    }
+    let Uploading { world, took, mut io } = uploading().await;
     world.edit(draining(60)).await;
     sleep(LOOKED).await;
-    write.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
+    io.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
     let mut told = String::new();
-    let _ = read.read_to_string(&mut told).await;
+    let _ = io.read_to_string(&mut told).await;
     assert!(told.starts_with("HTTP/1.1 200"), "{told}");
     assert!(took.lock().unwrap().windows(4).any(|bytes| bytes == b"last"));
     let line = world.line(&[("event", "end")]).await;

@@ -9,13 +9,14 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::entrances::to;
 use crate::last_event::{asks, rest};
 use crate::times::small_steps;
 use crate::upstream::Behaviour;
-use crate::world::{Setup, build, get, over_http1, standalone};
+use crate::world::{Setup, World, build, get, over_http1, standalone};
 
 const RULE: &str = "methods: [GET, POST], paths: ['/v1/**'], credential: good, websocket: Allow}";
 /// Longer than it takes to look at a document, and then at what is under way.
@@ -59,6 +60,46 @@ async fn p_c5_an_answer_ends_with_the_rule_or_the_credential_that_allowed_it_and
     }
 }
 
+/// An upload on its way, of which the first piece has arrived.
+pub struct Uploading {
+    pub world: World,
+    /// What the upstream was sent so far.
+    pub took: Arc<Mutex<Vec<u8>>>,
+    /// The agent's connection. The body goes on with the next chunk.
+    pub io: TcpStream,
+}
+
+/// An upload to an upstream that answers it once it has ended.
+pub async fn uploading() -> Uploading {
+    let took = Arc::<Mutex<Vec<u8>>>::default();
+    let taken = Arc::clone(&took);
+    let behaviour = Behaviour::new(move |mut io| {
+        let taken = Arc::clone(&taken);
+        async move {
+            let mut buffer = [0; 1024];
+            while let Ok(read @ 1..) = io.read(&mut buffer).await {
+                taken.lock().unwrap().extend_from_slice(&buffer[..read]);
+                if taken.lock().unwrap().ends_with(b"0\r\n\r\n") {
+                    let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            }
+        }
+    });
+    let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
+    let world = build(setup).await;
+    let mut io = to(&world, Entrance::HttpProxy).await;
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n",
+        world.url("/v1/x"),
+        world.authority()
+    );
+    io.write_all(head.as_bytes()).await.unwrap();
+    while !took.lock().unwrap().windows(5).any(|bytes| bytes == b"first") {
+        tokio::task::yield_now().await;
+    }
+    Uploading { world, took, io }
+}
+
 #[tokio::test(start_paused = true)]
 async fn p_c5_an_upload_ends_with_the_rule_that_allowed_it_and_with_no_other_change() {
     small_steps();
@@ -66,37 +107,12 @@ async fn p_c5_an_upload_ends_with_the_rule_that_allowed_it_and_with_no_other_cha
         ("methods: [GET], paths: ['/v1/**'], credential: good, websocket: Allow}", "403"),
         ("methods: [GET, POST], paths: ['/v1/**'], credential: good}", "200"),
     ] {
-        let took = Arc::<Mutex<Vec<u8>>>::default();
-        let taken = Arc::clone(&took);
-        let behaviour = Behaviour::new(move |mut io| {
-            let taken = Arc::clone(&taken);
-            async move {
-                let mut buffer = [0; 1024];
-                while let Ok(read @ 1..) = io.read(&mut buffer).await {
-                    taken.lock().unwrap().extend_from_slice(&buffer[..read]);
-                    if taken.lock().unwrap().ends_with(b"0\r\n\r\n") {
-                        let _ = io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-                    }
-                }
-            }
-        });
-        let setup = Setup { protocols: vec!["http/1.1"], behaviour: Some(behaviour), ..Setup::default() };
-        let world = build(setup).await;
-        let (mut read, mut write) = tokio::io::split(to(&world, Entrance::HttpProxy).await);
-        let head = format!(
-            "POST {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n",
-            world.url("/v1/x"),
-            world.authority()
-        );
-        write.write_all(head.as_bytes()).await.unwrap();
-        while !took.lock().unwrap().windows(5).any(|bytes| bytes == b"first") {
-            tokio::task::yield_now().await;
-        }
+        let Uploading { world, took, mut io } = uploading().await;
         world.edit(|document| document.replace(RULE, edited)).await;
         sleep(LOOKED).await;
-        let _ = write.write_all(b"4\r\nlast\r\n0\r\n\r\n").await;
+        let _ = io.write_all(b"4\r\nlast\r\n0\r\n\r\n").await;
         let mut told = Vec::new();
-        let _ = timeout(Duration::from_secs(30), read.read_to_end(&mut told)).await.unwrap();
+        let _ = timeout(Duration::from_secs(30), io.read_to_end(&mut told)).await.unwrap();
         let told = String::from_utf8_lossy(&told).into_owned();
         assert!(told.starts_with(&format!("HTTP/1.1 {status}")), "{edited}: {told}");
         let is_sent = took.lock().unwrap().windows(4).any(|bytes| bytes == b"last");
