@@ -74,8 +74,11 @@ pub struct Stand {
     pub also: Vec<String>,
     /// Where its program comes from.
     pub needs: Vec<String>,
+    /// How many seconds it may take until it is ready, where that is longer than others may.
+    #[serde(default)]
+    pub seconds: Option<u64>,
     /// The script that starts it. It prints `ready`, and appends a line of JSON to `$SEEN` for each request. `$PROXY_PASSWORD` is what an
-    /// organisation's own proxy takes.
+    /// organisation's own proxy takes; `$HOME` is a folder of its own, and nothing else is in its environment but `$PATH`.
     pub run: String,
 }
 

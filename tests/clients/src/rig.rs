@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use agentsandbox_world::authority::Authority;
 use agentsandbox_world::client::Client as World;
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::catalogue::{self, Catalogue, Stand};
 use crate::failure::{During, Failure, Result};
 use crate::front::Way;
-use crate::held::{Held, said_ready, until};
+use crate::held::{Held, START_TIMEOUT, said_ready, until};
 use crate::install::Folders;
 use crate::netns::{AGENT, Namespaces, PROXY};
 use crate::wire::has;
@@ -233,20 +234,26 @@ impl Rig {
         fs::write(path("key"), pem.key).during("a key cannot be written")?;
         fs::write(path("seen"), "").during("a journal cannot be written")?;
         let log = fs::File::create(path("log")).during("a log cannot be written")?;
+        let home = path("home");
+        fs::create_dir(&home).during("a home cannot be made")?;
         let mut command = self.spaces.world.contained("sh");
+        // What whoever runs this has in the environment, keys among it, is no server's to know, and changes nothing of what is tested.
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", &home).env("TMPDIR", &home).env("LANG", "C.UTF-8");
         command.args(["-euc", &stand.run]).envs(folders);
         command.env("AUTHORITY", self.folder.path().join("world/ca.crt"));
         command.env("PROXY_PASSWORD", names::PROXY_PASSWORD);
         command.env("CERTIFICATE", path("crt")).env("KEY", path("key")).env("SEEN", path("seen"));
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().during(&stand.host)?;
         let mut child = Held::of(child);
-        let ready = said_ready(&mut child);
+        let within = stand.seconds.map_or(START_TIMEOUT, Duration::from_secs);
+        let ready = said_ready(&mut child, within);
         self.children.push(child);
         if ready {
             return Ok(());
         }
-        let log = fs::read_to_string(path("log")).unwrap_or_default();
-        Err(Failure::new(format!("the stand-in {} does not start: {log}", stand.host)))
+        let (log, within) = (fs::read_to_string(path("log")).unwrap_or_default(), within.as_secs());
+        Err(Failure::new(format!("the stand-in {} does not start within {within} s: {log}", stand.host)))
     }
 
     /// The proxy's keys and secrets, before it starts.

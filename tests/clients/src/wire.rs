@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::catalogue;
 use crate::failure::{During, Failure, Result};
-use crate::held::{Held, said_ready, until};
+use crate::held::{Held, START_TIMEOUT, said_ready, until};
 use crate::netns::Namespaces;
 
 /// Sends the text of its first argument past the listener, in a packet that nobody takes.
@@ -33,7 +33,7 @@ impl Wire {
         command.arg(catalogue::folder().join("drivers/wire.py")).arg("world1").arg(&file);
         let child = command.stdout(Stdio::piped()).spawn().during("python3 cannot be run")?;
         let mut listener = Held::of(child);
-        if !said_ready(&mut listener) {
+        if !said_ready(&mut listener, START_TIMEOUT) {
             return Err(Failure::new("nobody can listen between the proxy and the internet"));
         }
         Ok(Self { file, marks: AtomicU32::new(0), _listener: listener })
