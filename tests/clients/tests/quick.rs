@@ -1,5 +1,6 @@
 //! The clients that every machine of this project has, through every entrance that they can use. The others need downloads:
-//! `cargo xtask clients` runs them all.
+//! `cargo xtask clients` runs them all. Of an organisation's own proxies Squid and Dante are here, whose packages a first run downloads from
+//! Debian into the cache.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,7 +26,6 @@ fn quick_clients_are_answered_and_refused_through_each_entrance() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// The two are of Debian, and small.
 #[test]
 fn p_i14_an_organisations_own_proxy_takes_our_login_or_refuses_it_and_the_client_is_told_which() {
     let catalogue = Catalogue::read().unwrap();
