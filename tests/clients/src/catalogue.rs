@@ -63,6 +63,17 @@ pub struct Front {
     pub clients: Vec<String>,
 }
 
+impl Front {
+    /// The port that it listens at.
+    ///
+    /// # Errors
+    /// When its URL does not end with one.
+    pub fn port(&self) -> Result<u16> {
+        let port = self.url.rsplit(':').next().and_then(|port| port.parse().ok());
+        port.during("a front's URL ends with a port")
+    }
+}
+
 /// A server in the internet's namespace.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -50,6 +50,8 @@ pub struct Outcome {
     pub stopped: bool,
     /// Other hosts that the client asked for and was denied.
     pub elsewhere: BTreeSet<String>,
+    /// What it printed.
+    pub said: String,
 }
 
 /// What a client's run left behind.
@@ -113,7 +115,7 @@ pub fn run(
     let elsewhere = elsewhere.map(str::to_owned).collect();
     let fault = fault.or_else(|| fault_of_any(&traces)).or_else(|| fault_of_count(ask, denials));
     let fault = fault.map(|fault| format!("{fault}\n{}", tail(&traces.said)));
-    Ok(Outcome { fault, denials, stopped: traces.code == Some(KILLED), elsewhere })
+    Ok(Outcome { fault, denials, stopped: traces.code == Some(KILLED), elsewhere, said: traces.said })
 }
 
 /// Runs a script in the agent's namespace with a home of its own, and says how it ended and what it printed.

@@ -9,13 +9,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use crate::catalogue::{Catalogue, Client, Front};
+use crate::catalogue::{Catalogue, Client, Front, Quick};
 use crate::cell::{self, Ask, Outcome};
 use crate::entrance::Entrance;
-use crate::failure::{During, Failure, Result};
+use crate::failure::{Failure, Result};
 use crate::install::Folders;
+use crate::netns::PROXY_OUT;
 use crate::rig::{LOGIN, Rig};
-use crate::wire::{Wire, has};
+use crate::wire::{Wire, asks_for_connection, has};
 
 /// Whom each front knows, and opens no way for.
 const UNWANTED: &str = "visitors";
@@ -51,9 +52,7 @@ impl Way<'_> {
     /// # Errors
     /// When the front's URL has no port.
     pub fn credential(&self) -> Result<Value> {
-        let port = self.front.url.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
-        let scope =
-            json!({"host": self.front.host, "ports": [port.during("a front's URL ends with a port")?]});
+        let scope = json!({"host": self.front.host, "ports": [self.front.port()?]});
         let inject = json!({"type": "Basic", "username": self.username});
         Ok(json!({"name": LOGIN, "inject": inject, "scopes": [scope]}))
     }
@@ -100,23 +99,29 @@ pub fn row(
     (front, version): (&Front, &str),
 ) -> Result<FrontRow> {
     let target = catalogue.target(&client.target)?;
-    let mut asked = |username: &str, password: &str, ask: Ask| {
+    let port = front.port()?;
+    let mut asked = |username: &str, password: &str, ask: Ask, words: &str| {
         // A fresh proxy has no tunnel open, so that the login is told for each.
         rig.serve(Some(&Way { front, username, password }))?;
         let begin = wire.end(&rig.spaces)?;
         let mut outcome = cell::run(rig, folders, client, target, Entrance::Connect, ask)?;
         wire.end(&rig.spaces)?;
-        let fault = fault_of_wire(&wire.since(begin)?, ask, (username, password));
+        let fault = fault_of_wire(&wire.since(begin)?, ask, (username, password), port);
         let elsewhere = fault_of_stand_ins(rig)?;
-        outcome.fault = outcome.fault.or(fault).or(elsewhere);
+        let untold = || fault_of_words(client, &outcome.said, words);
+        let fault = fault.or(elsewhere).or_else(untold);
+        outcome.fault = outcome.fault.or(fault);
         Ok::<_, Failure>(outcome)
     };
     let (known, right) = (names::PROXY_USER, names::PROXY_PASSWORD);
+    let place = format!("The upstream proxy {}:{port}", front.host);
+    let no_login = format!("{place} does not take the login of credential {LOGIN}");
+    let no_way = format!("{place} opens no way to {}:", target.host);
     let outcomes = [
-        ("a denied path", asked(known, right, Ask::DeniedPath)?),
-        ("allowed", asked(known, right, Ask::Allowed)?),
-        ("a login that it does not take", asked(known, WRONG_PASSWORD, Ask::UpstreamRefuses)?),
-        ("a destination that it does not open", asked(UNWANTED, right, Ask::UpstreamRefuses)?),
+        ("a denied path", asked(known, right, Ask::DeniedPath, "")?),
+        ("allowed", asked(known, right, Ask::Allowed, "")?),
+        ("a login that it does not take", asked(known, WRONG_PASSWORD, Ask::UpstreamRefuses, &no_login)?),
+        ("a destination that it does not open", asked(UNWANTED, right, Ask::UpstreamRefuses, &no_way)?),
     ];
     let protocol = if front.url.starts_with("http:") { "CONNECT" } else { "SOCKS5" };
     Ok(FrontRow {
@@ -127,18 +132,31 @@ pub fn row(
     })
 }
 
-/// What may not be on the line, and what must be: the login, unless the request was denied before there was a way to look for.
-fn fault_of_wire(heard: &[u8], ask: Ask, (username, password): (&str, &str)) -> Option<String> {
+/// Of the clients that show an answer as it is, each shows these words: which proxy refuses, what, and so who can change it.
+fn fault_of_words(client: &Client, said: &str, words: &str) -> Option<String> {
+    let is_told = client.quick == Quick::No || said.contains(words);
+    (!is_told).then(|| format!("it is not told: {words}"))
+}
+
+/// What may not be on the line, and what must be: the login, unless the request was denied before there was a way to look for. Then the
+/// front, which listens at this port, is not asked for a connection either.
+fn fault_of_wire(heard: &[u8], ask: Ask, (username, password): (&str, &str), port: u16) -> Option<String> {
     if let Some(name) = Rig::key_in(heard) {
         return Some(format!("the key of {name} can be read on the line"));
     }
     let basic = BASE64.encode(format!("{username}:{password}"));
     let told = [password, &basic].iter().any(|login| has(heard, login.as_bytes()));
-    match (told, ask) {
-        (true, Ask::DeniedPath) => Some("the organisation's proxy was asked for what is denied".to_owned()),
-        (false, Ask::Allowed | Ask::UpstreamRefuses) => Some("the login was not sent".to_owned()),
-        _ => None,
-    }
+    let is_asked = asks_for_connection(heard, PROXY_OUT, port);
+    let fault = match ask {
+        Ask::DeniedPath if told || is_asked => "the organisation's proxy was asked for what is denied",
+        Ask::Allowed | Ask::UpstreamRefuses if !told => "the login was not sent",
+        // Then the one that must not be would not be seen either.
+        Ask::Allowed | Ask::UpstreamRefuses if !is_asked => {
+            "no connection to the organisation's proxy was seen"
+        }
+        _ => return None,
+    };
+    Some(fault.to_owned())
 }
 
 /// The login is for the organisation's proxy, and no destination hears of it.
@@ -159,15 +177,30 @@ mod tests {
     fn a_key_in_clear_is_a_fault_and_so_is_a_login_without_need_and_none_where_there_is_need() {
         let login = ("agents", "a-password");
         let (clear, basic) = (&b"..\x01\x06agents\x0aa-password"[..], &b"Basic YWdlbnRzOmEtcGFzc3dvcmQ="[..]);
+        let fault = |heard: &[u8], ask| fault_of_wire(heard, ask, login, 1080);
+        let asked =
+            [&PROXY_OUT.octets()[..], &[9, 9, 9, 9, 0, 1], &1080_u16.to_be_bytes(), &[0; 9], &[2]].concat();
+        let with = |said: &[u8]| [&asked[..], said].concat();
         for ask in [Ask::Allowed, Ask::UpstreamRefuses] {
-            assert_eq!(fault_of_wire(clear, ask, login), None);
-            assert_eq!(fault_of_wire(basic, ask, login), None);
-            assert!(fault_of_wire(b"nothing", ask, login).is_some());
-            let key = [clear, b"real-key-of-echo-5f1d"].concat();
-            assert!(fault_of_wire(&key, ask, login).is_some());
+            assert_eq!(fault(&with(clear), ask), None);
+            assert_eq!(fault(&with(basic), ask), None);
+            assert!(fault(clear, ask).is_some() && fault(&with(b"nothing"), ask).is_some());
+            assert!(fault(&[&with(clear)[..], b"real-key-of-echo-5f1d"].concat(), ask).is_some());
         }
-        assert!(fault_of_wire(clear, Ask::DeniedPath, login).is_some());
-        assert_eq!(fault_of_wire(b"nothing", Ask::DeniedPath, login), None);
+        for heard in [clear, basic, &asked] {
+            assert!(fault(heard, Ask::DeniedPath).is_some());
+        }
+        assert_eq!(fault(b"nothing", Ask::DeniedPath), None);
+    }
+
+    #[test]
+    fn a_client_that_shows_answers_as_they_are_is_told_which_proxy_refuses_and_others_are_not_asked() {
+        let catalogue = Catalogue::read().unwrap();
+        let quick = |wanted| catalogue.clients.iter().find(|client| client.quick == wanted).unwrap();
+        let fault = |wanted, said| fault_of_words(quick(wanted), said, "proxy a opens no way");
+        assert_eq!(fault(Quick::Yes, "403: proxy a opens no way to b"), None);
+        assert!(fault(Quick::Yes, "403: proxy b opens no way to b").is_some());
+        assert_eq!(fault(Quick::No, "403"), None);
     }
 
     #[test]

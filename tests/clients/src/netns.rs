@@ -5,6 +5,7 @@
 //! the process that holds it, and the kernel ends that with this one: nothing is left, however a run ends.
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -15,7 +16,7 @@ pub const AGENT: &str = "10.9.0.2";
 /// The proxy's address on the agent's side.
 pub const PROXY: &str = "10.9.0.1";
 /// The proxy's address on the internet's side.
-const PROXY_OUT: &str = "10.9.1.2";
+pub const PROXY_OUT: Ipv4Addr = Ipv4Addr::new(10, 9, 1, 2);
 /// The internet's address on the link; every other address is its own too.
 const WORLD: &str = "10.9.1.1";
 

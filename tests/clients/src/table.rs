@@ -131,9 +131,9 @@ these ways, and each byte between the proxies is looked at: no key can be read t
 neither at the destination nor at the agent.
 
 - **allowed**: as above, with the key, which only the destination sees.
-- **denied path**: refused by our proxy; the organisation's hears nothing of it.
+- **denied path**: refused by our proxy; the organisation's hears nothing of it, not even a connection.
 - **wrong password** and **no way there**: the organisation's proxy knows no such login, or opens no way for it. The client is told which proxy
-  refuses and who can change it (`UpstreamProxyRefused`), and nothing arrives.
+  refuses, what, and who can change it (`UpstreamProxyRefused`), which curl and git show; nothing arrives.
 - **requests per refusal**: the most that the client asked for the same thing. More than two is a failure (P-I14).
 
 | proxy | protocol | client | allowed | denied path | wrong password | no way there | requests per refusal |

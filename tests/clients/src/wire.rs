@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -74,9 +75,44 @@ pub fn has(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes.windows(wanted.len()).any(|window| window == wanted)
 }
 
+/// Whether a connection was asked for, by this address and at this port: by a packet with SYN and without ACK (RFC 791, 3.1; RFC 9293, 3.1),
+/// whose header of IP has no options, as Linux sends it.
+pub fn asks_for_connection(heard: &[u8], from: Ipv4Addr, port: u16) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    // Source, destination, both ports, two numbers, the length of the header, flags.
+    heard.windows(22).any(|packet| {
+        packet[..4] == from.octets()
+            && packet[10..12] == port.to_be_bytes()
+            && packet[21] & (SYN | ACK) == SYN
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_is_asked_for_by_a_syn_of_the_address_to_the_port_and_by_nothing_else() {
+        let from = Ipv4Addr::new(10, 9, 1, 2);
+        let packet = |from: Ipv4Addr, port: u16, flags: u8| {
+            let ip =
+                [&[0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 6, 0, 0][..], &from.octets(), &[9, 9, 9, 9]].concat();
+            [&ip[..], &[0xc0, 1], &port.to_be_bytes(), &[0; 8], &[0xa0, flags], &[0xff; 20]].concat()
+        };
+        let heard = |packets: &[Vec<u8>]| asks_for_connection(&packets.concat(), from, 3128);
+        let other = packet(Ipv4Addr::new(10, 9, 1, 1), 3128, 0x02);
+        assert!(!heard(&[
+            other.clone(),
+            packet(from, 443, 0x02),
+            packet(from, 3128, 0x10),
+            packet(from, 3128, 0x12)
+        ]));
+        for flags in [0x02, 0xc2] {
+            assert!(heard(&[other.clone(), packet(from, 3128, flags), packet(from, 443, 0x11)]));
+        }
+        assert!(!heard(&[]) && !heard(&[packet(from, 3128, 0x02)[..33].to_vec()]));
+    }
 
     #[test]
     fn bytes_are_found_at_the_beginning_in_the_middle_at_the_end_and_nowhere_else() {
