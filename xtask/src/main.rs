@@ -190,7 +190,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance { only, vector } => {
             conformance::run(&only, vector.as_deref()).map(|()| ExitCode::SUCCESS)
         }
-        Task::Clients { only } => clients::run(&only).map(|()| ExitCode::SUCCESS),
+        Task::Clients { only } => clients::run(&only, clients::Document::Written).map(|()| ExitCode::SUCCESS),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds).map(|()| ExitCode::SUCCESS),
         Task::Mutate { shard, modules } => {
             mutate::run(&modules, shard.as_deref()).map(|()| ExitCode::SUCCESS)

@@ -14,6 +14,9 @@ struct Cli {
     /// Only these clients, suites and upstream proxies, by name, with commas between; the document is then left as it is.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Leaves the document as it is, which has the versions of the machine that wrote it.
+    #[arg(long)]
+    keep_document: bool,
 }
 
 fn main() -> ExitCode {
@@ -30,7 +33,7 @@ fn whole(cli: &Cli) -> Result<()> {
     let catalogue = Catalogue::read()?;
     let found = run::run(&catalogue, &run::Selection::of(&catalogue, &cli.only)?)?;
     let faults = found.faults();
-    if cli.only.is_empty() {
+    if cli.only.is_empty() && !cli.keep_document && faults.is_empty() {
         let file = catalogue::repository().join("docs/clients.md");
         std::fs::write(&file, table::document(&found)).during(file.display())?;
     }
