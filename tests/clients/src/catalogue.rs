@@ -209,6 +209,9 @@ pub struct Judge {
     pub version: String,
     /// The script that prints a line `PASS case` or `FAIL case: why` for each case.
     pub run: String,
+    /// The rule that is taken away once as many requests have arrived as there are cases; each of them rests until then.
+    #[serde(default)]
+    pub loses: Option<String>,
     /// How many cases it has: fewer would be a suite that broke off.
     pub cases: usize,
 }

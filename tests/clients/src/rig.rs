@@ -28,13 +28,14 @@ use crate::wire::has;
 /// The internet's name server.
 const WORLD_DNS: &str = "9.9.9.9";
 /// The secrets by their file's name. Each is the key that the stand-in behind it accepts, and nobody else may see it.
-const SECRETS: [(&str, &str); 6] = [
+const SECRETS: [(&str, &str); 7] = [
     ("echo", "real-key-of-echo-5f1d"),
     ("anthropic", "sk-ant-real-key-8c2e"),
     ("openai", "sk-real-key-of-openai-77aa"),
     ("github", "ghp_real-key-of-github-19b4"),
     ("index", "real-key-of-indexes-3e90"),
     ("litellm", "sk-litellm-real-key-2b6f"),
+    ("models", "real-key-of-models-4d17"),
 ];
 /// The name of the login at an upstream proxy.
 pub const LOGIN: &str = "corporate";
@@ -309,6 +310,18 @@ impl Rig {
         }
         let log = fs::read_to_string(folder.join("proxy.log")).unwrap_or_default();
         Err(Failure::new(format!("the proxy does not serve: {log}")))
+    }
+
+    /// Takes a rule out of the document that the proxy obeys, which reads it anew by itself. It is there again with [`Rig::serve`].
+    ///
+    /// # Errors
+    /// When the document cannot be read or written.
+    pub fn lose(&self, rule: &str) -> Result<()> {
+        let file = self.folder.path().join("policy.yaml");
+        let text = fs::read_to_string(&file).during("the policy cannot be read")?;
+        let mut policy: Value = serde_json::from_str(&text).during("the policy cannot be read")?;
+        policy["rules"].as_array_mut().during("the policy has rules")?.retain(|one| one["name"] != rule);
+        fs::write(file, policy.to_string()).during("the policy cannot be written")
     }
 
     fn write_trust(&self) -> Result<()> {

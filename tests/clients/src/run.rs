@@ -103,7 +103,7 @@ pub fn run(catalogue: &Catalogue, selection: &Selection<'_>) -> Result<Found> {
         }
     }
     for judge in &selection.judges {
-        let verdict = judge::run(&rig, catalogue, &folders, judge)?;
+        let verdict = judge::run(&mut rig, catalogue, &folders, judge)?;
         println!(
             "{} {}: {} passed, {} failed",
             verdict.name,

@@ -164,7 +164,7 @@ pub fn document(found: &Found) -> String {
     }
     text += GATEWAYS;
     text += &lines(rows, Table::Gateways);
-    text += "\n## Conformance\n\nSuites that others wrote, through the proxy's interception:\n\n| suite | version | passed | failed |\n|---|---|---|---|\n";
+    text += "\n## Conformance\n\nSuites that others wrote, and what official SDKs make of a stream that its policy stops, through the proxy's interception:\n\n| suite | version | passed | failed |\n|---|---|---|---|\n";
     for verdict in verdicts {
         let Verdict { name, version, passed, failed, .. } = verdict;
         // Writing to a String cannot fail.
