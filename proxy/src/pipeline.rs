@@ -281,7 +281,10 @@ async fn exchange(
     }
     let session = if leave.keys.authenticate() { Session::Removed } else { Session::Passed };
     let cleaning = Cleaning { scrubber: known, session };
-    let watch = (!response.body().is_end_stream()).then(watch);
+    // Nobody looked while its head was awaited, which may take long.
+    let mut watch = watch();
+    watch.passes_now().map_err(|denial| Box::new(located(permit, &denial)))?;
+    let watch = (!response.body().is_end_stream()).then_some(watch);
     let answered = answered(proxy, permit, response, cleaning, tunnel)?;
     Ok(Answered { watch, asked: Some(recorded), ..answered })
 }

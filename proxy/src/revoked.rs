@@ -94,8 +94,6 @@ pub struct Watch {
     traffic: Arc<Traffic>,
     /// When the policy is looked at next.
     due: time::Instant,
-    /// Since when no document allows it, and when it ends at the latest.
-    ending: Option<(time::Instant, time::Instant)>,
 }
 
 impl Watch {
@@ -104,7 +102,7 @@ impl Watch {
     pub fn new(policy: &Arc<ActivePolicy>, allowed: Allowed, traffic: &Arc<Traffic>) -> Self {
         let due = time::Instant::now() + POLICY_POLL_INTERVAL;
         let (policy, traffic) = (Arc::clone(policy), Arc::clone(traffic));
-        Self { policy, allowed, traffic, due, ending: None }
+        Self { policy, allowed, traffic, due }
     }
 
     /// Whether a piece may still be passed on.
@@ -118,19 +116,21 @@ impl Watch {
         }
         self.due = now + POLICY_POLL_INTERVAL;
         let Err(Ended { denial, grace }) = self.allowed.holds(&self.policy) else {
-            self.ending = None;
+            self.traffic.goes_on();
             return Ok(());
         };
-        // Whatever documents follow that deny it as well, the time is counted from the first, and they only shorten it.
-        let (since, promised) = self.ending.unwrap_or((now, now + grace));
-        let until = promised.min(since + grace);
-        self.ending = Some((since, until));
+        let until = self.traffic.drains(now, grace);
         self.due = self.due.min(until);
-        if now >= until {
-            return Err(denial);
-        }
-        self.traffic.drains();
-        Ok(())
+        if now < until { Ok(()) } else { Err(denial) }
+    }
+
+    /// The same, by the policy of now.
+    ///
+    /// # Errors
+    /// As [`Watch::passes`].
+    pub fn passes_now(&mut self) -> Result<(), Box<Denial>> {
+        self.due = time::Instant::now();
+        self.passes()
     }
 }
 

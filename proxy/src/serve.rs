@@ -199,9 +199,11 @@ async fn tidy(proxy: Arc<Proxy>) {
 
 /// Ends answers of which nothing passes with what allowed them.
 async fn look_after(proxy: Arc<Proxy>) {
+    // Were this to end by a panic, answers would outlast their rules from then on.
+    let _ends_with_this = proxy.shutdown.clone().drop_guard();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(POLICY_POLL_INTERVAL) => proxy.bodies.look(),
+            () = tokio::time::sleep(POLICY_POLL_INTERVAL) => proxy.bodies.look().await,
             () = proxy.shutdown.cancelled() => return,
         }
     }

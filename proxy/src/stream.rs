@@ -205,12 +205,23 @@ impl<B: HttpBody> Downward<B> {
 
     /// Why it may not go on, if it may not; then its entry says so.
     fn stopped(&mut self) -> Option<Box<Denial>> {
-        if self.is_whole() {
+        // An upstream that leaves open what has all its bytes is still asked for more.
+        if self.has_nothing_left() {
             return None;
         }
-        let denial = self.watch.as_mut()?.passes().err()?;
+        let denial = self.fault().or_else(|| self.watch.as_mut()?.passes().err())?;
         self.entry.breaks(denial.reason);
         Some(denial)
+    }
+
+    /// What the agent's body was stopped for, if it was.
+    fn fault(&self) -> Option<Box<Denial>> {
+        match self.traffic.fault()? {
+            fault @ (Fault::Misused(_) | Fault::OwnKey(_) | Fault::OverLimit | Fault::Revoked(_)) => {
+                Some(Denial::new(fault.reason()).into())
+            }
+            Fault::Malformed | Fault::Silent | Fault::Gone => None,
+        }
     }
 
     fn breaks(
@@ -218,12 +229,9 @@ impl<B: HttpBody> Downward<B> {
         reason: DenialReason,
         error: &BoxError,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(fault @ (Fault::Misused(_) | Fault::OwnKey(_) | Fault::OverLimit | Fault::Revoked(_))) =
-            self.traffic.fault()
-        {
+        if let Some(denial) = self.fault() {
             // The upstream broke off because the agent's body was stopped.
-            let denial = Denial::new(fault.reason());
-            return self.stops(denial.into());
+            return self.stops(denial);
         }
         tracing::info!(error = %error, "an answer was not read to its end");
         self.entry.breaks(reason);

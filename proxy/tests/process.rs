@@ -281,7 +281,9 @@ fn p_f11_nobody_but_root_looks_into_the_process_that_holds_keys() {
         |folder| {
             // Whoever it runs as need not be able to reach the folder that it was built into.
             let copy = folder.join("agentsandbox-proxy");
-            std::fs::copy(env!("CARGO_BIN_EXE_agentsandbox-proxy"), &copy).unwrap();
+            // Not by this process: what another test forks meanwhile would hold it open for writing, and nobody could execute it.
+            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_agentsandbox-proxy")).arg(&copy).status();
+            assert!(copied.unwrap().success());
             let mut command = Command::new(copy);
             if is_root {
                 chown(folder, Some(65532), Some(65532)).unwrap();

@@ -4,14 +4,15 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use agentsandbox_policy::document::SandboxIdentity;
 use agentsandbox_policy::{Denial, DenialReason};
 use aws_lc_rs::digest::{SHA256, digest};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
+use tokio::time;
 
 use crate::budget::{Exceeded, Meter};
 use crate::entrance::Entrance;
@@ -217,6 +218,8 @@ pub struct Traffic {
     meter: OnceLock<Meter>,
     fault: OnceLock<Fault>,
     drained: AtomicBool,
+    /// Since when no document allows it, and when it ends at the latest.
+    draining: Mutex<Option<(time::Instant, time::Instant)>>,
 }
 
 /// Why the agent's body did not come to its end.
@@ -302,9 +305,22 @@ impl Traffic {
         self.head.load(Ordering::Relaxed).saturating_add(self.up.load(Ordering::Relaxed))
     }
 
-    /// Its rule is gone, and it is given time to its end.
-    pub fn drains(&self) {
-        self.drained.store(true, Ordering::Relaxed);
+    /// Its rule is gone, and a document gives it this long; when it ends at the latest. The time is counted for both of its bodies from
+    /// when that was seen first, and what follows only shortens it.
+    pub fn drains(&self, now: time::Instant, grace: Duration) -> time::Instant {
+        let mut draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, promised) = draining.unwrap_or((now, now + grace));
+        let until = promised.min(since + grace);
+        *draining = Some((since, until));
+        if now < until {
+            self.drained.store(true, Ordering::Relaxed);
+        }
+        until
+    }
+
+    /// It is allowed again.
+    pub fn goes_on(&self) {
+        *self.draining.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether it was given time to its end.

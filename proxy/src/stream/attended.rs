@@ -87,6 +87,9 @@ impl<B: Revocable> Looked for Kept<B> {
     }
 }
 
+/// Bodies that are looked at in one turn.
+const LOOKED_AT_AT_ONCE: usize = 32;
+
 /// A body that is looked after until it is dropped.
 struct Attended<B> {
     kept: Arc<Kept<B>>,
@@ -107,11 +110,14 @@ impl Bodies {
         Attended { kept, number, all: Arc::clone(&self.all) }.boxed_unsync()
     }
 
-    /// Looks at each of them once.
-    pub fn look(&self) {
+    /// Looks at each of them once, and lets others go on in between: there may be thousands, and one thread serves all.
+    pub async fn look(&self) {
         // Whatever comes of it, nobody who begins or ends a body waits for it.
         let all: Vec<_> = locked(&self.all).values().cloned().collect();
-        all.iter().filter_map(Weak::upgrade).for_each(|body| body.look());
+        for some in all.chunks(LOOKED_AT_AT_ONCE) {
+            some.iter().filter_map(Weak::upgrade).for_each(|body| body.look());
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -184,3 +184,46 @@ fn p_d10_an_answer_with_the_widest_window_of_brotli_takes_two_places_and_is_not_
     other.feed(&Bytes::copy_from_slice(&[WIDEST]));
     assert!(Decoding::new(Coding::Zstd, &places).is_some());
 }
+
+/// A body that has as many bytes as were announced, and whose upstream leaves it open or not.
+struct All {
+    is_over: bool,
+}
+
+impl HttpBody for All {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(0)
+    }
+}
+
+#[test]
+fn p_i5_an_answer_that_nobody_reads_is_stopped_with_the_agents_own_body_until_its_upstream_has_ended_it() {
+    for (fault, is_over, told) in [
+        (Some(Fault::OverLimit), false, Some(DenialReason::UploadLimitExceeded)),
+        (Some(Fault::OverLimit), true, None),
+        (Some(Fault::Gone), false, None),
+        (None, false, None),
+    ] {
+        let disk = Disk::default().room(usize::MAX);
+        let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
+        begin(&mut entry).unwrap();
+        let traffic = entry.traffic();
+        let cleaning = Cleaning { scrubber: None, session: Session::Passed };
+        let mut body = Downward::new(All { is_over }, cleaning, None, entry);
+        if let Some(fault) = fault {
+            traffic.faults(fault);
+        }
+        assert_eq!(body.stopped().map(|denial| denial.reason), told);
+    }
+}

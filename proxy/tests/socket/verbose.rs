@@ -49,11 +49,12 @@ fn told_to_say_everything(world: &World) -> Proxy {
     command.args(["--http-port=0", "--socks-port=0", "--base-url-port=0"]);
     let mut child =
         command.env("RUST_LOG", "trace").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let lines = BufReader::new(child.stderr.take().unwrap()).split(b'\n');
     let (tells, told) = mpsc::channel();
     let log = thread::spawn(move || {
         let (mut said, mut tells) = (String::new(), Some(tells));
         for line in lines.map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line);
             let address = tells.as_ref().and_then(|_| base_url(&line));
             if let Some((tells, address)) = address.and_then(|address| Some((tells.take()?, address))) {
                 let _ = tells.send(address);
