@@ -40,7 +40,7 @@ const fn operator(name: &'static str, files: &'static [&'static str]) -> Module 
     Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
 }
 
-const MODULES: [Module; 23] = [
+const MODULES: [Module; 26] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
@@ -48,8 +48,16 @@ const MODULES: [Module; 23] = [
     policy("bounds", &["proxy/policy/src/bounds.rs", "proxy/policy/src/pinned.rs"]),
     policy(
         "decide",
-        &["proxy/policy/src/decide.rs", "proxy/policy/src/decide/grace.rs", "proxy/policy/src/denial.rs"],
+        &[
+            "proxy/policy/src/decide.rs",
+            "proxy/policy/src/decide/barred.rs",
+            "proxy/policy/src/decide/grace.rs",
+            "proxy/policy/src/denial.rs",
+        ],
     ),
+    policy("operations", &["proxy/policy/src/decide/operations.rs", "proxy/policy/src/decide/push.rs"]),
+    policy("strangers", &["proxy/policy/src/strangers.rs"]),
+    policy("placeholder", &["proxy/policy/src/placeholder.rs", "proxy/policy/src/placeholder/**"]),
     policy("advice", &["proxy/policy/src/decide/advice.rs"]),
     policy(
         "document",

@@ -145,3 +145,44 @@ fn hex(high: u8, low: u8) -> Option<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_be_the_beginning_of_an_escape_is_kept_for_the_next_frame() {
+        for (text, kept) in [
+            ("", 0),
+            ("a%", 1),
+            ("a%4", 2),
+            ("a%41", 0),
+            ("a%zz", 0),
+            (r"a\", 1),
+            (r"a\u", 2),
+            (r"a\u0", 3),
+            (r"a\u004", 5),
+            (r"a\u0041", 0),
+            (r"a\u00zz", 0),
+            (r"a\n", 0),
+            ("50% of it", 0),
+        ] {
+            assert_eq!(unfinished(text.as_bytes()), kept, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_body_that_passed_less_is_kept_than_a_placeholder_has() {
+        let words = Words::new([(0, b"issued-0123456789".to_vec())].into_iter()).unwrap();
+        for frames in
+            [&["a"; 99][..], &["0123456789"; 3], &["0123456789abcdef"], &["0123456789abcdefghijklmno"]]
+        {
+            let mut tail = Tail::default();
+            for frame in frames {
+                tail.moves(&words, frame.as_bytes());
+            }
+            let all = frames.concat();
+            assert_eq!(tail.0, &all.as_bytes()[all.len() - (words.longest - 1)..], "{frames:?}");
+        }
+    }
+}

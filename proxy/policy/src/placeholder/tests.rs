@@ -36,6 +36,8 @@ fn p_f3_a_placeholder_is_found_in_each_spelling_of_a_head() {
         format!("Basic {}", STANDARD.encode(format!("x:{ISSUED}"))),
         format!("Basic {}", STANDARD.encode(format!("user:{ISSUED}"))),
         format!("Basic {}", STANDARD.encode(format!("{ISSUED}:x"))),
+        format!("Basic {}", STANDARD.encode(format!("user{ISSUED}:x"))),
+        format!("Basic {}", STANDARD.encode(format!("{ISSUED}~"))),
         percent(ISSUED),
         percent(&percent(ISSUED)),
         percent(&STANDARD.encode(ISSUED)),
@@ -105,7 +107,8 @@ fn found(all: &Arc<Placeholders>, text: &[u8], frame_bytes: usize) -> Option<usi
     let mut search = all.in_body().unwrap();
     let mut passed = 0;
     for frame in text.chunks(frame_bytes) {
-        if search.finds(frame).is_some() {
+        if let Some(credential) = search.finds(frame) {
+            assert_eq!(credential, "one", "no other has it");
             return Some(passed);
         }
         passed += frame.len();
@@ -141,6 +144,77 @@ fn p_f3_a_placeholder_in_a_body_is_found_before_its_last_byte_passes_wherever_fr
         for frame_bytes in 1..=harmless.len() {
             assert_eq!(found(&all, harmless.as_bytes(), frame_bytes), None, "{harmless}");
         }
+    }
+}
+
+#[test]
+fn p_f3_a_placeholder_in_trailers_is_found_by_their_names_and_their_values() {
+    let search = placeholders(&["issued-for-one-0001"], &["issued-for-other-01"]).in_body().unwrap();
+    for (name, value, expected) in [
+        ("x-trailer", "issued-for-one-0001", Some("one")),
+        ("x-trailer", "Bearer issued-for-other-01", Some("other")),
+        ("x-issued-for-other-01", "1", Some("other")),
+        ("x-trailer", "1", None),
+    ] {
+        let trailers = [(name, value.as_bytes())].into_iter();
+        assert_eq!(search.finds_in_trailers(trailers), expected, "{name}: {value}");
+    }
+}
+
+#[test]
+fn p_f3_a_placeholder_passes_in_that_part_of_a_target_alone_which_its_secret_takes() {
+    let credential = |name: &str, placeholder: &str, inject: &str| {
+        format!(
+            "{{name: {name}, placeholders: [{placeholder}], inject: {{{inject}}}, scopes: [{{host: {name}.test, ports: [443]}}]}}"
+        )
+    };
+    let rule = |name: &str| {
+        format!("{{name: {name}, host: {name}.test, ports: [443], scheme: https, credential: {name}}}")
+    };
+    let text = format!(
+        "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: 0, rules: [{}, {}, {}, {{name: open, host: open.test, ports: [443], scheme: https}}],
+          credentials: [{}, {}, {}]}}",
+        rule("query"),
+        rule("bot"),
+        rule("header"),
+        credential("query", "issued-for-query-01", "type: Query, name: key"),
+        credential("bot", "issued-for-bot-0001", "type: PathSegment, after: /bot"),
+        credential("header", "issued-for-header-1", "type: Header, name: x-key"),
+    );
+    let policy = Policy::from_yaml(&text).unwrap();
+    let all = Placeholders::of(&policy).unwrap();
+    for (host, target, expected) in [
+        ("query.test", "/x?a=1&key=issued-for-query-01", None),
+        ("query.test", "/x?a=issued-for-query-01", Some("query")),
+        ("query.test", "/issued-for-query-01?key=issued-for-query-01", Some("query")),
+        ("query.test", "/x?key=issued-for-bot-0001", Some("bot")),
+        ("query.test", "/x", None),
+        ("bot.test", "/botissued-for-bot-0001/send", None),
+        ("bot.test", "/botissued-for-bot-0001/send?a=issued-for-bot-0001", Some("bot")),
+        ("header.test", "/x?key=issued-for-header-1", Some("header")),
+        ("open.test", "/x?key=issued-for-query-01", Some("query")),
+        ("open.test", "/x?key=1", None),
+    ] {
+        let request = crate::Request {
+            scheme: crate::Scheme::Https,
+            host: crate::Host::parse(host).unwrap(),
+            port: 443,
+            method: crate::Method::parse("GET").unwrap(),
+            target: crate::Target::parse(target).unwrap(),
+            websocket: false,
+        };
+        let permit = policy.decide(request).unwrap();
+        assert_eq!(all.misused_in_target(&permit), expected, "{host}{target}");
+    }
+}
+
+#[test]
+fn a_slash_that_json_escapes_is_a_slash() {
+    let all = placeholders(&["issued/for/one-0001"], &[]);
+    let text = r"issued\/for\/one-0001";
+    assert_eq!(all.misused(text.as_bytes(), None), Some("one"));
+    for frame_bytes in 1..=text.len() {
+        assert!(found(&all, text.as_bytes(), frame_bytes).is_some(), "in frames of {frame_bytes}");
     }
 }
 

@@ -82,6 +82,15 @@ fn p_e6_no_rule_can_ask_for_an_operation_and_a_key_goes_to_graphql_only_where_a_
 }
 
 #[test]
+fn a_path_that_has_the_word_elsewhere_than_as_its_last_segment_is_no_place_of_operations() {
+    let rules = format!("{{{RULE}, credential: key}}");
+    for path in ["/graphql-docs", "/graphql/schema", "/docs/graphql.html", "/a%20graphql", "/x%20y"] {
+        assert_eq!(verdicts(&rules, &[&format!("GET https://api.good.test{path}")]), ["a key"], "{path}");
+    }
+    assert_eq!(verdicts(&rules, &["GET https://api.good.test/v1/graphql"]), ["CredentialScope"]);
+}
+
+#[test]
 fn p_e7_a_rule_that_would_have_to_read_a_body_is_rejected() {
     no_rule_can_ask_for(&[
         "body: {maxBytes: 1}",

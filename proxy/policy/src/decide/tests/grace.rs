@@ -53,6 +53,19 @@ fn p_c5_what_lost_its_rule_alone_may_drain_and_for_as_long_as_the_document_says(
         assert_eq!(given(line, &[(rule, "")]), 30, "{line}");
     }
     assert_eq!(given(SHOWN, &[ELSEWHERE]), 30);
+    let denied_by_its_rule = [
+        (
+            r#"host: open.test, ports: [443], scheme: https, paths: ["/v1/**"]}"#,
+            r#"host: open.test, ports: [443], scheme: https, paths: ["/v1/**"], credential: other}"#,
+        ),
+        (
+            "credentials:\n",
+            "credentials:\n- {name: other, inject: {type: Bearer}, scopes: [{host: open.test, ports: [443], paths: [/v1/y]}]}\n",
+        ),
+    ];
+    assert_eq!(given(OPEN, &denied_by_its_rule), 0, "a rule speaks for it");
+    let of_traces = ("drainSeconds: 30", "drainSeconds: 30\ntracing: {endpoint: 'https://open.test:443'}");
+    assert_eq!(given(OPEN, &[ELSEWHERE, of_traces]), 0, "no rule could allow it");
     assert_eq!(Policy::from_yaml(POLICY).unwrap().drain, Duration::from_secs(30));
 }
 
