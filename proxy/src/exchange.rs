@@ -357,7 +357,13 @@ mod tests {
 
     use super::*;
     use futures::StreamExt;
-    use http_body_util::StreamBody;
+    use http::{Request, Response};
+    use http_body_util::{Empty, StreamBody};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::oneshot;
 
     /// How much is taken, and for how long, of a body whose frames of this size come at this interval without end.
     async fn taken(frame_bytes: usize, interval: Duration) -> (usize, Duration) {
@@ -386,5 +392,146 @@ mod tests {
         let (bytes, time) = taken(1, often).await;
         assert!(bytes > 10);
         assert_eq!(time.as_secs(), LATE_BODY_TIMEOUT.as_secs(), "a trickle");
+    }
+
+    /// The body of an agent that has sent this behind the first line of its request, and its connection.
+    async fn body(sent: &str) -> (Incoming, DuplexStream) {
+        let (mut agent, ours) = duplex(1024);
+        let (gives, given) = oneshot::channel();
+        let gives = Mutex::new(Some(gives));
+        tokio::spawn(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let gives = gives.lock().unwrap().take().unwrap();
+                gives.send(request.into_body()).unwrap();
+                std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+            });
+            let _ = http1::Builder::new()
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(ours), service)
+                .await;
+        });
+        agent.write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{sent}").as_bytes()).await.unwrap();
+        (given.await.unwrap(), agent)
+    }
+
+    const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
+
+    /// What goes up of a body of which this was sent, whose request has this type, and what is known of it.
+    async fn upload(sent: &str, kind: &'static str) -> (Upload, DuplexStream, Progress, Arc<Traffic>) {
+        let (body, agent) = body(sent).await;
+        let (progress, traffic) = (Progress::default(), Arc::<Traffic>::default());
+        let fields = HeaderMap::from_iter([(CONTENT_TYPE, http::HeaderValue::from_static(kind))]);
+        let upload = Upload::new(body, &fields, progress.clone(), Arc::clone(&traffic));
+        (upload, agent, progress, traffic)
+    }
+
+    fn cut_off(frame: Option<Result<Frame<Bytes>, BoxError>>) -> CutOff {
+        *frame.unwrap().unwrap_err().downcast::<CutOff>().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_late_by_when_the_body_moved_until_it_is_there() {
+        let (progress, since) = (Progress::default(), Instant::now());
+        assert_eq!(progress.head_is_due(since), since + RESPONSE_HEAD_TIMEOUT);
+        sleep(Duration::from_secs(3)).await;
+        progress.moves();
+        let moved = since + Duration::from_secs(3);
+        assert_eq!(progress.head_is_due(since), moved + RESPONSE_HEAD_TIMEOUT);
+        progress.answered();
+        sleep(Duration::from_secs(3)).await;
+        progress.moves();
+        assert_eq!(progress.head_is_due(since), moved + RESPONSE_HEAD_TIMEOUT, "it is there");
+        progress.0.is_call.store(true, Ordering::Relaxed);
+        assert_eq!(progress.head_is_due(since), moved + CALL_HEAD_TIMEOUT);
+    }
+
+    #[test]
+    fn a_frame_says_as_much_as_its_data_or_its_fields_have() {
+        assert_eq!(bytes_of(&Frame::data(Bytes::from_static(b"abc"))), 3);
+        let fields = HeaderMap::from_iter([(CONTENT_TYPE, http::HeaderValue::from_static("a/b"))]);
+        let said = headers::bytes_of(&fields);
+        assert!(said >= 15);
+        assert_eq!(bytes_of(&Frame::trailers(fields)), said);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_body_is_cut_off_unless_it_may_be_silent_or_its_answer_has_begun() {
+        for (kind, is_answered, is_cut_off) in [
+            ("text/plain", false, true),
+            ("text/plain", true, false),
+            ("application/grpc+proto", false, false),
+        ] {
+            let (mut upload, _agent, progress, traffic) = upload(CHUNKED, kind).await;
+            if is_answered {
+                progress.answered();
+            }
+            let begin = Instant::now();
+            let frame = timeout(BODY_IDLE_TIMEOUT * 2, upload.frame()).await;
+            assert_eq!(frame.is_ok(), is_cut_off, "{kind} {is_answered}");
+            if let Ok(frame) = frame {
+                assert!(matches!(cut_off(frame), CutOff::Silent));
+                assert_eq!(begin.elapsed().as_secs(), BODY_IDLE_TIMEOUT.as_secs());
+            }
+            assert_eq!(traffic.fault(), is_cut_off.then_some(&Fault::Silent), "{kind} {is_answered}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_more_is_told_at_once_that_the_exchange_is_over() {
+        let (mut upload, _agent, progress, _) = upload(CHUNKED, "text/plain").await;
+        let begin = Instant::now();
+        let (frame, ()) = tokio::join!(upload.frame(), async { progress.over() });
+        assert!(matches!(cut_off(frame), CutOff::Late));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert!(!upload.is_end_stream(), "it did not come to its end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_breaks_the_protocol_is_told_from_one_that_ends_too_early() {
+        let (mut broken, _agent, _, traffic) = upload(&format!("{CHUNKED}zz\r\n"), "text/plain").await;
+        assert!(broken.frame().await.unwrap().is_err());
+        assert_eq!(traffic.fault(), Some(&Fault::Malformed));
+        let (mut cut, agent, _, traffic) = upload(&format!("{CHUNKED}5\r\nab"), "text/plain").await;
+        drop(agent);
+        while cut.frame().await.is_some_and(|frame| frame.is_ok()) {}
+        assert_eq!(traffic.fault(), Some(&Fault::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_length_of_a_body_is_told_and_whether_it_is_at_its_end() {
+        let (mut whole, _agent, _, traffic) = upload("content-length: 3\r\n\r\nabc", "text/plain").await;
+        assert_eq!((whole.size_hint().exact(), whole.is_end_stream()), (Some(3), false));
+        assert_eq!(whole.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
+        assert!(whole.frame().await.is_none());
+        assert_eq!((whole.size_hint().exact(), whole.is_end_stream()), (None, true));
+        assert_eq!(traffic.up.load(Ordering::Relaxed), 3);
+        let (none, _agent, _, _) = upload("content-length: 0\r\n\r\n", "text/plain").await;
+        assert!(none.is_end_stream());
+        let none = none.watched(|| panic!("nothing follows that could be stopped"));
+        assert!(none.watch.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_body_that_nobody_wants_the_rest_is_taken() {
+        let (upload, mut agent, progress, _) = upload(CHUNKED, "text/plain").await;
+        drop(upload);
+        assert!(matches!(*progress.side(), Side::CutOff));
+        let rest = vec![b'x'; LATE_BODY_BYTES_MAX / 2];
+        let sent = async {
+            agent.write_all(format!("{:x}\r\n", rest.len()).as_bytes()).await.unwrap();
+            agent.write_all(&rest).await.unwrap();
+        };
+        assert!(timeout(LATE_BODY_TIMEOUT, sent).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_g3_trailers_go_up_only_where_their_rule_lists_no_fields() {
+        for has_trailers in [true, false] {
+            let sent = format!("{CHUNKED}0\r\nx-a: 1\r\n\r\n");
+            let (mut upload, _agent, _, _) = upload(&sent, "text/plain").await;
+            upload.has_trailers = has_trailers;
+            let trailers = upload.frame().await.unwrap().unwrap().into_trailers().unwrap();
+            assert_eq!(trailers.contains_key("x-a"), has_trailers);
+        }
     }
 }

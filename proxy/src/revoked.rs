@@ -160,3 +160,108 @@ async fn ends(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use agentsandbox_policy::{Host, Method, Scheme, Target};
+
+    use super::*;
+    use crate::reload::{load, read};
+
+    const RULE: &str = "{name: a, host: a.test, ports: [443], scheme: https}";
+    const A_MOMENT: Duration = Duration::from_millis(1);
+
+    /// A document, the file that it is in, and an upload or download that it allows.
+    struct Passing {
+        _folder: tempfile::TempDir,
+        policy: Arc<ActivePolicy>,
+        watch: Watch,
+        written: u32,
+        file: std::path::PathBuf,
+    }
+
+    fn document(rule: &str, drain: &str, generation: u32) -> String {
+        format!(
+            "{{apiVersion: policy.agentsandbox.dev/v1, sandbox: {{namespace: a, name: b}}, generation: {generation}, rules: [{rule}]{drain}}}"
+        )
+    }
+
+    impl Passing {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("policy.yaml");
+            std::fs::write(&file, document(RULE, "", 0)).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let (text, metrics) = (read(&file).unwrap(), Arc::default());
+            let loaded = load(&text, &provider, &metrics, &Arc::default()).unwrap();
+            let policy = Arc::new(ActivePolicy::new(file.clone(), text, loaded, provider, metrics));
+            let under = policy.current(Instant::now()).unwrap();
+            let request = Request {
+                scheme: Scheme::Https,
+                host: Host::parse("a.test").unwrap(),
+                port: 443,
+                method: Method::parse("GET").unwrap(),
+                target: Target::parse("/x").unwrap(),
+                websocket: false,
+            };
+            let permit = under.policy.decide(request).unwrap();
+            let watch = Watch::new(&policy, Allowed::by(&under, &permit));
+            Self { _folder: folder, policy, watch, written: 0, file }
+        }
+
+        /// Another document is in force.
+        fn writes(&mut self, rule: &str, drain: &str) {
+            self.written += 1;
+            std::fs::write(&self.file, document(rule, drain, self.written)).unwrap();
+            self.policy.refresh(Instant::now());
+        }
+
+        fn passes(&mut self) -> bool {
+            self.watch.passes().is_ok()
+        }
+
+        fn polls(&mut self) -> bool {
+            self.watch.poll_ends(&mut Context::from_waker(Waker::noop())).is_pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_c5_the_policy_is_looked_at_every_half_second_and_what_may_drain_ends_at_its_moment() {
+        let mut passing = Passing::new();
+        let due = passing.watch.due;
+        passing.writes("", "");
+        time::sleep(POLICY_POLL_INTERVAL - A_MOMENT).await;
+        assert!(passing.passes(), "nobody has looked");
+        assert_eq!(passing.watch.due, due, "a piece before that costs no look");
+        time::sleep(A_MOMENT).await;
+        assert!(!passing.passes());
+        passing.writes(RULE, "");
+        time::sleep(POLICY_POLL_INTERVAL).await;
+        assert!(passing.passes());
+        let since = time::Instant::now();
+        assert_eq!(passing.watch.due, since + POLICY_POLL_INTERVAL);
+        passing.writes("", ", drainSeconds: 2");
+        time::sleep(POLICY_POLL_INTERVAL).await;
+        let until = time::Instant::now() + Duration::from_secs(2);
+        while time::Instant::now() < until {
+            assert!(passing.passes(), "{:?}", since.elapsed());
+            time::sleep(A_MOMENT).await;
+        }
+        assert!(!passing.passes(), "at that moment, and not at the look behind it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_c5_a_silent_body_ends_at_its_moment_though_pieces_of_it_passed_meanwhile() {
+        let mut passing = Passing::new();
+        assert!(passing.polls());
+        time::sleep(POLICY_POLL_INTERVAL).await;
+        assert!(passing.passes() && passing.polls(), "it is allowed");
+        passing.writes("", "");
+        time::sleep(POLICY_POLL_INTERVAL - A_MOMENT).await;
+        assert!(passing.polls());
+        time::sleep(A_MOMENT * 2).await;
+        assert!(!passing.polls());
+    }
+}

@@ -40,7 +40,7 @@ const fn operator(name: &'static str, files: &'static [&'static str]) -> Module 
     Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
 }
 
-const MODULES: [Module; 26] = [
+const MODULES: [Module; 27] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
@@ -78,6 +78,7 @@ const MODULES: [Module; 26] = [
         &["proxy/src/authority.rs", "proxy/src/authority/**"],
         &["--lib", "--test", "socket", "--", "authority", "hello", "sessions"],
     ),
+    proxy("exchange", &["proxy/src/exchange.rs"], &["--lib", "--", "exchange"]),
     proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
     proxy("frames", &["proxy/src/upgrade/**"], &["--lib", "--", "upgrade"]),
     proxy(
@@ -88,7 +89,7 @@ const MODULES: [Module; 26] = [
     proxy(
         "revoked",
         &["proxy/src/revoked.rs"],
-        &["--test", "socket", "--", "revoked", "drained", "p_h1_a_socket"],
+        &["--lib", "--test", "socket", "--", "revoked", "drained", "p_h1_a_socket"],
     ),
     proxy(
         "heads",

@@ -75,6 +75,16 @@ mod tests {
 
     const NAME: &str = "api.good.test";
 
+    #[test]
+    fn a_session_is_taken_once_and_what_tls_1_2_asks_for_is_never_there() {
+        let leaf = Sessions::new().of_one_more_leaf();
+        assert!(leaf.put(b"ticket".to_vec(), b"session".to_vec()));
+        assert_eq!(leaf.get(b"ticket"), None);
+        assert!(!leaf.can_cache());
+        assert_eq!(leaf.take(b"ticket"), Some(b"session".to_vec()));
+        assert_eq!(leaf.take(b"ticket"), None);
+    }
+
     /// A client that trusts this CA, resumes what it can, and sends early data where it may.
     fn client(authority: &Authority, version: &'static rustls::SupportedProtocolVersion) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

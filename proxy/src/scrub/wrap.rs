@@ -18,6 +18,9 @@ impl Wrap {
     /// Whether base64 goes on behind an end of a line in this frame, or behind one that the frame ends with.
     #[must_use]
     pub fn passes(&mut self, frame: &[u8]) -> bool {
+        if frame.is_empty() {
+            return false;
+        }
         let (body, is_broken) = (without_breaks(frame), self.is_broken);
         let before = if is_broken { 0 } else { self.run };
         let goes_on = is_broken && frame.first().is_some_and(|byte| may_go_on(*byte));
@@ -28,13 +31,7 @@ impl Wrap {
         if !body.is_empty() {
             self.run = run(body, before);
         }
-        // What has no other character may be the rest of an end.
-        let ends = body.len() < frame.len() || frame.is_empty();
-        self.is_broken = if body.is_empty() {
-            (is_broken || ends) && self.run >= RUN_BYTES_MIN
-        } else {
-            ends && self.run >= RUN_BYTES_MIN
-        };
+        self.is_broken = body.len() < frame.len() && self.run >= RUN_BYTES_MIN;
         wraps
     }
 }
@@ -117,6 +114,7 @@ mod tests {
             (format!("{{\"a\": \"{line}\\r\\nx\"}}"), true),
             (format!("{}\r\nx", &line[1..]), false),
             (format!("{line} \n{line}"), false),
+            (line.repeat(4), false),
             ("words\nof one\nline each\n".repeat(9), false),
             ("data: {\"delta\": \"a word\\nand another\"}\n\n".repeat(9), false),
         ] {
@@ -124,6 +122,13 @@ mod tests {
                 assert_eq!(wraps(&text, frame_bytes), expected, "{text:?} in frames of {frame_bytes}");
             }
         }
+        let mut wrap = Wrap::default();
+        let frames = [line.as_bytes(), b"", b"x", b"\\", b"", b"nx"];
+        assert_eq!(
+            frames.map(|frame| wrap.passes(frame)),
+            [false, false, false, false, false, true],
+            "an empty frame"
+        );
         // What follows decides, where it is known.
         assert!(!wraps(&format!("{line}\n\"x\""), 99) && wraps(&format!("{line}\n"), 99));
     }

@@ -198,6 +198,8 @@ mod tests {
             ([heads(1, MOST), frame(DATA, 0, 1, 300), heads(1, 1)].concat(), false),
             // What is in a frame is none.
             ([heads(1, MOST), frame(9, 4, 1, 70_000), frame(8, 0, 0, 4)].concat(), true),
+            // A length has three bytes.
+            ([heads(1, MOST), frame(9, 4, 1, 70_000), heads(1, 1)].concat(), false),
             // The same stream, as the library has it.
             ([heads(1, MOST), heads(0x8000_0001, 1)].concat(), false),
         ] {
@@ -239,5 +241,67 @@ mod tests {
         frames.pass(&heads(1, MOST), now).unwrap();
         assert!(frames.pass(&heads(1, 1), now).is_err());
         assert_eq!(frames.streams.len(), H2_COUNTED_STREAMS_MAX);
+    }
+
+    /// Remembers what it is asked for.
+    #[derive(Default)]
+    struct Asked {
+        takes_pieces: bool,
+        written: Vec<u8>,
+        is_flushed: bool,
+        is_shut: bool,
+    }
+
+    impl AsyncWrite for Asked {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.written.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            pieces: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            pieces.iter().for_each(|piece| self.written.extend_from_slice(piece));
+            Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.takes_pieces
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_flushed = true;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_up_is_neither_counted_nor_held() {
+        use tokio::io::AsyncWriteExt;
+
+        for takes_pieces in [true, false] {
+            let mut counted = Counted::new(Asked { takes_pieces, ..Asked::default() });
+            assert_eq!(counted.is_write_vectored(), takes_pieces);
+            counted.write_all(b"one ").await.unwrap();
+            let pieces = [IoSlice::new(b"two "), IoSlice::new(b"three")];
+            assert_eq!(counted.write_vectored(&pieces).await.unwrap(), 9);
+            assert_eq!(counted.io.written, b"one two three");
+            assert!(!counted.io.is_flushed && !counted.io.is_shut);
+            counted.flush().await.unwrap();
+            assert!(counted.io.is_flushed && !counted.io.is_shut);
+            counted.shutdown().await.unwrap();
+            assert!(counted.io.is_shut);
+        }
     }
 }

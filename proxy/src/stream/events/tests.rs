@@ -125,3 +125,13 @@ fn p_h3_an_id_that_is_too_long_to_be_told_again_counts_as_none() {
         }
     }
 }
+
+#[test]
+fn p_i4_of_a_line_no_more_is_kept_than_the_longest_id_that_is_told() {
+    let mut events = Events::default();
+    for _ in 0..3 {
+        events.pass("x".repeat(ID_BYTES_MAX).as_bytes());
+    }
+    // Behind a byte order mark, and a byte more, by which a longer one is known.
+    assert_eq!(events.line.len(), "\u{feff}id: ".len() + ID_BYTES_MAX + 1);
+}
