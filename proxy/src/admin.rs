@@ -80,7 +80,7 @@ fn gauges(proxy: &Proxy) -> String {
     metrics::gauges(places.load(), bodies, places.ceiling().taken())
 }
 
-/// How much was denied, and which credentials cannot be used; whose proxy this is stands in its policy.
+/// How much was denied, which credentials cannot be used, and for how long nothing has passed; whose proxy this is stands in its policy.
 fn denials(proxy: &Proxy) -> Response<Body> {
     let now = Instant::now();
     let Ok(loaded) = proxy.policy.current(now) else {
@@ -92,7 +92,8 @@ fn denials(proxy: &Proxy) -> Response<Body> {
         UnusableCredential { name: name.to_owned(), reason: error.reason().to_owned(), error: told }
     });
     let (sandbox, unusable) = (loaded.policy.sandbox().uid.clone(), Some(unusable.collect()));
-    let tally = Tally { sandbox, unusable, ..proxy.audit.tally() };
+    let idle = Some(proxy.audit.idle(now));
+    let tally = Tally { sandbox, unusable, idle, ..proxy.audit.tally() };
     serde_json::to_vec(&tally)
         .map_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, ""), |tally| text(StatusCode::OK, tally))
 }

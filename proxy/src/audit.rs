@@ -28,13 +28,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
-use agentsandbox_policy::{Denial, DenialReason, PassPermit, Permit, Policy, Tally};
+use agentsandbox_policy::{Denial, DenialReason, Idle, PassPermit, Permit, Policy, Tally};
 use tokio::sync::Notify;
 
 use self::folds::{Folded, Folds};
 use self::pace::{Pace, Turn};
 use self::record::{Owner, VERSION};
 use self::sink::{Place, Sink};
+use crate::activity::Activity;
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_BATCH_BYTES_MAX;
 use crate::metrics::Metrics;
@@ -124,6 +125,7 @@ pub struct Audit {
     requests: AtomicU64,
     metrics: Arc<Metrics>,
     tally: Mutex<Tally>,
+    activity: Arc<Activity>,
     folds: Folds,
     pace: Pace,
     spans: Spans,
@@ -143,6 +145,7 @@ impl Audit {
             requests: AtomicU64::new(0),
             metrics,
             tally: Mutex::default(),
+            activity: Arc::new(Activity::since(Instant::now())),
         })
     }
 
@@ -235,6 +238,12 @@ impl Audit {
     #[must_use]
     pub fn tally(&self) -> Tally {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For how long nothing has passed through this run's proxy by now.
+    #[must_use]
+    pub fn idle(&self, now: Instant) -> Idle {
+        self.activity.idle(now)
     }
 
     /// Writes down what waits and nobody waits for, until this is dropped; from then on nothing waits any more.

@@ -29,7 +29,7 @@ use crate::limits::{
 };
 use crate::respond::BoxError;
 use crate::revoked::Watch;
-use crate::stream::count;
+use crate::stream::data_bytes;
 
 /// How far an exchange has come. Clones are of the same exchange.
 #[derive(Clone, Default)]
@@ -238,7 +238,7 @@ impl Upload {
             return Err(CutOff::OwnKey.into());
         }
         self.traffic.spends(bytes_of(&frame)).map_err(|_| CutOff::OverLimit)?;
-        count(&frame, &self.traffic.up);
+        self.traffic.goes_up(data_bytes(&frame));
         if let Some(trailers) = frame.trailers_mut() {
             if !self.has_trailers {
                 trailers.clear();

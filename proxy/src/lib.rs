@@ -6,6 +6,7 @@
 //! audits. Deliberately absent: a Kubernetes client, redirects, a cache of answers, a way around TLS verification, and
 //! any path to an upstream socket that does not start from a `Permit`.
 
+mod activity;
 pub mod admin;
 pub mod audit;
 pub mod authority;

@@ -11,10 +11,9 @@ mod held;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -333,7 +332,7 @@ where
         }
         match &mut polled {
             Some(Ok(frame)) => {
-                count(frame, &self.traffic.down);
+                self.traffic.goes_down(data_bytes(frame));
                 if let Some(trailers) = frame.trailers_mut() {
                     self.cleaning.clean(trailers, None);
                     headers::strip_response(trailers);
@@ -437,11 +436,9 @@ where
     }
 }
 
-/// Adds what a frame carries.
-pub(crate) fn count(frame: &Frame<Bytes>, counter: &AtomicU64) {
-    if let Some(data) = frame.data_ref() {
-        counter.fetch_add(u64::try_from(data.remaining()).unwrap_or(0), Ordering::Relaxed);
-    }
+/// What a frame carries, its trailers aside.
+pub(crate) fn data_bytes(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ mod goodbye;
 
 use std::io::ErrorKind;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -203,11 +202,10 @@ async fn pass(
         is_frames(bytes)?;
         traffic.spends(u64::try_from(bytes.len()).unwrap_or(u64::MAX)).map_err(|_| Cut::OverLimit)
     };
-    let up = copy(agent_read, upstream_write, counts(&traffic.up), may_go_up);
+    let up = copy(agent_read, upstream_write, |bytes| traffic.goes_up(bytes.len()), may_go_up);
     let may_go_down = carries.judge(Side::Upstream);
-    let counts_down = counts(&traffic.down);
     let went_down = |bytes: &[u8]| {
-        counts_down(bytes);
+        traffic.goes_down(bytes.len());
         // Bytes that are no frames have no place where one may begin.
         let _ = frames.lock().unwrap_or_else(PoisonError::into_inner).pass(bytes);
     };
@@ -263,11 +261,10 @@ async fn unless_silent<T>(traffic: &Traffic, left: impl Future<Output = T>) -> O
 
 /// Completes when nothing has been passed on for this long, or up to half as long again.
 async fn silence(traffic: &Traffic, bound: Duration) {
-    let passed = || traffic.up.load(Ordering::Relaxed).wrapping_add(traffic.down.load(Ordering::Relaxed));
-    let (mut before, mut is_silent) = (passed(), false);
+    let (mut before, mut is_silent) = (traffic.passed(), false);
     loop {
         sleep(bound / 2).await;
-        let now = passed();
+        let now = traffic.passed();
         if now == before && is_silent {
             return;
         }
@@ -287,13 +284,6 @@ async fn read(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<
 async fn end(to: &mut (impl AsyncWrite + Unpin), ended: Result<(), Cut>) -> Result<(), Cut> {
     let told = to.shutdown().await.map_err(|_| Cut::Sink);
     ended.and(told)
-}
-
-/// Counts what was written.
-fn counts(counter: &AtomicU64) -> impl Fn(&[u8]) {
-    move |bytes| {
-        counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(0), Ordering::Relaxed);
-    }
 }
 
 /// Copies and tells what was written while it goes, so that a tunnel that is cut off is counted as well. What `may_go` refuses is not

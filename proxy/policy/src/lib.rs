@@ -47,5 +47,5 @@ pub use policy::{
     CertificateFiles, Fault, Injection, InvalidPolicy, Login, Policy, ProxyProtocol, Scheme, UpstreamProxy,
 };
 pub use secret_error::SecretError;
-pub use tally::{DeniedKind, TALLY_KINDS_MAX, Tally, UnusableCredential};
+pub use tally::{DeniedKind, Idle, TALLY_KINDS_MAX, Tally, UnusableCredential};
 pub use target::Target;

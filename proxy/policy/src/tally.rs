@@ -21,6 +21,19 @@ pub struct Tally {
     /// The credentials whose secret cannot be used now, and why; absent where the proxy does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unusable: Option<Vec<UnusableCredential>>,
+    /// For how long nothing has passed through the proxy; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+}
+
+/// For how long nothing has passed through a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Idle {
+    /// Whole seconds since something last did, or since the proxy began where nothing has; 0 while a request is on its way.
+    pub seconds: u64,
+    /// Whether anything has passed since the proxy began.
+    pub has_passed: bool,
 }
 
 /// A credential of the policy document whose secret cannot be used.
@@ -93,6 +106,15 @@ mod tests {
             ("b.test", "HostNotAllowed", 2),
         ];
         assert_eq!((tally.denied, kinds), (7, wanted.to_vec()));
+    }
+
+    #[test]
+    fn a_proxy_of_an_earlier_release_says_nothing_of_what_passed_and_one_of_this_does() {
+        let read = |text: &str| serde_json::from_str::<Tally>(text).unwrap().idle;
+        assert_eq!(read(r#"{"sandbox":"u","denied":0,"latest":[]}"#), None);
+        let told = r#"{"sandbox":"u","denied":0,"latest":[],"idle":{"seconds":12,"hasPassed":true}}"#;
+        assert_eq!(read(told), Some(Idle { seconds: 12, has_passed: true }));
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Tally>(told).unwrap()).unwrap(), told);
     }
 
     #[test]

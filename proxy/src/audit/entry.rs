@@ -13,6 +13,8 @@ use super::pace::Turn;
 use super::record::{Decision, Event, Fault, Record, RequestId, Text, Traffic, shortened};
 use super::sink::Place;
 use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded, once_more};
+use crate::activity::Awaited;
+use crate::entrance::Entrance;
 use crate::exchange::Progress;
 use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
 
@@ -37,6 +39,8 @@ pub struct Entry {
     told_max: usize,
     turn: Option<Turn>,
     upload: Option<Progress>,
+    /// There for as long as an allowed request has no answer.
+    awaited: Option<Awaited>,
     /// It has come to the end that it was meant to come to.
     is_complete: bool,
     /// A collector is told of it.
@@ -50,11 +54,12 @@ impl Entry {
             started,
             stage: Stage::Open,
             beginning: None,
-            traffic: Arc::default(),
+            traffic: Arc::new(Traffic::telling(&audit.activity)),
             record,
             told_max: AUDIT_DENIALS_PER_KIND_MAX,
             turn: None,
             upload: None,
+            awaited: None,
             is_complete: false,
             is_traced,
         }
@@ -136,6 +141,7 @@ impl Entry {
             Ok(()) => {
                 self.spend_turn();
                 self.stage = Stage::Begun;
+                self.awaited = Some(self.audit.activity.awaits());
             }
             Err(Unrecorded) => self.turns_unrecorded(),
         }
@@ -150,6 +156,7 @@ impl Entry {
         self.record.rule = Some(permit.rule().into());
         self.allows(Event::Begin)?;
         self.stage = Stage::Begun;
+        self.audit.activity.passes();
         Ok(RecordedPass { permit })
     }
 
@@ -159,8 +166,7 @@ impl Entry {
     /// [`Unrecorded`] when the line cannot be written; the entry then is a denial.
     pub fn admits(&mut self) -> Result<Admitted, Unrecorded> {
         self.allows(Event::Admit)?;
-        self.stage = Stage::Whole;
-        self.count();
+        self.is_admitted();
         Ok(Admitted(()))
     }
 
@@ -177,10 +183,18 @@ impl Entry {
             }
             Verdict::Counted => {
                 self.record.decision = Decision::Allow;
-                self.stage = Stage::Whole;
-                self.count();
+                self.is_admitted();
                 Ok(())
             }
+        }
+    }
+
+    fn is_admitted(&mut self) {
+        self.stage = Stage::Whole;
+        self.count();
+        // An enrolment is the fence's, before there is an agent.
+        if self.record.entrance != Entrance::Enrolment {
+            self.audit.activity.passes();
         }
     }
 
@@ -300,6 +314,7 @@ impl Entry {
     /// The status the agent is answered with.
     pub fn answers(&mut self, status: u16) {
         self.record.status = Some(status);
+        self.awaited = None;
     }
 
     /// All of the answer was passed on. What begins and is not completed, refused or broken was interrupted.

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use tokio::time;
 
+use crate::activity::Activity;
 use crate::budget::{Exceeded, Meter};
 use crate::entrance::Entrance;
 use crate::limits::AUDIT_PATH_BYTES_MAX;
@@ -210,9 +211,10 @@ impl Serialize for RequestId {
 #[derive(Default)]
 pub struct Traffic {
     /// From the agent.
-    pub up: AtomicU64,
+    pub(super) up: AtomicU64,
     /// To the agent.
-    pub down: AtomicU64,
+    pub(super) down: AtomicU64,
+    activity: Option<Arc<Activity>>,
     /// Of the head that was sent up.
     head: AtomicU64,
     meter: OnceLock<Meter>,
@@ -258,6 +260,39 @@ impl Fault {
 }
 
 impl Traffic {
+    /// Nothing yet; what passes is also told to `activity`.
+    pub(super) fn telling(activity: &Arc<Activity>) -> Self {
+        Self { activity: Some(Arc::clone(activity)), ..Self::default() }
+    }
+
+    /// Bytes went up, beside the head.
+    pub fn goes_up(&self, bytes: usize) {
+        self.goes(&self.up, bytes);
+    }
+
+    /// Bytes went down.
+    pub fn goes_down(&self, bytes: usize) {
+        self.goes(&self.down, bytes);
+    }
+
+    /// As many bytes that were to go down were withdrawn.
+    pub fn withdraws(&self, bytes: usize) {
+        self.down.fetch_sub(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes that have passed in both ways; of use to see whether it moves.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.up.load(Ordering::Relaxed).wrapping_add(self.down.load(Ordering::Relaxed))
+    }
+
+    fn goes(&self, way: &AtomicU64, bytes: usize) {
+        way.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        if let Some(activity) = self.activity.as_ref().filter(|_| bytes > 0) {
+            activity.passes();
+        }
+    }
+
     /// What goes up is bounded.
     pub fn bound(&self, meter: Meter) {
         // An exchange is sent under one rule.

@@ -1,3 +1,4 @@
+mod idle;
 mod last_lines;
 
 use std::pin::Pin;

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use agentsandbox_policy::{Denial, DenialReason, PassPermit, Policy};
@@ -60,7 +59,7 @@ where
     if upstream.write_all(&first).await.is_err() {
         return entry.breaks(DenialReason::UpstreamUnreachable);
     }
-    entry.traffic().up.fetch_add(first_bytes, Ordering::Relaxed);
+    entry.traffic().goes_up(first.len());
     let (read, write) = tokio::io::split(agent);
     let agent = tokio::io::join(std::io::Cursor::new(ahead).chain(read), write);
     // Whoever is replaced or cut off is so by the one who started this; the place is given back with the last byte.

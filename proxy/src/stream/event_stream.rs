@@ -4,7 +4,6 @@
 //! any event, so that half of one would keep them from the last.
 
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use agentsandbox_policy::{Denial, DenialReason};
@@ -89,9 +88,8 @@ impl<B: HttpBody> EventStream<B> {
 
     /// What is held is not passed on any more.
     fn withdraw(&mut self) {
-        let bytes = u64::try_from(self.held.bytes()).unwrap_or(u64::MAX);
         if let Some(inner) = &self.inner {
-            inner.traffic.down.fetch_sub(bytes, Ordering::Relaxed);
+            inner.traffic.withdraws(self.held.bytes());
         }
         self.held.release(Bytes::new());
     }

@@ -14,9 +14,30 @@ use crate::entrances::to;
 use crate::streams::websocket;
 use crate::world::{HOST, Setup, World, build, get, over_http1, standalone};
 
-async fn tally(world: &World) -> Tally {
+async fn told(world: &World) -> Tally {
     let admin = TcpStream::connect(world.port(Port::Admin)).await.unwrap();
     serde_json::from_str(&over_http1(admin, get("/denials", "proxy")).await.body).unwrap()
+}
+
+/// What is told that no clock moves.
+async fn tally(world: &World) -> Tally {
+    Tally { idle: None, ..told(world).await }
+}
+
+#[tokio::test]
+async fn whether_anything_passed_is_told_and_what_is_refused_does_not_count() {
+    let world = standalone(&["http/1.1"]).await;
+    let ask = async |url: &str, host: &str| {
+        let io = TcpStream::connect(world.at(Entrance::HttpProxy)).await.unwrap();
+        over_http1(io, get(url, host)).await.status
+    };
+    assert!(!told(&world).await.idle.unwrap().has_passed);
+    assert_eq!(ask("http://evil.test/x", "evil.test").await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&world.url("/admin"), &world.authority()).await, StatusCode::FORBIDDEN);
+    assert!(!told(&world).await.idle.unwrap().has_passed);
+    assert_eq!(ask(&world.url("/v1/x"), &world.authority()).await, StatusCode::OK);
+    let idle = told(&world).await.idle.unwrap();
+    assert!(idle.has_passed && idle.seconds < 60, "{idle:?}");
 }
 
 #[tokio::test]
