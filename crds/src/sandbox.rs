@@ -61,6 +61,9 @@ pub struct AgentSandboxSpec {
 /// How long a sandbox lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.activeDeadline) || (has(self.mode) && self.mode == 'Task')").message("activeDeadline is the time that one run of a Task may take: write mode: Task, or maxLifetime in place of activeDeadline").field_path(".activeDeadline")
+)]
 pub struct Lifecycle {
     /// Service (absent means this) starts the program again whenever it ends; Task runs it to its end once, and keeps what came of
     /// it in status.program.
@@ -72,6 +75,12 @@ pub struct Lifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     pub max_lifetime: Option<String>,
+    /// How long one run of a Task's program may take, in hours, minutes and seconds (`30m`), from when it started in its pod; then the Task
+    /// has failed for good. A run that was lost, as by an eviction, begins anew and has all of it again. Absent means no bound.
+    #[x_kube(validation = Rule::new(LIFETIME_RULE).message("activeDeadline must be a time from 10s to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    pub active_deadline: Option<String>,
     /// How long the sandbox is kept once it is over, in hours, minutes and seconds (`30m`; `0s` deletes it at once): then it is deleted,
     /// with its result and its log. Absent means until somebody deletes it.
     #[x_kube(validation = Rule::new(TTL_RULE).message("ttlAfterFinished must be a time from 0s to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
@@ -397,8 +406,8 @@ pub struct ProgramStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -2_147_483_648, max = 2_147_483_647))]
     pub exit_code: Option<i32>,
-    /// Why it ended: Completed, Error, OOMKilled, StartError, or what else its node says of the container; LifetimeExceeded where
-    /// it was stopped for maxLifetime.
+    /// Why it ended: Completed, Error, OOMKilled, StartError, or what else its node says of the container; LifetimeExceeded or
+    /// DeadlineExceeded where it was stopped for maxLifetime or activeDeadline.
     #[schemars(length(max = 64))]
     pub reason: String,
     /// When it started, by its node's clock.

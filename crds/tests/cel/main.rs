@@ -76,6 +76,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
         ("resources", serde_json::json!({"limits": {"cpu": "77m"}})),
         ("lifecycle", serde_json::json!({"mode": "Task"})),
         ("lifecycle", serde_json::json!({"state": "Suspended"})),
+        ("lifecycle", serde_json::json!({"maxLifetime": "7h"})),
     ] {
         let mut changed = kind.base.clone();
         changed["spec"][field] = value;
@@ -83,8 +84,19 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
         assert!(told.len() == 1 && told[0].starts_with(over), "{field}: {told:?}");
         assert_eq!(messages(&schema, &changed, Some(&running)), Vec::<String>::new(), "{field}");
     }
-    let fields = schema["properties"]["spec"]["properties"].as_object().expect("a spec has fields").len();
-    assert_eq!(fields, 6, "a new field is compared too");
+    let task = |lifecycle: serde_json::Value, object: &serde_json::Value| {
+        let mut task = object.clone();
+        task["spec"]["lifecycle"] = lifecycle;
+        task
+    };
+    let ran = task(serde_json::json!({"mode": "Task"}), &before.expect("it is over"));
+    let changed = task(serde_json::json!({"mode": "Task", "activeDeadline": "7h"}), &kind.base);
+    let told = messages(&schema, &changed, Some(&ran));
+    assert!(told.len() == 1 && told[0].starts_with(over), "{told:?}");
+    let count = |of: &str| schema.pointer(of).and_then(|of| of.as_object()).expect("it has fields").len();
+    let (spec, lifecycle) =
+        ("/properties/spec/properties", "/properties/spec/properties/lifecycle/properties");
+    assert_eq!((count(spec), count(lifecycle)), (6, 5), "a new field is compared too");
 }
 
 #[test]

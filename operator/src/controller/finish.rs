@@ -18,7 +18,7 @@ use kube::runtime::controller::Action;
 use super::accept::Identity;
 use super::apply::{self, ApplyError, End, Ending, LivePod};
 use super::desired::{Child, ChildKind};
-use super::life::{self, Life};
+use super::life::{self, Cut, Life};
 use super::observe::{self, Observed};
 use super::outcome::{Left, Off, Outcome, Stage};
 use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status, tell};
@@ -103,7 +103,7 @@ pub(super) async fn finish(
     program: &ProgramStatus,
 ) -> Result<Action, ReconcileError> {
     // That its time is up is known without its pod, once its start is told.
-    let is_late = life::is_exceeded(program)
+    let is_late = life::cut(program) == Some(Cut::Lifetime)
         && sandbox.status.as_ref().is_some_and(|status| status.started_at.is_some());
     let ending = if is_told(sandbox) || is_late { Ending::All } else { Ending::Proxies };
     let (Off { left, again }, stopped) = power_down(ctx, identity, observed, ending).await;

@@ -11,14 +11,35 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::status::Reason;
+
 mod program;
 mod time;
 
 pub use program::{ended, is_done, is_lost, never_began};
 pub use time::{parse, started_in};
 
-/// What the end of a sandbox is called whose time was up.
-const LIFETIME_EXCEEDED: &str = "LifetimeExceeded";
+/// What ended a sandbox that did not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// It had lived as long as it may.
+    Lifetime,
+    /// The run of its program had taken as long as one may.
+    Deadline,
+}
+
+impl Cut {
+    const ALL: [Self; 2] = [Self::Lifetime, Self::Deadline];
+
+    /// The reason that is told of it.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Lifetime => Reason::LifetimeExceeded,
+            Self::Deadline => Reason::DeadlineExceeded,
+        }
+    }
+}
 
 /// What becomes of the program when it ends.
 #[must_use]
@@ -71,28 +92,38 @@ pub fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, started: Option<Timesta
         Mode::Task => agent.and_then(|pod| Some(time::bounded(ended(pod)?, pod, now))),
         Mode::Service => None,
     };
-    judged(sandbox, started, own, now)
+    let run = agent.filter(|_| mode(sandbox) == Mode::Task).and_then(|pod| time::run_since(pod, now));
+    judged(sandbox, (started, run), own, now)
 }
 
 /// The same, where the program is not believed to have ended by itself.
 #[must_use]
 pub fn life_going_on(sandbox: &AgentSandbox, started: Option<Timestamp>, now: Timestamp) -> Life {
-    judged(sandbox, started, None, now)
+    judged(sandbox, (started, None), None, now)
 }
 
+/// By when an agent of the sandbox first started, and when the run of a Task's program did that goes on.
 fn judged(
     sandbox: &AgentSandbox,
-    started: Option<Timestamp>,
+    (started, run): (Option<Timestamp>, Option<Timestamp>),
     own: Option<ProgramStatus>,
     now: Timestamp,
 ) -> Life {
-    let longest =
-        sandbox.spec.lifecycle.as_ref().and_then(|lifecycle| time::parse(lifecycle.max_lifetime.as_deref()?));
-    let ends = started.zip(longest).map(|(start, longest)| start.saturating_add(longest).unwrap_or(now));
+    let lifecycle = sandbox.spec.lifecycle.as_ref();
+    let bound = |cut, since: Option<Timestamp>, longest: Option<&String>| {
+        let (since, longest) = since.zip(longest.and_then(|text| time::parse(text)))?;
+        Some((since.saturating_add(longest).unwrap_or(now), since, cut))
+    };
+    let lifetime = bound(Cut::Lifetime, started, lifecycle.and_then(|one| one.max_lifetime.as_ref()));
+    let deadline = bound(Cut::Deadline, run, lifecycle.and_then(|one| one.active_deadline.as_ref()));
+    let first = lifetime.into_iter().chain(deadline).min_by_key(|(at, ..)| *at);
     let told = || sandbox.status.as_ref().and_then(|status| status.program.clone());
-    let cut = || Some(end(time::called_over(sandbox)?.as_str(), started, now));
-    let late = || ends.filter(|ends| *ends <= now).map(|_| end(LIFETIME_EXCEEDED, started, now));
-    Life { started, ends, over: told().or(own).or_else(cut).or_else(late) }
+    let called = || Some(end(time::called_over(sandbox)?, started, now));
+    let late = || {
+        let (_, since, cut) = first.filter(|(at, ..)| *at <= now)?;
+        Some(end(cut.reason(), Some(since), now))
+    };
+    Life { started, ends: first.map(|(at, ..)| at), over: told().or(own).or_else(called).or_else(late) }
 }
 
 /// When a sandbox that is over is to be deleted; none if somebody else does that.
@@ -107,17 +138,18 @@ pub fn expires(sandbox: &AgentSandbox, program: &ProgramStatus, now: Timestamp) 
     finished.max(created).max(told).saturating_add(kept).ok()
 }
 
-/// Whether the sandbox was ended for its time was up.
+/// What ended the sandbox; none where its program did by itself.
 #[must_use]
-pub fn is_exceeded(program: &ProgramStatus) -> bool {
-    program.exit_code.is_none() && program.reason == LIFETIME_EXCEEDED
+pub fn cut(program: &ProgramStatus) -> Option<Cut> {
+    let is_it = |cut: &Cut| program.exit_code.is_none() && program.reason == cut.reason().as_str();
+    Cut::ALL.into_iter().find(is_it)
 }
 
 /// An end that no pod shows.
-fn end(reason: &str, started: Option<Timestamp>, now: Timestamp) -> ProgramStatus {
+fn end(reason: Reason, started: Option<Timestamp>, now: Timestamp) -> ProgramStatus {
     ProgramStatus {
         exit_code: None,
-        reason: reason.to_owned(),
+        reason: reason.as_str().to_owned(),
         started_at: started.map(Time),
         finished_at: Some(Time(now)),
         last_words: None,

@@ -489,6 +489,7 @@ async fn a_cluster_that_does_not_know_our_kinds_yet_is_asked_again_after_a_short
 }
 
 mod claims;
+mod deadline;
 mod due;
 mod ending;
 mod finish;

@@ -142,6 +142,21 @@ async fn a_life_ends_on_time_and_what_is_over_is_deleted_after_the_time_for_whic
     .await;
 }
 
+#[tokio::test]
+async fn a_run_of_a_task_that_takes_too_long_ends_the_task() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "deadline", async |ns| {
+        let task = lives("slow", "{mode: Task, activeDeadline: 20s}", "sleep infinity");
+        let task = ns.sandbox("slow", &task).await;
+        task.await_reason("Ready", "DeadlineExceeded", READY_WITHIN).await;
+        pod_gone(&task, &task.agent_pod()).await;
+        pod_gone(&task, &task.proxy_pod()).await;
+        let program = program(&task).await;
+        assert_eq!((program.reason.as_str(), program.exit_code), ("DeadlineExceeded", None));
+    })
+    .await;
+}
+
 /// Suspends a sandbox, or resumes it.
 async fn state(sandbox: &Sandbox, state: &str) -> Result<(), kube::Error> {
     let patch = json!({"spec": {"lifecycle": {"state": state}}});

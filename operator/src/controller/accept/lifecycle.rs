@@ -2,10 +2,11 @@
 //! older schema is judged here, since what cannot be read would otherwise bound nothing.
 
 use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::Mode;
 use k8s_openapi::jiff::SignedDuration;
 
 use super::{Rejection, RejectionReason, reject};
-use crate::controller::life::parse;
+use crate::controller::life::{mode, parse};
 
 /// A shorter life is over before anything could be done in it.
 const LIFETIME_MIN: SignedDuration = SignedDuration::from_secs(10);
@@ -21,6 +22,21 @@ pub(super) fn lifecycle(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
             RejectionReason::InvalidField,
             "spec.lifecycle.maxLifetime",
             "maxLifetime must be a time from 10s to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    }
+    if bad(&lifecycle.active_deadline, LIFETIME_MIN) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.activeDeadline",
+            "activeDeadline must be a time from 10s to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    } else if lifecycle.active_deadline.is_some() && mode(sandbox) == Mode::Service {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.activeDeadline",
+            "activeDeadline is the time that one run of a Task may take; write mode: Task, or maxLifetime in place of activeDeadline",
         );
     }
     if bad(&lifecycle.ttl_after_finished, SignedDuration::ZERO) {

@@ -331,7 +331,7 @@ fn no_clock_of_a_node_and_no_status_that_was_cut_makes_a_life_longer() {
         let mut cut = sandbox.clone();
         cut.status = Some(from(json!({"conditions": [ready]})));
         // AgentFailing is also told of a container that could not be created.
-        let ran = ["Running", "Succeeded", "Failed", "LifetimeExceeded"];
+        let ran = ["Running", "Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded"];
         let known = if ran.contains(&reason.as_str()) { created } else { None };
         assert_eq!(life(&cut, None, now()).started, known, "{}", reason.as_str());
     }
@@ -380,7 +380,7 @@ fn the_times_of_an_end_are_none_that_a_node_could_choose() {
 
 #[test]
 fn a_sandbox_that_was_said_to_be_over_stays_so_though_its_result_was_taken_out_of_the_status() {
-    for reason in ["Succeeded", "Failed", "LifetimeExceeded"] {
+    for reason in ["Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded"] {
         let mut cut = living(&json!({"mode": "Task"}));
         let ready = json!({"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         cut.status = Some(from(json!({"conditions": [ready]})));
@@ -462,3 +462,5 @@ fn an_agent_that_was_never_started_again_has_lived_since_its_container_and_not_s
     };
     assert_eq!((began(0).as_str(), began(1).as_str()), ("2026-01-01T00:00:00Z", "2025-12-31T23:50:00Z"));
 }
+
+mod deadline;

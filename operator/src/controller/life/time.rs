@@ -9,7 +9,8 @@ use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use crate::controller::desired::agent_pod::AGENT;
+use super::Cut;
+use crate::controller::desired::agent_pod::{AGENT, runs_once};
 use crate::controller::status::{ConditionType, Reason};
 
 /// Clocks of two replicas differ by less.
@@ -69,8 +70,8 @@ fn has_run(sandbox: &AgentSandbox) -> bool {
 #[must_use]
 pub fn called_over(sandbox: &AgentSandbox) -> Option<Reason> {
     let ready = ready(sandbox)?;
-    let ends = [Reason::Succeeded, Reason::Failed, Reason::LifetimeExceeded];
-    ends.into_iter().find(|reason| reason.as_str() == ready)
+    let mut ends = [Reason::Succeeded, Reason::Failed].into_iter().chain(Cut::ALL.map(Cut::reason));
+    ends.find(|reason| reason.as_str() == ready)
 }
 
 /// When the end was told, by the condition that says of nothing but of what is over that no more is known of it.
@@ -102,6 +103,15 @@ pub fn started_in(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
         first
     };
     Some(seen(pod, first, now))
+}
+
+/// When the program of a Task started that runs in this pod; none where none does.
+#[must_use]
+pub fn run_since(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let containers = pod.status.as_ref()?.container_statuses.as_deref()?;
+    let agent = containers.iter().find(|one| one.name == AGENT)?;
+    agent.state.as_ref()?.running.as_ref().filter(|_| runs_once(pod))?;
+    started_in(pod, now)
 }
 
 /// How a program ended, with times that no node's clock can move out of what is known otherwise.

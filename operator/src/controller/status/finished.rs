@@ -5,7 +5,7 @@
 
 use agentsandbox_crds::sandbox::ProgramStatus;
 
-use crate::controller::life;
+use crate::controller::life::{self, Cut};
 use crate::controller::outcome::Left;
 
 use super::{ConditionType, Holds, Reason, Verdict, flag, unknown};
@@ -49,13 +49,14 @@ fn rest(left: &Left) -> String {
 }
 
 fn result(program: &ProgramStatus) -> (Holds, Reason, String) {
+    if let Some(cut) = life::cut(program) {
+        let why = match cut {
+            Cut::Lifetime => "it has lived as long as lifecycle.maxLifetime says",
+            Cut::Deadline => "this run of its program has taken as long as lifecycle.activeDeadline says",
+        };
+        return (Holds::False, cut.reason(), format!("The sandbox is stopped, for {why}. {ONCE}"));
+    }
     match program.exit_code {
-        None if life::is_exceeded(program) => {
-            let message = format!(
-                "The sandbox is stopped, for it has lived as long as lifecycle.maxLifetime says. {ONCE}"
-            );
-            (Holds::False, Reason::LifetimeExceeded, message)
-        }
         // The result was taken out of the status, and how it was called is left.
         None if program.reason == Reason::Succeeded.as_str() => {
             (Holds::True, Reason::Succeeded, format!("The program ended well. {ONCE}"))

@@ -206,6 +206,8 @@ reasons! {
     Failed,
     /// The sandbox lived as long as it may, and was stopped.
     LifetimeExceeded,
+    /// The run of a Task's program took as long as one may, and was stopped.
+    DeadlineExceeded,
     /// Nothing more is known, because the sandbox is over.
     Finished,
     /// Nothing to report.
@@ -248,6 +250,7 @@ impl Reason {
                 | Self::AgentFailing
                 | Self::Failed
                 | Self::LifetimeExceeded
+                | Self::DeadlineExceeded
         )
     }
 }

@@ -19,6 +19,7 @@ enum Script {
     Finish,
     DeleteFinished,
     Outlive,
+    Overrun,
     Expire,
     Evict,
     DeletePod,
@@ -34,7 +35,7 @@ enum Script {
     DeleteClaim,
 }
 
-const ALL: [Script; 20] = [
+const ALL: [Script; 21] = [
     Script::Create,
     Script::Update,
     Script::Delete,
@@ -42,6 +43,7 @@ const ALL: [Script; 20] = [
     Script::Finish,
     Script::DeleteFinished,
     Script::Outlive,
+    Script::Overrun,
     Script::Expire,
     Script::Evict,
     Script::DeletePod,
@@ -67,6 +69,10 @@ async fn begin(rig: &mut Rig, script: Script) {
         }
         Script::Expire => json!({"mode": "Task", "ttlAfterFinished": "20s"}),
         Script::Outlive => json!({"maxLifetime": "40s"}),
+        Script::Overrun => {
+            rig.world.world().node.program_takes = 3_600_000;
+            json!({"mode": "Task", "activeDeadline": "40s"})
+        }
         _ => json!(null),
     };
     let mut object = match script {
@@ -118,7 +124,7 @@ async fn play(rig: &mut Rig, script: Script) {
             rig.delete("a");
             gone(rig).await;
         }
-        Script::Outlive => rig.finished("a").await,
+        Script::Outlive | Script::Overrun => rig.finished("a").await,
         Script::Expire => gone(rig).await,
         Script::Evict => {
             rig.world.act("node", |store| objects::evict(store, "a-agent").unwrap());

@@ -107,6 +107,30 @@ fn a_life_ends_on_time_though_its_pods_and_its_operator_went_in_between() {
 }
 
 #[test]
+fn one_run_of_a_task_ends_on_time_and_a_run_after_an_eviction_has_all_of_it_again() {
+    simulate(async {
+        let mut rig = Rig::running(1, faults::None);
+        rig.world.world().node.program_takes = 3_600_000;
+        create(&rig, objects::task("a", 0), json!({"mode": "Task", "activeDeadline": "1m30s"}));
+        rig.ready("a").await;
+        rig.pass(Duration::from_secs(60)).await;
+        rig.world.act("node", |store| objects::evict(store, "a-agent").unwrap());
+        rig.pass(Duration::from_secs(60)).await;
+        assert_eq!(program(&rig), Value::Null, "another run began");
+        rig.kill(1);
+        rig.pass(Duration::from_secs(5)).await;
+        rig.start("operator-0");
+        rig.finished("a").await;
+        rig.settle().await;
+        assert_eq!(program(&rig)["reason"], "DeadlineExceeded");
+        let time = |at: &str| -> Timestamp { text(&program(&rig), at).parse().unwrap() };
+        let ran = time("/finishedAt").duration_since(time("/startedAt"));
+        assert!((90_000..91_000).contains(&ran.as_millis()), "it ran for {ran}");
+        assert_eq!((agents_made(&rig), pods(&rig.world.world().store)), (2, vec![]));
+    });
+}
+
+#[test]
 fn what_is_over_is_deleted_once_its_time_has_passed_and_nothing_is_left_of_it() {
     simulate(async {
         let mut rig = Rig::running(1, faults::None);

@@ -23,3 +23,23 @@ fn a_time_to_keep_what_is_over_that_is_none_is_rejected() {
         only(found, RejectionReason::InvalidField, "spec.lifecycle.ttlAfterFinished");
     }
 }
+
+#[test]
+fn a_deadline_that_is_no_time_and_one_of_a_service_are_rejected() {
+    let task = |text: &str| {
+        sandbox(|s| s.spec.lifecycle = Some(from(json!({"mode": "Task", "activeDeadline": text}))))
+    };
+    assert!(accept(&identity(), &task("30m"), &ordinary(), &platform()).is_ok());
+    for text in ["9s", "8761h", "soon"] {
+        let found = rejected(&task(text), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.lifecycle.activeDeadline");
+    }
+    for mode in [json!(null), json!("Service")] {
+        let service = sandbox(|s| {
+            s.spec.lifecycle = Some(from(json!({"mode": mode, "activeDeadline": "30m"})));
+        });
+        let told = accept(&identity(), &service, &ordinary(), &platform()).unwrap_err();
+        assert!(told.len() == 1 && told[0].to_string().contains("maxLifetime"), "{told:?}");
+        only(rejected(&service, &ordinary()), RejectionReason::InvalidField, "spec.lifecycle.activeDeadline");
+    }
+}
