@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{
-    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, LIFETIME_RULE, Method, OVER_RULE,
-    OnRevoke, PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
+    BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, IDLE_RULE, LIFETIME_RULE, Method,
+    OVER_RULE, OnRevoke, PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
 };
 use crate::workspace::{Workspace, WorkspaceStatus};
 
@@ -81,6 +81,12 @@ pub struct Lifecycle {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     pub active_deadline: Option<String>,
+    /// How long nothing may pass through the sandbox's proxy, in hours, minutes and seconds (`30m`); then it is stopped for good. A program
+    /// that asks for nothing is idle however much it computes. It does not run while the sandbox is suspended. Absent means no bound.
+    #[x_kube(validation = Rule::new(IDLE_RULE).message("idleTimeout must be a time from 1m to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 2, max = 16))]
+    pub idle_timeout: Option<String>,
     /// How long the sandbox is kept once it is over, in hours, minutes and seconds (`30m`; `0s` deletes it at once): then it is deleted,
     /// with its result and its log. Absent means until somebody deletes it.
     #[x_kube(validation = Rule::new(TTL_RULE).message("ttlAfterFinished must be a time from 0s to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
@@ -396,6 +402,11 @@ pub struct AgentSandboxStatus {
     /// How the program ended; absent as long as it has not, and for a program that is started again. Once written it stays as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramStatus>,
+    /// When something last passed through the proxy, or the agent started if nothing has: told where lifecycle.idleTimeout is written, once
+    /// half of that has passed since. Absent while the sandbox is in use.
+    #[serde(default, deserialize_with = "legible", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::time")]
+    pub last_activity_time: Option<Time>,
 }
 
 /// How a program ended.
@@ -406,8 +417,8 @@ pub struct ProgramStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -2_147_483_648, max = 2_147_483_647))]
     pub exit_code: Option<i32>,
-    /// Why it ended: Completed, Error, OOMKilled, StartError, or what else its node says of the container; LifetimeExceeded or
-    /// DeadlineExceeded where it was stopped for maxLifetime or activeDeadline.
+    /// Why it ended: Completed, Error, OOMKilled, StartError, or what else its node says of the container; LifetimeExceeded,
+    /// DeadlineExceeded or IdleTimeoutExceeded where it was stopped for maxLifetime, activeDeadline or idleTimeout.
     #[schemars(length(max = 64))]
     pub reason: String,
     /// When it started, by its node's clock.

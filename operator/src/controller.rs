@@ -268,6 +268,7 @@ async fn raise(
     Ok(Outcome {
         class_name: Some(accepted.class.name.clone()),
         started: None,
+        idle_since: None,
         off: None,
         stage: Stage::Standing(Box::new(workload)),
     })
@@ -328,7 +329,7 @@ async fn refuse(
 ) -> Result<Outcome, ApplyError> {
     breach::hurry(ctx, identity, observed).await?;
     apply::power_down(&ctx.writer, identity, Ending::All).await?;
-    Ok(Outcome { class_name, started: None, off: None, stage: Stage::Rejected(rejections) })
+    Ok(Outcome { class_name, started: None, idle_since: None, off: None, stage: Stage::Rejected(rejections) })
 }
 
 fn is_held(sandbox: &AgentSandbox) -> bool {
@@ -359,11 +360,11 @@ async fn report(
         Ok(outcome) => (outcome, None),
         Err((class_name, Failure { error, breach })) => {
             let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
-            (Outcome { class_name, started: None, off: None, stage }, Some(error))
+            (Outcome { class_name, started: None, idle_since: None, off: None, stage }, Some(error))
         }
     };
     let unstopped = off.as_ref().and_then(|off| off.again);
-    let outcome = Outcome { started: life.started, off, ..outcome };
+    let outcome = Outcome { started: life.started, idle_since: life.idle_since, off, ..outcome };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
     // Asked for as late as can be: by now most watches have shown what the pass has written.

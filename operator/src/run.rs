@@ -236,7 +236,7 @@ impl Replica {
         let (recent, denials) = (Arc::new(Recent::waking(wake.clone())), Arc::new(Denials::default()));
         let (controller, stores) = watches::controller(&client, only, ambient.jitter, &deleted, &recent);
         let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
-        let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), wake);
+        let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), ambient.clock.clone(), wake);
         let reporter = Reporter {
             controller: "agentsandbox-operator".to_owned(),
             instance: Some(config.identity.clone()),
@@ -373,10 +373,11 @@ async fn hear(
     ask: AskDenials,
     stores: Stores,
     denials: Arc<Denials>,
+    clock: Clock,
     wake: UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     match ask {
-        AskDenials::Ask => denials::follow(stores, denials, wake).await,
+        AskDenials::Ask => denials::follow(stores, denials, clock, wake).await,
         AskDenials::None => std::future::pending().await,
     }
 }

@@ -252,7 +252,7 @@ pub fn accept(
     let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
     let mut in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
-    lifecycle::lifecycle(sandbox, &mut faults);
+    lifecycle::lifecycle(sandbox, platform, &mut faults);
     let confinement = confinement::confinement(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);

@@ -182,7 +182,13 @@ impl Writer {
         sandbox: &AgentSandbox,
         status: &AgentSandboxStatus,
     ) -> Result<AgentSandbox, ApplyError> {
-        let patch = json!({"metadata": {"resourceVersion": sandbox.resource_version()}, "status": status});
+        let mut patch =
+            json!({"metadata": {"resourceVersion": sandbox.resource_version()}, "status": status});
+        let was_idle = sandbox.status.as_ref().is_some_and(|old| old.last_activity_time.is_some());
+        if was_idle && status.last_activity_time.is_none() {
+            // A merge patch leaves what it does not name, and this is to go where something passes again.
+            patch["status"]["lastActivityTime"] = serde_json::Value::Null;
+        }
         let api = self.sandboxes(sandbox);
         let (name, params, patch) = (sandbox.name_any(), merge(), Patch::Merge(patch));
         let call = api.patch_status(&name, &params, &patch);

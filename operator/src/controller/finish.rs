@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
-use agentsandbox_crds::sandbox::{Mode, PowerState, ProgramStatus};
+use agentsandbox_crds::sandbox::{Lifecycle, Mode, PowerState, ProgramStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -42,7 +42,9 @@ pub(super) async fn life(
 ) -> Result<Life, ReconcileError> {
     let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
     let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
-    let life = life::life(sandbox, agent, started, now);
+    let activity = ctx.denials.activities.of(&identity.uid);
+    let judged = |life| life::idle::judged(life, sandbox, agent, activity.as_ref(), now);
+    let life = judged(life::life(sandbox, agent, started, now));
     if let Some(seen) = ctx.memory.end(&identity.uid).filter(|_| !is_told(sandbox)) {
         return Ok(Life { over: Some(seen), ..life });
     }
@@ -67,7 +69,7 @@ pub(super) async fn life(
             ctx.writer.delete(&identity.namespace, &doomed).await.map_err(ReconcileError::Apply)?;
         }
     }
-    Ok(life::life_going_on(sandbox, started, now))
+    Ok(judged(life::life_going_on(sandbox, started, now)))
 }
 
 /// Lets the agent's pod of a Task go: one whose end is told, and one on its way out of which nothing came.
@@ -102,7 +104,7 @@ pub(super) async fn finish(
     life: &Life,
     program: &ProgramStatus,
 ) -> Result<Action, ReconcileError> {
-    // That its time is up is known without its pod, once its start is told.
+    // That it has lived long enough is known without its pod, once its start is told; how long one run has taken, or that it is idle, is not.
     let is_late = life::cut(program) == Some(Cut::Lifetime)
         && sandbox.status.as_ref().is_some_and(|status| status.started_at.is_some());
     let ending = if is_told(sandbox) || is_late { Ending::All } else { Ending::Proxies };
@@ -110,7 +112,8 @@ pub(super) async fn finish(
     let powerless = left == Left::Nothing;
     let class_name = sandbox.status.as_ref().and_then(|status| status.class_name.clone());
     let stage = Stage::Finished(Box::new(program.clone()), left);
-    let outcome = Outcome { class_name, started: life.started, off: None, stage };
+    let (started, idle_since) = (life.started, life.idle_since);
+    let outcome = Outcome { class_name, started, idle_since, off: None, stage };
     let now = ctx.clock.now();
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;
@@ -137,7 +140,8 @@ pub(super) async fn finish(
 /// Whether this sandbox may come to an end by itself.
 pub(super) fn may_be_over(sandbox: &AgentSandbox) -> bool {
     let lifecycle = sandbox.spec.lifecycle.as_ref();
-    life::mode(sandbox) == Mode::Task || lifecycle.is_some_and(|lifecycle| lifecycle.max_lifetime.is_some())
+    let bounds = |one: &Lifecycle| one.max_lifetime.is_some() || one.idle_timeout.is_some();
+    life::mode(sandbox) == Mode::Task || lifecycle.is_some_and(bounds)
 }
 
 /// Asks the API server itself whether a sandbox without an agent's pod is over, or goes: one whose end was told meanwhile is not run a

@@ -13,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::status::Reason;
 
+pub mod idle;
 mod program;
 mod time;
 
@@ -26,10 +27,12 @@ pub enum Cut {
     Lifetime,
     /// The run of its program had taken as long as one may.
     Deadline,
+    /// Nothing had passed through its proxy for as long as may be.
+    Idle,
 }
 
 impl Cut {
-    const ALL: [Self; 2] = [Self::Lifetime, Self::Deadline];
+    const ALL: [Self; 3] = [Self::Lifetime, Self::Deadline, Self::Idle];
 
     /// The reason that is told of it.
     #[must_use]
@@ -37,6 +40,7 @@ impl Cut {
         match self {
             Self::Lifetime => Reason::LifetimeExceeded,
             Self::Deadline => Reason::DeadlineExceeded,
+            Self::Idle => Reason::IdleTimeoutExceeded,
         }
     }
 }
@@ -62,6 +66,8 @@ pub struct Life {
     pub ends: Option<Timestamp>,
     /// How its program ended; none as long as it is to run.
     pub over: Option<ProgramStatus>,
+    /// Since when nothing has passed through its proxy, where that is to be told.
+    pub idle_since: Option<Timestamp>,
 }
 
 impl Life {
@@ -123,7 +129,8 @@ fn judged(
         let (_, since, cut) = first.filter(|(at, ..)| *at <= now)?;
         Some(end(cut.reason(), Some(since), now))
     };
-    Life { started, ends: first.map(|(at, ..)| at), over: told().or(own).or_else(called).or_else(late) }
+    let over = told().or(own).or_else(called).or_else(late);
+    Life { started, ends: first.map(|(at, ..)| at), over, idle_since: None }
 }
 
 /// When a sandbox that is over is to be deleted; none if somebody else does that.

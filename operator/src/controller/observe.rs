@@ -27,6 +27,7 @@ use super::desired::{Child, ChildKind, Component, names, proxy_pod};
 use super::evaluate::selects_only;
 use super::memory::Failed;
 
+pub mod activity;
 pub mod denials;
 mod echoes;
 mod growth;

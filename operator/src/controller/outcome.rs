@@ -39,6 +39,8 @@ pub struct Outcome {
     pub class_name: Option<String>,
     /// When an agent of the sandbox first started, as far as it was known when the pass began.
     pub started: Option<Timestamp>,
+    /// Since when nothing has passed through its proxy, where that is to be told.
+    pub idle_since: Option<Timestamp>,
     /// What is left of its power, where it is suspended.
     pub off: Option<Off>,
     /// How far it got.

@@ -68,6 +68,10 @@ pub fn status(
             Stage::Finished(program, _) => Some(program.as_ref().clone()),
             _ => old.program,
         },
+        last_activity_time: match &outcome.stage {
+            Stage::Finished(..) => outcome.idle_since.map(Time).or(old.last_activity_time),
+            _ => outcome.idle_since.map(Time),
+        },
     };
     let mut verdicts = verdicts(outcome, now)?;
     suspended::add(&mut verdicts, suspended::told(sandbox, outcome));
@@ -85,9 +89,10 @@ pub fn ending(sandbox: &AgentSandbox, message: &str, now: Timestamp) -> Option<A
     let mut verdicts = summarised(facts);
     let suspended = Verdict::new(ConditionType::Suspended, Holds::Unknown, Reason::Terminating, FACTS);
     suspended::add(&mut verdicts, life::state(sandbox).map(|_| suspended));
-    let AgentSandboxStatus { class_name, egress, workspace, started_at, program, .. } =
+    let AgentSandboxStatus { class_name, egress, workspace, started_at, program, last_activity_time, .. } =
         sandbox.status.clone().unwrap_or_default();
-    changed(sandbox, verdicts, Facts { class_name, egress, workspace, started_at, program }, now)
+    let facts = Facts { class_name, egress, workspace, started_at, program, last_activity_time };
+    changed(sandbox, verdicts, facts, now)
 }
 
 /// What a status says beside its conditions.
@@ -97,6 +102,7 @@ struct Facts {
     workspace: Option<WorkspaceStatus>,
     started_at: Option<Time>,
     program: Option<ProgramStatus>,
+    last_activity_time: Option<Time>,
 }
 
 /// When an agent first started. One that a pass has made run is told with its start, so that the one without the other means that
@@ -119,7 +125,7 @@ fn changed(
     let verdicts = workspace::completed(sandbox, verdicts);
     let conditions =
         verdicts.iter().map(|verdict| condition(verdict, generation, &old.conditions, now)).collect();
-    let Facts { class_name, egress, workspace, started_at, program } = facts;
+    let Facts { class_name, egress, workspace, started_at, program, last_activity_time } = facts;
     let new = AgentSandboxStatus {
         observed_generation: generation,
         class_name,
@@ -128,6 +134,7 @@ fn changed(
         workspace,
         started_at,
         program,
+        last_activity_time,
     };
     (new != old).then_some(new)
 }

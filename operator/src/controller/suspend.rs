@@ -64,5 +64,11 @@ pub(super) async fn walled(
     stopped?;
     shut?;
     let stage = Stage::Suspended(unwidened.err());
-    Ok(Outcome { class_name: Some(accepted.class.name.clone()), started: None, off: None, stage })
+    Ok(Outcome {
+        class_name: Some(accepted.class.name.clone()),
+        started: None,
+        idle_since: None,
+        off: None,
+        stage,
+    })
 }

@@ -493,6 +493,7 @@ mod deadline;
 mod due;
 mod ending;
 mod finish;
+mod idle;
 mod kept;
 mod requests;
 mod suspend;

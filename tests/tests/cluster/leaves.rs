@@ -28,7 +28,7 @@ fn whole() -> Vec<Value> {
             "workingDir": "/workspace", "env": [{"name": "A", "value": "b"}], "proxyEnvironment": "Set"},
         "workspace": {"sizeLimit": "100Mi", "access": "ReadOnly", "exclude": ["*.tmp"], "include": [".env.example"],
             "archive": {"url": "https://echo.world.test/a/code.tar.gz", "sha256": "a".repeat(64), "stripComponents": 1}},
-        "lifecycle": {"mode": "Service", "maxLifetime": "8h", "ttlAfterFinished": "30m", "state": "Running"},
+        "lifecycle": {"mode": "Service", "maxLifetime": "8h", "idleTimeout": "2h", "ttlAfterFinished": "30m", "state": "Running"},
         "resources": {"limits": {"cpu": "500m", "memory": "300Mi", "ephemeralStorage": "1Gi"}},
         "egress": {"onRevoke": "Drain", "drainSeconds": 60, "allow": [{"name": "rule", "host": "echo.world.test", "ports": [443], "scheme": "Https", "methods": ["GET"],
             "paths": ["/a/**"], "credential": "echo", "clientCertificate": "shown", "websocket": "Deny", "tls": "Intercept",

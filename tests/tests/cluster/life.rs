@@ -143,6 +143,33 @@ async fn a_life_ends_on_time_and_what_is_over_is_deleted_after_the_time_for_whic
 }
 
 #[tokio::test]
+async fn a_sandbox_through_whose_proxy_nothing_passes_ends_and_one_that_asks_now_and_then_does_not() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "idle", async |ns| {
+        let asks = |name: &str, url: &str| {
+            let line = format!("while :; do curl -s -m 5 -o /dev/null {url}; sleep 5; done");
+            let manifest = lives(name, "{idleTimeout: 1m}", &line);
+            format!("{manifest}  egress: {{allow: [{{host: echo.world.test}}]}}\n")
+        };
+        let used = ns.sandbox("used", &asks("used", "https://echo.world.test/a")).await;
+        used.await_reason("Ready", "Running", READY_WITHIN).await;
+        // What is refused does not count.
+        let idle = ns.sandbox("idle", &asks("idle", "https://files.example.com/x")).await;
+        idle.await_reason("Ready", "Running", READY_WITHIN).await;
+        idle.await_reason("Ready", "IdleTimeoutExceeded", Duration::from_secs(180)).await;
+        let status = idle.get().await.status.unwrap();
+        assert!(status.last_activity_time.is_some(), "{status:?}");
+        pod_gone(&idle, &idle.agent_pod()).await;
+        pod_gone(&idle, &idle.proxy_pod()).await;
+        assert_eq!(program(&idle).await.reason, "IdleTimeoutExceeded");
+        let ready = used.condition("Ready").await.unwrap().unwrap();
+        assert_eq!(ready.reason, "Running", "it has run for longer");
+        assert_eq!(used.get().await.status.unwrap().last_activity_time, None);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_run_of_a_task_that_takes_too_long_ends_the_task() {
     let rig = Rig::beside().await;
     with_namespace(&rig, "deadline", async |ns| {

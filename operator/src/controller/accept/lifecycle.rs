@@ -7,11 +7,15 @@ use k8s_openapi::jiff::SignedDuration;
 
 use super::{Rejection, RejectionReason, reject};
 use crate::controller::life::{mode, parse};
+use crate::platform::Platform;
 
 /// A shorter life is over before anything could be done in it.
 const LIFETIME_MIN: SignedDuration = SignedDuration::from_secs(10);
 
-pub(super) fn lifecycle(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
+/// A shorter one would be over before its proxy was asked often enough.
+const IDLE_MIN: SignedDuration = SignedDuration::from_secs(60);
+
+pub(super) fn lifecycle(sandbox: &AgentSandbox, platform: &Platform, faults: &mut Vec<Rejection>) {
     let Some(lifecycle) = &sandbox.spec.lifecycle else { return };
     let bad = |text: &Option<String>, min| {
         text.as_deref().is_some_and(|text| parse(text).is_none_or(|time| time < min))
@@ -22,6 +26,21 @@ pub(super) fn lifecycle(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
             RejectionReason::InvalidField,
             "spec.lifecycle.maxLifetime",
             "maxLifetime must be a time from 10s to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    }
+    if bad(&lifecycle.idle_timeout, IDLE_MIN) {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.idleTimeout",
+            "idleTimeout must be a time from 1m to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+        );
+    } else if lifecycle.idle_timeout.is_some() && platform.asks_from.is_none() {
+        reject(
+            faults,
+            RejectionReason::InvalidField,
+            "spec.lifecycle.idleTimeout",
+            "idleTimeout cannot be kept where the operator asks no proxy (--denials=none), which alone knows what passes; write maxLifetime in place of idleTimeout, or have the operator's administrator set denials to ask",
         );
     }
     if bad(&lifecycle.active_deadline, LIFETIME_MIN) {

@@ -97,7 +97,7 @@ pub fn is_lost(pod: &Pod) -> bool {
 }
 
 /// Whether nothing of this pod runs any more, and its kubelet has said so.
-fn is_over(pod: &Pod) -> bool {
+pub(super) fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

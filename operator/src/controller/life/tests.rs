@@ -331,7 +331,8 @@ fn no_clock_of_a_node_and_no_status_that_was_cut_makes_a_life_longer() {
         let mut cut = sandbox.clone();
         cut.status = Some(from(json!({"conditions": [ready]})));
         // AgentFailing is also told of a container that could not be created.
-        let ran = ["Running", "Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded"];
+        let ran =
+            ["Running", "Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded", "IdleTimeoutExceeded"];
         let known = if ran.contains(&reason.as_str()) { created } else { None };
         assert_eq!(life(&cut, None, now()).started, known, "{}", reason.as_str());
     }
@@ -380,7 +381,7 @@ fn the_times_of_an_end_are_none_that_a_node_could_choose() {
 
 #[test]
 fn a_sandbox_that_was_said_to_be_over_stays_so_though_its_result_was_taken_out_of_the_status() {
-    for reason in ["Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded"] {
+    for reason in ["Succeeded", "Failed", "LifetimeExceeded", "DeadlineExceeded", "IdleTimeoutExceeded"] {
         let mut cut = living(&json!({"mode": "Task"}));
         let ready = json!({"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         cut.status = Some(from(json!({"conditions": [ready]})));
@@ -431,7 +432,7 @@ fn a_result_is_kept_as_long_from_when_it_was_told_however_late_that_was() {
 fn a_life_that_goes_on_keeps_its_start_and_its_bound() {
     let task = living(&json!({"mode": "Task", "maxLifetime": "1h"}));
     let (began, ends) = ("2026-01-01T00:30:00Z".parse().ok(), "2026-01-01T01:30:00Z".parse().ok());
-    assert_eq!(life_going_on(&task, began, now()), Life { started: began, ends, over: None });
+    assert_eq!(life_going_on(&task, began, now()), Life { started: began, ends, ..Life::default() });
     let late = life_going_on(&task, began, ends.unwrap()).over.unwrap();
     assert_eq!((late.exit_code, late.reason.as_str()), (None, "LifetimeExceeded"));
 }
@@ -464,3 +465,4 @@ fn an_agent_that_was_never_started_again_has_lived_since_its_container_and_not_s
 }
 
 mod deadline;
+mod idle;

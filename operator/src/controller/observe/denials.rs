@@ -1,5 +1,6 @@
-//! What proxies have denied. A proxy has no Kubernetes token and can tell nobody, so the operator asks each one's admin port,
-//! which that proxy's wall opens to the operator alone. What comes back is counted and shown; nothing is decided by it.
+//! What proxies have denied, and when something last passed through them. A proxy has no Kubernetes token and can tell nobody, so the
+//! operator asks each one's admin port, which that proxy's wall opens to the operator alone. What was denied is counted and shown; nothing
+//! is decided by it. That nothing passes may end a sandbox ([`idle`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -17,13 +18,17 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tokio::net::TcpStream;
 
+use super::activity::Activities;
 use super::{Stores, address, ready_since};
+use crate::clock::Clock;
 use crate::controller::accept::Identity;
 use crate::controller::desired::Component;
+use crate::controller::life::idle;
 use crate::controller::plan::is_owned;
 
 /// How often each proxy is asked: soon enough for somebody who waits for a denial to show, and one small request.
@@ -51,6 +56,8 @@ pub struct Denials {
     unheard: Mutex<BTreeSet<String>>,
     /// The API server drops what it is told, as one does that has the kind's schema of an earlier release.
     dropped: AtomicBool,
+    /// What proxies say of when something last passed.
+    pub activities: Activities,
 }
 
 /// What one proxy said.
@@ -137,8 +144,15 @@ impl Denials {
         }
     }
 
-    /// Takes in an answer; whether it is news.
-    fn learn(&self, sandbox_uid: &str, pod: &Pod, tally: Tally) -> bool {
+    /// Takes in an answer; whether it is news. That time has passed is none.
+    fn learn(&self, sandbox: &AgentSandbox, pod: &Pod, mut tally: Tally, now: Timestamp) -> bool {
+        if let Some(idle) = tally.idle.take() {
+            self.activities.learn(sandbox, idle, now);
+        }
+        self.tells(&sandbox.uid().unwrap_or_default(), pod, tally)
+    }
+
+    fn tells(&self, sandbox_uid: &str, pod: &Pod, tally: Tally) -> bool {
         let answer = Answer { pod: pod.uid().unwrap_or_default(), tally };
         self.all().insert(sandbox_uid.to_owned(), answer.clone()).as_ref() != Some(&answer)
     }
@@ -146,6 +160,7 @@ impl Denials {
     /// Forgets all sandboxes but these.
     fn keep(&self, sandbox_uids: &BTreeSet<String>) {
         self.all().retain(|uid, _| sandbox_uids.contains(uid));
+        self.activities.keep(sandbox_uids);
         self.unheard.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid| sandbox_uids.contains(uid));
     }
 
@@ -155,11 +170,36 @@ impl Denials {
 }
 
 /// Asks all proxies again and again, and wakes each sandbox of which there is news. Never returns by itself.
-pub async fn follow(stores: Stores, denials: Arc<Denials>, wake: UnboundedSender<ObjectRef<AgentSandbox>>) {
+pub async fn follow(
+    stores: Stores,
+    denials: Arc<Denials>,
+    clock: Clock,
+    wake: UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
     denials.asked.store(true, Ordering::Relaxed);
+    denials.activities.begin();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        round(&stores, &denials, PORT_ADMIN, &wake).await;
+        round(&stores, &denials, PORT_ADMIN, &clock, &wake).await;
+        wake_idle(&stores, &denials, &clock, &wake);
+    }
+}
+
+/// Wakes each sandbox that was idle for too long, or of whose idleness there is something to tell.
+fn wake_idle(
+    stores: &Stores,
+    denials: &Denials,
+    clock: &Clock,
+    wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
+) {
+    let now = clock.now();
+    for sandbox in stores.sandboxes.state_filter(|sandbox| idle::timeout(sandbox).is_some()) {
+        let activity = denials.activities.of(&sandbox.uid().unwrap_or_default());
+        let agent = own_pod(stores, &sandbox, Component::Agent);
+        if idle::is_news(&sandbox, agent.as_deref(), activity.as_ref(), now) {
+            // Nobody is there to be woken once the controller has ended.
+            let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
+        }
     }
 }
 
@@ -168,6 +208,7 @@ async fn round(
     stores: &Stores,
     denials: &Denials,
     port: u16,
+    clock: &Clock,
     wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     let sandboxes = stores.sandboxes.state();
@@ -179,7 +220,7 @@ async fn round(
             let uid = sandbox.uid().unwrap_or_default();
             let answer = ask(SocketAddr::new(address, port), &uid).await;
             denials.heard(sandbox, answer.as_ref().err());
-            if answer.is_ok_and(|tally| denials.learn(&uid, &pod, tally)) {
+            if answer.is_ok_and(|tally| denials.learn(sandbox, &pod, tally, clock.now())) {
                 // Nobody is there to be woken once the controller has ended, and then this ends too.
                 let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
             }
@@ -187,14 +228,20 @@ async fn round(
         .await;
 }
 
-/// The pod of a sandbox's proxy, by its name and its owner. A pod that was made up to look like one can lie about numbers and
-/// nothing else; it cannot have the operator ask a node.
+/// The pod of a sandbox's proxy, by its name and its owner. A pod that was made up to look like one can lie about numbers, and about
+/// whether its sandbox is idle, which whoever makes it could delete; it cannot have the operator ask a node.
 fn proxy(stores: &Stores, sandbox: &AgentSandbox) -> Option<Arc<Pod>> {
-    let identity = Identity::of(sandbox)?;
-    let name = Component::Proxy.name(&identity);
-    let pod = stores.pods.get(&ObjectRef::new(&name).within(&identity.namespace))?;
+    let pod = own_pod(stores, sandbox, Component::Proxy)?;
     let on_the_node = pod.spec.as_ref().is_none_or(|spec| spec.host_network == Some(true));
-    (is_owned(pod.meta(), &identity) && !on_the_node && ready_since(&pod).is_some()).then_some(pod)
+    (!on_the_node && ready_since(&pod).is_some()).then_some(pod)
+}
+
+/// A pod of a sandbox, by its name and its owner.
+fn own_pod(stores: &Stores, sandbox: &AgentSandbox, component: Component) -> Option<Arc<Pod>> {
+    let identity = Identity::of(sandbox)?;
+    let name = component.name(&identity);
+    let pod = stores.pods.get(&ObjectRef::new(&name).within(&identity.namespace))?;
+    is_owned(pod.meta(), &identity).then_some(pod)
 }
 
 async fn ask(admin: SocketAddr, sandbox_uid: &str) -> Result<Tally, Unknown> {
@@ -299,7 +346,7 @@ mod tests {
         let ctx = fixtures::ctx(client, &fixtures::sandbox(|_| ()), children, &[]);
         let (wake, woken) = futures::channel::mpsc::unbounded();
         for _ in 0..rounds {
-            round(&ctx.stores, &ctx.denials, port, &wake).await;
+            round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;
         }
         drop(wake);
         (woken.count().await, ctx.denials.of(fixtures::UID))
@@ -383,7 +430,7 @@ mod tests {
         assert_eq!(ctx.denials.held(fixtures::UID, Some(pod)), Held::NotAsked);
         ctx.denials.asked.store(true, Ordering::Relaxed);
         assert_eq!(ctx.denials.held(fixtures::UID, Some(pod)), Held::AllBut(Vec::new()));
-        round(&ctx.stores, &ctx.denials, port, &futures::channel::mpsc::unbounded().0).await;
+        round(&ctx.stores, &ctx.denials, port, &ctx.clock, &futures::channel::mpsc::unbounded().0).await;
         ctx.denials.held(fixtures::UID, Some(pod))
     }
 
@@ -411,10 +458,41 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn that_time_passes_is_no_news_and_a_sandbox_is_woken_when_it_is_idle_for_too_long() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let woken_by = async |seconds: u64| {
+            let told = format!(
+                r#"{{"sandbox":"{}","denied":0,"latest":[],"idle":{{"seconds":{seconds},"hasPassed":true}}}}"#,
+                fixtures::UID
+            );
+            let port = answering(ok(&told)).await;
+            let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+            let client = kube::Client::try_from(config).unwrap();
+            let sandbox = fixtures::sandbox(|sandbox| {
+                sandbox.spec.lifecycle = Some(fixtures::from(serde_json::json!({"idleTimeout": "1h"})));
+            });
+            let mut children = own();
+            children.push(Child::Pod(Box::new(fixtures::agent_pod())));
+            let ctx = fixtures::ctx(client, &sandbox, &children, &[]);
+            ctx.denials.activities.begin();
+            let (wake, woken) = futures::channel::mpsc::unbounded();
+            round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;
+            round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;
+            assert_eq!(ctx.denials.of(fixtures::UID).unwrap().idle, None, "it is kept apart");
+            let (wake_idle_too, woken_idle) = futures::channel::mpsc::unbounded();
+            wake_idle(&ctx.stores, &ctx.denials, &ctx.clock, &wake_idle_too);
+            drop((wake, wake_idle_too));
+            (woken.count().await, woken_idle.count().await)
+        };
+        assert_eq!(woken_by(10).await, (1, 0), "the first answer is news, and no other");
+        assert_eq!(woken_by(3600).await, (1, 1));
+    }
+
     #[test]
     fn what_the_api_server_drops_is_not_told_again() {
         let denials = Denials::default();
-        denials.learn("u", &Pod::default(), Tally::default());
+        denials.tells("u", &Pod::default(), Tally::default());
         assert!(denials.of("u").is_some());
         denials.are_not_kept();
         assert_eq!(denials.of("u"), None);

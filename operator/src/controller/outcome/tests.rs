@@ -125,7 +125,7 @@ fn only_what_trying_again_cannot_mend_lasts() {
 }
 
 fn requeue(stage: Stage) -> Requeue {
-    Outcome { class_name: None, started: None, off: None, stage }.requeue(now())
+    Outcome { class_name: None, started: None, idle_since: None, off: None, stage }.requeue(now())
 }
 
 #[test]

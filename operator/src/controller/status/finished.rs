@@ -53,6 +53,7 @@ fn result(program: &ProgramStatus) -> (Holds, Reason, String) {
         let why = match cut {
             Cut::Lifetime => "it has lived as long as lifecycle.maxLifetime says",
             Cut::Deadline => "this run of its program has taken as long as lifecycle.activeDeadline says",
+            Cut::Idle => "nothing has passed through its proxy for as long as lifecycle.idleTimeout says",
         };
         return (Holds::False, cut.reason(), format!("The sandbox is stopped, for {why}. {ONCE}"));
     }

@@ -208,6 +208,8 @@ reasons! {
     LifetimeExceeded,
     /// The run of a Task's program took as long as one may, and was stopped.
     DeadlineExceeded,
+    /// Nothing passed through the sandbox's proxy for as long as may be, and it was stopped.
+    IdleTimeoutExceeded,
     /// Nothing more is known, because the sandbox is over.
     Finished,
     /// Nothing to report.
@@ -251,6 +253,7 @@ impl Reason {
                 | Self::Failed
                 | Self::LifetimeExceeded
                 | Self::DeadlineExceeded
+                | Self::IdleTimeoutExceeded
         )
     }
 }

@@ -59,7 +59,7 @@ fn with(change: impl FnOnce(&mut Workload)) -> Stage {
 }
 
 fn outcome(stage: Stage) -> Outcome {
-    Outcome { class_name: Some("gvisor".to_owned()), started: None, off: None, stage }
+    Outcome { class_name: Some("gvisor".to_owned()), started: None, idle_since: None, off: None, stage }
 }
 
 type Told = BTreeMap<String, (String, String)>;

@@ -43,3 +43,21 @@ fn a_deadline_that_is_no_time_and_one_of_a_service_are_rejected() {
         only(rejected(&service, &ordinary()), RejectionReason::InvalidField, "spec.lifecycle.activeDeadline");
     }
 }
+
+#[test]
+fn an_idle_timeout_that_is_no_time_and_one_that_nobody_could_keep_are_rejected() {
+    let idle = |text: &str| sandbox(|s| s.spec.lifecycle = Some(from(json!({"idleTimeout": text}))));
+    for text in ["1m", "60s", "8760h"] {
+        assert!(accept(&identity(), &idle(text), &ordinary(), &platform()).is_ok(), "{text}");
+    }
+    for text in ["59s", "8761h", "soon"] {
+        let found = rejected(&idle(text), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.lifecycle.idleTimeout");
+    }
+    let asks_nobody = Platform { asks_from: None, ..platform() };
+    let found = accept(&identity(), &idle("30m"), &ordinary(), &asks_nobody).unwrap_err();
+    let found = found.iter().map(|one| (one.reason, one.field.clone())).collect();
+    only(found, RejectionReason::InvalidField, "spec.lifecycle.idleTimeout");
+    let unbounded = sandbox(|_| ());
+    assert!(accept(&identity(), &unbounded, &ordinary(), &asks_nobody).is_ok(), "the control");
+}

@@ -1,0 +1,157 @@
+//! Whether a sandbox lies idle: for how long nothing has passed through its proxy, and whether that is too long. Pure; time is an argument.
+//!
+//! What is not known is not idle. A sandbox is over only once its own proxy has said, while its agent ran, that nothing has passed for all
+//! of the time; so an operator that was away, or asks again after a change of clocks, ends nothing. A proxy that nobody hears could be kept
+//! so for ever, however: after an hour, or the whole time where that is longer, its silence ends the sandbox too. How long that silence is
+//! the caller counts, by a clock that nobody sets. Each new agent has all of the time, and so has one that is resumed. A proxy that was
+//! started anew and has seen nothing takes over from the one before it, as far as that one's word is not older than a minute; else half of
+//! the time is left to the agent at least, for what passed meanwhile nobody knows.
+
+use agentsandbox_crds::AgentSandbox;
+use agentsandbox_crds::sandbox::PowerState;
+use agentsandbox_policy::Idle;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+
+use super::{Cut, Life, end, state, time};
+
+/// A proxy that is not heard for as long, and for the whole time where that is longer, ends its sandbox.
+const SILENCE_MIN: SignedDuration = SignedDuration::from_hours(1);
+/// Of a proxy that was heard until so long before the next one began, nothing is missing that counts.
+const GAP_MAX: SignedDuration = SignedDuration::from_secs(60);
+/// Whole seconds, an answer that took its time: two reports of one moment lie less far apart.
+const JITTER_MAX: SignedDuration = SignedDuration::from_secs(5);
+
+/// What a sandbox's proxy has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When something last passed, as far as anybody knows.
+    pub active: Timestamp,
+    /// When it said so.
+    pub at: Timestamp,
+}
+
+impl Heard {
+    /// The same, by a clock by which it was said at this time: one that was set since must not make anything idle.
+    #[must_use]
+    pub fn said(self, at: Timestamp) -> Self {
+        Self { active: earlier(at, self.at.duration_since(self.active)), at }
+    }
+}
+
+/// What is known of a sandbox whose proxy is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// What its proxy has said last; none as long as this operator has heard nothing of it.
+    pub heard: Option<Heard>,
+    /// How long it has said nothing: since then, or since this operator asks.
+    pub silent_for: SignedDuration,
+}
+
+/// For how long nothing may pass; none where that is not bounded.
+#[must_use]
+pub fn timeout(sandbox: &AgentSandbox) -> Option<SignedDuration> {
+    time::parse(sandbox.spec.lifecycle.as_ref()?.idle_timeout.as_deref()?)
+}
+
+/// What is known once a proxy has said this, after what was known `before`.
+#[must_use]
+pub fn hears(before: Option<Heard>, sandbox: &AgentSandbox, report: Idle, now: Timestamp) -> Heard {
+    let half = timeout(sandbox).unwrap_or_default() / 2;
+    let seconds = i64::try_from(report.seconds).unwrap_or(i64::MAX);
+    let since = earlier(now, SignedDuration::from_secs(seconds));
+    let active = match before {
+        Some(before) if report.has_passed => {
+            let is_same = before.active.duration_since(since).abs() <= JITTER_MAX;
+            if is_same { before.active.max(since) } else { since }
+        }
+        None if report.has_passed => since,
+        // This proxy has seen nothing since it began, and the one before it was heard to its end.
+        Some(before) if since.duration_since(before.at) <= GAP_MAX => before.active,
+        Some(before) => before.active.max(earlier(since, half)),
+        None => told_before(sandbox).map_or(since, |told| told.max(earlier(since, half)).min(since)),
+    };
+    Heard { active: active.min(now), at: now }
+}
+
+/// The same life, over if the sandbox was idle for too long, and with what is to be told of that.
+#[must_use]
+pub fn judged(
+    life: Life,
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    activity: Option<&Activity>,
+    now: Timestamp,
+) -> Life {
+    let idle_since = told(sandbox, agent, activity, now);
+    let is_over = life.over.is_none() && is_exceeded(sandbox, agent, activity, now);
+    let over = if is_over { Some(end(Cut::Idle.reason(), life.started, now)) } else { life.over };
+    Life { over, idle_since, ..life }
+}
+
+/// Whether a pass over the sandbox would find it over, or something to be told of it.
+#[must_use]
+pub fn is_news(
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    activity: Option<&Activity>,
+    now: Timestamp,
+) -> bool {
+    let is_over = sandbox.metadata.deletion_timestamp.is_some()
+        || sandbox.status.as_ref().is_some_and(|status| status.program.is_some());
+    let tells = || told(sandbox, agent, activity, now) != told_before(sandbox);
+    timeout(sandbox).is_some() && !is_over && (is_exceeded(sandbox, agent, activity, now) || tells())
+}
+
+/// Whether nothing has passed for too long while an agent ran, or nobody could tell for longer than that.
+fn is_exceeded(
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    activity: Option<&Activity>,
+    now: Timestamp,
+) -> bool {
+    let Some((timeout, activity, began)) = counts(sandbox, agent, activity, now) else { return false };
+    let is_idle =
+        activity.heard.is_some_and(|heard| heard.at.duration_since(heard.active.max(began)) >= timeout);
+    let silent_for = activity.silent_for.min(now.duration_since(began));
+    is_idle || silent_for >= timeout.max(SILENCE_MIN)
+}
+
+/// When something last passed, where that is half of the time ago or longer; none where it is not, and where no agent runs. A sandbox
+/// that is used, and one that is not, are told of once: what was told stays until it is another thing.
+fn told(
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    activity: Option<&Activity>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let (timeout, activity, began) = counts(sandbox, agent, activity, now)?;
+    let before = told_before(sandbox);
+    let Some(heard) = activity.heard else { return before };
+    let since = heard.active.max(began);
+    if heard.at.duration_since(since) < timeout / 2 {
+        return None;
+    }
+    let is_same = |told: &Timestamp| told.duration_since(since).abs() <= JITTER_MAX;
+    before.filter(is_same).or(Some(since))
+}
+
+/// The time that is bounded, what is known, and since when an agent runs; none where nothing counts.
+fn counts<'a>(
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    activity: Option<&'a Activity>,
+    now: Timestamp,
+) -> Option<(SignedDuration, &'a Activity, Timestamp)> {
+    let timeout = timeout(sandbox).filter(|_| state(sandbox) != Some(PowerState::Suspended))?;
+    let agent = agent.filter(|pod| !super::program::is_over(pod))?;
+    Some((timeout, activity?, time::started_in(agent, now)?))
+}
+
+fn told_before(sandbox: &AgentSandbox) -> Option<Timestamp> {
+    sandbox.status.as_ref()?.last_activity_time.as_ref().map(|time| time.0)
+}
+
+fn earlier(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.saturating_sub(by).unwrap_or(Timestamp::MIN)
+}
