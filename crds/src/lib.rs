@@ -14,6 +14,7 @@ pub mod names;
 pub mod preset;
 pub mod sandbox;
 pub mod schema;
+pub mod scratch;
 pub mod workspace;
 
 pub use class::{AgentSandboxClass, AgentSandboxClassSpec};

@@ -9,6 +9,7 @@ use crate::common::{
     BYTES_MESSAGE, BYTES_RULE, EgressLimits, HOST_MESSAGE, HOST_RULE, IDLE_RULE, LIFETIME_RULE, Method,
     OVER_RULE, OnRevoke, PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
 };
+use crate::scratch::Scratch;
 use crate::workspace::{Workspace, WorkspaceStatus};
 
 /// What one agent runs, and what it may reach.
@@ -47,6 +48,10 @@ pub struct AgentSandboxSpec {
     /// The folder /workspace: what it begins with, and what the agent may do there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<Workspace>,
+    /// /tmp, the home folder and further folders that the agent may write; `{}` has /tmp and the home folder in memory. Absent means
+    /// that these two are on the node's disk, each up to resources.limits.ephemeralStorage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Scratch>,
     /// What the agent may reach; absent means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
@@ -168,8 +173,8 @@ pub struct ProcessSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 2, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub read_paths: Option<Vec<String>>,
-    /// Files and folders that it may write, with all below them, beside /dev; absent means /workspace, /tmp and /home/agent. Each must
-    /// be there when the program starts, with no symbolic link on the way.
+    /// Files and folders that it may write, with all below them, beside /dev; absent means /workspace, /tmp, /home/agent and what
+    /// scratch adds. Each must be there when the program starts, with no symbolic link on the way.
     #[x_kube(validation = Rule::new(PROCESS_PATHS_RULE).message(PROCESS_PATHS_MESSAGE))]
     #[x_kube(validation = Rule::new("self.all(p, !p.matches('^/proc(/|$)'))").message("writePaths cannot hold /proc: it leads into the memory of the agent's other processes"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{BYTES_MESSAGE, BYTES_RULE, STORAGE_CLASS_MESSAGE, STORAGE_CLASS_RULE};
+use crate::scratch::{Execution, Medium};
 
 /// The folder /workspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -15,15 +16,22 @@ use crate::common::{BYTES_MESSAGE, BYTES_RULE, STORAGE_CLASS_MESSAGE, STORAGE_CL
     validation = Rule::new("!has(self.access) || self.access != 'Overlay' || has(self.archive) || has(self.git)").message("there is no original to compare with: name an archive or a git repository, or remove access: Overlay").field_path(".access"),
     validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude"),
     validation = Rule::new("has(self.persistent) == (has(self.access) && self.access == 'Persistent')").message("persistent describes the volume of access: Persistent and of no other: write both, or neither").field_path(".persistent"),
-    validation = Rule::new("!has(self.persistent) || !has(self.sizeLimit)").message("sizeLimit bounds a folder of the node, and a persistent workspace is a volume of its own: remove sizeLimit, and write persistent.size").field_path(".sizeLimit")
+    validation = Rule::new("!has(self.persistent) || !has(self.sizeLimit)").message("sizeLimit bounds a folder of the node, and a persistent workspace is a volume of its own: remove sizeLimit, and write persistent.size").field_path(".sizeLimit"),
+    validation = Rule::new("!has(self.persistent) || !has(self.medium)").message("medium says what a folder of the node is made of, and a persistent workspace is a volume of its own: remove medium").field_path(".medium")
 )]
 pub struct Workspace {
-    /// Size at which the pod is evicted, in bytes; absent means 1Gi. What is fetched and what it unpacks to must fit into it together. The
+    /// Size in bytes, at which the pod is evicted, or a write fails where medium is Memory; absent means 1Gi, and 500Mi in memory. What is fetched and what it unpacks to must fit into it together. The
     /// folder lasts as long as the agent's pod.
     #[x_kube(validation = Rule::new(BYTES_RULE).message(BYTES_MESSAGE))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
     pub size_limit: Option<String>,
+    /// Disk (absent means this), or Memory: a tmpfs, which counts towards the memory limit; twice with access: Overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub medium: Option<Medium>,
+    /// Whether programs that lie in the folder run: Allow (absent means this) or Deny, as in scratch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<Execution>,
     /// An archive that is unpacked into the folder before the agent starts; absent means that the folder begins empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveSource>,

@@ -71,6 +71,9 @@ pub struct RunArgs {
     /// A path below which no file may be executed.
     #[arg(long)]
     pub no_execute: Vec<PathBuf>,
+    /// Withhold execution by mounts, and say nothing of reading and writing: for a kernel that has no Landlock. Each path is a mount then.
+    #[arg(long, conflicts_with_all = ["read", "write"], requires = "no_execute")]
+    pub by_mounts: bool,
     /// Say what came of each attempt that must be denied, and end: with 0 where all of them were.
     #[arg(long)]
     pub check: bool,
@@ -136,6 +139,9 @@ pub struct FenceArgs {
     /// Folder that the program is put into by which the agent starts in a process sandbox; absent where it starts in none.
     #[arg(long)]
     pub program_dir: Option<PathBuf>,
+    /// The agent has execution withheld by mounts, and starts in no process sandbox.
+    #[arg(long, requires = "program_dir")]
+    pub program_by_mounts: bool,
     /// Memory limit that the class promises.
     #[arg(long)]
     pub expect_memory_bytes: u64,

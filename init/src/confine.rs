@@ -1,5 +1,6 @@
 //! The process sandbox: what a process gives up for good before it becomes the agent. It adds to the container, where the agent
-//! shares the node's kernel; under gVisor there is no Landlock, and [`run`] says so and starts nothing.
+//! shares the node's kernel; under gVisor there is no Landlock, and [`run`] says so and starts nothing, unless it is told to withhold
+//! execution alone, by [`mounts`].
 //!
 //! The order matters. Descriptors first, for opening them needs no rule; files next; then system calls, since the others need
 //! some; last, what must be denied now is tried. The program is started with [`Confined`] in hand, which only the whole of it
@@ -23,6 +24,7 @@ use crate::args::{RunArgs, TERMINATION_LOG};
 pub mod attempts;
 pub mod calls;
 pub mod files;
+pub mod mounts;
 
 /// Exit code where the process could not be confined (`EX_OSERR`); nothing was started.
 pub const EXIT_NOT_CONFINED: u8 = 71;
@@ -30,6 +32,8 @@ pub const EXIT_NOT_CONFINED: u8 = 71;
 pub const EXIT_NOT_DENIED: u8 = 70;
 /// How `run --check` begins to say what holds.
 pub const LANDLOCK_VERSION: &str = "landlock version ";
+/// How it begins where execution is withheld by mounts.
+pub const MOUNTS: &str = "mounts";
 /// Exit codes of every shell for a program that is not there, and for one that cannot be started.
 const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_NOT_STARTED: u8 = 126;
@@ -48,6 +52,9 @@ pub enum Refused {
     /// Files.
     #[error(transparent)]
     Files(#[from] files::Fault),
+    /// Mounts.
+    #[error(transparent)]
+    Mounts(#[from] mounts::Fault),
     /// System calls.
     #[error(transparent)]
     Calls(#[from] calls::Fault),
@@ -63,8 +70,8 @@ fn listed(attempts: &[Attempt]) -> String {
 /// That everything is in force for the calling thread, and was seen to be.
 #[derive(Debug)]
 pub struct Confined {
-    /// Version of Landlock in the kernel.
-    version: i32,
+    /// Version of Landlock in the kernel; none where mounts do its work.
+    version: Option<i32>,
     /// What was tried, all of it in vain.
     denied: Vec<Attempt>,
 }
@@ -72,7 +79,7 @@ pub struct Confined {
 /// Confines this process, which must have one thread, and becomes the command; returns where it did not.
 #[must_use]
 pub fn run(args: &RunArgs) -> ExitCode {
-    match confine(&args.grants()) {
+    match confine(args) {
         Ok(confined) if args.check => tell(&confined),
         Ok(confined) => become_command(&confined, &args.command),
         Err(refused) => {
@@ -85,12 +92,19 @@ pub fn run(args: &RunArgs) -> ExitCode {
 
 /// # Errors
 /// When anything of it cannot be enforced, or an attempt shows that it is not.
-fn confine(grants: &files::Grants) -> Result<Confined, Refused> {
+fn confine(args: &RunArgs) -> Result<Confined, Refused> {
+    let grants = args.grants();
     close_inherited().map_err(Refused::Descriptors)?;
-    let offered = files::offered().map_err(Refused::Unasked)?;
-    let version = files::confine(grants, offered)?;
+    let version = if args.by_mounts {
+        mounts::confine(&grants.no_execute)?;
+        None
+    } else {
+        let offered = files::offered().map_err(Refused::Unasked)?;
+        Some(files::confine(&grants, offered)?)
+    };
     calls::confine()?;
-    let (denied, done): (Vec<_>, Vec<_>) = attempts::all(grants).into_iter().partition(Attempt::is_denied);
+    let tried = if args.by_mounts { attempts::by_mounts(&grants) } else { attempts::all(&grants) };
+    let (denied, done): (Vec<_>, Vec<_>) = tried.into_iter().partition(Attempt::is_denied);
     if done.is_empty() { Ok(Confined { version, denied }) } else { Err(Refused::NotDenied(done)) }
 }
 
@@ -119,7 +133,9 @@ fn become_command(_confined: &Confined, command: &[OsString]) -> ExitCode {
 
 fn tell(confined: &Confined) -> ExitCode {
     let lines = confined.denied.iter().map(|attempt| format!("{attempt}\n"));
-    let told = format!("{LANDLOCK_VERSION}{}\n{}", confined.version, lines.collect::<String>());
+    let first =
+        confined.version.map_or_else(|| MOUNTS.to_owned(), |number| format!("{LANDLOCK_VERSION}{number}"));
+    let told = format!("{first}\n{}", lines.collect::<String>());
     // Who asked and is told nothing must not take that for a yes.
     match io::stdout().write_all(told.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 //! | walls | a whole round of direct routes is closed, and the proxy answers in that same round | `EgressOpen`, `ProxyUnreachable` |
 //! | enrolment | the proxy takes this pod as its agent, and its DNS denies | `ProxyUnreachable` |
 //! | trust | the bundle is in place | `Failed` |
-//! | program | where a process sandbox is asked for, it can be had on this kernel | `ProcessSandboxMissing` |
+//! | program | where a process sandbox is asked for, or execution is withheld, it can be had on this kernel | `ProcessSandboxMissing` |
 //! | limits | memory, CPU and processes are bounded as promised, as far as this kernel shows it | `LimitsMissing` |
 //!
 //! Each step takes the evidence of the one before it. Trust, program and limits need no network, so their files are written and
@@ -31,7 +31,7 @@ use crate::enrolment::{self, EnrolmentError, Token};
 use crate::limits::{self, Expected, Held, Readings};
 use crate::link::{self, Links};
 use crate::probe;
-use crate::program::{self, ProgramError};
+use crate::program::{self, Means, ProgramError};
 use crate::route;
 use crate::termination::{millis, sentence};
 use crate::trust::{self, TrustError};
@@ -78,7 +78,7 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
 struct Beside {
     trust: Result<(), TrustError>,
     trust_millis: u64,
-    program: Option<Result<u32, ProgramError>>,
+    program: Option<Result<Option<u32>, ProgramError>>,
     readings: Readings,
     limits_millis: u64,
 }
@@ -87,8 +87,9 @@ fn beside(args: &FenceArgs, kernel: KernelKind) -> Beside {
     let started = Instant::now();
     let trust = trust::build(&args.ca_file, &args.trust_dir, SystemTime::now());
     let trust_millis = millis(started);
+    let means = if args.program_by_mounts { Means::Mounts } else { Means::Landlock };
     let program =
-        args.program_dir.as_deref().map(|folder| program::install(Path::new(program::SELF), folder));
+        args.program_dir.as_deref().map(|folder| program::install(Path::new(program::SELF), folder, means));
     let started = Instant::now();
     let readings = limits::read(Path::new("/"), kernel);
     Beside { trust, trust_millis, program, readings, limits_millis: millis(started) }
@@ -109,7 +110,7 @@ fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result
     report.phases.limits_millis = Some(beside.limits_millis);
     report.limits = Some(limits::report(&beside.readings));
     beside.trust.map_err(|error| failed(&error))?;
-    report.landlock_version = beside.program.transpose().map_err(|error| without_program(&error))?;
+    report.landlock_version = beside.program.transpose().map_err(|error| without_program(&error))?.flatten();
     check_limits(args, &beside.readings)
 }
 

@@ -10,7 +10,7 @@ use std::{fs, str};
 
 use thiserror::Error;
 
-use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION};
+use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION, MOUNTS};
 
 /// Its name; the operator starts the agent by it.
 pub const FILE: &str = "agentsandbox-init";
@@ -40,27 +40,44 @@ pub enum ProgramError {
     Broken(String),
 }
 
-/// Puts this program, which lies at `program`, into `folder`, and returns the version of Landlock by which it confined itself.
+/// By what the program is to confine itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// Landlock.
+    Landlock,
+    /// Mounts without execution.
+    Mounts,
+}
+
+/// Puts this program, which lies at `program`, into `folder`, and returns the version of Landlock by which it confined itself; none where
+/// that was by mounts.
 ///
 /// # Errors
 /// When it cannot be put there, or did not confine itself.
-pub fn install(program: &Path, folder: &Path) -> Result<u32, ProgramError> {
+pub fn install(program: &Path, folder: &Path, means: Means) -> Result<Option<u32>, ProgramError> {
     let unproven = folder.join(UNPROVEN);
     copy(program, &unproven).map_err(ProgramError::Copy)?;
     let path = |flag: &str| format!("--{flag}={}", folder.display());
+    let first = match means {
+        Means::Landlock => path("write"),
+        Means::Mounts => "--by-mounts".to_owned(),
+    };
     let output = Command::new(&unproven)
-        .args(["run", &path("write"), &path("no-execute"), "--check"])
+        .args(["run", &first, &path("no-execute"), "--check"])
         .stdin(Stdio::null())
         .output()
         .map_err(ProgramError::Start)?;
     let said: String =
         String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID_CHARACTERS_MAX).collect();
-    let version = || {
+    let held = || {
         let first = str::from_utf8(&output.stdout).ok()?.lines().next()?;
-        first.strip_prefix(LANDLOCK_VERSION)?.parse().ok()
+        match means {
+            Means::Landlock => first.strip_prefix(LANDLOCK_VERSION)?.parse().ok().map(Some),
+            Means::Mounts => (first == MOUNTS).then_some(None),
+        }
     };
     let not_confined = [EXIT_NOT_CONFINED, EXIT_NOT_DENIED].map(|code| Some(i32::from(code)));
-    match (output.status.code(), version()) {
+    match (output.status.code(), held()) {
         (Some(0), Some(version)) => {
             fs::rename(&unproven, folder.join(FILE)).map_err(ProgramError::Copy)?;
             Ok(version)

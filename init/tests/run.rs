@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 
 use agentsandbox_init::confine::files::{self, Landlock, VERSION_MIN};
 use agentsandbox_init::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED};
-use agentsandbox_init::program::{self, ProgramError};
+use agentsandbox_init::program::{self, Means, ProgramError};
 use tempfile::TempDir;
 
 const INIT: &str = env!("CARGO_BIN_EXE_agentsandbox-init");
@@ -230,13 +230,13 @@ fn a_command_line_without_a_command_is_none() {
 fn the_program_that_an_agent_starts_by_is_in_its_place_only_once_it_has_confined_itself() {
     let folder = folder();
     let placed = folder.path().join(program::FILE);
-    let installed = program::install(Path::new(INIT), folder.path());
+    let installed = program::install(Path::new(INIT), folder.path(), Means::Landlock);
     match files::offered().unwrap() {
         Landlock::Version(version) if version >= VERSION_MIN => {
-            assert_eq!(installed.unwrap(), u32::try_from(version).unwrap());
+            assert_eq!(installed.unwrap(), Some(u32::try_from(version).unwrap()));
             assert_eq!(fs::metadata(&placed).unwrap().permissions().mode() & 0o777, 0o555);
             // A fence that is started again does it again.
-            program::install(Path::new(INIT), folder.path()).unwrap();
+            program::install(Path::new(INIT), folder.path(), Means::Landlock).unwrap();
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
             let output = Command::new(&placed).args(["run", "--", "echo", "started"]).output().unwrap();
             assert_eq!(text(&output), "started\n");
@@ -248,10 +248,86 @@ fn the_program_that_an_agent_starts_by_is_in_its_place_only_once_it_has_confined
 #[test]
 fn a_program_that_does_not_say_what_holds_is_not_put_in_its_place() {
     let folder = folder();
-    for other in ["/bin/true", "/bin/false"] {
-        let refused = program::install(Path::new(other), folder.path());
+    for (other, means) in ["/bin/true", "/bin/false"]
+        .iter()
+        .flat_map(|other| [(other, Means::Landlock), (other, Means::Mounts)])
+    {
+        let refused = program::install(Path::new(other), folder.path(), means);
         assert!(matches!(refused, Err(ProgramError::Broken(_))), "{refused:?}");
         assert!(!folder.path().join(program::FILE).exists());
     }
-    assert!(matches!(program::install(Path::new("/nothing"), folder.path()), Err(ProgramError::Copy(_))));
+    assert!(matches!(
+        program::install(Path::new("/nothing"), folder.path(), Means::Landlock),
+        Err(ProgramError::Copy(_))
+    ));
+}
+
+/// What became of a line of shell that has execution withheld by mounts in a folder that is one, as uid 0 of users of the test's own, who may
+/// mount it; none where this machine gives a process no such users, and so starts nothing.
+fn by_mounts(folder: &Path, line: &str) -> Option<Output> {
+    let path = folder.to_str().unwrap();
+    let confined = format!(
+        "mount -t tmpfs tmpfs {path} && exec {INIT} run --by-mounts --no-execute={path} -- sh -c '{line}'"
+    );
+    if Command::new("unshare").args(["-Urm", "true"]).status().unwrap().success() {
+        return Some(Command::new("unshare").args(["-Urm", "sh", "-c", &confined]).output().unwrap());
+    }
+    let output = Command::new(INIT)
+        .args(["run", "--by-mounts", "--no-execute", path, "--", "echo", "started"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(EXIT_NOT_CONFINED)), "{}", text(&output));
+    assert!(output.stdout.is_empty(), "{}", text(&output));
+    None
+}
+
+#[test]
+fn o_g18_a_copied_program_does_not_run_where_mounts_withhold_execution() {
+    let (withheld, other) = (folder(), folder());
+    let (path, beside) = (withheld.path().display(), other.path().display());
+    let ways = format!(
+        "cp /bin/true {path}/copy && cp /bin/true {beside}/copy; {path}/copy && echo ran; cd {path}; ./copy && echo ran; \
+         /proc/self/root{path}/copy && echo ran; ln -s {path}/copy {beside}/link; {beside}/link && echo ran; {beside}/copy && echo beside"
+    );
+    let Some(output) = by_mounts(withheld.path(), &ways) else { return };
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "beside\n", "{}", text(&output));
+    assert_eq!(text(&output).matches("Permission denied").count(), 4, "{}", text(&output));
+    // The same mount runs it for who is not confined.
+    let control =
+        format!("mount -t tmpfs tmpfs {path} && cp /bin/true {path}/copy && {path}/copy && echo ran");
+    let control = Command::new("unshare").args(["-Urm", "sh", "-c", &control]).output().unwrap();
+    assert_eq!(text(&control), "ran\n");
+}
+
+#[test]
+fn what_mounts_withhold_cannot_be_had_again_and_brings_no_capability() {
+    let withheld = folder();
+    let path = withheld.path().display();
+    let ways = format!(
+        "mount -o remount,bind,exec {path} && echo undone; umount -l {path} && echo undone; mount -t tmpfs tmpfs /mnt && echo undone; \
+         unshare -Ur true && echo undone; unshare -m true && echo undone; grep -E \"^(Cap|NoNewPrivs|Seccomp:)\" /proc/self/status"
+    );
+    let Some(output) = by_mounts(withheld.path(), &ways) else { return };
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!told.contains("undone"), "{}", text(&output));
+    for kind in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(told.lines().any(|line| line == format!("{kind}:\t0000000000000000")), "{kind}: {told}");
+    }
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(told.lines().any(|seen| seen == line), "no {line} in {told}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_mount_starts_nothing_by_mounts() {
+    let folder = folder();
+    let path = folder.path().to_str().unwrap();
+    let output = Command::new(INIT)
+        .args(["run", "--by-mounts", "--no-execute", path, "--", "echo", "started"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(EXIT_NOT_CONFINED)), "{}", text(&output));
+    assert!(output.stdout.is_empty(), "{}", text(&output));
+    let nothing = Command::new(INIT).args(["run", "--by-mounts", "--", "echo", "started"]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(64), "{}", text(&nothing));
 }

@@ -19,6 +19,14 @@ pub fn bytes(text: &str) -> Option<i64> {
     digits.parse::<i64>().ok()?.checked_mul(factor).filter(|n| *n > 0)
 }
 
+/// Bytes as people write them: in the largest unit in which they are a whole number, for [`bytes`] to read.
+#[must_use]
+pub fn text(bytes: i64) -> String {
+    let units = [(40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")];
+    let whole = units.iter().find(|(bits, _)| bytes != 0 && bytes % (1 << bits) == 0);
+    whole.map_or_else(|| bytes.to_string(), |(bits, unit)| format!("{}{unit}", bytes >> bits))
+}
+
 /// Thousandths of a core of `2`, `0.5` or `500m`; none if it is no such quantity or does not fit.
 #[must_use]
 pub fn cpu_millis(text: &str) -> Option<i64> {
@@ -51,6 +59,16 @@ mod tests {
             ("9999999999999Ti", None),
         ] {
             assert_eq!(bytes(text), wanted, "{text}");
+        }
+        for (bytes, wanted) in [
+            (0, "0"),
+            (1000, "1000"),
+            (1 << 10, "1Ki"),
+            (1536 << 20, "1536Mi"),
+            (4 << 30, "4Gi"),
+            (1 << 40, "1Ti"),
+        ] {
+            assert_eq!(text(bytes), wanted);
         }
         for (text, wanted) in [
             ("2", Some(2000)),

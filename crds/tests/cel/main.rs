@@ -72,6 +72,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
         ("className", serde_json::json!("another")),
         ("agent", serde_json::json!({"image": "ghcr.io/acme/agent:2"})),
         ("workspace", serde_json::json!({"sizeLimit": "77Mi"})),
+        ("scratch", serde_json::json!({"tmp": "77Mi"})),
         ("egress", serde_json::json!({"allow": [{"host": "another.example.com"}]})),
         ("resources", serde_json::json!({"limits": {"cpu": "77m"}})),
         ("lifecycle", serde_json::json!({"mode": "Task"})),
@@ -97,7 +98,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
     let count = |of: &str| schema.pointer(of).and_then(|of| of.as_object()).expect("it has fields").len();
     let (spec, lifecycle) =
         ("/properties/spec/properties", "/properties/spec/properties/lifecycle/properties");
-    assert_eq!((count(spec), count(lifecycle)), (6, 6), "a new field is compared too");
+    assert_eq!((count(spec), count(lifecycle)), (7, 6), "a new field is compared too");
 }
 
 #[test]

@@ -73,6 +73,12 @@ pub fn all(grants: &Grants) -> Vec<Attempt> {
     [calls(), sockets(), files(grants)].into_iter().flatten().collect()
 }
 
+/// Those that are denied where mounts do Landlock's work.
+#[must_use]
+pub fn by_mounts(grants: &Grants) -> Vec<Attempt> {
+    [calls(), sockets(), executions(grants)].into_iter().flatten().collect()
+}
+
 /// Calls that are denied.
 #[must_use]
 pub fn calls() -> Vec<Attempt> {
@@ -120,11 +126,16 @@ pub fn files(grants: &Grants) -> Vec<Attempt> {
     if !grants.read.is_empty() {
         all.push(Attempt::new("listing the root folder", fs::read_dir("/").map(drop), WITHHELD));
     }
-    for folder in &grants.no_execute {
-        let what = format!("execution of a new file in {}", folder.display());
-        all.push(Attempt::new(what, execute_new(folder), WITHHELD_OR_READ_ONLY));
-    }
+    all.extend(executions(grants));
     all
+}
+
+fn executions(grants: &Grants) -> Vec<Attempt> {
+    let tried = grants.no_execute.iter().map(|folder| {
+        let what = format!("execution of a new file in {}", folder.display());
+        Attempt::new(what, execute_new(folder), WITHHELD_OR_READ_ONLY)
+    });
+    tried.collect()
 }
 
 /// Every process may write its own memory so, and that of its user's others.

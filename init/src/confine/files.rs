@@ -129,7 +129,12 @@ pub fn confine(grants: &Grants, offered: Landlock) -> Result<i32, Fault> {
         rules = rules.add_rule(beneath(path, read)?)?;
     }
     for path in executable(grants)? {
-        rules = rules.add_rule(beneath(&path, AccessFs::Execute.into())?)?;
+        match beneath(&path, AccessFs::Execute.into()) {
+            Ok(rule) => rules = rules.add_rule(rule)?,
+            // It was found a moment ago, and nobody named it: what is gone needs no grant.
+            Err(Fault::Path { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(fault) => return Err(fault),
+        }
     }
     // No agent makes devices, not even where it may.
     let write = AccessFs::from_write(ABI_MIN) & !(AccessFs::MakeChar | AccessFs::MakeBlock);
@@ -164,7 +169,7 @@ fn itself(path: &Path) -> Result<PathBuf, Fault> {
 }
 
 /// A folder, for what is withheld there can be tried with a new file.
-fn folder(path: &Path) -> Result<PathBuf, Fault> {
+pub(super) fn folder(path: &Path) -> Result<PathBuf, Fault> {
     let real = itself(path)?;
     if real.is_dir() { Ok(real) } else { Err(fault(path)(io::ErrorKind::NotADirectory.into())) }
 }

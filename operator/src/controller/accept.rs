@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use agentsandbox_crds::class::{AgentSandboxClass, ClassTracing, Isolation, Scheduling};
 use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
-use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode, ProcessSandbox};
+use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode};
+use agentsandbox_crds::scratch::Medium;
 use agentsandbox_policy::document::{
     ClientCertificateDocument, CredentialDocument, RuleDocument, UpstreamProxyDocument,
 };
@@ -33,13 +34,16 @@ pub mod hosts;
 mod lifecycle;
 mod limits;
 mod policy;
+mod scratch;
 mod tracing;
 mod upload;
 mod workspace;
 
 pub use class::class_to_keep;
+pub use confinement::{Confinement, Means};
 pub use egress::credential_file;
 pub use limits::Limits;
+pub use scratch::Folder;
 pub use workspace::{Origin, Persistent, Source};
 
 /// Variables that the operator sets itself: what a user writes could not shadow them, so it is refused.
@@ -93,9 +97,13 @@ pub struct Accepted {
     /// What becomes of it when it ends.
     pub mode: Mode,
     /// What it gives up before it starts; none where nobody asks.
-    pub confinement: Option<ProcessSandbox>,
+    pub confinement: Option<Confinement>,
     /// Its limits.
     pub limits: Limits,
+    /// What it may write beside its workspace.
+    pub scratch: Vec<Folder>,
+    /// What its workspace is made of, where that lasts as long as its pod.
+    pub workspace_medium: Medium,
     /// What its workspace begins with; none where it begins empty and is as short-lived as its pod.
     pub source: Option<Source>,
     /// The claim that its workspace is in; none where it lasts as long as its pod.
@@ -253,8 +261,9 @@ pub fn accept(
     let mut in_force = class::in_force(class, references, &mut faults);
     image(sandbox, class, &mut faults);
     lifecycle::lifecycle(sandbox, platform, &mut faults);
-    let confinement = confinement::confinement(sandbox, class, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
+    let scratch = scratch::scratch(sandbox, limits.as_ref(), &mut faults);
+    let confinement = confinement::confinement(sandbox, class, &scratch, &mut faults);
     let mut egress = egress::egress(identity, sandbox, class, references, &mut faults);
     in_force.drain_seconds = drain::seconds(sandbox, class);
     in_force.tracing = tracing::tracing(class, !egress.rules.is_empty(), &mut faults);
@@ -281,6 +290,8 @@ pub fn accept(
             mode: life::mode(sandbox),
             confinement,
             limits,
+            scratch,
+            workspace_medium: workspace::medium(sandbox),
             source,
             persistent,
             rules: egress.rules,

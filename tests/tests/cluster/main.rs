@@ -48,6 +48,7 @@ mod real_work;
 mod rotation;
 mod routes;
 mod schema;
+mod scratch;
 mod secret;
 mod simulator;
 mod tampering;

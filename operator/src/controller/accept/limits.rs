@@ -3,6 +3,7 @@
 use agentsandbox_crds::class::{AgentSandboxClass, ResourceCeilings};
 use agentsandbox_crds::common::ResourceLimits;
 use agentsandbox_crds::sandbox::AgentSandbox;
+use agentsandbox_crds::scratch::Medium;
 use kube::ResourceExt;
 
 use super::{Rejection, RejectionReason, reject};
@@ -13,10 +14,12 @@ const DEFAULT_CPU: &str = "1";
 const DEFAULT_MEMORY: &str = "1Gi";
 const DEFAULT_EPHEMERAL_STORAGE: &str = "1Gi";
 const DEFAULT_WORKSPACE: &str = "1Gi";
+/// That of the guide that this project implements: memory is dearer than disk.
+const DEFAULT_WORKSPACE_IN_MEMORY: &str = "500Mi";
 /// Below these neither gVisor nor the fence starts, and the failure would be hard to read.
-const MEMORY_BYTES_MIN: i64 = 64 << 20;
+pub(super) const MEMORY_BYTES_MIN: i64 = 64 << 20;
 const CPU_MILLIS_MIN: i64 = 50;
-const DISK_BYTES_MIN: i64 = 1 << 20;
+pub(super) const DISK_BYTES_MIN: i64 = 1 << 20;
 
 /// The limits in force; each is effective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +94,13 @@ pub(super) fn limits(
     let cpu_millis = axis(&CPU, own.and_then(CPU.get), class, faults);
     let memory_bytes = axis(&MEMORY, own.and_then(MEMORY.get), class, faults);
     let ephemeral_bytes = axis(&DISK, own.and_then(DISK.get), class, faults);
-    let workspace = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.size_limit.as_ref());
-    let workspace_bytes = axis(&WORKSPACE, workspace, class, faults);
+    let workspace = sandbox.spec.workspace.as_ref();
+    let fallback = match workspace.and_then(|workspace| workspace.medium) {
+        Some(Medium::Memory) => DEFAULT_WORKSPACE_IN_MEMORY,
+        Some(Medium::Disk) | None => DEFAULT_WORKSPACE,
+    };
+    let size = workspace.and_then(|workspace| workspace.size_limit.as_ref());
+    let workspace_bytes = axis(&Axis { fallback, ..WORKSPACE }, size, class, faults);
     Some(Limits {
         cpu_millis: cpu_millis?,
         memory_bytes: memory_bytes?,

@@ -16,6 +16,7 @@ mod confinement;
 mod drain;
 mod edges;
 mod lifecycle;
+mod scratch;
 mod tracing;
 mod workspace;
 

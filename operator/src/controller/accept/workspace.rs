@@ -3,6 +3,7 @@
 
 use agentsandbox_crds::class::AgentSandboxClass;
 use agentsandbox_crds::sandbox::{AgentSandbox, Mode};
+use agentsandbox_crds::scratch::Medium;
 use agentsandbox_crds::workspace::{ArchiveSource, GitSource, Workspace, WorkspaceAccess};
 use agentsandbox_policy::{Malformed, Method, Policy, Request, Scheme, Target, parse_authority};
 use agentsandbox_workspace::Exclusion;
@@ -150,6 +151,22 @@ pub(super) fn standing(
             persistent.bytes_max
         );
         reject(faults, RejectionReason::OutsideClass, SIZE, message);
+    }
+}
+
+/// What the workspace is made of.
+pub(super) fn medium(sandbox: &AgentSandbox) -> Medium {
+    let asked = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.medium);
+    asked.unwrap_or(Medium::Disk)
+}
+
+/// Bytes that it may take of the pod's memory. Where the original stays, that lies beside it.
+pub(super) fn in_memory(sandbox: &AgentSandbox, bytes: i64) -> i64 {
+    let overlay = sandbox.spec.workspace.as_ref().is_some_and(|w| w.access == Some(WorkspaceAccess::Overlay));
+    match medium(sandbox) {
+        Medium::Memory if overlay => bytes.saturating_mul(2),
+        Medium::Memory => bytes,
+        Medium::Disk => 0,
     }
 }
 

@@ -8,17 +8,20 @@
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
 use agentsandbox_crds::names::PROGRAM_FINALIZER;
 use agentsandbox_crds::sandbox::{ImagePullPolicy, Mode};
+use agentsandbox_crds::scratch::Medium;
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, HostAlias, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption,
     PodSpec, ResourceRequirements, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::environment::{HOME_DIR, TRUST_DIR, variables};
-use super::pods::{annotations, container_security, empty_dir, mount, pod_security, read_only, secret_items};
+use super::environment::{TRUST_DIR, variables};
+use super::pods::{
+    annotations, container_security, empty_dir, empty_dir_of, mount, pod_security, read_only, secret_items,
+};
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
 use super::{Component, claim, confinement, keys, review};
-use crate::controller::accept::{Accepted, Limits};
+use crate::controller::accept::{Accepted, Limits, Means};
 use crate::controller::apply::Sealed;
 use crate::platform::{METADATA_ADDRESSES, Platform};
 
@@ -112,7 +115,8 @@ fn what_counts(spec: &PodSpec) -> PodSpec {
 fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
     let agent = &accepted.agent;
     let some = |list: &[String]| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
-    let before = accepted.confinement.as_ref().map(confinement::command).unwrap_or_default();
+    let before = accepted.confinement.as_ref().map(|asked| confinement::command(asked, &accepted.scratch));
+    let before = before.unwrap_or_default();
     let program = accepted.confinement.is_some().then(confinement::agents_mount);
     let disk_bytes = [
         accepted.limits.ephemeral_bytes,
@@ -135,19 +139,19 @@ fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
         security_context: Some(container_security()),
         termination_message_policy: last_words(accepted.mode).map(str::to_owned),
         volume_mounts: Some(
-            [
-                workspace::agents_mount(accepted.source.as_ref()),
-                mount("tmp", "/tmp"),
-                mount("home", HOME_DIR),
-                read_only("trust", TRUST_DIR),
-                VolumeMount {
-                    sub_path: Some("ca-bundle.crt".to_owned()),
-                    ..read_only("trust", SYSTEM_BUNDLE)
-                },
-            ]
-            .into_iter()
-            .chain(program)
-            .collect(),
+            // Of mounts with as many names in their paths the later one lies on top: no folder of the sandbox's lies over trust and program.
+            [workspace::agents_mount(accepted.source.as_ref())]
+                .into_iter()
+                .chain(accepted.scratch.iter().map(|folder| mount(&folder.volume, &folder.path)))
+                .chain([
+                    read_only("trust", TRUST_DIR),
+                    VolumeMount {
+                        sub_path: Some("ca-bundle.crt".to_owned()),
+                        ..read_only("trust", SYSTEM_BUNDLE)
+                    },
+                ])
+                .chain(program)
+                .collect(),
         ),
         ..Container::default()
     }
@@ -188,9 +192,12 @@ const fn program_bytes(accepted: &Accepted) -> i64 {
     if accepted.confinement.is_some() { confinement::PROGRAM_BYTES } else { 0 }
 }
 
-/// Disk space of the workspace on the node; a claim has none of it.
+/// Disk space of the workspace on the node; a claim and memory have none of it.
 const fn folder_bytes(accepted: &Accepted) -> i64 {
-    if accepted.persistent.is_some() { 0 } else { accepted.limits.workspace_bytes }
+    match (&accepted.persistent, accepted.workspace_medium) {
+        (None, Medium::Disk) => accepted.limits.workspace_bytes,
+        (Some(_), _) | (_, Medium::Memory) => 0,
+    }
 }
 
 /// Kubernetes expands `$(NAME)` in commands and arguments; `$$` stands for a plain `$`.
@@ -268,6 +275,8 @@ fn fence_args(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Vec<
     }
     flag("deadline-secs", FENCE_DEADLINE_SECS.to_string());
     flag("termination-log", "/dev/termination-log".to_owned());
+    let by_mounts = accepted.confinement.as_ref().is_some_and(|asked| asked.means == Means::Mounts);
+    args.extend(by_mounts.then(|| "--program-by-mounts".to_owned()));
     args
 }
 
@@ -308,12 +317,12 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
         empty_dir("trust", TRUST_BYTES),
         match accepted.persistent {
             Some(_) => claim::volume(VOLUME, &accepted.identity),
-            None => empty_dir(VOLUME, limits.workspace_bytes),
+            None => empty_dir_of(accepted.workspace_medium, VOLUME, limits.workspace_bytes),
         },
-        empty_dir("tmp", limits.ephemeral_bytes),
-        empty_dir("home", limits.ephemeral_bytes),
     ];
+    let scratch = accepted.scratch.iter();
     own.into_iter()
+        .chain(scratch.map(|folder| empty_dir_of(folder.medium, &folder.volume, folder.bytes)))
         .chain(accepted.confinement.is_some().then(confinement::volume))
         .chain(review::volume(accepted))
         .collect()

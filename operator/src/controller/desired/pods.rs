@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentsandbox_crds::names::{ANNOTATION_RUNTIME_CLASS, ANNOTATION_SPEC_HASH};
+use agentsandbox_crds::scratch::Medium;
 use k8s_openapi::api::core::v1::{
     Capabilities, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, SeccompProfile,
     SecretVolumeSource, SecurityContext, Volume, VolumeMount,
@@ -58,12 +59,22 @@ pub fn container_security() -> SecurityContext {
     }
 }
 
-/// An emptyDir with a size.
+/// An emptyDir with a size, on the node's disk.
 #[must_use]
 pub fn empty_dir(name: &str, bytes: i64) -> Volume {
+    empty_dir_of(Medium::Disk, name, bytes)
+}
+
+/// An emptyDir with a size. What is in memory counts towards the memory limit of who writes it, and ends with the pod like the other.
+#[must_use]
+pub fn empty_dir_of(medium: Medium, name: &str, bytes: i64) -> Volume {
+    let medium = match medium {
+        Medium::Memory => Some("Memory".to_owned()),
+        Medium::Disk => None,
+    };
     Volume {
         name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(bytes.to_string())), medium: None }),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(bytes.to_string())), medium }),
         ..Volume::default()
     }
 }

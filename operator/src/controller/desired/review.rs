@@ -7,11 +7,12 @@
 //! It runs as the agent's user: without capabilities, no other could read what the agent keeps to itself.
 
 use agentsandbox_crds::names::CONTAINER_REVIEW;
+use agentsandbox_crds::scratch::Medium;
 use agentsandbox_crds::workspace::WorkspaceAccess;
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::pods::{container_security, empty_dir, mount, read_only};
+use super::pods::{container_security, empty_dir_of, mount, read_only};
 use super::workspace::{TREE, VOLUME, WORKSPACE_DIR};
 use crate::controller::accept::{Accepted, Limits};
 use crate::platform::Platform;
@@ -78,10 +79,12 @@ pub(super) fn steps_mount(accepted: &Accepted) -> Option<VolumeMount> {
 
 /// The volume of the original.
 pub(super) fn volume(accepted: &Accepted) -> Option<Volume> {
-    keeps_original(accepted).then(|| empty_dir(ORIGINAL, accepted.limits.workspace_bytes))
+    let bytes = accepted.limits.workspace_bytes;
+    keeps_original(accepted).then(|| empty_dir_of(accepted.workspace_medium, ORIGINAL, bytes))
 }
 
 /// Disk space of the original.
 pub(super) fn original_bytes(accepted: &Accepted) -> i64 {
-    if keeps_original(accepted) { accepted.limits.workspace_bytes } else { 0 }
+    let on_disk = accepted.workspace_medium == Medium::Disk;
+    if keeps_original(accepted) && on_disk { accepted.limits.workspace_bytes } else { 0 }
 }

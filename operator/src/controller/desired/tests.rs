@@ -16,6 +16,7 @@ mod confinement;
 mod edges;
 mod hardening;
 mod review;
+mod scratch;
 mod task;
 mod workspace;
 

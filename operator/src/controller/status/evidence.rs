@@ -197,7 +197,7 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
             Holds::False,
             Reason::ProcessSandboxMissing,
             format!(
-                "The process sandbox cannot be had on this node: {} Run the sandbox on nodes that have it, or without processSandbox; the agent is not started.",
+                "The process sandbox cannot be had on this node: {} Run the sandbox on nodes that have it, or without processSandbox and execution: Deny; the agent is not started.",
                 report.message
             ),
         );

@@ -20,7 +20,7 @@ fn of(isolation: Isolation, required: bool) -> References {
 }
 
 fn confinement(sandbox: &AgentSandbox, references: &References) -> Option<ProcessSandbox> {
-    accept(&identity(), sandbox, references, &platform()).unwrap().confinement
+    accept(&identity(), sandbox, references, &platform()).unwrap().confinement.map(|asked| asked.files)
 }
 
 #[test]
@@ -59,4 +59,70 @@ fn without_a_command_a_process_sandbox_is_refused_by_the_commands_name() {
     }
     let found = rejected(&sandbox(|_| ()), &of(Isolation::Container, true));
     only(found, RejectionReason::InvalidField, "spec.agent.command");
+}
+
+fn withholding(scratch: serde_json::Value, change: impl FnOnce(&mut AgentSandbox)) -> AgentSandbox {
+    sandbox(|s| {
+        s.spec.scratch = Some(from(scratch));
+        s.spec.agent.command = vec!["agent".to_owned()];
+        change(s);
+    })
+}
+
+#[test]
+fn execution_is_withheld_in_each_folder_of_scratch_by_what_the_class_has_for_it() {
+    let asked = json!({"execution": "Deny", "additional": [{"path": "/cache", "sizeLimit": "16Mi"}]});
+    for (isolation, means) in [
+        (Isolation::GVisor, Means::Mounts),
+        (Isolation::Kata, Means::Landlock),
+        (Isolation::Container, Means::Landlock),
+    ] {
+        let own = withholding(asked.clone(), |_| ());
+        let found =
+            accept(&identity(), &own, &of(isolation, false), &platform()).unwrap().confinement.unwrap();
+        assert_eq!(
+            (found.files.no_execute_paths, found.means),
+            (paths(&["/tmp", "/home/agent", "/cache"]), means)
+        );
+        let allowed = withholding(json!({"execution": "Allow"}), |_| ());
+        assert_eq!(confinement(&allowed, &of(isolation, false)), None);
+    }
+    let both = withholding(json!({"execution": "Deny"}), |s| {
+        let files = json!({"writePaths": ["/tmp"], "noExecutePaths": ["/workspace", "/tmp"]});
+        s.spec.agent.process_sandbox = Some(from(files));
+    });
+    let files = confinement(&both, &of(Isolation::Container, false)).unwrap();
+    assert_eq!(files.no_execute_paths, paths(&["/workspace", "/tmp", "/home/agent"]), "none is named twice");
+    assert_eq!(files.write_paths, Some(paths(&["/tmp"])));
+}
+
+fn paths(all: &[&str]) -> Vec<String> {
+    all.iter().map(|&path| path.to_owned()).collect()
+}
+
+#[test]
+fn execution_is_not_withheld_from_a_program_that_nobody_names() {
+    for isolation in [Isolation::GVisor, Isolation::Container] {
+        let nameless = withholding(json!({"execution": "Deny"}), |s| s.spec.agent.command.clear());
+        let found = rejected(&nameless, &of(isolation, false));
+        only(found, RejectionReason::InvalidField, "spec.agent.command");
+    }
+    // What gVisor cannot do is refused all the same.
+    let whole = withholding(json!({"execution": "Deny"}), |s| {
+        s.spec.agent.process_sandbox = Some(ProcessSandbox::default());
+    });
+    let found = rejected(&whole, &of(Isolation::GVisor, false));
+    only(found, RejectionReason::ClassUnsupported, "spec.agent.processSandbox");
+}
+
+#[test]
+fn execution_is_withheld_in_the_workspace_where_that_is_asked_for_and_there_alone() {
+    for isolation in [Isolation::GVisor, Isolation::Container] {
+        let own = sandbox(|s| {
+            s.spec.workspace = Some(from(json!({"execution": "Deny"})));
+            s.spec.agent.command = vec!["agent".to_owned()];
+        });
+        let found = confinement(&own, &of(isolation, false)).unwrap();
+        assert_eq!(found.no_execute_paths, paths(&["/workspace"]));
+    }
 }

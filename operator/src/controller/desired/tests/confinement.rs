@@ -99,3 +99,27 @@ fn another_process_sandbox_is_another_pod() {
     ];
     assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
 }
+
+#[test]
+fn o_g18_under_gvisor_execution_is_withheld_by_mounts_that_the_fence_has_tried() {
+    let gvisor = |execution: &str| {
+        let accepted = accepted(|s| {
+            s.spec.agent.command = vec!["agent".to_owned()];
+            s.spec.scratch = Some(from(json!({"execution": execution})));
+        });
+        agent_pod::pod(&accepted, &platform(), &sealed())
+    };
+    let pod = gvisor("Deny");
+    let command = named(&pod, agent_pod::AGENT).command.unwrap();
+    assert_eq!(
+        command[1..],
+        ["run", "--by-mounts", "--no-execute=/tmp", "--no-execute=/home/agent", "--", "agent"]
+    );
+    assert!(named(&pod, agent_pod::FENCE).args.unwrap().contains(&"--program-by-mounts".to_owned()));
+    assert_eq!(program(&named(&pod, agent_pod::AGENT)).unwrap().read_only, Some(true));
+    let allowed = gvisor("Allow");
+    assert_eq!(named(&allowed, agent_pod::AGENT).command.unwrap(), ["agent"]);
+    assert!(
+        !named(&pod_of(|_| ()), agent_pod::FENCE).args.unwrap().contains(&"--program-by-mounts".to_owned())
+    );
+}
