@@ -504,7 +504,7 @@ mod tests {
         assert_eq!(whole.frame().await.unwrap().unwrap().into_data().unwrap(), "abc");
         assert!(whole.frame().await.is_none());
         assert_eq!((whole.size_hint().exact(), whole.is_end_stream()), (None, true));
-        assert_eq!(traffic.up.load(Ordering::Relaxed), 3);
+        assert_eq!(traffic.passed(), 3);
         let (none, _agent, _, _) = upload("content-length: 0\r\n\r\n", "text/plain").await;
         assert!(none.is_end_stream());
         let none = none.watched(|| panic!("nothing follows that could be stopped"));

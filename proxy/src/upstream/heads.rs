@@ -171,6 +171,10 @@ writes_through!(Counted);
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
+    use tokio::io::AsyncWrite;
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: usize) -> Vec<u8> {
