@@ -52,7 +52,7 @@ struct Head {
     /// Whether `name=` is looked for in it.
     disposes: bool,
     value: Option<Name>,
-    /// Whether the value is one of `name=`.
+    /// Whether the value is one of `name=`, and no other parameter follows yet.
     is_parameter: bool,
     key: Key,
     /// How much of its end has come.
@@ -111,7 +111,7 @@ impl Permit {
     #[must_use]
     pub fn own_field(&self, field: &str) -> Denial {
         Denial::of(self, DenialReason::ForeignCredential).with_how_to_allow(format!(
-            "The form has a field {field}, which is for a key or an account at this host: send none of your own, the rule's credential says who asks."
+            "The form has a field {field}, in which this host may take a key or an account: send none of your own, the credential that a rule names says who asks."
         ))
     }
 
@@ -246,16 +246,21 @@ impl Head {
             || (self.disposes && self.finds_key(before, byte))
     }
 
-    /// Whether the value is up to here the name of such a field to some reader: up to a quotation mark, or as if there were none.
+    /// Whether the value is up to here the name of such a field to some reader: with quotation marks or without, each ends it at other signs.
     fn finds_in_value(&mut self, (before, byte): (u8, u8), is_own: impl Fn(&[u8]) -> bool) -> bool {
         let Some(value) = &mut self.value else { return false };
         // A comment, or a word in an encoding of its own (RFC 2047), which some readers take away and decode.
         let is_other = byte == b'(' || (before == b'=' && byte == b'?');
-        (self.is_parameter && is_other && value.read().is_empty())
-            || match byte {
-                ..=b' ' | b'"' | b'\'' | b',' | b';' | b'<' | b'>' | 0x7f => value.may_end(is_own),
-                byte => value.takes(byte, is_own),
-            }
+        let is_end = !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        if (self.is_parameter && is_other && value.read().is_empty()) || (is_end && value.may_end(&is_own)) {
+            return true;
+        }
+        if self.is_parameter && byte == b'\'' {
+            // What stands before it may be a character set and a language (RFC 8187).
+            *value = Name::default();
+        }
+        self.is_parameter &= byte != b';';
+        value.takes(byte, is_own)
     }
 
     /// Looks for `name=`, also where ends of lines stand in it, which PHP leaves out. A name that is written in another way is found at once:

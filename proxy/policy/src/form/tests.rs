@@ -72,6 +72,7 @@ fn p_f1_a_key_of_the_agents_own_among_the_fields_of_a_form_is_found_before_its_v
         ("slack.com", "token=xoxb-own", Some("token")),
         ("slack.com", "channel=C1&token=xoxb-own", Some("token")),
         ("slack.com", "channel=C1;TOKEN=xoxb-own", Some("token")),
+        ("slack.com", "channel;token=xoxb-own", Some("token")),
         ("slack.com", "a=b&%74%6fken=xoxb-own", Some("token")),
         ("slack.com", "a=b&+%20 token=xoxb-own", Some("token")),
         ("slack.com", "a=b&token+=xoxb-own", Some("token")),
@@ -152,6 +153,10 @@ fn p_f1_a_key_of_the_agents_own_in_a_part_of_a_form_is_found_before_its_value_pa
         "Content-Disposition: form-data; name*0* =\"to\"",
         "Content-Disposition: form-data; name=\"=?utf-8?q?token?=\"",
         "Content-Disposition: form-data; name(a(b))=token",
+        "Content-Disposition: form-data; name=token**0",
+        "Content-Disposition: form-data; name=utf-8''token",
+        "Content-Disposition: form-data; name=\"utf-8'en'token\"",
+        "Content-Disposition: form-data; name=token%41",
         "Content-Disposition: form-data; name=(a)token",
     ] {
         let found = finds("slack.com", PARTS, &part(head));
@@ -170,6 +175,7 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Disposition: form-data; name=\"file\"; filename=\"=?utf-8?q?token?=\"",
         "Content-Disposition: form-data; name=\"tokens\"",
         "Content-Disposition: form-data; name=\"a_token\"",
+        "Content-Disposition: form-data; name=\"token.type\"",
         "Content-Disposition: form-data; name=\"a[token]\"",
         "Content-Disposition: form-data; name=\"a\"\r\nContent-Type: text/plain; token=1",
         "Content-Type: application/octet-stream; name=\"token\"",
