@@ -244,6 +244,7 @@ impl Upload {
                 trailers.clear();
             }
             let credential = self.credential.as_ref();
+            headers::strip_judged(trailers);
             headers::strip_request(trailers, credential.map(CredentialUse::injection));
             if self.loses_cookies {
                 headers::strip_cookies(trailers);

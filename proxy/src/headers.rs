@@ -110,6 +110,13 @@ pub fn strip_cookies(headers: &mut HeaderMap) {
     remove_all(headers, unwanted);
 }
 
+/// Removes from trailers what says of a body what it is: that was judged by its head alone, and an upstream may merge them.
+pub fn strip_judged(trailers: &mut HeaderMap) {
+    let is_judged = |name: &&HeaderName| FOR_ALL.contains(&spelling(name.as_str()).as_ref());
+    let unwanted = trailers.keys().filter(is_judged).cloned().collect();
+    remove_all(trailers, unwanted);
+}
+
 /// Takes out what is pinned, in each spelling an upstream might read.
 pub fn unpin(headers: &mut HeaderMap, pinned: &[PinnedHeader]) {
     let is_pinned =

@@ -3,7 +3,7 @@
 //!
 //! A form is read as generously as any server reads one, since what is overlooked here would be a key there. In one that is joined (`a=1&b=2`)
 //! also `;` divides. In one of several parts no boundary is believed: behind each `Content-Disposition:`, wherever it stands, each `name=`
-//! counts up to an empty line, and the value of `Content-ID` and of `Content-Type` is a name as well (Rack). Names are folded
+//! but that of `filename=` counts up to an empty line, and the value of `Content-ID` and of `Content-Type` is a name as well (Rack). Names are folded
 //! by `parameter`. What is packed, or written in letters of another kind, is refused before its first byte.
 
 use memchr::{memchr2, memmem};
@@ -15,9 +15,16 @@ use crate::{Denial, DenialReason, Method, Permit, Policy};
 /// Character sets in which what is ASCII is written as ASCII.
 const CHARSETS: [&[u8]; 6] = [b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"windows-1252"];
 /// Fields of a part in which its name can stand. No letter begins one of them again within it.
-const NAMING: [&[u8]; 3] = [DISPOSITION, b"content-id", b"content-type"];
+const NAMING: [&[u8]; 3] = [DISPOSITION, ID, b"content-type"];
 const DISPOSITION: &[u8] = b"content-disposition";
+const ID: &[u8] = b"content-id";
 const KEY: &[u8] = b"name";
+/// Another one, whose end is no [`KEY`].
+const FILE_KEY: &[u8] = b"filename";
+/// How a line begins that is no part of [`DISPOSITION`] to whoever divides lines at CR LF, or at more.
+const TYPED: &[u8] = b"\r\ncontent-type";
+/// About as long is a line that PHP divides where none ends.
+const LINE_BYTES: usize = 5000;
 /// What a part's head ends with to the strictest reader. To others it may have ended before.
 const HEAD_END: &[u8] = b"\r\n\r\n";
 /// What is told of a field that may be any.
@@ -43,6 +50,8 @@ struct Joined {
 struct Parts {
     /// How much of each of [`NAMING`] has come.
     begun: [usize; NAMING.len()],
+    /// Whether [`DISPOSITION`] has come in this line and a sign at which a name is over (Netty), and no colon yet.
+    is_named: bool,
     head: Option<Head>,
 }
 
@@ -52,23 +61,68 @@ struct Head {
     /// Whether `name=` is looked for in it.
     disposes: bool,
     value: Option<Name>,
-    /// Whether the value is one of `name=`, and no other parameter follows yet.
-    is_parameter: bool,
+    kind: Kind,
+    /// Whether nothing of the value has come.
+    is_new: bool,
+    /// Whether the value began with a comment.
+    has_comment: bool,
     key: Key,
+    joint: Joint,
+    /// How much of the beginning of a line of [`TYPED`] has come.
+    typing: usize,
+    /// Whether this is a line of `Content-Type` to all that read more than a plain `name=`.
+    is_typed: bool,
     /// How much of its end has come.
     end: usize,
     before: u8,
 }
 
-/// How much of `name=` has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    /// So many letters of the name.
-    Letters(usize),
+/// What a value is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    /// One of `name=` that may go on.
+    Parameter,
+    /// One of `Content-ID` that may go on.
+    Id,
+    /// One that is over for who divides, decodes or joins anything in it, or none that is read so.
+    #[default]
+    Over,
+}
+
+/// How much of `name=` has come. Each reader leaves out other signs in it and around it, so letters and digits count alone.
+#[derive(Debug, Default)]
+struct Key {
+    /// So many letters of the name are the last that came.
+    letters: usize,
+    /// So many of `filename`, with nothing between them.
+    file: usize,
+    /// Whether no letter stands right before the name.
+    is_word: bool,
     /// What says that the name comes in pieces, or in an encoding of its own (RFC 2231).
-    Star,
-    /// The beginning of a comment (RFC 822), and any of what follows.
-    Comment,
+    has_star: bool,
+    /// Whether a comment (RFC 822) began behind the name, and whether a star stood before it.
+    comment: Option<bool>,
+}
+
+/// What begins behind a byte.
+#[derive(PartialEq, Eq)]
+enum Begins {
+    Nothing,
+    Value,
+    /// A value in pieces, or in an encoding of its own.
+    Encoded,
+}
+
+/// The same for who ends the text of a line at a NUL and joins it with the next one (PHP, HHVM).
+#[derive(Debug, Default)]
+struct Joint {
+    /// How much of `name` has come since a parameter began. None within another one.
+    letters: Option<usize>,
+    /// Whether a NUL came where a parameter begins, and its line goes on.
+    is_cut: bool,
+    line_bytes: usize,
+    /// Whether the value is one of such a `name=`.
+    is_value: bool,
 }
 
 impl Policy {
@@ -95,7 +149,12 @@ impl Policy {
         }
         let is_plain = |value: &[u8]| matches!(&*value.trim_ascii().to_ascii_lowercase(), b"" | b"identity");
         let mut encodings = encodings;
-        if types.len() > 1 || !types.iter().all(|value| is_ascii(value)) || !encodings.all(is_plain) {
+        let is_divided = !parts || types.iter().all(|value| has_boundary(value));
+        if types.len() > 1
+            || !is_divided
+            || !types.iter().all(|value| is_ascii(value))
+            || !encodings.all(is_plain)
+        {
             return Err(Box::new(permit.unreadable_form()));
         }
         Ok(Some(FormSearch {
@@ -117,7 +176,7 @@ impl Permit {
 
     fn unreadable_form(&self) -> Denial {
         Denial::of(self, DenialReason::ForeignCredential).with_how_to_allow(
-            "Send the form with one Content-Type, in UTF-8, and without Content-Encoding: at the host of a credential it is searched for keys of your own.",
+            "Send the form with one Content-Type (of parts with their boundary), in UTF-8, and without Content-Encoding: at the host of a credential it is searched for keys of your own.",
         )
     }
 }
@@ -131,13 +190,26 @@ fn may_be_untyped(method: &Method, types: &[Vec<u8>]) -> bool {
     method.as_str() == "POST" && (types.is_empty() || types.iter().any(names_none))
 }
 
+/// Whether a type says what divides the parts, to who reads them as a joined form otherwise (Rack).
+fn has_boundary(value: &[u8]) -> bool {
+    const WORD: &[u8] = b"boundary=";
+    memmem::find_iter(value, WORD).any(|at| {
+        let named = value.get(at + WORD.len()..).unwrap_or_default();
+        let named = named.strip_prefix(b"\"").unwrap_or(named);
+        named.first().is_some_and(|byte| !matches!(byte, b'"' | b';' | b','))
+    })
+}
+
 /// Whether each character set that a type names writes ASCII as ASCII.
 fn is_ascii(value: &[u8]) -> bool {
     const WORD: &[u8] = b"charset";
     memmem::find_iter(value, WORD).all(|at| {
-        // `charset*=` and all that is not read here is none of them.
-        let named = value.get(at + WORD.len()..).and_then(|rest| rest.strip_prefix(b"="));
-        let Some(named) = named else { return false };
+        // `charset*=` and all that is not read here is none of them. `charset:` names none, and no more does one without a value.
+        let rest = value.get(at + WORD.len()..).unwrap_or_default();
+        let Some(named) = rest.strip_prefix(b"=") else { return rest.starts_with(b":") };
+        if matches!(named.trim_ascii_start().first(), None | Some(b';' | b',')) {
+            return true;
+        }
         let named = named.strip_prefix(b"\"").unwrap_or(named);
         let end = named.iter().position(|byte| matches!(byte, b'"' | b';' | b',' | b' '));
         named.get(..end.unwrap_or(named.len())).is_some_and(|named| CHARSETS.contains(&named))
@@ -192,7 +264,7 @@ impl Joined {
 impl Parts {
     fn finds(&mut self, mut frame: &[u8], is_own: impl Fn(&[u8]) -> bool) -> bool {
         loop {
-            if self.head.is_none() && self.begun == [0; NAMING.len()] {
+            if self.head.is_none() && !self.is_named && self.begun == [0; NAMING.len()] {
                 let Some(at) = memchr2(b'c', b'C', frame) else { return false };
                 frame = frame.get(at..).unwrap_or_default();
             }
@@ -207,16 +279,17 @@ impl Parts {
                 }
             }
             if let Some(named) = self.names(byte) {
-                let head = self.head.get_or_insert_default();
-                head.disposes |= named == DISPOSITION;
-                (head.value, head.is_parameter) = (Some(Name::default()), false);
+                self.head.get_or_insert_default().begins(named);
             }
         }
     }
 
     /// The field of a part whose value begins behind this byte.
     fn names(&mut self, byte: u8) -> Option<&'static [u8]> {
-        let mut named = None;
+        let [disposition, ..] = self.begun;
+        let is_named = self.is_named || (disposition == DISPOSITION.len() && !matches!(byte, b'!'..=b'~'));
+        self.is_named = is_named && !matches!(byte, b'\r' | b'\n' | b':');
+        let mut named = (is_named && byte == b':').then_some(DISPOSITION);
         for (word, begun) in NAMING.into_iter().zip(&mut self.begun) {
             *begun = match (word.get(*begun), byte) {
                 (Some(next), byte) if byte.eq_ignore_ascii_case(next) => *begun + 1,
@@ -233,15 +306,34 @@ impl Parts {
 }
 
 impl Head {
+    /// Begins the value of one of [`NAMING`].
+    fn begins(&mut self, named: &[u8]) {
+        let disposes = named == DISPOSITION;
+        self.disposes |= disposes;
+        self.is_typed &= !disposes;
+        if disposes && !self.joint.is_cut {
+            self.joint.letters = Some(0);
+        }
+        self.value = Some(Name::default());
+        self.kind = if named == ID { Kind::Id } else { Kind::Over };
+    }
+
     fn finds(&mut self, byte: u8, is_own: impl Fn(&[u8]) -> bool) -> bool {
         let before = std::mem::replace(&mut self.before, byte);
         self.end = match HEAD_END.get(self.end) {
             Some(next) if byte == *next => self.end + 1,
             _ => usize::from(byte == b'\r'),
         };
-        // Who reads a NUL as the end of a line's text joins what stands before it with the next line (PHP).
-        let is_cut = self.disposes && byte == 0;
-        is_cut
+        let begins_line =
+            matches!(before, b'\r' | b'\n') && !matches!((before, byte), (_, b' ' | b'\t') | (b'\r', b'\n'));
+        self.is_typed = (self.is_typed && !begins_line) || (self.typing == TYPED.len() && byte == b':');
+        self.typing = match TYPED.get(self.typing) {
+            Some(next) if byte.eq_ignore_ascii_case(next) => self.typing + 1,
+            _ => usize::from(byte == b'\r'),
+        };
+        let is_joined = self.joint.takes(byte);
+        let is_open = self.joint.is_value && self.kind == Kind::Parameter;
+        (self.disposes && (is_joined || (is_open && byte == 0)))
             || self.finds_in_value((before, byte), is_own)
             || (self.disposes && self.finds_key(before, byte))
     }
@@ -249,42 +341,40 @@ impl Head {
     /// Whether the value is up to here the name of such a field to some reader: with quotation marks or without, each ends it at other signs.
     fn finds_in_value(&mut self, (before, byte): (u8, u8), is_own: impl Fn(&[u8]) -> bool) -> bool {
         let Some(value) = &mut self.value else { return false };
-        // A comment, or a word in an encoding of its own (RFC 2047), which some readers take away and decode.
-        let is_other = byte == b'(' || (before == b'=' && byte == b'?');
+        let is_new = std::mem::replace(&mut self.is_new, false);
+        let (is_parameter, is_empty) = (self.kind == Kind::Parameter, value.read().is_empty());
+        // A word in an encoding of its own (RFC 2047), which some readers decode. The sign before the value is none of it.
+        let is_word = before == b'=' && byte == b'?' && !is_new && !self.is_typed;
+        // Letters of a set that the part names (Rack): no name in UTF-8 has these.
+        let is_foreign = byte == 0x1b || (matches!(byte, 0x80..=0xbf) && before.is_ascii());
         let is_end = !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-        if (self.is_parameter && is_other && value.read().is_empty()) || (is_end && value.may_end(&is_own)) {
+        if (is_parameter && is_empty && is_word)
+            || (self.kind != Kind::Over && is_foreign)
+            || (is_end && value.may_end(&is_own))
+        {
             return true;
         }
-        if self.is_parameter && byte == b'\'' {
-            // What stands before it may be a character set and a language (RFC 8187).
+        self.has_comment |= is_parameter && is_empty && byte == b'(';
+        // What stands before it may be a character set and a language (RFC 8187), or a comment.
+        if is_parameter && (byte == b'\'' || (byte == b')' && self.has_comment)) {
             *value = Name::default();
         }
-        self.is_parameter &= byte != b';';
-        value.takes(byte, is_own)
+        if matches!(byte, 0 | b';') || (byte == b'"' && !value.read().is_empty()) {
+            self.kind = Kind::Over;
+        }
+        // What it is called behind its end is asked still, but not what it may be called.
+        value.takes(byte, &is_own) && (self.kind != Kind::Over || is_own(value.read()))
     }
 
-    /// Looks for `name=`, also where ends of lines stand in it, which PHP leaves out. A name that is written in another way is found at once:
-    /// no form needs it (RFC 7578, 4.2).
+    /// Looks for `name=`. One that is written in another way is found at once: no form needs it (RFC 7578, 4.2).
     fn finds_key(&mut self, before: u8, byte: u8) -> bool {
-        const WHOLE: Key = Key::Letters(KEY.len());
-        let is_next = |letters: usize| {
-            let is_letter = KEY.get(letters).is_some_and(|letter| byte.eq_ignore_ascii_case(letter));
-            is_letter && (letters > 0 || !before.is_ascii_alphanumeric())
-        };
-        self.key = match (self.key, byte) {
-            (Key::Star | Key::Comment, b'=') => return true,
-            (WHOLE, b'=') => {
-                (self.value, self.is_parameter) = (Some(Name::default()), true);
-                Key::default()
-            }
-            (WHOLE, b'*') => Key::Star,
-            (WHOLE | Key::Star, b'(') => Key::Comment,
-            (Key::Comment, _) | (Key::Star, b'*' | b'0'..=b'9') | (WHOLE | Key::Star, ..=b' ') => self.key,
-            (Key::Letters(1..), b'\r' | b'\n') => self.key,
-            (Key::Letters(letters), _) if is_next(letters) => Key::Letters(letters + 1),
-            _ => Key::Letters(usize::from(is_next(0))),
-        };
-        false
+        let begins = self.key.takes(before, byte);
+        if begins == Begins::Nothing {
+            return false;
+        }
+        (self.value, self.kind, self.has_comment) = (Some(Name::default()), Kind::Parameter, false);
+        self.is_new = true;
+        begins == Begins::Encoded && !self.is_typed
     }
 
     /// Whether nothing that follows is of it.
@@ -294,9 +384,73 @@ impl Head {
     }
 }
 
-impl Default for Key {
-    fn default() -> Self {
-        Self::Letters(0)
+impl Key {
+    fn takes(&mut self, before: u8, byte: u8) -> Begins {
+        let is_whole = self.letters == KEY.len() && self.file != FILE_KEY.len();
+        match byte {
+            b'=' | b';' => {
+                let (has_star, comment) = (self.has_star, self.comment);
+                let is_value = byte == b'=' && (is_whole || has_star);
+                *self = Self { comment: comment.filter(|_| !is_value), ..Self::default() };
+                return match (is_value, has_star) {
+                    (false, _) => Begins::Nothing,
+                    (true, false) => Begins::Value,
+                    (true, true) => Begins::Encoded,
+                };
+            }
+            b'*' if is_whole && self.is_word => self.has_star = true,
+            b'(' if is_whole => self.comment = Some(self.has_star),
+            b')' => {
+                if let Some(has_star) = self.comment {
+                    (self.letters, self.file, self.is_word) = (KEY.len(), 0, true);
+                    self.has_star = has_star;
+                }
+            }
+            b'0'..=b'9' if self.has_star => {}
+            _ if byte.is_ascii_alphanumeric() => {
+                let is = |next: Option<&u8>| next.is_some_and(|next| byte.eq_ignore_ascii_case(next));
+                let follows = |word: &[u8], letters| match is(word.get(letters)) {
+                    true => letters + 1,
+                    false => usize::from(is(word.first())),
+                };
+                (self.letters, self.file) = (follows(KEY, self.letters), follows(FILE_KEY, self.file));
+                self.has_star = false;
+                if self.letters == 1 {
+                    self.is_word = !before.is_ascii_alphanumeric();
+                }
+            }
+            _ if self.file < FILE_KEY.len() => self.file = 0,
+            _ => {}
+        }
+        Begins::Nothing
+    }
+}
+
+impl Joint {
+    /// Whether a NUL parts `name=` here, or parted what may have been the sign before it from the rest.
+    fn takes(&mut self, byte: u8) -> bool {
+        self.line_bytes = if byte == b'\n' { 0 } else { self.line_bytes.saturating_add(1) };
+        if self.is_cut {
+            self.is_cut = byte != b'\n';
+            return self.is_cut && self.line_bytes >= LINE_BYTES;
+        }
+        self.letters = match (self.letters, byte) {
+            (Some(letters), 0) => {
+                self.is_cut = letters == 0;
+                return letters > 0;
+            }
+            (_, b';') => Some(0),
+            (letters, b'\r' | b'\n') | (letters @ Some(0), ..=b' ') => letters,
+            (letters, b'=') => {
+                self.is_value = letters == Some(KEY.len());
+                None
+            }
+            (Some(letters), _) if KEY.get(letters).is_some_and(|next| byte.eq_ignore_ascii_case(next)) => {
+                Some(letters + 1)
+            }
+            _ => None,
+        };
+        false
     }
 }
 

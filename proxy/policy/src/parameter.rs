@@ -49,6 +49,25 @@ pub(crate) fn folded(name: &str) -> impl Iterator<Item = u8> {
     name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
 }
 
+/// What some server reads in the value of a parameter. None where it has a character that servers may make anything of.
+pub(crate) fn decoded(value: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        let read = [3, 6].into_iter().filter_map(|length| rest.split_at_checked(length)).find_map(
+            |(text, behind)| match escape(text) {
+                Escape::Byte(byte) => Some(Ok((byte, behind))),
+                Escape::Wide => Some(Err(())),
+                Escape::Not | Escape::Begun => None,
+            },
+        );
+        let (byte, behind) = read.unwrap_or(Ok((first, behind))).ok()?;
+        decoded.push(byte);
+        rest = behind;
+    }
+    Some(decoded)
+}
+
 impl Name {
     /// Takes the next byte. Whether the name may be over with it and is such a one, or cannot be told from one.
     pub(crate) fn takes(&mut self, byte: u8, is_such: impl Fn(&[u8]) -> bool) -> bool {
@@ -61,7 +80,10 @@ impl Name {
         self.escape.push(byte);
         match escape(&self.escape) {
             Escape::Begun => false,
-            Escape::Wide => true,
+            Escape::Wide => {
+                self.escape.clear();
+                true
+            }
             Escape::Byte(decoded) => {
                 self.escape.clear();
                 self.adds(decoded, is_such)

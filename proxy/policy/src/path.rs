@@ -210,7 +210,7 @@ fn without_empty_segments(path: &str) -> String {
 }
 
 /// Percent-decoding; an escape that is not valid stands for itself.
-pub(crate) fn decoded(text: &str) -> Vec<u8> {
+fn decoded(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

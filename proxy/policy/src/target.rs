@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::Malformed;
-use crate::parameter::{is_folded, is_read_as};
-use crate::path::{CanonicalPath, decoded, push_escaped};
+use crate::parameter::{decoded, is_folded, is_read_as};
+use crate::path::{CanonicalPath, push_escaped};
 
 /// Most servers refuse more; a bound keeps matching cheap.
 const PATH_BYTES_MAX: usize = 8 << 10;
@@ -91,7 +91,7 @@ impl Target {
         pairs.any(|pair| is_read_as(name_of(pair), &is_such))
     }
 
-    /// The same of a parameter with such a value, without its encoding.
+    /// The same of a parameter with such a value, without its encoding, or with one of which servers may make anything.
     #[must_use]
     pub(crate) fn has_query_parameter_with(
         &self,
@@ -100,7 +100,9 @@ impl Target {
     ) -> bool {
         let mut pairs =
             self.query().unwrap_or_default().split(['&', ';']).filter_map(|pair| pair.split_once('='));
-        pairs.any(|(name, value)| is_value(&decoded(value)) && is_read_as(name, &is_such))
+        pairs.any(|(name, value)| {
+            decoded(value).is_none_or(|value| is_value(&value)) && is_read_as(name, &is_such)
+        })
     }
 
     /// Path and query as they are sent with this value, percent-encoded, in the place of the one placeholder that the path

@@ -259,7 +259,12 @@ async fn trailers_pass_both_ways_in_every_mix_of_http_1_and_2() {
                 let service = service_fn(|request: Request<Incoming>| async move {
                     let sent = request.into_body().collect().await.unwrap();
                     let mut trailers = HeaderMap::new();
-                    trailers.insert("x-back", sent.trailers().unwrap()["x-up"].clone());
+                    let sent_up = sent.trailers().unwrap();
+                    // What a body is was judged by its head.
+                    let is_judged =
+                        ["content-type", "content_encoding"].iter().any(|name| sent_up.contains_key(*name));
+                    let back = if is_judged { "judged".parse().unwrap() } else { sent_up["x-up"].clone() };
+                    trailers.insert("x-back", back);
                     let frames =
                         [Ok::<_, Infallible>(Frame::data(sent.to_bytes())), Ok(Frame::trailers(trailers))];
                     let body = StreamBody::new(futures::stream::iter(frames));
@@ -273,12 +278,15 @@ async fn trailers_pass_both_ways_in_every_mix_of_http_1_and_2() {
             let world = build(setup).await;
             let mut trailers = HeaderMap::new();
             trailers.insert("x-up", "there and back".parse().unwrap());
+            trailers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
+            trailers.insert("content_encoding", "gzip".parse().unwrap());
             let frames =
                 [Ok::<_, Infallible>(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers))];
             let body = StreamBody::new(futures::stream::iter(frames));
             let uri = if client == "h2" { world.url("/v1/x") } else { "/v1/x".to_owned() };
             let request = Request::post(uri).header("host", world.authority()).header("te", "trailers");
-            let request = request.header("trailer", "x-up").body(body).unwrap();
+            let request =
+                request.header("trailer", "x-up, content-type, content_encoding").body(body).unwrap();
             let io = world.connect(&world.authority()).await.unwrap();
             let io = TokioIo::new(world.tls(io, HOST, client).await.unwrap());
             let response = if client == "h2" {

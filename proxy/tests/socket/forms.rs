@@ -74,6 +74,7 @@ async fn p_f1_a_form_that_cannot_be_read_is_denied_with_its_head_where_the_host_
         &[("content-encoding", "gzip")],
         &[("content-type", "application/x-www-form-urlencoded; charset=utf-7")],
         &[("content-type", "multipart/form-data; boundary=b; charset=utf-16")],
+        &[("content-type", "multipart/form-data")],
         &[("content-type", "text/plain"), ("content-type", JOINED)],
         &[("content-type", "application/json"), ("content_type", JOINED)],
         &[("content-type", JOINED), ("content_encoding", "gzip")],

@@ -168,6 +168,68 @@ fn p_f1_a_key_of_the_agents_own_in_a_part_of_a_form_is_found_before_its_value_pa
 }
 
 #[test]
+fn p_f1_a_key_in_a_part_is_found_whatever_some_server_leaves_out_joins_or_decodes_in_its_head() {
+    for head in [
+        "Content-Disposition: form-data; name=(a(b)c)token",
+        "Content-Disposition: form-data; name(a;b=c)=token",
+        "Content-Disposition: form-data; name*(a)=utf-8''token",
+        "Content-Disposition: form-data; name*0(a)=\"to\"; name*1=\"ken\"",
+        "Content-Disposition: form-data; name==?utf-8?q?token?=",
+        // Unquoted names end at other signs to Rack, Werkzeug and formidable.
+        "Content-Disposition: form-data; name=token(x)",
+        "Content-Disposition: form-data; name=token:x",
+        "Content-Disposition: form-data; name=token/x",
+        "Content-Disposition: form-data; name=token\\x",
+        "Content-Disposition: form-data; name=token?x",
+        "Content-Disposition: form-data; name=token=x",
+        "Content-Disposition: form-data; name=token@x",
+        "Content-Disposition: form-data; name=token{x}",
+        "Content-Disposition: form-data; name=token\u{a0}x",
+        // Blanks beyond ASCII around the key (Go, Django, Tornado, WebOb, aiohttp, Bottle).
+        "Content-Disposition: form-data; name\u{a0}=\"token\"",
+        "Content-Disposition: form-data; name\u{85}=token",
+        "Content-Disposition: form-data; name\u{2003}=\"token\"",
+        "Content-Disposition: form-data; \u{a0}name\u{7f}=\"token\"",
+        "Content-Disposition: form-data; name*\u{a0}=utf-8''token",
+        "Content-Disposition\u{a0}: form-data; name=\"token\"",
+        // System.Web and Netty.
+        "Content-Disposition: form-data; xname=\"token\"",
+        "Content-Disposition: form-data; file-name=\"token\"",
+        "Content-Disposition: form-data; \"name\"=token",
+        "Content-Disposition: form-data; na\"me\"=token",
+        "Content-Disposition: form-data; name:=token",
+        "Content-Disposition x: form-data; name=\"token\"",
+        "Content-Disposition \u{b}x y: form-data; name=\"token\"",
+        // Rack, whose part says its character set.
+        "Content-Disposition: form-data; name=\"to\u{1b}(Bken\"\r\nContent-Type: text/plain; charset=iso-2022-jp",
+        "Content-ID: to\u{1b}(Bken\r\nContent-Type: text/plain; charset=iso-2022-jp",
+        // PHP joins what stands before a NUL with the next line.
+        "Content-Disposition: form-data;\0x\r\nna\0x\r\nme=\"token\"",
+        "Content-Disposition:\0x\r\n na\0x\r\nme=\"token\"",
+        "Content-Disposition: form-data; x=1\0\r\n; n\0x\r\name=token",
+        "Content-Disposition: form-data;\0Content-Disposition: x\r\nna\0x\r\nme=token",
+        "Content-Disposition: form-data; name\0x\r\n=token",
+        "Content-Disposition: form-data; name=\0x\r\ntoken",
+        "Content-Disposition: form-data; name=\"to\0x\r\nken\"",
+        // What is no line of Content-Type to every reader.
+        "Content-Disposition: form-data;\nContent-Type:; name*=utf-8''token",
+        "Content-Disposition: form-data; x=\"Content-Type: \"; name*=utf-8''token",
+        "Content-Disposition: a\r\nContent-Type: b\r\nContent-Disposition: form-data; name*=utf-8''token",
+        "Content-Disposition: a\r\nContent-Type: b\nx: form-data; name=\"=?utf-8?q?token?=\"",
+        "Content-Disposition: form-data\r\nContent-Type: x; name=\"token\"",
+        "Content-Disposition: form-data; name=\"%uFF54oken\"",
+    ] {
+        let found = finds("slack.com", PARTS, &part(head));
+        assert!(found.is_some_and(|field| field == "token" || field == ANY), "{head:?}");
+    }
+    let ebcdic =
+        b"Content-Disposition: form-data; name=\"\xa3\x96\x92\x85\x95\"\r\nContent-Type: a; charset=ibm037";
+    assert_eq!(found("slack.com", PARTS, ebcdic, 1).map(|(field, _)| field).as_deref(), Some(ANY), "Rack");
+    let cut = format!("Content-Disposition: form-data;\0{}na\0x\r\nme=token", "x".repeat(5 << 10));
+    assert!(found("slack.com", PARTS, part(&cut).as_bytes(), 1000).is_some(), "PHP goes on with a new line");
+}
+
+#[test]
 fn parts_that_only_look_like_a_key_pass() {
     for head in [
         "Content-Disposition: form-data; name=\"file\"; filename=\"token\"",
@@ -180,6 +242,11 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Disposition: form-data; name=\"a\"\r\nContent-Type: text/plain; token=1",
         "Content-Type: application/octet-stream; name=\"token\"",
         "Content-Id: <item1>\r\nContent-Type: application/json",
+        "Content-Disposition: form-data; filename =\"token\"; FileName*0=token",
+        "Content-Disposition: form-data; name=\"file\"; filename=\"%u4F60.txt\"",
+        "Content-Type: text/plain; x=%u4F60",
+        "Content-Disposition: form-data; name=\"你好\"; filename=\"\u{1b}[0m\"",
+        "Content-Disposition, in short: form-data",
     ] {
         assert_eq!(finds("slack.com", PARTS, &part(head)), None, "{head}");
     }
@@ -190,6 +257,20 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Disposition: inline\r\n\r\nname=\"token\"",
         "Content-Type, Token",
         "*name* = token",
+        // Mail, as Apple's and as Python's programs write it.
+        "Content-Disposition: attachment;\r\n\tfilename*=utf-8''Bu%CC%88cher.pdf\r\nContent-Type: application/pdf;\r\n\tx-unix-mode=0644;\r\n\tname=\"=?utf-8?Q?Bu=CC=88cher=2Epdf?=\"\r\n\r\nAAAA",
+        "Content-Disposition: attachment; filename=\"a.pdf\"\r\nContent-Type: application/pdf; Name*=utf-8''%C3%BC.pdf\r\n\r\nAAAA",
+        "Content-Disposition: attachment; filename*=utf-8''%C3%BC.pdf\n\nAAAA\n",
+        // Lines for training, logs and sources.
+        "{\"c\":\"Content-Disposition: attachment\"}\n{\"c\":\"def name(self):\\n  x = 1\"}\n",
+        "{\"c\":\"Content-Disposition: attachment\"}\n{\"c\":\"SELECT a WHERE name=?\"}\n",
+        "# Content-Disposition: attachment\nfoo(name=(1,2))\nf.Name())\nerr := g(a_name(self))\nx = 1\n",
+        "< content-disposition: attachment; filename=x\n<\n{\"a\":1}\nprint(user.name(1) == 2)",
+        // Programs.
+        "Content-Disposition: %s%s%s%s%s%s%s\0; filename=\"%s\"\0version\0name\0",
+        "Content-Disposition: attachment;\0\0\0\0Content-Transfer-Encoding: base64%s%s\0\0\n; version\0",
+        "Content-disposition:\0filename=\0name\0user_name=\0",
+        "Content-Disposition: form-data; name=\"%s\"\0; filename=\"%s\"\0",
     ] {
         let head =
             "Content-Disposition: form-data; name=\"file\"; filename=\"x\"\r\nContent-Type: text/plain";
@@ -229,7 +310,19 @@ fn p_f1_a_form_that_cannot_be_read_is_told_from_one_that_can_and_from_what_is_no
         (&["application/x-url-encoded; charset=\"us-ascii\""], &[], "joined"),
         (&[PARTS], &["", " Identity "], "parts"),
         (&["multipart/mixed; boundary=x"], &[], "parts"),
-        (&["text/plain, application/x-www-form-urlencoded, multipart/related"], &[], "both"),
+        (&["Multipart/Form-Data; charset=utf-8; Boundary=\"x\""], &[], "parts"),
+        (&["multipart/form-data; boundary=; boundary=b"], &[], "parts"),
+        (&["multipart/form-data"], &[], "unreadable"),
+        (&["multipart/form-data; boundary=\"\""], &[], "unreadable"),
+        (&["multipart/form-data; boundary=;"], &[], "unreadable"),
+        (&["multipart/form-data; boundary="], &[], "unreadable"),
+        (&["multipart/form-data; boundary =b"], &[], "unreadable"),
+        (&["multipart/mixed; boundary*=b"], &[], "unreadable"),
+        (&["application/x-www-form-urlencoded; charset:utf-8"], &[], "joined"),
+        (&["application/x-www-form-urlencoded; charset="], &[], "joined"),
+        (&["application/x-www-form-urlencoded; charset=; a=b"], &[], "joined"),
+        (&["application/x-www-form-urlencoded; charset= utf-16"], &[], "unreadable"),
+        (&["text/plain, application/x-www-form-urlencoded, multipart/related; boundary=b"], &[], "both"),
         // Rack takes it for a form, WebOb one whose type names none.
         (&[], &[], "joined"),
         (&[""], &[], "joined"),
@@ -287,6 +380,10 @@ fn p_i4_a_form_costs_the_same_for_each_byte_whatever_it_is_made_of() {
         "name=a\"",
         "name*",
         "name(",
+        "content-disposition ",
+        "content-disposition: name=(",
+        "content-disposition: name=)%u1234",
+        "content-disposition:;\0\n",
         "content-disposition: name=[a ",
         &padded,
     ] {

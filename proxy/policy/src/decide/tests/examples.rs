@@ -47,7 +47,7 @@ fn p_e9_a_rule_for_fetching_lets_nobody_push() {
 }
 
 /// The same request, in each spelling that some server takes for the beginning of a push.
-const PUSH_BEGUN: [&str; 16] = [
+const PUSH_BEGUN: [&str; 18] = [
     "/info/refs?service=git-receive-pack",
     "/info/refs?service=git%2Dreceive-pack",
     "/info/refs?%73ervice=git-receive-pac%6B",
@@ -60,6 +60,8 @@ const PUSH_BEGUN: [&str; 16] = [
     "/info/refs?+service=git-receive-pack",
     "/info/refs?%u0073ervice%00x=git-receive-pack",
     "/info/refs?service=git-receive-pack%00",
+    "/info/refs?service=%u0067it-receive-pack",
+    "/info/refs?%u0073ervice=%uFF47it-receive-pac%6b",
     "/INFO/refs?service=git-receive-pack",
     "/info/./refs?service=git-receive-pack",
     "/x/../info/re%66s?service=git-receive-pack",
