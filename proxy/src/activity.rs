@@ -1,8 +1,9 @@
 //! When something of the agent's last passed through the proxy, so that an operator can end a sandbox that lies idle.
 //!
-//! What counts is what was allowed: a request from its beginning to its answer, a byte in either way of an answer or a tunnel, a name that
-//! is answered for. What is denied passes nothing, and an agent that has something refused every minute would never be idle. It is no
-//! decision of this proxy's and has no power over one. It counts by a clock that nobody sets, and begins with the process.
+//! What counts is what was allowed: a request from its beginning to its answer, and a byte in either way of a body or of what is passed on.
+//! What is denied passes nothing, for an agent that has something refused every minute would never be idle; so neither does what comes before
+//! it, a name that is answered for or a tunnel that is opened. It is no decision of this proxy's and has no power over one. It counts by a
+//! clock that nobody sets, and begins with the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -53,10 +54,11 @@ impl Activity {
     #[must_use]
     pub fn idle(&self, now: Instant) -> Idle {
         let lived = now.saturating_duration_since(self.began);
-        let last = self.last.load(Ordering::Relaxed);
-        if self.awaited.load(Ordering::Relaxed) > 0 {
+        // In this order: what was awaited until a moment ago has passed by then.
+        if self.awaited.load(Ordering::Acquire) > 0 {
             return Idle { seconds: 0, has_passed: true };
         }
+        let last = self.last.load(Ordering::Relaxed);
         let until = last.checked_sub(1).map_or(Duration::ZERO, Duration::from_millis);
         Idle { seconds: lived.saturating_sub(until).as_secs(), has_passed: last > 0 }
     }
@@ -66,7 +68,7 @@ impl Drop for Awaited {
     fn drop(&mut self) {
         // Whoever asks in between finds it awaited, or passed.
         self.0.passes();
-        self.0.awaited.fetch_sub(1, Ordering::Relaxed);
+        self.0.awaited.fetch_sub(1, Ordering::Release);
     }
 }
 

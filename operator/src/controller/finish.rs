@@ -42,8 +42,8 @@ pub(super) async fn life(
 ) -> Result<Life, ReconcileError> {
     let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
     let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
-    let activity = ctx.denials.activities.of(&identity.uid);
-    let judged = |life| life::idle::judged(life, sandbox, agent, activity.as_ref(), now);
+    let heard = ctx.denials.activities.of(&identity.uid);
+    let judged = |life| life::idle::judged(life, sandbox, agent, heard, now);
     let life = judged(life::life(sandbox, agent, started, now));
     if let Some(seen) = ctx.memory.end(&identity.uid).filter(|_| !is_told(sandbox)) {
         return Ok(Life { over: Some(seen), ..life });

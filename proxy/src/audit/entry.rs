@@ -14,7 +14,6 @@ use super::record::{Decision, Event, Fault, Record, RequestId, Text, Traffic, sh
 use super::sink::Place;
 use super::{Admitted, Audit, FENCE_QUESTION, Recorded, RecordedPass, Unrecorded, once_more};
 use crate::activity::Awaited;
-use crate::entrance::Entrance;
 use crate::exchange::Progress;
 use crate::limits::AUDIT_DENIALS_PER_KIND_MAX;
 
@@ -192,10 +191,6 @@ impl Entry {
     fn is_admitted(&mut self) {
         self.stage = Stage::Whole;
         self.count();
-        // An enrolment is the fence's, before there is an agent.
-        if self.record.entrance != Entrance::Enrolment {
-            self.audit.activity.passes();
-        }
     }
 
     fn kind(&self) -> Kind {

@@ -41,6 +41,21 @@ async fn whether_anything_passed_is_told_and_what_is_refused_does_not_count() {
 }
 
 #[tokio::test]
+async fn a_tunnel_in_which_everything_is_refused_passes_nothing() {
+    for protocol in ["http/1.1", "h2"] {
+        let world = standalone(&[protocol]).await;
+        let ask = async |path: &str| {
+            let target = if protocol == "h2" { world.url(path) } else { path.to_owned() };
+            world.through_connect(protocol, get(&target, &world.authority())).await.status
+        };
+        assert_eq!(ask("/admin").await, StatusCode::FORBIDDEN, "{protocol}");
+        assert!(!told(&world).await.idle.unwrap().has_passed, "{protocol}");
+        assert_eq!(ask("/v1/x").await, StatusCode::OK, "{protocol}");
+        assert!(told(&world).await.idle.unwrap().has_passed, "{protocol}: the control");
+    }
+}
+
+#[tokio::test]
 async fn denials_are_counted_by_host_port_and_reason_and_what_is_allowed_is_not() {
     let world = standalone(&["h2"]).await;
     let nothing = Tally { sandbox: "u1".to_owned(), unusable: Some(Vec::new()), ..Tally::default() };

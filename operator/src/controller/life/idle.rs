@@ -1,11 +1,9 @@
 //! Whether a sandbox lies idle: for how long nothing has passed through its proxy, and whether that is too long. Pure; time is an argument.
 //!
 //! What is not known is not idle. A sandbox is over only once its own proxy has said, while its agent ran, that nothing has passed for all
-//! of the time; so an operator that was away, or asks again after a change of clocks, ends nothing. A proxy that nobody hears could be kept
-//! so for ever, however: after an hour, or the whole time where that is longer, its silence ends the sandbox too. How long that silence is
-//! the caller counts, by a clock that nobody sets. Each new agent has all of the time, and so has one that is resumed. A proxy that was
-//! started anew and has seen nothing takes over from the one before it, as far as that one's word is not older than a minute; else half of
-//! the time is left to the agent at least, for what passed meanwhile nobody knows.
+//! of the time; so a proxy that does not say, and an operator that was away, reaches no proxy or asks again after a change of clocks, ends
+//! nothing. Each new agent has all of the time, and so has one that is resumed. A proxy that was started anew and has seen nothing takes
+//! over what was counted of the one before it; the time in between, in which nobody saw what passed, does not count.
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::sandbox::PowerState;
@@ -15,17 +13,13 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{Cut, Life, end, state, time};
 
-/// A proxy that is not heard for as long, and for the whole time where that is longer, ends its sandbox.
-const SILENCE_MIN: SignedDuration = SignedDuration::from_hours(1);
-/// Of a proxy that was heard until so long before the next one began, nothing is missing that counts.
-const GAP_MAX: SignedDuration = SignedDuration::from_secs(60);
 /// Whole seconds, an answer that took its time: two reports of one moment lie less far apart.
 const JITTER_MAX: SignedDuration = SignedDuration::from_secs(5);
 
 /// What a sandbox's proxy has said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// When something last passed, as far as anybody knows.
+    /// When something last passed, as far as anybody knows; later by as much as nobody saw.
     pub active: Timestamp,
     /// When it said so.
     pub at: Timestamp,
@@ -39,15 +33,6 @@ impl Heard {
     }
 }
 
-/// What is known of a sandbox whose proxy is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Activity {
-    /// What its proxy has said last; none as long as this operator has heard nothing of it.
-    pub heard: Option<Heard>,
-    /// How long it has said nothing: since then, or since this operator asks.
-    pub silent_for: SignedDuration,
-}
-
 /// For how long nothing may pass; none where that is not bounded.
 #[must_use]
 pub fn timeout(sandbox: &AgentSandbox) -> Option<SignedDuration> {
@@ -57,7 +42,6 @@ pub fn timeout(sandbox: &AgentSandbox) -> Option<SignedDuration> {
 /// What is known once a proxy has said this, after what was known `before`.
 #[must_use]
 pub fn hears(before: Option<Heard>, sandbox: &AgentSandbox, report: Idle, now: Timestamp) -> Heard {
-    let half = timeout(sandbox).unwrap_or_default() / 2;
     let seconds = i64::try_from(report.seconds).unwrap_or(i64::MAX);
     let since = earlier(now, SignedDuration::from_secs(seconds));
     let active = match before {
@@ -66,10 +50,16 @@ pub fn hears(before: Option<Heard>, sandbox: &AgentSandbox, report: Idle, now: T
             if is_same { before.active.max(since) } else { since }
         }
         None if report.has_passed => since,
-        // This proxy has seen nothing since it began, and the one before it was heard to its end.
-        Some(before) if since.duration_since(before.at) <= GAP_MAX => before.active,
-        Some(before) => before.active.max(earlier(since, half)),
-        None => told_before(sandbox).map_or(since, |told| told.max(earlier(since, half)).min(since)),
+        // This proxy has seen nothing since it began, and what passed between the last word of the one before it and then, nobody.
+        Some(before) => {
+            let unseen = since.duration_since(before.at).max(SignedDuration::ZERO);
+            before.active.saturating_add(unseen).unwrap_or(since)
+        }
+        // Half of the time had been seen when that was told.
+        None => told_before(sandbox).map_or(since, |told| {
+            let half = timeout(sandbox).unwrap_or_default() / 2;
+            told.max(earlier(since, half)).min(since)
+        }),
     };
     Heard { active: active.min(now), at: now }
 }
@@ -80,41 +70,28 @@ pub fn judged(
     life: Life,
     sandbox: &AgentSandbox,
     agent: Option<&Pod>,
-    activity: Option<&Activity>,
+    heard: Option<Heard>,
     now: Timestamp,
 ) -> Life {
-    let idle_since = told(sandbox, agent, activity, now);
-    let is_over = life.over.is_none() && is_exceeded(sandbox, agent, activity, now);
+    let idle_since = told(sandbox, agent, heard, now);
+    let is_over = life.over.is_none() && is_exceeded(sandbox, agent, heard, now);
     let over = if is_over { Some(end(Cut::Idle.reason(), life.started, now)) } else { life.over };
     Life { over, idle_since, ..life }
 }
 
 /// Whether a pass over the sandbox would find it over, or something to be told of it.
 #[must_use]
-pub fn is_news(
-    sandbox: &AgentSandbox,
-    agent: Option<&Pod>,
-    activity: Option<&Activity>,
-    now: Timestamp,
-) -> bool {
+pub fn is_news(sandbox: &AgentSandbox, agent: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> bool {
     let is_over = sandbox.metadata.deletion_timestamp.is_some()
         || sandbox.status.as_ref().is_some_and(|status| status.program.is_some());
-    let tells = || told(sandbox, agent, activity, now) != told_before(sandbox);
-    timeout(sandbox).is_some() && !is_over && (is_exceeded(sandbox, agent, activity, now) || tells())
+    let tells = || told(sandbox, agent, heard, now) != told_before(sandbox);
+    timeout(sandbox).is_some() && !is_over && (is_exceeded(sandbox, agent, heard, now) || tells())
 }
 
-/// Whether nothing has passed for too long while an agent ran, or nobody could tell for longer than that.
-fn is_exceeded(
-    sandbox: &AgentSandbox,
-    agent: Option<&Pod>,
-    activity: Option<&Activity>,
-    now: Timestamp,
-) -> bool {
-    let Some((timeout, activity, began)) = counts(sandbox, agent, activity, now) else { return false };
-    let is_idle =
-        activity.heard.is_some_and(|heard| heard.at.duration_since(heard.active.max(began)) >= timeout);
-    let silent_for = activity.silent_for.min(now.duration_since(began));
-    is_idle || silent_for >= timeout.max(SILENCE_MIN)
+/// Whether a proxy has said that nothing has passed for too long while an agent ran.
+fn is_exceeded(sandbox: &AgentSandbox, agent: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> bool {
+    let Some((timeout, began)) = counts(sandbox, agent, now) else { return false };
+    heard.is_some_and(|heard| heard.at.duration_since(heard.active.max(began)) >= timeout)
 }
 
 /// When something last passed, where that is half of the time ago or longer; none where it is not, and where no agent runs. A sandbox
@@ -122,12 +99,12 @@ fn is_exceeded(
 fn told(
     sandbox: &AgentSandbox,
     agent: Option<&Pod>,
-    activity: Option<&Activity>,
+    heard: Option<Heard>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let (timeout, activity, began) = counts(sandbox, agent, activity, now)?;
+    let (timeout, began) = counts(sandbox, agent, now)?;
     let before = told_before(sandbox);
-    let Some(heard) = activity.heard else { return before };
+    let Some(heard) = heard else { return before };
     let since = heard.active.max(began);
     if heard.at.duration_since(since) < timeout / 2 {
         return None;
@@ -136,16 +113,15 @@ fn told(
     before.filter(is_same).or(Some(since))
 }
 
-/// The time that is bounded, what is known, and since when an agent runs; none where nothing counts.
-fn counts<'a>(
+/// The time that is bounded, and since when an agent runs; none where nothing counts.
+fn counts(
     sandbox: &AgentSandbox,
     agent: Option<&Pod>,
-    activity: Option<&'a Activity>,
     now: Timestamp,
-) -> Option<(SignedDuration, &'a Activity, Timestamp)> {
+) -> Option<(SignedDuration, Timestamp)> {
     let timeout = timeout(sandbox).filter(|_| state(sandbox) != Some(PowerState::Suspended))?;
     let agent = agent.filter(|pod| !super::program::is_over(pod))?;
-    Some((timeout, activity?, time::started_in(agent, now)?))
+    Some((timeout, time::started_in(agent, now)?))
 }
 
 fn told_before(sandbox: &AgentSandbox) -> Option<Timestamp> {

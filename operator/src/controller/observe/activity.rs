@@ -1,8 +1,8 @@
-//! What proxies have said of when something last passed through them, and how long they have said nothing. It is lost with the
-//! process, and heard anew; what is made of it is for [`idle`](crate::controller::life::idle) to say.
+//! What proxies have said of when something last passed through them. It is lost with the process, and heard anew; what is made of it
+//! is for [`idle`](crate::controller::life::idle) to say.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_policy::Idle;
@@ -10,30 +10,19 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use crate::controller::life::idle::{self, Activity, Heard};
+use crate::controller::life::idle::{self, Heard};
 
 /// What was heard, by the sandbox's UID.
 #[derive(Debug, Default)]
 pub struct Activities {
-    /// Since when proxies are asked; never where they are not.
-    asked: OnceLock<Instant>,
     heard: Mutex<HashMap<String, (Heard, Instant)>>,
 }
 
 impl Activities {
-    /// From now on proxies are asked.
-    pub fn begin(&self) {
-        let _ = self.asked.set(Instant::now());
-    }
-
-    /// What is known of a sandbox; none where proxies are not asked.
+    /// What a sandbox's proxy has said last; none as long as this operator has heard nothing of it.
     #[must_use]
-    pub fn of(&self, sandbox_uid: &str) -> Option<Activity> {
-        let asked = *self.asked.get()?;
-        let heard = self.all().get(sandbox_uid).copied();
-        let since = heard.map_or(asked, |(_, at)| at);
-        let silent_for = SignedDuration::try_from(since.elapsed()).unwrap_or(SignedDuration::MAX);
-        Some(Activity { heard: heard.map(|(heard, _)| heard), silent_for })
+    pub fn of(&self, sandbox_uid: &str) -> Option<Heard> {
+        self.all().get(sandbox_uid).map(|(heard, _)| *heard)
     }
 
     /// Takes in what a sandbox's proxy says.
@@ -75,32 +64,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_counted_since_a_proxy_was_heard_or_since_proxies_are_asked() {
+    async fn what_a_proxy_said_last_is_known_until_its_sandbox_is_gone_and_ages_by_no_silence() {
         let (activities, sandbox) = (Activities::default(), sandbox(|_| ()));
         let uid = sandbox.uid().unwrap();
-        assert_eq!(activities.of(&uid), None, "nobody is asked");
-        activities.begin();
-        tokio::time::advance(Duration::from_secs(40)).await;
-        let silent_for = |seconds| SignedDuration::from_secs(seconds);
-        assert_eq!(activities.of(&uid), Some(Activity { heard: None, silent_for: silent_for(40) }));
+        assert_eq!(activities.of(&uid), None);
         let now = at("2026-01-01T01:00:00Z");
         activities.learn(&sandbox, idle(60, true), now);
-        tokio::time::advance(Duration::from_secs(15)).await;
+        tokio::time::advance(Duration::from_secs(36_000)).await;
         let heard = Heard { active: at("2026-01-01T00:59:00Z"), at: now };
-        assert_eq!(activities.of(&uid), Some(Activity { heard: Some(heard), silent_for: silent_for(15) }));
+        assert_eq!(activities.of(&uid), Some(heard));
         activities.keep(&BTreeSet::new());
-        assert_eq!(activities.of(&uid).unwrap().heard, None);
+        assert_eq!(activities.of(&uid), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_was_set_makes_nothing_idle() {
         let sandbox = sandbox(|s| s.spec.lifecycle = Some(from(json!({"idleTimeout": "30m"}))));
         let activities = Activities::default();
-        activities.begin();
         activities.learn(&sandbox, idle(60, false), at("2026-01-01T01:00:00Z"));
         tokio::time::advance(Duration::from_secs(15)).await;
         activities.learn(&sandbox, idle(75, false), at("2026-01-01T05:00:15Z"));
-        let heard = activities.of(&sandbox.uid().unwrap()).unwrap().heard.unwrap();
+        let heard = activities.of(&sandbox.uid().unwrap()).unwrap();
         assert_eq!(heard.at.duration_since(heard.active), SignedDuration::from_secs(75));
     }
 }

@@ -144,7 +144,8 @@ impl Denials {
         }
     }
 
-    /// Takes in an answer; whether it is news. That time has passed is none.
+    /// Takes in an answer; whether it is news. That time has passed is none. Of one that does not say how long nothing has passed, as that of
+    /// an earlier release, nothing is known.
     fn learn(&self, sandbox: &AgentSandbox, pod: &Pod, mut tally: Tally, now: Timestamp) -> bool {
         if let Some(idle) = tally.idle.take() {
             self.activities.learn(sandbox, idle, now);
@@ -177,7 +178,6 @@ pub async fn follow(
     wake: UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     denials.asked.store(true, Ordering::Relaxed);
-    denials.activities.begin();
     loop {
         tokio::time::sleep(INTERVAL).await;
         round(&stores, &denials, PORT_ADMIN, &clock, &wake).await;
@@ -194,9 +194,9 @@ fn wake_idle(
 ) {
     let now = clock.now();
     for sandbox in stores.sandboxes.state_filter(|sandbox| idle::timeout(sandbox).is_some()) {
-        let activity = denials.activities.of(&sandbox.uid().unwrap_or_default());
+        let heard = denials.activities.of(&sandbox.uid().unwrap_or_default());
         let agent = own_pod(stores, &sandbox, Component::Agent);
-        if idle::is_news(&sandbox, agent.as_deref(), activity.as_ref(), now) {
+        if idle::is_news(&sandbox, agent.as_deref(), heard, now) {
             // Nobody is there to be woken once the controller has ended.
             let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
         }
@@ -413,6 +413,20 @@ mod tests {
         assert_eq!(tally.latest.iter().map(|kind| kind.reason.as_str()).collect::<Vec<_>>(), ["B"]);
     }
 
+    #[test]
+    fn of_a_proxy_that_does_not_say_how_long_nothing_has_passed_nothing_is_known() {
+        let (denials, sandbox, pod) =
+            (Denials::default(), fixtures::sandbox(|_| ()), fixtures::proxy_pod("127.0.0.1"));
+        let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        for _ in 0..3 {
+            denials.learn(&sandbox, &pod, Tally::default(), now);
+            assert_eq!(denials.activities.of(fixtures::UID), None);
+        }
+        let idle = Some(agentsandbox_policy::Idle { seconds: 60, has_passed: true });
+        denials.learn(&sandbox, &pod, Tally { idle, ..Tally::default() }, now);
+        assert!(denials.activities.of(fixtures::UID).is_some(), "the control");
+    }
+
     fn lacks(name: &str, reason: &str) -> String {
         ok(&format!(
             r#"{{"sandbox":"{}","denied":0,"latest":[],"unusable":[{{"name":"{name}","reason":"{reason}"}}]}}"#,
@@ -475,7 +489,6 @@ mod tests {
             let mut children = own();
             children.push(Child::Pod(Box::new(fixtures::agent_pod())));
             let ctx = fixtures::ctx(client, &sandbox, &children, &[]);
-            ctx.denials.activities.begin();
             let (wake, woken) = futures::channel::mpsc::unbounded();
             round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;
             round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;

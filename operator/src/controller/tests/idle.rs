@@ -18,7 +18,6 @@ fn bounded() -> Scene {
 async fn idle_for(seconds: u64, scene: Scene, says: Says) -> After {
     let api = scene.api(says).await;
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
-    ctx.denials.activities.begin();
     ctx.denials.activities.learn(&scene.sandbox, Idle { seconds, has_passed: true }, ctx.clock.now());
     let result = reconcile(Arc::new(scene.sandbox), Arc::clone(&ctx)).await;
     After { api, ctx, result }

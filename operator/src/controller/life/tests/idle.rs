@@ -2,7 +2,7 @@
 
 use agentsandbox_policy::Idle;
 
-use super::super::idle::{Activity, Heard, hears, is_news, judged};
+use super::super::idle::{Heard, hears, is_news, judged};
 use super::*;
 
 const HALF_AN_HOUR: &str = "30m";
@@ -21,51 +21,51 @@ fn used(timeout: &str) -> AgentSandbox {
 }
 
 /// What was heard just now: that nothing has passed for so many seconds.
-fn silent(now: Timestamp, seconds: i64) -> Activity {
-    Activity { heard: Some(Heard { active: now - secs(seconds), at: now }), silent_for: SignedDuration::ZERO }
+fn silent(now: Timestamp, seconds: i64) -> Heard {
+    Heard { active: now - secs(seconds), at: now }
 }
 
-fn of(sandbox: &AgentSandbox, pod: Option<&Pod>, activity: Option<&Activity>, now: Timestamp) -> Life {
-    judged(life(sandbox, pod, now), sandbox, pod, activity, now)
+fn of(sandbox: &AgentSandbox, pod: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> Life {
+    judged(life(sandbox, pod, now), sandbox, pod, heard, now)
 }
 
-fn over(sandbox: &AgentSandbox, pod: Option<&Pod>, activity: &Activity, now: Timestamp) -> Option<String> {
-    of(sandbox, pod, Some(activity), now).over.map(|over| over.reason)
+fn over(sandbox: &AgentSandbox, pod: Option<&Pod>, heard: Heard, now: Timestamp) -> Option<String> {
+    of(sandbox, pod, Some(heard), now).over.map(|over| over.reason)
 }
 
 #[test]
 fn a_sandbox_is_over_once_its_proxy_says_that_nothing_has_passed_for_all_of_the_time() {
     let (sandbox, pod, now) = (used(HALF_AN_HOUR), agent_pod(), at("2026-01-01T10:00:00Z"));
-    let after = |seconds| over(&sandbox, Some(&pod), &silent(now, seconds), now);
+    let after = |seconds| over(&sandbox, Some(&pod), silent(now, seconds), now);
     assert_eq!(after(1799), None);
     assert_eq!(after(1800).as_deref(), Some("IdleTimeoutExceeded"));
-    let ended = of(&sandbox, Some(&pod), Some(&silent(now, 1800)), now).over.unwrap();
+    let ended = of(&sandbox, Some(&pod), Some(silent(now, 1800)), now).over.unwrap();
     assert_eq!((ended.exit_code, cut(&ended)), (None, Some(Cut::Idle)));
     assert_eq!(ended.finished_at, Some(Time(now)));
     let unbounded = living(&json!({}));
-    assert_eq!(over(&unbounded, Some(&pod), &silent(now, 36_000), now), None, "the control has no bound");
+    assert_eq!(over(&unbounded, Some(&pod), silent(now, 36_000), now), None, "the control has no bound");
     let mut told = sandbox.clone();
     told.status.get_or_insert_default().program = Some(from(json!({"reason": "Completed", "exitCode": 0})));
-    assert_eq!(over(&told, Some(&pod), &silent(now, 1800), now).as_deref(), Some("Completed"));
+    assert_eq!(over(&told, Some(&pod), silent(now, 1800), now).as_deref(), Some("Completed"));
 }
 
 #[test]
 fn nothing_is_idle_that_does_not_run_or_is_not_to_or_whose_proxy_nobody_asks() {
     let (sandbox, now) = (used(HALF_AN_HOUR), at("2026-01-01T10:00:00Z"));
     let silent = silent(now, 36_000);
-    assert!(over(&sandbox, Some(&agent_pod()), &silent, now).is_some(), "the control");
-    assert_eq!(over(&sandbox, None, &silent, now), None, "there is no agent");
+    assert!(over(&sandbox, Some(&agent_pod()), silent, now).is_some(), "the control");
+    assert_eq!(over(&sandbox, None, silent, now), None, "there is no agent");
     let waiting = {
         let mut pod = serde_json::to_value(agent_pod()).unwrap();
         pod["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "PodInitializing"}});
         from::<Pod>(pod)
     };
-    assert_eq!(over(&sandbox, Some(&waiting), &silent, now), None, "it has not started");
+    assert_eq!(over(&sandbox, Some(&waiting), silent, now), None, "it has not started");
     let evicted = super::over("Failed", 137, |pod| pod["status"]["reason"] = json!("Evicted"));
-    assert_eq!(over(&sandbox, Some(&evicted), &silent, now), None, "it runs no more");
+    assert_eq!(over(&sandbox, Some(&evicted), silent, now), None, "it runs no more");
     let mut suspended = sandbox.clone();
     suspended.spec.lifecycle.as_mut().unwrap().state = Some(PowerState::Suspended);
-    assert_eq!(over(&suspended, Some(&agent_pod()), &silent, now), None);
+    assert_eq!(over(&suspended, Some(&agent_pod()), silent, now), None);
     assert_eq!(of(&sandbox, Some(&agent_pod()), None, now).over, None, "no proxy is asked");
 }
 
@@ -79,37 +79,25 @@ fn each_agent_has_all_of_the_time_and_one_that_starts_again_and_again_in_its_pod
         pod["status"]["containerStatuses"][0]["restartCount"] = json!(restarts);
         from::<Pod>(pod)
     };
-    let after = |pod: &Pod| over(&sandbox, Some(pod), &silent(now, 36_000), now);
+    let after = |pod: &Pod| over(&sandbox, Some(pod), silent(now, 36_000), now);
     assert_eq!(after(&started("2026-01-01T09:30:01Z", 0)), None, "it was resumed, or made anew");
     assert!(after(&started("2026-01-01T09:30:00Z", 0)).is_some());
     assert!(after(&started("2026-01-01T09:59:00Z", 7)).is_some());
 }
 
 #[test]
-fn what_is_not_known_is_not_idle_and_a_silence_without_end_is() {
+fn what_is_not_known_is_not_idle_however_long_nobody_hears_the_proxy() {
     let (pod, now) = (agent_pod(), at("2026-01-01T10:00:00Z"));
-    let silence = |timeout: &str, minutes: i64, heard| {
-        let activity = Activity { heard, silent_for: secs(60 * minutes) };
-        over(&used(timeout), Some(&pod), &activity, now)
-    };
-    let busy = |minutes: i64| {
-        let then = now - secs(60 * minutes);
-        Some(Heard { active: then, at: then })
-    };
-    for (timeout, patience) in [("1m", 60), (HALF_AN_HOUR, 60), ("2h", 120)] {
-        for heard in [None, busy(patience)] {
-            assert_eq!(silence(timeout, patience - 1, heard), None, "{timeout}, {heard:?}");
-            let ended = silence(timeout, patience, heard);
-            assert_eq!(ended.as_deref(), Some("IdleTimeoutExceeded"), "{timeout}, {heard:?}");
-        }
+    let much_later = at("2026-03-01T10:00:00Z");
+    for timeout in ["5m", HALF_AN_HOUR, "2h"] {
+        let sandbox = used(timeout);
+        assert_eq!(of(&sandbox, Some(&pod), None, much_later).over, None, "{timeout}: it was never heard");
+        let almost = silent(now, time::parse(timeout).unwrap().as_secs() - 1);
+        assert_eq!(over(&sandbox, Some(&pod), almost, much_later), None, "{timeout}: not since");
+        assert!(!is_news(&sandbox, Some(&pod), None, much_later), "{timeout}");
+        let idle = Heard { at: almost.at + secs(1), ..almost };
+        assert!(over(&sandbox, Some(&pod), idle, much_later).is_some(), "{timeout}: the control");
     }
-    let almost = Some(Heard { active: now - secs(3590), at: now - secs(1800) });
-    assert_eq!(silence(HALF_AN_HOUR, 30, almost), None, "who said so may have been used since");
-    let mut young = serde_json::to_value(&pod).unwrap();
-    young["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = json!("2026-01-01T09:30:00Z");
-    let activity = Activity { heard: None, silent_for: secs(36_000) };
-    let young = from::<Pod>(young);
-    assert_eq!(over(&used(HALF_AN_HOUR), Some(&young), &activity, now), None, "there was nobody to hear");
 }
 
 fn report(seconds: u64, has_passed: bool) -> Idle {
@@ -134,14 +122,15 @@ fn the_count_survives_a_proxy_that_is_replaced_and_an_operator_that_is_started_a
     let (sandbox, now) = (used(HALF_AN_HOUR), at("2026-01-01T10:00:00Z"));
     let before = Heard { active: at("2026-01-01T09:35:00Z"), at: at("2026-01-01T09:59:00Z") };
     let next = hears(Some(before), &sandbox, report(10, false), now);
-    assert_eq!(next.active, before.active, "nobody was unheard for long");
+    let counted = at("2026-01-01T09:35:50Z");
+    assert_eq!(next.active, counted, "of the 50 seconds that nobody saw, none counts");
     let same = hears(Some(next), &sandbox, report(310, false), now + secs(300));
-    assert_eq!(same.active, before.active, "the new one goes on having seen nothing");
+    assert_eq!(same.active, counted, "the new one goes on having seen nothing");
     let used_again = hears(Some(next), &sandbox, report(5, true), now + secs(60));
     assert_eq!(used_again.active, now + secs(55));
     let unheard = Heard { at: at("2026-01-01T09:50:00Z"), ..before };
-    let halved = hears(Some(unheard), &sandbox, report(10, false), now);
-    assert_eq!(halved.active, at("2026-01-01T09:44:50Z"), "half of the time is left");
+    let long = hears(Some(unheard), &sandbox, report(10, false), now);
+    assert_eq!(long.active, at("2026-01-01T09:44:50Z"), "nor of the ten minutes");
     let anew = hears(None, &sandbox, report(610, false), now);
     assert_eq!(anew.active, at("2026-01-01T09:49:50Z"), "since it began");
     let with = |told: &str| {
@@ -159,9 +148,9 @@ fn idleness_is_told_once_when_half_of_the_time_is_over_and_again_when_it_ends() 
     let (mut sandbox, pod, now) = (used(HALF_AN_HOUR), agent_pod(), at("2026-01-01T10:00:00Z"));
     let told = |sandbox: &AgentSandbox, seconds: i64, later: i64| {
         let now = now + secs(later);
-        let activity = silent(now, seconds + later);
-        let is_news = is_news(sandbox, Some(&pod), Some(&activity), now);
-        (of(sandbox, Some(&pod), Some(&activity), now).idle_since, is_news)
+        let heard = Some(silent(now, seconds + later));
+        let is_news = is_news(sandbox, Some(&pod), heard, now);
+        (of(sandbox, Some(&pod), heard, now).idle_since, is_news)
     };
     assert_eq!(told(&sandbox, 899, 0), (None, false), "a sandbox in use is not told of");
     let since = now - secs(900);
@@ -171,10 +160,9 @@ fn idleness_is_told_once_when_half_of_the_time_is_over_and_again_when_it_ends() 
     assert_eq!(told(&sandbox, 902, 600), (Some(since), false), "nor for a second more or less");
     assert_eq!(told(&sandbox, 0, 0), (None, true), "it is used again");
     assert!(told(&sandbox, 900, 900).1, "it is over");
-    let unheard = Activity { heard: None, silent_for: secs(5) };
-    assert!(!is_news(&sandbox, Some(&pod), Some(&unheard), now), "an operator that has just started");
-    assert_eq!(of(&sandbox, Some(&pod), Some(&unheard), now).idle_since, Some(since));
-    assert!(is_news(&sandbox, None, Some(&silent(now, 900)), now), "its agent is gone");
+    assert!(!is_news(&sandbox, Some(&pod), None, now), "an operator that has just started");
+    assert_eq!(of(&sandbox, Some(&pod), None, now).idle_since, Some(since));
+    assert!(is_news(&sandbox, None, Some(silent(now, 900)), now), "its agent is gone");
     sandbox.metadata.deletion_timestamp = Some(Time(now));
     assert!(!told(&sandbox, 0, 0).1);
 }
