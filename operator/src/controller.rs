@@ -101,7 +101,7 @@ pub struct Ctx {
     /// Since when sandboxes are out of bounds.
     pub breaches: Breaches,
     /// What is remembered beside what is written down.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// When statuses were last written.
     pub progress: Progress,
     /// What proxies have denied.

@@ -292,7 +292,7 @@ pub fn ctx(
         metrics,
         failures: Failures::drawing(Jitter::seeded(0)),
         breaches: Breaches::bearing(PATIENCE),
-        memory: Memory::drawing(Jitter::seeded(0)),
+        memory: Arc::new(Memory::drawing(Jitter::seeded(0))),
         progress: Progress::default(),
         denials: Arc::default(),
         clock: Clock::default(),

@@ -236,7 +236,9 @@ impl Replica {
         let (recent, denials) = (Arc::new(Recent::waking(wake.clone())), Arc::new(Denials::default()));
         let (controller, stores) = watches::controller(&client, only, ambient.jitter, &deleted, &recent);
         let moved = watches::moved(ranges.clone(), stores.sandboxes.clone(), wake.clone());
-        let heard = hear(config.denials, stores.clone(), Arc::clone(&denials), ambient.clock.clone(), wake);
+        let memory = Arc::new(Memory::drawing(ambient.jitter));
+        let known = (Arc::clone(&denials), Arc::clone(&memory));
+        let heard = hear(config.denials, stores.clone(), known, ambient.clock.clone(), wake);
         let reporter = Reporter {
             controller: "agentsandbox-operator".to_owned(),
             instance: Some(config.identity.clone()),
@@ -257,7 +259,7 @@ impl Replica {
             metrics,
             failures: Failures::drawing(ambient.jitter),
             breaches: Breaches::default(),
-            memory: Memory::drawing(ambient.jitter),
+            memory,
             progress: Progress::default(),
             denials,
             clock,
@@ -372,12 +374,12 @@ fn teller(config: &Config, metrics: &Arc<Metrics>, recorder: &Recorder, tenure: 
 async fn hear(
     ask: AskDenials,
     stores: Stores,
-    denials: Arc<Denials>,
+    known: (Arc<Denials>, Arc<Memory>),
     clock: Clock,
     wake: UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     match ask {
-        AskDenials::Ask => denials::follow(stores, denials, clock, wake).await,
+        AskDenials::Ask => denials::follow(stores, known, clock, wake).await,
         AskDenials::None => std::future::pending().await,
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::sandbox::{Lifecycle, Mode, PowerState, ProgramStatus};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -30,7 +31,8 @@ const ENDING_RETRY_LATER: Duration = Duration::from_secs(30);
 /// Longest pause between two attempts to end what has lived too long.
 const LATE_RETRY: Duration = Duration::from_secs(10);
 
-/// What is known of a sandbox's life. The end of a program that was not told yet is believed once the API server itself shows it.
+/// What is known of a sandbox's life. The end of a program that was not told yet is believed once the API server itself shows it; and that
+/// it has run or been idle for too long, once the API server itself shows that the same pod still runs, for a watch may be behind.
 ///
 /// # Errors
 /// When the API server does not answer.
@@ -40,11 +42,21 @@ pub(super) async fn life(
     sandbox: &AgentSandbox,
     observed: &Observed,
 ) -> Result<Life, ReconcileError> {
-    let (agent, now) = (observed.agent_pod(identity), ctx.clock.now());
+    let (mut agent, now) = (observed.agent_pod(identity), ctx.clock.now());
     let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
     let heard = ctx.denials.activities.of(&identity.uid);
-    let judged = |life| life::idle::judged(life, sandbox, agent, heard, now);
-    let life = judged(life::life(sandbox, agent, started, now));
+    let began = |agent: Option<&Pod>| ctx.memory.began(&identity.uid, agent, now);
+    let judged = |agent: Option<&Pod>, life| {
+        life::idle::judged(life, sandbox, agent.map(|pod| (pod, began(agent))), heard, now)
+    };
+    let by = |agent: Option<&Pod>| judged(agent, life::life(sandbox, agent, (started, began(agent)), now));
+    let mut life = by(agent);
+    let live;
+    if life::is_cut_now(sandbox, &life) {
+        live = live_agent(ctx, identity, observed).await?;
+        agent = live.as_ref();
+        life = by(agent);
+    }
     if let Some(seen) = ctx.memory.end(&identity.uid).filter(|_| !is_told(sandbox)) {
         return Ok(Life { over: Some(seen), ..life });
     }
@@ -69,7 +81,25 @@ pub(super) async fn life(
             ctx.writer.delete(&identity.namespace, &doomed).await.map_err(ReconcileError::Apply)?;
         }
     }
-    Ok(judged(life::life_going_on(sandbox, started, now)))
+    Ok(judged(agent, life::life_going_on(sandbox, started, now)))
+}
+
+/// The agent's pod that the watches show, as the API server itself shows it; none if it is gone, or another has followed it. Where that
+/// is not known its proxy goes all the same: whatever has become of the agent, it has had its time.
+async fn live_agent(
+    ctx: &Ctx,
+    identity: &Identity,
+    observed: &Observed,
+) -> Result<Option<Pod>, ReconcileError> {
+    let Some(shown) = observed.agent_pod(identity) else { return Ok(None) };
+    let live = ctx.writer.live_pod(&identity.namespace, &shown.name_any()).await;
+    if live.is_err()
+        && let (_, Err(error)) = power_down(ctx, identity, observed, Ending::Proxies).await
+    {
+        tracing::warn!(error = chain(&error), "the proxy of what has had its time could not be stopped");
+    }
+    let live = live.map_err(ReconcileError::Apply)?;
+    Ok(live.filter(|live| live.metadata.uid == shown.metadata.uid))
 }
 
 /// Lets the agent's pod of a Task go: one whose end is told, and one on its way out of which nothing came.
@@ -161,7 +191,8 @@ pub(super) fn due_in(sandbox: &AgentSandbox, ctx: &Ctx) -> Option<Duration> {
     let observed = observe::observed(&ctx.stores, &ctx.recent, &identity);
     let agent = observed.agent_pod(&identity);
     let started = ctx.memory.start(&identity.uid, life::started(sandbox, agent, now));
-    let ends = life::life(sandbox, agent, started, now).ends?;
+    let began = ctx.memory.began(&identity.uid, agent, now);
+    let ends = life::life(sandbox, agent, (started, began), now).ends?;
     Some(if ends > now { life::until(ends, now) } else { LATE_RETRY })
 }
 

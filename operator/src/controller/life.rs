@@ -90,15 +90,22 @@ pub fn started(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> O
     time::started(sandbox, agent, now)
 }
 
-/// What is known of a sandbox's life that began so, from what was told and from its agent's pod. Its end is the one that was told, or
-/// else the program's own, or else that its time is up.
+/// What is known of a sandbox's life, from what was told and from its agent's pod: when an agent of it first started, and when the one in
+/// this pod began. Its end is the one that was told, or else the program's own, or else that its time is up.
 #[must_use]
-pub fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, started: Option<Timestamp>, now: Timestamp) -> Life {
+pub fn life(
+    sandbox: &AgentSandbox,
+    agent: Option<&Pod>,
+    (started, began): (Option<Timestamp>, Option<Timestamp>),
+    now: Timestamp,
+) -> Life {
     let own = match mode(sandbox) {
         Mode::Task => agent.and_then(|pod| Some(time::bounded(ended(pod)?, pod, now))),
         Mode::Service => None,
     };
-    let run = agent.filter(|_| mode(sandbox) == Mode::Task).and_then(|pod| time::run_since(pod, now));
+    // A run that is stopped for now is to begin anew, however long its node takes to end it.
+    let is_bounded = mode(sandbox) == Mode::Task && state(sandbox) != Some(PowerState::Suspended);
+    let run = began.filter(|_| is_bounded && agent.is_some_and(time::runs));
     judged(sandbox, (started, run), own, now)
 }
 
@@ -143,6 +150,14 @@ pub fn expires(sandbox: &AgentSandbox, program: &ProgramStatus, now: Timestamp) 
     // Whoever waits for the result has that long from when it was told; a node's clock may have been behind.
     let told = time::told_over(sandbox).filter(|at| !time::is_ahead(*at, now)).unwrap_or(created);
     finished.max(created).max(told).saturating_add(kept).ok()
+}
+
+/// Whether it is over by how long its agent has run, or been idle, and nothing of that was told: that is known from the agent's pod alone.
+#[must_use]
+pub fn is_cut_now(sandbox: &AgentSandbox, life: &Life) -> bool {
+    let is_told = sandbox.status.as_ref().is_some_and(|status| status.program.is_some());
+    let cut = life.over.as_ref().and_then(cut);
+    matches!(cut, Some(Cut::Deadline | Cut::Idle)) && !is_told && time::called_over(sandbox).is_none()
 }
 
 /// What ended the sandbox; none where its program did by itself.

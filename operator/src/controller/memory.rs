@@ -40,6 +40,8 @@ pub struct Failed {
 pub struct Memory {
     jitter: Jitter,
     starts: Mutex<HashMap<String, Timestamp>>,
+    /// Of the latest agent's pod, its UID and when the agent first started in it.
+    began: Mutex<HashMap<String, (Option<String>, Timestamp)>>,
     failed: Mutex<HashMap<String, Failed>>,
     ends: Mutex<HashMap<String, ProgramStatus>>,
 }
@@ -56,6 +58,18 @@ impl Memory {
         let mut all = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         let first = all.get(uid).copied().into_iter().chain(seen).min()?;
         all.insert(uid.to_owned(), first);
+        Some(first)
+    }
+
+    /// When the agent first started in this pod of the sandbox, as far as it was ever seen: a start that a node's clock puts ahead is not
+    /// seen later each time. None as long as it has not.
+    pub fn began(&self, uid: &str, agent: Option<&Pod>, now: Timestamp) -> Option<Timestamp> {
+        let agent = agent?;
+        let seen = life::started_in(agent, now)?;
+        let mut all = self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.get(uid).filter(|(pod, _)| *pod == agent.metadata.uid).map(|(_, began)| *began);
+        let first = before.map_or(seen, |before| before.min(seen));
+        all.insert(uid.to_owned(), (agent.metadata.uid.clone(), first));
         Some(first)
     }
 
@@ -94,6 +108,7 @@ impl Memory {
     /// Forgets a sandbox.
     pub fn forget(&self, uid: &str) {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.began.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }

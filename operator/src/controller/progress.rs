@@ -15,7 +15,8 @@ use super::status::{ConditionType, Reason};
 /// An ordinary start takes less than this, and so has two statuses: one that it began, and one that it is ready. A start
 /// that hangs says where at the latest after this time.
 pub const PROGRESS_INTERVAL: SignedDuration = SignedDuration::from_secs(3);
-/// An agent can have itself refused without end; how often is told no more often than this, after the first time.
+/// An agent can have itself refused without end, and ask now and then; how often and when is told no more often than this, after the first
+/// time.
 pub const DENIALS_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// When each sandbox's status was last written, by UID. It is lost with the process, which then tells at once.
@@ -29,7 +30,7 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug)]
 struct Told {
     last: Timestamp,
-    /// When what was denied was last told.
+    /// When what was denied, or when something last passed, was last told.
     denials: Option<Timestamp>,
 }
 
@@ -50,9 +51,12 @@ impl Progress {
             let left = if gone.is_negative() { SignedDuration::ZERO } else { interval - gone };
             Duration::try_from(left).ok().filter(|left| !left.is_zero())
         };
-        if old.egress != new.egress
-            && (AgentSandboxStatus { egress: old.egress.clone(), ..new.clone() }) == *old
-        {
+        let without = AgentSandboxStatus {
+            egress: old.egress.clone(),
+            last_activity_time: old.last_activity_time.clone(),
+            ..new.clone()
+        };
+        if old != new && without == *old {
             return left(told.denials?, DENIALS_INTERVAL);
         }
         is_progress(old, new).then(|| left(told.last, PROGRESS_INTERVAL)).flatten()
@@ -89,8 +93,9 @@ impl Progress {
         // Who was told longer ago than any interval is told at once, as one that is not here.
         all.retain(|_, told| now.duration_since(told.last) < DENIALS_INTERVAL);
         let before = all.get(uid).and_then(|told| told.denials);
-        let denials =
-            if old.and_then(|old| old.egress.as_ref()) == new.egress.as_ref() { before } else { Some(now) };
+        let is_same = old.and_then(|old| old.egress.as_ref()) == new.egress.as_ref()
+            && old.and_then(|old| old.last_activity_time.as_ref()) == new.last_activity_time.as_ref();
+        let denials = if is_same { before } else { Some(now) };
         all.insert(uid.to_owned(), Told { last: now, denials });
     }
 
@@ -224,6 +229,22 @@ mod tests {
         let mut worse = denied(2);
         worse.conditions[1].status = "False".to_owned();
         assert_eq!(progress.wait("u", Some(&denied(1)), &worse, at(11)), None, "other news takes it along");
+    }
+
+    #[test]
+    fn when_something_last_passed_is_told_once_a_minute_at_most() {
+        let idle = AgentSandboxStatus {
+            last_activity_time: Some(from(json!("2030-01-01T00:00:00Z"))),
+            ..starting()
+        };
+        let progress = Progress::default();
+        progress.tell("u", None, &starting(), at(0));
+        assert_eq!(progress.wait("u", Some(&starting()), &idle, at(1)), None, "the first time");
+        progress.tell("u", Some(&starting()), &idle, at(1));
+        assert_eq!(progress.wait("u", Some(&idle), &starting(), at(11)), Some(Duration::from_secs(50)));
+        assert_eq!(progress.wait("u", Some(&idle), &starting(), at(61)), None);
+        let over = AgentSandboxStatus { program: Some(from(json!({"reason": "Completed"}))), ..starting() };
+        assert_eq!(progress.wait("u", Some(&idle), &over, at(11)), None, "an end takes it along");
     }
 
     #[test]

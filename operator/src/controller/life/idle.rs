@@ -25,6 +25,9 @@ pub struct Heard {
     pub at: Timestamp,
 }
 
+/// The agent's pod, and when the agent began in it.
+pub type Agent<'a> = Option<(&'a Pod, Option<Timestamp>)>;
+
 impl Heard {
     /// The same, by a clock by which it was said at this time: one that was set since must not make anything idle.
     #[must_use]
@@ -69,40 +72,35 @@ pub fn hears(before: Option<Heard>, sandbox: &AgentSandbox, report: Idle, now: T
 pub fn judged(
     life: Life,
     sandbox: &AgentSandbox,
-    agent: Option<&Pod>,
+    agent: Agent<'_>,
     heard: Option<Heard>,
     now: Timestamp,
 ) -> Life {
-    let idle_since = told(sandbox, agent, heard, now);
-    let is_over = life.over.is_none() && is_exceeded(sandbox, agent, heard, now);
+    let idle_since = told(sandbox, agent, heard);
+    let is_over = life.over.is_none() && is_exceeded(sandbox, agent, heard);
     let over = if is_over { Some(end(Cut::Idle.reason(), life.started, now)) } else { life.over };
     Life { over, idle_since, ..life }
 }
 
 /// Whether a pass over the sandbox would find it over, or something to be told of it.
 #[must_use]
-pub fn is_news(sandbox: &AgentSandbox, agent: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> bool {
+pub fn is_news(sandbox: &AgentSandbox, agent: Agent<'_>, heard: Option<Heard>) -> bool {
     let is_over = sandbox.metadata.deletion_timestamp.is_some()
         || sandbox.status.as_ref().is_some_and(|status| status.program.is_some());
-    let tells = || told(sandbox, agent, heard, now) != told_before(sandbox);
-    timeout(sandbox).is_some() && !is_over && (is_exceeded(sandbox, agent, heard, now) || tells())
+    let tells = || told(sandbox, agent, heard) != told_before(sandbox);
+    timeout(sandbox).is_some() && !is_over && (is_exceeded(sandbox, agent, heard) || tells())
 }
 
 /// Whether a proxy has said that nothing has passed for too long while an agent ran.
-fn is_exceeded(sandbox: &AgentSandbox, agent: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> bool {
-    let Some((timeout, began)) = counts(sandbox, agent, now) else { return false };
+fn is_exceeded(sandbox: &AgentSandbox, agent: Agent<'_>, heard: Option<Heard>) -> bool {
+    let Some((timeout, began)) = counts(sandbox, agent) else { return false };
     heard.is_some_and(|heard| heard.at.duration_since(heard.active.max(began)) >= timeout)
 }
 
 /// When something last passed, where that is half of the time ago or longer; none where it is not, and where no agent runs. A sandbox
 /// that is used, and one that is not, are told of once: what was told stays until it is another thing.
-fn told(
-    sandbox: &AgentSandbox,
-    agent: Option<&Pod>,
-    heard: Option<Heard>,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    let (timeout, began) = counts(sandbox, agent, now)?;
+fn told(sandbox: &AgentSandbox, agent: Agent<'_>, heard: Option<Heard>) -> Option<Timestamp> {
+    let (timeout, began) = counts(sandbox, agent)?;
     let before = told_before(sandbox);
     let Some(heard) = heard else { return before };
     let since = heard.active.max(began);
@@ -114,14 +112,10 @@ fn told(
 }
 
 /// The time that is bounded, and since when an agent runs; none where nothing counts.
-fn counts(
-    sandbox: &AgentSandbox,
-    agent: Option<&Pod>,
-    now: Timestamp,
-) -> Option<(SignedDuration, Timestamp)> {
+fn counts(sandbox: &AgentSandbox, agent: Agent<'_>) -> Option<(SignedDuration, Timestamp)> {
     let timeout = timeout(sandbox).filter(|_| state(sandbox) != Some(PowerState::Suspended))?;
-    let agent = agent.filter(|pod| !super::program::is_over(pod))?;
-    Some((timeout, time::started_in(agent, now)?))
+    let (agent, began) = agent?;
+    began.filter(|_| !super::program::is_over(agent)).map(|began| (timeout, began))
 }
 
 fn told_before(sandbox: &AgentSandbox) -> Option<Timestamp> {

@@ -215,7 +215,8 @@ fn now() -> Timestamp {
 }
 
 fn life(sandbox: &AgentSandbox, agent: Option<&Pod>, now: Timestamp) -> Life {
-    super::life(sandbox, agent, started(sandbox, agent, now), now)
+    let began = agent.and_then(|pod| started_in(pod, now));
+    super::life(sandbox, agent, (started(sandbox, agent, now), began), now)
 }
 
 fn living(lifecycle: &Value) -> AgentSandbox {

@@ -105,13 +105,13 @@ pub fn started_in(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
     Some(seen(pod, first, now))
 }
 
-/// When the program of a Task started that runs in this pod; none where none does.
+/// Whether the program of a Task runs in this pod.
 #[must_use]
-pub fn run_since(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
-    let containers = pod.status.as_ref()?.container_statuses.as_deref()?;
-    let agent = containers.iter().find(|one| one.name == AGENT)?;
-    agent.state.as_ref()?.running.as_ref().filter(|_| runs_once(pod))?;
-    started_in(pod, now)
+pub fn runs(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref());
+    let agent = containers.and_then(|all| all.iter().find(|one| one.name == AGENT));
+    let running = agent.and_then(|agent| agent.state.as_ref()?.running.as_ref());
+    running.is_some() && runs_once(pod)
 }
 
 /// How a program ended, with times that no node's clock can move out of what is known otherwise.

@@ -100,3 +100,22 @@ fn a_program_that_is_evicted_again_and_again_waits_longer_each_time() {
         assert!((longest / 2..=longest).contains(&pause) && lost.is_past, "{pause}");
     }
 }
+
+#[test]
+fn a_clock_that_is_ahead_puts_the_start_in_a_pod_off_no_further_than_to_when_it_was_first_seen() {
+    let running = |uid: &str, since: &str| -> Pod {
+        let mut pod = serde_json::to_value(agent_pod()).unwrap();
+        pod["metadata"]["uid"] = json!(uid);
+        pod["status"]["containerStatuses"][0]["state"] = json!({"running": {"startedAt": since}});
+        serde_json::from_value(pod).unwrap()
+    };
+    let (memory, ahead) = (Memory::default(), running("a", "2026-01-01T02:00:00Z"));
+    assert_eq!(memory.began("u", None, at(0)), None);
+    for seconds in [60, 120, 3600] {
+        assert_eq!(memory.began("u", Some(&ahead), at(seconds)), Some(at(60)), "{seconds}");
+    }
+    let next = running("b", "2026-01-01T01:30:00Z");
+    assert_eq!(memory.began("u", Some(&next), at(6000)), Some(at(5400)), "another has its own");
+    memory.forget("u");
+    assert_eq!(memory.began("u", Some(&ahead), at(6000)), Some(at(6000)));
+}

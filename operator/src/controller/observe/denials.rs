@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::controller::accept::Identity;
 use crate::controller::desired::Component;
 use crate::controller::life::idle;
+use crate::controller::memory::Memory;
 use crate::controller::plan::is_owned;
 
 /// How often each proxy is asked: soon enough for somebody who waits for a denial to show, and one small request.
@@ -173,7 +174,7 @@ impl Denials {
 /// Asks all proxies again and again, and wakes each sandbox of which there is news. Never returns by itself.
 pub async fn follow(
     stores: Stores,
-    denials: Arc<Denials>,
+    (denials, memory): (Arc<Denials>, Arc<Memory>),
     clock: Clock,
     wake: UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
@@ -181,22 +182,23 @@ pub async fn follow(
     loop {
         tokio::time::sleep(INTERVAL).await;
         round(&stores, &denials, PORT_ADMIN, &clock, &wake).await;
-        wake_idle(&stores, &denials, &clock, &wake);
+        wake_idle(&stores, (&denials, &memory), &clock, &wake);
     }
 }
 
 /// Wakes each sandbox that was idle for too long, or of whose idleness there is something to tell.
 fn wake_idle(
     stores: &Stores,
-    denials: &Denials,
+    (denials, memory): (&Denials, &Memory),
     clock: &Clock,
     wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     let now = clock.now();
     for sandbox in stores.sandboxes.state_filter(|sandbox| idle::timeout(sandbox).is_some()) {
-        let heard = denials.activities.of(&sandbox.uid().unwrap_or_default());
-        let agent = own_pod(stores, &sandbox, Component::Agent);
-        if idle::is_news(&sandbox, agent.as_deref(), heard, now) {
+        let uid = sandbox.uid().unwrap_or_default();
+        let pod = own_pod(stores, &sandbox, Component::Agent);
+        let agent = pod.as_deref().map(|pod| (pod, memory.began(&uid, Some(pod), now)));
+        if idle::is_news(&sandbox, agent, denials.activities.of(&uid)) {
             // Nobody is there to be woken once the controller has ended.
             let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
         }
@@ -494,7 +496,7 @@ mod tests {
             round(&ctx.stores, &ctx.denials, port, &ctx.clock, &wake).await;
             assert_eq!(ctx.denials.of(fixtures::UID).unwrap().idle, None, "it is kept apart");
             let (wake_idle_too, woken_idle) = futures::channel::mpsc::unbounded();
-            wake_idle(&ctx.stores, &ctx.denials, &ctx.clock, &wake_idle_too);
+            wake_idle(&ctx.stores, (&ctx.denials, &ctx.memory), &ctx.clock, &wake_idle_too);
             drop((wake, wake_idle_too));
             (woken.count().await, woken_idle.count().await)
         };

@@ -42,3 +42,44 @@ async fn a_run_that_takes_too_long_and_cannot_be_told_keeps_its_pod_and_no_way_o
     assert!(matches!(after.result, Err(ReconcileError::Status(_))), "{:?}", after.result);
     assert_eq!(after.api.writes(), [PROXY_IS_STOPPED, STATUS]);
 }
+
+/// What the API server itself shows of the agent's pod.
+fn shows(answer: (u16, Value)) -> Says {
+    Box::new(move |asked| (asked.line == "GET pods/fix-login-agent").then(|| answer.clone()))
+}
+
+fn agents_pod(scene: &Scene) -> Value {
+    scene
+        .children
+        .iter()
+        .find(|child| child.name() == "fix-login-agent" && child.kind() == ChildKind::Pod)
+        .unwrap()
+        .value()
+}
+
+#[tokio::test]
+async fn a_run_that_ended_in_time_is_told_as_it_ended_though_the_watch_is_behind() {
+    let mut ended = agents_pod(&overdue("30m"));
+    ended["status"]["phase"] = json!("Succeeded");
+    ended["status"]["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0, "reason": "Completed",
+        "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:29:00Z"}});
+    let after = overdue("30m").pass(shows((200, ended))).await;
+    assert_eq!(after.api.writes(), [PROXY_IS_STOPPED, STATUS]);
+    after.says("Ready", "True", "Succeeded");
+    assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 0);
+}
+
+#[tokio::test]
+async fn a_run_whose_pod_is_gone_or_followed_by_another_is_not_told_to_be_over() {
+    let mut another = agents_pod(&overdue("30m"));
+    another["metadata"]["uid"] = json!("another");
+    for (what, answer) in [("gone", refusal(404, "NotFound", "no pod")), ("another", (200, another))] {
+        let after = overdue("30m").pass(shows(answer)).await;
+        assert!(!after.api.was_asked(PROXY_IS_STOPPED), "{what}: {:?}", after.api.writes());
+        let told = after.api.asked().into_iter().filter(|asked| asked.line == STATUS);
+        assert!(told.map(|asked| asked.body).all(|body| body["status"]["program"].is_null()), "{what}");
+    }
+    let after = overdue("30m").pass(shows(refusal(500, "InternalError", "etcd is away"))).await;
+    assert!(matches!(after.result, Err(ReconcileError::Apply(_))), "{:?}", after.result);
+    assert_eq!(after.api.writes(), [PROXY_IS_STOPPED], "its way out goes, whatever has become of it");
+}

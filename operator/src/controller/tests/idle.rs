@@ -70,3 +70,19 @@ async fn a_pass_over_a_sandbox_that_may_be_idle_asks_whether_it_is_over_before_i
     let after = without(Scene::running()).pass(takes_all()).await;
     assert!(!after.api.was_asked(IT_IS_ASKED_FOR), "the control: {:?}", after.api.asked());
 }
+
+#[tokio::test]
+async fn an_agent_that_the_watch_does_not_show_yet_is_not_idle_by_the_start_of_the_one_before_it() {
+    let scene = bounded();
+    let mut next = scene
+        .children
+        .iter()
+        .find(|child| child.name() == "fix-login-agent" && child.kind() == ChildKind::Pod)
+        .unwrap()
+        .value();
+    next["metadata"]["uid"] = json!("another");
+    let says: Says =
+        Box::new(move |asked| (asked.line == "GET pods/fix-login-agent").then(|| (200, next.clone())));
+    let after = idle_for(1800, scene, says).await;
+    assert!(!after.api.was_asked(PROXY_IS_STOPPED), "{:?}", after.api.writes());
+}

@@ -34,6 +34,15 @@ fn a_run_ends_so_long_after_its_start_and_another_has_all_of_its_time_again() {
 }
 
 #[test]
+fn a_run_that_is_to_be_stopped_for_now_has_no_deadline() {
+    let late = at("2026-02-01T00:00:00Z");
+    let task = |state: &str| living(&json!({"mode": "Task", "activeDeadline": "30m", "state": state}));
+    let pod = runs("2026-01-01T00:00:00Z", |_| ());
+    assert_eq!(life(&task("Suspended"), Some(&pod), late).over, None);
+    assert!(life(&task("Running"), Some(&pod), late).over.is_some(), "the control");
+}
+
+#[test]
 fn only_a_program_that_runs_as_a_task_has_a_deadline() {
     let late = at("2026-02-01T00:00:00Z");
     let over = |lifecycle: &Value, pod: &Pod| life(&living(lifecycle), Some(pod), late).over;

@@ -2,7 +2,7 @@
 
 use agentsandbox_policy::Idle;
 
-use super::super::idle::{Heard, hears, is_news, judged};
+use super::super::idle::{Agent, Heard, hears, is_news, judged};
 use super::*;
 
 const HALF_AN_HOUR: &str = "30m";
@@ -25,8 +25,13 @@ fn silent(now: Timestamp, seconds: i64) -> Heard {
     Heard { active: now - secs(seconds), at: now }
 }
 
+/// The agent's pod, and when it began by what it shows now.
+fn agent(pod: Option<&Pod>, now: Timestamp) -> Agent<'_> {
+    pod.map(|pod| (pod, started_in(pod, now)))
+}
+
 fn of(sandbox: &AgentSandbox, pod: Option<&Pod>, heard: Option<Heard>, now: Timestamp) -> Life {
-    judged(life(sandbox, pod, now), sandbox, pod, heard, now)
+    judged(life(sandbox, pod, now), sandbox, agent(pod, now), heard, now)
 }
 
 fn over(sandbox: &AgentSandbox, pod: Option<&Pod>, heard: Heard, now: Timestamp) -> Option<String> {
@@ -94,7 +99,7 @@ fn what_is_not_known_is_not_idle_however_long_nobody_hears_the_proxy() {
         assert_eq!(of(&sandbox, Some(&pod), None, much_later).over, None, "{timeout}: it was never heard");
         let almost = silent(now, time::parse(timeout).unwrap().as_secs() - 1);
         assert_eq!(over(&sandbox, Some(&pod), almost, much_later), None, "{timeout}: not since");
-        assert!(!is_news(&sandbox, Some(&pod), None, much_later), "{timeout}");
+        assert!(!is_news(&sandbox, agent(Some(&pod), now), None), "{timeout}");
         let idle = Heard { at: almost.at + secs(1), ..almost };
         assert!(over(&sandbox, Some(&pod), idle, much_later).is_some(), "{timeout}: the control");
     }
@@ -149,7 +154,7 @@ fn idleness_is_told_once_when_half_of_the_time_is_over_and_again_when_it_ends() 
     let told = |sandbox: &AgentSandbox, seconds: i64, later: i64| {
         let now = now + secs(later);
         let heard = Some(silent(now, seconds + later));
-        let is_news = is_news(sandbox, Some(&pod), heard, now);
+        let is_news = is_news(sandbox, agent(Some(&pod), now), heard);
         (of(sandbox, Some(&pod), heard, now).idle_since, is_news)
     };
     assert_eq!(told(&sandbox, 899, 0), (None, false), "a sandbox in use is not told of");
@@ -160,9 +165,9 @@ fn idleness_is_told_once_when_half_of_the_time_is_over_and_again_when_it_ends() 
     assert_eq!(told(&sandbox, 902, 600), (Some(since), false), "nor for a second more or less");
     assert_eq!(told(&sandbox, 0, 0), (None, true), "it is used again");
     assert!(told(&sandbox, 900, 900).1, "it is over");
-    assert!(!is_news(&sandbox, Some(&pod), None, now), "an operator that has just started");
+    assert!(!is_news(&sandbox, agent(Some(&pod), now), None), "an operator that has just started");
     assert_eq!(of(&sandbox, Some(&pod), None, now).idle_since, Some(since));
-    assert!(is_news(&sandbox, None, Some(silent(now, 900)), now), "its agent is gone");
+    assert!(is_news(&sandbox, None, Some(silent(now, 900))), "its agent is gone");
     sandbox.metadata.deletion_timestamp = Some(Time(now));
     assert!(!told(&sandbox, 0, 0).1);
 }
