@@ -78,7 +78,10 @@ pub(super) fn confinement(
     Some(Confinement { files, means })
 }
 
-/// The folders in which the sandbox has nothing executed.
+/// What each container may write beside its volumes, whatever its image is.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// The folders in which the sandbox has nothing executed; a copy that may run beside them would do as well.
 fn withheld(sandbox: &AgentSandbox, scratch: &[Folder]) -> Vec<String> {
     let is_denied = |execution: Option<Execution>| execution == Some(Execution::Deny);
     let mut all = Vec::new();
@@ -87,6 +90,9 @@ fn withheld(sandbox: &AgentSandbox, scratch: &[Folder]) -> Vec<String> {
     }
     if sandbox.spec.scratch.as_ref().is_some_and(|asked| is_denied(asked.execution)) {
         all.extend(scratch.iter().map(|folder| folder.path.clone()));
+    }
+    if !all.is_empty() {
+        all.push(SHARED_MEMORY.to_owned());
     }
     all
 }

@@ -65,12 +65,16 @@ pub fn empty_dir(name: &str, bytes: i64) -> Volume {
     empty_dir_of(Medium::Disk, name, bytes)
 }
 
-/// An emptyDir with a size. What is in memory counts towards the memory limit of who writes it, and ends with the pod like the other.
+/// The largest page of a kernel that Kubernetes runs on.
+const PAGE_BYTES: i64 = 64 << 10;
+
+/// An emptyDir with a size. What is in memory counts towards the memory limit of who writes it, and ends with the pod like the other. It is
+/// whole pages: a kernel rounds the size of a tmpfs up, and the kubelet evicts a pod whose folder holds more than was written here.
 #[must_use]
 pub fn empty_dir_of(medium: Medium, name: &str, bytes: i64) -> Volume {
-    let medium = match medium {
-        Medium::Memory => Some("Memory".to_owned()),
-        Medium::Disk => None,
+    let (medium, bytes) = match medium {
+        Medium::Memory => (Some("Memory".to_owned()), bytes - bytes % PAGE_BYTES),
+        Medium::Disk => (None, bytes),
     };
     Volume {
         name: name.to_owned(),

@@ -82,7 +82,7 @@ fn execution_is_withheld_in_each_folder_of_scratch_by_what_the_class_has_for_it(
             accept(&identity(), &own, &of(isolation, false), &platform()).unwrap().confinement.unwrap();
         assert_eq!(
             (found.files.no_execute_paths, found.means),
-            (paths(&["/tmp", "/home/agent", "/cache"]), means)
+            (paths(&["/tmp", "/home/agent", "/cache", "/dev/shm"]), means)
         );
         let allowed = withholding(json!({"execution": "Allow"}), |_| ());
         assert_eq!(confinement(&allowed, &of(isolation, false)), None);
@@ -92,7 +92,8 @@ fn execution_is_withheld_in_each_folder_of_scratch_by_what_the_class_has_for_it(
         s.spec.agent.process_sandbox = Some(from(files));
     });
     let files = confinement(&both, &of(Isolation::Container, false)).unwrap();
-    assert_eq!(files.no_execute_paths, paths(&["/workspace", "/tmp", "/home/agent"]), "none is named twice");
+    let once = paths(&["/workspace", "/tmp", "/home/agent", "/dev/shm"]);
+    assert_eq!(files.no_execute_paths, once, "none is named twice");
     assert_eq!(files.write_paths, Some(paths(&["/tmp"])));
 }
 
@@ -116,13 +117,13 @@ fn execution_is_not_withheld_from_a_program_that_nobody_names() {
 }
 
 #[test]
-fn execution_is_withheld_in_the_workspace_where_that_is_asked_for_and_there_alone() {
+fn execution_is_withheld_in_the_workspace_where_that_is_asked_for_and_in_no_other_volume() {
     for isolation in [Isolation::GVisor, Isolation::Container] {
         let own = sandbox(|s| {
             s.spec.workspace = Some(from(json!({"execution": "Deny"})));
             s.spec.agent.command = vec!["agent".to_owned()];
         });
         let found = confinement(&own, &of(isolation, false)).unwrap();
-        assert_eq!(found.no_execute_paths, paths(&["/workspace"]));
+        assert_eq!(found.no_execute_paths, paths(&["/workspace", "/dev/shm"]));
     }
 }

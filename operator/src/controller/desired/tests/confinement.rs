@@ -113,7 +113,15 @@ fn o_g18_under_gvisor_execution_is_withheld_by_mounts_that_the_fence_has_tried()
     let command = named(&pod, agent_pod::AGENT).command.unwrap();
     assert_eq!(
         command[1..],
-        ["run", "--by-mounts", "--no-execute=/tmp", "--no-execute=/home/agent", "--", "agent"]
+        [
+            "run",
+            "--by-mounts",
+            "--no-execute=/tmp",
+            "--no-execute=/home/agent",
+            "--no-execute=/dev/shm",
+            "--",
+            "agent"
+        ]
     );
     assert!(named(&pod, agent_pod::FENCE).args.unwrap().contains(&"--program-by-mounts".to_owned()));
     assert_eq!(program(&named(&pod, agent_pod::AGENT)).unwrap().read_only, Some(true));

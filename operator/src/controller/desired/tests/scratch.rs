@@ -140,3 +140,14 @@ fn a_workspace_in_memory_is_a_volume_of_memory_and_takes_no_disk_and_so_does_its
     }
     assert_eq!(disk(&on_disk) - disk(&memory), 64 << 20);
 }
+
+#[test]
+fn what_is_in_memory_is_whole_pages_so_that_it_is_full_before_its_pod_is_evicted() {
+    let decimal = |medium: &str| {
+        let asked = json!({"medium": medium, "tmp": "100M"});
+        let found = mounted(&pod_of(|s| s.spec.scratch = Some(from(asked))));
+        found.into_iter().find(|(path, ..)| path == "/tmp").unwrap().2
+    };
+    assert_eq!(decimal("Memory"), 99_942_400);
+    assert_eq!(decimal("Disk"), 100_000_000, "the control: a disk has no size to round");
+}
