@@ -122,7 +122,7 @@ pub enum OnRevoke {
 pub const LIFETIME_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) >= duration('10s') && duration(self) <= duration('8760h')";
 
 /// Times from 5 minutes to a year.
-pub const IDLE_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) >= duration('5m') && duration(self) <= duration('8760h')";
+pub const IDLE_RULE: &str = "self.matches('^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && duration(self) >= duration('1m') && duration(self) <= duration('8760h')";
 
 /// Times up to a year, none among them.
 pub const TTL_RULE: &str =

@@ -88,7 +88,7 @@ pub struct Lifecycle {
     pub active_deadline: Option<String>,
     /// How long nothing may pass through the sandbox's proxy, in hours, minutes and seconds (`30m`); then it is stopped for good. A program
     /// that asks for nothing is idle however much it computes. It does not run while the sandbox is suspended. Absent means no bound.
-    #[x_kube(validation = Rule::new(IDLE_RULE).message("idleTimeout must be a time from 5m to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
+    #[x_kube(validation = Rule::new(IDLE_RULE).message("idleTimeout must be a time from 1m to 8760h in hours, minutes and seconds, such as 30m or 1h30m"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16))]
     pub idle_timeout: Option<String>,

@@ -148,7 +148,7 @@ async fn a_sandbox_through_whose_proxy_nothing_passes_ends_and_one_that_asks_now
     with_namespace(&rig, "idle", async |ns| {
         let asks = |name: &str, url: &str| {
             let line = format!("while :; do curl -s -m 5 -o /dev/null {url}; sleep 5; done");
-            let manifest = lives(name, "{idleTimeout: 5m}", &line);
+            let manifest = lives(name, "{idleTimeout: 1m}", &line);
             format!("{manifest}  egress: {{allow: [{{host: echo.world.test}}]}}\n")
         };
         let used = ns.sandbox("used", &asks("used", "https://echo.world.test/a")).await;
@@ -156,7 +156,7 @@ async fn a_sandbox_through_whose_proxy_nothing_passes_ends_and_one_that_asks_now
         // What is refused does not count.
         let idle = ns.sandbox("idle", &asks("idle", "https://files.example.com/x")).await;
         idle.await_reason("Ready", "Running", READY_WITHIN).await;
-        idle.await_reason("Ready", "IdleTimeoutExceeded", Duration::from_secs(420)).await;
+        idle.await_reason("Ready", "IdleTimeoutExceeded", Duration::from_secs(240)).await;
         let status = idle.get().await.status.unwrap();
         assert!(status.last_activity_time.is_some(), "{status:?}");
         pod_gone(&idle, &idle.agent_pod()).await;

@@ -13,7 +13,7 @@ use crate::platform::Platform;
 const LIFETIME_MIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// A shorter one would be over as soon as the clocks of a node and of the operator lie as far apart as they may.
-const IDLE_MIN: SignedDuration = SignedDuration::from_mins(5);
+const IDLE_MIN: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) fn lifecycle(sandbox: &AgentSandbox, platform: &Platform, faults: &mut Vec<Rejection>) {
     let Some(lifecycle) = &sandbox.spec.lifecycle else { return };
@@ -33,7 +33,7 @@ pub(super) fn lifecycle(sandbox: &AgentSandbox, platform: &Platform, faults: &mu
             faults,
             RejectionReason::InvalidField,
             "spec.lifecycle.idleTimeout",
-            "idleTimeout must be a time from 5m to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
+            "idleTimeout must be a time from 1m to 8760h in hours, minutes and seconds; write for example 30m or 1h30m",
         );
     } else if lifecycle.idle_timeout.is_some() && platform.asks_from.is_none() {
         reject(

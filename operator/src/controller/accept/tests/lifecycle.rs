@@ -47,10 +47,10 @@ fn a_deadline_that_is_no_time_and_one_of_a_service_are_rejected() {
 #[test]
 fn an_idle_timeout_that_is_no_time_and_one_that_nobody_could_keep_are_rejected() {
     let idle = |text: &str| sandbox(|s| s.spec.lifecycle = Some(from(json!({"idleTimeout": text}))));
-    for text in ["5m", "300s", "8760h"] {
+    for text in ["1m", "60s", "8760h"] {
         assert!(accept(&identity(), &idle(text), &ordinary(), &platform()).is_ok(), "{text}");
     }
-    for text in ["4m59s", "8761h", "soon"] {
+    for text in ["59s", "8761h", "soon"] {
         let found = rejected(&idle(text), &ordinary());
         only(found, RejectionReason::InvalidField, "spec.lifecycle.idleTimeout");
     }
