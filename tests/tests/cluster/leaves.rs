@@ -42,6 +42,7 @@ fn whole() -> Vec<Value> {
         "className": "container",
         "agent": {"image": fixtures::AGENT_IMAGE, "command": ["sleep"], "processSandbox": {
             "readPaths": ["/usr"], "writePaths": ["/workspace"], "noExecutePaths": ["/tmp"]}},
+        "lifecycle": {"mode": "Task", "activeDeadline": "30m"},
     }});
     let class = json!({"kind": "AgentSandboxClass", "spec": {
         "isolation": "GVisor", "runtimeClassName": "gvisor", "sidecarPlacement": "Pod", "processSandbox": "Optional",
@@ -79,7 +80,6 @@ fn whole() -> Vec<Value> {
         json!({"git": {"url": "https://echo.world.test/a/shop.git", "ref": "main", "depth": 1}});
     of_git["spec"]["workspace"]["access"] = json!("Overlay");
     of_git["spec"]["egress"]["allow"][0]["methods"] = json!(["GET", "POST"]);
-    of_git["spec"]["lifecycle"] = json!({"mode": "Task", "activeDeadline": "30m"});
     let mut lasting = sandbox.clone();
     lasting["spec"]["workspace"] = json!({"access": "Persistent",
         "persistent": {"size": "1Gi", "storageClassName": "local", "whenDeleted": "Delete"}});
