@@ -1,5 +1,6 @@
 //! Passes over a Task whose run takes too long.
 
+use super::finish::shown;
 use super::*;
 
 const PROXY_IS_STOPPED: &str = "DELETE pods/fix-login-proxy";
@@ -48,18 +49,9 @@ fn shows(answer: (u16, Value)) -> Says {
     Box::new(move |asked| (asked.line == "GET pods/fix-login-agent").then(|| answer.clone()))
 }
 
-fn agents_pod(scene: &Scene) -> Value {
-    scene
-        .children
-        .iter()
-        .find(|child| child.name() == "fix-login-agent" && child.kind() == ChildKind::Pod)
-        .unwrap()
-        .value()
-}
-
 #[tokio::test]
 async fn a_run_that_ended_in_time_is_told_as_it_ended_though_the_watch_is_behind() {
-    let mut ended = agents_pod(&overdue("30m"));
+    let mut ended = shown(&overdue("30m"));
     ended["status"]["phase"] = json!("Succeeded");
     ended["status"]["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0, "reason": "Completed",
         "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:29:00Z"}});
@@ -71,7 +63,7 @@ async fn a_run_that_ended_in_time_is_told_as_it_ended_though_the_watch_is_behind
 
 #[tokio::test]
 async fn a_run_whose_pod_is_gone_or_followed_by_another_is_not_told_to_be_over() {
-    let mut another = agents_pod(&overdue("30m"));
+    let mut another = shown(&overdue("30m"));
     another["metadata"]["uid"] = json!("another");
     for (what, answer) in [("gone", refusal(404, "NotFound", "no pod")), ("another", (200, another))] {
         let after = overdue("30m").pass(shows(answer)).await;

@@ -29,7 +29,7 @@ fn done() -> Scene {
 }
 
 /// The agent's pod, as the watches show it.
-fn shown(scene: &Scene) -> Value {
+pub(super) fn shown(scene: &Scene) -> Value {
     scene
         .children
         .iter()
