@@ -29,6 +29,7 @@ use crate::controller::{Breaches, Ctx, Failures, Progress};
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
+use crate::shelf::{Shelf, Shelved, shelf};
 
 pub mod api;
 
@@ -272,12 +273,12 @@ pub fn ctx(
         credentials: filled(std::iter::once(serde_json::to_value(credential(|_| ())).unwrap())),
         classes: filled(std::iter::once(serde_json::to_value(class(|_| ())).unwrap())),
         runtime_classes: filled(std::iter::once(json!({"metadata": {"name": "gvisor"}}))),
-        network_policies: filled(policies),
-        service_accounts: filled(pick(ChildKind::ServiceAccount)),
-        config_maps: filled(pick(ChildKind::ConfigMap)),
-        claims: filled(pick(ChildKind::PersistentVolumeClaim)),
-        services: filled(pick(ChildKind::Service)),
-        pods: filled(pick(ChildKind::Pod)),
+        network_policies: shelved(policies),
+        service_accounts: shelved(pick(ChildKind::ServiceAccount)),
+        config_maps: shelved(pick(ChildKind::ConfigMap)),
+        claims: shelved(pick(ChildKind::PersistentVolumeClaim)),
+        services: shelved(pick(ChildKind::Service)),
+        pods: shelved(pick(ChildKind::Pod)),
     };
     let reporter = Reporter { controller: "test".to_owned(), instance: None };
     let tenure = Arc::new(Tenure::unlimited());
@@ -297,6 +298,16 @@ pub fn ctx(
         denials: Arc::default(),
         clock: Clock::default(),
     })
+}
+
+fn shelved<K: Shelved + 'static>(objects: impl Iterator<Item = Value>) -> Shelf<K> {
+    let (held, mut filler) = shelf();
+    filler.apply(&Event::Init);
+    for object in objects {
+        filler.apply(&Event::InitApply(from(object)));
+    }
+    filler.apply(&Event::InitDone);
+    held
 }
 
 fn filled<K>(objects: impl Iterator<Item = Value>) -> Store<K>

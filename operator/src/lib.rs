@@ -28,4 +28,5 @@ pub mod ranges;
 pub mod rbac;
 pub mod run;
 pub mod server;
+pub mod shelf;
 pub mod watches;

@@ -457,6 +457,7 @@ mod tests {
     use kube::runtime::watcher::Event;
 
     use super::*;
+    use crate::shelf::{Filler, Shelved, shelf};
 
     type WorkError = controller::Error<std::io::Error, std::io::Error>;
 
@@ -485,16 +486,20 @@ mod tests {
             writer.apply_watcher_event(&Event::Init);
             writer.apply_watcher_event(&Event::InitDone);
         }
+        fn fill<K: Shelved>(mut filler: Filler<K>) {
+            filler.apply(&Event::Init);
+            filler.apply(&Event::InitDone);
+        }
         let (sandboxes, a) = store();
         let (credentials, b) = store();
         let (classes, c) = store();
         let (runtime_classes, d) = store();
-        let (network_policies, e) = store();
-        let (service_accounts, f) = store();
-        let (config_maps, g) = store();
-        let (services, h) = store();
-        let (pods, i) = store();
-        let (claims, j) = store();
+        let (network_policies, e) = shelf();
+        let (service_accounts, f) = shelf();
+        let (config_maps, g) = shelf();
+        let (services, h) = shelf();
+        let (pods, i) = shelf();
+        let (claims, j) = shelf();
         let filled = filled(Stores {
             sandboxes,
             credentials,
@@ -514,12 +519,12 @@ mod tests {
         init(b);
         init(c);
         init(d);
-        init(e);
-        init(f);
-        init(g);
-        init(h);
-        init(i);
-        init(j);
+        fill(e);
+        fill(f);
+        fill(g);
+        fill(h);
+        fill(i);
+        fill(j);
         let all = futures::future::join_all(waiting);
         let woken = tokio::time::timeout(Duration::from_secs(10), all).await;
         assert!(woken.is_ok_and(|waits| waits.iter().all(Result::is_ok)), "somebody still waits");

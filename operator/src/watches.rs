@@ -48,6 +48,7 @@ use crate::controller::observe::{Recent, Stores, in_order};
 use crate::controller::orphans::{is_deleted_and_held, is_deleted_and_kept, telling};
 use crate::one_namespace::OneNamespace;
 use crate::ranges::{self, Brought, Ranges, Unknown};
+use crate::shelf::{Shelf, Shelved, shelf};
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
@@ -81,17 +82,17 @@ pub fn controller(
     };
     let (network_policies, policy_stream, freeing) = watch_policies(served(client, only), jitter, &listed);
     let (service_accounts, account_stream) =
-        watch::<ServiceAccount>(served(client, only), ours(), jitter, &listed);
-    let (config_maps, map_stream) = watch::<ConfigMap>(served(client, only), ours(), jitter, &listed);
-    let (services, service_stream) = watch::<Service>(served(client, only), ours(), jitter, &listed);
+        shelve::<ServiceAccount>(served(client, only), ours(), jitter, &listed);
+    let (config_maps, map_stream) = shelve::<ConfigMap>(served(client, only), ours(), jitter, &listed);
+    let (services, service_stream) = shelve::<Service>(served(client, only), ours(), jitter, &listed);
     let (pods, pod_stream) =
-        watch_with::<Pod>(served(client, only), ours(), jitter, &listed, trim_pod, |_, _| ());
+        shelve_with::<Pod>(served(client, only), ours(), jitter, &listed, trim_pod, |_, _| ());
     let (runtime_classes, runtime_stream) = match only {
         Some(only) => given(runtime_classes(only)),
         None => watch_names::<RuntimeClass>(client, jitter, &listed),
     };
     let (claims, claim_stream) =
-        watch::<PersistentVolumeClaim>(served(client, only), ours(), jitter, &listed);
+        shelve::<PersistentVolumeClaim>(served(client, only), ours(), jitter, &listed);
 
     let (of_credential, of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
     let (of_policy, of_freeing, of_list) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
@@ -249,23 +250,44 @@ fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    watch_with(api, config, jitter, listed, |_| (), |_, _| ())
+    let (reader, writer) = store();
+    let stream = watcher(api, config)
+        .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
+        .modify(trim)
+        .reflect(writer)
+        .inspect(tell_of_lists(listed))
+        .touched_objects()
+        .boxed();
+    (reader, stream)
 }
 
-/// Watches a kind, of which `trimmed` takes off what nobody reads; `before` is shown each event while the store does not hold it
+/// Watches a kind of a sandbox's children.
+fn shelve<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    jitter: Jitter,
+    listed: &UnboundedSender<()>,
+) -> (Shelf<K>, Touched<K>)
+where
+    K: Shelved + 'static,
+{
+    shelve_with(api, config, jitter, listed, |_| (), |_, _| ())
+}
+
+/// Watches a kind, of which `trimmed` takes off what nobody reads; `before` is shown each event while the shelf does not hold it
 /// yet.
-fn watch_with<K>(
+fn shelve_with<K>(
     api: Api<K>,
     config: watcher::Config,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
     trimmed: fn(&mut K),
-    mut before: impl FnMut(&Store<K>, &watcher::Event<K>) + Send + 'static,
-) -> (Store<K>, Touched<K>)
+    mut before: impl FnMut(&Shelf<K>, &watcher::Event<K>) + Send + 'static,
+) -> (Shelf<K>, Touched<K>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Shelved + 'static,
 {
-    let (reader, writer) = store();
+    let (reader, mut filler) = shelf();
     let held = reader.clone();
     let stream = watcher(api, config)
         .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
@@ -273,8 +295,12 @@ where
             trim(object);
             trimmed(object);
         })
-        .inspect(move |event| event.iter().for_each(|event| before(&held, event)))
-        .reflect(writer)
+        .inspect(move |event| {
+            event.iter().for_each(|event| {
+                before(&held, event);
+                filler.apply(event);
+            });
+        })
         .inspect(tell_of_lists(listed))
         .touched_objects()
         .boxed();
@@ -291,13 +317,13 @@ fn watch_policies(
     api: Api<NetworkPolicy>,
     jitter: Jitter,
     listed: &UnboundedSender<()>,
-) -> (Store<NetworkPolicy>, Touched<NetworkPolicy>, UnboundedReceiver<Arc<NetworkPolicy>>) {
+) -> (Shelf<NetworkPolicy>, Touched<NetworkPolicy>, UnboundedReceiver<Box<NetworkPolicy>>) {
     let (freed, freeing) = unbounded();
-    let tell = move |held: &Store<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>| {
+    let tell = move |held: &Shelf<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>| {
         // An error means that nobody reconciles any more.
         let _told = before(held, event).map(|policy| freed.unbounded_send(policy));
     };
-    let (policies, touched) = watch_with(api, everything(), jitter, listed, |_| (), tell);
+    let (policies, touched) = shelve_with(api, everything(), jitter, listed, |_| (), tell);
     (policies, touched, freeing)
 }
 
@@ -445,10 +471,11 @@ fn concerned(sandboxes: &Store<AgentSandbox>, policy: &NetworkPolicy) -> Vec<Obj
 }
 
 /// The policy as it was held, where it concerned others than it does now. Of a list nothing is said, for that wakes all.
-fn before(held: &Store<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>) -> Option<Arc<NetworkPolicy>> {
+fn before(held: &Shelf<NetworkPolicy>, event: &watcher::Event<NetworkPolicy>) -> Option<Box<NetworkPolicy>> {
     let (watcher::Event::Apply(now) | watcher::Event::Delete(now)) = event else { return None };
-    let old = held.get(&ObjectRef::from_obj(now))?;
-    (selects_only(&old) != selects_only(now) || sandboxes_of(&*old) != sandboxes_of(now)).then_some(old)
+    let old = held.get(&now.namespace()?, &now.name_any())?;
+    (selects_only(&old) != selects_only(now) || sandboxes_of(&old) != sandboxes_of(now))
+        .then(|| Box::new(old))
 }
 
 /// The sandbox of a child, by its label and by its owner: somebody may have taken either away.
@@ -572,7 +599,7 @@ mod tests {
 
     #[test]
     fn a_policy_that_changes_or_goes_wakes_those_whom_it_concerned_before() {
-        let (held, mut writer) = store();
+        let (held, mut filler) = shelf();
         let all = many(3);
         let wide = policy("theirs", "", |value| value["spec"]["podSelector"] = json!({}));
         let narrow = policy("theirs", "uid-1", |_| ());
@@ -580,7 +607,7 @@ mod tests {
             policy("theirs", "uid-1", |value| value["metadata"]["labels"] = json!({LABEL_SANDBOX: "s2"}));
         let mut seen = |event: watcher::Event<NetworkPolicy>| {
             let old = before(&held, &event).map(|old| woken(&all, &old));
-            writer.apply_watcher_event(&event);
+            filler.apply(&event);
             old
         };
         assert_eq!(seen(watcher::Event::Apply(wide.clone())), None, "nobody had it before");

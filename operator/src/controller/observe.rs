@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 use super::accept::Identity;
 use super::desired::{Child, ChildKind, Component, names, proxy_pod};
-use super::evaluate::selects_only;
 use super::memory::Failed;
+use crate::shelf::Shelf;
 
 pub mod activity;
 pub mod denials;
@@ -63,17 +63,17 @@ pub struct Stores {
     /// RuntimeClasses, of which only the names matter.
     pub runtime_classes: Store<PartialObjectMeta<RuntimeClass>>,
     /// All policies, ours and others'.
-    pub network_policies: Store<NetworkPolicy>,
+    pub network_policies: Shelf<NetworkPolicy>,
     /// Our ServiceAccounts.
-    pub service_accounts: Store<ServiceAccount>,
+    pub service_accounts: Shelf<ServiceAccount>,
     /// Our ConfigMaps.
-    pub config_maps: Store<ConfigMap>,
+    pub config_maps: Shelf<ConfigMap>,
     /// Our claims.
-    pub claims: Store<PersistentVolumeClaim>,
+    pub claims: Shelf<PersistentVolumeClaim>,
     /// Our Services.
-    pub services: Store<Service>,
+    pub services: Shelf<Service>,
     /// Our pods.
-    pub pods: Store<Pod>,
+    pub pods: Shelf<Pod>,
 }
 
 /// What a sandbox may refer to.
@@ -228,9 +228,8 @@ pub fn observed(stores: &Stores, recent: &Recent, identity: &Identity) -> Observ
     let mut uids: Vec<&str> =
         pods.filter_map(|pod| pod.labels().get(LABEL_SANDBOX_UID)).map(String::as_str).collect();
     uids.push(&identity.uid);
-    let policies = stores.network_policies.state_filter(|policy| {
-        policy.metadata.namespace.as_deref() == Some(namespace)
-            && selects_only(policy).is_none_or(|uid| uids.contains(&uid))
+    let policies = stores.network_policies.filtered(|place, policy| {
+        place == Some(namespace) && policy.selects_only.as_deref().is_none_or(|uid| uids.contains(&uid))
     });
     let ungrown = recent.growth.ungrown(&identity.uid);
     Observed { children, policies: in_order(policies), look_again_in, failed: None, ungrown, is_new: false }
@@ -246,30 +245,14 @@ pub fn in_order<K: ResourceExt>(mut all: Vec<Arc<K>>) -> Vec<Arc<K>> {
 
 fn watched(stores: &Stores, kind: ChildKind, namespace: &str, name: &str) -> Option<Child> {
     match kind {
-        ChildKind::ServiceAccount => stores
-            .service_accounts
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::ServiceAccount((*c).clone())),
-        ChildKind::NetworkPolicy => stores
-            .network_policies
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::NetworkPolicy((*c).clone())),
-        ChildKind::ConfigMap => stores
-            .config_maps
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::ConfigMap((*c).clone())),
-        ChildKind::PersistentVolumeClaim => stores
-            .claims
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::PersistentVolumeClaim(Box::new((*c).clone()))),
-        ChildKind::Service => stores
-            .services
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::Service(Box::new((*c).clone()))),
-        ChildKind::Pod => stores
-            .pods
-            .get(&ObjectRef::new(name).within(namespace))
-            .map(|c| Child::Pod(Box::new((*c).clone()))),
+        ChildKind::ServiceAccount => stores.service_accounts.get(namespace, name).map(Child::ServiceAccount),
+        ChildKind::NetworkPolicy => stores.network_policies.get(namespace, name).map(Child::NetworkPolicy),
+        ChildKind::ConfigMap => stores.config_maps.get(namespace, name).map(Child::ConfigMap),
+        ChildKind::PersistentVolumeClaim => {
+            stores.claims.get(namespace, name).map(Box::new).map(Child::PersistentVolumeClaim)
+        }
+        ChildKind::Service => stores.services.get(namespace, name).map(Box::new).map(Child::Service),
+        ChildKind::Pod => stores.pods.get(namespace, name).map(Box::new).map(Child::Pod),
     }
 }
 

@@ -74,7 +74,7 @@ pub async fn watch(ctx: Arc<Ctx>, deleted: Arc<Notify>) {
 
 async fn sweep(ctx: &Ctx) -> Left {
     let mut left = Left::None;
-    for wall in in_order(ctx.stores.network_policies.state_filter(is_deleted_and_held)) {
+    for wall in in_order(ctx.stores.network_policies.filtered(|_, wall| wall.is_held)) {
         match sweep_one(ctx, &wall).await {
             Ok(Left::None) => {}
             Ok(Left::Some) => left = Left::Some,
@@ -89,7 +89,7 @@ async fn sweep(ctx: &Ctx) -> Left {
             }
         }
     }
-    for pod in in_order(ctx.stores.pods.state_filter(is_deleted_and_kept)) {
+    for pod in in_order(ctx.stores.pods.filtered(|_, pod| pod.is_kept)) {
         left = Left::Some;
         if let Err(error) = let_go(ctx, &pod).await {
             let (namespace, name) = (pod.namespace(), pod.name_any());

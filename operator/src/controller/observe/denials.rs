@@ -197,7 +197,7 @@ fn wake_idle(
     for sandbox in stores.sandboxes.state_filter(|sandbox| idle::timeout(sandbox).is_some()) {
         let uid = sandbox.uid().unwrap_or_default();
         let pod = own_pod(stores, &sandbox, Component::Agent);
-        let agent = pod.as_deref().map(|pod| (pod, memory.began(&uid, Some(pod), now)));
+        let agent = pod.as_ref().map(|pod| (pod, memory.began(&uid, Some(pod), now)));
         if idle::is_news(&sandbox, agent, denials.activities.of(&uid)) {
             // Nobody is there to be woken once the controller has ended.
             let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
@@ -232,17 +232,17 @@ async fn round(
 
 /// The pod of a sandbox's proxy, by its name and its owner. A pod that was made up to look like one can lie about numbers, and about
 /// whether its sandbox is idle, which whoever makes it could delete; it cannot have the operator ask a node.
-fn proxy(stores: &Stores, sandbox: &AgentSandbox) -> Option<Arc<Pod>> {
+fn proxy(stores: &Stores, sandbox: &AgentSandbox) -> Option<Pod> {
     let pod = own_pod(stores, sandbox, Component::Proxy)?;
     let on_the_node = pod.spec.as_ref().is_none_or(|spec| spec.host_network == Some(true));
     (!on_the_node && ready_since(&pod).is_some()).then_some(pod)
 }
 
 /// A pod of a sandbox, by its name and its owner.
-fn own_pod(stores: &Stores, sandbox: &AgentSandbox, component: Component) -> Option<Arc<Pod>> {
+fn own_pod(stores: &Stores, sandbox: &AgentSandbox, component: Component) -> Option<Pod> {
     let identity = Identity::of(sandbox)?;
     let name = component.name(&identity);
-    let pod = stores.pods.get(&ObjectRef::new(&name).within(&identity.namespace))?;
+    let pod = stores.pods.get(&identity.namespace, &name)?;
     is_owned(pod.meta(), &identity).then_some(pod)
 }
 
