@@ -74,6 +74,16 @@ pub struct RunArgs {
     /// Withhold execution by mounts, and say nothing of reading and writing: for a kernel that has no Landlock. Each path is a mount then.
     #[arg(long, conflicts_with_all = ["read", "write"], requires = "no_execute")]
     pub by_mounts: bool,
+    /// Have no network but a loopback, from which what is sent is carried to the proxy, and say nothing of reading and writing. Paths
+    /// without execution are withheld by mounts then.
+    #[arg(long, conflicts_with_all = ["read", "write"], requires = "proxy")]
+    pub no_network: bool,
+    /// Address of the sandbox's own proxy (its Service).
+    #[arg(long, requires = "no_network")]
+    pub proxy: Option<IpAddr>,
+    /// The one that carries has started this process, and waits on its standard input.
+    #[arg(long, hide = true, requires = "no_network")]
+    pub inside: bool,
     /// Say what came of each attempt that must be denied, and end: with 0 where all of them were.
     #[arg(long)]
     pub check: bool,
@@ -142,6 +152,9 @@ pub struct FenceArgs {
     /// The agent has execution withheld by mounts, and starts in no process sandbox.
     #[arg(long, requires = "program_dir")]
     pub program_by_mounts: bool,
+    /// The agent has no network but a loopback, and starts in no process sandbox.
+    #[arg(long, requires = "program_dir")]
+    pub program_no_network: bool,
     /// Memory limit that the class promises.
     #[arg(long)]
     pub expect_memory_bytes: u64,

@@ -1,14 +1,14 @@
 //! The process sandbox: what a process gives up for good before it becomes the agent. It adds to the container, where the agent
 //! shares the node's kernel; under gVisor there is no Landlock, and [`run`] says so and starts nothing, unless it is told to withhold
-//! execution alone, by [`mounts`].
+//! execution alone, by [`mounts`], or the [`network`], or both.
 //!
 //! The order matters. Descriptors first, for opening them needs no rule; files next; then system calls, since the others need
 //! some; last, what must be denied now is tried. The program is started with [`Confined`] in hand, which only the whole of it
 //! makes: what cannot be enforced, or was not seen to hold, is an error, and no agent. What is given up is inherited by every
 //! child and never comes back.
 //!
-//! Not here: whether core files may be written (the program that follows decides that again), and anything about networks, which
-//! are the walls' business.
+//! Not here: whether core files may be written (the program that follows decides that again), and where a network leads, which
+//! is the walls' business.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,15 +16,20 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::{fs, path::Path};
 
+use nix::sched::CloneFlags;
 use thiserror::Error;
 
 use self::attempts::Attempt;
+use self::files::Grants;
 use crate::args::{RunArgs, TERMINATION_LOG};
+use crate::forward;
 
 pub mod attempts;
 pub mod calls;
 pub mod files;
 pub mod mounts;
+mod namespaces;
+pub mod network;
 
 /// Exit code where the process could not be confined (`EX_OSERR`); nothing was started.
 pub const EXIT_NOT_CONFINED: u8 = 71;
@@ -34,6 +39,8 @@ pub const EXIT_NOT_DENIED: u8 = 70;
 pub const LANDLOCK_VERSION: &str = "landlock version ";
 /// How it begins where execution is withheld by mounts.
 pub const MOUNTS: &str = "mounts";
+/// How it begins where there is no network; after [`MOUNTS`], where there is neither.
+pub const NETWORK: &str = "no network";
 /// Exit codes of every shell for a program that is not there, and for one that cannot be started.
 const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_NOT_STARTED: u8 = 126;
@@ -55,6 +62,15 @@ pub enum Refused {
     /// Mounts.
     #[error(transparent)]
     Mounts(#[from] mounts::Fault),
+    /// There are no namespaces of its own.
+    #[error("this kernel gives a process no namespaces of its own: {0}")]
+    Namespaces(io::Error),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] network::Fault),
+    /// What it may do in its namespaces cannot be given up.
+    #[error("capabilities cannot be given up: {0}")]
+    Capabilities(io::Error),
     /// System calls.
     #[error(transparent)]
     Calls(#[from] calls::Fault),
@@ -70,42 +86,72 @@ fn listed(attempts: &[Attempt]) -> String {
 /// That everything is in force for the calling thread, and was seen to be.
 #[derive(Debug)]
 pub struct Confined {
-    /// Version of Landlock in the kernel; none where mounts do its work.
-    version: Option<i32>,
+    /// What holds beside the filters, as it is told.
+    held: String,
     /// What was tried, all of it in vain.
     denied: Vec<Attempt>,
 }
 
-/// Confines this process, which must have one thread, and becomes the command; returns where it did not.
+/// Confines this process, which must have one thread, and becomes the command; returns where it did not. Without a network the command is a
+/// child's, and this process [carries](crate::forward) for it until it ends.
 #[must_use]
 pub fn run(args: &RunArgs) -> ExitCode {
-    match confine(args) {
-        Ok(confined) if args.check => tell(&confined),
-        Ok(confined) => become_command(&confined, &args.command),
-        Err(refused) => {
-            say(&format!("nothing is started: {refused}"));
-            let held = !matches!(refused, Refused::NotDenied(_));
-            ExitCode::from(if held { EXIT_NOT_CONFINED } else { EXIT_NOT_DENIED })
-        }
-    }
+    let ended = close_inherited().map_err(Refused::Descriptors).and_then(|()| match args.proxy {
+        Some(proxy) if !args.inside => Ok(forward::keep(proxy)?),
+        _ => confine(args).map(|confined| match args.check {
+            true => tell(&confined),
+            false => become_command(&confined, &args.command),
+        }),
+    });
+    ended.unwrap_or_else(|refused| {
+        say(&format!("nothing is started: {refused}"));
+        let held = !matches!(refused, Refused::NotDenied(_));
+        ExitCode::from(if held { EXIT_NOT_CONFINED } else { EXIT_NOT_DENIED })
+    })
 }
 
 /// # Errors
 /// When anything of it cannot be enforced, or an attempt shows that it is not.
 fn confine(args: &RunArgs) -> Result<Confined, Refused> {
     let grants = args.grants();
-    close_inherited().map_err(Refused::Descriptors)?;
-    let version = if args.by_mounts {
-        mounts::confine(&grants.no_execute)?;
-        None
+    let apart = args.by_mounts || args.no_network;
+    let held = if apart {
+        take_apart(args, &grants)?
     } else {
         let offered = files::offered().map_err(Refused::Unasked)?;
-        Some(files::confine(&grants, offered)?)
+        format!("{LANDLOCK_VERSION}{}", files::confine(&grants, offered)?)
     };
     calls::confine()?;
-    let tried = if args.by_mounts { attempts::by_mounts(&grants) } else { attempts::all(&grants) };
+    let mut tried = if apart { attempts::by_mounts(&grants) } else { attempts::all(&grants) };
+    tried.extend(args.proxy.into_iter().flat_map(attempts::beyond_the_loopback));
+    tried.extend(args.proxy.into_iter().flat_map(|_| attempts::families()));
     let (denied, done): (Vec<_>, Vec<_>) = tried.into_iter().partition(Attempt::is_denied);
-    if done.is_empty() { Ok(Confined { version, denied }) } else { Err(Refused::NotDenied(done)) }
+    if done.is_empty() { Ok(Confined { held, denied }) } else { Err(Refused::NotDenied(done)) }
+}
+
+/// Takes this process out of the pod's mounts, its network, or both, and returns what holds then. Whatever it could do there by having them for
+/// its own it gives up.
+fn take_apart(args: &RunArgs, grants: &Grants) -> Result<String, Refused> {
+    let folders = mounts::folders(&grants.no_execute)?;
+    // Its parent stays in the pod's network, and carries.
+    let keeper = args.inside.then(network::Keeper::meet).transpose()?;
+    let mut beside = CloneFlags::empty();
+    beside.set(CloneFlags::CLONE_NEWNS, !folders.is_empty());
+    beside.set(CloneFlags::CLONE_NEWNET, args.no_network);
+    namespaces::take(beside).map_err(Refused::Namespaces)?;
+    mounts::withhold(&folders)?;
+    if let Some(keeper) = keeper {
+        keeper.serve(&network::Doors::open()?)?;
+    }
+    namespaces::give_up_capabilities().map_err(Refused::Capabilities)?;
+    Ok(held(!folders.is_empty(), args.no_network))
+}
+
+/// How `run --check` begins to say what holds where there is no Landlock.
+#[must_use]
+pub fn held(mounts: bool, network: bool) -> String {
+    let all = [mounts.then_some(MOUNTS), network.then_some(NETWORK)];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What a runtime left open by mistake is a way out of every root (CVE-2024-21626).
@@ -133,9 +179,7 @@ fn become_command(_confined: &Confined, command: &[OsString]) -> ExitCode {
 
 fn tell(confined: &Confined) -> ExitCode {
     let lines = confined.denied.iter().map(|attempt| format!("{attempt}\n"));
-    let first =
-        confined.version.map_or_else(|| MOUNTS.to_owned(), |number| format!("{LANDLOCK_VERSION}{number}"));
-    let told = format!("{first}\n{}", lines.collect::<String>());
+    let told = format!("{}\n{}", confined.held, lines.collect::<String>());
     // Who asked and is told nothing must not take that for a yes.
     match io::stdout().write_all(told.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@
 //! | walls | a whole round of direct routes is closed, and the proxy answers in that same round | `EgressOpen`, `ProxyUnreachable` |
 //! | enrolment | the proxy takes this pod as its agent, and its DNS denies | `ProxyUnreachable` |
 //! | trust | the bundle is in place | `Failed` |
-//! | program | where a process sandbox is asked for, or execution is withheld, it can be had on this kernel | `ProcessSandboxMissing` |
+//! | program | where a process sandbox is asked for, execution is withheld, or the agent has no network, it can be had on this kernel | `ProcessSandboxMissing` |
 //! | limits | memory, CPU and processes are bounded as promised, as far as this kernel shows it | `LimitsMissing` |
 //!
 //! Each step takes the evidence of the one before it. Trust, program and limits need no network, so their files are written and
@@ -62,6 +62,7 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
         walls: WallsReport::default(),
         limits: None,
         landlock_version: None,
+        loopback_only: false,
         phases: PhasesReport { kernel_millis: Some(millis(started)), ..PhasesReport::default() },
         duration_millis: 0,
     };
@@ -78,7 +79,7 @@ pub fn run(args: &FenceArgs, started: Instant) -> FenceReport {
 struct Beside {
     trust: Result<(), TrustError>,
     trust_millis: u64,
-    program: Option<Result<Option<u32>, ProgramError>>,
+    program: Option<Result<program::Seen, ProgramError>>,
     readings: Readings,
     limits_millis: u64,
 }
@@ -87,7 +88,11 @@ fn beside(args: &FenceArgs, kernel: KernelKind) -> Beside {
     let started = Instant::now();
     let trust = trust::build(&args.ca_file, &args.trust_dir, SystemTime::now());
     let trust_millis = millis(started);
-    let means = if args.program_by_mounts { Means::Mounts } else { Means::Landlock };
+    let means = match (args.program_no_network, args.program_by_mounts) {
+        (true, mounts) => Means::NoNetwork { proxy: args.proxy, mounts },
+        (false, true) => Means::Mounts,
+        (false, false) => Means::Landlock,
+    };
     let program =
         args.program_dir.as_deref().map(|folder| program::install(Path::new(program::SELF), folder, means));
     let started = Instant::now();
@@ -110,7 +115,9 @@ fn prove(args: &FenceArgs, started: Instant, report: &mut FenceReport) -> Result
     report.phases.limits_millis = Some(beside.limits_millis);
     report.limits = Some(limits::report(&beside.readings));
     beside.trust.map_err(|error| failed(&error))?;
-    report.landlock_version = beside.program.transpose().map_err(|error| without_program(&error))?.flatten();
+    let program = beside.program.transpose().map_err(|error| without_program(&error))?.unwrap_or_default();
+    report.landlock_version = program.landlock_version;
+    report.loopback_only = program.loopback_only;
     check_limits(args, &beside.readings)
 }
 

@@ -16,6 +16,7 @@ pub mod args;
 pub mod confine;
 pub mod enrolment;
 pub mod fence;
+pub mod forward;
 pub mod kernel;
 pub mod limits;
 pub mod link;

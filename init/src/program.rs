@@ -3,6 +3,7 @@
 //! that cannot be had, the fence proves nothing, and no agent starts.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use std::{fs, str};
 
 use thiserror::Error;
 
-use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION, MOUNTS};
+use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION, held};
 
 /// Its name; the operator starts the agent by it.
 pub const FILE: &str = "agentsandbox-init";
@@ -47,40 +48,67 @@ pub enum Means {
     Landlock,
     /// Mounts without execution.
     Mounts,
+    /// A network that has nothing but a loopback, from which there is a way to this proxy; with mounts without execution, or as they are.
+    NoNetwork {
+        /// The proxy.
+        proxy: IpAddr,
+        /// Whether execution is withheld by mounts, too.
+        mounts: bool,
+    },
 }
 
-/// Puts this program, which lies at `program`, into `folder`, and returns the version of Landlock by which it confined itself; none where
-/// that was by mounts.
+/// What was seen to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Version of Landlock by which it confined itself; none where that was by other means.
+    pub landlock_version: Option<u32>,
+    /// Whether it had no network but a loopback.
+    pub loopback_only: bool,
+}
+
+/// Puts this program, which lies at `program`, into `folder`, and returns what it was seen to hold itself to.
 ///
 /// # Errors
 /// When it cannot be put there, or did not confine itself.
-pub fn install(program: &Path, folder: &Path, means: Means) -> Result<Option<u32>, ProgramError> {
+pub fn install(program: &Path, folder: &Path, means: Means) -> Result<Seen, ProgramError> {
     let unproven = folder.join(UNPROVEN);
     copy(program, &unproven).map_err(ProgramError::Copy)?;
     let path = |flag: &str| format!("--{flag}={}", folder.display());
-    let first = match means {
-        Means::Landlock => path("write"),
-        Means::Mounts => "--by-mounts".to_owned(),
+    let asked = match means {
+        Means::Landlock => vec![path("write"), path("no-execute")],
+        Means::Mounts => vec!["--by-mounts".to_owned(), path("no-execute")],
+        Means::NoNetwork { proxy, mounts } => ["--no-network".to_owned(), format!("--proxy={proxy}")]
+            .into_iter()
+            .chain(mounts.then(|| path("no-execute")))
+            .collect(),
     };
     let output = Command::new(&unproven)
-        .args(["run", &first, &path("no-execute"), "--check"])
+        .arg("run")
+        .args(asked)
+        .arg("--check")
         .stdin(Stdio::null())
         .output()
         .map_err(ProgramError::Start)?;
     let said: String =
         String::from_utf8_lossy(&output.stderr).trim().chars().take(SAID_CHARACTERS_MAX).collect();
-    let held = || {
+    let told = || {
         let first = str::from_utf8(&output.stdout).ok()?.lines().next()?;
         match means {
-            Means::Landlock => first.strip_prefix(LANDLOCK_VERSION)?.parse().ok().map(Some),
-            Means::Mounts => (first == MOUNTS).then_some(None),
+            Means::Landlock => {
+                let version = first.strip_prefix(LANDLOCK_VERSION)?.parse().ok()?;
+                Some(Seen { landlock_version: Some(version), loopback_only: false })
+            }
+            Means::Mounts => (first == held(true, false)).then_some(Seen::default()),
+            Means::NoNetwork { mounts, .. } => {
+                (first == held(mounts, true)).then_some(Seen { landlock_version: None, loopback_only: true })
+            }
         }
     };
     let not_confined = [EXIT_NOT_CONFINED, EXIT_NOT_DENIED].map(|code| Some(i32::from(code)));
-    match (output.status.code(), held()) {
-        (Some(0), Some(version)) => {
+    match (output.status.code(), told()) {
+        (Some(0), Some(seen)) => {
             fs::rename(&unproven, folder.join(FILE)).map_err(ProgramError::Copy)?;
-            Ok(version)
+            Ok(seen)
         }
         (code, _) if not_confined.contains(&code) => Err(ProgramError::NotConfined(said)),
         _ => Err(ProgramError::Broken(format!("{}, and it said: {said}", output.status))),

@@ -33,6 +33,7 @@ pub fn failed(expected: KernelKind, message: &str, started: Instant) -> FenceRep
         walls: WallsReport::default(),
         limits: None,
         landlock_version: None,
+        loopback_only: false,
         phases: PhasesReport::default(),
         duration_millis: millis(started),
     }

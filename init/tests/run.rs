@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 
 use agentsandbox_init::confine::files::{self, Landlock, VERSION_MIN};
 use agentsandbox_init::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED};
-use agentsandbox_init::program::{self, Means, ProgramError};
+use agentsandbox_init::program::{self, Means, ProgramError, Seen};
 use tempfile::TempDir;
 
 const INIT: &str = env!("CARGO_BIN_EXE_agentsandbox-init");
@@ -233,7 +233,8 @@ fn the_program_that_an_agent_starts_by_is_in_its_place_only_once_it_has_confined
     let installed = program::install(Path::new(INIT), folder.path(), Means::Landlock);
     match files::offered().unwrap() {
         Landlock::Version(version) if version >= VERSION_MIN => {
-            assert_eq!(installed.unwrap(), Some(u32::try_from(version).unwrap()));
+            let seen = Seen { landlock_version: Some(u32::try_from(version).unwrap()), loopback_only: false };
+            assert_eq!(installed.unwrap(), seen);
             assert_eq!(fs::metadata(&placed).unwrap().permissions().mode() & 0o777, 0o555);
             // A fence that is started again does it again.
             program::install(Path::new(INIT), folder.path(), Means::Landlock).unwrap();

@@ -37,6 +37,9 @@ pub struct FenceReport {
     /// sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock_version: Option<u32>,
+    /// Whether the program that the agent starts by was seen to have no network but a loopback.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loopback_only: bool,
     /// How long each step took.
     pub phases: PhasesReport,
     /// Milliseconds from the fence's start to its verdict.

@@ -1,16 +1,20 @@
 //! What a confined process tries and must not be able to do, before it becomes the agent. Each attempt is one that any user's
 //! process may make and for which the kernel has another answer where nothing denies it, so that "denied" says something, also
-//! as root. It would do nothing if it were allowed. A runtime's own profile may deny some of the calls as well.
+//! as root. It would do nothing if it were allowed. A runtime's own profile may deny some of the calls as well, and a machine without
+//! a network has no route either.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, MsFlags};
+use nix::net::if_::InterfaceFlags;
 use nix::sched::CloneFlags;
 use nix::sys::signal::Signal;
 use nix::sys::uio::RemoteIoVec;
@@ -37,6 +41,15 @@ pub struct Attempt {
 
 const FILTERED: &[Errno] = &[Errno::EPERM];
 const WITHHELD: &[Errno] = &[Errno::EACCES];
+/// Nothing leads there, or there is no such family of addresses.
+const UNREACHABLE: &[Errno] =
+    &[Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT];
+const NO_DEVICE: &[Errno] = &[Errno::ENODEV];
+/// Addresses that are nobody's (RFC 5737, RFC 3849): whoever has a route to any has one to them.
+const NOBODYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+/// A port on which nobody listens; nothing is sent there.
+const PORT_DISCARD: u16 = 9;
 /// A program that cannot even be put there does not run there.
 const WITHHELD_OR_READ_ONLY: &[Errno] = &[Errno::EACCES, Errno::EROFS];
 
@@ -117,6 +130,44 @@ pub fn sockets() -> Vec<Attempt> {
         open("the internet, a protocol without a number", libc::AF_INET, Type::STREAM, 255),
         open("the internet, a kind without a name", libc::AF_INET6, Type::from(5), 0),
     ]
+}
+
+/// What leads out of a process that has a loopback and nothing else. Nothing is sent: a kernel looks a route up when it is told to whom.
+#[must_use]
+pub fn beyond_the_loopback(proxy: IpAddr) -> Vec<Attempt> {
+    let interface = Attempt::new("an interface beside the loopback", another_interface(), NO_DEVICE);
+    // In a test the proxy may be on the loopback itself.
+    let beyond = NOBODYS.into_iter().chain((!proxy.is_loopback()).then_some(proxy));
+    let routes = beyond.map(|to| Attempt::new(format!("a route to {to}"), routed(to), UNREACHABLE));
+    [interface].into_iter().chain(routes).collect()
+}
+
+/// Families of sockets that the kernel knows or may come to know.
+const FAMILIES: std::ops::Range<i32> = 0..64;
+/// Those that an agent needs, each of which the filters look into: Unix, IPv4, IPv6 and the table of routes.
+const NEEDED: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Every family of sockets but those that an agent needs.
+#[must_use]
+pub fn families() -> Vec<Attempt> {
+    let others = FAMILIES.filter(|family| !NEEDED.contains(family));
+    let open = |family| Socket::new(Domain::from(family), Type::DGRAM, None).map(drop);
+    others.map(|family| Attempt::new(format!("socket of family {family}"), open(family), FILTERED)).collect()
+}
+
+/// One that is down leads nowhere: some kernels put such into every network.
+fn another_interface() -> io::Result<()> {
+    let is_other = |flags: InterfaceFlags| {
+        flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    };
+    let found = getifaddrs()?.any(|interface| is_other(interface.flags));
+    if found { Ok(()) } else { Err(Errno::ENODEV.into()) }
+}
+
+fn routed(to: IpAddr) -> io::Result<()> {
+    let any =
+        if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    UdpSocket::bind((any, 0))?.connect((to, PORT_DISCARD))
 }
 
 /// Files that are not read, not written and not executed.
