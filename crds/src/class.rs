@@ -30,6 +30,7 @@ use crate::credential::SecretKeyRef;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.processSandbox) || self.processSandbox != 'Required' || self.isolation != 'GVisor'").message("gVisor's kernel has no Landlock, so no agent could start: remove processSandbox, or write another isolation").field_path(".processSandbox"),
+    validation = Rule::new("!has(self.agentNetwork) || self.agentNetwork != 'None' || self.isolation == 'GVisor'").message("only gVisor's kernel lets a program without privileges leave the pod's network: remove agentNetwork, or write isolation: GVisor").field_path(".agentNetwork"),
     validation = Rule::new("self.isolation == 'Container' || has(self.runtimeClassName)").message("runtimeClassName is required unless isolation is Container: write the RuntimeClass whose handler gives this isolation, such as gvisor").field_path(".runtimeClassName")
 )]
 pub struct AgentSandboxClassSpec {
@@ -45,6 +46,11 @@ pub struct AgentSandboxClassSpec {
     /// sandboxes of such a class are not accepted).
     #[serde(default)]
     pub sidecar_placement: SidecarPlacement,
+    /// In which network an agent's program starts: Pod (absent means this), the pod's, whose only way leads to the sandbox's proxy; or
+    /// None, one that has nothing but a loopback, on which the proxy's entrances are found at their ports. None needs isolation GVisor
+    /// and sandboxes that name the program (`spec.agent.command`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_network: Option<AgentNetwork>,
     /// Which nodes agent pods may run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduling: Option<Scheduling>,
@@ -113,6 +119,17 @@ pub enum SidecarPlacement {
     Pod,
     /// Inside the agent's pod.
     Container,
+}
+
+/// In which network an agent's program starts: Pod (absent means this), the pod's, whose only way leads to the sandbox's proxy; or None, one
+/// that has nothing but a loopback, on which the proxy's entrances are found at their ports. None needs isolation GVisor and sandboxes
+/// that name the program (`spec.agent.command`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AgentNetwork {
+    /// The pod's.
+    Pod,
+    /// One with nothing but a loopback.
+    None,
 }
 
 /// Which nodes agent pods may run on.

@@ -251,6 +251,7 @@ async fn raise(
     };
     let workload = Workload {
         isolation: accepted.class.isolation,
+        without_network: accepted.confinement.as_ref().is_some_and(|asked| asked.without_network),
         fetches: accepted.source.is_some(),
         claim: accepted
             .persistent

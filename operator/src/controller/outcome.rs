@@ -145,6 +145,8 @@ pub enum Halted {
 pub struct Workload {
     /// The kernel that was promised.
     pub isolation: Isolation,
+    /// Whether the class gives the agent no network.
+    pub without_network: bool,
     /// Whether the workspace has a source.
     pub fetches: bool,
     /// The claim that it is in, with the bytes that it is to have; none where it lasts as long as its pod.

@@ -45,7 +45,7 @@ fn whole() -> Vec<Value> {
         "lifecycle": {"mode": "Task", "activeDeadline": "30m"},
     }});
     let class = json!({"kind": "AgentSandboxClass", "spec": {
-        "isolation": "GVisor", "runtimeClassName": "gvisor", "sidecarPlacement": "Pod", "processSandbox": "Optional",
+        "isolation": "GVisor", "runtimeClassName": "gvisor", "sidecarPlacement": "Pod", "agentNetwork": "Pod", "processSandbox": "Optional",
         "scheduling": {"nodeSelector": {"pool": "agents"},
             "tolerations": [{"key": "agents", "value": "only", "effect": "NoSchedule"}]},
         "resources": {"pidsMax": 4096, "default": {"cpu": "1", "memory": "1Gi", "ephemeralStorage": "1Gi"},

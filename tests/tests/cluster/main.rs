@@ -34,6 +34,7 @@ mod lenient;
 mod life;
 mod link;
 mod main_job;
+mod no_network;
 mod one_namespace;
 mod overlay;
 mod ownership;

@@ -89,7 +89,7 @@ pub(super) fn in_force(
             RejectionReason::ClassUnsupported,
             "spec.className",
             format!(
-                "class {name} places the sidecar in the agent's pod (sidecarPlacement: Container), which is not served yet; use a class with sidecarPlacement: Pod"
+                "class {name} places the sidecar in the agent's pod (sidecarPlacement: Container), which is not served yet; use a class with sidecarPlacement: Pod, where agentNetwork: None leaves the agent no network and the keys a pod of their own"
             ),
         );
     }

@@ -1,10 +1,10 @@
 //! What an agent's program gives up before it starts: where the sandbox asks for a process sandbox, or its class requires one, or where the
-//! sandbox has nothing executed in its folders.
+//! sandbox has nothing executed in its folders, or its class has agents without a network.
 //!
 //! It is never left out because it cannot be had. What is known here to be in vain is refused; what only the node knows, the
 //! fence finds out, and the agent is not started.
 
-use agentsandbox_crds::class::{AgentSandboxClass, ClassProcessSandbox, Isolation};
+use agentsandbox_crds::class::{AgentNetwork, AgentSandboxClass, ClassProcessSandbox, Isolation};
 use agentsandbox_crds::sandbox::{AgentSandbox, ProcessSandbox};
 use agentsandbox_crds::scratch::Execution;
 use kube::ResourceExt;
@@ -19,6 +19,8 @@ pub struct Confinement {
     pub files: ProcessSandbox,
     /// By what it is held to that.
     pub means: Means,
+    /// Whether it has no network but a loopback.
+    pub without_network: bool,
 }
 
 /// By what a program is held to what it may do with files.
@@ -40,7 +42,8 @@ pub(super) fn confinement(
     let required = class.spec.process_sandbox == Some(ClassProcessSandbox::Required);
     let withheld = withheld(sandbox, scratch);
     let whole = agent.process_sandbox.is_some() || required;
-    if !whole && withheld.is_empty() {
+    let without_network = class.spec.agent_network == Some(AgentNetwork::None);
+    if !whole && withheld.is_empty() && !without_network {
         return None;
     }
     let class_name = class.name_any();
@@ -59,8 +62,20 @@ pub(super) fn confinement(
         );
         reject(faults, RejectionReason::ClassUnsupported, field, message);
     }
+    // The CRD has this rule as well; a class that is given by a file has passed no CRD.
+    if without_network && means != Means::Mounts {
+        let message = format!(
+            "class {class_name} has agents without a network (agentNetwork: None), and only gVisor's kernel lets a program without privileges leave the pod's; its administrator must remove agentNetwork from it, or write isolation: GVisor"
+        );
+        reject(faults, RejectionReason::ClassUnsupported, "spec.className", message);
+    }
     if agent.command.first().is_none_or(String::is_empty) {
         let who = match (required, whole) {
+            (false, false) if without_network => {
+                format!(
+                    "class {class_name} has the program started by one that leaves the network (agentNetwork: None)"
+                )
+            }
             (true, _) => format!("class {class_name} has the program started in a process sandbox"),
             (false, true) => "processSandbox has the program started in a process sandbox".to_owned(),
             (false, false) => {
@@ -75,7 +90,7 @@ pub(super) fn confinement(
     let mut files = agent.process_sandbox.clone().unwrap_or_default();
     let more: Vec<_> = withheld.into_iter().filter(|path| !files.no_execute_paths.contains(path)).collect();
     files.no_execute_paths.extend(more);
-    Some(Confinement { files, means })
+    Some(Confinement { files, means, without_network })
 }
 
 /// What each container may write beside its volumes, whatever its image is.

@@ -21,7 +21,7 @@ use super::pods::{
 };
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
 use super::{Component, claim, confinement, keys, review};
-use crate::controller::accept::{Accepted, Limits, Means};
+use crate::controller::accept::{Accepted, Limits};
 use crate::controller::apply::Sealed;
 use crate::platform::{METADATA_ADDRESSES, Platform};
 
@@ -76,7 +76,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         termination_grace_period_seconds: Some(GRACE_SECS),
         dns_policy: Some("None".to_owned()),
         dns_config: Some(PodDNSConfig {
-            nameservers: Some(vec![sealed.proxy_address().to_string()]),
+            nameservers: Some(vec![confinement::proxy_address(accepted, sealed).to_string()]),
             searches: None,
             options: Some(vec![PodDNSConfigOption {
                 name: Some("ndots".to_owned()),
@@ -85,7 +85,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Pod {
         }),
         // The name under which the base-URL entrance is documented.
         host_aliases: Some(vec![HostAlias {
-            ip: sealed.proxy_address().to_string(),
+            ip: confinement::proxy_address(accepted, sealed).to_string(),
             hostnames: Some(vec!["proxy".to_owned()]),
         }]),
         node_selector: Some(accepted.class.scheduling.node_selector.clone())
@@ -115,7 +115,8 @@ fn what_counts(spec: &PodSpec) -> PodSpec {
 fn agent(accepted: &Accepted, sealed: &Sealed) -> Container {
     let agent = &accepted.agent;
     let some = |list: &[String]| (!list.is_empty()).then(|| list.iter().map(|arg| literal(arg)).collect());
-    let before = accepted.confinement.as_ref().map(|asked| confinement::command(asked, &accepted.scratch));
+    let before =
+        accepted.confinement.as_ref().map(|asked| confinement::command(asked, &accepted.scratch, sealed));
     let before = before.unwrap_or_default();
     let program = accepted.confinement.is_some().then(confinement::agents_mount);
     let disk_bytes = [
@@ -275,8 +276,10 @@ fn fence_args(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Vec<
     }
     flag("deadline-secs", FENCE_DEADLINE_SECS.to_string());
     flag("termination-log", "/dev/termination-log".to_owned());
-    let by_mounts = accepted.confinement.as_ref().is_some_and(|asked| asked.means == Means::Mounts);
-    args.extend(by_mounts.then(|| "--program-by-mounts".to_owned()));
+    if let Some(asked) = &accepted.confinement {
+        args.extend(confinement::by_mounts(asked).then(|| "--program-by-mounts".to_owned()));
+        args.extend(asked.without_network.then(|| "--program-no-network".to_owned()));
+    }
     args
 }
 

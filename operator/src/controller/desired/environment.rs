@@ -1,5 +1,7 @@
 //! Variables of the agent: where the proxy is, where each toolchain looks for trust, placeholders, and the user's own.
 
+use std::net::Ipv4Addr;
+
 use agentsandbox_crds::names::{BUNDLE_VARIABLES, PORT_HTTP_PROXY};
 use agentsandbox_crds::sandbox::ProxyEnvironment;
 use k8s_openapi::api::core::v1::EnvVar;
@@ -17,7 +19,7 @@ pub const HOME_DIR: &str = "/home/agent";
 pub fn variables(accepted: &Accepted, sealed: &Sealed) -> Vec<EnvVar> {
     let mut all = trust();
     if accepted.agent.proxy_environment == ProxyEnvironment::Set {
-        all.extend(proxy(sealed));
+        all.extend(proxy(super::confinement::proxy_address(accepted, sealed)));
     }
     all.extend(accepted.placeholders.iter().map(|(name, value)| variable(name, value)));
     all.extend(accepted.agent.env.iter().map(|own| variable(&own.name, &own.value)));
@@ -43,8 +45,8 @@ fn trust() -> Vec<EnvVar> {
     all
 }
 
-fn proxy(sealed: &Sealed) -> Vec<EnvVar> {
-    let url = format!("http://{}:{PORT_HTTP_PROXY}", sealed.proxy_address());
+fn proxy(address: Ipv4Addr) -> Vec<EnvVar> {
+    let url = format!("http://{address}:{PORT_HTTP_PROXY}");
     let mut all: Vec<EnvVar> =
         ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"]
             .iter()

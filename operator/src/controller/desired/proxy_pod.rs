@@ -21,7 +21,7 @@ use super::pods::{
     secret_items,
 };
 use super::service::DATA_PORTS;
-use super::{Component, keys, policy_document};
+use super::{Component, confinement, keys, policy_document};
 use crate::controller::accept::{Accepted, credential_file};
 use crate::controller::apply::Sealed;
 use crate::platform::Platform;
@@ -52,7 +52,7 @@ const REQUESTS: [(&str, &str); 3] = [("cpu", "10m"), ("memory", "32Mi"), ("ephem
 pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed, enrolled: Option<Ipv4Addr>) -> Pod {
     let identity = &accepted.identity;
     let mut spec = PodSpec {
-        containers: vec![container(platform, sealed)],
+        containers: vec![container(accepted, platform, sealed)],
         volumes: Some(volumes(accepted)),
         service_account_name: Some(Component::Proxy.name(identity)),
         automount_service_account_token: Some(false),
@@ -81,7 +81,7 @@ pub fn pod(accepted: &Accepted, platform: &Platform, sealed: &Sealed, enrolled: 
     Pod { metadata, spec: Some(spec), status: None }
 }
 
-fn container(platform: &Platform, sealed: &Sealed) -> Container {
+fn container(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Container {
     let args = [
         "serve".to_owned(),
         "--policy".to_owned(),
@@ -93,7 +93,7 @@ fn container(platform: &Platform, sealed: &Sealed) -> Container {
         "--state".to_owned(),
         STATE_DIR.to_owned(),
         "--advertise".to_owned(),
-        sealed.proxy_address().to_string(),
+        confinement::proxy_address(accepted, sealed).to_string(),
         "--termination-log".to_owned(),
         "/dev/termination-log".to_owned(),
         "--memory-mib".to_owned(),

@@ -155,6 +155,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
 fn workload(closed: Closedness) -> Workload {
     Workload {
         isolation: Isolation::GVisor,
+        without_network: false,
         fetches: false,
         claim: None,
         credentials: BTreeMap::new(),

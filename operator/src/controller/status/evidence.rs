@@ -197,7 +197,7 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
             Holds::False,
             Reason::ProcessSandboxMissing,
             format!(
-                "The process sandbox cannot be had on this node: {} Run the sandbox on nodes that have it, or without processSandbox and execution: Deny; the agent is not started.",
+                "The process sandbox cannot be had on this node: {} Run the sandbox on nodes that have it, or without processSandbox, execution: Deny and a class of agentNetwork: None; the agent is not started.",
                 report.message
             ),
         );
@@ -209,15 +209,19 @@ fn runtime(workload: &Workload) -> (Holds, Reason, String) {
             format!("The kernel is {}, but the fence has not finished.", report.kernel.version),
         );
     }
+    if workload.without_network && !report.loopback_only {
+        return unreadable();
+    }
     (
         Holds::True,
         Reason::KernelVerified,
         format!(
-            "The pod runs on {promised:?} ({}). {}{}{}",
+            "The pod runs on {promised:?} ({}). {}{}{}{}",
             report.kernel.version,
             limits(report.limits.as_ref()),
             root(report.kernel.root),
-            process_sandbox(report.landlock_version)
+            process_sandbox(report.landlock_version),
+            left_network(report.loopback_only)
         ),
     )
 }
@@ -230,6 +234,14 @@ const fn root(report: Option<RootReport>) -> &'static str {
             " Root inside would be nobody on the node: a user namespace stands between."
         }
         None => "",
+    }
+}
+
+const fn left_network(loopback_only: bool) -> &'static str {
+    if loopback_only {
+        " A program was seen to leave the pod's network here, but for the process that carries to the proxy; the agent starts by it."
+    } else {
+        ""
     }
 }
 

@@ -19,6 +19,7 @@ use crate::fixtures::{agent_pod, from, proxy_pod, report, reported, sandbox};
 
 mod failed;
 mod kstatus;
+mod network;
 mod suspended;
 mod trouble;
 mod workspace;
@@ -39,6 +40,7 @@ fn pair(secret: &str) -> SecretPlace {
 fn whole() -> Workload {
     Workload {
         isolation: Isolation::GVisor,
+        without_network: false,
         fetches: false,
         claim: None,
         credentials: BTreeMap::from([("anthropic".to_owned(), value("keys", "api-key"))]),

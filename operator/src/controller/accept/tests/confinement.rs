@@ -1,6 +1,6 @@
 //! The process sandbox: asked for, required, in vain, and without a program.
 
-use agentsandbox_crds::class::{ClassProcessSandbox, Isolation};
+use agentsandbox_crds::class::{AgentNetwork, ClassProcessSandbox, Isolation};
 use agentsandbox_crds::sandbox::ProcessSandbox;
 
 use super::*;
@@ -126,4 +126,37 @@ fn execution_is_withheld_in_the_workspace_where_that_is_asked_for_and_in_no_othe
         let found = confinement(&own, &of(isolation, false)).unwrap();
         assert_eq!(found.no_execute_paths, paths(&["/workspace", "/dev/shm"]));
     }
+}
+
+fn without_network(isolation: Isolation) -> References {
+    with_class(|c| {
+        c.spec.isolation = isolation;
+        c.spec.agent_network = Some(AgentNetwork::None);
+    })
+}
+
+#[test]
+fn an_agent_has_no_network_where_its_class_says_so_and_can_have_it_so_and_nowhere_else() {
+    let silent = sandbox(|s| s.spec.agent.command = vec!["agent".to_owned()]);
+    let found = accept(&identity(), &silent, &without_network(Isolation::GVisor), &platform()).unwrap();
+    let found = found.confinement.unwrap();
+    assert!(found.without_network && found.means == Means::Mounts && found.files.no_execute_paths.is_empty());
+    let both = withholding(json!({"execution": "Deny"}), |_| ());
+    let found = accept(&identity(), &both, &without_network(Isolation::GVisor), &platform()).unwrap();
+    let found = found.confinement.unwrap();
+    assert!(found.without_network && !found.files.no_execute_paths.is_empty());
+    for network in [None, Some(AgentNetwork::Pod)] {
+        let class = with_class(|c| c.spec.agent_network = network);
+        assert_eq!(confinement(&silent, &class), None);
+    }
+    for isolation in [Isolation::Kata, Isolation::Container] {
+        let found = rejected(&silent, &without_network(isolation));
+        only(found, RejectionReason::ClassUnsupported, "spec.className");
+    }
+}
+
+#[test]
+fn nobody_leaves_the_network_for_a_program_that_nobody_names() {
+    let found = rejected(&sandbox(|_| ()), &without_network(Isolation::GVisor));
+    only(found, RejectionReason::InvalidField, "spec.agent.command");
 }

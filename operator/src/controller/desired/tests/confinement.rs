@@ -1,6 +1,6 @@
 //! The pod of an agent that starts in a process sandbox, beside the one of an agent that does not.
 
-use agentsandbox_crds::class::Isolation;
+use agentsandbox_crds::class::{AgentNetwork, Isolation};
 use agentsandbox_crds::sandbox::{AgentSandbox, ProcessSandbox};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
@@ -130,4 +130,87 @@ fn o_g18_under_gvisor_execution_is_withheld_by_mounts_that_the_fence_has_tried()
     assert!(
         !named(&pod_of(|_| ()), agent_pod::FENCE).args.unwrap().contains(&"--program-by-mounts".to_owned())
     );
+}
+
+/// The two pods of an agent whose class gives it no network, or which class says nothing of that.
+fn pods_of(network: Option<AgentNetwork>, execution: &str) -> [Pod; 2] {
+    let asking = sandbox(|s| {
+        s.spec.agent.command = vec!["agent".to_owned()];
+        s.spec.scratch = Some(from(json!({"execution": execution})));
+    });
+    let class = class(|c| c.spec.agent_network = network);
+    let references = references(vec![class], vec![credential(|_| ())]);
+    let accepted = accept(&identity(), &asking, &references, &platform()).unwrap();
+    [
+        agent_pod::pod(&accepted, &platform(), &sealed()),
+        proxy_pod::pod(&accepted, &platform(), &sealed(), None),
+    ]
+}
+
+#[test]
+fn an_agent_without_a_network_starts_by_what_leaves_it_and_finds_its_proxy_on_its_loopback() {
+    let service = sealed().proxy_address().to_string();
+    let [pod, proxy] = pods_of(Some(AgentNetwork::None), "Allow");
+    let agent = named(&pod, agent_pod::AGENT);
+    let expected = ["run", "--no-network", &format!("--proxy={service}"), "--", "agent"];
+    assert_eq!(agent.command.as_ref().unwrap()[1..], expected);
+    assert_eq!(program(&agent).unwrap().read_only, Some(true));
+    let fence = named(&pod, agent_pod::FENCE).args.unwrap();
+    assert!(fence.contains(&"--program-no-network".to_owned()));
+    assert!(!fence.contains(&"--program-by-mounts".to_owned()), "nothing is mounted anew");
+    let at = fence.iter().position(|arg| arg == "--proxy").unwrap();
+    assert_eq!(fence[at + 1], service, "the fence is in the pod's network");
+    let spec = pod.spec.as_ref().unwrap();
+    let resolvers = spec.dns_config.as_ref().unwrap().nameservers.clone().unwrap();
+    let alias = spec.host_aliases.as_ref().unwrap()[0].ip.clone();
+    let of = |name: &str| {
+        let all = agent.env.iter().flatten();
+        all.into_iter().find(|one| one.name == name).and_then(|one| one.value.clone()).unwrap()
+    };
+    let advertised = named(&proxy, proxy_pod::CONTAINER).args.unwrap();
+    let at = advertised.iter().position(|arg| arg == "--advertise").unwrap();
+    let found = [resolvers[0].clone(), alias, advertised[at + 1].clone()];
+    assert_eq!(found, ["127.0.0.1"; 3]);
+    assert_eq!(of("HTTPS_PROXY"), "http://127.0.0.1:3128");
+
+    let [both, _] = pods_of(Some(AgentNetwork::None), "Deny");
+    let command = named(&both, agent_pod::AGENT).command.unwrap();
+    assert_eq!(
+        command[2..5],
+        ["--by-mounts".to_owned(), "--no-network".to_owned(), format!("--proxy={service}")]
+    );
+    let fence = named(&both, agent_pod::FENCE).args.unwrap();
+    assert!(
+        ["--program-no-network", "--program-by-mounts"]
+            .iter()
+            .all(|flag| fence.contains(&(*flag).to_owned()))
+    );
+}
+
+#[test]
+fn what_is_carried_from_an_agents_loopback_are_the_ports_of_its_proxy_but_that_of_its_fence() {
+    let source = include_str!("../../../../../init/src/confine/network.rs");
+    let after = |name: &str| source.split_once(name).unwrap().1.split_once(';').unwrap().0;
+    let numbers = |text: &str| -> std::collections::BTreeSet<u16> {
+        text.split(|sign: char| !sign.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+    };
+    let of = |protocol: &str| {
+        let ports = service::DATA_PORTS.iter().filter(|port| port.protocol == protocol);
+        ports
+            .map(|port| port.number)
+            .filter(|number| *number != agentsandbox_crds::names::PORT_ENROLMENT)
+            .collect()
+    };
+    assert_eq!(numbers(after("pub const STREAMS: [u16; 6] =")), of("TCP"));
+    assert_eq!(numbers(after("pub const DATAGRAMS: u16 =")), of("UDP"));
+}
+
+#[test]
+fn a_class_that_keeps_the_pods_network_changes_no_byte_of_a_pod() {
+    let hashes = |network| pods_of(network, "Allow").map(|pod| serde_json::to_string(&pod).unwrap());
+    assert_eq!(hashes(None), hashes(Some(AgentNetwork::Pod)));
+    let without = hashes(Some(AgentNetwork::None));
+    let with = hashes(None);
+    assert!(without[0] != with[0] && without[1] != with[1], "another pod each, by another hash");
+    assert!(!with[0].contains("127.0.0.1:") && !with[0].contains("no-network"));
 }
