@@ -420,6 +420,20 @@ mod tests {
     }
 
     #[test]
+    fn p_d14_trailers_say_nothing_of_where_they_go_and_of_what_the_body_is() {
+        let judged = [
+            ("content_encoding", "gzip"),
+            ("content-type", "a/b"),
+            ("content-length", "1"),
+            ("host", "b.test"),
+        ];
+        let mut trailers = fields(&judged);
+        trailers.insert("x-checksum", HeaderValue::from_static("1"));
+        strip_judged(&mut trailers);
+        assert_eq!(left(&trailers), ["x-checksum"]);
+    }
+
+    #[test]
     fn p_f1_a_key_of_the_agents_own_for_litellm_which_is_taken_before_the_one_that_is_added_is_removed() {
         for name in ["x-litellm-api-key", "x_litellm_api_key"] {
             let mut headers = fields(&[(name, "Bearer sk-own"), ("x-plain", "1")]);

@@ -40,10 +40,16 @@ const fn operator(name: &'static str, files: &'static [&'static str]) -> Module 
     Module { name, package: "agentsandbox-operator", files, tests: &["--lib", "--", "controller"] }
 }
 
-const MODULES: [Module; 27] = [
+/// What everything that passes goes through is noticed anywhere.
+const ALL: &[&str] = &["--lib", "--test", "socket"];
+
+const MODULES: [Module; 36] = [
     policy("host", &["proxy/policy/src/host.rs", "proxy/policy/src/pattern.rs"]),
     policy("path", &["proxy/policy/src/path.rs"]),
     policy("target", &["proxy/policy/src/target.rs", "proxy/policy/src/method.rs"]),
+    policy("form", &["proxy/policy/src/form.rs"]),
+    policy("parameter", &["proxy/policy/src/parameter.rs"]),
+    policy("own_key", &["proxy/policy/src/own_key.rs"]),
     policy("address", &["proxy/policy/src/address.rs"]),
     policy("bounds", &["proxy/policy/src/bounds.rs", "proxy/policy/src/pinned.rs"]),
     policy(
@@ -80,6 +86,10 @@ const MODULES: [Module; 27] = [
     ),
     proxy("exchange", &["proxy/src/exchange.rs"], &["--lib", "--", "exchange"]),
     proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
+    proxy("pipeline", &["proxy/src/pipeline.rs", "proxy/src/pipeline/**"], ALL),
+    proxy("entrance", &["proxy/src/entrance.rs", "proxy/src/entrance/**"], ALL),
+    proxy("resolve", &["proxy/src/resolve.rs", "proxy/src/dial.rs"], ALL),
+    proxy("upgrade", &["proxy/src/upgrade.rs"], ALL),
     proxy("frames", &["proxy/src/upgrade/**"], &["--lib", "--", "upgrade"]),
     proxy(
         "stream",
@@ -114,6 +124,28 @@ const MODULES: [Module; 27] = [
             "operator/src/controller/observe/probe.rs",
             "operator/src/controller/outcome.rs",
             "operator/src/controller/status/evidence.rs",
+        ],
+    ),
+    operator(
+        "observe",
+        &[
+            "operator/src/controller/observe.rs",
+            "operator/src/controller/observe/activity.rs",
+            "operator/src/controller/observe/denials.rs",
+            "operator/src/controller/observe/echoes.rs",
+            "operator/src/controller/observe/growth.rs",
+        ],
+    ),
+    operator(
+        "status",
+        &[
+            "operator/src/controller/status.rs",
+            "operator/src/controller/status/finished.rs",
+            "operator/src/controller/status/pods.rs",
+            "operator/src/controller/status/reason.rs",
+            "operator/src/controller/status/secrets.rs",
+            "operator/src/controller/status/suspended.rs",
+            "operator/src/controller/status/workspace.rs",
         ],
     ),
     operator(

@@ -71,6 +71,17 @@ fn denied(url: &str, field: &str) -> Option<Denial> {
 }
 
 #[test]
+fn p_f1_a_form_that_its_type_says_cannot_be_read_is_refused_at_the_host_of_a_key_and_nowhere_else() {
+    for (url, kind, expected) in [
+        ("api.test/open/x", "application/x-www-form-urlencoded", "sent"),
+        ("api.test/open/x", "application/x-www-form-urlencoded; charset=utf-7", "ForeignCredential"),
+        ("elsewhere.test/x", "application/x-www-form-urlencoded; charset=utf-7", "sent"),
+    ] {
+        assert_eq!(judged(url, &format!("content-type: {kind}")), expected, "{url} {kind}");
+    }
+}
+
+#[test]
 fn p_f3_a_placeholder_passes_in_its_own_place_and_nowhere_else() {
     let misuse = |credential: &str| format!("PlaceholderMisuse {credential}");
     for (url, field, expected) in [

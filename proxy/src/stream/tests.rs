@@ -227,3 +227,83 @@ fn p_i5_an_answer_that_nobody_reads_is_stopped_with_the_agents_own_body_until_it
         assert_eq!(body.stopped().map(|denial| denial.reason), told);
     }
 }
+
+/// A body of these frames, whose upstream leaves it open behind them or not.
+struct Frames {
+    left: std::collections::VecDeque<Frame<Bytes>>,
+    is_over: bool,
+}
+
+impl HttpBody for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.left.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None if self.is_over => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over && self.left.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left.iter().map(|frame| u64::try_from(data_bytes(frame)).unwrap()).sum())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p_i5_an_answer_is_whole_once_all_of_it_was_passed_on_and_not_while_some_of_it_is_held() {
+    let half = format!("text {}", &KEY[..6]);
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(b"text").unwrap();
+    let packed = encoder.finish().unwrap();
+    for (data, has_trailers, coding, whole) in [
+        (b"text".to_vec(), false, None, 1),
+        (half.clone().into_bytes(), false, None, 2),
+        (half.into_bytes(), true, None, 3),
+        (packed, false, Some(Coding::Gzip), 2),
+    ] {
+        // Whoever breaks off an answer behind so many frames, and whether its upstream ends it then, or leaves it open.
+        for (frames, is_over) in (0..=whole).flat_map(|frames| [(frames, true), (frames, false)]) {
+            // What is packed ends with its upstream alone.
+            if coding.is_some() && !is_over {
+                continue;
+            }
+            let disk = Disk::default().room(usize::MAX);
+            let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
+            begin(&mut entry).unwrap();
+            let trailers = has_trailers.then(|| Frame::trailers(HeaderMap::new()));
+            let left = [Frame::data(data.clone().into())].into_iter().chain(trailers).collect();
+            let scrubber = Arc::new(Scrubber::new([(&Injection::Bearer, &Secret::of(KEY))]));
+            let cleaning = Cleaning { scrubber: Some(scrubber), session: Session::Passed };
+            let decoding = coding.map(|coding| Decoding::new(coding, &Places::default()).unwrap());
+            let mut body = Downward::new(Frames { left, is_over }, cleaning, decoding, entry);
+            for _ in 0..frames {
+                let _ = body.frame().await;
+            }
+            let told = (data.len(), frames, is_over);
+            assert_eq!(body.is_end_stream(), is_over && coding.is_none() && frames == whole, "{told:?}");
+            drop(body);
+            let lines = read(&disk.lines());
+            let reason = (frames < whole).then_some("Interrupted");
+            assert_eq!(lines.last().unwrap()["reason"].as_str(), reason, "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn p_f14_an_answer_loses_the_session_that_a_key_opened_and_no_other() {
+    for (session, left) in [(Session::Removed, false), (Session::Passed, true)] {
+        let mut fields = HeaderMap::new();
+        fields.insert("set-cookie", "a=b".parse().unwrap());
+        Cleaning { scrubber: None, session }.clean(&mut fields, None);
+        assert_eq!(fields.contains_key("set-cookie"), left, "{session:?}");
+    }
+}

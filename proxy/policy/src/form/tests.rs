@@ -85,6 +85,7 @@ fn p_f1_a_key_of_the_agents_own_among_the_fields_of_a_form_is_found_before_its_v
         ("slack.com", "access.token=xoxb-own", Some("access_token")),
         ("slack.com", "channel=C1&text=token=1&tokens=2&a_token=3", None),
         ("slack.com", "text=my token is lost&a[token]=1&token", None),
+        ("slack.com", "=token&text==token=1", None),
         ("gitlab.com", "private_token=xoxb-own", Some("private_token")),
         ("gitlab.com", "a=1&[private_token]=xoxb-own", Some("private_token")),
         ("gitlab.com", "a=1&job_token=xoxb-own", Some("job_token")),
@@ -217,6 +218,8 @@ fn p_f1_a_key_in_a_part_is_found_whatever_some_server_leaves_out_joins_or_decode
         "Content-Disposition: a\r\nContent-Type: b\r\nContent-Disposition: form-data; name*=utf-8''token",
         "Content-Disposition: a\r\nContent-Type: b\nx: form-data; name=\"=?utf-8?q?token?=\"",
         "Content-Disposition: form-data\r\nContent-Type: x; name=\"token\"",
+        "Content-Disposition: form-data; x=\"a:\"; name*0=\"to\"; name*1=\"ken\"",
+        "Content-Disposition: a\r\nContent-Type: b; Content-Disposition: form-data; name*0=\"to\"; name*1=\"ken\"",
         "Content-Disposition: form-data; name=\"%uFF54oken\"",
     ] {
         let found = finds("slack.com", PARTS, &part(head));
@@ -247,6 +250,10 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Type: text/plain; x=%u4F60",
         "Content-Disposition: form-data; name=\"你好\"; filename=\"\u{1b}[0m\"",
         "Content-Disposition, in short: form-data",
+        "Content-Disposition: form-data; name=\"a)token\"",
+        "Content-Disposition: form-data; name2=\"token\"; na1me=\"token\"",
+        "Content-Disposition: form-data; name; token",
+        "Content-Disposition: form-data; n*=\"token\"",
     ] {
         assert_eq!(finds("slack.com", PARTS, &part(head)), None, "{head}");
     }
@@ -256,6 +263,9 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Disposition, name=\"token\"",
         "Content-Disposition: inline\r\n\r\nname=\"token\"",
         "Content-Type, Token",
+        "abc: name=\"token\"",
+        "abc d: name=\"token\"",
+        "Content-Disposition of a part\nname=\"token\"",
         "*name* = token",
         // Mail, as Apple's and as Python's programs write it.
         "Content-Disposition: attachment;\r\n\tfilename*=utf-8''Bu%CC%88cher.pdf\r\nContent-Type: application/pdf;\r\n\tx-unix-mode=0644;\r\n\tname=\"=?utf-8?Q?Bu=CC=88cher=2Epdf?=\"\r\n\r\nAAAA",
@@ -265,11 +275,13 @@ fn parts_that_only_look_like_a_key_pass() {
         "{\"c\":\"Content-Disposition: attachment\"}\n{\"c\":\"def name(self):\\n  x = 1\"}\n",
         "{\"c\":\"Content-Disposition: attachment\"}\n{\"c\":\"SELECT a WHERE name=?\"}\n",
         "# Content-Disposition: attachment\nfoo(name=(1,2))\nf.Name())\nerr := g(a_name(self))\nx = 1\n",
+        "# Content-Disposition: attachment\nf(x)=\"token\"\n",
         "< content-disposition: attachment; filename=x\n<\n{\"a\":1}\nprint(user.name(1) == 2)",
         // Programs.
         "Content-Disposition: %s%s%s%s%s%s%s\0; filename=\"%s\"\0version\0name\0",
         "Content-Disposition: attachment;\0\0\0\0Content-Transfer-Encoding: base64%s%s\0\0\n; version\0",
         "Content-disposition:\0filename=\0name\0user_name=\0",
+        "Content-Disposition: attachment\nContent-Type: na\0",
         "Content-Disposition: form-data; name=\"%s\"\0; filename=\"%s\"\0",
     ] {
         let head =
