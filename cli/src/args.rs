@@ -45,7 +45,8 @@ pub enum Command {
     ///
     /// The answer is the decision of the proxy's own code, by the policy document that is written for the sandbox's proxy, which
     /// may need a minute or two to obey a change. Nothing is sent.
-    /// Exit code 0: allowed; 1: denied; 2: there is no answer.
+    /// With --spec it says what the sandbox and its template come to, and where each field is from.
+    /// Exit code 0: allowed, or accepted by the template; 1: denied, or not; 2: there is no answer.
     Explain(ExplainArgs),
     /// Say whether this cluster is able to keep the promises, and what to do where it is not.
     ///
@@ -97,17 +98,23 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// The AgentSandbox whose policy document is read from the cluster.
-    #[arg(required_unless_present = "policy")]
+    #[arg(required_unless_present_any = ["policy", "filename"])]
     pub name: Option<String>,
     /// A policy document to decide by, without any cluster.
     #[arg(long, value_name = "FILE", conflicts_with = "name")]
     pub policy: Option<PathBuf>,
+    /// Say what the spec of the AgentSandbox is with its AgentSandboxTemplate, and where each field is from; about no request.
+    #[arg(long, conflicts_with_all = ["policy", "url", "method", "websocket"])]
+    pub spec: bool,
+    /// A file with an AgentSandbox and its AgentSandboxTemplate to say that of, without any cluster.
+    #[arg(short, long, value_name = "FILE", requires = "spec", conflicts_with = "name")]
+    pub filename: Option<PathBuf>,
     /// The method of the request.
     #[arg(long, default_value = "GET")]
     pub method: String,
     /// Its URL, whole, such as https://api.example.com/v1/models.
-    #[arg(long)]
-    pub url: String,
+    #[arg(long, required_unless_present = "spec")]
+    pub url: Option<String>,
     /// Ask for a WebSocket.
     #[arg(long)]
     pub websocket: bool,
@@ -130,8 +137,11 @@ pub struct RunArgs {
     /// Name of the AgentSandbox; without one it is given one.
     pub name: Option<String>,
     /// Image of the agent, with a tag other than latest or a digest.
-    #[arg(long)]
-    pub image: String,
+    #[arg(long, required_unless_present = "template")]
+    pub image: Option<String>,
+    /// The AgentSandboxTemplate that says what is not said here, and bounds what is.
+    #[arg(long, value_name = "NAME")]
+    pub template: Option<String>,
     /// The AgentSandboxClass; without one the cluster's default.
     #[arg(long)]
     pub class: Option<String>,

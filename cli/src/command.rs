@@ -18,6 +18,7 @@ use crate::explain::{Document, DocumentError, Question};
 use crate::find::{self, FindError};
 use crate::logs::{self, Shown};
 use crate::text::harmless_json;
+use crate::whole::Whole;
 use crate::{cluster, explain, power, review, run, status};
 
 /// All is well: allowed, or done.
@@ -53,6 +54,7 @@ pub fn main(cli: Cli) -> Result<u8, Error> {
 
 async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -> Result<u8, Error> {
     match command {
+        Command::Explain(args) if args.spec => told_whole(cluster, &args, out).await,
         Command::Explain(args) => explained(cluster, &args, out).await,
         Command::Doctor(args) => examined(cluster, args.output, out).await,
         Command::Run(args) => {
@@ -113,7 +115,8 @@ async fn explained(cluster: &ClusterArgs, args: &ExplainArgs, out: &mut impl Wri
             explain::in_force(&cluster, name.as_deref().unwrap_or_default()).await?
         }
     };
-    let question = Question { method: &args.method, url: &args.url, websocket: args.websocket };
+    let url = args.url.as_deref().unwrap_or_default();
+    let question = Question { method: &args.method, url, websocket: args.websocket };
     let answer = explain::explain(&document.policy, question)?;
     match args.output {
         Output::Table => write!(out, "{}", answer.table(document.note.as_deref()))?,
@@ -126,6 +129,22 @@ async fn explained(cluster: &ClusterArgs, args: &ExplainArgs, out: &mut impl Wri
     }
     out.flush()?;
     Ok(if answer.allowed { EXIT_OK } else { EXIT_NO })
+}
+
+async fn told_whole(cluster: &ClusterArgs, args: &ExplainArgs, out: &mut impl Write) -> Result<u8, Error> {
+    let whole = match (&args.filename, &args.name) {
+        (Some(file), _) => Whole::in_file(file)?,
+        (None, name) => {
+            let cluster = cluster::connect(cluster).await?;
+            Whole::in_cluster(&cluster, name.as_deref().unwrap_or_default()).await?
+        }
+    };
+    match args.output {
+        Output::Table => write!(out, "{}", whole.table())?,
+        Output::Json => json_to(out, &whole.json())?,
+    }
+    out.flush()?;
+    Ok(if whole.is_merged() { EXIT_OK } else { EXIT_NO })
 }
 
 async fn examined(cluster: &ClusterArgs, output: Output, out: &mut impl Write) -> Result<u8, Error> {

@@ -7,6 +7,7 @@ use crate::find::FindError;
 use crate::power::PowerError;
 use crate::review::ReviewError;
 use crate::run::RunError;
+use crate::whole::WholeError;
 
 /// Why a command has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum Error {
     /// There is no policy document to decide by.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// There is no spec to tell of.
+    #[error(transparent)]
+    Whole(#[from] WholeError),
     /// The question cannot be answered.
     #[error(transparent)]
     Question(#[from] Unanswerable),

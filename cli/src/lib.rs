@@ -22,3 +22,4 @@ pub mod review;
 pub mod run;
 pub mod status;
 pub mod text;
+pub mod whole;

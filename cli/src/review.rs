@@ -30,6 +30,7 @@ use crate::error::{Error, chain};
 use crate::exec::{ExecError, code};
 use crate::find;
 use crate::text::{Filtered, harmless_line};
+use crate::whole::Whole;
 
 /// What tells of the changes, in the project's own image.
 const COMMAND: [&str; 2] = ["/agentsandbox-init", "changes"];
@@ -235,7 +236,7 @@ fn moving(sandbox: &AgentSandbox) -> Option<&str> {
 
 /// The sandbox, if it keeps its original.
 async fn overlay(cluster: &Cluster, name: &str) -> Result<AgentSandbox, Error> {
-    let sandbox = find::sandbox(cluster, name).await?;
+    let sandbox = Whole::living(cluster, name).await?;
     let access = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.access);
     match access == Some(WorkspaceAccess::Overlay) {
         true => Ok(sandbox),

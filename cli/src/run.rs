@@ -53,6 +53,11 @@ pub enum RunError {
         /// What its status says.
         message: String,
     },
+    /// The CRD is older than this program.
+    #[error(
+        "this cluster's CRD of AgentSandboxes knows no templates, so the sandbox was deleted again: apply the CRDs of the chart"
+    )]
+    NoTemplates,
     /// It was deleted meanwhile.
     #[error("AgentSandbox {0} was deleted")]
     Gone(String),
@@ -119,11 +124,17 @@ pub fn manifest(args: &RunArgs) -> Result<Value, RunError> {
         let (name, host) = text.split_once('=').ok_or_else(|| RunError::Rule(text.clone()))?;
         rules.push(json!({"host": host, "credential": name}));
     }
-    let mut agent = json!({"image": args.image});
+    let mut agent = json!({});
+    if let Some(image) = &args.image {
+        agent["image"] = json!(image);
+    }
     if !args.args.is_empty() {
         agent[if args.command { "command" } else { "args" }] = json!(args.args);
     }
     let mut spec = json!({"agent": agent, "lifecycle": {"mode": "Task"}});
+    if let Some(template) = &args.template {
+        spec["templateRef"] = json!({"name": template});
+    }
     if let Some(class) = &args.class {
         spec["className"] = json!(class);
     }
@@ -159,6 +170,11 @@ pub async fn run(
     let made = sandboxes.create(&params, &sandbox).await;
     let made = made.map_err(FindError::not_given("the sandbox that is asked for"))?;
     let own = Own { name: made.name_any(), uid: made.uid().unwrap_or_default() };
+    if made.spec.template_ref != sandbox.spec.template_ref {
+        // It would run without what bounds it.
+        deleted(&sandboxes, &own).await?;
+        return Err(RunError::NoTemplates.into());
+    }
     // From here to the deletion nothing ends the program but what `finish` waits for.
     let place = format!("AgentSandbox {}/{}", cluster.namespace, own.name);
     tell(progress, &format!("{place} is made"));
@@ -456,6 +472,19 @@ mod tests {
             "nothing is allowed unasked"
         );
         assert!(matches!(manifest(&["--credential", "key"]), Err(RunError::Rule(_))));
+    }
+
+    #[test]
+    fn with_a_template_only_what_is_written_is_the_sandboxs_own() {
+        let parsed = |line: &[&str]| Cli::try_parse_from([&["kubectl-agentsandbox"], line].concat());
+        let Command::Run(args) = parsed(&["run", "--template", "jobs", "--", "-p"]).unwrap().command else {
+            panic!("it is a run");
+        };
+        assert_eq!(
+            manifest(&args).unwrap()["spec"],
+            json!({"templateRef": {"name": "jobs"}, "lifecycle": {"mode": "Task"}, "agent": {"args": ["-p"]}})
+        );
+        assert!(parsed(&["run", "fix"]).is_err(), "neither an image nor a template");
     }
 
     #[test]

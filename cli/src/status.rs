@@ -60,7 +60,8 @@ pub fn status(sandbox: &AgentSandbox) -> String {
         ("name", Some(sandbox.name_any())),
         ("namespace", sandbox.namespace()),
         ("class", status.and_then(|status| status.class_name.clone())),
-        ("image", Some(sandbox.spec.agent.image.clone())),
+        ("template", sandbox.spec.template_ref.as_ref().map(|reference| reference.name.clone())),
+        ("image", Some(sandbox.spec.agent.image.clone()).filter(|image| !image.is_empty())),
         ("denied", denied(status).map(|count| count.to_string())),
         ("note", note),
     ]);

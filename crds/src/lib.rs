@@ -12,11 +12,14 @@ pub mod common;
 pub mod credential;
 pub mod names;
 pub mod preset;
+pub mod quantity;
 pub mod sandbox;
 pub mod schema;
 pub mod scratch;
+pub mod template;
 pub mod workspace;
 
 pub use class::{AgentSandboxClass, AgentSandboxClassSpec};
 pub use credential::{AgentCredential, AgentCredentialSpec};
 pub use sandbox::{AgentSandbox, AgentSandboxSpec, AgentSandboxStatus};
+pub use template::{AgentSandboxTemplate, AgentSandboxTemplateSpec};

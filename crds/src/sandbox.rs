@@ -10,10 +10,11 @@ use crate::common::{
     OVER_RULE, OnRevoke, PATHS_MESSAGE, PATHS_RULE, ResourceLimits, TTL_RULE,
 };
 use crate::scratch::Scratch;
+use crate::template::TemplateRef;
 use crate::workspace::{Workspace, WorkspaceStatus};
 
 /// What one agent runs, and what it may reach.
-#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "agentsandbox.dev",
     version = "v1alpha1",
@@ -27,6 +28,8 @@ use crate::workspace::{Workspace, WorkspaceStatus};
     doc = "An AgentSandbox is one agent behind a proven fence: it runs without keys, without a Kubernetes token, and without any route but its own proxy, which allows, denies and records each request.",
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, lower-case letters, digits and -: names of its pods are made from it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]')").message("metadata.name must begin with a letter, as the name of its Service does: write for example try-1 in place of 1-try"),
+    validation = Rule::new("has(self.spec.templateRef) || (has(self.spec.agent) && has(self.spec.agent.image))").message("agent.image is required: write the image of the agent, such as ghcr.io/acme/agent:1.2.3, or templateRef with the name of an AgentSandboxTemplate that has one").field_path(".spec.agent"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.startedAt) || (has(self.spec.templateRef) ? self.spec.templateRef.name : '') == (has(oldSelf.spec.templateRef) ? oldSelf.spec.templateRef.name : '')").message("templateRef cannot be changed once an agent of the sandbox has started: create another sandbox with the other template").field_path(".spec"),
     validation = Rule::new(OVER_RULE).message("spec: the sandbox is over (status.program says how its program ended) and is not run again, so only lifecycle.ttlAfterFinished can be changed: delete it and create it anew, as kubectl replace --force does"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the agent runs behind a proven fence, the program of a Task ended well, or the sandbox is suspended as asked; REASON says which."),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why it is ready or not."),
@@ -37,13 +40,18 @@ use crate::workspace::{Workspace, WorkspaceStatus};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct AgentSandboxSpec {
+    /// The AgentSandboxTemplate of this namespace whose fields hold where this spec says nothing, and which bounds what it says. Absent
+    /// means that this spec says all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_ref: Option<TemplateRef>,
     /// Name of the AgentSandboxClass; absent means the default class, which the sandbox keeps when another becomes the
     /// default.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("className must be the name of an AgentSandboxClass, such as gvisor; the cluster's administrator knows their names, and lists them with kubectl get agentsandboxclasses"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub class_name: Option<String>,
-    /// The program to run.
+    /// The program to run. Required, with its image, unless templateRef names a template that has one.
+    #[serde(default, skip_serializing_if = "Agent::is_absent")]
     pub agent: Agent,
     /// The folder /workspace: what it begins with, and what the agent may do there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,12 +131,13 @@ pub enum Mode {
 }
 
 /// The program to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// Image of the agent, with a tag other than `latest` or with a digest.
+    /// Image of the agent, with a tag other than `latest` or with a digest. Required, unless a template has it.
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9][a-zA-Z0-9._/:@-]*$')").message("image must be an image reference such as ghcr.io/acme/agent:1.2.3, without a scheme or white space"))]
     #[x_kube(validation = Rule::new("self.matches('@sha256:[0-9a-f]{64}$') || (self.matches(':[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$') && !self.endsWith(':latest'))").message("image must carry a tag other than latest, or a digest: write ghcr.io/acme/agent:1.2.3 or ghcr.io/acme/agent@sha256:<64 hex digits>"))]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 512))]
     pub image: String,
     /// When the image is pulled; absent means IfNotPresent.
@@ -151,14 +160,22 @@ pub struct Agent {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
-    /// Whether the program is given HTTPS_PROXY and its kin: Set (the default) or Unset. Both ways it reaches only what
+    /// Whether the program is given HTTPS_PROXY and its kin: Set (absent means this) or Unset. Both ways it reaches only what
     /// egress allows; programs that ignore the variables are served transparently.
-    #[serde(default)]
-    pub proxy_environment: ProxyEnvironment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_environment: Option<ProxyEnvironment>,
     /// What the program gives up for good before it starts, by Landlock and seccomp; `{}` gives up what no agent needs. It needs
     /// command, and a class whose kernel has Landlock (not gVisor). Absent gives up nothing, unless the class requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_sandbox: Option<ProcessSandbox>,
+}
+
+impl Agent {
+    /// Whether nothing is said of it, as where a template says all.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a program may do with files once it has given up the rest, as has everything that it starts.

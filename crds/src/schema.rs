@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use crate::{AgentCredential, AgentSandbox, AgentSandboxClass, AgentSandboxTemplate};
 
 /// One rendered CRD.
 #[derive(Clone, Debug)]
@@ -34,7 +34,9 @@ pub enum RenderError {
 /// # Errors
 /// Only when the types themselves cannot be represented, which a test rules out.
 pub fn all() -> Result<Vec<Rendered>, RenderError> {
-    [AgentCredential::crd(), AgentSandbox::crd(), AgentSandboxClass::crd()].into_iter().map(render).collect()
+    let all =
+        [AgentCredential::crd(), AgentSandbox::crd(), AgentSandboxClass::crd(), AgentSandboxTemplate::crd()];
+    all.into_iter().map(render).collect()
 }
 
 impl Rendered {

@@ -5,7 +5,9 @@
 use std::fmt::Debug;
 
 use agentsandbox_crds::schema::all;
-use agentsandbox_crds::{AgentCredentialSpec, AgentSandboxClassSpec, AgentSandboxSpec};
+use agentsandbox_crds::{
+    AgentCredentialSpec, AgentSandboxClassSpec, AgentSandboxSpec, AgentSandboxTemplateSpec,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any};
@@ -41,6 +43,10 @@ fn values(schema: &Value) -> BoxedStrategy<Value> {
         }
         Some("object") => object(schema),
         Some("array") => vec(values(&schema["items"]), 0..=ENTRIES_MAX).prop_map(Value::from).boxed(),
+        // What may not be empty is not: no text and an absent one are the same then.
+        Some("string") if schema["minLength"].is_u64() => {
+            any::<String>().prop_filter("not empty", |text| !text.is_empty()).prop_map(Value::from).boxed()
+        }
         Some("string") => any::<String>().prop_map(Value::from).boxed(),
         Some("boolean") => any::<bool>().prop_map(Value::from).boxed(),
         Some("integer") if schema["format"] == "int32" => any::<i32>().prop_map(Value::from).boxed(),
@@ -76,7 +82,9 @@ fn plain(value: &Value, schema: &Value) -> Value {
                 let value = plain(value, schema);
                 let is_map = schema["additionalProperties"].is_object();
                 let is_empty = value.as_array().is_some_and(Vec::is_empty) || (is_map && value == json!({}));
-                let is_absence = value == schema["default"] || is_empty;
+                // An agent of which nothing is said is none.
+                let is_silent = name == "agent" && value == json!({});
+                let is_absence = value == schema["default"] || is_empty || is_silent;
                 (!is_absence).then(|| (name.clone(), value))
             });
             kept.collect::<Map<_, _>>().into()
@@ -105,6 +113,7 @@ fn o_r27_each_spec_that_the_schema_allows_is_read_and_written_without_loss() {
     keeps_everything::<AgentSandboxSpec>("agentsandboxes");
     keeps_everything::<AgentCredentialSpec>("agentcredentials");
     keeps_everything::<AgentSandboxClassSpec>("agentsandboxclasses");
+    keeps_everything::<AgentSandboxTemplateSpec>("agentsandboxtemplates");
 }
 
 /// Each object of a schema, and where it is.
@@ -123,7 +132,7 @@ fn objects<'a>(schema: &'a Value, path: &str, found: &mut Vec<(String, &'a Value
 /// The API server refuses what a schema does not name, and drops it where a client asks for that, unless the schema says otherwise.
 #[test]
 fn o_r27_no_object_of_a_spec_takes_a_field_that_it_does_not_name() {
-    for crd in ["agentsandboxes", "agentcredentials", "agentsandboxclasses"] {
+    for crd in ["agentsandboxes", "agentcredentials", "agentsandboxclasses", "agentsandboxtemplates"] {
         let schema = spec_of(crd);
         let mut found = Vec::new();
         objects(&schema, crd, &mut found);

@@ -137,7 +137,8 @@ fn o_h11_nothing_that_could_loosen_the_fence_is_in_the_sandboxs_schema() {
         "valueFrom",
     ];
     let found = faults(|path, _| {
-        !path.starts_with("agentsandboxes.") || !ABSENT.iter().any(|name| path.ends_with(&format!(".{name}")))
+        !(path.starts_with("agentsandboxes.") || path.starts_with("agentsandboxtemplates."))
+            || !ABSENT.iter().any(|name| path.ends_with(&format!(".{name}")))
     });
     assert_eq!(found, none());
 }
@@ -146,11 +147,11 @@ fn o_h11_nothing_that_could_loosen_the_fence_is_in_the_sandboxs_schema() {
 fn o_g18_no_field_but_those_that_are_proven_offers_a_place_that_nothing_can_be_run_from() {
     // Whoever offers one owes the proof that a program copied there does not start, in each runtime. The process sandbox tries it before
     // each start, and no class of a runtime without it takes the field; so does what withholds it by mounts.
-    const PROVEN: [&str; 3] = [
-        "agentsandboxes.agentsandbox.dev.spec.agent.processSandbox.noExecutePaths",
-        "agentsandboxes.agentsandbox.dev.spec.scratch.execution",
-        "agentsandboxes.agentsandbox.dev.spec.workspace.execution",
-    ];
+    // A template's fields are those of its sandboxes.
+    const PROVEN: [&str; 3] =
+        ["agent.processSandbox.noExecutePaths", "scratch.execution", "workspace.execution"];
+    const SPECS: [&str; 2] =
+        ["agentsandboxes.agentsandbox.dev.spec.", "agentsandboxtemplates.agentsandbox.dev.spec.sandbox."];
     const OFFERS: [&str; 3] = ["exec", "mount", "readonly"];
     let (mut offers, mut workspaces) = (Vec::new(), 0);
     for crd in rendered() {
@@ -163,7 +164,8 @@ fn o_g18_no_field_but_those_that_are_proven_offers_a_place_that_nothing_can_be_r
             }
         });
     }
-    offers.retain(|path| !PROVEN.contains(&path.trim_end_matches("[]")));
+    let below = |path: &str| SPECS.iter().find_map(|spec| path.strip_prefix(spec)).map(str::to_owned);
+    offers.retain(|path| !below(path).is_some_and(|path| PROVEN.contains(&path.trim_end_matches("[]"))));
     assert_eq!(offers, none());
     assert!(workspaces >= 2, "the control: a sandbox and a class say how large a workspace is");
 }
@@ -191,6 +193,30 @@ fn a_kind_that_has_conditions_has_one_before_the_operator_has_seen_it() {
         }
     }
     assert_eq!(with_conditions, ["agentsandboxes.agentsandbox.dev"]);
+}
+
+#[test]
+fn a_template_has_each_field_of_a_sandbox_but_a_template_and_whether_it_runs_for_now() {
+    let fields = |crd: &str, spec: &str| {
+        let all = rendered();
+        let crd = all.iter().find(|one| one.name.starts_with(crd)).expect("the kind is there");
+        let schema = crd.manifest["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
+        let mut found = Vec::new();
+        let spec = schema.pointer(spec).expect("it has a spec");
+        walk(spec, "", &mut |path, inner| found.push((path.to_owned(), inner["type"].clone())));
+        found
+    };
+    let mut of_sandbox = fields("agentsandboxes.", "/properties/spec");
+    of_sandbox.retain(|(path, _)| !path.starts_with(".templateRef") && path != ".lifecycle.state");
+    assert_eq!(fields("agentsandboxtemplates.", "/properties/spec/properties/sandbox"), of_sandbox);
+    assert!(of_sandbox.iter().any(|(path, _)| path == ".agent.image"), "the control");
+    let changes = |crd: &str| {
+        let all = rendered();
+        let crd = all.iter().find(|one| one.name.starts_with(crd)).expect("the kind is there");
+        crd.manifest.to_string().matches("oldSelf").count()
+    };
+    assert!(changes("agentsandboxes.") > 0, "the control");
+    assert_eq!(changes("agentsandboxtemplates."), 0, "no volume stands behind a template");
 }
 
 #[test]

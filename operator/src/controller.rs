@@ -3,7 +3,8 @@
 //! | step | from → to | client | can fail |
 //! |---|---|---|---|
 //! | [`observe`] | the key → what exists and what is referred to | reads, one probe | no: a watch that is behind is behind |
-//! | [`accept`] | sandbox and references → [`accept::Accepted`] or every rejection | none | yes, by the user's fault |
+//! | [`template`] | sandbox and template → [`agentsandbox_merge::Merged`] or every rejection | none | yes, by the user's fault |
+//! | [`accept`] | merged and references → [`accept::Accepted`] or every rejection | none | yes, by the user's fault |
 //! | [`desired`] | accepted → children, complete | none | never |
 //! | [`plan`] | children and what exists → steps | none | never |
 //! | [`apply`] | steps → [`apply::Sealed`], then pods, then the way between them | writes | transport, refusal |
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::names::FINALIZER;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
+use agentsandbox_merge::Merged;
 use futures::future::join;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
@@ -54,6 +56,7 @@ mod progress;
 pub mod status;
 mod suspend;
 pub mod teardown;
+pub mod template;
 mod way;
 
 use accept::{Accepted, Identity, Rejection};
@@ -149,6 +152,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     let mut observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
     observed.failed = ctx.memory.failed(&identity.uid, observed.agent_pod(&identity), ctx.clock.now());
     observed.is_new = !is_held(&sandbox) && sandbox.status.is_none();
+    let (sandbox, merged) = template::whole(&ctx.stores, sandbox, &observed, &identity); // pure, may reject
     // A watch that is behind may show one that is gone as it was before it was deleted.
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
         return ending::end(&ctx, &identity, &sandbox, &observed).await;
@@ -158,7 +162,7 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     // Boxed, as the other ways are: a pass would be as large as all of them together.
     let action = match &life.over {
         Some(over) => Box::pin(finish::finish(&ctx, &identity, &sandbox, &observed, &life, over)).await, // client, may fail
-        None => Box::pin(stand(&ctx, &identity, sandbox, &observed, &life)).await, // client, may fail
+        None => Box::pin(stand(&ctx, &identity, (sandbox, merged), &observed, &life)).await, // client, may fail
     };
     let action = action?;
     let_go.map(|()| action).map_err(ReconcileError::Apply)
@@ -168,14 +172,17 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
 async fn stand(
     ctx: &Ctx,
     identity: &Identity,
-    sandbox: Arc<AgentSandbox>,
+    (sandbox, merged): (Arc<AgentSandbox>, Result<Merged, Vec<Rejection>>),
     observed: &Observed,
     life: &Life,
 ) -> Result<Action, ReconcileError> {
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
-    let accepted = accept::accept(identity, &sandbox, &references, &platform) // pure, may reject
-        .and_then(|accepted| accept::beside(accepted, observed)); // pure, may reject
+    let accepted = merged.and_then(|merged| {
+        accept::accept(identity, &merged, &references, &platform) // pure, may reject
+            .and_then(|accepted| accept::beside(accepted, observed)) // pure, may reject
+            .map_err(|rejections| template::placed(&merged, rejections))
+    });
     let (sandbox, off, result) = match accepted {
         Ok(accepted) => {
             // Before the finalizer and the walls, which may fail: to take power away needs no evidence.
@@ -344,7 +351,9 @@ async fn hold(ctx: &Ctx, sandbox: Arc<AgentSandbox>) -> Result<Arc<AgentSandbox>
     }
     let mut finalizers = sandbox.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    ctx.writer.finalizers(&sandbox, finalizers).await.map(Arc::new).map_err(ReconcileError::Apply)
+    let held = ctx.writer.finalizers(&sandbox, finalizers).await.map_err(ReconcileError::Apply)?;
+    // The answer has no template in it.
+    Ok(Arc::new(AgentSandbox { spec: sandbox.spec.clone(), ..held }))
 }
 
 /// Writes the status and tells Events, whatever the pass came to; then says when the next one comes.

@@ -8,6 +8,8 @@ use agentsandbox_crds::class::{AgentSandboxClass, AgentSandboxClassSpec};
 use agentsandbox_crds::credential::{AgentCredential, AgentCredentialSpec};
 use agentsandbox_crds::names::ANNOTATION_DEFAULT_CLASS;
 use agentsandbox_crds::sandbox::{AgentSandbox, AgentSandboxSpec};
+use agentsandbox_crds::template::{AgentSandboxTemplate, AgentSandboxTemplateSpec};
+use agentsandbox_merge::merge;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Resource;
@@ -20,7 +22,7 @@ use serde_json::{Value, json};
 use crate::backoff::Jitter;
 use crate::clock::Clock;
 use crate::config::WallProbe;
-use crate::controller::accept::{Accepted, Identity, accept};
+use crate::controller::accept::{self, Accepted, Identity, Rejection};
 use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
 use crate::controller::memory::Memory;
@@ -90,6 +92,21 @@ pub fn credential(change: impl FnOnce(&mut AgentCredential)) -> AgentCredential 
     credential
 }
 
+/// The template `jobs`, which has an image and bounds the memory, changed by `change`.
+pub fn template(change: impl FnOnce(&mut AgentSandboxTemplate)) -> AgentSandboxTemplate {
+    let spec: AgentSandboxTemplateSpec = from(json!({"sandbox": {
+        "className": "gvisor",
+        "agent": {"image": "ghcr.io/acme/agent:2.1"},
+        "egress": {"allow": [{"host": "pypi.org", "methods": ["GET", "HEAD"]}]},
+        "resources": {"limits": {"memory": "1Gi"}},
+        "lifecycle": {"mode": "Task", "maxLifetime": "1h", "idleTimeout": "30m"},
+    }}));
+    let mut template = AgentSandboxTemplate::new("jobs", spec);
+    template.metadata.namespace = Some("team".to_owned());
+    change(&mut template);
+    template
+}
+
 /// References that hold these.
 pub fn references(classes: Vec<AgentSandboxClass>, credentials: Vec<AgentCredential>) -> References {
     let named = credentials.into_iter().map(|c| (c.metadata.name.clone().unwrap(), Arc::new(c)));
@@ -103,6 +120,16 @@ pub fn references(classes: Vec<AgentSandboxClass>, credentials: Vec<AgentCredent
 /// The ordinary references.
 pub fn ordinary() -> References {
     references(vec![class(|_| ())], vec![credential(|_| ())])
+}
+
+/// Judges a sandbox without a template.
+pub fn accept(
+    identity: &Identity,
+    sandbox: &AgentSandbox,
+    references: &References,
+    platform: &Platform,
+) -> Result<Accepted, Vec<Rejection>> {
+    accept::accept(identity, &merge(Arc::new(sandbox.clone()), None).unwrap(), references, platform)
 }
 
 /// The identity of the sandbox of every test.
@@ -272,6 +299,7 @@ pub fn ctx(
         sandboxes: filled(std::iter::once(serde_json::to_value(sandbox).unwrap())),
         credentials: filled(std::iter::once(serde_json::to_value(credential(|_| ())).unwrap())),
         classes: filled(std::iter::once(serde_json::to_value(class(|_| ())).unwrap())),
+        templates: filled(std::iter::once(serde_json::to_value(template(|_| ())).unwrap())),
         runtime_classes: filled(std::iter::once(json!({"metadata": {"name": "gvisor"}}))),
         network_policies: shelved(policies),
         service_accounts: shelved(pick(ChildKind::ServiceAccount)),

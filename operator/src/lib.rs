@@ -23,10 +23,11 @@ pub mod lease;
 pub mod metrics;
 pub mod one_namespace;
 pub mod platform;
-pub mod quantity;
 pub mod ranges;
 pub mod rbac;
 pub mod run;
 pub mod server;
 pub mod shelf;
 pub mod watches;
+
+pub use agentsandbox_crds::quantity;

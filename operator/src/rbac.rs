@@ -69,6 +69,12 @@ pub const PERMISSIONS: &[Permission] = &[
         "watches: a class says which runtime, limits and ceilings hold.",
     ),
     cluster(
+        "agentsandbox.dev",
+        "agentsandboxtemplates",
+        WATCH,
+        "watches: a sandbox may refer to a template of its namespace, and what that says counts for it at once.",
+    ),
+    cluster(
         "node.k8s.io",
         "runtimeclasses",
         WATCH,

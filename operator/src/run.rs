@@ -39,6 +39,8 @@ use crate::{server, watches};
 
 mod facts;
 
+/// How soon a sandbox with a template is looked at again while no list of templates has come yet.
+const TEMPLATES_RETRY: Duration = Duration::from_secs(2);
 /// How long passes under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// A request, watches aside, that takes longer is dead.
@@ -307,6 +309,14 @@ async fn pass(
 ) -> Result<Action, ReconcileError> {
     // An empty watch must not be taken for an empty cluster.
     filled.await;
+    // Whoever names no template does not wait for a kind that the API server may not know yet, and nobody is told that a template is missing
+    // which may be there.
+    if sandbox.spec.template_ref.is_some()
+        && sandbox.metadata.deletion_timestamp.is_none()
+        && !matches!(ctx.stores.templates.wait_until_ready().now_or_never(), Some(Ok(())))
+    {
+        return Ok(Action::requeue(TEMPLATES_RETRY));
+    }
     reconcile(sandbox, ctx).await
 }
 
@@ -500,10 +510,12 @@ mod tests {
         let (services, h) = shelf();
         let (pods, i) = shelf();
         let (claims, j) = shelf();
+        let (templates, _) = store();
         let filled = filled(Stores {
             sandboxes,
             credentials,
             classes,
+            templates,
             runtime_classes,
             network_policies,
             service_accounts,

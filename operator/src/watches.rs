@@ -8,6 +8,7 @@
 //! A list names what is there, never what went meanwhile. So after each list anew every sandbox looks at what it has.
 //! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.
 
+mod named;
 mod trim;
 
 use std::fmt::Debug;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use agentsandbox_crds::names::{
     GROUP, LABEL_MANAGED_BY, LABEL_SANDBOX, MANAGED_BY, SUFFIX_AGENT, SUFFIX_PROXY, SUFFIX_STAND_IN,
 };
-use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass, AgentSandboxTemplate};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::future::ready;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -37,6 +38,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
+use self::named::{names_credential, names_template, naming};
 use self::trim::{legible_status, trim, trim_pod};
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
@@ -76,6 +78,8 @@ pub fn controller(
         watch_own::<AgentSandbox>(own::<AgentSandbox>(client, only), jitter, &listed);
     let (credentials, credential_stream) =
         watch_own::<AgentCredential>(own::<AgentCredential>(client, only), jitter, &listed);
+    let (templates, template_stream) =
+        watch_own::<AgentSandboxTemplate>(own::<AgentSandboxTemplate>(client, only), jitter, &listed);
     let (classes, class_stream) = match only {
         Some(only) => given(only.classes.clone()),
         None => watch_own::<AgentSandboxClass>(own::<AgentSandboxClass>(client, None), jitter, &listed),
@@ -94,7 +98,7 @@ pub fn controller(
     let (claims, claim_stream) =
         shelve::<PersistentVolumeClaim>(served(client, only), ours(), jitter, &listed);
 
-    let (of_credential, of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
+    let (of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone());
     let (of_policy, of_freeing, of_list) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
     let (of_own, walls) = (Arc::clone(recent), Arc::clone(recent));
     let of_walls = move |policy: NetworkPolicy| {
@@ -114,15 +118,11 @@ pub fn controller(
         .watches_stream(pod_stream, telling(deleted, is_deleted_and_kept, woken(recent, ChildKind::Pod)))
         .watches_stream(policy_stream, telling(deleted, is_deleted_and_held, of_walls))
         .reconcile_on(freeing.flat_map(move |policy| stream::iter(concerned(&of_freeing, &policy))))
-        .watches_stream(credential_stream, move |credential| {
-            let (namespace, name) = (credential.namespace(), credential.name_any());
-            select(&of_credential, |sandbox| {
-                sandbox.namespace() == namespace && names_credential(sandbox, &name)
-            })
-        })
+        .watches_stream(credential_stream, naming(&sandboxes, names_credential))
+        .watches_stream(template_stream, naming(&sandboxes, names_template))
         .watches_stream(class_stream, move |class| {
             let name = class.name_any();
-            // A sandbox without a class may have lost its default, so it is woken by every class.
+            // A sandbox without a class may have lost its default, or the class of its template, so it is woken by every class.
             select(&of_class, |sandbox| sandbox.spec.class_name.as_ref().is_none_or(|own| *own == name))
         })
         .watches_stream(runtime_stream, move |_| select(&of_runtime, |_| true))
@@ -131,6 +131,7 @@ pub fn controller(
         sandboxes,
         credentials,
         classes,
+        templates,
         runtime_classes,
         network_policies,
         service_accounts,
@@ -502,14 +503,6 @@ fn select(
     all.iter().map(|sandbox| ObjectRef::from_obj(sandbox.as_ref())).collect()
 }
 
-fn names_credential(sandbox: &AgentSandbox, name: &str) -> bool {
-    let rules = sandbox.spec.egress.iter().flat_map(|egress| &egress.allow);
-    rules
-        .into_iter()
-        .flat_map(|rule| [&rule.credential, &rule.client_certificate])
-        .any(|named| named.as_deref() == Some(name))
-}
-
 #[cfg(test)]
 mod tests {
     use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
@@ -653,17 +646,6 @@ mod tests {
             assert!(serde_json::to_string(&kept).unwrap().len() < serde_json::to_string(&pod).unwrap().len());
             assert_eq!((step(pod), step(kept)), (wanted, wanted));
         }
-    }
-
-    #[test]
-    fn a_sandbox_is_woken_by_each_credential_that_a_rule_of_it_names_in_either_field() {
-        let named = |rule: Value| {
-            sandbox(|s| s.spec.egress = Some(serde_json::from_value(json!({"allow": [rule]})).unwrap()))
-        };
-        let both = named(json!({"host": "a.example.com", "credential": "key", "clientCertificate": "mtls"}));
-        assert!(names_credential(&both, "key") && names_credential(&both, "mtls"));
-        assert!(!names_credential(&both, "other"));
-        assert!(!names_credential(&named(json!({"host": "a.example.com"})), "mtls"));
     }
 
     #[test]

@@ -160,7 +160,8 @@ fn o_h16_roles_for_people_hold_nothing_but_our_kinds() {
         assert_eq!(strings(rule, "apiGroups"), ["agentsandbox.dev"]);
         for resource in strings(rule, "resources") {
             assert!(
-                ["agentsandboxes", "agentcredentials", "agentsandboxclasses"].contains(&resource),
+                ["agentsandboxes", "agentcredentials", "agentsandboxclasses", "agentsandboxtemplates"]
+                    .contains(&resource),
                 "{resource}"
             );
         }

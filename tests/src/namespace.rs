@@ -127,6 +127,7 @@ impl Namespace {
         let resource = match kind {
             "AgentSandbox" => ApiResource::from_gvk_with_plural(&gvk, "agentsandboxes"),
             "AgentSandboxClass" => ApiResource::from_gvk_with_plural(&gvk, "agentsandboxclasses"),
+            "AgentSandboxTemplate" => ApiResource::from_gvk_with_plural(&gvk, "agentsandboxtemplates"),
             "AgentCredential" => ApiResource::from_gvk_with_plural(&gvk, "agentcredentials"),
             _ => ApiResource::from_gvk(&gvk),
         };

@@ -256,7 +256,7 @@ async fn o_r28_install_upgrade_rollback_and_uninstall_leave_nothing_but_the_kind
     uninstalled(rig).await;
     assert_eq!(cluster_scoped(rig), before, "an orphan");
     let kinds = kubectl(rig, &["get", "crd", "-o", "name"]);
-    for kind in ["agentsandboxes", "agentcredentials", "agentsandboxclasses"] {
+    for kind in ["agentsandboxes", "agentcredentials", "agentsandboxclasses", "agentsandboxtemplates"] {
         assert!(kinds.contains(&format!("{kind}.agentsandbox.dev")), "the CRD {kind} did not stay: {kinds}");
     }
     install::install(&rig.cluster).expect("the chart can be installed again");

@@ -33,10 +33,39 @@ pub struct Case {
 }
 
 pub fn all() -> Vec<Kind> {
-    serde_yaml::from_str(include_str!("cases.yaml")).expect("the cases are as the types say")
+    let mut kinds: Vec<Kind> =
+        serde_yaml::from_str(include_str!("cases.yaml")).expect("the cases are as the types say");
+    let sandbox = kinds.iter().find(|kind| kind.kind == "AgentSandbox").expect("it has cases");
+    let (spec, cases) = (sandbox.base["spec"].clone(), sandbox.cases.iter().filter_map(Case::in_template));
+    let cases: Vec<Case> = cases.collect();
+    let template = kinds.iter_mut().find(|kind| kind.kind == "AgentSandboxTemplate").expect("it has cases");
+    template.base["spec"]["sandbox"] = spec;
+    template.cases.extend(cases);
+    kinds
 }
 
 impl Case {
+    /// The same of a template, which has the schema of a sandbox but for what it cannot say.
+    fn in_template(&self) -> Option<Self> {
+        // It may change as it likes: no volume stands behind it.
+        let is_here = |at: &&str| self.before.is_none() && !at.starts_with(".templateRef");
+        let below = self.at.strip_prefix("spec").filter(is_here)?;
+        let moved = |fields: &Map<String, Value>| {
+            let pointer = |pointer: &String| match pointer.strip_prefix("/spec") {
+                Some(rest) => format!("/spec/sandbox{rest}"),
+                None => pointer.clone(),
+            };
+            fields.iter().map(|(key, value)| (pointer(key), value.clone())).collect()
+        };
+        Some(Self {
+            at: format!("spec.sandbox{below}"),
+            message: self.message.clone(),
+            before: None,
+            accepted: moved(&self.accepted),
+            rejected: moved(&self.rejected),
+        })
+    }
+
     pub fn before(&self, base: &Value) -> Option<Value> {
         self.before.as_ref().map(|before| with(base, before))
     }

@@ -70,6 +70,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
     let (before, running) = (case.before(&kind.base), kind.base.clone());
     for (field, value) in [
         ("className", serde_json::json!("another")),
+        ("templateRef", serde_json::json!({"name": "another"})),
         ("agent", serde_json::json!({"image": "ghcr.io/acme/agent:2"})),
         ("workspace", serde_json::json!({"sizeLimit": "77Mi"})),
         ("scratch", serde_json::json!({"tmp": "77Mi"})),
@@ -98,7 +99,7 @@ fn of_a_sandbox_that_is_over_each_field_is_kept_that_its_program_would_be_run_by
     let count = |of: &str| schema.pointer(of).and_then(|of| of.as_object()).expect("it has fields").len();
     let (spec, lifecycle) =
         ("/properties/spec/properties", "/properties/spec/properties/lifecycle/properties");
-    assert_eq!((count(spec), count(lifecycle)), (7, 6), "a new field is compared too");
+    assert_eq!((count(spec), count(lifecycle)), (8, 6), "a new field is compared too");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use agentsandbox_crds::credential::SecretKeyRef;
 use agentsandbox_crds::names::{GROUP, SANDBOX_NAME_BYTES_MAX};
 use agentsandbox_crds::sandbox::{Agent, AgentSandbox, Mode};
 use agentsandbox_crds::scratch::Medium;
+use agentsandbox_merge::Merged;
 use agentsandbox_policy::document::{
     ClientCertificateDocument, CredentialDocument, RuleDocument, UpstreamProxyDocument,
 };
@@ -30,7 +31,6 @@ mod confinement;
 mod credential;
 mod drain;
 mod egress;
-pub mod hosts;
 mod lifecycle;
 mod limits;
 mod policy;
@@ -39,6 +39,7 @@ mod tracing;
 mod upload;
 mod workspace;
 
+pub use agentsandbox_merge::hosts;
 pub use class::class_to_keep;
 pub use confinement::{Confinement, Means};
 pub use egress::credential_file;
@@ -212,6 +213,10 @@ pub enum RejectionReason {
     OutsideCredential,
     /// The sandbox asks for more than its class allows.
     OutsideClass,
+    /// The template does not exist.
+    TemplateNotFound,
+    /// The sandbox asks for more than its template allows.
+    OutsideTemplate,
     /// A field is wrong by itself.
     InvalidField,
 }
@@ -245,17 +250,17 @@ impl Identity {
     }
 }
 
-/// Judges a sandbox.
+/// Judges a sandbox, with what its template adds.
 ///
 /// # Errors
 /// Everything that speaks against it, in the order of the fields.
 pub fn accept(
     identity: &Identity,
-    sandbox: &AgentSandbox,
+    merged: &Merged,
     references: &References,
     platform: &Platform,
 ) -> Result<Accepted, Vec<Rejection>> {
-    let mut faults = Vec::new();
+    let (sandbox, mut faults) = (&**merged.sandbox(), Vec::new());
     own_metadata(sandbox, &mut faults);
     let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
     let mut in_force = class::in_force(class, references, &mut faults);

@@ -22,7 +22,7 @@ use super::desired::{Child, ChildKind};
 use super::life::{self, Cut, Life};
 use super::observe::{self, Observed};
 use super::outcome::{Left, Off, Outcome, Stage};
-use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status, tell};
+use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status, tell, template};
 
 /// A pod that does not end within this time is on a node that does not answer, mostly.
 const ENDING_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
@@ -184,6 +184,7 @@ pub(super) async fn has_not_happened(ctx: &Ctx, sandbox: &AgentSandbox) -> Resul
 
 /// How long a sandbox may yet live; of one that has lived too long, or is to have no power for now, how soon its end is tried again.
 pub(super) fn due_in(sandbox: &AgentSandbox, ctx: &Ctx) -> Option<Duration> {
+    let sandbox = &*template::living(&ctx.stores, &Arc::new(sandbox.clone()));
     if life::state(sandbox) == Some(PowerState::Suspended) {
         return Some(LATE_RETRY);
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agentsandbox_crds::names::LABEL_SANDBOX_UID;
-use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass};
+use agentsandbox_crds::{AgentCredential, AgentSandbox, AgentSandboxClass, AgentSandboxTemplate};
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -60,6 +60,8 @@ pub struct Stores {
     pub credentials: Store<AgentCredential>,
     /// Classes.
     pub classes: Store<AgentSandboxClass>,
+    /// Templates.
+    pub templates: Store<AgentSandboxTemplate>,
     /// RuntimeClasses, of which only the names matter.
     pub runtime_classes: Store<PartialObjectMeta<RuntimeClass>>,
     /// All policies, ours and others'.

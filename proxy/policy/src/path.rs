@@ -272,8 +272,27 @@ impl PathGlob {
         outer.matches_text(&format!("/{}", text.join("/")))
     }
 
+    /// Whether this glob matches each path that `inner` matches, letter for letter. Where it cannot tell it says no.
+    #[must_use]
+    pub fn takes_in(&self, inner: &Self) -> bool {
+        // By the number of own segments that took in all of `inner` so far; `**` goes on with what follows as long as it likes.
+        let mut taken: Vec<bool> = std::iter::once(true).chain(self.segments.iter().map(|_| false)).collect();
+        for segment in &inner.segments {
+            let mut next = vec![false; taken.len()];
+            for (at, own) in self.segments.iter().enumerate() {
+                next[at + 1] = match own.as_str() {
+                    "**" => taken[at] || taken[at + 1],
+                    own => taken[at] && segment_takes_in(own, segment),
+                };
+            }
+            taken = next;
+        }
+        taken.last() == Some(&true)
+    }
+
     /// Whether it has no `*` in the last segment that it writes.
-    pub(crate) fn names_its_end(&self) -> bool {
+    #[must_use]
+    pub fn names_its_end(&self) -> bool {
         self.segments
             .iter()
             .rfind(|segment| !segment.is_empty())
@@ -307,6 +326,11 @@ impl PathGlob {
         }
         p == self.segments.len()
     }
+}
+
+/// Whether a segment that is not `**` matches all that `inner` does: a `*` of `inner` counts as text that only a `*` takes in.
+fn segment_takes_in(own: &str, inner: &str) -> bool {
+    inner != "**" && own.is_empty() == inner.is_empty() && segment_matches(own.as_bytes(), inner.as_bytes())
 }
 
 /// Linear backtracking over one segment; a lone `*` asks for at least one character.
@@ -460,6 +484,45 @@ mod tests {
                 && !any_matches(&globs[..1], &path)
                 && !any_matches(&globs[1..], &path)
         );
+    }
+
+    #[test]
+    fn a_glob_takes_in_what_is_narrower_letter_for_letter() {
+        let glob = |text: &str| PathGlob::parse(text).unwrap();
+        for (outer, inner, wanted) in [
+            ("/v1/**", "/v1/messages", true),
+            ("/v1/**", "/v1/**", true),
+            ("/v1/**", "/v1/*/files/**", true),
+            ("/v1/*", "/v1/a*", true),
+            ("/v1/a*", "/v1/ab*", true),
+            ("/**", "/", true),
+            ("/**/x", "/a/**/x", true),
+            ("/v1/**", "/V1/x", false),
+            ("/v1/**", "/v1", false),
+            ("/v1/*", "/v1/**", false),
+            ("/v1/", "/v1/**", false),
+            ("/v1/", "/v1/*", false),
+            ("/v1/a*", "/v1/*", false),
+            ("/a/*/**", "/a/**", false),
+            ("/a", "/a/b", false),
+        ] {
+            assert_eq!(glob(outer).takes_in(&glob(inner)), wanted, "{outer} {inner}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_glob_matches_is_matched_by_each_that_takes_it_in(
+            outer in "(/(a|b|[*]|[*][*]|a[*]|[*]b)){1,3}/?",
+            inner in "(/(a|b|[*]|[*][*]|a[*]|[*]b)){1,3}/?",
+            path in "(/(a|b|ab|c)){1,4}/?",
+        ) {
+            let (outer, inner) = (PathGlob::parse(&outer).unwrap(), PathGlob::parse(&inner).unwrap());
+            prop_assert!(outer.takes_in(&outer));
+            if outer.takes_in(&inner) && inner.matches_text(&path) {
+                prop_assert!(outer.matches_text(&path));
+            }
+        }
     }
 
     #[test]

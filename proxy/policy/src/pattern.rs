@@ -94,7 +94,8 @@ impl HostPattern {
 
     /// How specific the pattern is; the smallest is the most specific. Of two wildcards of one form the longer one
     /// names fewer hosts.
-    pub(crate) fn specificity(&self) -> impl Ord + use<> {
+    #[must_use]
+    pub fn specificity(&self) -> impl Ord + use<> {
         (self.form, Reverse(self.base.as_str().len()))
     }
 }

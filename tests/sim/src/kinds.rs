@@ -35,6 +35,7 @@ kinds! {
     SANDBOXES = "agentsandboxes" "AgentSandbox" "agentsandbox.dev/v1alpha1" true true true;
     CREDENTIALS = "agentcredentials" "AgentCredential" "agentsandbox.dev/v1alpha1" true true true;
     CLASSES = "agentsandboxclasses" "AgentSandboxClass" "agentsandbox.dev/v1alpha1" false true true;
+    TEMPLATES = "agentsandboxtemplates" "AgentSandboxTemplate" "agentsandbox.dev/v1alpha1" true false true;
     NAMESPACES = "namespaces" "Namespace" "v1" false true false;
     PODS = "pods" "Pod" "v1" true true true;
     SERVICES = "services" "Service" "v1" true true false;

@@ -84,6 +84,11 @@ fn whole() -> Vec<Value> {
     lasting["spec"]["workspace"] = json!({"access": "Persistent",
         "persistent": {"size": "1Gi", "storageClassName": "local", "whenDeleted": "Delete"}});
     let mut all = vec![sandbox, of_git, lasting, confined, class, credential(json!({"preset": "OpenAI"}))];
+    // What a sandbox may say a template may, but for whether it runs for now.
+    let templates: Vec<Value> =
+        all.iter().filter(|one| one["kind"] == "AgentSandbox").map(template).collect();
+    all.extend(templates);
+    all.push(json!({"kind": "AgentSandbox", "spec": {"templateRef": {"name": "leaf"}}}));
     all.extend(ways.map(|inject| {
         credential(json!({"inject": inject, "hosts": hosts, "placeholderEnv": env, "pinnedHeaders": pinned}))
     }));
@@ -92,6 +97,17 @@ fn whole() -> Vec<Value> {
         object["metadata"] = json!({"name": "leaf"});
     }
     all
+}
+
+fn template(sandbox: &Value) -> Value {
+    let mut spec = sandbox["spec"].clone();
+    if let Some(lifecycle) = spec["lifecycle"].as_object_mut() {
+        lifecycle.remove("state");
+    }
+    let spec: Value =
+        spec.as_object().unwrap().clone().into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let bounds = json!({"images": ["ghcr.io/acme/*"], "classNames": ["gvisor"]});
+    json!({"kind": "AgentSandboxTemplate", "spec": {"sandbox": spec, "bounds": bounds}})
 }
 
 /// A field that holds no further fields.

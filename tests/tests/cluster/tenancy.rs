@@ -148,10 +148,13 @@ async fn o_h16_our_roles_allow_exactly_this() {
         let mut view = all(&read, "agentsandboxes");
         view.extend(all(&read, "agentcredentials"));
         view.extend(all(&read, "agentsandboxclasses"));
+        view.extend(all(&read, "agentsandboxtemplates"));
+        let mut admin = all(&write, "agentcredentials");
+        admin.extend(all(&write, "agentsandboxtemplates"));
         for (role, wanted) in [
             ("agentsandbox-view", view),
             ("agentsandbox-edit", all(&write, "agentsandboxes")),
-            ("agentsandbox-admin", all(&write, "agentcredentials")),
+            ("agentsandbox-admin", admin),
         ] {
             let name = with_role(&ns, role).await;
             let view = user(&rig, &ns, &name).await;
@@ -188,7 +191,9 @@ async fn o_h16_view_edit_and_admin_of_kubernetes_get_our_kinds_and_credentials_a
             && !view.contains("create agentsandboxes")
             && edit.contains("create agentsandboxes")
             && !edit.contains("create agentcredentials")
+            && !edit.contains("create agentsandboxtemplates")
             && admin.contains("create agentcredentials")
+            && admin.contains("create agentsandboxtemplates")
             && !admin.iter().any(|right| {
                 right.contains("bypass-admission") || right.contains("create agentsandboxclasses")
             });

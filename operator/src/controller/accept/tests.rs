@@ -7,7 +7,7 @@ use agentsandbox_policy::document::{AnswerDocument, InjectDocument, LimitsDocume
 use serde_json::json;
 
 use super::*;
-use crate::fixtures::{class, credential, from, identity, ordinary, platform, references, sandbox};
+use crate::fixtures::{accept, class, credential, from, identity, ordinary, platform, references, sandbox};
 
 mod advice;
 mod bounds;

@@ -18,7 +18,7 @@ pub const HOME_DIR: &str = "/home/agent";
 #[must_use]
 pub fn variables(accepted: &Accepted, sealed: &Sealed) -> Vec<EnvVar> {
     let mut all = trust();
-    if accepted.agent.proxy_environment == ProxyEnvironment::Set {
+    if accepted.agent.proxy_environment.unwrap_or_default() == ProxyEnvironment::Set {
         all.extend(proxy(super::confinement::proxy_address(accepted, sealed)));
     }
     all.extend(accepted.placeholders.iter().map(|(name, value)| variable(name, value)));

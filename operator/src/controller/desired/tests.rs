@@ -6,11 +6,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::*;
-use crate::controller::accept::accept;
 use crate::controller::apply::Sealed;
 use crate::controller::evaluate::selects;
 use crate::controller::observe::ProxyClosed;
-use crate::fixtures::{accepted, class, credential, from, identity, platform, references, sandbox};
+use crate::fixtures::{accept, accepted, class, credential, from, identity, platform, references, sandbox};
 
 mod confinement;
 mod edges;
@@ -424,8 +423,9 @@ fn a_recreated_proxy_knows_its_agent_and_keeps_its_hash() {
 
 #[test]
 fn unset_leaves_the_proxy_variables_out() {
-    let bare =
-        accepted(|s| s.spec.agent.proxy_environment = agentsandbox_crds::sandbox::ProxyEnvironment::Unset);
+    let bare = accepted(|s| {
+        s.spec.agent.proxy_environment = Some(agentsandbox_crds::sandbox::ProxyEnvironment::Unset)
+    });
     let variables = environment::variables(&bare, &sealed());
     assert!(variables.iter().all(|v| !v.name.to_lowercase().ends_with("_proxy")));
     assert!(variables.iter().any(|v| v.name == "SSL_CERT_FILE"));

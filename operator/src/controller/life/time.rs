@@ -12,29 +12,17 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::Cut;
 use crate::controller::desired::agent_pod::{AGENT, runs_once};
 use crate::controller::status::{ConditionType, Reason};
+use crate::quantity;
 
 /// Clocks of two replicas differ by less.
 pub(super) const SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 /// How the end of a container is called that could not be started.
 const UNSTARTED: [&str; 2] = ["StartError", "ContainerCannotRun"];
-/// Longest time that a spec may write.
-const LONGEST: SignedDuration = SignedDuration::from_hours(8760);
 
 /// A time as a spec writes it, `1h30m`; none if it is not one.
 #[must_use]
 pub fn parse(text: &str) -> Option<SignedDuration> {
-    let (mut rest, mut sum) = (text, 0_i64);
-    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
-        if let Some((count, after)) = rest.split_once(unit) {
-            if count.is_empty() || !count.bytes().all(|one| one.is_ascii_digit()) {
-                return None;
-            }
-            sum = sum.checked_add(count.parse::<i64>().ok()?.checked_mul(seconds)?)?;
-            rest = after;
-        }
-    }
-    let time = SignedDuration::from_secs(sum);
-    (rest.is_empty() && !text.is_empty() && time <= LONGEST).then_some(time)
+    quantity::seconds(text).map(SignedDuration::from_secs)
 }
 
 /// When an agent of the sandbox first started, as far as anybody knows: the earliest of what was told and what its pod shows; none as

@@ -31,6 +31,7 @@ use crate::controller::desired::Component;
 use crate::controller::life::idle;
 use crate::controller::memory::Memory;
 use crate::controller::plan::is_owned;
+use crate::controller::template;
 
 /// How often each proxy is asked: soon enough for somebody who waits for a denial to show, and one small request.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -194,7 +195,10 @@ fn wake_idle(
     wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     let now = clock.now();
-    for sandbox in stores.sandboxes.state_filter(|sandbox| idle::timeout(sandbox).is_some()) {
+    let may =
+        |sandbox: &AgentSandbox| sandbox.spec.template_ref.is_some() || idle::timeout(sandbox).is_some();
+    let living = stores.sandboxes.state_filter(may).into_iter().map(|one| template::living(stores, &one));
+    for sandbox in living.filter(|sandbox| idle::timeout(sandbox).is_some()) {
         let uid = sandbox.uid().unwrap_or_default();
         let pod = own_pod(stores, &sandbox, Component::Agent);
         let agent = pod.as_ref().map(|pod| (pod, memory.began(&uid, Some(pod), now)));
@@ -222,7 +226,8 @@ async fn round(
             let uid = sandbox.uid().unwrap_or_default();
             let answer = ask(SocketAddr::new(address, port), &uid).await;
             denials.heard(sandbox, answer.as_ref().err());
-            if answer.is_ok_and(|tally| denials.learn(sandbox, &pod, tally, clock.now())) {
+            let learns = |tally| denials.learn(&template::living(stores, sandbox), &pod, tally, clock.now());
+            if answer.is_ok_and(learns) {
                 // Nobody is there to be woken once the controller has ended, and then this ends too.
                 let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));
             }

@@ -88,6 +88,10 @@ reasons! {
     OutsideCredential,
     /// The sandbox asks for more than its class allows.
     OutsideClass,
+    /// The template does not exist.
+    TemplateNotFound,
+    /// The sandbox asks for more than its template allows.
+    OutsideTemplate,
     /// A field is wrong by itself.
     InvalidField,
     /// Nothing more is known, because the sandbox is not accepted.
@@ -230,6 +234,8 @@ impl Reason {
                 | Self::CredentialNotFound
                 | Self::OutsideCredential
                 | Self::OutsideClass
+                | Self::TemplateNotFound
+                | Self::OutsideTemplate
                 | Self::InvalidField
                 | Self::NameConflict
                 | Self::Forbidden
@@ -267,6 +273,8 @@ impl From<RejectionReason> for Reason {
             RejectionReason::CredentialNotFound => Self::CredentialNotFound,
             RejectionReason::OutsideCredential => Self::OutsideCredential,
             RejectionReason::OutsideClass => Self::OutsideClass,
+            RejectionReason::TemplateNotFound => Self::TemplateNotFound,
+            RejectionReason::OutsideTemplate => Self::OutsideTemplate,
             RejectionReason::InvalidField => Self::InvalidField,
         }
     }

@@ -4,9 +4,9 @@ use agentsandbox_policy::{Host, Method, Policy, Request, Scheme, Target};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::controller::accept::{Accepted, Identity, accept};
+use crate::controller::accept::{Accepted, Identity};
 use crate::controller::desired::policy_document;
-use crate::fixtures::{class, credential, from, identity, platform, references, sandbox};
+use crate::fixtures::{accept, class, credential, from, identity, platform, references, sandbox};
 
 /// A sandbox with rules for all of these hosts, and the credential that they name.
 fn accepted(identity: &Identity, spec: &Value, hosts: &[&str]) -> Result<Accepted, Vec<Rejection>> {

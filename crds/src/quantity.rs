@@ -1,4 +1,7 @@
-//! Quantities, as far as the schema admits them: bytes and cores. Pure.
+//! Quantities, as far as the schema admits them: bytes, cores and times. Pure.
+
+/// Longest time that a spec may write: a year.
+const LONGEST_SECS: i64 = 8760 * 3600;
 
 /// Bytes of `512Mi`, `4Gi`, `1G` or `1024`; none if it is no such quantity or does not fit.
 #[must_use]
@@ -39,6 +42,22 @@ pub fn cpu_millis(text: &str) -> Option<i64> {
     }
     let thousandths = format!("{fraction:0<3}").parse::<i64>().ok()?;
     whole.parse::<i64>().ok()?.checked_mul(1000)?.checked_add(thousandths).filter(|n| *n > 0)
+}
+
+/// Seconds of a time as a spec writes it, `1h30m`; none if it is not one, or longer than a year.
+#[must_use]
+pub fn seconds(text: &str) -> Option<i64> {
+    let (mut rest, mut sum) = (text, 0_i64);
+    for (unit, seconds) in [('h', 3600), ('m', 60), ('s', 1)] {
+        if let Some((count, after)) = rest.split_once(unit) {
+            if count.is_empty() || !count.bytes().all(|one| one.is_ascii_digit()) {
+                return None;
+            }
+            sum = sum.checked_add(count.parse::<i64>().ok()?.checked_mul(seconds)?)?;
+            rest = after;
+        }
+    }
+    (rest.is_empty() && !text.is_empty() && sum <= LONGEST_SECS).then_some(sum)
 }
 
 #[cfg(test)]
@@ -82,6 +101,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(cpu_millis(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_its_rule_admits_it() {
+        for (text, wanted) in [
+            ("1h30m", Some(5400)),
+            ("90s", Some(90)),
+            ("0s", Some(0)),
+            ("8760h", Some(8760 * 3600)),
+            ("8760h1s", None),
+            ("30m1h", None),
+            ("1d", None),
+            ("-1h", None),
+            ("h", None),
+            ("30", None),
+            ("", None),
+        ] {
+            assert_eq!(seconds(text), wanted, "{text}");
         }
     }
 }
