@@ -104,18 +104,19 @@ fn has_key(rule: &EgressRule) -> bool {
     rule.credential.is_some() || rule.client_certificate.is_some()
 }
 
-/// Paths that may be compared for one sandbox. The schema lets rules and paths be written of which each with each would be millions, and
-/// everybody else's sandboxes wait meanwhile.
-const COMPARED_MAX: u32 = 10_000;
+/// Pairs of segments of paths that may be compared for one sandbox. The schema lets rules and paths be written of which each with each would be
+/// millions, and everybody else's sandboxes wait meanwhile.
+const COMPARED_MAX: usize = 200_000;
 
 /// How many were.
 #[derive(Default)]
-struct Work(Cell<u32>);
+struct Work(Cell<usize>);
 
 impl Work {
-    /// Whether two more may be.
-    fn compares(&self) -> bool {
-        self.0.set(self.0.get().saturating_add(1));
+    /// Whether these two paths may be compared, too.
+    fn compares(&self, one: &str, other: &str) -> bool {
+        let segments = |path: &str| path.split('/').count();
+        self.0.set(self.0.get().saturating_add(segments(one) * segments(other)));
         !self.is_over()
     }
 
@@ -218,9 +219,9 @@ fn is_disjoint(rule: &EgressRule, other: &EgressRule, work: &Work) -> bool {
         _ => false,
     };
     let paths = match (&rule.paths, &other.paths) {
-        (Some(own), Some(other)) => {
-            own.iter().all(|path| other.iter().all(|glob| work.compares() && lead_apart(path, glob)))
-        }
+        (Some(own), Some(other)) => own
+            .iter()
+            .all(|path| other.iter().all(|glob| work.compares(path, glob) && lead_apart(path, glob))),
         _ => false,
     };
     scheme(rule) != scheme(other)
@@ -252,7 +253,14 @@ fn taken_in(
 ) -> Option<(usize, EgressRule)> {
     let (path, rule) = (format!("egress.allow[{index}]"), own.rule);
     let mut nearest = None;
-    for (at, outer) in outers.iter().enumerate().filter(|(_, outer)| covers(&outer.rule.host, &rule.host)) {
+    let unnamed = |rule: &EgressRule| EgressRule { name: None, ..rule.clone() };
+    // One that is written as the template's is that one.
+    let own_of = outers.iter().position(|outer| unnamed(outer.rule) == unnamed(rule));
+    let turns = own_of.into_iter().chain(0..outers.len()).filter_map(|at| Some((at, outers.get(at)?)));
+    for (at, outer) in turns.filter(|(_, outer)| covers(&outer.rule.host, &rule.host)) {
+        if work.is_over() {
+            return None;
+        }
         match narrowed(own, outer, names_keys, work) {
             Ok(narrowed) => return Some((at, narrowed)),
             Err(outside) => drop(nearest.get_or_insert((outer.place, outside))),
@@ -319,14 +327,15 @@ fn narrowed(own: &Own<'_>, of: &Outer<'_>, names_keys: bool, work: &Work) -> Com
 fn paths(own: &Own<'_>, of: &Outer<'_>, work: &Work) -> Compared<Option<Vec<String>>> {
     let Some(paths) = &own.rule.paths else { return Ok(of.rule.paths.clone()) };
     let is_keyed = has_key(own.rule) || has_key(of.rule);
-    let lies_in = |glob: &PathGlob, path: &PathGlob, text: &str| {
-        work.compares()
+    let lies_in = |(glob, of): (&Option<PathGlob>, &String), path: &PathGlob, text: &str| {
+        let Some(glob) = glob else { return false };
+        work.compares(of, text)
             && glob.takes_in(path)
             && !(is_keyed && names_operations(path, text) && !glob.names_its_end())
     };
     let is_within = |(path, text): (&Option<PathGlob>, &String)| match (path, &of.rule.paths) {
         (Some(path), None) => !(is_keyed && names_operations(path, text)),
-        (Some(path), Some(_)) => of.globs.iter().flatten().any(|glob| lies_in(glob, path, text)),
+        (Some(path), Some(all)) => of.globs.iter().zip(all).any(|glob| lies_in(glob, path, text)),
         (None, _) => false,
     };
     match own.globs.iter().zip(paths).all(is_within) {

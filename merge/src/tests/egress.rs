@@ -128,9 +128,13 @@ fn no_rule_allows_what_a_more_specific_rule_of_the_template_says_more_of() {
     refused(rules(&around, &of), "egress.allow[0].host", "sandbox.egress.allow[1]");
     let guarded = rules(&json!([{"host": "api.acme.test"}]), &of).unwrap();
     assert_eq!(guarded[0]["credential"], "key", "the rule that would speak is the one that it lies in");
-    assert!(rules(&of, &of).is_ok(), "all of its rules are the template's own");
+    assert_eq!(rules(&of, &of), Ok(of.clone()));
+    let starred =
+        json!([{"host": "**.acme.test"}, {"host": "*.acme.test", "methods": ["GET"], "credential": "key"}]);
+    let under = json!([{"host": "*.acme.test"}, {"host": "a.acme.test", "methods": ["GET", "POST"]}]);
+    refused(rules(&under, &starred), "egress.allow[1].host", "sandbox.egress.allow[1]");
     let beside = json!([{"host": "x.test", "methods": ["GET"], "credential": "key"}, {"host": "x.test"}]);
-    assert!(rules(&beside, &beside).is_ok());
+    assert_eq!(rules(&beside, &beside), Ok(beside.clone()), "a rule of the template's own is that one");
     let turned =
         json!([{"host": "x.test", "methods": ["GET", "POST"]}, {"host": "x.test", "methods": ["GET"]}]);
     refused(rules(&turned, &beside), "egress.allow[0].host", "sandbox.egress.allow[0]");
@@ -162,6 +166,10 @@ fn what_the_template_opens_is_not_passed_unopened_by_a_wider_rule() {
     assert_eq!((opened[0].get("tls"), &opened[0]["methods"]), (None, &json!(["GET"])));
     let unopened = json!([{"host": "secret.acme.test", "tls": "Passthrough"}]);
     refused(rules(&unopened, &of), "egress.allow[0].host", "sandbox.egress.allow[1]");
+    let starred =
+        json!([{"host": "**.acme.test", "tls": "Passthrough"}, {"host": "*.acme.test", "methods": ["GET"]}]);
+    let under = json!([{"host": "*.acme.test"}, {"host": "a.acme.test", "tls": "Passthrough"}]);
+    refused(rules(&under, &starred), "egress.allow[1].host", "sandbox.egress.allow[1]");
     let same = json!([{"host": "x.test", "tls": "Passthrough"}, {"host": "x.test"}]);
     assert_eq!(rules(&json!([{"host": "x.test"}]), &same).unwrap()[0].get("tls"), None);
 }
