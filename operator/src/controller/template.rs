@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::sandbox::Mode;
+use agentsandbox_crds::{AgentSandbox, AgentSandboxTemplate};
 use agentsandbox_merge::{Fault, FaultReason, Merged, Origin, merge};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -32,11 +32,21 @@ impl From<Fault> for Rejection {
 /// # Errors
 /// What speaks against the two together.
 pub fn merged(stores: &Stores, sandbox: &Arc<AgentSandbox>) -> Result<Merged, Vec<Fault>> {
-    let found = sandbox.spec.template_ref.as_ref().and_then(|reference| {
-        let namespace = sandbox.namespace().unwrap_or_default();
-        stores.templates.get(&ObjectRef::new(&reference.name).within(&namespace))
-    });
-    merge(Arc::clone(sandbox), found.as_deref())
+    merge(Arc::clone(sandbox), found(stores, sandbox).as_deref())
+}
+
+/// Whether a sandbox, or its template, bounds how long it lies idle. It costs less than to merge them.
+#[must_use]
+pub fn may_idle(stores: &Stores, sandbox: &AgentSandbox) -> bool {
+    let template = found(stores, sandbox);
+    let of = template.iter().filter_map(|template| template.spec.sandbox.lifecycle.as_ref());
+    sandbox.spec.lifecycle.iter().chain(of).any(|lifecycle| lifecycle.idle_timeout.is_some())
+}
+
+/// The template that a sandbox names, as the watches show it.
+fn found(stores: &Stores, sandbox: &AgentSandbox) -> Option<Arc<AgentSandboxTemplate>> {
+    let reference = sandbox.spec.template_ref.as_ref()?;
+    stores.templates.get(&ObjectRef::new(&reference.name).within(&sandbox.namespace().unwrap_or_default()))
 }
 
 /// The sandbox as it lives: with its template, or alone where that cannot be had.

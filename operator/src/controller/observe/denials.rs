@@ -195,8 +195,7 @@ fn wake_idle(
     wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     let now = clock.now();
-    let may =
-        |sandbox: &AgentSandbox| sandbox.spec.template_ref.is_some() || idle::timeout(sandbox).is_some();
+    let may = |sandbox: &AgentSandbox| template::may_idle(stores, sandbox);
     let living = stores.sandboxes.state_filter(may).into_iter().map(|one| template::living(stores, &one));
     for sandbox in living.filter(|sandbox| idle::timeout(sandbox).is_some()) {
         let uid = sandbox.uid().unwrap_or_default();
