@@ -5,16 +5,22 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{BYTES_MESSAGE, BYTES_RULE, STORAGE_CLASS_MESSAGE, STORAGE_CLASS_RULE};
+use crate::sandbox::ImagePullPolicy;
 use crate::scratch::{Execution, Medium};
+
+/// Whether each source is named, in CEL.
+const SOURCES: &str = "[has(self.archive), has(self.git), has(self.configMap), has(self.persistentVolumeClaim), has(self.image)]";
 
 /// The folder /workspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!(has(self.archive) && has(self.git))").message("a workspace begins with an archive or with a git repository: remove archive or git").field_path(".git"),
-    validation = Rule::new("!has(self.access) || self.access != 'ReadOnly' || has(self.archive) || has(self.git)").message("a folder that is empty and cannot be written serves nobody: name an archive or a git repository, or remove access: ReadOnly").field_path(".access"),
-    validation = Rule::new("!has(self.access) || self.access != 'Overlay' || has(self.archive) || has(self.git)").message("there is no original to compare with: name an archive or a git repository, or remove access: Overlay").field_path(".access"),
-    validation = Rule::new("has(self.archive) || has(self.git) || !(has(self.exclude) || has(self.include))").message("exclude and include say what of a source is left out, and no source is named: name an archive or a git repository, or remove them").field_path(".exclude"),
+    validation = Rule::new(format!("{SOURCES}.filter(one, one).size() <= 1")).message("a workspace begins with one source: remove all but one of archive, git, configMap, persistentVolumeClaim and image"),
+    validation = Rule::new(format!("!has(self.access) || self.access != 'ReadOnly' || {SOURCES}.exists(one, one)")).message("a folder that is empty and cannot be written serves nobody: name an archive, a git repository or another source, or remove access: ReadOnly").field_path(".access"),
+    validation = Rule::new(format!("!has(self.access) || self.access != 'Overlay' || {SOURCES}.exists(one, one)")).message("there is no original to compare with: name an archive, a git repository or another source, or remove access: Overlay").field_path(".access"),
+    validation = Rule::new(format!("{SOURCES}.exists(one, one) || !(has(self.exclude) || has(self.include))")).message("exclude and include say what of a source is left out, and no source is named: name an archive, a git repository or another source, or remove them").field_path(".exclude"),
+    validation = Rule::new(format!("!has(self.sanitize) || (!has(self.git) && {SOURCES}.exists(one, one))")).message("sanitize rewrites files of a source, and to git a file that is rewritten is changed: name an archive, a configMap, a persistentVolumeClaim or an image, or remove sanitize").field_path(".sanitize"),
+    validation = Rule::new("!has(self.persistent) || !(has(self.configMap) || has(self.persistentVolumeClaim))").message("a persistent workspace keeps what it was filled with, whoever writes the sandbox later: name an archive, a git repository or an image, or remove persistent").field_path(".persistent"),
     validation = Rule::new("has(self.persistent) == (has(self.access) && self.access == 'Persistent')").message("persistent describes the volume of access: Persistent and of no other: write both, or neither").field_path(".persistent"),
     validation = Rule::new("!has(self.persistent) || !has(self.sizeLimit)").message("sizeLimit bounds a folder of the node, and a persistent workspace is a volume of its own: remove sizeLimit, and write persistent.size").field_path(".sizeLimit"),
     validation = Rule::new("!has(self.persistent) || !has(self.medium)").message("medium says what a folder of the node is made of, and a persistent workspace is a volume of its own: remove medium").field_path(".medium")
@@ -38,6 +44,18 @@ pub struct Workspace {
     /// A git repository of which one commit is checked out into the folder before the agent starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitSource>,
+    /// A ConfigMap of the sandbox's namespace, whose keys are copied into the folder as files before the agent starts. Whoever writes the
+    /// sandbox must be allowed to get it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<ConfigMapSource>,
+    /// A PersistentVolumeClaim of the sandbox's namespace, of which a folder is copied into the folder before the agent starts. Nothing is
+    /// written to it. Whoever writes the sandbox must be allowed to mount it, or to create pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimSource>,
+    /// An OCI image that the node pulls, of which a folder is copied into the folder before the agent starts. Nothing of it is run. It needs
+    /// image volumes: Kubernetes 1.35 and containerd 2.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
     /// Patterns of what is left out of a source beside the project's own list of files that hold secrets, in the language of
     /// .gitignore without braces, such as `**/*.secret`.
     #[x_kube(validation = Rule::new("self.all(p, p.matches('^[^#{}[:cntrl:]][^{}[:cntrl:]]*$'))").message("each pattern of exclude must be one of .gitignore that begins with no # and holds no brace or control character, such as **/*.secret"))]
@@ -50,6 +68,11 @@ pub struct Workspace {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub include: Vec<String>,
+    /// Files that are rewritten without the secrets in them: of the project's own list, where they are left out else, and beside it. What
+    /// is excluded stays out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), extend("x-kubernetes-list-type" = "set"))]
+    pub sanitize: Vec<Sanitized>,
     /// What the agent may do there: ReadWrite (absent means this), ReadOnly, Overlay, or Persistent, where what it writes outlasts its pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<WorkspaceAccess>,
@@ -89,6 +112,35 @@ pub enum WhenDeleted {
     Retain,
     /// It is deleted once the agent's pod is gone.
     Delete,
+}
+
+/// Files that hold settings and secrets side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Sanitized {
+    /// `.npmrc`.
+    Npmrc,
+    /// `.pypirc`.
+    Pypirc,
+    /// `pip.conf` and `pip.ini`.
+    PipConf,
+    /// `.netrc` and `_netrc`, of which the names of machines stay.
+    Netrc,
+    /// `.gitconfig`.
+    GitConfig,
+}
+
+impl Sanitized {
+    /// The name as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Npmrc => "Npmrc",
+            Self::Pypirc => "Pypirc",
+            Self::PipConf => "PipConf",
+            Self::Netrc => "Netrc",
+            Self::GitConfig => "GitConfig",
+        }
+    }
 }
 
 /// What the agent may do in the folder.
@@ -144,6 +196,62 @@ pub struct GitSource {
     #[schemars(range(min = 1, max = 1000))]
     pub depth: Option<i32>,
 }
+
+/// A ConfigMap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapSource {
+    /// Its name. One whose name ends in -policy is refused: so end those that the operator makes.
+    #[x_kube(validation = Rule::new(OBJECT_NAME_RULE).message("name must be the name of a ConfigMap of this namespace, such as task: lower-case letters, digits, - and ."))]
+    #[x_kube(validation = Rule::new("!self.endsWith('-policy')").message("ConfigMaps whose names end in -policy are those of sandboxes' own: give it another name"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// A claim, with what is copied of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSource {
+    /// Its name. One whose name ends in -workspace is refused: so end those that the operator makes.
+    #[x_kube(validation = Rule::new(OBJECT_NAME_RULE).message("claimName must be the name of a PersistentVolumeClaim of this namespace, such as datasets: lower-case letters, digits, - and ."))]
+    #[x_kube(validation = Rule::new("!self.endsWith('-workspace')").message("claims whose names end in -workspace are those of sandboxes' own: give it another name"))]
+    #[schemars(length(min = 1, max = 253))]
+    pub claim_name: String,
+    /// The folder in it that is copied, such as src/shop; absent means all of it.
+    #[x_kube(validation = Rule::new(FOLDER_RULE).message(FOLDER_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: Option<String>,
+}
+
+/// An image, with what is copied of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// The image, with a digest or a tag other than latest, of a registry that the class allows.
+    #[x_kube(validation = Rule::new(IMAGE_RULE).message("reference must be an image with a tag or digest, such as ghcr.io/acme/shop-code:1.2.3"))]
+    #[schemars(length(min = 1, max = 512))]
+    pub reference: String,
+    /// The folder in it that is copied, such as src/shop; absent means all of it.
+    #[x_kube(validation = Rule::new(FOLDER_RULE).message(FOLDER_MESSAGE))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: Option<String>,
+    /// When the node pulls it: IfNotPresent (absent means this), Always or Never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<ImagePullPolicy>,
+}
+
+/// An image.
+const IMAGE_RULE: &str = "self.matches('^[a-z0-9][a-zA-Z0-9._/:@-]*$')";
+/// The name of an object, as RFC 1123 has those of subdomains.
+const OBJECT_NAME_RULE: &str =
+    "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')";
+/// A folder in a source.
+const FOLDER_RULE: &str =
+    "self.matches('^[^/[:cntrl:]]+(/[^/[:cntrl:]]+)*$') && !self.matches('(^|/)[.][.]?(/|$)')";
+/// What [`FOLDER_RULE`] says to someone who broke it.
+const FOLDER_MESSAGE: &str = "path must name a folder of the source by its way from there, such as src/shop, with no / before or behind it and no . or .. in it";
 
 /// What the workspace began with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

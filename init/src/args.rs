@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use agentsandbox_report::KernelKind;
 use agentsandbox_workspace::git::wire::Wanted;
+use agentsandbox_workspace::{Format, RelativePath};
 use clap::{Parser, Subcommand, ValueEnum};
 use url::Url;
 
@@ -35,7 +36,7 @@ pub struct Args {
 pub enum Command {
     /// Prove the walls, enrol with the proxy, build the trust bundle, read the limits back, and report.
     Fence(FenceArgs),
-    /// Fetch an archive through the sandbox's own proxy, unpack it, and report.
+    /// Fetch an archive or a repository through the sandbox's own proxy, or read a folder, unpack it, and report.
     Workspace(WorkspaceArgs),
     /// Tell what differs between two trees, one of which somebody hostile writes to.
     Changes(ChangesArgs),
@@ -208,7 +209,10 @@ pub struct WorkspaceArgs {
     /// A pattern of what is taken though the project's own list leaves it out.
     #[arg(long)]
     pub include: Vec<String>,
-    /// Seconds after which the download is given up; of a repository, the whole step.
+    /// A format of files that are rewritten without their secrets.
+    #[arg(long, value_parser = format, conflicts_with = "git_url")]
+    pub sanitize: Vec<Format>,
+    /// Seconds after which the download is given up; of a repository and a folder, the whole step.
     #[arg(long, default_value_t = 1800)]
     pub deadline_secs: u64,
     /// File that the report goes to.
@@ -216,11 +220,11 @@ pub struct WorkspaceArgs {
     pub termination_log: PathBuf,
 }
 
-/// An archive, a git repository or nothing: exactly one of them.
+/// An archive, a git repository, a folder or nothing: exactly one of them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SourceArgs {
     /// The archive.
-    #[arg(long, required_unless_present_any = ["git_url", "empty"], conflicts_with = "git_url", requires = "sha256")]
+    #[arg(long, required_unless_present_any = ["git_url", "folder", "empty"], conflicts_with_all = ["git_url", "folder"], requires = "sha256")]
     pub url: Option<Url>,
     /// The archive's SHA-256, as 64 hexadecimal digits in lower case.
     #[arg(long, value_parser = digest, requires = "url", conflicts_with = "git_url")]
@@ -237,13 +241,27 @@ pub struct SourceArgs {
     /// How many commits of the history are fetched.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "url")]
     pub git_depth: u32,
+    /// A folder that is mounted here, and copied.
+    #[arg(long, conflicts_with = "git_url")]
+    pub folder: Option<PathBuf>,
+    /// The folder in it that is copied, by a path without links.
+    #[arg(long, value_parser = folder_path, requires = "folder", conflicts_with_all = ["url", "git_url", "empty"])]
+    pub folder_path: Option<RelativePath>,
     /// The tree begins empty.
-    #[arg(long, conflicts_with_all = ["url", "git_url"])]
+    #[arg(long, conflicts_with_all = ["url", "git_url", "folder"])]
     pub empty: bool,
 }
 
 fn wanted(text: &str) -> Result<Wanted, String> {
     Wanted::parse(Some(text)).ok_or_else(|| "it is no branch, tag or commit".to_owned())
+}
+
+fn folder_path(text: &str) -> Result<RelativePath, String> {
+    RelativePath::parse(text.as_bytes()).map_err(|refusal| refusal.to_string())
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    Format::named(text).ok_or_else(|| "it is no format that is rewritten".to_owned())
 }
 
 fn digest(text: &str) -> Result<String, String> {

@@ -165,6 +165,7 @@ mod tests {
             bytes: u64::MAX,
             left_out: u64::MAX,
             with_tokens: u64::MAX,
+            rewritten: u64::MAX,
             commit: Some("f".repeat(40)),
             duration_millis: u64::MAX,
         };

@@ -9,8 +9,8 @@
 //! | the crate `agentsandbox-workspace` unpacks it beside its place, and puts it there as a whole | `ArchiveRefused` |
 //! | where the original stays, that was its place, and the agent's tree is a copy of it | `Failed`, `ArchiveRefused` |
 //!
-//! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest. A persistent
-//! volume may begin empty, which is reported all the same: it is filled once, whatever is asked for later.
+//! Of a git repository it is [`git`] that fetches; what came is named by ids that the crate computes, in place of a digest. A folder is
+//! mounted where only this step sees it, read-only, and nothing is fetched. A persistent volume may begin empty, which is reported all the same: it is filled once, whatever is asked for later.
 //!
 //! It runs behind the fence and has no way past it: it holds no token and no key, its requests are judged like the agent's, and the
 //! proxy adds what the rules say. Everything that comes is hostile. Names of files go to the log alone, in plain ASCII.
@@ -28,6 +28,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agentsandbox_report::{WORKSPACE_VERSION, WorkspaceReport, WorkspaceVerdict};
+use agentsandbox_workspace::folder::{open_within, unpack_folder};
 use agentsandbox_workspace::{Error, Exclusion, Limits, Note, Reason, Tree, Unpacked, unpack};
 use tokio::time::timeout;
 use url::Url;
@@ -57,6 +58,7 @@ pub fn failed(verdict: WorkspaceVerdict, message: &str, started: Instant) -> Wor
         bytes: 0,
         left_out: 0,
         with_tokens: 0,
+        rewritten: 0,
         commit: None,
         duration_millis: millis(started),
     }
@@ -89,17 +91,20 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
         volume::check_unreported(&args.volume).map_err(|error| own(&error))?;
     }
     let exclusion = Exclusion::new(&args.exclude, &args.include).map_err(|error| own(&error))?;
+    let exclusion = exclusion.sanitizing(&args.sanitize);
     volume::clear(&args.volume).map_err(|error| own(&error))?;
     if let Some(original) = &args.original {
         volume::clear(original).map_err(|error| own(&error))?;
     }
     let mut log = Log { out: log, told: 0 };
-    let done = match (&args.source.url, &args.source.git_url) {
-        (Some(url), _) => archive(args, url, &exclusion, &mut log),
-        (None, Some(url)) => git::checked_out(args, url, &exclusion, started, &mut log),
-        (None, None) if args.source.empty => empty(args),
+    let source = &args.source;
+    let done = match (&source.url, &source.git_url, &source.folder) {
+        (Some(url), _, _) => archive(args, url, &exclusion, &mut log),
+        (None, Some(url), _) => git::checked_out(args, url, &exclusion, started, &mut log),
+        (None, None, Some(path)) => folder(args, path, &exclusion, started, &mut log),
+        (None, None, None) if source.empty => empty(args),
         // The command line was refused.
-        (None, None) => Err(own(&io::Error::other("no source is named"))),
+        (None, None, None) => Err(own(&io::Error::other("no source is named"))),
     };
     log.end();
     let report = report(done?, started);
@@ -125,6 +130,46 @@ fn archive(
     let unpacked = unpack(archive, tree, exclusion, args.source.strip_components, &mut |note| log.tell(note));
     let unpacked = unpacked.map_err(|error| refused(args, &error))?;
     Ok(Outcome { unpacked, message: "The archive is unpacked.".to_owned(), commit: None })
+}
+
+/// What a folder holds that is mounted here. Its path is ours; what is named within it is the sandbox's, and no link on the way is followed.
+fn folder(
+    args: &WorkspaceArgs,
+    path: &Path,
+    exclusion: &Exclusion,
+    started: Instant,
+    log: &mut Log<'_>,
+) -> Result<Outcome, Failure> {
+    let volume = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure {
+            verdict: WorkspaceVerdict::FetchFailed,
+            message: "Nothing is mounted where the source should be: an API server without image volumes (Kubernetes before 1.35, unless the feature gate ImageVolume is on) takes them out of a pod without a word.".to_owned(),
+        },
+        _ => own(&error),
+    })?;
+    let within = args.source.folder_path.as_ref();
+    let folder = match within {
+        None => volume.into(),
+        Some(within) => open_within(volume.as_fd(), within).map_err(|error| match &error {
+            Error::System { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                let message = format!("There is no folder {within} in what is to be copied.");
+                Failure { verdict: WorkspaceVerdict::FetchFailed, message }
+            }
+            _ => refused(args, &error),
+        })?,
+    };
+    let clock = in_time(args, started);
+    let tree = tree(args, 0)?;
+    let mut note = |note: Note<'_>| log.tell(note);
+    let unpacked = unpack_folder(folder.as_fd(), within, tree, exclusion, &clock, &mut note);
+    let unpacked = unpacked.map_err(|error| refused(args, &error))?;
+    Ok(Outcome { unpacked, message: "The folder is copied.".to_owned(), commit: None })
+}
+
+/// Whether the step has time left.
+fn in_time(args: &WorkspaceArgs, started: Instant) -> impl Fn() -> Result<(), Error> {
+    let deadline = Duration::from_secs(args.deadline_secs);
+    move || if started.elapsed() < deadline { Ok(()) } else { Err(Error::Late) }
 }
 
 /// A tree without anything in it.
@@ -213,6 +258,7 @@ impl Log<'_> {
         }
         let _ = match note {
             Note::LeftOut(path) => writeln!(self.out, "left out: {path}"),
+            Note::Rewritten(path) => writeln!(self.out, "rewritten without its secrets: {path}"),
             Note::Token(path, shape) => writeln!(self.out, "holds what looks like a {shape}: {path}"),
         };
     }
@@ -225,7 +271,12 @@ impl Log<'_> {
 }
 
 fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
-    let source = if args.source.git_url.is_some() { "repository" } else { "archive" };
+    let (source, what) = match (&args.source.git_url, &args.source.folder) {
+        (Some(_), _) => ("repository", "The repository and its tree"),
+        // Nothing of it is here but its tree.
+        (None, Some(_)) => ("folder", "What is copied"),
+        (None, None) => ("archive", "The archive and its tree"),
+    };
     let verdict = match error {
         Error::Refused(_) | Error::Unreadable(_) | Error::Pack(_) => WorkspaceVerdict::ArchiveRefused,
         Error::Late => WorkspaceVerdict::FetchFailed,
@@ -248,7 +299,7 @@ fn refused(args: &WorkspaceArgs, error: &Error) -> Failure {
     if is_full || is_too_large {
         let field = if args.persistent { "persistent.size" } else { "sizeLimit" };
         message.push_str(&format!(
-            " The {source} and its tree must fit into the {} bytes of the workspace together: raise spec.workspace.{field}.",
+            " {what} must fit into the {} bytes of the workspace together: raise spec.workspace.{field}.",
             args.volume_bytes
         ));
     }
@@ -272,6 +323,7 @@ fn report(done: Outcome, started: Instant) -> WorkspaceReport {
         bytes: unpacked.written.bytes,
         left_out: unpacked.left_out.saturating_add(unpacked.excluded),
         with_tokens: unpacked.with_tokens,
+        rewritten: unpacked.rewritten,
         commit,
         duration_millis: millis(started),
     }

@@ -25,7 +25,7 @@ use agentsandbox_crds::names::FINALIZER;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use agentsandbox_merge::Merged;
 use futures::future::join;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -260,10 +260,8 @@ async fn raise(
         isolation: accepted.class.isolation,
         without_network: accepted.confinement.as_ref().is_some_and(|asked| asked.without_network),
         fetches: accepted.source.is_some(),
-        claim: accepted
-            .persistent
-            .as_ref()
-            .and_then(|asked| Some((Box::new(sealed.claim()?.clone()), asked.bytes))),
+        claim: claimed(accepted, &sealed),
+        missing: ctx.writer.missing(accepted, &agent).await,
         credentials: accepted.secrets(),
         login: accepted.login.clone(),
         held: ctx.denials.held(&identity.uid, present(&proxy)),
@@ -280,6 +278,11 @@ async fn raise(
         off: None,
         stage: Stage::Standing(Box::new(workload)),
     })
+}
+
+/// The claim of a persistent workspace, with the bytes that it is to have.
+fn claimed(accepted: &Accepted, sealed: &Sealed) -> Option<(Box<PersistentVolumeClaim>, i64)> {
+    Some((Box::new(sealed.claim()?.clone()), accepted.persistent.as_ref()?.bytes))
 }
 
 /// The agent's pod, once its way to the proxy is as the evidence says.

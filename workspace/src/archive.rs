@@ -30,6 +30,8 @@ pub enum Note<'a> {
     LeftOut(&'a RelativePath),
     /// This file holds what looks like a credential.
     Token(&'a RelativePath, Shape),
+    /// This file is rewritten without its secrets.
+    Rewritten(&'a RelativePath),
 }
 
 /// What became of an archive.
@@ -43,6 +45,8 @@ pub struct Unpacked {
     pub excluded: u64,
     /// Files with something that looks like a credential.
     pub with_tokens: u64,
+    /// Files that were rewritten without their secrets.
+    pub rewritten: u64,
 }
 
 /// Unpacks an archive of any kind into a tree, and puts the tree in its place. The first `strip` names of each path are taken off

@@ -9,6 +9,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::path::RelativePath;
 use crate::refusal::Plain;
+use crate::sanitize::Format;
 
 /// This project's list, one pattern a line.
 pub const DEFAULT: &str = include_str!("exclusion/default.txt");
@@ -48,6 +49,8 @@ pub struct Exclusion {
     include: Gitignore,
     /// The user's patterns, as they were written: what is left out, and what is taken back.
     patterns: (Vec<String>, Vec<String>),
+    /// What is rewritten instead of being left out.
+    formats: Vec<Format>,
 }
 
 impl Exclusion {
@@ -69,7 +72,32 @@ impl Exclusion {
             exclude: matcher(exclude, true)?,
             include: matcher(include, false)?,
             patterns: (owned(exclude), owned(include)),
+            formats: Vec::new(),
         })
+    }
+
+    /// The same, with files of these formats rewritten without their secrets, whether this project's list has them or not.
+    #[must_use]
+    pub fn sanitizing(self, formats: &[Format]) -> Self {
+        Self { formats: formats.to_vec(), ..self }
+    }
+
+    /// As what a file is rewritten; none where nobody asks for it, where the user excludes it, and where a folder that it is in is left out with it.
+    /// One that is included is rewritten all the same. The path comes in the two forms of [`Exclusion::verdict_of`].
+    pub fn rewrites(&self, came: &RelativePath, path: &RelativePath) -> Option<Format> {
+        let format = Format::of(path.split().1).filter(|format| self.formats.contains(format))?;
+        let folder = |of: &RelativePath| {
+            let within = of.split().0;
+            RelativePath::parse(if within.is_empty() { "." } else { within }.as_bytes()).ok()
+        };
+        let is_rewritten = match self.verdict_of(came, path, false) {
+            Verdict::Taken => true,
+            Verdict::LeftOutByDefault => {
+                self.verdict_of(&folder(came)?, &folder(path)?, true) == Verdict::Taken
+            }
+            Verdict::Excluded => false,
+        };
+        is_rewritten.then_some(format)
     }
 
     /// The user's patterns: what is left out, and what is taken back.

@@ -399,7 +399,7 @@ pub(crate) fn system(doing: &'static str, path: &str, source: impl Into<io::Erro
 }
 
 /// What the kernel's answer means for a path of the tree.
-fn told(doing: &'static str, path: &RelativePath, errno: Errno) -> Error {
+pub(crate) fn told(doing: &'static str, path: &RelativePath, errno: Errno) -> Error {
     let reason = match errno {
         Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Reason::ThroughLink,
         Errno::EXIST => Reason::NamedTwice,

@@ -111,6 +111,63 @@ spec:
       "spec.egress.upstreamProxy.login.secretRef: " + request.userInfo.username + " may not get Secret "
       + object.spec.egress.upstreamProxy.login.secretRef.name + " in every namespace; whoever writes a class with a login must be allowed to read it: "
       + "ask for a ClusterRole with verb get on secrets, resourceNames [" + object.spec.egress.upstreamProxy.login.secretRef.name + "]"
+---
+# An agent reads what its workspace begins with, and whoever writes its sandbox says what it does with that. So it is not only who names the
+# object that must be allowed to read it: who may edit the program or the rules of a sandbox has its agent send what it read to a host of his choice.
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: agentsandbox-sources
+  labels: {{- include "agentsandbox.labels" . | nindent 4 }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    matchPolicy: Equivalent
+    namespaceSelector: {}
+    objectSelector: {}
+    resourceRules:
+    - apiGroups: [agentsandbox.dev]
+      apiVersions: ["*"]
+      operations: [CREATE, UPDATE]
+      resources: [agentsandboxes]
+      scope: Namespaced
+  matchConditions:
+  # What stood there counts as well: the agent that reads it still runs when the rules of the same change are in force.
+  - name: spec-is-new-and-names-a-source
+    expression: >-
+      [object, oldObject].exists(o, o != null
+      && (o.?spec.?workspace.?configMap.hasValue() || o.?spec.?workspace.?persistentVolumeClaim.hasValue()))
+      && (oldObject == null || object.spec != oldObject.spec)
+  variables:
+  - name: allMaps
+    expression: >-
+      [object, oldObject].filter(o, o != null && o.?spec.?workspace.?configMap.hasValue()).map(o, o.spec.workspace.configMap.name)
+  - name: allClaims
+    expression: >-
+      [object, oldObject].filter(o, o != null && o.?spec.?workspace.?persistentVolumeClaim.hasValue()).map(o, o.spec.workspace.persistentVolumeClaim.claimName)
+  # Mostly one name, twice: each question to the authorizer takes a third of what an expression may cost.
+  - name: maps
+    expression: "variables.allMaps.size() == 2 && variables.allMaps[0] == variables.allMaps[1] ? [variables.allMaps[0]] : variables.allMaps"
+  - name: claims
+    expression: "variables.allClaims.size() == 2 && variables.allClaims[0] == variables.allClaims[1] ? [variables.allClaims[0]] : variables.allClaims"
+  validations:
+  - expression: >-
+      variables.maps.all(name, authorizer.group("").resource("configmaps").namespace(request.namespace).name(name).check("get").allowed())
+    reason: Forbidden
+    messageExpression: >-
+      "spec.workspace.configMap: " + request.userInfo.username + " may not get ConfigMap " + variables.maps.join(" or ") + " in namespace "
+      + request.namespace + "; whoever writes a sandbox must be allowed to read what its agent reads: ask for a Role with verb get on configmaps, resourceNames ["
+      + variables.maps.join(", ") + "]"
+  # To get a claim is no right to what is in its volume, which the role view has of each. Who may create pods mounts any of them.
+  - expression: >-
+      variables.claims.all(name, authorizer.group("").resource("persistentvolumeclaims").namespace(request.namespace).name(name).check("mount").allowed())
+      || authorizer.group("").resource("pods").namespace(request.namespace).check("create").allowed()
+    reason: Forbidden
+    messageExpression: >-
+      "spec.workspace.persistentVolumeClaim: " + request.userInfo.username + " may not mount PersistentVolumeClaim "
+      + variables.claims.join(" or ") + " in namespace " + request.namespace
+      + "; whoever writes a sandbox must be allowed to read what its agent reads: ask for a Role with verb mount on persistentvolumeclaims, resourceNames ["
+      + variables.claims.join(", ") + "], or for one to create pods"
 {{- end }}
 
 {{- define "agentsandbox.admissionChildren" -}}
@@ -463,7 +520,7 @@ spec:
 {{/* All that is switched on, policies and bindings. */}}
 {{- define "agentsandbox.admission" -}}
 {{- $groups := list
-  (list "secretReferences" "agentsandbox.admissionSecretReferences" (list "agentsandbox-credentials" "agentsandbox-classes"))
+  (list "secretReferences" "agentsandbox.admissionSecretReferences" (list "agentsandbox-credentials" "agentsandbox-classes" "agentsandbox-sources"))
   (list "children" "agentsandbox.admissionChildren" (list "agentsandbox-children" "agentsandbox-finalizers" "agentsandbox-statuses"))
   (list "pods" "agentsandbox.admissionPods" (list "agentsandbox-pods"))
   (list "proxyAccess" "agentsandbox.admissionProxyAccess" (list "agentsandbox-proxy-access"))

@@ -24,11 +24,19 @@ pub struct WorkspaceReport {
     pub left_out: u64,
     /// Files with what looks like a credential, which stay.
     pub with_tokens: u64,
+    /// Files that were rewritten without the secrets in them; absent where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rewritten: u64,
     /// The commit that was checked out, as 40 hexadecimal digits; absent of an archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// Milliseconds from the step's start to its verdict.
     pub duration_millis: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Outcome of a run, in the order in which it gets on.

@@ -4,13 +4,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agentsandbox_workspace::git::wire::{
     Greeting, Lines, Named, Names, Reader, Sent, Wanted, WireError, fetch, list,
 };
 use agentsandbox_workspace::git::{Origin, check_out};
-use agentsandbox_workspace::{Error, Exclusion, Note};
+use agentsandbox_workspace::{Exclusion, Note};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
@@ -46,10 +46,7 @@ pub(super) fn checked_out(
     let (named, bytes) = super::awaited(args, async |way| {
         fetched(way, url, &wanted, &args.source, pack.as_file_mut(), args.volume_bytes).await
     })?;
-    let clock = || match started.elapsed() < Duration::from_secs(args.deadline_secs) {
-        true => Ok(()),
-        false => Err(Error::Late),
-    };
+    let clock = super::in_time(args, started);
     let tree = super::tree(args, bytes)?;
     let origin = Origin { url: url.as_str(), branch: named.branch.as_deref() };
     let mut notes = |note: Note<'_>| log.tell(note);

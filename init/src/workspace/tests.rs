@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::{run, volume};
 use crate::args::{Args, Command, WorkspaceArgs};
 
+mod of_folder;
 mod of_git;
 mod overlay;
 mod persistent;
@@ -53,7 +54,7 @@ impl Place {
         line.extend(["--volume-bytes", "1000000"]);
         if sha256 == of_git::GIT {
             line.extend(["--git-url", url]);
-        } else if !more.contains(&"--empty") {
+        } else if !more.contains(&"--empty") && !more.iter().any(|arg| arg.starts_with("--folder=")) {
             line.extend(["--url", url, "--sha256", sha256]);
         }
         line.extend(more);

@@ -264,7 +264,7 @@ pub fn accept(
     own_metadata(sandbox, &mut faults);
     let Some(class) = class::class(sandbox, references, &mut faults) else { return Err(faults) };
     let mut in_force = class::in_force(class, references, &mut faults);
-    image(sandbox, class, &mut faults);
+    image("spec.agent.image", &sandbox.spec.agent.image, class, &mut faults);
     lifecycle::lifecycle(sandbox, platform, &mut faults);
     let limits = limits::limits(sandbox, class, &mut faults);
     let scratch = scratch::scratch(sandbox, limits.as_ref(), &mut faults);
@@ -285,7 +285,7 @@ pub fn accept(
         platform,
     );
     let policy = policy::judge(sandbox, &in_force.name, policy, &mut faults);
-    let source = workspace::source(sandbox, policy.as_ref(), &mut faults);
+    let source = workspace::source(sandbox, class, policy.as_ref(), &mut faults);
     let persistent = workspace::persistent(sandbox, class, &mut faults);
     match limits {
         Some(limits) if faults.is_empty() => Ok(Accepted {
@@ -365,14 +365,13 @@ fn own_metadata(sandbox: &AgentSandbox, faults: &mut Vec<Rejection>) {
     }
 }
 
-fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
-    let image = &sandbox.spec.agent.image;
+fn image(field: &str, image: &str, class: &AgentSandboxClass, faults: &mut Vec<Rejection>) {
     let last = image.rsplit('/').next().unwrap_or(image);
     if !image.contains("@sha256:") && (!last.contains(':') || last.ends_with(":latest")) {
         reject(
             faults,
             RejectionReason::InvalidField,
-            "spec.agent.image",
+            field,
             "the image must carry a tag other than latest, or a digest; write ghcr.io/acme/agent:1.2.3",
         );
     }
@@ -381,7 +380,7 @@ fn image(sandbox: &AgentSandbox, class: &AgentSandboxClass, faults: &mut Vec<Rej
         reject(
             faults,
             RejectionReason::OutsideClass,
-            "spec.agent.image",
+            field,
             format!(
                 "class {} allows images of {} only; push the image there, or use another class",
                 class.name_any(),

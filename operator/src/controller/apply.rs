@@ -33,6 +33,7 @@ mod child;
 mod claims;
 mod error;
 mod pods;
+mod source;
 mod walls;
 mod way;
 
@@ -42,6 +43,7 @@ pub use pods::{
     End, Ending, LivePod, end_shown, halt, is_kept, is_outside_its_walls, power_down, put_back, release,
     release_ending,
 };
+pub use source::Missing;
 pub use way::{Gated, admit, keep, shut};
 
 pub(super) use child::names_another;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::accept::{Rejection, SecretPlace, UpstreamLogin};
-use super::apply::{Applied, ApplyError, names_another};
+use super::apply::{Applied, ApplyError, Missing, names_another};
 use super::desired::ChildKind;
 use super::evaluate::Widening;
 use super::memory::Failed;
@@ -151,6 +151,8 @@ pub struct Workload {
     pub fetches: bool,
     /// The claim that it is in, with the bytes that it is to have; none where it lasts as long as its pod.
     pub claim: Option<(Box<PersistentVolumeClaim>, i64)>,
+    /// What the workspace is to begin with and is not there, if the agent's pod waits for it.
+    pub missing: Option<Missing>,
     /// The Secrets of the credentials that rules name, and of the login at the class's upstream proxy, by the credential's name.
     pub credentials: BTreeMap<String, SecretPlace>,
     /// That login, if the class asks for one.

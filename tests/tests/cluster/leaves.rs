@@ -83,7 +83,24 @@ fn whole() -> Vec<Value> {
     let mut lasting = sandbox.clone();
     lasting["spec"]["workspace"] = json!({"access": "Persistent",
         "persistent": {"size": "1Gi", "storageClassName": "local", "whenDeleted": "Delete"}});
-    let mut all = vec![sandbox, of_git, lasting, confined, class, credential(json!({"preset": "OpenAI"}))];
+    let mut of_claim = sandbox.clone();
+    of_claim["spec"]["workspace"] = json!({"persistentVolumeClaim": {"claimName": "datasets", "path": "src/shop"}, "sanitize": ["Npmrc"]});
+    let mut of_map = sandbox.clone();
+    of_map["spec"]["workspace"] = json!({"configMap": {"name": "task"}});
+    let mut of_image = sandbox.clone();
+    of_image["spec"]["workspace"] =
+        json!({"image": {"reference": fixtures::AGENT_IMAGE, "path": "etc/apt", "pullPolicy": "Never"}});
+    let mut all = vec![
+        sandbox,
+        of_git,
+        of_claim,
+        of_map,
+        of_image,
+        lasting,
+        confined,
+        class,
+        credential(json!({"preset": "OpenAI"})),
+    ];
     // What a sandbox may say a template may, but for whether it runs for now.
     let templates: Vec<Value> =
         all.iter().filter(|one| one["kind"] == "AgentSandbox").map(template).collect();

@@ -52,6 +52,7 @@ mod schema;
 mod scratch;
 mod secret;
 mod simulator;
+mod sources;
 mod tampering;
 mod tenancy;
 mod tenants;

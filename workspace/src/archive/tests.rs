@@ -17,6 +17,7 @@ use crate::refusal::{Error, Reason};
 use crate::tree::Tree;
 
 mod readings;
+mod sanitized;
 mod strip;
 
 /// Entries of a tar: a name, a kind, and a content or a target.
@@ -353,6 +354,7 @@ fn what_is_left_out_is_counted_and_named_under_each_of_its_names() {
         notes.push(match note {
             Note::LeftOut(path) => format!("left out {path}"),
             Note::Token(path, shape) => format!("{shape} in {path}"),
+            Note::Rewritten(path) => format!("rewritten {path}"),
         });
     })
     .unwrap();

@@ -159,7 +159,7 @@ fn taken(pack: &[u8], asked: &Asked<'_>) -> Result<Out, Error> {
         &|| Ok(()),
         &mut |note| match note {
             Note::LeftOut(path) => notes.push(path.to_string()),
-            Note::Token(..) => {}
+            Note::Token(..) | Note::Rewritten(_) => {}
         },
     );
     match done {

@@ -1,13 +1,17 @@
-//! What the workspace begins with. It is fetched behind the fence, under the same rules as the agent's requests: whether they
+//! What the workspace begins with. What is fetched is so behind the fence, under the same rules as the agent's requests: whether they
 //! allow it is asked of the very policy that the proxy will judge by, so that a sandbox that could never start is told so here.
 
 use agentsandbox_crds::class::AgentSandboxClass;
+use agentsandbox_crds::names::{SUFFIX_POLICY, SUFFIX_WORKSPACE};
 use agentsandbox_crds::sandbox::{AgentSandbox, Mode};
 use agentsandbox_crds::scratch::Medium;
-use agentsandbox_crds::workspace::{ArchiveSource, GitSource, Workspace, WorkspaceAccess};
+use agentsandbox_crds::workspace::{
+    ArchiveSource, ClaimSource, ConfigMapSource, GitSource, ImageSource, Sanitized, Workspace,
+    WorkspaceAccess,
+};
 use agentsandbox_policy::{Malformed, Method, Policy, Request, Scheme, Target, parse_authority};
-use agentsandbox_workspace::Exclusion;
 use agentsandbox_workspace::git::wire::Wanted;
+use agentsandbox_workspace::{Exclusion, RelativePath};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
@@ -18,6 +22,11 @@ use crate::quantity;
 
 const ARCHIVE_URL: &str = "spec.workspace.archive.url";
 const GIT_URL: &str = "spec.workspace.git.url";
+const CONFIG_MAP: &str = "spec.workspace.configMap.name";
+const CLAIM: &str = "spec.workspace.persistentVolumeClaim.claimName";
+const CLAIM_PATH: &str = "spec.workspace.persistentVolumeClaim.path";
+const IMAGE: &str = "spec.workspace.image.reference";
+const IMAGE_PATH: &str = "spec.workspace.image.path";
 const ACCESS: &str = "spec.workspace.access";
 const SIZE: &str = "spec.workspace.persistent.size";
 const STORAGE_CLASS: &str = "spec.workspace.persistent.storageClassName";
@@ -32,6 +41,8 @@ pub struct Source {
     pub exclude: Vec<String>,
     /// What is taken though that list leaves it out.
     pub include: Vec<String>,
+    /// What is rewritten without its secrets.
+    pub sanitize: Vec<Sanitized>,
     /// What the agent may do with it.
     pub access: WorkspaceAccess,
 }
@@ -43,6 +54,12 @@ pub enum Origin {
     Archive(ArchiveSource),
     /// A git repository.
     Git(GitSource),
+    /// A ConfigMap.
+    ConfigMap(ConfigMapSource),
+    /// A folder of a claim.
+    Claim(ClaimSource),
+    /// A folder of an image.
+    Image(ImageSource),
     /// Nothing, into a persistent volume, which is said to be filled all the same.
     Empty,
 }
@@ -173,6 +190,7 @@ pub(super) fn in_memory(sandbox: &AgentSandbox, bytes: i64) -> i64 {
 /// The source that a sandbox names. Without a policy, which has faults of its own, nothing is known of what it allows.
 pub(super) fn source(
     sandbox: &AgentSandbox,
+    class: &AgentSandboxClass,
     policy: Option<&Policy>,
     faults: &mut Vec<Rejection>,
 ) -> Option<Source> {
@@ -180,29 +198,86 @@ pub(super) fn source(
     volume(workspace, faults);
     let access = workspace.access.unwrap_or(WorkspaceAccess::ReadWrite);
     outlasting(access, life::mode(sandbox), faults);
-    let origin = match (&workspace.archive, &workspace.git) {
-        (None, None) if workspace.persistent.is_some() => Origin::Empty,
-        (None, None) => {
+    let mut origins = named(workspace);
+    let origin = match (origins.pop(), origins.is_empty()) {
+        (Some(origin), true) => origin,
+        (None, _) if workspace.persistent.is_some() => Origin::Empty,
+        (None, _) => {
             without_source(workspace, faults);
             return None;
         }
-        (Some(_), Some(_)) => {
-            let message =
-                "a workspace begins with an archive or with a git repository; remove archive or git";
-            reject(faults, RejectionReason::InvalidField, "spec.workspace.git", message);
+        (Some(_), false) => {
+            let message = "a workspace begins with one source; remove all but one of archive, git, configMap, persistentVolumeClaim and image";
+            reject(faults, RejectionReason::InvalidField, "spec.workspace", message);
             return None;
         }
-        (Some(archive), None) => {
-            fetched(policy, ARCHIVE_URL, &[request(&archive.url, "GET", "")], faults);
-            Origin::Archive(archive.clone())
-        }
-        (None, Some(git)) => {
-            repository(policy, git, faults);
-            Origin::Git(git.clone())
-        }
     };
+    match &origin {
+        Origin::Archive(archive) => {
+            fetched(policy, ARCHIVE_URL, &[request(&archive.url, "GET", "")], faults);
+        }
+        Origin::Git(git) => repository(policy, git, faults),
+        Origin::ConfigMap(ConfigMapSource { name }) => {
+            foreign(CONFIG_MAP, "ConfigMaps", (name, SUFFIX_POLICY), faults);
+        }
+        Origin::Claim(ClaimSource { claim_name, path }) => {
+            foreign(CLAIM, "claims", (claim_name, SUFFIX_WORKSPACE), faults);
+            within(CLAIM_PATH, path.as_deref(), faults);
+        }
+        Origin::Image(ImageSource { reference, path, .. }) => {
+            super::image(IMAGE, reference, class, faults);
+            within(IMAGE_PATH, path.as_deref(), faults);
+        }
+        Origin::Empty => {}
+    }
+    if matches!(origin, Origin::ConfigMap(_) | Origin::Claim(_)) && workspace.persistent.is_some() {
+        // What it names later is judged by the API server, and what it named once is in the volume for good.
+        let message = "a persistent workspace keeps what it was filled with, whoever writes the sandbox later; name an archive, a git repository or an image, or remove persistent";
+        reject(faults, RejectionReason::InvalidField, "spec.workspace.persistent", message);
+    }
     patterns(workspace, faults);
-    Some(Source { origin, exclude: workspace.exclude.clone(), include: workspace.include.clone(), access })
+    if matches!(origin, Origin::Git(_)) && !workspace.sanitize.is_empty() {
+        let message = "to git a file that is rewritten is changed; remove sanitize";
+        reject(faults, RejectionReason::InvalidField, "spec.workspace.sanitize", message);
+    }
+    let Workspace { exclude, include, sanitize, .. } = workspace.clone();
+    Some(Source { origin, exclude, include, sanitize, access })
+}
+
+/// Every source that is named.
+fn named(workspace: &Workspace) -> Vec<Origin> {
+    let Workspace { archive, git, config_map, persistent_volume_claim, image, .. } = workspace;
+    [
+        archive.clone().map(Origin::Archive),
+        git.clone().map(Origin::Git),
+        config_map.clone().map(Origin::ConfigMap),
+        persistent_volume_claim.clone().map(Origin::Claim),
+        image.clone().map(Origin::Image),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// What the operator makes for sandboxes is no source of any: the document that a proxy obeys, and the work of another agent. Their names
+/// are refused and not their labels, for one that is not there yet has none, and a pod that waits for a name takes whatever comes to bear it.
+fn foreign(field: &str, what: &str, (name, suffix): (&str, &str), faults: &mut Vec<Rejection>) {
+    if name.ends_with(suffix) {
+        let message =
+            format!("{what} whose names end in {suffix} are those of sandboxes' own; give it another name");
+        reject(faults, RejectionReason::InvalidField, field, message);
+    }
+}
+
+/// The schema refuses these too, but for what is read otherwise than it is written.
+fn within(field: &str, path: Option<&str>, faults: &mut Vec<Rejection>) {
+    let Some(path) = path else { return };
+    let message = match RelativePath::parse(path.as_bytes()) {
+        Ok(parsed) if parsed.as_str() == path => return,
+        Ok(_) => "it has a / or a . that names nothing; write the folder's way from the source's root, such as src/shop".to_owned(),
+        Err(refusal) => format!("{refusal}; write the folder's way from the source's root, such as src/shop"),
+    };
+    reject(faults, RejectionReason::InvalidField, field, message);
 }
 
 /// The schema refuses these too; an object that was stored under an older schema is judged here.
@@ -255,10 +330,10 @@ fn without_source(workspace: &Workspace, faults: &mut Vec<Rejection>) {
         // One without its volume is told of above.
         None | Some(WorkspaceAccess::ReadWrite | WorkspaceAccess::Persistent) => return,
         Some(WorkspaceAccess::ReadOnly) => {
-            "a folder that is empty and cannot be written serves nobody; name an archive or a git repository, or remove access: ReadOnly"
+            "a folder that is empty and cannot be written serves nobody; name an archive, a git repository or another source, or remove access: ReadOnly"
         }
         Some(WorkspaceAccess::Overlay) => {
-            "there is no original to compare with; name an archive or a git repository, or remove access: Overlay"
+            "there is no original to compare with; name an archive, a git repository or another source, or remove access: Overlay"
         }
     };
     reject(faults, RejectionReason::InvalidField, ACCESS, message);

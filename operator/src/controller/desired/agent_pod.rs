@@ -7,7 +7,7 @@
 
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
 use agentsandbox_crds::names::PROGRAM_FINALIZER;
-use agentsandbox_crds::sandbox::{ImagePullPolicy, Mode};
+use agentsandbox_crds::sandbox::Mode;
 use agentsandbox_crds::scratch::Medium;
 use k8s_openapi::api::core::v1::{
     Container, EnvVar, EnvVarSource, HostAlias, ObjectFieldSelector, Pod, PodDNSConfig, PodDNSConfigOption,
@@ -17,7 +17,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::environment::{TRUST_DIR, variables};
 use super::pods::{
-    annotations, container_security, empty_dir, empty_dir_of, mount, pod_security, read_only, secret_items,
+    annotations, container_security, empty_dir, empty_dir_of, mount, pod_security, pull_policy, read_only,
+    secret_items,
 };
 use super::workspace::{self, VOLUME, WORKSPACE, WORKSPACE_DIR};
 use super::{Component, claim, confinement, keys, review};
@@ -206,14 +207,6 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-const fn pull_policy(policy: Option<ImagePullPolicy>) -> &'static str {
-    match policy {
-        Some(ImagePullPolicy::Always) => "Always",
-        Some(ImagePullPolicy::Never) => "Never",
-        Some(ImagePullPolicy::IfNotPresent) | None => "IfNotPresent",
-    }
-}
-
 fn fence(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Container {
     Container {
         name: FENCE.to_owned(),
@@ -328,6 +321,7 @@ fn volumes(accepted: &Accepted) -> Vec<Volume> {
         .chain(scratch.map(|folder| empty_dir_of(folder.medium, &folder.volume, folder.bytes)))
         .chain(accepted.confinement.is_some().then(confinement::volume))
         .chain(review::volume(accepted))
+        .chain(workspace::volume(accepted))
         .collect()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentsandbox_crds::names::{ANNOTATION_RUNTIME_CLASS, ANNOTATION_SPEC_HASH};
+use agentsandbox_crds::sandbox::ImagePullPolicy;
 use agentsandbox_crds::scratch::Medium;
 use k8s_openapi::api::core::v1::{
     Capabilities, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, SeccompProfile,
@@ -97,6 +98,16 @@ pub fn secret_items(name: &str, secret: &str, items: &[&str]) -> Volume {
             optional: Some(false),
         }),
         ..Volume::default()
+    }
+}
+
+/// When a node pulls an image.
+#[must_use]
+pub const fn pull_policy(policy: Option<ImagePullPolicy>) -> &'static str {
+    match policy {
+        Some(ImagePullPolicy::Always) => "Always",
+        Some(ImagePullPolicy::Never) => "Never",
+        Some(ImagePullPolicy::IfNotPresent) | None => "IfNotPresent",
     }
 }
 

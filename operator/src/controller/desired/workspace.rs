@@ -1,12 +1,16 @@
 //! The step that fetches what the workspace begins with: the agent's second init container, behind the fence. It is given the volume and
 //! the trust files, and no token, key or variable. The agent sees the finished tree alone, for only that part of the volume is mounted.
+//! A ConfigMap, a claim or an image that the workspace begins with is mounted into the step, to be read, and into nothing else.
 
 use agentsandbox_crds::names::PORT_HTTP_PROXY;
-use agentsandbox_crds::workspace::WorkspaceAccess;
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements, VolumeMount};
+use agentsandbox_crds::workspace::{ClaimSource, ConfigMapSource, ImageSource, WorkspaceAccess};
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, Container, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
+    ResourceRequirements, Volume, VolumeMount,
+};
 
 use super::environment::TRUST_DIR;
-use super::pods::{container_security, mount, read_only};
+use super::pods::{container_security, mount, pull_policy, read_only};
 use super::review;
 use crate::controller::accept::{Accepted, Origin, Source};
 use crate::controller::apply::Sealed;
@@ -22,6 +26,15 @@ pub const WORKSPACE_DIR: &str = "/workspace";
 const VOLUME_DIR: &str = "/var/run/agentsandbox/workspace";
 /// The tree's name in the volume, which is the step's to give.
 pub(super) const TREE: &str = "tree";
+
+/// The volume of what is copied.
+const SOURCE: &str = "source";
+/// Where the step sees it.
+const SOURCE_DIR: &str = "/var/run/agentsandbox/source";
+/// The folder of a ConfigMap's volume in which the kubelet puts one file for each key, behind a link of its own.
+const KEYS_DIR: &str = "..data";
+/// Mode of these files.
+const KEY_FILE_MODE: i32 = 0o444;
 
 /// The step's container; none where the workspace begins empty. Its arguments hold what the sandbox says and the proxy's address, and nothing
 /// that another version of the operator would write otherwise: an upgrade ends no agent.
@@ -43,6 +56,7 @@ pub(super) fn container(
             [mount(VOLUME, VOLUME_DIR), read_only("trust", TRUST_DIR)]
                 .into_iter()
                 .chain(review::steps_mount(accepted))
+                .chain(volume(accepted).map(|volume| read_only(&volume.name, SOURCE_DIR)))
                 .collect(),
         ),
         ..Container::default()
@@ -73,6 +87,13 @@ fn args(source: &Source, accepted: &Accepted, sealed: &Sealed) -> Vec<String> {
             }
         }
         Origin::Empty => {}
+        Origin::ConfigMap(_) => flag("folder", &format!("{SOURCE_DIR}/{KEYS_DIR}")),
+        Origin::Claim(ClaimSource { path, .. }) | Origin::Image(ImageSource { path, .. }) => {
+            flag("folder", SOURCE_DIR);
+            if let Some(path) = path {
+                flag("folder-path", path);
+            }
+        }
         Origin::Git(git) => {
             flag("git-url", &git.url);
             if let Some(reference) = &git.reference {
@@ -89,9 +110,42 @@ fn args(source: &Source, accepted: &Accepted, sealed: &Sealed) -> Vec<String> {
     }
     source.exclude.iter().for_each(|pattern| flag("exclude", pattern));
     source.include.iter().for_each(|pattern| flag("include", pattern));
+    source.sanitize.iter().for_each(|format| flag("sanitize", format.as_str()));
     args.extend((source.origin == Origin::Empty).then(|| "--empty".to_owned()));
     args.extend(accepted.persistent.is_some().then(|| "--persistent".to_owned()));
     args
+}
+
+/// The volume of what is copied; none where it is fetched.
+pub(super) fn volume(accepted: &Accepted) -> Option<Volume> {
+    let volume = Volume { name: SOURCE.to_owned(), ..Volume::default() };
+    match &accepted.source.as_ref()?.origin {
+        Origin::ConfigMap(ConfigMapSource { name }) => Some(Volume {
+            config_map: Some(ConfigMapVolumeSource {
+                name: name.clone(),
+                default_mode: Some(KEY_FILE_MODE),
+                optional: Some(false),
+                items: None,
+            }),
+            ..volume
+        }),
+        Origin::Claim(ClaimSource { claim_name, .. }) => Some(Volume {
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim_name.clone(),
+                // The kubelet gives a volume that is written to the pod's group, file by file.
+                read_only: Some(true),
+            }),
+            ..volume
+        }),
+        Origin::Image(ImageSource { reference, pull_policy: policy, .. }) => Some(Volume {
+            image: Some(ImageVolumeSource {
+                reference: Some(reference.clone()),
+                pull_policy: Some(pull_policy(*policy).to_owned()),
+            }),
+            ..volume
+        }),
+        Origin::Archive(_) | Origin::Git(_) | Origin::Empty => None,
+    }
 }
 
 /// The agent's own mount.

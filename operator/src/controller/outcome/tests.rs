@@ -158,6 +158,7 @@ fn workload(closed: Closedness) -> Workload {
         without_network: false,
         fetches: false,
         claim: None,
+        missing: None,
         credentials: BTreeMap::new(),
         login: None,
         held: Held::NotAsked,

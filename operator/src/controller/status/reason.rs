@@ -174,7 +174,7 @@ reasons! {
     ProcessSandboxMissing,
     /// The workspace's archive or repository is being fetched, or waits for the fence.
     Fetching,
-    /// The workspace's archive is unpacked, or its commit checked out.
+    /// The workspace's archive is unpacked, its commit checked out, or its folder copied.
     Unpacked,
     /// The sandbox's proxy denied a request for the workspace's archive or repository.
     FetchDenied,
@@ -182,10 +182,12 @@ reasons! {
     FetchFailed,
     /// The workspace's archive is another one than its SHA-256 says.
     DigestMismatch,
-    /// The workspace's archive or commit is damaged, or asks for what is never done.
+    /// The workspace's archive or commit is damaged, or it or the folder asks for what is never done.
     ArchiveRefused,
     /// The workspace's step could not do its own work.
     WorkspaceFailed,
+    /// The ConfigMap or claim that the workspace begins with is not there.
+    SourceMissing,
     /// The claim of a persistent workspace has no volume yet.
     ClaimPending,
     /// The claim of a persistent workspace has lost its volume.
@@ -253,6 +255,7 @@ impl Reason {
                 | Self::FetchDenied
                 | Self::DigestMismatch
                 | Self::ArchiveRefused
+                | Self::SourceMissing
                 | Self::ClaimLost
                 | Self::ProxyFailing
                 | Self::AgentFailing

@@ -43,6 +43,7 @@ fn whole() -> Workload {
         without_network: false,
         fetches: false,
         claim: None,
+        missing: None,
         credentials: BTreeMap::from([("anthropic".to_owned(), value("keys", "api-key"))]),
         login: None,
         held: Held::AllBut(Vec::new()),

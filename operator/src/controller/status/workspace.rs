@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::pods::{ended_pod, replacing, unscheduled};
 use super::{ConditionType, Holds, Outcome, Reason, Stage, Verdict};
-use crate::controller::apply::Applied;
+use crate::controller::apply::{Applied, Missing};
 use crate::controller::desired::claim;
 use crate::controller::desired::workspace::WORKSPACE;
 use crate::controller::outcome::Workload;
@@ -83,7 +83,12 @@ pub(super) fn counts(
 
 fn has_source(sandbox: &AgentSandbox) -> bool {
     sandbox.spec.workspace.as_ref().is_some_and(|workspace| {
-        workspace.archive.is_some() || workspace.git.is_some() || workspace.persistent.is_some()
+        workspace.archive.is_some()
+            || workspace.git.is_some()
+            || workspace.config_map.is_some()
+            || workspace.persistent_volume_claim.is_some()
+            || workspace.image.is_some()
+            || workspace.persistent.is_some()
     })
 }
 
@@ -103,6 +108,14 @@ fn ready(workload: &Workload) -> (Holds, Reason, String) {
             return (Holds::Unknown, Reason::Replacing, replacing("agent", doomed));
         }
         Applied::Replacing(_) | Applied::Present(_) | Applied::Absent => {}
+    }
+    if let Some(Missing { kind, name }) = workload.missing.as_ref().filter(|_| matches!(step, Step::Waiting))
+    {
+        let message = format!(
+            "There is no {} {name} in this namespace, with which the workspace is to begin. Create it, or correct spec.workspace; the agent's pod waits for it.",
+            kind.as_str()
+        );
+        return (Holds::False, Reason::SourceMissing, message);
     }
     if let Some(trouble) = unbound(workload).filter(|_| matches!(step, Step::Waiting)) {
         return trouble;
@@ -157,7 +170,7 @@ fn reported(report: &WorkspaceReport) -> (Holds, Reason, String) {
         ),
         WorkspaceVerdict::ArchiveRefused => (
             Reason::ArchiveRefused,
-            "Nothing of it was kept. Name another archive or commit. What spec.workspace.exclude leaves out is refused of an archive for its name alone, and of a repository for its name, its mode and its size too.",
+            "Nothing of it was kept. Name another archive, commit or folder. What spec.workspace.exclude leaves out is refused of an archive or a folder for its name alone, and of a repository for its name, its mode and its size too.",
         ),
         WorkspaceVerdict::Failed => {
             (Reason::WorkspaceFailed, "It is tried again. If it stays like this, see the node of the pod.")
@@ -224,7 +237,7 @@ fn class_of(claim: &PersistentVolumeClaim) -> String {
 }
 
 fn unpacked(report: &WorkspaceReport, workload: &Workload) -> String {
-    let WorkspaceReport { files, bytes, left_out, with_tokens, commit, .. } = report;
+    let WorkspaceReport { files, bytes, left_out, with_tokens, rewritten, commit, .. } = report;
     let mut text = match &workload.claim {
         Some((claim, _)) => format!(
             "{files} files of {bytes} bytes were put into PersistentVolumeClaim {} when it was new, and {left_out} were left out.",
@@ -234,6 +247,9 @@ fn unpacked(report: &WorkspaceReport, workload: &Workload) -> String {
     };
     if let Some(commit) = commit {
         text.push_str(&format!(" They are of commit {commit}."));
+    }
+    if *rewritten > 0 {
+        text.push_str(&format!(" {rewritten} were rewritten without the secrets in them."));
     }
     if *with_tokens > 0 {
         text.push_str(&format!(

@@ -1,6 +1,6 @@
 //! Sources of a workspace: what the proxy would deny is not accepted, and what it would allow is.
 
-use agentsandbox_crds::workspace::{Workspace, WorkspaceAccess};
+use agentsandbox_crds::workspace::{Sanitized, Workspace, WorkspaceAccess};
 
 use super::*;
 
@@ -119,7 +119,7 @@ fn a_repository_and_an_archive_at_once_or_a_name_that_git_reads_otherwise_are_re
     let mut both = archive("https://pypi.org/shop.tar.gz");
     both["git"] = json!({"url": "https://pypi.org/shop.git"});
     let found = rejected(&with_workspace(&both), &ordinary());
-    only(found, RejectionReason::InvalidField, "spec.workspace.git");
+    only(found, RejectionReason::InvalidField, "spec.workspace");
     for reference in ["a..b", "-x", "HEAD", "a b", ""] {
         let mut asking =
             with_workspace(&json!({"git": {"url": "https://pypi.org/shop.git", "ref": reference}}));
@@ -244,5 +244,96 @@ fn a_claim_that_stands_is_judged_by_what_it_is_and_not_by_what_is_asked_for_now(
         assert!(found[0].message.contains("kubectl delete pvc fix-login-workspace"), "{}", found[0].message);
         let found = found.into_iter().map(|one| (one.reason, one.field)).collect();
         only(found, reason, &format!("spec.workspace.persistent.{field}"));
+    }
+}
+
+#[test]
+fn o_t1_what_the_operator_makes_for_sandboxes_is_no_source_whether_it_is_there_or_not() {
+    for (source, field) in [
+        (json!({"configMap": {"name": "other-policy"}}), "spec.workspace.configMap.name"),
+        (json!({"configMap": {"name": "fix-login-policy"}}), "spec.workspace.configMap.name"),
+        (
+            json!({"persistentVolumeClaim": {"claimName": "other-workspace"}}),
+            "spec.workspace.persistentVolumeClaim.claimName",
+        ),
+    ] {
+        only(rejected(&with_workspace(&source), &ordinary()), RejectionReason::InvalidField, field);
+    }
+    let taken = |source: serde_json::Value| {
+        accept(&identity(), &with_workspace(&source), &ordinary(), &platform())
+            .unwrap()
+            .source
+            .unwrap()
+            .origin
+    };
+    assert!(matches!(taken(json!({"configMap": {"name": "policy"}})), Origin::ConfigMap(_)));
+    let claim = json!({"persistentVolumeClaim": {"claimName": "workspace", "path": "src/shop"}});
+    assert!(matches!(taken(claim), Origin::Claim(_)));
+}
+
+#[test]
+fn a_folder_of_a_claim_is_named_by_its_way_from_the_root_in_one_spelling() {
+    for path in ["..", "a/../b", "/a", "a/", "./a", "a//b", ".", "a\u{202e}b"] {
+        let claim = json!({"persistentVolumeClaim": {"claimName": "datasets", "path": path}});
+        let found = rejected(&with_workspace(&claim), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.workspace.persistentVolumeClaim.path");
+    }
+}
+
+#[test]
+fn what_is_rewritten_is_of_a_source_that_no_git_compares() {
+    let mut asking = archive("https://pypi.org/shop.tar.gz");
+    asking["sanitize"] = json!(["Npmrc", "Netrc"]);
+    let taken = accept(&identity(), &with_workspace(&asking), &ordinary(), &platform()).unwrap();
+    assert_eq!(taken.source.unwrap().sanitize, [Sanitized::Npmrc, Sanitized::Netrc]);
+    let mut of_git =
+        with_workspace(&json!({"git": {"url": "https://pypi.org/shop.git"}, "sanitize": ["Npmrc"]}));
+    of_git.spec.egress.as_mut().unwrap().allow[1].methods = None;
+    only(rejected(&of_git, &ordinary()), RejectionReason::InvalidField, "spec.workspace.sanitize");
+    // Each that the schema has, the step knows by its name.
+    for format in agentsandbox_workspace::Format::ALL {
+        let read: Sanitized = from(json!(format.as_str()));
+        assert_eq!(read.as_str(), format.as_str());
+    }
+}
+
+#[test]
+fn an_image_that_a_workspace_begins_with_is_of_the_classes_registries_and_says_which_one_it_is() {
+    const FIELD: &str = "spec.workspace.image.reference";
+    let of = |image: serde_json::Value| with_workspace(&json!({"image": image}));
+    let narrow =
+        || with_class(|c| c.spec.images = Some(from(json!({"allowedRegistries": ["ghcr.io/acme"]}))));
+    let mut inside = of(json!({"reference": "ghcr.io/acme/code:1", "path": "src"}));
+    inside.spec.agent.image = "ghcr.io/acme/agent:1".to_owned();
+    let taken = accept(&identity(), &inside, &narrow(), &platform()).unwrap();
+    assert!(matches!(taken.source.unwrap().origin, Origin::Image(_)), "the control");
+    let mut outside = of(json!({"reference": "ghcr.io/other/code:1"}));
+    outside.spec.agent.image = "ghcr.io/acme/agent:1".to_owned();
+    only(rejected(&outside, &narrow()), RejectionReason::OutsideClass, FIELD);
+    for reference in ["ghcr.io/acme/code", "ghcr.io/acme/code:latest"] {
+        only(
+            rejected(&of(json!({"reference": reference})), &ordinary()),
+            RejectionReason::InvalidField,
+            FIELD,
+        );
+    }
+    let upwards = of(json!({"reference": "ghcr.io/acme/code:1", "path": "../etc"}));
+    only(rejected(&upwards, &ordinary()), RejectionReason::InvalidField, "spec.workspace.image.path");
+}
+
+#[test]
+fn o_t1_no_volume_keeps_what_was_read_by_somebodys_right_for_whoever_writes_the_sandbox_later() {
+    for source in
+        [json!({"configMap": {"name": "task"}}), json!({"persistentVolumeClaim": {"claimName": "datasets"}})]
+    {
+        let mut lasting = source.clone();
+        lasting["access"] = json!("Persistent");
+        lasting["persistent"] = json!({"size": "1Gi"});
+        let found = rejected(&with_workspace(&lasting), &ordinary());
+        only(found, RejectionReason::InvalidField, "spec.workspace.persistent");
+        assert!(
+            accept(&identity(), &with_workspace(&source), &ordinary(), &platform()).is_ok(),
+            "the control"
+        );
     }
 }

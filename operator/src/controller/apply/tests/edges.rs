@@ -57,3 +57,38 @@ async fn a_claim_of_ours_that_is_found_in_place_of_a_new_one_is_left_as_it_is() 
     assert_eq!(found, smaller);
     assert_eq!(api.writes(), ["POST persistentvolumeclaims"], "most of it could not be changed by an apply");
 }
+
+#[tokio::test]
+async fn only_the_name_of_what_a_workspace_begins_with_is_asked_for_and_only_while_its_pod_waits() {
+    let with = |source: serde_json::Value| fixtures::accepted(|s| s.spec.workspace = Some(from(source)));
+    let waiting = Applied::Present(Box::new(Pod { status: None, ..agent_pod() }));
+    let map = with(json!({"configMap": {"name": "task"}}));
+    let claim = with(json!({"persistentVolumeClaim": {"claimName": "datasets"}}));
+    for (accepted, kind, name, line) in [
+        (&map, ChildKind::ConfigMap, "task", "GET configmaps/task"),
+        (&claim, ChildKind::PersistentVolumeClaim, "datasets", "GET persistentvolumeclaims/datasets"),
+    ] {
+        let missing = Some(Missing { kind, name: name.to_owned() });
+        let (api, ctx) = server(Vec::new(), refuses(line, 404, "NotFound")).await;
+        assert_eq!(ctx.writer.missing(accepted, &waiting).await, missing);
+        assert!(api.was_asked(line));
+        // What cannot be asked is not known.
+        let (_, ctx) = server(Vec::new(), refuses(line, 403, "Forbidden")).await;
+        assert_eq!(ctx.writer.missing(accepted, &waiting).await, None);
+        let there = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": name}});
+        let (_, ctx) = server(
+            Vec::new(),
+            Box::new(move |asked: &Asked| (asked.line == line).then(|| (200, there.clone()))),
+        )
+        .await;
+        assert_eq!(ctx.writer.missing(accepted, &waiting).await, None);
+
+        let mut made = agent_pod();
+        made.status =
+            Some(from(json!({"conditions": [{"type": "PodReadyToStartContainers", "status": "True"}]})));
+        let (api, ctx) = server(Vec::new(), refuses(line, 404, "NotFound")).await;
+        assert_eq!(ctx.writer.missing(accepted, &Applied::Present(Box::new(made))).await, None);
+        assert_eq!(ctx.writer.missing(accepted, &Applied::Absent).await, None);
+        assert!(!api.was_asked(line), "of a pod that has its volumes nothing is asked");
+    }
+}

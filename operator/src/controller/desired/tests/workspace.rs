@@ -202,3 +202,68 @@ fn a_claim_takes_nothing_of_the_nodes_disk() {
         "the folder's own size where none is said"
     );
 }
+
+fn copying(workspace: serde_json::Value) -> Pod {
+    agent_pod::pod(&accepted(|s| s.spec.workspace = Some(from(workspace))), &platform(), &sealed())
+}
+
+#[test]
+fn what_is_copied_is_mounted_into_the_step_to_be_read_and_into_nothing_else() {
+    let claim =
+        json!({"persistentVolumeClaim": {"claimName": "datasets", "path": "-a/$(B)"}, "access": "Overlay"});
+    for (source, volume, args) in [
+        (
+            json!({"configMap": {"name": "task"}}),
+            json!({"name": "source", "configMap": {"name": "task", "defaultMode": 0o444, "optional": false}}),
+            &["--folder=/var/run/agentsandbox/source/..data"][..],
+        ),
+        (
+            claim,
+            json!({"name": "source", "persistentVolumeClaim": {"claimName": "datasets", "readOnly": true}}),
+            &["--folder=/var/run/agentsandbox/source", "--folder-path=-a/$$(B)"],
+        ),
+        (
+            json!({"image": {"reference": "ghcr.io/acme/code:1", "path": "src"}}),
+            json!({"name": "source", "image": {"reference": "ghcr.io/acme/code:1", "pullPolicy": "IfNotPresent"}}),
+            &["--folder=/var/run/agentsandbox/source", "--folder-path=src"],
+        ),
+    ] {
+        let pod = copying(source);
+        let volumes = pod.spec.as_ref().unwrap().volumes.iter().flatten();
+        let found: Vec<_> = volumes.filter(|one| one.name == "source").collect();
+        assert_eq!(serde_json::to_value(&found).unwrap(), json!([volume]));
+        let mounting: Vec<_> = containers(&pod)
+            .flat_map(|one| one.volume_mounts.iter().flatten().map(move |mount| (&one.name, mount)))
+            .filter(|(_, mount)| mount.name == "source")
+            .map(|(name, mount)| (name.as_str(), mount.mount_path.as_str(), mount.read_only))
+            .collect();
+        assert_eq!(mounting, [(WORKSPACE, "/var/run/agentsandbox/source", Some(true))]);
+        let step = containers(&pod).find(|container| container.name == WORKSPACE).unwrap();
+        let own: Vec<_> = step.args.iter().flatten().filter(|arg| arg.starts_with("--folder")).collect();
+        assert_eq!(own, args);
+    }
+}
+
+#[test]
+fn o_r26_another_config_map_claim_or_folder_in_it_is_another_pod() {
+    let claim = |name: &str, path: Option<&str>| {
+        hash(&copying(json!({"persistentVolumeClaim": {"claimName": name, "path": path}})))
+    };
+    let map = |name: &str| hash(&copying(json!({"configMap": {"name": name}})));
+    assert_eq!((claim("a", None), map("a")), (claim("a", None), map("a")));
+    assert_ne!(claim("a", None), claim("b", None));
+    assert_ne!(claim("a", Some("x")), claim("a", Some("y")));
+    assert_ne!(map("a"), map("b"));
+}
+
+#[test]
+fn o_r26_what_is_rewritten_is_told_to_the_step_and_something_else_is_another_pod() {
+    let pod =
+        |formats: serde_json::Value| copying(json!({"configMap": {"name": "task"}, "sanitize": formats}));
+    let step = pod(json!(["Npmrc", "GitConfig"]));
+    let step = containers(&step).find(|container| container.name == WORKSPACE).unwrap();
+    let own: Vec<_> = step.args.iter().flatten().filter(|arg| arg.starts_with("--sanitize")).collect();
+    assert_eq!(own, ["--sanitize=Npmrc", "--sanitize=GitConfig"]);
+    assert_ne!(hash(&pod(json!(["Npmrc"]))), hash(&pod(json!(["Netrc"]))));
+    assert_eq!(hash(&pod(json!([]))), hash(&copying(json!({"configMap": {"name": "task"}}))));
+}

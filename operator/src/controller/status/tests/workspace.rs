@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::*;
-use crate::controller::desired;
+use crate::controller::apply::Missing;
+use crate::controller::desired::{self, ChildKind};
 
 const TYPE: &str = "WorkspaceReady";
 
@@ -226,4 +227,43 @@ fn a_claim_that_was_deleted_under_its_agent_is_told_and_the_agent_runs_on() {
     says(&all, TYPE, "True", "ClaimEnding");
     says(&all, "Stalled", "False", "Settled");
     says(&told(claimed(whole(), "Bound", 1 << 30)), TYPE, "True", "Unpacked");
+}
+
+#[test]
+fn a_source_that_is_not_there_is_named_as_long_as_the_step_waits_for_it() {
+    let lacking = |agent| {
+        let missing = Missing { kind: ChildKind::ConfigMap, name: "task".to_owned() };
+        with(|w| (w.fetches, w.agent, w.missing) = (true, agent, Some(missing)))
+    };
+    let waits = || stepped(&json!({"waiting": {"reason": "PodInitializing"}}), &json!(null));
+    let told_of = told(lacking(waits()));
+    says(&told_of, TYPE, "False", "SourceMissing");
+    says(&told_of, "Ready", "False", "SourceMissing");
+    says(&told_of, "Stalled", "True", "SourceMissing");
+    assert!(message(lacking(waits()), TYPE).starts_with("There is no ConfigMap task in this namespace"));
+    says(&told(fetching(waits())), TYPE, "Unknown", "Fetching");
+    let done = stepped(&ended(0, &report_of(|_| ())), &json!(null));
+    says(&told(lacking(done)), TYPE, "True", "Unpacked");
+}
+
+#[test]
+fn each_source_is_told_of_before_anything_of_the_workload_is_known() {
+    for source in [
+        json!({"configMap": {"name": "a"}}),
+        json!({"persistentVolumeClaim": {"claimName": "a"}}),
+        json!({"image": {"reference": "a:1"}}),
+    ] {
+        let sandbox = sandbox(|s| s.spec.workspace = Some(from(source.clone())));
+        let blocked = outcome(Stage::Blocked(Blocked::Transient("no answer".to_owned())));
+        let conditions = status(&sandbox, &blocked, None, now()).unwrap().conditions;
+        assert!(conditions.iter().any(|one| one.type_ == TYPE), "{source}");
+    }
+}
+
+#[test]
+fn how_many_files_were_rewritten_is_told() {
+    let rewritten = report_of(|r| r["rewritten"] = json!(3));
+    let stage = || fetching(stepped(&ended(0, &rewritten), &json!(null)));
+    says(&told(stage()), TYPE, "True", "Unpacked");
+    assert!(message(stage(), TYPE).contains("3 were rewritten without the secrets in them."));
 }
