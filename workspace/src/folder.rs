@@ -160,7 +160,9 @@ impl Walk<'_> {
             let mut content = io::repeat(0).take(SANITIZED_BYTES_MAX + 1);
             return self.intake.take(path, Entry::File { is_executable, modified, content: &mut content });
         }
-        let mut content = Counted { file, bytes: 0 };
+        // What grows meanwhile is refused, and no more of it is read than shows that.
+        let left = u64::try_from(before.st_size).unwrap_or_default().saturating_add(1);
+        let mut content = Counted { file, bytes: 0, left };
         self.intake.take(path, Entry::File { is_executable, modified, content: &mut content })?;
         let after = stat(&content.file)?;
         let is_whole = u64::try_from(before.st_size).is_ok_and(|bytes| bytes == content.bytes);
@@ -177,16 +179,19 @@ fn refused(path: &[u8], reason: Reason) -> Error {
     Refusal::new(if path.is_empty() { b"the folder" } else { path }, reason).into()
 }
 
-/// A file, and how much of it was read.
+/// A file, how much of it was read, and how much may be.
 struct Counted {
     file: File,
     bytes: u64,
+    left: u64,
 }
 
 impl Read for Counted {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(into)?;
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(into.len());
+        let count = self.file.read(into.get_mut(..room).unwrap_or_default())?;
         self.bytes = self.bytes.saturating_add(count as u64);
+        self.left = self.left.saturating_sub(count as u64);
         Ok(count)
     }
 }

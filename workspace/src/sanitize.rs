@@ -117,12 +117,16 @@ fn settings(format: Format, text: &str) -> String {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let bare = line.trim();
         // A backslash at the end of a line takes the next one into the value, which no line here shows as a whole.
-        let is_rest = std::mem::replace(&mut continues, format == Format::GitConfig && line.ends_with('\\'));
+        let goes_on = format == Format::GitConfig && line.ends_with('\\') && !bare.starts_with(['#', ';']);
+        let is_rest = std::mem::replace(&mut continues, goes_on);
         let kept = if bare.is_empty() {
             Some(String::new())
         } else if bare.starts_with(['#', ';']) {
             continue;
         } else if is_rest || continues || !is_plain(line) {
+            if bare.starts_with('[') {
+                section = Fate::Goes;
+            }
             value = Fate::Goes;
             None
         } else if format.folds() && line.starts_with([' ', '\t']) {
@@ -261,7 +265,7 @@ fn clean_word(word: &str) -> Option<String> {
     let Some((scheme, rest)) = word.split_once("://") else {
         let is_login = word.contains('@') && !word.starts_with("git@");
         // To some readers a comment begins there.
-        let is_odd = word.starts_with(['#', ';']) || word.contains('$');
+        let is_odd = word.contains(['#', ';', '$']);
         return (!is_login && !is_odd && !has_opaque(word)).then(|| word.to_owned());
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

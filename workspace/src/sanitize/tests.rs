@@ -125,6 +125,8 @@ fn a_section_that_goes_takes_its_settings_with_it_and_what_is_no_text_is_nothing
 fn what_a_reader_could_take_for_a_comment_an_escape_or_another_setting_goes() {
     for line in [
         "name = Jo ; old pw canary",
+        "name = Jo;old pw canary",
+        "timeout=60#canary",
         "registry=https://npm.example/ # _auth me:canary",
         "proxy=\"http\\u003a//me\\u003acanary\\u0040h\"",
         "\"//h/:\\u005f\\u0061uth\"=canary",
@@ -139,6 +141,9 @@ fn what_a_reader_could_take_for_a_comment_an_escape_or_another_setting_goes() {
     let wanted =
         "[pypi]\nrepository = https://a.example/\n  username = me\n# left out\n# left out\n# left out\n";
     assert_eq!(kept(Format::Pypirc, folded), wanted);
+    let odd = "[pypi]\nusername = me\n[corp\\dev]\nusername = canary\n[other]\nusername = you\n";
+    let wanted = "[pypi]\nusername = me\n# left out\n# left out\n[other]\nusername = you\n";
+    assert_eq!(kept(Format::Pypirc, odd), wanted, "an odd header begins a section of its own");
     for token in [format!("glpat-{}", "aB3-x_".repeat(4)), format!("xoxb-{}", "1-2".repeat(9))] {
         assert_eq!(kept(Format::Npmrc, &format!("user = {token}")), "# left out", "{token}");
     }
