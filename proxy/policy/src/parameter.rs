@@ -187,6 +187,7 @@ mod tests {
             "private_token%u0000x",
             "%U0050rivate_token",
             "%uFF50rivate_token",
+            "priv%u00E1te_token",
             // What others leave out.
             "$private_token",
             "private_%FFtoken",
