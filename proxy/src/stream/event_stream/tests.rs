@@ -6,6 +6,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::sync::mpsc;
 
 use super::super::events::tests::{STREAMS, client};
+use super::super::tests::Frames;
 use super::super::{Cleaning, Session};
 use super::*;
 use crate::audit::tests::{Disk, audit, begin, read};
@@ -18,6 +19,7 @@ use crate::secrets::Secret;
 struct Rig {
     upstream: Option<mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>>,
     body: Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError>>>,
+    traffic: Arc<Traffic>,
     disk: Disk,
 }
 
@@ -31,12 +33,14 @@ fn searched(scrubber: Option<Arc<Scrubber>>, most: Option<usize>, room: &Room) -
     let disk = Disk::default().room(usize::MAX);
     let mut entry = audit(&disk).open(Entrance::HttpProxy, None);
     let asked = begin(&mut entry).unwrap();
+    let traffic = entry.traffic();
     let (upstream, pieces) = mpsc::unbounded_channel();
     let pieces = futures::stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) });
     let cleaning = Cleaning { scrubber, session: Session::Passed };
     let most = most.map(|bytes| bytes.try_into().unwrap());
     let inner = Downward::new(StreamBody::new(pieces.boxed()), cleaning, None, entry).at_most(most);
-    Rig { upstream: Some(upstream), body: Box::pin(EventStream::new(inner, asked, room.clone())), disk }
+    let body = Box::pin(EventStream::new(inner, asked, room.clone()));
+    Rig { upstream: Some(upstream), body, traffic, disk }
 }
 
 impl Rig {
@@ -191,5 +195,63 @@ async fn p_f6_of_half_a_secret_that_is_held_at_a_stop_nothing_is_passed_on() {
         let (passed, _) = text.split_once("event: error").unwrap();
         assert!(passed.starts_with("data: 1\n\n"), "{passed:?}");
         assert!(text.contains("AnswerTooLarge") && !text.contains(&KEY[..3]), "{}", before.len());
+    }
+}
+
+#[test]
+fn an_event_stream_is_known_by_its_type_alone_and_where_it_is_not_packed() {
+    for (kind, coding, expected) in [
+        ("text/event-stream", "identity", true),
+        ("Text/Event-Stream ; charset=utf-8", "Identity", true),
+        ("text/event-stream", "gzip", false),
+        ("text/plain", "identity", false),
+        ("text/plain; text/event-stream", "identity", false),
+    ] {
+        let mut fields = HeaderMap::new();
+        fields.insert(CONTENT_TYPE, kind.parse().unwrap());
+        assert_eq!(is_event_stream(&fields), kind.to_ascii_lowercase().starts_with("text/event-stream"));
+        fields.insert(CONTENT_ENCODING, coding.parse().unwrap());
+        assert_eq!(is_event_stream(&fields), expected, "{kind} {coding}");
+    }
+    assert!(!is_event_stream(&HeaderMap::new()));
+}
+
+#[test]
+fn p_h3_a_stream_is_over_with_its_upstream_and_not_while_something_waits_behind_what_was_held() {
+    let data = |text: &'static str| Frame::data(Bytes::from_static(text.as_bytes()));
+    let trailers = || Frame::trailers(HeaderMap::new());
+    for (left, over) in [
+        (vec![data("data: 1\n\n")], &[false, true][..]),
+        (vec![data("data: 1\n\n"), data("data: half")], &[false, false, true]),
+        (vec![data("data: half"), trailers()], &[false, false, true]),
+    ] {
+        let mut entry = audit(&Disk::default().room(usize::MAX)).open(Entrance::HttpProxy, None);
+        let asked = begin(&mut entry).unwrap();
+        let cleaning = Cleaning { scrubber: None, session: Session::Passed };
+        let inner = Frames { left: left.into(), is_over: true };
+        let mut body = EventStream::new(Downward::new(inner, cleaning, None, entry), asked, Room::default());
+        assert!(!body.is_watched(), "nothing can end it but its own end");
+        let mut seen = vec![body.is_end_stream()];
+        while seen.len() < over.len() {
+            assert!(futures::executor::block_on(body.frame()).unwrap().is_ok());
+            seen.push(body.is_end_stream());
+        }
+        assert_eq!(seen, over);
+    }
+}
+
+#[test]
+fn p_h3_the_last_event_tells_of_the_rule_and_first_of_what_stopped_the_upload_beside_it() {
+    for (fault, reason) in [(None, "AnswerTooLarge"), (Some(Fault::OverLimit), "UploadLimitExceeded")] {
+        let mut rig = rig(Some(3), &Room::default());
+        if let Some(fault) = fault {
+            rig.traffic.faults(fault);
+        }
+        assert_eq!(rig.body.size_hint().exact(), None);
+        rig.sends("data: 1\n\n");
+        let (all, in_order) = rig.rest();
+        let text = String::from_utf8(all).unwrap();
+        assert!(in_order && text.contains(reason) && text.contains("\"rule\":\""), "{text}");
+        assert_eq!(rig.body.size_hint().exact(), Some(0), "nothing follows");
     }
 }
