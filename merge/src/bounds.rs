@@ -6,7 +6,7 @@
 //! | `agent.processSandbox.readPaths`, `writePaths` | within the template's |
 //! | `workspace.sizeLimit`, `persistent.size`, sizes of `scratch` | at most the template's |
 //! | `workspace.access` | at most the template's: ReadOnly, Overlay, ReadWrite, Persistent |
-//! | `workspace.include`, `persistent.storageClassName`, `scratch.additional` | among the template's, where it names some |
+//! | `workspace.include`, `workspace.sanitize`, `persistent.storageClassName`, `scratch.additional` | among the template's, where it names some |
 //! | `workspace.execution`, `scratch.execution` | Deny, where the template says that |
 //! | `resources.limits`, times of `lifecycle` | at most the template's |
 //! | `lifecycle.mode` | Task, where the template has an `activeDeadline` |
@@ -37,6 +37,7 @@ pub(crate) fn judge(
     faults: &mut Faults,
 ) {
     let of = &template.sandbox;
+    lent(of, faults);
     class(own, template, faults);
     image(own, template, faults);
     if let (Some(own), Some(of)) = (&own.agent.process_sandbox, &of.agent.process_sandbox) {
@@ -56,6 +57,19 @@ pub(crate) fn judge(
     }
     if let (Some(own), Some(of)) = (&own.lifecycle, &of.lifecycle) {
         lifecycle(own, of, faults);
+    }
+}
+
+/// Who names a ConfigMap or a claim has to be allowed to read it, and of a template's sandboxes that would be another than who has their
+/// agents read.
+fn lent(of: &AgentSandboxSpec, faults: &mut Faults) {
+    let Some(of) = &of.workspace else { return };
+    let write = "write that in the sandbox, and have it taken out of the template";
+    if let Some(map) = &of.config_map {
+        faults.outside("workspace.configMap", &map.name, write);
+    }
+    if let Some(claim) = &of.persistent_volume_claim {
+        faults.outside("workspace.persistentVolumeClaim", &claim.claim_name, write);
     }
 }
 
@@ -192,6 +206,14 @@ fn workspace(own: &Workspace, of: &Workspace, faults: &mut Faults) {
     {
         let write = format!("remove {pattern} from exclude, which would take that back");
         faults.outside("workspace.exclude", of.exclude.join(", "), write);
+    }
+    if of.exclude.is_empty() && of.include.is_empty() && of.sanitize.is_empty() {
+        return;
+    }
+    for kind in own.sanitize.iter().filter(|kind| !of.sanitize.contains(kind)) {
+        let has = of.sanitize.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>();
+        let write = format!("remove {kind:?} from sanitize, or ask the template's owner to write it there");
+        faults.outside("workspace.sanitize", format!("[{}]", has.join(", ")), write);
     }
     if of.exclude.is_empty() && of.include.is_empty() {
         return;

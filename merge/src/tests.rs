@@ -50,6 +50,7 @@ fn whole() -> Value {
         "workspace": {
             "sizeLimit": "1Gi", "medium": "Memory", "execution": "Deny", "access": "ReadWrite",
             "git": {"url": "https://github.com/acme/shop.git"}, "exclude": ["*.secret"], "include": [".env.example"],
+            "sanitize": ["Npmrc"],
         },
         "scratch": {"medium": "Memory", "tmp": "64Mi", "home": "64Mi", "execution": "Deny",
             "additional": [{"path": "/cache", "sizeLimit": "64Mi"}]},
@@ -126,7 +127,7 @@ fn what_bounds_nothing_is_the_sandboxs_to_say() {
 }
 
 /// Where a sandbox says something, what it may and may not say there, its field at fault, and the template's.
-const BOUNDS: [(&str, &str, &str, &str, &str); 22] = [
+const BOUNDS: [(&str, &str, &str, &str, &str); 23] = [
     ("/className", r#""gvisor""#, r#""container""#, "className", "sandbox.className"),
     (
         "/agent/image",
@@ -176,6 +177,13 @@ const BOUNDS: [(&str, &str, &str, &str, &str); 22] = [
         r#"{"include": [".env"]}"#,
         "workspace.include",
         "sandbox.workspace.include",
+    ),
+    (
+        "/workspace",
+        r#"{"sanitize": ["Npmrc"]}"#,
+        r#"{"sanitize": ["Npmrc", "Netrc"]}"#,
+        "workspace.sanitize",
+        "sandbox.workspace.sanitize",
     ),
     ("/scratch", r#"{"tmp": "32Mi"}"#, r#"{"tmp": "65Mi"}"#, "scratch.tmp", "sandbox.scratch.tmp"),
     ("/scratch", r#"{"home": "32Mi"}"#, r#"{"home": "65Mi"}"#, "scratch.home", "sandbox.scratch.home"),
@@ -284,6 +292,19 @@ fn each_bound_is_kept_and_a_fault_names_both_fields() {
         let mut spec = json!({"agent": {"image": "ghcr.io/acme/agent:2.1"}});
         spec.pointer_mut(parent).unwrap()[name] = wider.clone();
         assert!(merged(spec, &silent).is_ok(), "{field} without a bound");
+    }
+}
+
+#[test]
+fn o_t2_a_template_lends_nobody_what_its_own_writer_may_not_read() {
+    let lent =
+        [("configMap", json!({"name": "notes"})), ("persistentVolumeClaim", json!({"claimName": "data"}))];
+    for (name, source) in lent {
+        let own = json!({"workspace": {name: source}});
+        assert!(merged(own.clone(), &whole()).is_ok(), "the control: a sandbox's own {name}");
+        let mut of = whole();
+        of["workspace"] = own["workspace"].clone();
+        refused(merged(json!({}), &of), &format!("workspace.{name}"), &format!("sandbox.workspace.{name}"));
     }
 }
 

@@ -54,6 +54,7 @@ mod secret;
 mod simulator;
 mod sources;
 mod tampering;
+mod templates;
 mod tenancy;
 mod tenants;
 mod tokens;

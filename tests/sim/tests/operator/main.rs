@@ -19,6 +19,7 @@ mod seeds;
 mod server_faults;
 mod statuses;
 mod steady;
+mod templates;
 mod wakes;
 mod watching;
 mod writes;
