@@ -9,6 +9,7 @@
 //! What nothing here reads is dropped on arrival: managed fields, which are most of an object's size, and most of a pod.
 
 mod named;
+mod shelved;
 mod trim;
 
 use std::fmt::Debug;
@@ -39,6 +40,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use self::named::{names_credential, names_template, naming};
+use self::shelved::{shelve, shelve_with};
 use self::trim::{legible_status, trim, trim_pod};
 use crate::admission::Watched;
 use crate::backoff::{Jitter, Unpaused, WatchBackoff};
@@ -50,7 +52,7 @@ use crate::controller::observe::{Recent, Stores, in_order};
 use crate::controller::orphans::{is_deleted_and_held, is_deleted_and_kept, telling};
 use crate::one_namespace::OneNamespace;
 use crate::ranges::{self, Brought, Ranges, Unknown};
-use crate::shelf::{Shelf, Shelved, shelf};
+use crate::shelf::Shelf;
 
 /// Passes at the same time; each mostly waits for the API server.
 const CONCURRENCY: u16 = 64;
@@ -86,17 +88,19 @@ pub fn controller(
     };
     let (network_policies, policy_stream, freeing) = watch_policies(served(client, only), jitter, &listed);
     let (service_accounts, account_stream) =
-        shelve::<ServiceAccount>(served(client, only), ours(), jitter, &listed);
-    let (config_maps, map_stream) = shelve::<ConfigMap>(served(client, only), ours(), jitter, &listed);
-    let (services, service_stream) = shelve::<Service>(served(client, only), ours(), jitter, &listed);
+        shelve::<ServiceAccount>(watcher(served(client, only), ours()), jitter, &listed);
+    let (config_maps, map_stream) =
+        shelve::<ConfigMap>(watcher(served(client, only), ours()), jitter, &listed);
+    let (services, service_stream) =
+        shelve::<Service>(watcher(served(client, only), ours()), jitter, &listed);
     let (pods, pod_stream) =
-        shelve_with::<Pod>(served(client, only), ours(), jitter, &listed, trim_pod, |_, _| ());
+        shelve_with::<Pod>(watcher(served(client, only), ours()), jitter, &listed, trim_pod, |_, _| ());
     let (runtime_classes, runtime_stream) = match only {
         Some(only) => given(runtime_classes(only)),
         None => watch_names::<RuntimeClass>(client, jitter, &listed),
     };
     let (claims, claim_stream) =
-        shelve::<PersistentVolumeClaim>(served(client, only), ours(), jitter, &listed);
+        shelve::<PersistentVolumeClaim>(watcher(served(client, only), ours()), jitter, &listed);
 
     let (of_class, of_runtime) = (sandboxes.clone(), sandboxes.clone());
     let (of_policy, of_freeing, of_list) = (sandboxes.clone(), sandboxes.clone(), sandboxes.clone());
@@ -262,52 +266,6 @@ where
     (reader, stream)
 }
 
-/// Watches a kind of a sandbox's children.
-fn shelve<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    jitter: Jitter,
-    listed: &UnboundedSender<()>,
-) -> (Shelf<K>, Touched<K>)
-where
-    K: Shelved + 'static,
-{
-    shelve_with(api, config, jitter, listed, |_| (), |_, _| ())
-}
-
-/// Watches a kind, of which `trimmed` takes off what nobody reads; `before` is shown each event while the shelf does not hold it
-/// yet.
-fn shelve_with<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    jitter: Jitter,
-    listed: &UnboundedSender<()>,
-    trimmed: fn(&mut K),
-    mut before: impl FnMut(&Shelf<K>, &watcher::Event<K>) + Send + 'static,
-) -> (Shelf<K>, Touched<K>)
-where
-    K: Shelved + 'static,
-{
-    let (reader, mut filler) = shelf();
-    let held = reader.clone();
-    let stream = watcher(api, config)
-        .backoff(WatchBackoff::new(jitter, std::any::type_name::<K>()))
-        .modify(move |object| {
-            trim(object);
-            trimmed(object);
-        })
-        .inspect(move |event| {
-            event.iter().for_each(|event| {
-                before(&held, event);
-                filler.apply(event);
-            });
-        })
-        .inspect(tell_of_lists(listed))
-        .touched_objects()
-        .boxed();
-    (reader, stream)
-}
-
 /// Everything of a kind, as long as a watch lasts.
 fn everything() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_LASTS_SECS).page_size(PAGE_OBJECTS)
@@ -324,7 +282,7 @@ fn watch_policies(
         // An error means that nobody reconciles any more.
         let _told = before(held, event).map(|policy| freed.unbounded_send(policy));
     };
-    let (policies, touched) = shelve_with(api, everything(), jitter, listed, |_| (), tell);
+    let (policies, touched) = shelve_with(watcher(api, everything()), jitter, listed, |_| (), tell);
     (policies, touched, freeing)
 }
 
@@ -516,6 +474,7 @@ mod tests {
     use crate::controller::plan::{self, Step};
     use crate::fixtures::api::{Api as FakeApi, Says};
     use crate::fixtures::{agent_pod, identity, observed, sandbox};
+    use crate::shelf::shelf;
 
     /// A sandbox of this name after `change`.
     fn named(name: &str, change: impl FnOnce(&mut Value)) -> Value {
