@@ -47,6 +47,8 @@ struct Asked {
     end: Option<String>,
     /// It was cut off with its rule, if its `end` has one of these reasons.
     revoked: Vec<&'static str>,
+    /// The reason for which it was refused. Where it had begun, its rule went while its answer was awaited, and its `end` says so.
+    refused: Option<String>,
 }
 
 /// Counts of one row of the report.
@@ -163,8 +165,9 @@ impl Ledger {
         let mut book = self.book();
         book.next += 1;
         let number = book.next;
-        let (begun, arrived, arrivals, end, revoked) = (false, None, 0, None, Vec::new());
-        book.asked.insert(number, Asked { ask, entrance, began, begun, arrived, arrivals, end, revoked });
+        let (begun, arrived, arrivals, end, revoked, refused) = (false, None, 0, None, Vec::new(), None);
+        let asked = Asked { ask, entrance, began, begun, arrived, arrivals, end, revoked, refused };
+        book.asked.insert(number, asked);
         number
     }
 
@@ -243,8 +246,10 @@ impl Ledger {
                     self.book().asked.entry(number).and_modify(|asked| asked.revoked = revoked);
                 }
                 count(self.book().rows.entry((asked.entrance, kind)).or_default());
-                if matches!(told, Told::Denied(reason) if !is_of_allowed(reason)) {
-                    self.refused(asked.entrance);
+                if let Told::Denied(reason) = told
+                    && !is_of_allowed(reason)
+                {
+                    self.book().asked.entry(number).and_modify(|asked| asked.refused = Some(reason.clone()));
                 }
             }
             Err(why) => {
@@ -286,13 +291,20 @@ impl Ledger {
 
     /// What can only be judged once everything has ended.
     pub fn close(&self) {
-        let book = self.book();
+        let mut book = self.book();
+        // What had begun has its refusal in its end.
+        let refused = book.asked.values().filter(|asked| asked.refused.is_some() && !asked.begun);
+        let entrances: Vec<_> = refused.map(|asked| in_audit(asked.entrance)).collect();
+        for entrance in entrances {
+            book.refusals.entry(entrance.to_owned()).or_default().told += 1;
+        }
         let open = book.open.values().next().copied();
         let unwritten = book.asked.iter().find(|(_, asked)| asked.arrived.is_some() && !asked.begun);
         let unwritten = unwritten.map(|(number, asked)| format!("{number}, {asked:?}"));
         let cut = book.asked.iter().find(|(_, asked)| {
             let end = asked.end.as_deref().unwrap_or_default();
-            !asked.revoked.is_empty() && !asked.revoked.contains(&end)
+            let was_refused = asked.begun && asked.refused.as_deref().is_some_and(|reason| reason != end);
+            was_refused || !asked.revoked.is_empty() && !asked.revoked.contains(&end)
         });
         let cut = cut.map(|(number, asked)| format!("{number}, {asked:?}"));
         let miscounted = book.refusals.iter().find(|(_, refusals)| refusals.told != refusals.written);
@@ -415,6 +427,9 @@ fn answer(seed: u64, asked: &Asked, span: &Span, excused: bool, told: &Told) -> 
         Told::Denied(reason) if right.iter().any(|v| matches!(v, Verdict::Deny(r) if r == reason)) => {
             match asked.arrived {
                 None => Ok(|row| row.denied += 1),
+                Some(_) if revocations(seed, &asked.ask, span).contains(&reason.as_str()) => {
+                    Ok(|row| row.overtaken += 1)
+                }
                 Some(_) => Err("was denied, and arrived".to_owned()),
             }
         }

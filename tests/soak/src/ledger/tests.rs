@@ -174,6 +174,30 @@ fn the_audit_trail_says_what_its_own_policy_says_and_pairs_what_it_begins() {
 }
 
 #[test]
+fn what_is_refused_after_it_arrived_had_its_rule_go_meanwhile_and_has_that_in_its_end() {
+    let allows = |policy: &Policy| matches!(policy.verdict(&ask(Place::Flip)), Verdict::Allow(_));
+    let open = (1..)
+        .find(|number| allows(&Policy::of(SEED, *number)) && !allows(&Policy::of(SEED, *number + 1)))
+        .unwrap();
+    let Verdict::Deny(reason) = Policy::of(SEED, open + 1).verdict(&ask(Place::Flip)) else { unreachable!() };
+    let refused = |goes: bool, said: Option<&'static str>| {
+        after(open, ask(Place::Flip), move |ledger, number| {
+            ledger.writes(number, &line("begin", open));
+            ledger.arrives(number, "api.good.test", &[BEARER]);
+            if goes {
+                ledger.timeline.policy.announce(open + 1);
+            }
+            ledger.told(number, "request", &Told::Denied(reason.to_owned()));
+            ledger.writes(number, &Written { reason: said, ..line("end", open) });
+            ledger.close();
+        })
+    };
+    assert_eq!(refused(true, Some(reason)), None);
+    assert!(refused(false, Some(reason)).unwrap().contains("was denied, which no policy says"));
+    assert!(refused(true, None).unwrap().contains("not with its rule"));
+}
+
+#[test]
 fn what_was_sent_without_a_line_is_found_at_the_end() {
     let unwritten = |ledger: &Ledger, number| {
         ledger.arrives(number, "api.good.test", &[BEARER]);
