@@ -103,7 +103,7 @@ fn whole() -> Vec<Value> {
     ];
     // What a sandbox may say a template may, but for whether it runs for now.
     let templates: Vec<Value> =
-        all.iter().filter(|one| one["kind"] == "AgentSandbox" && !is_of_its_own(one)).map(template).collect();
+        all.iter().filter(|one| one["kind"] == "AgentSandbox").map(template).collect();
     all.extend(templates);
     all.push(json!({"kind": "AgentSandbox", "spec": {"templateRef": {"name": "leaf"}}}));
     all.extend(ways.map(|inject| {
@@ -114,12 +114,6 @@ fn whole() -> Vec<Value> {
         object["metadata"] = json!({"name": "leaf"});
     }
     all
-}
-
-/// Whether a sandbox has what no template has.
-fn is_of_its_own(sandbox: &Value) -> bool {
-    let workspace = &sandbox["spec"]["workspace"];
-    !(workspace["configMap"].is_null() && workspace["persistentVolumeClaim"].is_null())
 }
 
 fn template(sandbox: &Value) -> Value {
