@@ -84,20 +84,22 @@ fn a_folder_that_is_not_there_or_lies_behind_a_link_is_told_by_its_name_and_a_ho
     assert!(report.message.contains("raise spec.workspace.sizeLimit"), "{}", report.message);
 }
 
+/// Whether the step takes a command line with these arguments.
+fn is_taken(more: &[&str]) -> bool {
+    let line = [
+        "agentsandbox-init",
+        "workspace",
+        "--proxy=10.0.0.1",
+        "--trust-bundle=/b",
+        "--volume=/v",
+        "--volume-bytes=1",
+    ];
+    Args::try_parse_from(line.iter().chain(more)).is_ok()
+}
+
 #[test]
 fn a_folder_is_no_second_source_and_its_path_leads_nowhere_else() {
-    let line = |more: &[&str]| {
-        let line = [
-            "agentsandbox-init",
-            "workspace",
-            "--proxy=10.0.0.1",
-            "--trust-bundle=/b",
-            "--volume=/v",
-            "--volume-bytes=1",
-        ];
-        Args::try_parse_from(line.iter().chain(more)).is_ok()
-    };
-    assert!(line(&["--folder=/f"]) && line(&["--folder=/f", "--folder-path=a/b"]));
+    assert!(is_taken(&["--folder=/f"]) && is_taken(&["--folder=/f", "--folder-path=a/b"]));
     for refused in [
         &["--folder=/f", "--empty"][..],
         &["--folder=/f", "--git-url=https://a.test/b.git"],
@@ -106,7 +108,7 @@ fn a_folder_is_no_second_source_and_its_path_leads_nowhere_else() {
         &["--folder=/f", "--folder-path=/b"],
         &["--folder-path=b", "--empty"],
     ] {
-        assert!(!line(refused), "{refused:?}");
+        assert!(!is_taken(refused), "{refused:?}");
     }
 }
 
@@ -119,20 +121,9 @@ fn a_file_with_settings_and_secrets_is_rewritten_where_that_is_asked_for_and_of_
     assert_eq!((report.verdict, report.rewritten, report.left_out), (WorkspaceVerdict::Unpacked, 1, 1));
     assert_eq!(place.file(".npmrc").as_deref(), Some("a=1\n# left out\n"));
     assert_eq!(log, "left out: .env\nrewritten without its secrets: .npmrc\n");
-    let line = |source: &str, format: &str| {
-        let line = [
-            "agentsandbox-init",
-            "workspace",
-            "--proxy=10.0.0.1",
-            "--trust-bundle=/b",
-            "--volume=/v",
-            "--volume-bytes=1",
-        ];
-        Args::try_parse_from(line.into_iter().chain([source, format])).is_ok()
-    };
-    assert!(line("--folder=/f", "--sanitize=Netrc"));
+    assert!(is_taken(&["--folder=/f", "--sanitize=Netrc"]));
     assert!(
-        !line("--git-url=https://a.test/b.git", "--sanitize=Netrc")
-            && !line("--folder=/f", "--sanitize=netrc")
+        !is_taken(&["--git-url=https://a.test/b.git", "--sanitize=Netrc"])
+            && !is_taken(&["--folder=/f", "--sanitize=netrc"])
     );
 }
