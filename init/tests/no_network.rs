@@ -7,61 +7,21 @@
     reason = "tests state their claims by them"
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, UdpSocket};
+mod pod;
+
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
-use agentsandbox_init::confine::network::{DATAGRAMS, STREAMS, raise_loopback};
+use agentsandbox_init::confine::network::{DATAGRAMS, STREAMS};
 use agentsandbox_init::confine::{EXIT_NOT_CONFINED, attempts};
-use agentsandbox_init::program::{self, Means, Seen};
-use nix::sched::{CloneFlags, unshare};
+use pod::{PROXY, in_a_pods_network, shell};
 
 const INIT: &str = env!("CARGO_BIN_EXE_agentsandbox-init");
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
-
-fn shell(line: &str) -> Output {
-    Command::new("sh").args(["-c", line]).output().unwrap()
-}
-
-/// What stands for the pod's network: one of a thread's own, with a route to everywhere, in which each of the proxy's ports answers with its number;
-/// none where this machine gives a thread none.
-fn in_a_pods_network<T: Send>(then: impl FnOnce() -> T + Send) -> Option<T> {
-    let in_it = || {
-        unshare(CloneFlags::CLONE_NEWNET).ok()?;
-        raise_loopback().unwrap();
-        assert!(shell("ip route add default dev lo").status.success());
-        for port in STREAMS {
-            let listener = TcpListener::bind((PROXY, port)).unwrap();
-            thread::spawn(move || {
-                for stream in listener.incoming() {
-                    let mut stream = stream.unwrap();
-                    let mut asked = [0; 4];
-                    stream.read_exact(&mut asked).unwrap();
-                    stream
-                        .write_all(format!("{} to {port}\n", String::from_utf8_lossy(&asked)).as_bytes())
-                        .unwrap();
-                }
-            });
-        }
-        let datagrams = UdpSocket::bind((PROXY, DATAGRAMS)).unwrap();
-        thread::spawn(move || {
-            let mut asked = [0; 4];
-            while let Ok((_, from)) = datagrams.recv_from(&mut asked) {
-                datagrams.send_to(b"told\n", from).unwrap();
-            }
-        });
-        Some(then())
-    };
-    thread::scope(|scope| scope.spawn(in_it).join().unwrap())
-}
-
-/// Beside the loopback's own address, so that it is found through the forwarder only.
-const PROXY: &str = "127.0.0.7";
 
 fn bash(line: &str) -> Output {
     Command::new("bash").args(["-c", line]).output().unwrap()
@@ -218,17 +178,7 @@ fn what_a_program_is_given_on_standard_input_it_has_without_a_network_too() {
 }
 
 #[test]
-fn the_check_of_no_network_finds_each_attempt_denied_and_a_network_is_none_without_its_proxy() {
-    // This build's own: whoever tidies the machine's folder for temporary files would take it away.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let placed = folder.path().join(program::FILE);
-    let means = Means::NoNetwork { proxy: PROXY.parse().unwrap(), mounts: false };
-    let Some(installed) = in_a_pods_network(|| program::install(Path::new(INIT), folder.path(), means))
-    else {
-        return;
-    };
-    assert_eq!(installed.unwrap(), Seen { landlock_version: None, loopback_only: true });
-    assert!(placed.exists());
+fn a_network_is_none_without_its_proxy_and_no_command_line_mixes_it_with_landlock() {
     for wrong in [
         &["--no-network"][..],
         &["--proxy=127.0.0.7"],

@@ -14,7 +14,6 @@ use std::process::{Command, Output};
 
 use agentsandbox_init::confine::files::{self, Landlock, VERSION_MIN};
 use agentsandbox_init::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED};
-use agentsandbox_init::program::{self, Means, ProgramError, Seen};
 use tempfile::TempDir;
 
 const INIT: &str = env!("CARGO_BIN_EXE_agentsandbox-init");
@@ -224,43 +223,6 @@ fn a_command_line_without_a_command_is_none() {
         let output = Command::new(INIT).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     }
-}
-
-#[test]
-fn the_program_that_an_agent_starts_by_is_in_its_place_only_once_it_has_confined_itself() {
-    let folder = folder();
-    let placed = folder.path().join(program::FILE);
-    let installed = program::install(Path::new(INIT), folder.path(), Means::Landlock);
-    match files::offered().unwrap() {
-        Landlock::Version(version) if version >= VERSION_MIN => {
-            let seen = Seen { landlock_version: Some(u32::try_from(version).unwrap()), loopback_only: false };
-            assert_eq!(installed.unwrap(), seen);
-            assert_eq!(fs::metadata(&placed).unwrap().permissions().mode() & 0o777, 0o555);
-            // A fence that is started again does it again.
-            program::install(Path::new(INIT), folder.path(), Means::Landlock).unwrap();
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-            let output = Command::new(&placed).args(["run", "--", "echo", "started"]).output().unwrap();
-            assert_eq!(text(&output), "started\n");
-        }
-        _ => assert!(matches!(installed, Err(ProgramError::NotConfined(_))) && !placed.exists()),
-    }
-}
-
-#[test]
-fn a_program_that_does_not_say_what_holds_is_not_put_in_its_place() {
-    let folder = folder();
-    for (other, means) in ["/bin/true", "/bin/false"]
-        .iter()
-        .flat_map(|other| [(other, Means::Landlock), (other, Means::Mounts)])
-    {
-        let refused = program::install(Path::new(other), folder.path(), means);
-        assert!(matches!(refused, Err(ProgramError::Broken(_))), "{refused:?}");
-        assert!(!folder.path().join(program::FILE).exists());
-    }
-    assert!(matches!(
-        program::install(Path::new("/nothing"), folder.path(), Means::Landlock),
-        Err(ProgramError::Copy(_))
-    ));
 }
 
 /// What became of a line of shell that has execution withheld by mounts in a folder that is one, as uid 0 of users of the test's own, who may
