@@ -82,6 +82,9 @@ enum Task {
         /// One part of the changes, such as 2/8.
         #[arg(long)]
         shard: Option<String>,
+        /// Only what differs from this commit.
+        #[arg(long, value_name = "COMMIT")]
+        since: Option<String>,
         /// The modules; absent means each of them.
         modules: Vec<String>,
     },
@@ -192,8 +195,9 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Clients { only } => clients::run(&only, clients::Document::Written).map(|()| ExitCode::SUCCESS),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds).map(|()| ExitCode::SUCCESS),
-        Task::Mutate { shard, modules } => {
-            mutate::run(&modules, shard.as_deref()).map(|()| ExitCode::SUCCESS)
+        Task::Mutate { shard, since, modules } => {
+            let part = mutate::Part { shard: shard.as_deref(), since: since.as_deref() };
+            mutate::run(&modules, part).map(|()| ExitCode::SUCCESS)
         }
         Task::Soak { minutes, seed } => soak::run(minutes, seed).map(|()| ExitCode::SUCCESS),
         Task::Quickstart => quickstart::quickstart(&Cluster::chosen()?).map(|()| ExitCode::SUCCESS),

@@ -171,11 +171,20 @@ struct Outcome {
     survivors: Vec<String>,
 }
 
+/// Which of a module's changes are made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Part<'p> {
+    /// `K/N`: each N-th of them, from the K-th on, counted from 0.
+    pub shard: Option<&'p str>,
+    /// Only those in lines that differ from this commit.
+    pub since: Option<&'p str>,
+}
+
 /// Changes these modules, or all, and prints a table.
 ///
 /// # Errors
-/// When a module is not known, the tests fail without a change, or one survives without a reason.
-pub fn run(names: &[String], shard: Option<&str>) -> Result<()> {
+/// When a module or a commit is not known, the tests fail without a change, or one survives without a reason.
+pub fn run(names: &[String], part: Part<'_>) -> Result<()> {
     let modules = selected(names)?;
     let program = tools::built("cargo-mutants", CARGO_MUTANTS_VERSION)?;
     let document = paths::repository().join(DOCUMENT);
@@ -183,7 +192,7 @@ pub fn run(names: &[String], shard: Option<&str>) -> Result<()> {
     let (mut rows, mut silent) = (String::new(), Vec::new());
     for module in modules {
         println!("==> {}", module.name);
-        let outcome = mutate(&program, module, shard)?;
+        let outcome = mutate(&program, module, part)?;
         rows.push_str(&row(module.name, &outcome));
         silent.extend(outcome.survivors.into_iter().filter(|survivor| !reasons.contains(survivor.as_str())));
     }
@@ -215,15 +224,25 @@ fn selected(names: &[String]) -> Result<Vec<&'static Module>> {
     names.iter().map(find).collect()
 }
 
-fn mutate(program: &Path, module: &Module, shard: Option<&str>) -> Result<Outcome> {
+fn mutate(program: &Path, module: &Module, part: Part<'_>) -> Result<Outcome> {
     let folder = paths::target().join("mutants").join(module.name);
     fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
     let mut command = shell::command(program, &["mutants", "--package", module.package, "--no-times"]);
     for files in module.files {
         command.args(["--file", files]);
     }
-    if let Some(shard) = shard {
+    if let Some(shard) = part.shard {
         command.args(["--shard", shard]);
+    }
+    if let Some(commit) = part.since {
+        let changed = folder.join("since.diff");
+        let mut diff = shell::command("git", &["diff", commit, "--"]);
+        let text = shell::output(diff.args(module.files).current_dir(paths::repository()))?;
+        if text.is_empty() {
+            return Ok(Outcome::default());
+        }
+        fs::write(&changed, text).during(format!("{} cannot be written", changed.display()))?;
+        command.arg("--in-diff").arg(changed);
     }
     // What is changed once is built once: the fewer bytes each build writes, the better. What is drawn by chance is drawn
     // alike each time, so that a change is not noticed by luck.
