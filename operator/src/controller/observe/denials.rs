@@ -508,6 +508,36 @@ mod tests {
         assert_eq!(woken_by(3600).await, (1, 1));
     }
 
+    #[tokio::test]
+    async fn of_a_sandbox_that_is_gone_nothing_is_kept_and_of_one_that_is_there_all_is() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let ctx = fixtures::ctx(
+            kube::Client::try_from(config).unwrap(),
+            &fixtures::sandbox(|_| ()),
+            &[Child::Pod(Box::new(fixtures::proxy_pod("127.0.0.1")))],
+            &[],
+        );
+        for uid in [fixtures::UID, "gone"] {
+            ctx.denials.tells(uid, &Pod::default(), Tally::default());
+            let sandbox = fixtures::sandbox(|sandbox| sandbox.metadata.uid = Some(uid.to_owned()));
+            ctx.denials.activities.learn(
+                &sandbox,
+                agentsandbox_policy::Idle { seconds: 7, has_passed: true },
+                ctx.clock.now(),
+            );
+            ctx.denials.heard(&sandbox, Some(&Unknown::AnotherSandbox));
+        }
+        // Nobody answers at this port, so what the round itself learns is nothing.
+        round(&ctx.stores, &ctx.denials, 1, &ctx.clock, &futures::channel::mpsc::unbounded().0).await;
+        let unheard = ctx.denials.unheard.lock().unwrap().clone();
+        for (uid, is_there) in [(fixtures::UID, true), ("gone", false)] {
+            assert_eq!(ctx.denials.of(uid).is_some(), is_there, "{uid}");
+            assert_eq!(ctx.denials.activities.of(uid).is_some(), is_there, "{uid}");
+            assert_eq!(unheard.contains(uid), is_there, "{uid}");
+        }
+    }
+
     #[test]
     fn what_the_api_server_drops_is_not_told_again() {
         let denials = Denials::default();
