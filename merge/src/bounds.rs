@@ -152,12 +152,8 @@ fn within(field: &str, own: &[String], of: &[String], faults: &mut Faults) {
         path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     for path in own.iter().filter(|path| !of.iter().any(|folder| lies_in(path, folder))) {
-        let name = field.rsplit('.').next().unwrap_or(field);
-        faults.outside(
-            field,
-            of.join(", "),
-            format!("remove {path} from {name}, or name what lies in these"),
-        );
+        let write = format!("remove {path} from {}, or name what lies in these", last(field));
+        faults.outside(field, of.join(", "), write);
     }
 }
 
@@ -188,7 +184,8 @@ fn workspace(own: &Workspace, of: &Workspace, faults: &mut Faults) {
         );
     }
     if let (Some(own), Some(of)) = (&own.persistent, &of.persistent) {
-        at_most("workspace.persistent.size", Some(&own.size), Some(&of.size), bytes, faults);
+        let field = "workspace.persistent.size";
+        required_at_most((field, field), (&own.size, &of.size), faults);
         if let (Some(asked), Some(allowed)) = (&own.storage_class_name, &of.storage_class_name)
             && asked != allowed
         {
@@ -200,6 +197,12 @@ fn workspace(own: &Workspace, of: &Workspace, faults: &mut Faults) {
         }
     }
     execution("workspace.execution", own.execution, of.execution, faults);
+    taken(own, of, faults);
+}
+
+/// What is taken of a source. What the template has rewritten stays so ([`overlay`](super::overlay)): left out of the sandbox's list, a file
+/// that is on no list of what is left out would be taken as it is.
+fn taken(own: &Workspace, of: &Workspace, faults: &mut Faults) {
     // The last pattern that matches counts, and one with ! takes back.
     for pattern in
         own.exclude.iter().filter(|one| one.trim_start().starts_with('!') && !of.exclude.is_empty())
@@ -210,21 +213,21 @@ fn workspace(own: &Workspace, of: &Workspace, faults: &mut Faults) {
     if of.exclude.is_empty() && of.include.is_empty() && of.sanitize.is_empty() {
         return;
     }
+    let formats = || of.sanitize.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>().join(", ");
     for kind in own.sanitize.iter().filter(|kind| !of.sanitize.contains(kind)) {
-        let has = of.sanitize.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>();
         let write = format!("remove {kind:?} from sanitize, or ask the template's owner to write it there");
-        faults.outside("workspace.sanitize", format!("[{}]", has.join(", ")), write);
+        faults.outside("workspace.sanitize", format!("[{}]", formats()), write);
     }
-    if of.exclude.is_empty() && of.include.is_empty() {
-        return;
-    }
+    let (field, has) = match (of.include.is_empty(), of.exclude.is_empty()) {
+        (false, _) => ("include", of.include.join(", ")),
+        (true, false) => ("exclude", of.exclude.join(", ")),
+        (true, true) => ("sanitize", formats()),
+    };
     for pattern in own.include.iter().filter(|pattern| !of.include.contains(pattern)) {
-        let field = if of.include.is_empty() { "exclude" } else { "include" };
-        let has = if of.include.is_empty() { of.exclude.join(", ") } else { of.include.join(", ") };
         faults.outside_of(
             "workspace.include",
             &format!("sandbox.workspace.{field}"),
-            has,
+            &has,
             format!("remove {pattern} from include, or ask the template's owner to write it there"),
         );
     }
@@ -253,14 +256,13 @@ fn scratch(own: &Scratch, of: &Scratch, faults: &mut Faults) {
         return;
     }
     for (index, folder) in own.additional.iter().enumerate() {
-        match of.additional.iter().find(|known| known.path == folder.path) {
-            Some(known) => at_most(
-                &format!("scratch.additional[{index}].sizeLimit"),
-                Some(&folder.size_limit),
-                Some(&known.size_limit),
-                bytes,
-                faults,
-            ),
+        let mut known = of.additional.iter().enumerate();
+        match known.find(|(_, known)| known.path == folder.path) {
+            Some((at, known)) => {
+                let field = |index: usize| format!("scratch.additional[{index}].sizeLimit");
+                let (own, of) = (field(index), field(at));
+                required_at_most((&own, &of), (&folder.size_limit, &known.size_limit), faults);
+            }
             None => faults.outside_of(
                 &format!("scratch.additional[{index}].path"),
                 "sandbox.scratch.additional",
@@ -320,8 +322,24 @@ fn at_most(
     faults: &mut Faults,
 ) {
     let (Some(own), Some(most)) = (own, of) else { return };
-    let name = field.rsplit('.').next().unwrap_or(field);
-    if read(own).is_some_and(|asked| read(most).is_none_or(|most| asked > most)) {
-        faults.outside(field, most, format!("write at most {most} in {name}, or leave it out"));
+    if is_more(own, most, read) {
+        faults.outside(field, most, format!("write at most {most} in {}, or leave it out", last(field)));
     }
+}
+
+/// The same of a number of bytes that has to be written where what it is of is: in this field of the sandbox, and in that of the template.
+fn required_at_most((field, of_field): (&str, &str), (own, most): (&str, &str), faults: &mut Faults) {
+    if is_more(own, most, bytes) {
+        let write = format!("write at most {most} in {}", last(field));
+        faults.outside_of(field, &format!("sandbox.{of_field}"), most, write);
+    }
+}
+
+fn is_more(own: &str, most: &str, read: fn(&str) -> Option<i64>) -> bool {
+    read(own).is_some_and(|asked| read(most).is_none_or(|most| asked > most))
+}
+
+/// The name of a field, without where it is.
+fn last(field: &str) -> &str {
+    field.rsplit('.').next().unwrap_or(field)
 }

@@ -22,7 +22,7 @@ enum Listed {
 
 fn listed(path: &str) -> Listed {
     match path {
-        "workspace.exclude" | "agent.processSandbox.noExecutePaths" => Listed::United,
+        "workspace.exclude" | "workspace.sanitize" | "agent.processSandbox.noExecutePaths" => Listed::United,
         "agent.env" => Listed::Keyed("name"),
         "scratch.additional" => Listed::Keyed("path"),
         _ => Listed::Own,
