@@ -424,12 +424,16 @@ fn answer(seed: u64, asked: &Asked, span: &Span, excused: bool, told: &Told) -> 
         Told::Served if !allows => Err("was served, which no policy allows".to_owned()),
         Told::Served if asked.arrived.is_none() => Err("was served, and nothing arrived".to_owned()),
         Told::Served => Ok(|row| row.served += 1),
+        // No policy denies for this reason: it is told of what had begun, and may be told before what was sent has been looked at.
+        Told::Denied(reason)
+            if (asked.arrived.is_some() || reason == OTHER_SECRET)
+                && revocations(seed, &asked.ask, span).contains(&reason.as_str()) =>
+        {
+            Ok(|row| row.overtaken += 1)
+        }
         Told::Denied(reason) if right.iter().any(|v| matches!(v, Verdict::Deny(r) if r == reason)) => {
             match asked.arrived {
                 None => Ok(|row| row.denied += 1),
-                Some(_) if revocations(seed, &asked.ask, span).contains(&reason.as_str()) => {
-                    Ok(|row| row.overtaken += 1)
-                }
                 Some(_) => Err("was denied, and arrived".to_owned()),
             }
         }

@@ -198,6 +198,36 @@ fn what_is_refused_after_it_arrived_had_its_rule_go_meanwhile_and_has_that_in_it
 }
 
 #[test]
+fn what_is_refused_for_another_credential_had_begun_with_the_one_that_its_rule_had_before() {
+    let slot = |number| Policy::of(SEED, number).verdict(&ask(Place::Swap));
+    let is_bearer = |number| slot(number) == Verdict::Allow(Some(Slot::Bearer));
+    let swaps = (1..).find(|number| is_bearer(*number) && !is_bearer(*number + 1)).unwrap();
+    let stays = (1..).find(|number| is_bearer(*number) && is_bearer(*number + 1)).unwrap();
+    let refused = |policy: u32, arrives: bool, begins: bool, said: Option<&'static str>| {
+        after(policy, ask(Place::Swap), move |ledger, number| {
+            if begins {
+                ledger.writes(number, &line("begin", policy));
+            }
+            if arrives {
+                ledger.arrives(number, "api.good.test", &[BEARER]);
+            }
+            ledger.timeline.policy.announce(policy + 1);
+            ledger.told(number, "request", &Told::Denied(OTHER_SECRET.to_owned()));
+            if begins {
+                ledger.writes(number, &Written { reason: said, ..line("end", policy) });
+            }
+            ledger.close();
+        })
+    };
+    let said = Some(OTHER_SECRET);
+    assert_eq!(refused(swaps, true, true, said), None);
+    assert_eq!(refused(swaps, false, true, said), None, "what was sent is looked at later");
+    assert!(refused(stays, true, true, said).unwrap().contains("was denied, which no policy says"));
+    assert!(refused(swaps, true, true, None).unwrap().contains("not with its rule"));
+    assert!(refused(swaps, false, false, said).unwrap().contains("another number of refusals"));
+}
+
+#[test]
 fn what_was_sent_without_a_line_is_found_at_the_end() {
     let unwritten = |ledger: &Ledger, number| {
         ledger.arrives(number, "api.good.test", &[BEARER]);
