@@ -51,7 +51,7 @@ fn on_the_cluster(section: &str, program: &str) -> Result<()> {
     let software = format!("Kubernetes {}, gVisor with the systrap platform", parts::KUBERNETES_VERSION);
     let raw = paths::repository().join(format!("docs/benchmarks/{section}.json")).display().to_string();
     let on = format!("{}; {software}", machine_in_full());
-    let program = ["run", "--locked", "--package", "agentsandbox-tests", "--bin", program, "--", &raw, &on];
+    let program = ["run", "--locked", "--bin", program, "--", &raw, &on];
     let mut bench = shell::command("cargo", &program);
     bench.current_dir(paths::repository()).stderr(Stdio::inherit());
     let measured = shell::output(&mut bench)?;

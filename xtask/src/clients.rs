@@ -18,8 +18,7 @@ pub enum Document {
 /// When a client is answered where it should be refused, or refused where it should be answered; the sentence says which.
 pub fn run(only: &[String], document: Document) -> Result<()> {
     let only = only.join(",");
-    let mut args =
-        vec!["run", "--locked", "--quiet", "--package", "agentsandbox-clients", "--bin", "clients", "--"];
+    let mut args = vec!["run", "--locked", "--quiet", "--bin", "clients", "--"];
     if !only.is_empty() {
         args.extend(["--only", &only]);
     }

@@ -49,14 +49,7 @@ impl Contender {
 /// # Errors
 /// When a proxy cannot be installed or started, or ours fails a vector.
 pub fn run(only: &[Contender], vector: Option<&str>) -> Result<()> {
-    cargo(&[
-        "build",
-        "--locked",
-        "--package",
-        "agentsandbox-proxy",
-        "--package",
-        "agentsandbox-conformance",
-    ])?;
+    cargo(&["build", "--locked", "--bin", "agentsandbox-proxy", "--bin", "agentsandbox-conformance"])?;
     let results = paths::target().join("conformance");
     std::fs::create_dir_all(&results).during(format!("{} cannot be made", results.display()))?;
     let mut files = Vec::new();

@@ -16,7 +16,7 @@ pub struct Watching(Child);
 /// # Errors
 /// When it does not build or start.
 pub fn watch(cluster: &Cluster) -> Result<Watching> {
-    test::cargo(&["build", "--locked", "--package", "agentsandbox-invariants"])?;
+    test::cargo(&["build", "--locked", "--bin", "invariants"])?;
     let program = paths::target().join("debug/invariants");
     let mut command: Command = cluster.on_node(&program.to_string_lossy(), &[])?;
     let child = command.stdin(Stdio::piped()).spawn().during("the watcher of invariants does not start")?;

@@ -14,7 +14,7 @@ use crate::paths;
 /// # Errors
 /// When it cannot be built, or its sources cannot be read.
 pub fn proxy_beside(own: &Path) -> Result<PathBuf> {
-    beside(own, "agentsandbox-proxy", "agentsandbox-proxy", &["proxy/src", "proxy/policy/src"])
+    beside(own, "agentsandbox-proxy", &["proxy/src", "proxy/policy/src"])
 }
 
 /// `kubectl agentsandbox`, likewise.
@@ -22,15 +22,10 @@ pub fn proxy_beside(own: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built, or its sources cannot be read.
 pub fn cli_beside(own: &Path) -> Result<PathBuf> {
-    beside(
-        own,
-        "agentsandbox-cli",
-        "kubectl-agentsandbox",
-        &["cli/src", "crds/src", "proxy/policy/src", "workspace/src"],
-    )
+    beside(own, "kubectl-agentsandbox", &["cli/src", "crds/src", "proxy/policy/src", "workspace/src"])
 }
 
-fn beside(own: &Path, package: &str, name: &str, sources: &[&str]) -> Result<PathBuf> {
+fn beside(own: &Path, name: &str, sources: &[&str]) -> Result<PathBuf> {
     let program = own.with_file_name(name);
     let built = program.metadata().and_then(|file| file.modified());
     let mut newest = SystemTime::UNIX_EPOCH;
@@ -41,7 +36,7 @@ fn beside(own: &Path, package: &str, name: &str, sources: &[&str]) -> Result<Pat
         return Ok(program);
     }
     let mut build = Command::new("cargo");
-    build.args(["build", "--locked", "--package", package, "--bin", name]);
+    build.args(["build", "--locked", "--bin", name]);
     let status = build.current_dir(paths::repository()).status().during("cargo cannot be started")?;
     if status.success() { Ok(program) } else { Err(Failure::new(format!("{name} is not built"))) }
 }

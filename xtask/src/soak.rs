@@ -12,7 +12,7 @@ pub const MINUTES: u64 = 30;
 /// # Errors
 /// When something is wrong: the first such thing, and the seed to run it again with, are on the screen.
 pub fn run(minutes: u64, seed: Option<u64>) -> Result<()> {
-    cargo(&["build", "--locked", "--package", "agentsandbox-proxy", "--package", "agentsandbox-soak"])?;
+    cargo(&["build", "--locked", "--bin", "agentsandbox-proxy", "--bin", "agentsandbox-soak"])?;
     let built = paths::target().join("debug");
     let mut soak = shell::command(built.join("agentsandbox-soak"), &["--program"]);
     soak.arg(built.join("agentsandbox-proxy")).args(["--seconds", &(minutes * 60).to_string()]);

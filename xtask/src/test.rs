@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in named parts that can be run alone.
 
+use std::fmt::Debug;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, down, process};
 use crate::failure::{During, Failure, Result};
 use crate::images::{self, Selection};
-use crate::{agent_images, chart, invariants, parts, paths, quickstart, scanners, shell, tools};
+use crate::{agent_images, chart, invariants, nightly, parts, paths, quickstart, scanners, shell, tools};
 
 /// A part of the tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,34 +43,45 @@ const ALL: [Part; 8] = [
     Part::Cluster,
 ];
 
-/// Runs the parts, or one of them, and prints a line that counts them.
+/// Tests that need network namespaces and other people's programs; their manifest keeps them out of `cargo test`.
+const CLIENTS_TESTS: [&str; 2] = ["quick", "readers"];
+/// Tests that need a cluster, likewise.
+const CLUSTER_TESTS: [&str; 3] = ["cluster", "rig", "whole_run"];
+
+/// Runs the parts, or one of them, and prints a line that counts them. All of them run even where one fails: a run takes long
+/// enough that each failure it can tell of is worth knowing.
 ///
 /// # Errors
-/// When a part fails; those after it are not run.
+/// When a part fails; the sentence says how to run it alone.
 pub fn test(only_part: Option<Part>, only_test: Option<&str>) -> Result<()> {
     let selected: Vec<Part> = ALL.into_iter().filter(|p| only_part.is_none_or(|o| o == *p)).collect();
-    let mut passed = 0;
     if selected.iter().any(|part| part.needs_cluster_programs()) {
         parts::fetch_ahead();
     }
-    for part in selected {
+    each(&selected, "test", |part| part.run(only_test))
+}
+
+/// Runs parts of a task one after the other, whatever becomes of those before, and prints how each ended and how long it took.
+pub(crate) fn each<P: Copy + Debug>(parts: &[P], task: &str, run: impl Fn(P) -> Result<()>) -> Result<()> {
+    let mut failed = Vec::new();
+    for part in parts {
         let begin = Instant::now();
         println!("==> {part:?}");
-        let outcome = part.run(only_test);
+        let outcome = run(*part);
         let took = begin.elapsed().as_secs();
-        if let Err(failure) = outcome {
-            eprintln!("==> {part:?} failed after {took} s: {failure}");
-            println!("{passed} passed, 1 failed");
-            return Err(Failure::new(format!(
-                "run it alone with `cargo xtask test {}`",
-                format!("{part:?}").to_lowercase()
-            )));
+        match outcome {
+            Ok(()) => println!("==> {part:?} passed in {took} s"),
+            Err(failure) => {
+                eprintln!("==> {part:?} failed after {took} s: {failure}");
+                failed.push(format!("`cargo xtask {task} {}`", format!("{part:?}").to_lowercase()));
+            }
         }
-        passed += 1;
-        println!("==> {part:?} passed in {took} s");
     }
-    println!("{passed} passed, 0 failed");
-    Ok(())
+    println!("{} passed, {} failed", parts.len() - failed.len(), failed.len());
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("run what failed alone with {}", failed.join(", "))))
 }
 
 impl Part {
@@ -81,29 +93,37 @@ impl Part {
         match self {
             Self::Fmt => cargo(&["fmt", "--all", "--check"]),
             Self::Clippy => {
-                // The night's test is a target that `--all-targets` leaves out.
-                let targets = ["--all-targets", "--test", "upstream"];
-                cargo(
-                    &[&["clippy", "--workspace", "--locked"], &targets[..], &["--", "-D", "warnings"]]
-                        .concat(),
-                )
+                let mut args = vec!["clippy", "--locked", "--all-targets"];
+                // These are targets that `--all-targets` leaves out.
+                for test in CLIENTS_TESTS.iter().chain(&CLUSTER_TESTS).chain(&[nightly::UPSTREAM_TEST]) {
+                    args.extend(["--test", test]);
+                }
+                args.extend(["--", "-D", "warnings"]);
+                cargo(&args)
             }
             Self::Deny => deny(),
             Self::Unit => {
-                let mut args = vec!["test", "--locked"];
+                let mut args = vec!["test", "--locked", "--no-fail-fast"];
                 args.extend(only_test);
                 cargo(&args)
             }
             Self::Chart => chart::check(),
             Self::Scanners => scanners::run(),
             Self::Clients => {
-                let mut args = vec!["test", "--locked", "--package", "agentsandbox-clients"];
+                let mut args = named(&CLIENTS_TESTS);
                 args.extend(only_test);
                 cargo(&args)
             }
             Self::Cluster => cluster(only_test),
         }
     }
+}
+
+/// Runs these tests, of whichever package. All of cargo's commands here name what they want and no package: cargo then builds
+/// with the features that the whole workspace asks for, and what one part of the tests has built another finds.
+fn named<'a>(tests: &[&'a str]) -> Vec<&'a str> {
+    let each = tests.iter().flat_map(|test| ["--test", test]);
+    ["test", "--locked"].into_iter().chain(each).collect()
 }
 
 /// Runs cargo in the repository with its output shown.
@@ -156,7 +176,7 @@ fn cluster(only_test: Option<&str>) -> Result<()> {
     agent_images::load(&cluster)?;
     // It needs a whole run: an invariant that was never judged is not shown to hold.
     let watching = if only_test.is_none() { Some(invariants::watch(&cluster)?) } else { None };
-    let mut args = vec!["test", "--locked", "--package", "agentsandbox-tests"];
+    let mut args = named(&CLUSTER_TESTS);
     if only_test.is_none() {
         // Every failure of a long run is worth knowing.
         args.push("--no-fail-fast");
@@ -170,4 +190,36 @@ fn cluster(only_test: Option<&str>) -> Result<()> {
         down::down(&cluster)?;
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_though_one_before_it_failed_and_the_whole_has_failed_with_it() {
+        let ran = std::cell::RefCell::new(Vec::new());
+        let run = |part| {
+            ran.borrow_mut().push(part);
+            if part == Part::Fmt { Err(Failure::new("a blank")) } else { Ok(()) }
+        };
+        let failure = each(&[Part::Fmt, Part::Deny], "test", run).expect_err("one failed").to_string();
+        assert!(failure.contains("`cargo xtask test fmt`") && !failure.contains("deny"), "{failure}");
+        assert_eq!(ran.take(), [Part::Fmt, Part::Deny]);
+        assert!(each(&[Part::Deny], "test", run).is_ok());
+    }
+
+    /// A target that `cargo test` leaves out and that no part names is a test that nobody runs.
+    #[test]
+    fn each_test_that_cargo_leaves_out_has_a_part_that_runs_it() {
+        let left_out = |manifest: &str| {
+            let text = std::fs::read_to_string(paths::repository().join(manifest)).unwrap();
+            let targets = text.split("[[test]]").skip(1).filter(|target| target.contains("test = false"));
+            let names = targets.filter_map(|target| target.split('"').nth(1).map(str::to_owned));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(left_out("tests/clients/Cargo.toml"), CLIENTS_TESTS);
+        let night = nightly::UPSTREAM_TEST;
+        assert_eq!(left_out("tests/Cargo.toml"), [&CLUSTER_TESTS[..], &[night]].concat());
+    }
 }

@@ -62,7 +62,7 @@ pub struct Rig {
 pub fn build() -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
-    build.args(["build", "--locked", "--package", "agentsandbox-proxy", "--package", "agentsandbox-world"]);
+    build.args(["build", "--locked", "--bin", "agentsandbox-proxy", "--bin", "agentsandbox-world"]);
     shown(build.current_dir(catalogue::repository()))?;
     shown(Command::new(program("agentsandbox-world")).arg("prepare"))
 }

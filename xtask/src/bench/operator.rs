@@ -185,8 +185,7 @@ fn programs(runs: &[Run]) -> Result<Programs> {
     if takes_part(Contender::AgentSandbox) {
         programs.peer = peer()?;
     }
-    let mut cargo =
-        shell::command("cargo", &["build", "--locked", "--package", "agentsandbox-bench-operator"]);
+    let mut cargo = shell::command("cargo", &["build", "--locked", "--bin", "bench-operator"]);
     cargo.current_dir(paths::repository()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
     shell::output(&mut cargo).during("bench-operator is not built")?;
     Ok(programs)
