@@ -5,7 +5,7 @@
 //! missing test, or stands in `docs/mutants.md` with the reason why nobody could notice.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{During, Failure, Result};
 use crate::test::visible;
@@ -235,14 +235,10 @@ fn mutate(program: &Path, module: &Module, part: Part<'_>) -> Result<Outcome> {
         command.args(["--shard", shard]);
     }
     if let Some(commit) = part.since {
-        let changed = folder.join("since.diff");
-        let mut diff = shell::command("git", &["diff", commit, "--"]);
-        let text = shell::output(diff.args(module.files).current_dir(paths::repository()))?;
-        if text.is_empty() {
+        let Some(diff) = changed(&paths::repository(), commit, module.files, &folder)? else {
             return Ok(Outcome::default());
-        }
-        fs::write(&changed, text).during(format!("{} cannot be written", changed.display()))?;
-        command.arg("--in-diff").arg(changed);
+        };
+        command.arg("--in-diff").arg(diff);
     }
     // What is changed once is built once: the fewer bytes each build writes, the better. What is drawn by chance is drawn
     // alike each time, so that a change is not noticed by luck.
@@ -260,6 +256,18 @@ fn mutate(program: &Path, module: &Module, part: Part<'_>) -> Result<Outcome> {
         Err(failure) if outcome == Outcome::default() => Err(failure),
         _ => Ok(outcome),
     }
+}
+
+/// What differs from a commit in these files, written into a folder; none where nothing does.
+fn changed(repository: &Path, commit: &str, files: &[&str], folder: &Path) -> Result<Option<PathBuf>> {
+    let mut diff = shell::command("git", &["diff", commit, "--"]);
+    let text = shell::output(diff.args(files).current_dir(repository))?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let file = folder.join("since.diff");
+    fs::write(&file, text).during(format!("{} cannot be written", file.display()))?;
+    Ok(Some(file))
 }
 
 /// One file for each outcome, and a line in it for each change.
@@ -320,5 +328,32 @@ mod tests {
         assert!(selected(&["scrub".to_owned()]).is_ok_and(|all| all.len() == 1));
         let failure = selected(&["no-such-module".to_owned()]).err().unwrap().to_string();
         assert!(failure.contains("scrub"), "{failure}");
+    }
+
+    #[test]
+    fn what_differs_from_a_commit_is_that_of_the_modules_files_and_an_unknown_commit_is_no_empty_difference()
+    {
+        let (repository, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |name: &str| repository.path().join(name);
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=test", "-c", "user.email=test@example.com"];
+            shell::output(shell::command("git", &who).args(args).current_dir(repository.path())).unwrap()
+        };
+        git(&["init", "--quiet"]);
+        for name in ["guard.rs", "other.rs"] {
+            fs::write(at(name), "fn before() {}\n").unwrap();
+        }
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", "before"]);
+        for name in ["guard.rs", "other.rs"] {
+            fs::write(at(name), "fn before() {}\nfn since() {}\n").unwrap();
+        }
+        let differs = |commit, files: &[&str]| changed(repository.path(), commit, files, folder.path());
+        let diff = fs::read_to_string(differs("HEAD", &["guard.rs"]).unwrap().unwrap()).unwrap();
+        assert!(diff.contains("+fn since") && !diff.contains("+fn before"), "{diff}");
+        assert!(!diff.contains("other.rs"), "{diff}");
+        git(&["checkout", "--quiet", "guard.rs"]);
+        assert_eq!(differs("HEAD", &["guard.rs"]).unwrap(), None);
+        assert!(differs("no-such-commit", &["guard.rs"]).is_err());
     }
 }
