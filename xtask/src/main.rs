@@ -110,6 +110,9 @@ enum Task {
         #[arg(long, requires = "context")]
         values: Option<PathBuf>,
     },
+    /// Builds what the cluster's tests need, for whoever runs something else meanwhile; started by `test`.
+    #[command(hide = true)]
+    Ahead,
     /// Serves the API server's way to the host; started by `cluster up`.
     #[command(hide = true)]
     Relay {
@@ -187,6 +190,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Cluster(ClusterArgs { context: Some(context), verb, .. }) => on_foreign(&context, verb),
         Task::Cluster(args) => on_cluster(&Cluster::named(&args.name)?, args.verb),
         Task::Images { load, verify } => make_images(load, verify).map(|()| ExitCode::SUCCESS),
+        Task::Ahead => test::build_ahead().map(|()| ExitCode::SUCCESS),
         Task::Bench { what } => bench::run(&what).map(|()| ExitCode::SUCCESS),
         Task::Test { part, only } => test::test(part, only.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Nightly { part } => nightly::run(part).map(|()| ExitCode::SUCCESS),
