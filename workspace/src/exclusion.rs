@@ -60,20 +60,25 @@ impl Exclusion {
     /// # Errors
     /// Refuses a pattern that is none, says nothing, or is too long, and too many of them.
     pub fn new<S: AsRef<str>>(exclude: &[S], include: &[S]) -> Result<Self, BadPattern> {
-        for pattern in include.iter().map(AsRef::as_ref) {
-            if pattern.starts_with('!') {
-                return Err(bad(pattern, "negates, which means nothing in include"));
-            }
-        }
+        let (excluded, included) = matchers(exclude, include)?;
         let default: Vec<&str> =
             DEFAULT.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
         Ok(Self {
             default: matcher(&default, true)?,
-            exclude: matcher(exclude, true)?,
-            include: matcher(include, false)?,
+            exclude: excluded,
+            include: included,
             patterns: (owned(exclude), owned(include)),
             formats: Vec::new(),
         })
+    }
+
+    /// Whether the user's patterns can be read. Where there are none that costs nothing, and whoever asks again and again reads no list of
+    /// this project's for it.
+    ///
+    /// # Errors
+    /// As [`Exclusion::new`].
+    pub fn check<S: AsRef<str>>(exclude: &[S], include: &[S]) -> Result<(), BadPattern> {
+        matchers(exclude, include).map(drop)
     }
 
     /// The same, with files of these formats rewritten without their secrets, whether this project's list has them or not.
@@ -156,6 +161,16 @@ fn owned<S: AsRef<str>>(patterns: &[S]) -> Vec<String> {
 
 fn bad(pattern: &str, why: &'static str) -> BadPattern {
     BadPattern { pattern: pattern.to_owned(), why }
+}
+
+/// What the user leaves out, and what is taken back.
+fn matchers<S: AsRef<str>>(exclude: &[S], include: &[S]) -> Result<(Gitignore, Gitignore), BadPattern> {
+    for pattern in include.iter().map(AsRef::as_ref) {
+        if pattern.starts_with('!') {
+            return Err(bad(pattern, "negates, which means nothing in include"));
+        }
+    }
+    Ok((matcher(exclude, true)?, matcher(include, false)?))
 }
 
 fn matcher<S: AsRef<str>>(patterns: &[S], is_case_blind: bool) -> Result<Gitignore, BadPattern> {

@@ -353,7 +353,7 @@ fn patterns(workspace: &Workspace, faults: &mut Vec<Rejection>) {
         ("spec.workspace.exclude", workspace.exclude.as_slice(), none),
         ("spec.workspace.include", none, workspace.include.as_slice()),
     ] {
-        if let Err(bad) = Exclusion::new(exclude, include) {
+        if let Err(bad) = Exclusion::check(exclude, include) {
             let message = format!("{bad}; write patterns as .gitignore has them, such as **/*.secret");
             reject(faults, RejectionReason::InvalidField, field, message);
         }
