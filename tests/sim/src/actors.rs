@@ -316,6 +316,15 @@ fn owners(object: &Value) -> &[Value] {
 pub fn collect(store: &mut Store) {
     let alive: BTreeSet<String> =
         store.everything().map(|(_, object)| text(object, "/metadata/uid").to_owned()).collect();
+    let is_orphaned = |object: &Value| {
+        let of = owners(object);
+        !of.is_empty() && !is_ending(object) && of.iter().all(|owner| !alive.contains(text(owner, "/uid")))
+    };
+    let waits =
+        |object: &Value| finalizers(object).iter().any(|one| ["foregroundDeletion", "orphan"].contains(one));
+    if !store.everything().any(|(_, object)| is_orphaned(object) || waits(object)) {
+        return;
+    }
     // What has neither owners nor a finalizer is nothing to the collector.
     let concerned =
         store.everything().filter(|(_, object)| !owners(object).is_empty() || !finalizers(object).is_empty());
@@ -323,9 +332,7 @@ pub fn collect(store: &mut Store) {
     for (key, object) in &all {
         let Some(kind) = kinds::ALL.iter().find(|kind| kind.plural == key.0) else { continue };
         let at = (key.1.as_str(), key.2.as_str());
-        let of = owners(object);
-        let orphaned = !of.is_empty() && of.iter().all(|owner| !alive.contains(text(owner, "/uid")));
-        if orphaned && !is_ending(object) {
+        if is_orphaned(object) {
             let uid = Some(text(object, "/metadata/uid").to_owned());
             let _ = store.delete(kind, at, &Deletion { uid, ..Deletion::default() });
         }

@@ -144,8 +144,7 @@ impl Invariants {
                 self.values.extend(secret.filter(|value| value.len() >= SECRET_BYTES_MIN).map(str::to_owned));
             }
         } else {
-            let whole = object.to_string();
-            if self.values.iter().any(|value| whole.contains(value.as_str())) {
+            if shows(object, &self.values) {
                 broken.push(format!("I5: a secret's value is in {} {name}", revision.kind.kind));
             }
         }
@@ -337,5 +336,16 @@ fn suspended(store: &Store, revision: &Revision, broken: &mut Vec<String>) {
     for pod in live(store, sandbox) {
         let (name, pod) = (text(sandbox, "/metadata/name"), text(pod, "/metadata/name"));
         broken.push(format!("I10: {name} is called suspended while {pod} lives"));
+    }
+}
+
+/// Whether one of these values stands in a text of an object, or in the name of a field.
+fn shows(object: &Value, values: &BTreeSet<String>) -> bool {
+    let is_in = |text: &str| values.iter().any(|value| text.contains(value.as_str()));
+    match object {
+        Value::String(text) => is_in(text),
+        Value::Array(items) => items.iter().any(|item| shows(item, values)),
+        Value::Object(map) => map.iter().any(|(name, value)| is_in(name) || shows(value, values)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
