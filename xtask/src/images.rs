@@ -110,6 +110,11 @@ pub fn build(workspace: &Path, selection: Selection) -> Result<Vec<Archive>, Ima
     archives(&target, &target.join("images"), selection)
 }
 
+/// Builds the programs of the selected images, and writes no image: somebody else may be reading those.
+pub fn programs(workspace: &Path, selection: Selection) -> Result<(), ImagesError> {
+    compile(workspace, &workspace.join("target"), selection)
+}
+
 /// Builds the operator's program alone, with the flags of its image, and says where it is.
 pub fn operator(workspace: &Path) -> Result<PathBuf, ImagesError> {
     let target = workspace.join("target");

@@ -88,13 +88,13 @@ fn begin_ahead() {
     }
 }
 
-/// Builds the cluster's programs and the images for its tests.
+/// Builds the cluster's programs and those of the images for its tests.
 ///
 /// # Errors
 /// As both say.
 pub fn build_ahead() -> Result<()> {
     parts::built()?;
-    images::build(&paths::repository(), Selection::WithTests).during("the images are not made").map(drop)
+    images::programs(&paths::repository(), Selection::WithTests).during("the images' programs are not built")
 }
 
 /// Runs parts of a task one after the other, whatever becomes of those before, and prints how each ended and how long it took.
