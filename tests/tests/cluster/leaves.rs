@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agentsandbox_crds::sandbox::AgentSandbox;
 use agentsandbox_crds::schema;
 use agentsandbox_tests::{Namespace, Rig, eventually, with_namespace};
 use http::Request;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Error};
 use serde_json::{Value, json};
 use xtask::install;
@@ -161,8 +162,18 @@ fn leaves(schema: &Value, object: Option<&Value>, pointer: &str, path: &str, fou
     }
 }
 
-/// What no field, or hardly any, should take; and the bounds of this one, which it may.
+/// What no field, or hardly any, should take; and the bounds of this one, which it may. Each once.
 fn values(schema: &Value) -> Vec<Value> {
+    let mut all = Vec::new();
+    for value in candidates(schema) {
+        if !all.contains(&value) {
+            all.push(value);
+        }
+    }
+    all
+}
+
+fn candidates(schema: &Value) -> Vec<Value> {
     if schema["type"] == "integer" {
         let bound = |name: &str| schema[name].as_f64().map_or(0, |bound| bound as i64);
         let (min, max) = (bound("minimum"), bound("maximum"));
@@ -234,21 +245,39 @@ spec:
   - {host: echo.world.test}
 ";
 
+/// Sandboxes that are there at a time. The policy engine writes all of its rules anew for each wall that comes or goes.
+const AT_A_TIME: usize = 60;
+
 /// A class is refused by nobody but the API server; of a sandbox the operator says what is wrong.
 async fn settled(ns: &Namespace, taken: Vec<(String, Value)>) {
     // Nothing runs: what is judged is what the operator says.
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
     ns.apply(&quota.to_string()).await.unwrap();
-    let mut names = BTreeMap::new();
-    for (index, (path, mut object)) in taken.into_iter().enumerate() {
-        let name = format!("leaf-{index}");
-        object["metadata"]["name"] = json!(name);
-        asked(ns, &object, "").await.unwrap();
-        names.insert(name, path);
+    let mut left = taken.into_iter().enumerate().peekable();
+    while left.peek().is_some() {
+        let mut names = BTreeMap::new();
+        for (index, (path, mut object)) in left.by_ref().take(AT_A_TIME) {
+            let name = format!("leaf-{index}");
+            object["metadata"]["name"] = json!(name);
+            asked(ns, &object, "").await.unwrap();
+            names.insert(name, path);
+        }
+        accepted_or_told(ns, &names).await;
+        let all: Api<AgentSandbox> = Api::namespaced(ns.client.clone(), &ns.name);
+        all.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        eventually("they are gone", SETTLED_WITHIN, || async {
+            let left = all.list_metadata(&ListParams::default()).await.map_err(|error| error.to_string())?;
+            if left.items.is_empty() { Ok(()) } else { Err(format!("{} are left", left.items.len())) }
+        })
+        .await;
     }
+}
+
+/// Waits until each is accepted, or refused with the name of its field.
+async fn accepted_or_told(ns: &Namespace, names: &BTreeMap<String, String>) {
     eventually("each is settled", SETTLED_WITHIN, || async {
         let mut open = Vec::new();
-        for (name, path) in &names {
+        for (name, path) in names {
             match ns.handle(name).condition("Accepted").await? {
                 Some(c) if c.status == "True" => {}
                 Some(c) if c.status == "False" && c.message.contains(field(path)) => {}
