@@ -72,6 +72,12 @@ impl Exclusion {
         })
     }
 
+    /// The same, with files of these formats rewritten without their secrets, whether this project's list has them or not.
+    #[must_use]
+    pub fn sanitizing(self, formats: &[Format]) -> Self {
+        Self { formats: formats.to_vec(), ..self }
+    }
+
     /// Whether the user's patterns can be read. Where there are none that costs nothing, and whoever asks again and again reads no list of
     /// this project's for it.
     ///
@@ -79,12 +85,6 @@ impl Exclusion {
     /// As [`Exclusion::new`].
     pub fn check<S: AsRef<str>>(exclude: &[S], include: &[S]) -> Result<(), BadPattern> {
         matchers(exclude, include).map(drop)
-    }
-
-    /// The same, with files of these formats rewritten without their secrets, whether this project's list has them or not.
-    #[must_use]
-    pub fn sanitizing(self, formats: &[Format]) -> Self {
-        Self { formats: formats.to_vec(), ..self }
     }
 
     /// As what a file is rewritten; none where nobody asks for it, where the user excludes it, and where a folder that it is in is left out with it.
