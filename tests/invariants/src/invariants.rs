@@ -267,8 +267,21 @@ impl Watcher {
     /// The RuntimeClasses that the class of a sandbox asks for, or asked for until a moment ago.
     fn runtime_classes(&self, uid: &str, at: Duration) -> Vec<Option<String>> {
         let sandbox = self.objects.values().find(|held| held.object.meta.uid == uid);
-        let Some(Body::Sandbox(sandbox)) = sandbox.map(|held| &held.object.body) else { return Vec::new() };
-        let values = self.classes.get(&sandbox.class).into_iter().flatten();
+        let Some((Body::Sandbox(sandbox), meta)) = sandbox.map(|held| (&held.object.body, &held.object.meta))
+        else {
+            return Vec::new();
+        };
+        let template = self.objects.values().find_map(|held| match &held.object.body {
+            Body::Template(class) => {
+                let is_its = held.object.meta.namespace == meta.namespace
+                    && Some(&held.object.meta.name) == sandbox.template.as_ref();
+                is_its.then_some(class.as_ref()).flatten()
+            }
+            _ => None,
+        });
+        // One that is named nowhere is the one that the operator chose and wrote down.
+        let class = sandbox.class.as_ref().or(template).or(sandbox.told_class.as_ref());
+        let values = class.and_then(|class| self.classes.get(class)).into_iter().flatten();
         let lately = values.filter(|(_, until)| until.saturating_add(NEWS_GRACE) >= at);
         lately.map(|(runtime, _)| runtime.clone()).collect()
     }

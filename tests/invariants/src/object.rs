@@ -54,6 +54,8 @@ pub enum Body {
     Sandbox(Sandbox),
     /// An AgentSandboxClass: the RuntimeClass that it asks for.
     Class(Option<String>),
+    /// An AgentSandboxTemplate: the class that its sandboxes have.
+    Template(Option<String>),
     /// An AgentCredential: the Secret, and the key in it.
     Credential(String, String),
     /// Anything else.
@@ -90,8 +92,12 @@ pub struct Policy {
 /// An AgentSandbox.
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
-    /// The class that it has.
-    pub class: String,
+    /// The class that its own spec names.
+    pub class: Option<String>,
+    /// The template that it is made from.
+    pub template: Option<String>,
+    /// The class that the operator says it has.
+    pub told_class: Option<String>,
     /// The generation that its condition Ready is about, while that is true of an agent that runs.
     pub ready: Option<u64>,
     /// Whether it is to be suspended, and is said to be so at its generation.
@@ -219,7 +225,8 @@ fn custom(kind: &str, object: &Value) -> Result<Object, Malformed> {
     let spec = &object["spec"];
     let body = match kind {
         "agentsandboxes" => Body::Sandbox(sandbox(object)),
-        "agentsandboxclasses" => Body::Class(spec["runtimeClassName"].as_str().map(str::to_owned)),
+        "agentsandboxclasses" => Body::Class(optional(&spec["runtimeClassName"])),
+        "agentsandboxtemplates" => Body::Template(optional(&spec["sandbox"]["className"])),
         "agentcredentials" => {
             // A client certificate names no key; what is secret of its pair stands here.
             let key = spec["secretRef"]["key"].as_str().unwrap_or("tls.key");
@@ -228,6 +235,10 @@ fn custom(kind: &str, object: &Value) -> Result<Object, Malformed> {
         _ => Body::Other,
     };
     Ok(Object { meta, body })
+}
+
+fn optional(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 fn sandbox(object: &Value) -> Sandbox {
@@ -247,10 +258,10 @@ fn sandbox(object: &Value) -> Sandbox {
     let says_so = |one: &Value| one["type"] == "Suspended" && one["status"] == "True";
     let mut told = conditions.into_iter().flatten().filter(is_current);
     let ready = conditions.into_iter().flatten().find(runs);
-    // A sandbox that names no class has the one that the operator chose and wrote down.
-    let class = [&object["spec"]["className"], &object["status"]["className"]];
     Sandbox {
-        class: class.iter().find_map(|name| name.as_str()).unwrap_or_default().to_owned(),
+        class: optional(&object["spec"]["className"]),
+        template: optional(&object["spec"]["templateRef"]["name"]),
+        told_class: optional(&object["status"]["className"]),
         ready: ready.map(|one| one["observedGeneration"].as_u64().unwrap_or_default()),
         is_off: is_suspended && told.any(says_so),
     }

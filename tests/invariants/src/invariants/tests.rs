@@ -195,6 +195,42 @@ fn a_wall_of_another_component_namespace_or_direction_is_none() {
     }
 }
 
+/// What the class of a template asks for is known from the template: its sandbox's status tells its class some time after the pod.
+#[test]
+fn the_class_of_a_sandbox_without_one_is_its_templates_and_without_that_the_one_that_is_told() {
+    let template = |namespace: &str, class: &str| {
+        let sandbox = if class.is_empty() { json!({}) } else { json!({"className": class}) };
+        json!({"metadata": {"name": "jobs", "namespace": namespace}, "spec": {"sandbox": sandbox}})
+            .to_string()
+    };
+    let sandbox = |told: &str| {
+        json!({
+            "metadata": {"name": "s", "namespace": "default", "uid": UID, "generation": 1},
+            "spec": {"templateRef": {"name": "jobs"}},
+            "status": {"className": told},
+        })
+        .to_string()
+    };
+    for (of_template, told, runtime, breaks) in [
+        ("gvisor", "", "gvisor", false),
+        ("gvisor", "other", "gvisor", false),
+        ("gvisor", "", "runc", true),
+        ("", "gvisor", "gvisor", false),
+        ("", "gvisor", "runc", true),
+        ("", "other", "gvisor", true),
+        ("unknown", "gvisor", "gvisor", true),
+    ] {
+        let mut history = walled();
+        history
+            .put("agentsandbox.dev/agentsandboxtemplates/default/jobs", template("default", of_template))
+            .put("agentsandbox.dev/agentsandboxtemplates/other/jobs", template("other", "elsewhere"))
+            .put(SANDBOX, sandbox(told))
+            .put(AGENT, pod("s-agent", "agent", spec(runtime), false));
+        let expected: &[Invariant] = if breaks { &[Invariant::I2] } else { &[] };
+        assert_eq!(history.broken(), expected, "{of_template:?}, {told:?}, {runtime:?}");
+    }
+}
+
 #[test]
 fn another_runtime_class_than_the_classs_breaks_i2() {
     let mut history = walled();
