@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use memchr::memmem;
 use thiserror::Error;
 
 use crate::oci::{self, Archive, File, Image, OciError};
+use crate::paths;
 
 /// Every image runs as this user, which no file in it belongs to.
 const USER: &str = "65532:65532";
@@ -80,6 +83,14 @@ pub enum ImagesError {
     /// A binary needs a loader, which a scratch image has not.
     #[error("{0} is not a static binary")]
     NotStatic(PathBuf),
+    /// A binary holds a path of this machine.
+    #[error("{path} names {folder}, a folder of the machine that built it, so it is another one elsewhere")]
+    NamesMachine {
+        /// The binary.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A binary is larger than any of ours should be.
     #[error("{path} has {bytes} bytes; at most {IMAGE_BYTES_MAX} are expected")]
     TooLarge {
@@ -105,19 +116,19 @@ pub enum ImagesError {
 
 /// Builds the selected images and writes `target/images/<name>.tar`.
 pub fn build(workspace: &Path, selection: Selection) -> Result<Vec<Archive>, ImagesError> {
-    let target = workspace.join("target");
+    let target = target(workspace);
     compile(workspace, &target, selection)?;
-    archives(&target, &target.join("images"), selection)
+    archives(workspace, &target, &target.join("images"), selection)
 }
 
 /// Builds the programs of the selected images, and writes no image: somebody else may be reading those.
 pub fn programs(workspace: &Path, selection: Selection) -> Result<(), ImagesError> {
-    compile(workspace, &workspace.join("target"), selection)
+    compile(workspace, &target(workspace), selection)
 }
 
 /// Builds the operator's program alone, with the flags of its image, and says where it is.
 pub fn operator(workspace: &Path) -> Result<PathBuf, ImagesError> {
-    let target = workspace.join("target");
+    let target = target(workspace);
     let package = "agentsandbox-operator";
     compile_packages(workspace, &target, &[package])?;
     Ok(target.join(triple()).join("release").join(package))
@@ -125,9 +136,9 @@ pub fn operator(workspace: &Path) -> Result<PathBuf, ImagesError> {
 
 /// Builds the images again in a folder of their own, from nothing, and compares digests.
 pub fn verify(workspace: &Path, first: &[Archive], selection: Selection) -> Result<(), ImagesError> {
-    let target = workspace.join("target/images-second-build");
+    let target = target(workspace).join("images-second-build");
     compile(workspace, &target, selection)?;
-    let second = archives(&target, &target.join("images"), selection)?;
+    let second = archives(workspace, &target, &target.join("images"), selection)?;
     for (first, second) in first.iter().zip(&second) {
         if first.digest != second.digest {
             return Err(ImagesError::Differs {
@@ -152,6 +163,11 @@ fn triple() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
+/// Cargo's output folder, as a whole path: it is taken out of binaries.
+fn target(workspace: &Path) -> PathBuf {
+    workspace.join(paths::target())
+}
+
 fn compile(workspace: &Path, target: &Path, selection: Selection) -> Result<(), ImagesError> {
     let mut packages: Vec<&str> =
         components(selection).into_iter().map(|component| component.package).collect();
@@ -171,7 +187,7 @@ fn compile_packages(workspace: &Path, target: &Path, packages: &[&str]) -> Resul
     for package in packages {
         cargo.args(["--package", package]);
     }
-    let prefixes = prefixes(workspace, target);
+    let prefixes = prefixes(target);
     let remapped = prefixes.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}"));
     let flags: Vec<String> =
         ["-C".to_owned(), "target-feature=+crt-static".to_owned()].into_iter().chain(remapped).collect();
@@ -184,25 +200,38 @@ fn compile_packages(workspace: &Path, target: &Path, packages: &[&str]) -> Resul
     if status.success() { Ok(()) } else { Err(ImagesError::Build(status)) }
 }
 
-/// Paths of this machine that would end up in panic messages and debug sections, and what stands there instead. Later
-/// prefixes win where several match, so the target folder comes after the workspace.
-fn prefixes(workspace: &Path, target: &Path) -> Vec<(String, &'static str)> {
-    let cargo_home =
-        env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let known = [
-        (Some(workspace.to_owned()), "/agentsandbox"),
-        (Some(target.to_owned()), "/target"),
-        (cargo_home, "/cargo"),
-    ];
+/// Paths of this machine that would end up in panic messages and debug sections, and what stands there instead. The repository's own
+/// is none of them: cargo names its files from its root, and other people's crates, which are built with the same flags, then need
+/// not be built again for a repository that lies elsewhere.
+fn prefixes(target: &Path) -> Vec<(String, &'static str)> {
+    let known = [(Some(target.to_owned()), "/target"), (cargo_home(), "/cargo")];
     known.into_iter().filter_map(|(path, name)| Some((path?.display().to_string(), name))).collect()
 }
 
-fn archives(target: &Path, folder: &Path, selection: Selection) -> Result<Vec<Archive>, ImagesError> {
+fn cargo_home() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))
+}
+
+/// Folders of sources on this machine: a binary that names one is not the same elsewhere.
+fn sources(workspace: &Path) -> Vec<PathBuf> {
+    let packages = components(Selection::WithTests).into_iter().map(|component| component.package);
+    let folders = packages.filter_map(|package| package.strip_prefix("agentsandbox-"));
+    let own = folders.map(|folder| workspace.join(folder).join("src"));
+    own.chain(cargo_home().map(|home| home.join("registry"))).collect()
+}
+
+fn archives(
+    workspace: &Path,
+    target: &Path,
+    folder: &Path,
+    selection: Selection,
+) -> Result<Vec<Archive>, ImagesError> {
+    let sources = sources(workspace);
     components(selection)
         .into_iter()
         .map(|component| {
             let binary = target.join(triple()).join("release").join(component.package);
-            let image = image(component, static_binary(&binary)?);
+            let image = image(component, static_binary(&binary, &sources)?);
             let name = component.repository.rsplit('/').next().unwrap_or(component.package);
             Ok(oci::write(&image, &folder.join(format!("{name}.tar")))?)
         })
@@ -227,13 +256,20 @@ fn image(component: Component, content: Vec<u8>) -> Image {
     }
 }
 
-fn static_binary(path: &Path) -> Result<Vec<u8>, ImagesError> {
+fn static_binary(path: &Path, sources: &[PathBuf]) -> Result<Vec<u8>, ImagesError> {
     let bytes = fs::read(path).map_err(|source| ImagesError::Binary { path: path.to_owned(), source })?;
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     if size > IMAGE_BYTES_MAX {
         return Err(ImagesError::TooLarge { path: path.to_owned(), bytes: size });
     }
-    if has_interpreter(&bytes) { Err(ImagesError::NotStatic(path.to_owned())) } else { Ok(bytes) }
+    if has_interpreter(&bytes) {
+        return Err(ImagesError::NotStatic(path.to_owned()));
+    }
+    let named = sources.iter().find(|source| memmem::find(&bytes, source.as_os_str().as_bytes()).is_some());
+    match named {
+        Some(folder) => Err(ImagesError::NamesMachine { path: path.to_owned(), folder: folder.clone() }),
+        None => Ok(bytes),
+    }
 }
 
 /// Whether a 64-bit little-endian ELF file asks for a loader (`PT_INTERP`). What is no such file counts as if it did.
@@ -292,10 +328,39 @@ mod tests {
         }
     }
 
+    /// The smallest there is: a header without segments.
+    fn elf(content: &str) -> Vec<u8> {
+        let mut elf = vec![0; 0x40];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        elf.extend_from_slice(content.as_bytes());
+        elf
+    }
+
     #[test]
-    fn no_path_of_the_machine_that_builds_reaches_a_binary() {
-        let prefixes = prefixes(Path::new("/somewhere"), Path::new("/somewhere/target"));
+    fn a_binary_that_names_a_folder_of_the_machine_that_built_it_makes_no_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("binary");
+        let sources = sources(Path::new("/somewhere"));
+        let home = cargo_home().unwrap().display().to_string();
+        for (content, is_told) in [
+            ("operator/src/main.rs and /cargo/registry/src/hyper".to_owned(), false),
+            ("/somewhere/operator/src/main.rs".to_owned(), true),
+            (format!("{home}/registry/src/hyper/lib.rs"), true),
+        ] {
+            fs::write(&path, elf(&content)).unwrap();
+            let outcome = static_binary(&path, &sources);
+            assert_eq!(
+                matches!(outcome, Err(ImagesError::NamesMachine { .. })),
+                is_told,
+                "{content}: {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_repository_that_lies_elsewhere_is_built_with_the_same_flags() {
+        let prefixes = prefixes(Path::new("/somewhere/target"));
         let names: Vec<&str> = prefixes.iter().map(|(_, name)| *name).collect();
-        assert_eq!(names, ["/agentsandbox", "/target", "/cargo"]);
+        assert_eq!(names, ["/target", "/cargo"]);
     }
 }
