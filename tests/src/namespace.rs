@@ -1,5 +1,6 @@
 //! A namespace per test: made with Pod Security `restricted`, dumped when the test fails, deleted in the end.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -41,8 +42,15 @@ pub async fn with_namespace(rig: &Rig, claim: &str, test: impl AsyncFnOnce(Names
     }
     namespace.delete().await;
     if let Err(panic) = outcome {
+        // Again behind the dump, which is long: of a long log often nothing but its end is kept.
+        eprintln!("{claim} failed: {}", said(&*panic));
         std::panic::resume_unwind(panic);
     }
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it said nothing")
 }
 
 impl Namespace {
