@@ -126,7 +126,8 @@ async fn an_agent_recreated_under_a_new_address_is_served_and_the_old_address_is
             let mut enrolled: Vec<_> =
                 enrolled.filter(is_enrolment).map(|line| line["host"].clone()).collect();
             enrolled.dedup();
-            if enrolled == [&*old, &*new] {
+            // An agent whose walls were late has been replaced before, and its address enrolled before these.
+            if enrolled.ends_with(&[json!(old), json!(new)]) {
                 Ok(())
             } else {
                 Err(format!("{enrolled:?}, not {old} and {new}"))
