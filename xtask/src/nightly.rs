@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{During, Failure, Result};
 use crate::test::{cargo, visible};
 use crate::{clients, fuzz, paths, soak, test};
 
@@ -35,6 +35,9 @@ const STORMS: [&str; 7] =
     ["test", "--locked", "--profile", "nightly", "--package", "agentsandbox-sim", "o_r29_every"];
 /// How often the cluster's tests pass in a row before they count as steady.
 const SUITE_RUNS: u32 = 5;
+/// How many agents the night starts at once (O-N7), and the variable that says so to the test.
+const AT_ONCE: u32 = 20;
+const AT_ONCE_VARIABLE: &str = "AGENTSANDBOX_TEST_AT_ONCE";
 /// Tests that each bring up clusters of their own; their manifest keeps them out of `cargo test`.
 pub(crate) const UPSTREAM_TEST: &str = "upstream";
 const UPSTREAM: [&str; 6] = ["test", "--locked", "--test", UPSTREAM_TEST, "--", "--test-threads=1"];
@@ -60,7 +63,7 @@ impl Part {
             Self::Upstream => cargo(&UPSTREAM),
             // What a night finds is told; the table is written by whoever means to.
             Self::Clients => clients::run(&[], clients::Document::Kept),
-            Self::Suite => suite(|| test::test(Some(test::Part::Cluster), None)),
+            Self::Suite => suite(|| visible(&mut cluster()?)),
         }
     }
 }
@@ -72,6 +75,14 @@ fn suite(run: impl Fn() -> Result<()>) -> Result<()> {
         run().map_err(|failure| Failure::new(format!("run {number} of {SUITE_RUNS}: {failure}")))?;
     }
     Ok(())
+}
+
+/// The cluster's tests, with what is more of some of them in the night.
+fn cluster() -> Result<Command> {
+    let own = std::env::current_exe().during("this program is not known")?;
+    let mut cluster = Command::new(own);
+    cluster.arg("test").arg("cluster").env(AT_ONCE_VARIABLE, AT_ONCE.to_string());
+    Ok(cluster)
 }
 
 fn storms() -> Command {
@@ -111,6 +122,16 @@ mod tests {
             assert!(failure.to_string().contains(&format!("run {fails} of 5: a flake")), "{failure}");
             assert_eq!(runs.get(), fails, "it went on after a failure");
         }
+    }
+
+    #[test]
+    fn the_night_starts_twenty_agents_at_once_by_the_name_that_the_test_reads() {
+        let command = cluster().unwrap();
+        let set: Vec<_> = command.get_envs().map(|(name, value)| (name.to_str(), value)).collect();
+        assert!(command.get_args().eq("test cluster".split(' ')), "{command:?}");
+        assert_eq!(set, [(Some(AT_ONCE_VARIABLE), Some("20".as_ref()))]);
+        let test = paths::repository().join("tests/tests/cluster/race.rs");
+        assert!(std::fs::read_to_string(test).unwrap().contains(&format!("\"{AT_ONCE_VARIABLE}\"")));
     }
 
     /// A filter that fits nothing would be a night without a test, and green.
