@@ -1,12 +1,16 @@
-//! A command in the agent's container, as `kubectl exec` runs it: with its output, and with its exit code.
+//! A command in the agent's container, as `kubectl exec` runs it: with its output, and with its exit code. Where the agent starts by a
+//! program that takes something from it, the command starts by the same, which takes as much from it; else nothing is started.
 
 use std::io::Write;
 
-use agentsandbox_crds::names::{COMPONENT_AGENT, SUFFIX_AGENT};
+use agentsandbox_crds::names::{
+    AGENT_PROGRAM, AGENT_PROGRAM_ENTER, AGENT_PROGRAM_RUN, COMPONENT_AGENT, FENCE_PROGRAM_DIR,
+    FENCE_PROGRAM_RUN, SUFFIX_AGENT,
+};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::Api;
 use kube::api::AttachParams;
+use kube::{Api, ResourceExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::args::ExecArgs;
@@ -28,6 +32,11 @@ pub enum ExecError {
     /// It could not be connected with.
     #[error("the command gives no {0}")]
     NoStream(&'static str),
+    /// It would have what was taken from the agent.
+    #[error(
+        "Pod {0} was made by an older operator, so no command can be brought to where its agent is: suspend and resume the sandbox, which begins its program anew, and its workspace too unless that is Persistent; `kubectl exec` starts a command in the agent's container, with what the agent's program has taken from itself"
+    )]
+    NoWayIn(String),
 }
 
 /// Runs a command in the agent's container and tells its exit code.
@@ -36,7 +45,9 @@ pub enum ExecError {
 /// Where there is no such sandbox, its agent does not run, or the API server does not say how the command ended.
 pub async fn exec(cluster: &Cluster, args: &ExecArgs, shown: Shown) -> Result<u8, Error> {
     let sandbox = find::sandbox(cluster, &args.name).await?;
-    let pod = find::pod(cluster, &sandbox, SUFFIX_AGENT).await?;
+    let pod = find::own_pod(cluster, &sandbox, SUFFIX_AGENT).await?;
+    let command: Vec<&str> =
+        way_in(&pod)?.iter().copied().chain(args.command.iter().map(String::as_str)).collect();
     let pods = Api::<Pod>::namespaced(cluster.streams.clone(), &cluster.namespace);
     let params =
         AttachParams::default().container(COMPONENT_AGENT).stdin(args.stdin).stdout(true).stderr(true);
@@ -44,7 +55,7 @@ pub async fn exec(cluster: &Cluster, args: &ExecArgs, shown: Shown) -> Result<u8
         "a process in the agent of AgentSandbox {0}; `kubectl agentsandbox status {0}` says whether it runs",
         args.name
     );
-    let mut process = find::in_time(what, pods.exec(&pod, &args.command, &params)).await?;
+    let mut process = find::in_time(what, pods.exec(&pod.name_any(), command, &params)).await?;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let stdout = stdout.ok_or(ExecError::NoStream("output"))?;
     let stderr = stderr.ok_or(ExecError::NoStream("errors"))?;
@@ -61,6 +72,23 @@ pub async fn exec(cluster: &Cluster, args: &ExecArgs, shown: Shown) -> Result<u8
     out?;
     err?;
     Ok(code(status.as_ref())?)
+}
+
+/// By what a command comes to where the agent is, told by the pod's spec: no agent changes that.
+fn way_in(pod: &Pod) -> Result<&'static [&'static str], ExecError> {
+    let spec = pod.spec.iter();
+    let agent = spec.clone().flat_map(|spec| &spec.containers).find(|one| one.name == COMPONENT_AGENT);
+    let starts = agent.and_then(|agent| agent.command.as_deref()).unwrap_or_default();
+    let fences = spec.flat_map(|spec| spec.init_containers.iter().flatten());
+    let told: Vec<&String> = fences.flat_map(|fence| fence.args.iter().flatten()).collect();
+    // A webhook may have put a program of its own before it; where the fence puts it, the agent starts by it.
+    let starts_by_it = starts.iter().take(2).eq([AGENT_PROGRAM, AGENT_PROGRAM_RUN])
+        || told.iter().any(|arg| *arg == FENCE_PROGRAM_DIR);
+    match (told.iter().any(|arg| arg.starts_with(FENCE_PROGRAM_RUN)), starts_by_it) {
+        (true, _) => Ok(&[AGENT_PROGRAM, AGENT_PROGRAM_ENTER, "--"]),
+        (false, true) => Err(ExecError::NoWayIn(pod.name_any())),
+        (false, false) => Ok(&[]),
+    }
 }
 
 async fn copy(mut from: impl AsyncRead + Unpin, shown: Shown, mut to: impl Write) -> std::io::Result<()> {
@@ -99,6 +127,40 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn a_command_starts_by_what_its_agent_starts_by_and_where_that_knows_no_way_in_there_is_none() {
+        let pod = |command: Value, fence: Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "fix-agent"}, "spec": {
+                "initContainers": [{"name": "fence", "args": fence}, {"name": "workspace"}],
+                "containers": [{"name": "other", "command": [AGENT_PROGRAM, "run"]}, {"name": "agent", "command": command}],
+            }}))
+            .unwrap()
+        };
+        let told = json!(["fence", "--program-dir", "/p", "--program-run=--no-network"]);
+        let untold = [json!(["fence", "--program-dir", "/p"]), Value::Null];
+        let bare = json!(["fence", "--deadline-secs", "60"]);
+        for open in [Value::Null, json!([]), json!(["sh"]), json!(["sh", "run"]), json!([AGENT_PROGRAM])] {
+            assert!(way_in(&pod(open.clone(), bare.clone())).unwrap().is_empty(), "{open}");
+        }
+        let starts = json!([AGENT_PROGRAM, "run", "--no-network", "--", "claude"]);
+        let wrapped = json!(["/somebody/elses", AGENT_PROGRAM, "run", "--no-network", "--", "claude"]);
+        let hidden = json!(["/somebody/elses"]);
+        for known in [starts.clone(), wrapped.clone(), hidden.clone()] {
+            assert_eq!(way_in(&pod(known, told.clone())).unwrap(), [AGENT_PROGRAM, "enter", "--"]);
+        }
+        let old =
+            [(&starts, &untold[0]), (&starts, &untold[1]), (&wrapped, &untold[0]), (&hidden, &untold[0])];
+        for (command, fence) in old {
+            let error = way_in(&pod(command.clone(), fence.clone())).unwrap_err().to_string();
+            assert!(
+                error.contains("Pod fix-agent")
+                    && error.contains("resume")
+                    && error.contains("unless that is Persistent"),
+                "{error}"
+            );
+        }
+    }
 
     fn of(status: Value) -> Result<u8, ExecError> {
         code(Some(&serde_json::from_value(status).unwrap()))

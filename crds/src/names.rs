@@ -32,6 +32,16 @@ pub const COMPONENT_WORKSPACE: &str = "workspace";
 pub const COMPONENT_PROXY: &str = "proxy";
 /// Container of the agent's pod that tells what the agent made of its workspace, where the original stays.
 pub const CONTAINER_REVIEW: &str = "review";
+/// The program by which an agent starts in a process sandbox, with execution withheld or without a network.
+pub const AGENT_PROGRAM: &str = "/etc/agentsandbox/program/agentsandbox-init";
+/// Its command for that: the first argument of an agent that starts by it.
+pub const AGENT_PROGRAM_RUN: &str = "run";
+/// Its command for whoever comes into the agent's container later.
+pub const AGENT_PROGRAM_ENTER: &str = "enter";
+/// The fence's argument before the folder where it puts that program.
+pub const FENCE_PROGRAM_DIR: &str = "--program-dir";
+/// How an argument of the fence begins that tells whoever enters by which argument the agent starts.
+pub const FENCE_PROGRAM_RUN: &str = "--program-run=";
 /// Annotation with the hash of a pod's desired spec; pods are immutable, so another hash means another pod.
 pub const ANNOTATION_SPEC_HASH: &str = "agentsandbox.dev/spec-hash";
 /// Annotation with the hash of the policy document, on the proxy's pod: a pod that changes makes its kubelet bring mounted

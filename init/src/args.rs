@@ -44,6 +44,11 @@ pub enum Command {
     Wait,
     /// Give up for good what an agent never needs, and become the command.
     Run(RunArgs),
+    /// Give up what the agent of this container gave up, and become the command: for whoever enters it later.
+    Enter(EnterArgs),
+    /// Carry for the process that has started this one, which waits on the other end of standard input, and end with it.
+    #[command(hide = true)]
+    Carry(CarryArgs),
 }
 
 /// The trees that are compared.
@@ -93,7 +98,36 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+/// What a process becomes once it is where the agent is.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EnterArgs {
+    /// The command, with its arguments.
+    #[arg(trailing_var_arg = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Whom to carry to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CarryArgs {
+    /// Address of the sandbox's own proxy (its Service).
+    #[arg(long)]
+    pub proxy: IpAddr,
+}
+
 impl RunArgs {
+    /// What these arguments of `run` say, which name no command; none where they are not such.
+    #[must_use]
+    pub fn parse(flags: &[String]) -> Option<Self> {
+        let line = ["agentsandbox-init", "run"].into_iter().chain(flags.iter().map(String::as_str));
+        match Args::try_parse_from(line.chain(["--", "true"])).ok()?.command {
+            // The others say what the process is, and not what it gives up.
+            Command::Run(args) if !args.inside && !args.check && args.command == ["true"] => {
+                Some(Self { command: Vec::new(), ..args })
+            }
+            _ => None,
+        }
+    }
+
     /// What is granted.
     #[must_use]
     pub fn grants(&self) -> Grants {
@@ -156,6 +190,10 @@ pub struct FenceArgs {
     /// The agent has no network but a loopback, and starts in no process sandbox.
     #[arg(long, requires = "program_dir")]
     pub program_no_network: bool,
+    /// An argument by which the agent starts by the program, in their order; it is told beside it, for whoever enters the agent's
+    /// container later.
+    #[arg(long, requires = "program_dir")]
+    pub program_run: Vec<String>,
     /// Memory limit that the class promises.
     #[arg(long)]
     pub expect_memory_bytes: u64,

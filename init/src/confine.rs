@@ -7,22 +7,27 @@
 //! makes: what cannot be enforced, or was not seen to hold, is an error, and no agent. What is given up is inherited by every
 //! child and never comes back.
 //!
+//! [`enter`] does the same for who comes into the agent's container later, by what the fence has told of how the agent starts. It joins
+//! nothing of the agent's: who shared its users would be read and steered by it. What it becomes is apart from the agent as the agent is from the pod.
+//!
 //! Not here: whether core files may be written (the program that follows decides that again), and where a network leads, which
 //! is the walls' business.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::{fs, path::Path};
 
 use nix::sched::CloneFlags;
 use thiserror::Error;
 
 use self::attempts::Attempt;
 use self::files::Grants;
-use crate::args::{RunArgs, TERMINATION_LOG};
-use crate::forward;
+use self::network::Keeper;
+use crate::args::{EnterArgs, RunArgs, TERMINATION_LOG};
+use crate::{forward, program};
 
 pub mod attempts;
 pub mod calls;
@@ -77,6 +82,37 @@ pub enum Refused {
     /// Everything was taken, and something of it does not hold.
     #[error("what must be denied was not: {}", listed(.0))]
     NotDenied(Vec<Attempt>),
+    /// Nobody knows how the agent of this container was started.
+    #[error(
+        "beside this program it is not told how the agent starts by it ({0}); a pod that an older operator made has no such file, and the next one of its sandbox has"
+    )]
+    Untold(io::Error),
+    /// It is confined, and the command cannot be started.
+    #[error("{} cannot be started: {source}", program.display())]
+    NotStarted {
+        /// Its program.
+        program: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+impl Refused {
+    fn sentence(&self) -> String {
+        match self {
+            Self::NotStarted { .. } => self.to_string(),
+            _ => format!("nothing is started: {self}"),
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::NotDenied(_) => EXIT_NOT_DENIED,
+            Self::NotStarted { source, .. } if source.kind() == io::ErrorKind::NotFound => EXIT_NOT_FOUND,
+            Self::NotStarted { .. } => EXIT_NOT_STARTED,
+            _ => EXIT_NOT_CONFINED,
+        }
+    }
 }
 
 fn listed(attempts: &[Attempt]) -> String {
@@ -96,27 +132,52 @@ pub struct Confined {
 /// child's, and this process [carries](crate::forward) for it until it ends.
 #[must_use]
 pub fn run(args: &RunArgs) -> ExitCode {
-    let ended = close_inherited().map_err(Refused::Descriptors).and_then(|()| match args.proxy {
-        Some(proxy) if !args.inside => Ok(forward::keep(proxy)?),
-        _ => confine(args).map(|confined| match args.check {
-            true => tell(&confined),
-            false => become_command(&confined, &args.command),
-        }),
-    });
-    ended.unwrap_or_else(|refused| {
-        say(&format!("nothing is started: {refused}"));
-        let held = !matches!(refused, Refused::NotDenied(_));
-        ExitCode::from(if held { EXIT_NOT_CONFINED } else { EXIT_NOT_DENIED })
+    ran(args).unwrap_or_else(|refused| {
+        let sentence = refused.sentence();
+        say(&sentence);
+        leave(&sentence);
+        ExitCode::from(refused.code())
     })
+}
+
+fn ran(args: &RunArgs) -> Result<ExitCode, Refused> {
+    close_inherited().map_err(Refused::Descriptors)?;
+    let keeper = match args.proxy {
+        Some(proxy) if !args.inside => return Ok(forward::keep(proxy)?),
+        _ => args.inside.then(Keeper::meet).transpose()?,
+    };
+    let confined = confine(args, keeper)?;
+    if args.check { Ok(tell(&confined)) } else { Err(become_command(&confined, &args.command)) }
+}
+
+/// Confines this process, which must have one thread, as the agent of its container is, and becomes the command; returns where it did not. Without
+/// a network another process carries for it until it ends. The container's last words are the agent's, so a refusal is told on standard error alone.
+#[must_use]
+pub fn enter(args: &EnterArgs) -> ExitCode {
+    let refused = entered(args);
+    say(&refused.sentence());
+    ExitCode::from(refused.code())
+}
+
+/// Why the process did not become the command; else it does not return.
+fn entered(args: &EnterArgs) -> Refused {
+    let confined = || {
+        close_inherited().map_err(Refused::Descriptors)?;
+        let how = program::told().map_err(Refused::Untold)?;
+        // It stays in the pod's network, so it is started before that is left.
+        let keeper = how.proxy.map(Keeper::begin).transpose()?;
+        confine(&how, keeper)
+    };
+    confined().map_or_else(|refused| refused, |confined| become_command(&confined, &args.command))
 }
 
 /// # Errors
 /// When anything of it cannot be enforced, or an attempt shows that it is not.
-fn confine(args: &RunArgs) -> Result<Confined, Refused> {
+fn confine(args: &RunArgs, keeper: Option<Keeper>) -> Result<Confined, Refused> {
     let grants = args.grants();
     let apart = args.by_mounts || args.no_network;
     let held = if apart {
-        take_apart(args, &grants)?
+        take_apart(args, &grants, keeper)?
     } else {
         let offered = files::offered().map_err(Refused::Unasked)?;
         format!("{LANDLOCK_VERSION}{}", files::confine(&grants, offered)?)
@@ -131,10 +192,8 @@ fn confine(args: &RunArgs) -> Result<Confined, Refused> {
 
 /// Takes this process out of the pod's mounts, its network, or both, and returns what holds then. Whatever it could do there by having them for
 /// its own it gives up.
-fn take_apart(args: &RunArgs, grants: &Grants) -> Result<String, Refused> {
+fn take_apart(args: &RunArgs, grants: &Grants, keeper: Option<Keeper>) -> Result<String, Refused> {
     let folders = mounts::folders(&grants.no_execute)?;
-    // Its parent stays in the pod's network, and carries.
-    let keeper = args.inside.then(network::Keeper::meet).transpose()?;
     let mut beside = CloneFlags::empty();
     beside.set(CloneFlags::CLONE_NEWNS, !folders.is_empty());
     beside.set(CloneFlags::CLONE_NEWNET, args.no_network);
@@ -170,11 +229,13 @@ fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-fn become_command(_confined: &Confined, command: &[OsString]) -> ExitCode {
-    let Some((program, arguments)) = command.split_first() else { return ExitCode::from(EXIT_NOT_FOUND) };
-    let error = Command::new(program).args(arguments).exec();
-    say(&format!("{} cannot be started: {error}", Path::new(program).display()));
-    ExitCode::from(if error.kind() == io::ErrorKind::NotFound { EXIT_NOT_FOUND } else { EXIT_NOT_STARTED })
+/// Why it did not; else it does not return.
+fn become_command(_confined: &Confined, command: &[OsString]) -> Refused {
+    let (program, arguments) = command
+        .split_first()
+        .map_or_else(Default::default, |(program, arguments)| (PathBuf::from(program), arguments));
+    let source = Command::new(&program).args(arguments).exec();
+    Refused::NotStarted { program, source }
 }
 
 fn tell(confined: &Confined) -> ExitCode {
@@ -187,10 +248,13 @@ fn tell(confined: &Confined) -> ExitCode {
     }
 }
 
-/// To the log, and to where the kubelet looks for a container's last words, which status then tells. Where nobody can be told,
-/// the exit code still says it.
-fn say(sentence: &str) {
+/// To the log, or to whoever has started this. Where nobody can be told, the exit code still says it.
+pub(crate) fn say(sentence: &str) {
     let _ = writeln!(io::stderr(), "agentsandbox-init: {sentence}");
+}
+
+/// To where the kubelet looks for a container's last words, which status then tells.
+fn leave(sentence: &str) {
     let last_words = fs::OpenOptions::new().write(true).open(TERMINATION_LOG);
     let _ = last_words.and_then(|mut file| file.write_all(sentence.as_bytes()));
 }

@@ -93,8 +93,11 @@ fn beside(args: &FenceArgs, kernel: KernelKind) -> Beside {
         (false, true) => Means::Mounts,
         (false, false) => Means::Landlock,
     };
-    let program =
-        args.program_dir.as_deref().map(|folder| program::install(Path::new(program::SELF), folder, means));
+    let program = args.program_dir.as_deref().map(|folder| {
+        let seen = program::install(Path::new(program::SELF), folder, means)?;
+        program::tell(folder, &args.program_run)?;
+        Ok(seen)
+    });
     let started = Instant::now();
     let readings = limits::read(Path::new("/"), kernel);
     Beside { trust, trust_millis, program, readings, limits_millis: millis(started) }
@@ -213,7 +216,10 @@ fn without_program(error: &ProgramError) -> Failure {
         ProgramError::NotConfined(_) => {
             Failure { verdict: Verdict::ProcessSandboxMissing, message: sentence(error) }
         }
-        ProgramError::Copy(_) | ProgramError::Start(_) | ProgramError::Broken(_) => failed(error),
+        ProgramError::Copy(_)
+        | ProgramError::Start(_)
+        | ProgramError::Broken(_)
+        | ProgramError::Arguments(_) => failed(error),
     }
 }
 

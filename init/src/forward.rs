@@ -2,7 +2,10 @@
 //! proxy, byte for byte; it judges nothing of it: the proxy does. It starts the process that becomes the agent, passes signals on to it, and ends as
 //! it ended, so that whoever ends this one ends the agent, and the container.
 //!
-//! Of what the agent's container starts it alone is in the pod's network. So before its child goes on it takes from itself what the
+//! For whoever [enters](crate::confine::enter) the container later there is another one, [`beside`] the command: that is the process that was started, so its
+//! terminal, its signals and its exit code are its own, and the one that carries ends with it.
+//!
+//! Of what the agent's container starts these alone are in the pod's network. So before its child goes on it takes from itself what the
 //! agent could use it for: nobody reads its memory or what it has open, and it has the [filters](crate::confine::calls) of every agent. It reads
 //! nothing but the sockets, and dials one address.
 
@@ -16,19 +19,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, PidfdFlags, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use socket2::SockRef;
 use tokio::io::{AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::confine::calls;
 use crate::confine::network::{BEGINS_WITHIN, Fault, SOCKETS, WORD, hand, received};
+use crate::confine::{calls, say};
 use crate::program::SELF;
 
 /// Connections at a time, of all entrances: each is two descriptors. More wait where they are, as they would before the proxy.
@@ -89,6 +94,46 @@ fn kept(proxy: IpAddr) -> io::Result<ExitCode> {
             ends.recv().await;
         }
     })
+}
+
+/// Carries for the process that has started this one, until it ends; whoever started it goes on at once.
+#[must_use]
+pub fn beside(proxy: IpAddr) -> ExitCode {
+    beside_parent(proxy).map_or_else(
+        |error| {
+            // Heard as long as it is that one's child; later, who has started it sees that nobody answers, and starts nothing either.
+            say(&format!("what carries to the proxy does not begin: {error}"));
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn beside_parent(proxy: IpAddr) -> io::Result<()> {
+    let parent = rustix::process::getppid().ok_or(io::ErrorKind::NotFound)?;
+    // By its number another could be meant later. One that has ended already hands nothing over.
+    let parent = rustix::process::pidfd_open(parent, PidfdFlags::empty())?;
+    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // From here on it has no terminal, none of the command's output, and is not its child.
+    nix::unistd::daemon(false, false)?;
+    seal()?;
+    control.set_read_timeout(Some(BEGINS_WITHIN))?;
+    let sockets = received(&control, SOCKETS)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        begin(sockets, proxy, control)?;
+        spawn_blocking(move || outlived(&parent)).await.map_err(io::Error::other)?
+    })
+}
+
+/// Returns once the process has ended.
+fn outlived(process: &OwnedFd) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            ended => return Ok(ended.map(drop)?),
+        }
+    }
 }
 
 /// Takes from this process what another could use it for.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use agentsandbox_init::args::{Args, Command, FenceArgs, TERMINATION_LOG, WorkspaceArgs};
-use agentsandbox_init::{confine, fence, review, termination, workspace};
+use agentsandbox_init::{confine, fence, forward, review, termination, workspace};
 use agentsandbox_report::{KernelKind, Verdict, WorkspaceVerdict};
 use clap::Parser;
 
@@ -16,7 +16,7 @@ const EXIT_USAGE: u8 = 64;
 /// The command of the workspace's step.
 const WORKSPACE: &str = "workspace";
 /// The commands that are no step of a pod: no report would be theirs.
-const WITHOUT_REPORT: [&str; 3] = ["run", "changes", "wait"];
+const WITHOUT_REPORT: [&str; 5] = ["run", "enter", "carry", "changes", "wait"];
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -47,6 +47,8 @@ fn main() -> ExitCode {
         }
         Command::Wait => review::wait(),
         Command::Run(args) => confine::run(&args),
+        Command::Enter(args) => confine::enter(&args),
+        Command::Carry(args) => forward::beside(args.proxy),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The program by which an agent starts in its process sandbox: a copy of this one, in a volume that the agent sees read-only. It
 //! is there under its name only after it has confined itself on this very kernel and has seen that what must be denied is: where
-//! that cannot be had, the fence proves nothing, and no agent starts.
+//! that cannot be had, the fence proves nothing, and no agent starts. Beside it lies by which arguments the agent starts by it, for
+//! whoever enters the agent's container later ([`crate::confine::enter`]): the agent can change that as little.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,16 +12,23 @@ use std::{fs, str};
 
 use thiserror::Error;
 
+use crate::args::RunArgs;
 use crate::confine::{EXIT_NOT_CONFINED, EXIT_NOT_DENIED, LANDLOCK_VERSION, held};
 
 /// Its name; the operator starts the agent by it.
 pub const FILE: &str = "agentsandbox-init";
 /// Its name before it was seen to work.
 const UNPROVEN: &str = ".unproven";
+/// What lies beside it: a JSON array of the arguments of `run` by which the agent starts by it.
+pub const HOW: &str = "run.json";
+/// Its name before it is whole.
+const UNTOLD: &str = ".untold";
 /// The running program, wherever its image has it.
 pub const SELF: &str = "/proc/self/exe";
 /// Everybody may read and start it, and nobody change it.
 const MODE: u32 = 0o555;
+/// Everybody may read what lies beside it.
+const MODE_HOW: u32 = 0o444;
 /// Characters of what it says that are kept.
 const SAID_CHARACTERS_MAX: usize = 300;
 
@@ -39,6 +47,9 @@ pub enum ProgramError {
     /// It ended in another way.
     #[error("the program that the agent starts by does not work: {0}")]
     Broken(String),
+    /// The agent is not started so.
+    #[error("these are no arguments by which an agent starts: {}", .0.join(" "))]
+    Arguments(Vec<String>),
 }
 
 /// By what the program is to confine itself.
@@ -115,12 +126,48 @@ pub fn install(program: &Path, folder: &Path, means: Means) -> Result<Seen, Prog
     }
 }
 
+/// Tells beside the program by which arguments the agent starts by it; of none nothing is told.
+///
+/// # Errors
+/// When they are no such arguments, or the file could not be made.
+pub fn tell(folder: &Path, run: &[String]) -> Result<(), ProgramError> {
+    if run.is_empty() {
+        return Ok(());
+    }
+    if RunArgs::parse(run).is_none() {
+        return Err(ProgramError::Arguments(run.to_owned()));
+    }
+    let told = || {
+        let untold = folder.join(UNTOLD);
+        remove(&untold)?;
+        fs::write(&untold, serde_json::to_vec(run)?)?;
+        fs::set_permissions(&untold, fs::Permissions::from_mode(MODE_HOW))?;
+        fs::rename(&untold, folder.join(HOW))
+    };
+    told().map_err(ProgramError::Copy)
+}
+
+/// By which arguments the agent starts, as it was told beside the running program.
+///
+/// # Errors
+/// When nothing was told, or nothing that is understood.
+pub fn told() -> io::Result<RunArgs> {
+    let program = fs::read_link(SELF)?;
+    let told = fs::read(program.with_file_name(HOW))?;
+    let run: Vec<String> = serde_json::from_slice(&told)?;
+    RunArgs::parse(&run).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, run.join(" ")))
+}
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn copy(program: &Path, to: &Path) -> io::Result<()> {
     // An earlier run of the fence may have left it, and it cannot be written.
-    match fs::remove_file(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(to)?;
     fs::copy(program, to)?;
     fs::set_permissions(to, fs::Permissions::from_mode(MODE))
 }

@@ -3,7 +3,7 @@
 //! nothing is mounted over them.
 //!
 //! It holds together with the filters of system calls alone: without them the agent could do the same once more, and mount a folder of
-//! its own with execution. Whoever is not this process or started by it, such as `kubectl exec`, is not in it.
+//! its own with execution. Whoever is not this process or started by it, such as `kubectl exec`, is not in it, unless it [enters](super::enter).
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,13 @@
 //! No network but a loopback, on which the proxy's entrances are found at their ports. The process takes a network of its own, opens the
-//! sockets there, and hands them to its parent ([`crate::forward`]), which stays in the pod's network, whose walls let it reach the proxy and
+//! sockets there, and hands them to another ([`crate::forward`]), which stays in the pod's network, whose walls let it reach the proxy and
 //! nothing else. What the agent starts never comes there by force: it would need a capability over the pod's users, and has none over its own.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::{
@@ -16,6 +17,8 @@ use rustix::net::{
 use rustix::process::{Signal, set_parent_process_death_signal};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+
+use crate::program::SELF;
 
 /// Ports of the proxy's entrances that are spoken to over TCP: as an HTTP proxy, SOCKS5, by a base URL, TLS, HTTP, and DNS.
 pub const STREAMS: [u16; 6] = [3128, 1080, 8080, 443, 80, 53];
@@ -46,12 +49,12 @@ pub enum Fault {
         /// What the kernel says.
         source: io::Error,
     },
-    /// The parent does not carry.
+    /// The other process does not carry.
     #[error("what carries the agent's connections to its proxy does not begin: {0}")]
     Silent(#[source] io::Error),
 }
 
-/// The parent, which waits for what it is to carry.
+/// The process that stays in the pod's network, and waits for what it is to carry.
 #[derive(Debug)]
 pub struct Keeper {
     control: UnixStream,
@@ -81,6 +84,26 @@ impl Keeper {
             Ok(Self { control })
         };
         meet().map_err(Fault::Silent)
+    }
+
+    /// Starts one for this process, which is to have a network of its own and is no agent's first: it becomes nobody's child, so that the
+    /// command waits for none that it has not started, and ends with this process, whatever that becomes.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(proxy: IpAddr) -> Result<Self, Fault> {
+        let begin = || {
+            let (control, its) = UnixStream::pair()?;
+            control.set_read_timeout(Some(BEGINS_WITHIN))?;
+            let began = Command::new(SELF)
+                .arg("carry")
+                .arg(format!("--proxy={proxy}"))
+                .stdin(OwnedFd::from(its))
+                .stdout(Stdio::null())
+                .status()?;
+            if began.success() { Ok(Self { control }) } else { Err(io::Error::other(began.to_string())) }
+        };
+        begin().map_err(Fault::Keep)
     }
 
     /// Has it carry what comes to these sockets, and returns once it does.

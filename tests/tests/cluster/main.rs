@@ -23,6 +23,7 @@ mod disorder;
 mod downtime;
 mod engine;
 mod enrolment;
+mod entering;
 mod entry;
 mod exhaustion;
 mod fixtures;

@@ -11,10 +11,10 @@ use xtask::cluster::network::{API_SERVICE, CLUSTER_DNS, NODE};
 use crate::{fixtures, routes};
 
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
-const ECHO_KEY: &str = "echo-real-77a1c0b85d2f4e63";
+pub const ECHO_KEY: &str = "echo-real-77a1c0b85d2f4e63";
 
 /// Asks by each entrance, waits until it is told what to try and somebody is beside it in its container, tries that, prints both as one line of
-/// JSON, and stays. It runs as the agent itself: what `exec` starts is in the pod's network.
+/// JSON, and stays. It runs as the agent itself: what `exec` starts beside it is in the pod's network.
 const TRY: &str = r#"
 import ctypes, errno, json, os, socket, subprocess, time
 def attempt(f):
@@ -79,7 +79,7 @@ while True: time.sleep(1000)
 "#;
 
 /// A class like the rig's, but that its agents have no network.
-async fn class_without_network(ns: &Namespace) -> Api<AgentSandboxClass> {
+pub async fn class_without_network(ns: &Namespace) -> Api<AgentSandboxClass> {
     let classes: Api<AgentSandboxClass> = Api::all(ns.client.clone());
     let mut spec = serde_json::to_value(classes.get("world").await.unwrap().spec).unwrap();
     spec["agentNetwork"] = json!("None");
@@ -91,7 +91,7 @@ async fn class_without_network(ns: &Namespace) -> Api<AgentSandboxClass> {
     classes
 }
 
-fn trying(name: &str, class: &str) -> String {
+pub fn trying(name: &str, class: &str) -> String {
     let rule = ["{name: echo, host: echo.world.test, credential: echo}"];
     let manifest = fixtures::sleeper(name, fixtures::AGENT_IMAGE, "Set", &rule);
     let mut sandbox: Value = serde_yaml::from_str(&manifest).unwrap();
@@ -232,7 +232,7 @@ async fn claude_code_answers_without_a_network() {
         let manifest = fixtures::sleeper("coder", fixtures::CLAUDE_IMAGE, "Unset", &rule);
         let mut coder: Value = serde_yaml::from_str(&manifest).unwrap();
         coder["spec"]["className"] = json!(ns.name);
-        // What `exec` starts is in the pod's network, so it is the program itself.
+        // What `exec` starts beside it is in the pod's network, so it is the program itself.
         let line = "cd /workspace && timeout 100 claude -p 'Answer. [[say:the fence holds]]' </dev/null; exec sleep infinity";
         coder["spec"]["agent"]["command"] = json!(["sh", "-c", line]);
         let coder = ns.sandbox("coder", &coder.to_string()).await;

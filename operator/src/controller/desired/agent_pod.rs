@@ -6,7 +6,7 @@
 //! disk space is the container's alone, for Kubernetes knows no other.
 
 use agentsandbox_crds::class::{ClassToleration, Isolation, TaintEffect};
-use agentsandbox_crds::names::PROGRAM_FINALIZER;
+use agentsandbox_crds::names::{FENCE_PROGRAM_DIR, FENCE_PROGRAM_RUN, PROGRAM_FINALIZER};
 use agentsandbox_crds::sandbox::Mode;
 use agentsandbox_crds::scratch::Medium;
 use k8s_openapi::api::core::v1::{
@@ -264,14 +264,14 @@ fn fence_args(accepted: &Accepted, platform: &Platform, sealed: &Sealed) -> Vec<
     if let Some(pids) = limits.pids_max {
         flag("expect-pids", pids.to_string());
     }
-    if accepted.confinement.is_some() {
-        flag("program-dir", confinement::PROGRAM_DIR.to_owned());
-    }
     flag("deadline-secs", FENCE_DEADLINE_SECS.to_string());
     flag("termination-log", "/dev/termination-log".to_owned());
     if let Some(asked) = &accepted.confinement {
+        args.extend([FENCE_PROGRAM_DIR.to_owned(), confinement::PROGRAM_DIR.to_owned()]);
         args.extend(confinement::by_mounts(asked).then(|| "--program-by-mounts".to_owned()));
         args.extend(asked.without_network.then(|| "--program-no-network".to_owned()));
+        let flags = confinement::flags(asked, &accepted.scratch, sealed);
+        args.extend(flags.iter().map(|flag| literal(&format!("{FENCE_PROGRAM_RUN}{flag}"))));
     }
     args
 }

@@ -6,6 +6,7 @@
 
 use std::net::Ipv4Addr;
 
+use agentsandbox_crds::names::{AGENT_PROGRAM, AGENT_PROGRAM_RUN};
 use agentsandbox_crds::sandbox::ProcessSandbox;
 use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 
@@ -19,8 +20,6 @@ pub const PROGRAM_DIR: &str = "/etc/agentsandbox/program";
 /// Most that the program takes of the pod's disk space: what its image may have.
 pub const PROGRAM_BYTES: i64 = 64 << 20;
 const PROGRAM: &str = "program";
-/// Its name there, which the fence gives it.
-const FILE: &str = "agentsandbox-init";
 /// What the operator mounts for every agent to read: trust files, and the program.
 const OWN_DIR: &str = "/etc/agentsandbox";
 /// Null, random numbers, terminals and shared memory: nothing runs without them.
@@ -41,7 +40,13 @@ pub(super) fn agents_mount() -> VolumeMount {
 /// What comes before the program and its arguments. With an equals sign, no value could be taken for a flag. Where the sandbox does not say
 /// what the agent may write, it is all volumes that are its own.
 pub(super) fn command(confinement: &Confinement, scratch: &[Folder], sealed: &Sealed) -> Vec<String> {
-    let mut all = vec![format!("{PROGRAM_DIR}/{FILE}"), "run".to_owned()];
+    let own = [AGENT_PROGRAM, AGENT_PROGRAM_RUN].map(str::to_owned);
+    own.into_iter().chain(flags(confinement, scratch, sealed)).chain(["--".to_owned()]).collect()
+}
+
+/// By which arguments the program is started. The fence is told them as well, and tells whoever enters the agent's container later.
+pub(super) fn flags(confinement: &Confinement, scratch: &[Folder], sealed: &Sealed) -> Vec<String> {
+    let mut all = Vec::new();
     match confinement.means {
         Means::Landlock => granted(&confinement.files, scratch, &mut all),
         Means::Mounts => all.extend(by_mounts(confinement).then(|| "--by-mounts".to_owned())),
@@ -50,7 +55,6 @@ pub(super) fn command(confinement: &Confinement, scratch: &[Folder], sealed: &Se
         all.extend(["--no-network".to_owned(), format!("--proxy={}", sealed.proxy_address())]);
     }
     all.extend(confinement.files.no_execute_paths.iter().map(|path| format!("--no-execute={path}")));
-    all.push("--".to_owned());
     all
 }
 

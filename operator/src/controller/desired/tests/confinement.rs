@@ -1,6 +1,7 @@
 //! The pod of an agent that starts in a process sandbox, beside the one of an agent that does not.
 
 use agentsandbox_crds::class::{AgentNetwork, Isolation};
+use agentsandbox_crds::names::{AGENT_PROGRAM, AGENT_PROGRAM_RUN, FENCE_PROGRAM_DIR, FENCE_PROGRAM_RUN};
 use agentsandbox_crds::sandbox::{AgentSandbox, ProcessSandbox};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
@@ -74,7 +75,7 @@ fn the_agent_cannot_write_what_it_starts_by_and_the_fence_puts_it_there() {
     let fence = named(&pod, agent_pod::FENCE);
     assert_eq!(program(&fence).unwrap().read_only, None);
     let args = fence.args.unwrap();
-    let at = args.iter().position(|arg| arg == "--program-dir").unwrap();
+    let at = args.iter().position(|arg| arg == FENCE_PROGRAM_DIR).unwrap();
     assert_eq!(args[at + 1], PROGRAM_DIR);
     let others =
         containers(&pod).filter(|c| ![agent_pod::AGENT, agent_pod::FENCE].contains(&c.name.as_str()));
@@ -185,6 +186,31 @@ fn an_agent_without_a_network_starts_by_what_leaves_it_and_finds_its_proxy_on_it
             .iter()
             .all(|flag| fence.contains(&(*flag).to_owned()))
     );
+}
+
+#[test]
+fn the_fence_is_told_how_the_agent_starts_for_whoever_enters_it_later() {
+    let asked: ProcessSandbox = from(json!({"writePaths": ["/workspace/$out"], "noExecutePaths": ["/tmp"]}));
+    let landlock = pod_of(|s| s.spec.agent.process_sandbox = Some(asked));
+    let [mounts, _] = pods_of(None, "Deny");
+    let [network, _] = pods_of(Some(AgentNetwork::None), "Allow");
+    let [both, _] = pods_of(Some(AgentNetwork::None), "Deny");
+    for pod in [landlock, mounts, network, both] {
+        let command = named(&pod, agent_pod::AGENT).command.unwrap();
+        assert_eq!(command[..2], [AGENT_PROGRAM, AGENT_PROGRAM_RUN]);
+        let starts: Vec<_> = command[2..].iter().take_while(|word| *word != "--").collect();
+        let fence = named(&pod, agent_pod::FENCE).args.unwrap();
+        let told: Vec<_> = fence.iter().filter_map(|arg| arg.strip_prefix(FENCE_PROGRAM_RUN)).collect();
+        assert!(!told.is_empty());
+        assert_eq!(told, starts);
+    }
+    let [open, _] = pods_of(None, "Allow");
+    let fence = named(&open, agent_pod::FENCE).args.unwrap();
+    assert!(!fence.iter().any(|arg| arg.starts_with(FENCE_PROGRAM_RUN)), "{fence:?}");
+
+    let source = include_str!("../../../../../init/src/program.rs");
+    let file = source.split_once("pub const FILE: &str = \"").unwrap().1.split_once('"').unwrap().0;
+    assert_eq!(AGENT_PROGRAM, format!("{PROGRAM_DIR}/{file}"), "where the fence puts it");
 }
 
 #[test]
