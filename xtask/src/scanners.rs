@@ -125,9 +125,10 @@ impl Scanner {
         let mut command = shell::command(self.installed()?, &[] as &[&str]);
         match self {
             Self::Checkov => {
+                // From within: it leaves out what lies below a hidden folder, such as a cache.
                 command
-                    .args(["--framework", "kubernetes", "--compact", "--output", "json", "-d"])
-                    .arg(folder);
+                    .args(["--framework", "kubernetes", "--compact", "--output", "json", "-d", "."])
+                    .current_dir(folder);
                 // It would ask its maker for texts, and colours are for people.
                 command
                     .args(["--skip-download"])
