@@ -172,8 +172,8 @@ async fn o_r25_no_log_tells_an_error_a_panic_or_a_key(rig: &Rig) {
     );
 }
 
-/// Fewer than one write in so many meets a conflict; 13 of 27,620 did when this was measured, on a busy machine. Writes from a stale cache
-/// would show as many more.
+/// Fewer than one write in so many meets a conflict; on a busy machine 13 did of the 27,620 that asked for no keys which were there.
+/// Writes from a stale cache would show as many more.
 const CONFLICTS_PER: usize = 100;
 
 fn is_write(request: &Value) -> bool {

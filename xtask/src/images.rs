@@ -214,7 +214,7 @@ fn cargo_home() -> Option<PathBuf> {
 
 /// Folders of sources on this machine: a binary that names one is not the same elsewhere.
 fn sources(workspace: &Path) -> Vec<PathBuf> {
-    let packages = components(Selection::WithTests).into_iter().map(|component| component.package);
+    let packages = PRODUCT.iter().map(|component| component.package);
     let folders = packages.filter_map(|package| package.strip_prefix("agentsandbox-"));
     let own = folders.map(|folder| workspace.join(folder).join("src"));
     own.chain(cargo_home().map(|home| home.join("registry"))).collect()
