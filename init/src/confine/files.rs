@@ -5,12 +5,13 @@
 //! an error and no confinement. What it cannot do: the loader, an interpreter or a file in memory (`memfd_create`) that is made
 //! to run what lies below such a path opens no file for execution there.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::{fs, io, thread};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    PathFdError, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use thiserror::Error;
 
@@ -139,7 +140,7 @@ pub fn confine(grants: &Grants, offered: Landlock) -> Result<i32, Fault> {
     // No agent makes devices, not even where it may.
     let write = AccessFs::from_write(ABI_MIN) & !(AccessFs::MakeChar | AccessFs::MakeBlock);
     for path in &grants.write {
-        rules = rules.add_rule(beneath(&itself(path)?, read | write)?)?;
+        rules = rules.add_rule(beneath_itself(path, read | write)?)?;
     }
     let status = rules.restrict_self()?;
     if status.ruleset != RulesetStatus::FullyEnforced || !status.no_new_privs {
@@ -153,11 +154,47 @@ fn fault(path: &Path) -> impl FnOnce(io::Error) -> Fault {
     move |source| Fault::Path { path, source }
 }
 
-/// A rule for what is at and below a path. Most rights are those of folders, and a kernel refuses them for a file.
+/// A rule for what is at and below a path.
 fn beneath(path: &Path, rights: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, Fault> {
-    let is_folder = fs::metadata(path).map_err(fault(path))?.is_dir();
+    granting(path, opened(path)?, rights)
+}
+
+/// The same of a path that must have no symbolic link in it. What is compared is what was opened, and that is what is granted: whoever
+/// comes later has a living agent beside him, which can put a link into a folder of its own at any time.
+fn beneath_itself(path: &Path, rights: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, Fault> {
+    granting_itself(path, opened(path)?, rights)
+}
+
+fn granting_itself(
+    path: &Path,
+    opened: PathFd,
+    rights: BitFlags<AccessFs>,
+) -> Result<PathBeneath<PathFd>, Fault> {
+    let real = fs::read_link(own_entry(&opened)).map_err(fault(path))?;
+    if real == path {
+        granting(path, opened, rights)
+    } else {
+        Err(Fault::Link { path: path.to_owned(), real })
+    }
+}
+
+fn opened(path: &Path) -> Result<PathFd, Fault> {
+    let said = |error| match error {
+        PathFdError::OpenCall { source, .. } => source,
+        other => io::Error::other(other),
+    };
+    PathFd::new(path).map_err(|error| fault(path)(said(error)))
+}
+
+/// Where this process has what it has opened, whatever its path leads to by now.
+fn own_entry(opened: &PathFd) -> String {
+    format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd())
+}
+
+/// Most rights are those of folders, and a kernel refuses them for a file.
+fn granting(path: &Path, opened: PathFd, rights: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, Fault> {
+    let is_folder = fs::metadata(own_entry(&opened)).map_err(fault(path))?.is_dir();
     let rights = if is_folder { rights } else { rights & AccessFs::from_file(ABI_MIN) };
-    let opened = PathFd::new(path).map_err(|error| fault(path)(io::Error::other(error)))?;
     Ok(PathBeneath::new(opened, rights))
 }
 
@@ -259,10 +296,12 @@ mod tests {
         ] {
             let fault = executable(&grants)
                 .map(drop)
-                .and_then(|()| grants.write.iter().try_for_each(|path| itself(path).map(drop)));
+                .and_then(|()| grants.write.iter().try_for_each(|path| opened(path).map(drop)));
             assert!(matches!(fault, Err(Fault::Path { path, .. }) if path == absent));
         }
-        assert!(matches!(beneath(&absent, AccessFs::ReadFile.into()), Err(Fault::Path { .. })));
+        // What is gone by the time that it is granted is told apart from what cannot be opened.
+        let fault = beneath(&absent, AccessFs::ReadFile.into()).unwrap_err();
+        assert!(matches!(fault, Fault::Path { source, .. } if source.kind() == io::ErrorKind::NotFound));
     }
 
     #[test]
@@ -274,6 +313,19 @@ mod tests {
         assert_eq!(itself(&root.join("out")).unwrap(), root.join("out"));
         let fault = itself(&root.join("link")).unwrap_err();
         assert!(matches!(&fault, Fault::Link { real, .. } if *real == root.join("out")), "{fault}");
+        let granted = |path: &str| beneath_itself(&root.join(path), AccessFs::ReadFile.into());
+        assert!(granted("out").is_ok());
+        let fault = granted("link").unwrap_err();
+        assert!(matches!(&fault, Fault::Link { real, .. } if *real == root.join("out")), "{fault}");
+        // A program that lives beside this one is as quick as it may be: what is granted was opened before it is compared.
+        let raced = opened(&root.join("out")).unwrap();
+        fs::rename(root.join("out"), root.join("aside")).unwrap();
+        std::os::unix::fs::symlink("/", root.join("out")).unwrap();
+        let fault = granting_itself(&root.join("out"), raced, AccessFs::ReadFile.into()).unwrap_err();
+        assert!(matches!(&fault, Fault::Link { real, .. } if *real == root.join("aside")), "{fault}");
+        assert!(granted("out").is_err());
+        fs::remove_file(root.join("out")).unwrap();
+        fs::rename(root.join("aside"), root.join("out")).unwrap();
         fs::write(root.join("file"), "").unwrap();
         assert!(folder(&root.join("out")).is_ok() && folder(&root.join("file")).is_err());
     }
