@@ -30,15 +30,25 @@ struct Part {
     programs: &'static [(&'static str, &'static str)],
     /// Build tags.
     tags: &'static str,
-    /// Whether gVisor's shim must be kept from lowering its OOM score.
+    /// What is changed in its sources.
     patch: Patch,
 }
 
+/// A change of gVisor's sources, made in one file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Patch {
     None,
+    /// The shim does not lower its own OOM score: where the capability is missing the kernel refuses that, and the shim then
+    /// starts nothing.
     OomScore,
+    /// `runsc exec --detach`, by which a container's exec is started, looks whether the pid file is there, and then whether the
+    /// process has ended. A command that is done between the two is told as one that could not be started, and how it ended is
+    /// lost. With the change what has ended is asked for its pid file once more, and left to be waited for by the shim.
+    EndedExec,
 }
+
+/// A source with its change, or none where the place of it is not found.
+type Mend = fn(&str) -> Option<String>;
 
 /// The longest build comes first.
 const PARTS: [Part; 8] = [
@@ -47,7 +57,7 @@ const PARTS: [Part; 8] = [
         folder: "gvisor",
         programs: &[("runsc", "gvisor.dev/gvisor/runsc")],
         tags: "",
-        patch: Patch::None,
+        patch: Patch::EndedExec,
     },
     Part {
         folder: "gvisor",
@@ -230,7 +240,10 @@ impl Part {
     /// Digest of everything the programs are made from.
     fn key(&self) -> Result<String> {
         let mut digest = Sha256::new();
-        digest.update(format!("{RECIPE} {:?} {} {}", self.programs, self.tags, self.needs_patch()));
+        digest.update(format!("{RECIPE} {:?} {} {}", self.programs, self.tags, self.patch().is_some()));
+        if self.patch == Patch::EndedExec {
+            digest.update(ENDED_EXEC);
+        }
         for file in ["go.mod", "go.sum", "main.go", "netpol/netpol_test.go", "agnhost/main.go"] {
             let path = self.source().join(file);
             if path.exists() {
@@ -240,8 +253,15 @@ impl Part {
         Ok(digest.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect())
     }
 
-    fn needs_patch(&self) -> bool {
-        self.patch == Patch::OomScore && !may_lower_oom_score()
+    /// The change that is made on this machine, and the file it is made in.
+    fn patch(&self) -> Option<(&'static str, Mend)> {
+        match self.patch {
+            Patch::OomScore if !may_lower_oom_score() => {
+                Some(("pkg/shim/v1/manager.go", without_negative_oom_score))
+            }
+            Patch::EndedExec => Some(("runsc/specutils/specutils.go", asking_what_has_ended_again)),
+            Patch::None | Patch::OomScore => None,
+        }
     }
 
     fn folder_of(&self, key: &str) -> PathBuf {
@@ -269,7 +289,11 @@ impl Part {
     fn build(&self, key: &str) -> Result<()> {
         let folder = self.folder_of(key);
         fs::create_dir_all(&folder).during(format!("{} cannot be made", folder.display()))?;
-        let source = if self.needs_patch() { self.vendored(&folder)? } else { self.source() };
+        let patch = self.patch();
+        let source = match patch {
+            Some((file, mend)) => self.vendored(&folder, file, mend)?,
+            None => self.source(),
+        };
         for (name, package) in self.programs {
             let begin = Instant::now();
             println!("  {name} …");
@@ -281,7 +305,7 @@ impl Part {
             };
             let mut go = shell::command("go", build);
             go.args(["-ldflags", &self.ldflags(), "-tags", self.tags]);
-            if self.needs_patch() {
+            if patch.is_some() {
                 go.arg("-mod=vendor");
             }
             go.arg("-o").arg(&partial).arg(package).current_dir(&source).env("CGO_ENABLED", "0");
@@ -309,10 +333,9 @@ impl Part {
         flags
     }
 
-    /// A copy of the module with its sources, in which the shim does not lower its own OOM score: where the capability
-    /// is missing the kernel refuses that, and the shim then starts nothing. (`go build -overlay` refuses files of the
-    /// module cache.)
-    fn vendored(&self, folder: &Path) -> Result<PathBuf> {
+    /// A copy of the module with its sources, in which one file is mended. (`go build -overlay` refuses files of the module
+    /// cache.)
+    fn vendored(&self, folder: &Path, file: &str, mend: Mend) -> Result<PathBuf> {
         let copy = folder.join("vendored");
         fs::create_dir_all(&copy).during(format!("{} cannot be made", copy.display()))?;
         for file in ["go.mod", "go.sum", "tools.go"] {
@@ -320,13 +343,35 @@ impl Part {
         }
         let mut vendor: Command = shell::command("go", &["mod", "vendor"]);
         shell::logged(vendor.current_dir(&copy), &folder.join("vendor.log"))?;
-        let manager = copy.join("vendor/gvisor.dev/gvisor/pkg/shim/v1/manager.go");
-        let text = fs::read_to_string(&manager).during(format!("{} cannot be read", manager.display()))?;
-        let mended = without_negative_oom_score(&text)
-            .during("gVisor's shim no longer has the constant oomScoreMax")?;
-        fs::write(&manager, mended).during(format!("{} cannot be written", manager.display()))?;
+        let path = copy.join("vendor/gvisor.dev/gvisor").join(file);
+        let text = fs::read_to_string(&path).during(format!("{} cannot be read", path.display()))?;
+        let mended = mend(&text).during(format!("gVisor's {file} no longer has what is mended in it"))?;
+        fs::write(&path, mended).during(format!("{} cannot be written", path.display()))?;
         Ok(copy)
     }
+}
+
+/// Stands before gVisor's own look at the process, which takes away how it ended.
+const ENDED_EXEC: &str = "\
+\t\tvar ended unix.Siginfo
+\t\tif err := unix.Waitid(unix.P_PID, pid, &ended, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+\t\t\treturn backoff.Permanent(fmt.Errorf(\"error looking at process: %v\", err))
+\t\t}
+\t\tif ended.Signo == 0 {
+\t\t\treturn fmt.Errorf(\"process %d not running yet\", pid)
+\t\t}
+\t\tif ok, err := ready(); err == nil && ok {
+\t\t\treturn nil
+\t\t}
+";
+
+/// The source whose `WaitForReady` looks for the pid file of what has ended once more, or none where its place is not found.
+fn asking_what_has_ended_again(source: &str) -> Option<String> {
+    let (before, function) = source.split_once("func WaitForReady(")?;
+    let body = function.split_once("\n}\n")?.0;
+    let at = body.find("\t\tvar ws unix.WaitStatus\n")?;
+    let (asked, waits) = function.split_at(at);
+    Some(format!("{before}func WaitForReady({asked}{ENDED_EXEC}{waits}"))
 }
 
 /// The source with `oomScoreMax` set to 0, or none where the constant is not found.
@@ -345,6 +390,23 @@ mod tests {
         let source = "const (\n\toomScoreMax = -999\n\tother = 1\n)";
         assert_eq!(without_negative_oom_score(source).unwrap(), "const (\n\toomScoreMax = 0\n\tother = 1\n)");
         assert_eq!(without_negative_oom_score("const other = 1"), None);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_asked_once_more_before_gvisor_takes_how_it_ended_or_the_build_fails() {
+        let waits = "\t\tvar ws unix.WaitStatus\n\t\tunix.Wait4(pid, &ws, unix.WNOHANG, &ru)\n}\n";
+        let before = "package specutils\n\t\tvar ws unix.WaitStatus\nfunc WaitForReady(pid int) error {\n";
+        assert_eq!(
+            asking_what_has_ended_again(&format!("{before}{waits}")).unwrap(),
+            format!("{before}{ENDED_EXEC}{waits}")
+        );
+        assert_eq!(
+            asking_what_has_ended_again(
+                "func WaitForReady(pid int) error {\n}\n\t\tvar ws unix.WaitStatus\n"
+            ),
+            None
+        );
+        assert_eq!(asking_what_has_ended_again("package specutils"), None);
     }
 
     #[test]
