@@ -2,12 +2,14 @@
 
 mod operator;
 mod proxy;
+mod workspace;
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use clap::Subcommand;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NAME_VARIABLE};
 use crate::failure::{During, Result};
 use crate::{parts, paths, quickstart, shell};
 
@@ -18,6 +20,8 @@ pub enum Subject {
     Start,
     /// The same pods with runc and with runsc: their start, small files, system calls and plain work.
     Isolation,
+    /// A repository of 200 MB in 20,000 files until the agent runs: from each source and with each access, beside an empty workspace and plain git.
+    Workspace(workspace::WorkspaceArgs),
     /// The proxy beside Envoy, nginx, HAProxy, Squid, mitmproxy and a bare forwarder; needs no cluster, and a quiet machine.
     Proxy(proxy::ProxyArgs),
     /// The operator beside kubernetes-sigs/agent-sandbox: thousands of sandboxes on a real API server where no pod is ever scheduled.
@@ -30,8 +34,13 @@ pub enum Subject {
 /// When the cluster cannot be brought up, a peer cannot be installed or a measurement cannot be made.
 pub fn run(subject: &Subject) -> Result<()> {
     match subject {
-        Subject::Start => on_the_cluster("start", "bench-start"),
-        Subject::Isolation => on_the_cluster("isolation", "bench-isolation"),
+        Subject::Start => on_the_shared_cluster("start", "bench-start"),
+        Subject::Isolation => on_the_shared_cluster("isolation", "bench-isolation"),
+        Subject::Workspace(args) if args.is_whole() => keep("workspace", &workspace::measure(args)?),
+        Subject::Workspace(args) => {
+            print!("{}", workspace::measure(args)?);
+            Ok(())
+        }
         Subject::Proxy(args) if args.is_whole() => keep("proxy", &proxy::measure(args)?),
         Subject::Proxy(args) => {
             print!("{}", proxy::measure(args)?);
@@ -45,17 +54,27 @@ pub fn run(subject: &Subject) -> Result<()> {
     }
 }
 
-/// Measures a section by a program of the cluster tests, which may keep its samples beside the document.
-fn on_the_cluster(section: &str, program: &str) -> Result<()> {
-    quickstart::prepare(&Cluster::chosen()?)?;
+/// Measures a section by a program of the cluster tests, on the cluster that they share.
+fn on_the_shared_cluster(section: &str, program: &str) -> Result<()> {
+    keep(section, &on_a_cluster(&Cluster::chosen()?, program, &samples(section), &[])?)
+}
+
+/// Measures by a program of the cluster tests, which may keep its samples in a file, and is told more than that by some.
+fn on_a_cluster(cluster: &Cluster, program: &str, samples: &Path, more: &[String]) -> Result<String> {
+    quickstart::prepare(cluster)?;
     let software = format!("Kubernetes {}, gVisor with the systrap platform", parts::KUBERNETES_VERSION);
-    let raw = paths::repository().join(format!("docs/benchmarks/{section}.json")).display().to_string();
     let on = format!("{}; {software}", machine_in_full());
+    let raw = samples.display().to_string();
     let program = ["run", "--locked", "--bin", program, "--", &raw, &on];
     let mut bench = shell::command("cargo", &program);
-    bench.current_dir(paths::repository()).stderr(Stdio::inherit());
-    let measured = shell::output(&mut bench)?;
-    keep(section, &format!("Machine: {on}.\n\n{measured}"))
+    bench.args(more).env(NAME_VARIABLE, cluster.name());
+    let measured = shell::output(bench.current_dir(paths::repository()).stderr(Stdio::inherit()))?;
+    Ok(format!("Machine: {on}.\n\n{measured}"))
+}
+
+/// The file beside the document with the samples of a section.
+fn samples(section: &str) -> PathBuf {
+    paths::repository().join(format!("docs/benchmarks/{section}.json"))
 }
 
 /// Prints what was measured, and puts it into its section of the document.
@@ -113,7 +132,7 @@ mod tests {
     fn the_document_has_a_place_for_each_section() {
         let file = paths::repository().join("docs/benchmarks.md");
         let document = std::fs::read_to_string(file).unwrap();
-        for section in ["start", "isolation", "proxy", "operator"] {
+        for section in ["start", "isolation", "workspace", "proxy", "operator"] {
             assert!(placed(&document, section, "x").is_some(), "{section}");
         }
     }

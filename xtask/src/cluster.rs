@@ -30,7 +30,7 @@ pub mod up;
 pub const DEFAULT_NAME: &str = "agentsandbox";
 
 /// Environment variable with the name of the cluster that tests and tasks use when they are told none.
-const NAME_VARIABLE: &str = "AGENTSANDBOX_CLUSTER";
+pub(crate) const NAME_VARIABLE: &str = "AGENTSANDBOX_CLUSTER";
 
 /// The longest name: interface names and socket paths are made from it.
 const NAME_CHARACTERS_MAX: usize = 20;

@@ -1,6 +1,9 @@
 //! Taking a cluster down: nothing of it stays, whatever state it was in.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Cluster, cgroup, component, network, process};
@@ -18,10 +21,21 @@ const KILL_WITHIN: Duration = Duration::from_secs(20);
 pub fn down(cluster: &Cluster) -> Result<()> {
     stop(cluster)?;
     let state = cluster.state();
-    if state.exists() {
-        fs::remove_dir_all(&state).during(format!("{} cannot be removed", state.display()))?;
+    if !state.exists() {
+        return Ok(());
     }
-    Ok(())
+    match fs::remove_dir_all(&state) {
+        // It is empty by now, and whoever mounted it takes it away.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && is_mounted(&state) => Ok(()),
+        done => done.during(format!("{} cannot be removed", state.display())),
+    }
+}
+
+/// Whether a folder is a file system of its own.
+#[must_use]
+pub fn is_mounted(folder: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    device(folder) != device(&folder.join(".."))
 }
 
 /// Ends every process and removes namespaces and cgroups; keeps the state.
