@@ -107,10 +107,11 @@ fn place(args: &WorkspaceArgs, started: Instant, log: &mut dyn Write) -> Result<
         (None, None, None) => Err(own(&io::Error::other("no source is named"))),
     };
     log.end();
-    let report = report(done?, started);
+    let done = done?;
     if let Some(original) = &args.original {
         copied(args, original)?;
     }
+    let report = report(done, started);
     volume::finish(&args.volume, &report).map_err(|error| own(&error))?;
     Ok(report)
 }

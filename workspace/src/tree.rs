@@ -74,6 +74,8 @@ pub struct Tree {
     counts: Counts,
     /// The folder that the last entry was in: archives go folder by folder.
     last: Option<(String, OwnedFd)>,
+    /// What is read and not yet written: one for all files.
+    chunk: Vec<u8>,
     has_failed: bool,
     is_published: bool,
 }
@@ -99,8 +101,9 @@ impl Tree {
             .map_err(|errno| system("open", &staging, errno))?;
         let limits = Limits { depth_max: limits.depth_max.min(DEPTH_MAX), ..limits };
         let (name, names) = (name.to_owned(), Names::new(limits.entries_max));
-        let (counts, last, has_failed, is_published) = (Counts::default(), None, false, false);
-        Ok(Self { parent, name, staging, root, limits, names, counts, last, has_failed, is_published })
+        let (counts, last, chunk) = (Counts::default(), None, Vec::new());
+        let (has_failed, is_published) = (false, false);
+        Ok(Self { parent, name, staging, root, limits, names, counts, last, chunk, has_failed, is_published })
     }
 
     /// The bounds it was created with.
@@ -300,16 +303,34 @@ impl Tree {
         modified: Option<u64>,
         content: &mut dyn Read,
     ) -> Result<u64, Error> {
-        let (limits, before) = (self.limits, self.counts.bytes);
-        let refused = |reason| Error::from(Refusal::new(path.as_str().as_bytes(), reason));
         let (_, name) = path.split();
         let file = open(self.place(path)?, name, NEW_FILE, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| told("make", path, errno))?;
         let mut file = std::fs::File::from(file);
-        let (mut chunk, mut written) = (vec![0; CHUNK_BYTES], 0_u64);
+        let written = self.pour(path, &mut file, content)?;
+        fchmod(&file, if is_executable { OPEN } else { PLAIN })
+            .map_err(|errno| told("finish", path, errno))?;
+        if let Some(modified) = modified {
+            futimens(&file, &at(modified)).map_err(|errno| told("finish", path, errno))?;
+        }
+        self.counts.files += 1;
+        self.counts.bytes = self.counts.bytes.saturating_add(written);
+        Ok(written)
+    }
+
+    /// Writes content into a file, as far as it is within the bounds. What comes in small pieces is written in large ones.
+    fn pour(
+        &mut self,
+        path: &RelativePath,
+        file: &mut std::fs::File,
+        content: &mut dyn Read,
+    ) -> Result<u64, Error> {
+        let (limits, before) = (self.limits, self.counts.bytes);
+        let refused = |reason| Error::from(Refusal::new(path.as_str().as_bytes(), reason));
+        self.chunk.resize(CHUNK_BYTES, 0);
+        let (mut written, mut filled) = (0_u64, 0);
         loop {
-            let read = match content.read(&mut chunk) {
-                Ok(0) => break,
+            let read = match content.read(self.chunk.get_mut(filled..).unwrap_or_default()) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Error::Unreadable(error.to_string())),
@@ -321,17 +342,16 @@ impl Tree {
             if before.saturating_add(written) > limits.bytes_max {
                 return Err(refused(Reason::TooLarge(limits.bytes_max)));
             }
-            let piece = chunk.get(..read).unwrap_or_default();
-            file.write_all(piece).map_err(|error| system("write", path.as_str(), error))?;
+            filled += read;
+            if read == 0 || filled == CHUNK_BYTES {
+                let piece = self.chunk.get(..filled).unwrap_or_default();
+                file.write_all(piece).map_err(|error| system("write", path.as_str(), error))?;
+                filled = 0;
+            }
+            if read == 0 {
+                return Ok(written);
+            }
         }
-        fchmod(&file, if is_executable { OPEN } else { PLAIN })
-            .map_err(|errno| told("finish", path, errno))?;
-        if let Some(modified) = modified {
-            futimens(&file, &at(modified)).map_err(|errno| told("finish", path, errno))?;
-        }
-        self.counts.files += 1;
-        self.counts.bytes = before.saturating_add(written);
-        Ok(written)
     }
 
     fn link(

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use gix_hash::{Kind as HashKind, ObjectId, oid};
@@ -43,6 +44,8 @@ struct Place {
     offset: u64,
     kind: Kind,
     size: u64,
+    /// Bytes that its content takes in the pack, where it is made from no other.
+    packed: Option<NonZeroU64>,
 }
 
 impl Pack {
@@ -160,7 +163,8 @@ impl Pack {
             return Err(whole(Reason::TooLarge(limits.bytes_max)));
         }
         let id = gix_object::compute_hash(HashKind::Sha1, kind, object).map_err(damaged)?;
-        self.places.entry(id).or_insert(Place { offset, kind, size });
+        let alone = NonZeroU64::new(packed as u64).filter(|_| entry.header.is_base());
+        self.places.entry(id).or_insert(Place { offset, kind, size, packed: alone });
         self.known.insert(offset, others);
         Ok(packed)
     }
@@ -192,6 +196,14 @@ impl Pack {
         self.places.get(id).map(|place| place.size)
     }
 
+    /// The content of the object of this id as it lies in the pack, compressed as git does it (zlib); none where it is made from others, or was
+    /// not sent. When its id was computed it was one whole stream of exactly the object's size, and nothing has written to the pack since.
+    pub fn packed(&self, id: &oid) -> Option<&[u8]> {
+        let place = self.places.get(id)?;
+        let begin = self.file.entry(place.offset).ok()?.data_offset;
+        self.file.entry_slice(begin..begin.checked_add(place.packed?.get())?)
+    }
+
     /// The object of this id. `path` is named if there is none, or one of another kind.
     pub fn get(&mut self, id: &oid, kind: Kind, path: &str) -> Result<Vec<u8>, Error> {
         let refused = |reason| Error::from(Refusal::new(path.as_bytes(), reason));
@@ -201,6 +213,9 @@ impl Pack {
         }
         let mut object = Vec::new();
         self.decode(place.offset, &mut object)?;
+        if place.packed.is_some() {
+            return Ok(object);
+        }
         // It may be made from others in another way than the first time, from what is in the cache.
         let again = gix_object::compute_hash(HashKind::Sha1, kind, &object).map_err(damaged)?;
         if *again != *id {
