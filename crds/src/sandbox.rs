@@ -36,6 +36,7 @@ use crate::workspace::{Workspace, WorkspaceStatus};
     printcolumn(name = "CLASS", type_ = "string", json_path = ".status.className", description = "The class in force."),
     printcolumn(name = "EGRESS-DENIED", type_ = "integer", json_path = ".status.egress.denied", description = "Requests that the proxy has denied since it last started."),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the object was created."),
+    printcolumn(name = "TEMPLATE", type_ = "string", json_path = ".spec.templateRef.name", description = "The template that it names.", priority = 1),
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "What to do next.", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
