@@ -17,7 +17,6 @@
 //! whether the sandbox is over; one that is over is only told of, and has its power taken away ([`finish`]). One that is suspended has its
 //! power taken away before its walls are seen to ([`suspend`]).
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use agentsandbox_crds::names::FINALIZER;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxStatus};
 use agentsandbox_merge::Merged;
 use futures::future::join;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -45,6 +44,7 @@ mod ending;
 pub mod evaluate;
 pub mod events;
 pub mod failures;
+pub mod fate;
 mod finish;
 pub mod life;
 pub mod memory;
@@ -57,6 +57,7 @@ pub mod status;
 mod suspend;
 pub mod teardown;
 pub mod template;
+mod unlisted;
 mod way;
 
 use accept::{Accepted, Identity, Rejection};
@@ -71,10 +72,12 @@ use observe::{Closedness, Observed, Recent, Stores};
 use outcome::{Blocked, Breach, Off, Outcome, Requeue, Stage, Workload};
 use plan::{Step, spec_hash};
 use suspend::Stopped;
+use template::Unmerged;
 
 pub use breach::Breaches;
 pub use failures::Failures;
 pub use progress::Progress;
+pub use unlisted::Patience;
 
 /// A pod's end wakes the next pass of a teardown, unless its labels were taken off: no watch shows it then.
 const TEARDOWN_RETRY: Duration = Duration::from_secs(2);
@@ -109,6 +112,8 @@ pub struct Ctx {
     pub progress: Progress,
     /// What proxies have denied.
     pub denials: Arc<Denials>,
+    /// How long a list of templates is waited for in silence.
+    pub patience: Patience,
     /// The time.
     pub clock: Clock,
 }
@@ -152,10 +157,12 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
     let mut observed = observe::observed(&ctx.stores, &ctx.recent, &identity); // watches
     observed.failed = ctx.memory.failed(&identity.uid, observed.agent_pod(&identity), ctx.clock.now());
     observed.is_new = !is_held(&sandbox) && sandbox.status.is_none();
+    let own = Arc::clone(&sandbox);
     let (sandbox, merged) = template::whole(&ctx.stores, sandbox, &observed, &identity); // pure, may reject
     // A watch that is behind may show one that is gone as it was before it was deleted.
     if sandbox.metadata.deletion_timestamp.is_some() || ctx.recent.is_gone(&identity.uid) {
-        return ending::end(&ctx, &identity, &sandbox, &observed).await;
+        let fate = template::fate(&ctx, &own, &merged);
+        return ending::end(&ctx, &identity, (&sandbox, fate), &observed).await;
     }
     let life = Box::pin(finish::life(&ctx, &identity, &sandbox, &observed)).await?; // client, may fail
     let let_go = finish::let_go(&ctx, &identity, &sandbox, &observed, &life).await; // client, fails at the end
@@ -172,10 +179,17 @@ pub async fn reconcile(sandbox: Arc<AgentSandbox>, ctx: Arc<Ctx>) -> Result<Acti
 async fn stand(
     ctx: &Ctx,
     identity: &Identity,
-    (sandbox, merged): (Arc<AgentSandbox>, Result<Merged, Vec<Rejection>>),
+    (sandbox, merged): (Arc<AgentSandbox>, Result<Merged, Unmerged>),
     observed: &Observed,
     life: &Life,
 ) -> Result<Action, ReconcileError> {
+    let merged = match merged {
+        Ok(merged) => Ok(merged),
+        Err(Unmerged::Rejected(rejections)) => Err(rejections),
+        Err(Unmerged::Unlisted(template)) => {
+            return unlisted::look_after(ctx, identity, (sandbox, template), observed, life).await; // client, may fail
+        }
+    };
     let references = observe::references(&ctx.stores, &identity.namespace); // watches
     let platform = ctx.platform();
     let accepted = merged.and_then(|merged| {
@@ -191,12 +205,12 @@ async fn stand(
             let sandbox = hold(ctx, sandbox).await?; // client, may fail
             let raised = raise(ctx, &platform, &accepted, &sandbox, observed, stopped);
             let result = Box::pin(raised).await; // client, may fail
-            (sandbox, off, result.map_err(|failure| (Some(accepted.class.name), failure)))
+            (sandbox, off, came_to(result, Some(accepted.class.name)))
         }
         Err(rejections) => {
             let class = accept::class_to_keep(&sandbox, &references);
             let result = Box::pin(refuse(ctx, identity, observed, class.clone(), rejections)).await; // client, may fail
-            (sandbox, None, result.map_err(|error| (class, Failure::from(error))))
+            (sandbox, None, came_to(result.map_err(Failure::from), class))
         }
     };
     report(ctx, &sandbox, life, observed.look_again_in, off, result).await // client, may fail
@@ -228,7 +242,7 @@ async fn raise(
         return suspend::walled(ctx, accepted, &sealed, unwidened, stopped).await;
     }
 
-    let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, enrolled(observed, identity));
+    let wanted = desired::proxy_pod::pod(accepted, platform, &sealed, way::enrolled(observed, identity));
     let planned = plan::step(Child::Pod(Box::new(wanted)), observed, identity, now);
     let unseen = finish::may_be_over(sandbox) && observed.agent_pod(identity).is_none();
     let starts = unseen && matches!(planned, Step::Create(_));
@@ -260,7 +274,7 @@ async fn raise(
         isolation: accepted.class.isolation,
         without_network: accepted.confinement.as_ref().is_some_and(|asked| asked.without_network),
         fetches: accepted.source.is_some(),
-        claim: claimed(accepted, &sealed),
+        claim: sealed.claim().cloned().map(Box::new).zip(accepted.persistent.as_ref().map(|own| own.bytes)),
         missing: ctx.writer.missing(accepted, &agent).await,
         credentials: accepted.secrets(),
         login: accepted.login.clone(),
@@ -271,18 +285,7 @@ async fn raise(
         agent,
         failed,
     };
-    Ok(Outcome {
-        class_name: Some(accepted.class.name.clone()),
-        started: None,
-        idle_since: None,
-        off: None,
-        stage: Stage::Standing(Box::new(workload)),
-    })
-}
-
-/// The claim of a persistent workspace, with the bytes that it is to have.
-fn claimed(accepted: &Accepted, sealed: &Sealed) -> Option<(Box<PersistentVolumeClaim>, i64)> {
-    Some((Box::new(sealed.claim()?.clone()), accepted.persistent.as_ref()?.bytes))
+    Ok(Outcome::of(Some(accepted.class.name.clone()), Stage::Standing(Box::new(workload))))
 }
 
 /// The agent's pod, once its way to the proxy is as the evidence says.
@@ -314,15 +317,6 @@ async fn halt(ctx: &Ctx, identity: &Identity) -> Result<Applied, ApplyError> {
     apply::halt(&ctx.writer, identity, Component::Agent).await.map(|()| Applied::Absent)
 }
 
-/// Address of an agent that already runs behind a proven fence.
-fn enrolled(observed: &Observed, identity: &Identity) -> Option<Ipv4Addr> {
-    let pod = observed.agent_pod(identity).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
-    match observe::address(pod).filter(|_| status::evidence::is_proven(pod))? {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
 fn present(applied: &Applied) -> Option<&Pod> {
     match applied {
         Applied::Present(pod) => Some(pod),
@@ -340,7 +334,7 @@ async fn refuse(
 ) -> Result<Outcome, ApplyError> {
     breach::hurry(ctx, identity, observed).await?;
     apply::power_down(&ctx.writer, identity, Ending::All).await?;
-    Ok(Outcome { class_name, started: None, idle_since: None, off: None, stage: Stage::Rejected(rejections) })
+    Ok(Outcome::of(class_name, Stage::Rejected(rejections)))
 }
 
 fn is_held(sandbox: &AgentSandbox) -> bool {
@@ -359,6 +353,17 @@ async fn hold(ctx: &Ctx, sandbox: Arc<AgentSandbox>) -> Result<Arc<AgentSandbox>
     Ok(Arc::new(AgentSandbox { spec: sandbox.spec.clone(), ..held }))
 }
 
+/// What a pass came to, with the error by which it failed, if it did.
+fn came_to(result: Result<Outcome, Failure>, class_name: Option<String>) -> (Outcome, Option<ApplyError>) {
+    match result {
+        Ok(outcome) => (outcome, None),
+        Err(Failure { error, breach }) => {
+            let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
+            (Outcome::of(class_name, stage), Some(error))
+        }
+    }
+}
+
 /// Writes the status and tells Events, whatever the pass came to; then says when the next one comes.
 async fn report(
     ctx: &Ctx,
@@ -366,16 +371,9 @@ async fn report(
     life: &Life,
     look_again_in: Option<Duration>,
     off: Option<Off>,
-    result: Result<Outcome, (Option<String>, Failure)>,
+    (outcome, error): (Outcome, Option<ApplyError>),
 ) -> Result<Action, ReconcileError> {
     let now = ctx.clock.now();
-    let (outcome, error) = match result {
-        Ok(outcome) => (outcome, None),
-        Err((class_name, Failure { error, breach })) => {
-            let stage = breach.map_or_else(|| Stage::Blocked(Blocked::from(&error)), Stage::Breached);
-            (Outcome { class_name, started: None, idle_since: None, off: None, stage }, Some(error))
-        }
-    };
     let unstopped = off.as_ref().and_then(|off| off.again);
     let outcome = Outcome { started: life.started, idle_since: life.idle_since, off, ..outcome };
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());

@@ -27,7 +27,7 @@ use crate::controller::apply::{Sealed, Writer};
 use crate::controller::desired::{self, Boundary, Child, ChildKind};
 use crate::controller::memory::Memory;
 use crate::controller::observe::{Observed, ProxyClosed, Recent, References, Stores};
-use crate::controller::{Breaches, Ctx, Failures, Progress};
+use crate::controller::{Breaches, Ctx, Failures, Patience, Progress};
 use crate::lease::Tenure;
 use crate::metrics::Metrics;
 use crate::platform::Platform;
@@ -324,6 +324,7 @@ pub fn ctx(
         memory: Arc::new(Memory::drawing(Jitter::seeded(0))),
         progress: Progress::default(),
         denials: Arc::default(),
+        patience: Patience::default(),
         clock: Clock::default(),
     })
 }

@@ -71,8 +71,8 @@ pub const PERMISSIONS: &[Permission] = &[
     cluster(
         "agentsandbox.dev",
         "agentsandboxtemplates",
-        WATCH,
-        "watches: a sandbox may refer to a template of its namespace, and what that says counts for it at once.",
+        &["get", "list", "watch"],
+        "watches: a sandbox may refer to a template of its namespace, and what that says counts for it at once; teardown: get asks for it once more before a claim is deleted by its word.",
     ),
     cluster(
         "node.k8s.io",

@@ -29,7 +29,9 @@ use crate::controller::memory::Memory;
 use crate::controller::observe::denials::{self, Denials};
 use crate::controller::observe::{Recent, Stores};
 use crate::controller::orphans;
-use crate::controller::{Breaches, Ctx, Failures, Progress, ReconcileError, chain, reconcile, retry};
+use crate::controller::{
+    Breaches, Ctx, Failures, Patience, Progress, ReconcileError, chain, reconcile, retry,
+};
 use crate::deadline::Deadlined;
 use crate::lease::{self, Attempt, LeaseError, Seen, Tenure};
 use crate::metrics::Metrics;
@@ -39,8 +41,6 @@ use crate::{server, watches};
 
 mod facts;
 
-/// How soon a sandbox with a template is looked at again while no list of templates has come yet.
-const TEMPLATES_RETRY: Duration = Duration::from_secs(2);
 /// How long passes under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// A request, watches aside, that takes longer is dead.
@@ -264,6 +264,7 @@ impl Replica {
             memory,
             progress: Progress::default(),
             denials,
+            patience: Patience::default(),
             clock,
         });
         let filled = filled(stores);
@@ -309,14 +310,6 @@ async fn pass(
 ) -> Result<Action, ReconcileError> {
     // An empty watch must not be taken for an empty cluster.
     filled.await;
-    // Whoever names no template does not wait for a kind that the API server may not know yet, and nobody is told that a template is missing
-    // which may be there.
-    if sandbox.spec.template_ref.is_some()
-        && sandbox.metadata.deletion_timestamp.is_none()
-        && !matches!(ctx.stores.templates.wait_until_ready().now_or_never(), Some(Ok(())))
-    {
-        return Ok(Action::requeue(TEMPLATES_RETRY));
-    }
     reconcile(sandbox, ctx).await
 }
 
@@ -400,7 +393,8 @@ fn is_expected<E: std::error::Error, Q: std::error::Error>(error: &controller::E
     matches!(error, controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_))
 }
 
-/// Completes once every watch has brought what there is. A store wakes only the last of those who wait for it, so there is
+/// Completes once every watch has brought what there is, but for that of templates: whoever names none does not wait for a kind that the API
+/// server may not know yet. A store wakes only the last of those who wait for it, so there is
 /// one wait, and everybody shares it.
 fn filled(stores: Stores) -> Shared<BoxFuture<'static, ()>> {
     let all = async move {

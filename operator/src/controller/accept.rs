@@ -166,6 +166,24 @@ pub struct ClassInForce {
     pub drain_seconds: Option<u16>,
 }
 
+/// What a class lets each proxy reach that has a rule or a collector, whatever the rules are.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Private ranges.
+    pub private_ranges: Vec<Ipv4Net>,
+    /// The collector of traces.
+    pub tracing: Option<ClassTracing>,
+}
+
+/// What the class of a sandbox lets its proxy reach; nothing where it has none. What is wrong in the class counts for nothing.
+#[must_use]
+pub fn reach(sandbox: &AgentSandbox, references: &References) -> Reach {
+    let Some(class) = class::class(sandbox, references, &mut Vec::new()) else { return Reach::default() };
+    let mut faults = Vec::new();
+    let tracing = tracing::tracing(class, true, &mut faults).filter(|_| faults.is_empty());
+    Reach { private_ranges: class::in_force(class, references, &mut faults).private_ranges, tracing }
+}
+
 /// The Secret of a credential, in the sandbox's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretPlace {

@@ -13,12 +13,12 @@ use agentsandbox_crds::names::{
     MANAGED_BY, SUFFIX_AGENT, SUFFIX_POLICY, SUFFIX_PROXY, SUFFIX_STAND_IN, SUFFIX_WORKSPACE,
 };
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyEgressRule};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 #[cfg(test)]
 use serde_json::Value;
 
-use super::accept::{Accepted, Identity};
+use super::accept::{Accepted, Identity, Reach};
 use crate::platform::Platform;
 
 pub mod agent_pod;
@@ -106,12 +106,7 @@ impl Boundary {
 pub fn boundary(accepted: &Accepted, platform: &Platform) -> Boundary {
     let identity = &accepted.identity;
     Boundary {
-        walls: vec![
-            Child::ServiceAccount(service_account::service_account(identity, Component::Agent)),
-            Child::ServiceAccount(service_account::service_account(identity, Component::Proxy)),
-            Child::NetworkPolicy(network_policy::agent(identity)),
-            Child::NetworkPolicy(network_policy::proxy(accepted, platform)),
-        ],
+        walls: walls(identity, network_policy::proxy(accepted, platform)),
         supplies: [
             Child::ConfigMap(policy_document::config_map(accepted, platform)),
             Child::Service(Box::new(service::shut(identity))),
@@ -121,6 +116,31 @@ pub fn boundary(accepted: &Accepted, platform: &Platform) -> Boundary {
         .collect(),
         keys: keys::name(identity),
     }
+}
+
+/// What is known to bound a sandbox of which nobody knows what it is to be, whose proxy's wall `led` there: the walls, and the way between
+/// them, shut.
+#[must_use]
+pub fn bounds(
+    identity: &Identity,
+    platform: &Platform,
+    reach: &Reach,
+    led: &[NetworkPolicyEgressRule],
+) -> Boundary {
+    Boundary {
+        walls: walls(identity, network_policy::proxy_as_it_led(identity, platform, reach, led)),
+        supplies: vec![Child::Service(Box::new(service::shut(identity)))],
+        keys: keys::name(identity),
+    }
+}
+
+fn walls(identity: &Identity, proxy: NetworkPolicy) -> Vec<Child> {
+    vec![
+        Child::ServiceAccount(service_account::service_account(identity, Component::Agent)),
+        Child::ServiceAccount(service_account::service_account(identity, Component::Proxy)),
+        Child::NetworkPolicy(network_policy::agent(identity)),
+        Child::NetworkPolicy(proxy),
+    ]
 }
 
 /// Names of the children a sandbox can have, by kind, in apply order. Teardown needs it without an [`Accepted`].

@@ -3,6 +3,7 @@
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::FINALIZER;
+use agentsandbox_crds::workspace::WhenDeleted;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -11,6 +12,7 @@ use super::accept::Identity;
 use super::apply::ApplyError;
 use super::desired::{Child, ChildKind};
 use super::events::{self, Told};
+use super::fate::Fate;
 use super::observe::Observed;
 use super::outcome::Blocked;
 use super::teardown::{self, Teardown};
@@ -23,7 +25,7 @@ use super::{Ctx, ReconcileError, TEARDOWN_RETRY, breach, chain, status};
 pub(super) async fn end(
     ctx: &Ctx,
     identity: &Identity,
-    sandbox: &AgentSandbox,
+    (sandbox, fate): (&AgentSandbox, Fate),
     observed: &Observed,
 ) -> Result<Action, ReconcileError> {
     // The watch may still show a finalizer that our own patch took off.
@@ -35,11 +37,11 @@ pub(super) async fn end(
         return Ok(Action::await_change());
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
-    let step = teardown::teardown(&ctx.writer, identity, sandbox, observed).await;
+    let step = teardown::teardown(&ctx.writer, identity, (sandbox, fate), observed).await;
     tell(ctx, identity, sandbox, observed, &step).await;
     let action = match step.map_err(ReconcileError::Apply)? {
-        Teardown::Waiting(..) => Action::requeue(TEARDOWN_RETRY),
-        Teardown::Done => {
+        Teardown::Waiting(..) | Teardown::Unlisted => Action::requeue(TEARDOWN_RETRY),
+        Teardown::Done(_) => {
             ctx.recent.forget(&identity.uid);
             Action::await_change()
         }
@@ -60,8 +62,12 @@ async fn tell(
     step: &Result<Teardown, ApplyError>,
 ) {
     let message = match step {
-        Ok(Teardown::Done) => return tell_of_claim(ctx, identity, sandbox, observed).await,
+        Ok(Teardown::Done(when)) => {
+            return tell_of_claim(ctx, identity, (sandbox, *when), observed).await;
+        }
         Ok(Teardown::Waiting(_, pod)) => waits_for(pod, observed),
+        // It lasts a moment.
+        Ok(Teardown::Unlisted) => return,
         Err(error) => match Blocked::from(error) {
             Blocked::Conflict | Blocked::NotLeader => return,
             _ => format!(
@@ -87,8 +93,13 @@ async fn tell(
 }
 
 /// Work that stays is told of where it can be found, since nothing else does any more.
-async fn tell_of_claim(ctx: &Ctx, identity: &Identity, sandbox: &AgentSandbox, observed: &Observed) {
-    let Some(claim) = teardown::retained(sandbox, identity, observed) else { return };
+async fn tell_of_claim(
+    ctx: &Ctx,
+    identity: &Identity,
+    (sandbox, when): (&AgentSandbox, WhenDeleted),
+    observed: &Observed,
+) {
+    let Some(claim) = teardown::retained(when, identity, observed) else { return };
     let name = claim.name_any();
     let told = Told {
         type_: EventType::Normal,

@@ -143,7 +143,7 @@ pub(super) async fn finish(
     let class_name = sandbox.status.as_ref().and_then(|status| status.class_name.clone());
     let stage = Stage::Finished(Box::new(program.clone()), left);
     let (started, idle_since) = (life.started, life.idle_since);
-    let outcome = Outcome { class_name, started, idle_since, off: None, stage };
+    let outcome = Outcome { started, idle_since, ..Outcome::of(class_name, stage) };
     let now = ctx.clock.now();
     ctx.metrics.reconcile(status::reason(&outcome, now).as_str());
     let untold_for = tell(ctx, sandbox, &outcome, now).await?;

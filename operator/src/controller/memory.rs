@@ -1,5 +1,6 @@
 //! What this process remembers of sandboxes beside what is written down: when their agents first started, how programs of Tasks ended that
-//! are not told of yet, and which pods of Tasks are over without an end of their program.
+//! are not told of yet, which pods of Tasks are over without an end of their program, and where proxies were let out while no list of
+//! templates had come.
 //!
 //! A start that was seen counts though somebody takes it out of the status, or keeps it from being written. Of a Task whose fence, or
 //! the step behind it, has failed, or whose pod was evicted, the kubelet starts nothing a second time, so another pod follows, after a pause
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use agentsandbox_crds::sandbox::ProgramStatus;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyEgressRule};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::life;
@@ -44,6 +46,7 @@ pub struct Memory {
     began: Mutex<HashMap<String, (Option<String>, Timestamp)>>,
     failed: Mutex<HashMap<String, Failed>>,
     ends: Mutex<HashMap<String, ProgramStatus>>,
+    ways: Mutex<HashMap<String, Vec<NetworkPolicyEgressRule>>>,
 }
 
 impl Memory {
@@ -105,12 +108,21 @@ impl Memory {
         Some(failed)
     }
 
+    /// Where the sandbox's proxy was let out by the wall that stood when this was first asked; nowhere where none stood. What somebody does to
+    /// the wall after that counts for nothing.
+    pub fn way_out(&self, uid: &str, standing: Option<&NetworkPolicy>) -> Vec<NetworkPolicyEgressRule> {
+        let mut all = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let egress = || standing.and_then(|wall| wall.spec.as_ref()?.egress.clone()).unwrap_or_default();
+        all.entry(uid.to_owned()).or_insert_with(egress).clone()
+    }
+
     /// Forgets a sandbox.
     pub fn forget(&self, uid: &str) {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.began.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 

@@ -62,6 +62,34 @@ pub enum Stage {
     Suspended(Option<Widening>),
     /// The program has ended, and nothing is started any more.
     Finished(Box<ProgramStatus>, Left),
+    /// No list of templates has come, so nobody knows what the sandbox is to be.
+    Unlisted(Box<Unlisted>),
+}
+
+/// A sandbox of which nobody knows what it is to be.
+#[derive(Debug)]
+pub struct Unlisted {
+    /// The template that it names.
+    pub template: String,
+    /// For how long that is not told yet; none where it is.
+    pub silent_for: Option<Duration>,
+    /// What bounds it all the same.
+    pub bounds: Bounds,
+}
+
+/// What bounds a sandbox of which nobody knows what it is to be.
+#[derive(Debug)]
+pub enum Bounds {
+    /// It is within them, but for a policy that widens the walls, if there is one; then no agent runs.
+    Kept(Option<Widening>),
+    /// It is within them as far as is known, and its proxy is tried once more.
+    Probed,
+    /// Its proxy can be reached by others, so no agent runs.
+    Open,
+    /// They could not be looked after.
+    Blocked(Blocked),
+    /// One is missing or not as wanted, and could not be put back.
+    Breached(Breach),
 }
 
 /// What is left of a power that was taken away, and when to look again.
@@ -195,16 +223,45 @@ impl Requeue {
 }
 
 impl Outcome {
+    /// What a pass came to, before anything is known of the sandbox's life.
+    #[must_use]
+    pub const fn of(class_name: Option<String>, stage: Stage) -> Self {
+        Self { class_name, started: None, idle_since: None, off: None, stage }
+    }
+
     /// When the next pass has to come.
     #[must_use]
     pub fn requeue(&self, now: Timestamp) -> Requeue {
         match &self.stage {
             Stage::Rejected(_) | Stage::Suspended(_) | Stage::Finished(..) => Requeue::AwaitChange,
             Stage::Blocked(blocked) => blocked.requeue(),
-            Stage::Breached(Breach { why, agent: Halted::Stopped, .. }) => why.requeue(),
-            Stage::Breached(Breach { agent: Halted::Spared | Halted::Unstopped(_), .. }) => Requeue::Backoff,
+            Stage::Breached(breach) => breach.requeue(),
             Stage::Standing(workload) => workload.requeue(now),
+            Stage::Unlisted(unlisted) => unlisted.requeue(),
         }
+    }
+}
+
+impl Breach {
+    fn requeue(&self) -> Requeue {
+        match self.agent {
+            Halted::Stopped => self.why.requeue(),
+            Halted::Spared | Halted::Unstopped(_) => Requeue::Backoff,
+        }
+    }
+}
+
+impl Unlisted {
+    /// Each list wakes every sandbox, so it is not waited for here.
+    fn requeue(&self) -> Requeue {
+        let next = match &self.bounds {
+            Bounds::Kept(_) => Requeue::AwaitChange,
+            Bounds::Probed => Requeue::After(PROBE_UNCLEAR_RETRY),
+            Bounds::Open => Requeue::After(PROBE_RETRY_LATER),
+            Bounds::Blocked(blocked) => blocked.requeue(),
+            Bounds::Breached(breach) => breach.requeue(),
+        };
+        next.at_latest(self.silent_for)
     }
 }
 

@@ -22,6 +22,7 @@ mod pods;
 mod reason;
 mod secrets;
 mod suspended;
+mod unlisted;
 pub(super) mod workspace;
 
 pub use reason::{ConditionType, Reason};
@@ -69,7 +70,9 @@ pub fn status(
             _ => old.program,
         },
         last_activity_time: match &outcome.stage {
-            Stage::Finished(..) => outcome.idle_since.map(Time).or(old.last_activity_time),
+            Stage::Finished(..) | Stage::Unlisted(_) => {
+                outcome.idle_since.map(Time).or(old.last_activity_time)
+            }
             _ => outcome.idle_since.map(Time),
         },
     };
@@ -170,6 +173,7 @@ fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
         Stage::Suspended(widening) => {
             return Some(suspended::verdicts(outcome.off.as_ref(), widening.as_ref()));
         }
+        Stage::Unlisted(unlisted) => unlisted::unlisted(unlisted)?,
         Stage::Finished(program, left) => return Some(finished::finished(program, left)),
     };
     Some(summarised(facts))
@@ -349,8 +353,8 @@ fn summarised(facts: Vec<Verdict>) -> Vec<Verdict> {
     let (ready, reason, message) = match &worst {
         None => (Holds::True, Reason::Running, "The agent runs behind a proven fence.".to_owned()),
         // A pass that failed has seen nothing, not even that the agent does not run.
-        Some(Verdict { reason: Reason::Retrying, message, .. }) => {
-            (Holds::Unknown, Reason::Retrying, message.clone())
+        Some(Verdict { reason: reason @ (Reason::Retrying | Reason::TemplatesUnknown), message, .. }) => {
+            (Holds::Unknown, *reason, message.clone())
         }
         Some(worst) => (Holds::False, worst.reason, worst.message.clone()),
     };

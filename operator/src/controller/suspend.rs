@@ -63,12 +63,5 @@ pub(super) async fn walled(
     let shut = way::shut(ctx, &accepted.identity, sealed).await;
     stopped?;
     shut?;
-    let stage = Stage::Suspended(unwidened.err());
-    Ok(Outcome {
-        class_name: Some(accepted.class.name.clone()),
-        started: None,
-        idle_since: None,
-        off: None,
-        stage,
-    })
+    Ok(Outcome::of(Some(accepted.class.name.clone()), Stage::Suspended(unwidened.err())))
 }

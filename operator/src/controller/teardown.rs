@@ -8,8 +8,8 @@
 //! Others delete walls as well, when they delete a sandbox in the foreground or its namespace. Our finalizer on each wall
 //! keeps it standing until it is released here, in the same pass that found no pod left.
 //!
-//! A claim has no owner, so nobody else takes it away, and it stays unless the spec says by now that it goes. It goes with walls and supplies,
-//! once no pod mounts it, and is asked for by its name: one that no watch has shown yet would stay for good.
+//! A claim has no owner, so nobody else takes it away, and it stays unless its [`Fate`] is by now that it goes. It goes with walls and
+//! supplies, once no pod mounts it, and is asked for by its name: one that no watch has shown yet would stay for good.
 //!
 //! It works when apply never ran, and it needs no accepted spec. The Secret with the keys cannot be deleted by the
 //! operator, which has no such verb: its owner reference lets the garbage collector do it, and a Secret that was
@@ -26,6 +26,7 @@ use kube::ResourceExt;
 use super::accept::Identity;
 use super::apply::{ApplyError, LivePod, Writer, release_ending};
 use super::desired::{Child, ChildKind, Component, claim, names};
+use super::fate::{self, Fate};
 use super::observe::Observed;
 use super::plan::{Doomed, is_owned};
 
@@ -34,8 +35,10 @@ use super::plan::{Doomed, is_owned};
 pub enum Teardown {
     /// Pods of this half are on their way out; one of them is named so.
     Waiting(Component, String),
-    /// The finalizer is off.
-    Done,
+    /// No pod is left, and a list of templates is awaited that says whether the claim goes.
+    Unlisted,
+    /// The finalizer is off, and this became of the claim.
+    Done(WhenDeleted),
 }
 
 /// Takes the next step of a teardown.
@@ -45,7 +48,7 @@ pub enum Teardown {
 pub async fn teardown(
     writer: &Writer,
     identity: &Identity,
-    sandbox: &AgentSandbox,
+    (sandbox, fate): (&AgentSandbox, Fate),
     observed: &Observed,
 ) -> Result<Teardown, ApplyError> {
     let pods = writer.live_pods(identity).await?;
@@ -57,6 +60,9 @@ pub async fn teardown(
         release_ending(writer, identity, &pods).await?;
         return Ok(Teardown::Waiting(first, name));
     }
+    if fate == Fate::Awaited {
+        return Ok(Teardown::Unlisted);
+    }
     let walls = observed.children.values().filter_map(|child| match child {
         Child::NetworkPolicy(wall) if is_ours(&wall.metadata, identity) => Some(wall),
         _ => None,
@@ -66,13 +72,14 @@ pub async fn teardown(
         .into_iter()
         .filter(|(kind, _)| !matches!(kind, ChildKind::Pod | ChildKind::PersistentVolumeClaim))
         .filter_map(|(kind, name)| doomed(observed, identity, kind, name));
-    let rest: Vec<Doomed> = rest.chain(doomed_claim(writer, identity, sandbox).await?).collect();
+    let (claim, when) = doomed_claim(writer, identity, (sandbox, fate)).await?;
+    let rest: Vec<Doomed> = rest.chain(claim).collect();
     try_join_all(rest.iter().map(|one| writer.delete(&identity.namespace, one))).await?;
     let finalizers = sandbox.finalizers().iter().filter(|one| *one != FINALIZER).cloned().collect();
     match writer.finalizers(sandbox, finalizers).await {
         // It went with an earlier pass's patch, which the watch has not brought yet.
-        Err(error) if error.is_not_found() => Ok(Teardown::Done),
-        other => other.map(|_| Teardown::Done),
+        Err(error) if error.is_not_found() => Ok(Teardown::Done(when)),
+        other => other.map(|_| Teardown::Done(when)),
     }
 }
 
@@ -86,43 +93,41 @@ fn doomed(observed: &Observed, identity: &Identity, kind: ChildKind, name: Strin
     })
 }
 
-/// The claim that goes with its sandbox; one that goes already needs nobody.
+/// The claim that goes with its sandbox, and what becomes of it; one that goes already needs nobody.
 async fn doomed_claim(
     writer: &Writer,
     identity: &Identity,
-    sandbox: &AgentSandbox,
-) -> Result<Option<Doomed>, ApplyError> {
-    if stays(sandbox) {
-        return Ok(None);
+    (sandbox, fate): (&AgentSandbox, Fate),
+) -> Result<(Option<Doomed>, WhenDeleted), ApplyError> {
+    if fate.keeps() {
+        return Ok((None, WhenDeleted::Retain));
     }
     let live = writer.live_claim(&identity.namespace, &claim::name(identity)).await?;
     let own = live.filter(|live| claim::is_of(&live.metadata, identity));
-    let own = own.filter(|live| live.metadata.deletion_timestamp.is_none());
-    Ok(own.map(|live| Doomed::child(&Child::PersistentVolumeClaim(Box::new(live)))))
+    let Some(own) = own.filter(|live| live.metadata.deletion_timestamp.is_none()) else {
+        return Ok((None, WhenDeleted::Delete));
+    };
+    let when = fate::settled(writer, identity, (sandbox, fate)).await;
+    let goes = (when == WhenDeleted::Delete).then(|| Child::PersistentVolumeClaim(Box::new(own)));
+    Ok((goes.as_ref().map(Doomed::child), when))
 }
 
-/// The claim that outlasts its sandbox.
+/// The claim that outlasts its sandbox, of whose claim this has become.
 #[must_use]
 pub fn retained<'a>(
-    sandbox: &AgentSandbox,
+    when: WhenDeleted,
     identity: &Identity,
     observed: &'a Observed,
 ) -> Option<&'a PersistentVolumeClaim> {
     match observed.child(ChildKind::PersistentVolumeClaim, &claim::name(identity))? {
         Child::PersistentVolumeClaim(live) if claim::is_of(&live.metadata, identity) => {
-            (stays(sandbox) && live.metadata.deletion_timestamp.is_none()).then_some(live)
+            (when == WhenDeleted::Retain && live.metadata.deletion_timestamp.is_none()).then_some(live)
         }
         _ => None,
     }
 }
 
-/// Whether a claim of this sandbox stays: unless its spec says now that it goes. Where nothing is said, work is kept.
-fn stays(sandbox: &AgentSandbox) -> bool {
-    let persistent = sandbox.spec.workspace.as_ref().and_then(|workspace| workspace.persistent.as_ref());
-    persistent.and_then(|one| one.when_deleted).unwrap_or_default() == WhenDeleted::Retain
-}
-
-fn is_ours(live: &ObjectMeta, identity: &Identity) -> bool {
+pub(super) fn is_ours(live: &ObjectMeta, identity: &Identity) -> bool {
     is_owned(live, identity) || is_orphan(live, identity)
 }
 

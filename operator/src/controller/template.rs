@@ -2,18 +2,23 @@
 //!
 //! Every step of a pass sees the merged spec, the life and the end of a sandbox among them, and [`accept`](super::accept) takes nothing
 //! else. Where there is none (the template is missing, or the sandbox asks for more than it allows) nothing runs, and the rest of
-//! the pass goes by what the sandbox says itself, and by what its pod was made as.
+//! the pass goes by what the sandbox says itself, and by what its pod was made as. As long as no list of templates has come, nobody knows
+//! whether there is one, and what runs goes on within its bounds ([`unlisted`](super::unlisted)).
 
 use std::sync::Arc;
 
 use agentsandbox_crds::sandbox::Mode;
-use agentsandbox_crds::{AgentSandbox, AgentSandboxTemplate};
+use agentsandbox_crds::workspace::{WhenDeleted, WorkspaceAccess};
+use agentsandbox_crds::{AgentSandbox, AgentSandboxSpec, AgentSandboxTemplate};
 use agentsandbox_merge::{Fault, FaultReason, Merged, Origin, merge};
+use futures::FutureExt;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 
+use super::Ctx;
 use super::accept::{Identity, Rejection, RejectionReason};
 use super::desired::agent_pod::runs_once;
+use super::fate::{self, Fate};
 use super::observe::{Observed, Stores};
 
 impl From<Fault> for Rejection {
@@ -27,6 +32,20 @@ impl From<Fault> for Rejection {
     }
 }
 
+/// Why there is no merged spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unmerged {
+    /// This speaks against it.
+    Rejected(Vec<Rejection>),
+    /// Nobody knows whether the template of this name is there: no list of templates has come yet.
+    Unlisted(String),
+}
+
+/// Whether what there is of templates was ever listed.
+fn are_listed(stores: &Stores) -> bool {
+    matches!(stores.templates.wait_until_ready().now_or_never(), Some(Ok(())))
+}
+
 /// The sandbox with its template, as the watches show that.
 ///
 /// # Errors
@@ -35,12 +54,18 @@ pub fn merged(stores: &Stores, sandbox: &Arc<AgentSandbox>) -> Result<Merged, Ve
     merge(Arc::clone(sandbox), found(stores, sandbox).as_deref())
 }
 
-/// Whether a sandbox, or its template, bounds how long it lies idle. It costs less than to merge them.
+/// The sandbox with how long it may lie idle, by itself or by its template; none where that is not bounded. It costs less than to merge the
+/// two, and says the same of each that runs.
 #[must_use]
-pub fn may_idle(stores: &Stores, sandbox: &AgentSandbox) -> bool {
-    let template = found(stores, sandbox);
-    let of = template.iter().filter_map(|template| template.spec.sandbox.lifecycle.as_ref());
-    sandbox.spec.lifecycle.iter().chain(of).any(|lifecycle| lifecycle.idle_timeout.is_some())
+pub fn idling(stores: &Stores, sandbox: &Arc<AgentSandbox>) -> Option<Arc<AgentSandbox>> {
+    let bounded = |one: &AgentSandboxSpec| one.lifecycle.as_ref()?.idle_timeout.clone();
+    if bounded(&sandbox.spec).is_some() {
+        return Some(Arc::clone(sandbox));
+    }
+    let timeout = bounded(&found(stores, sandbox)?.spec.sandbox)?;
+    let mut idling = AgentSandbox::clone(sandbox);
+    idling.spec.lifecycle.get_or_insert_default().idle_timeout = Some(timeout);
+    Some(Arc::new(idling))
 }
 
 /// The template that a sandbox names, as the watches show it.
@@ -61,13 +86,40 @@ pub(super) fn whole(
     sandbox: Arc<AgentSandbox>,
     observed: &Observed,
     identity: &Identity,
-) -> (Arc<AgentSandbox>, Result<Merged, Vec<Rejection>>) {
+) -> (Arc<AgentSandbox>, Result<Merged, Unmerged>) {
+    let name = sandbox.spec.template_ref.as_ref().map(|reference| reference.name.clone());
+    if let Some(name) = name.filter(|_| !are_listed(stores)) {
+        return (as_it_ran(sandbox, observed, identity), Err(Unmerged::Unlisted(name)));
+    }
     match merged(stores, &sandbox) {
         Ok(merged) => (Arc::clone(merged.sandbox()), Ok(merged)),
         Err(faults) => {
             let rejections = faults.into_iter().map(Rejection::from).collect();
-            (as_it_ran(sandbox, observed, identity), Err(rejections))
+            (as_it_ran(sandbox, observed, identity), Err(Unmerged::Rejected(rejections)))
         }
+    }
+}
+
+/// What becomes of the claim of a sandbox that is written so, by its own word or by that of its template, as the watches show that.
+pub(super) fn fate(ctx: &Ctx, own: &AgentSandbox, merged: &Result<Merged, Unmerged>) -> Fate {
+    if let Some(when) = fate::of(&own.spec) {
+        return Fate::Said(when);
+    }
+    let of_template = match merged {
+        Ok(merged) => fate::of(&merged.sandbox().spec),
+        Err(Unmerged::Unlisted(_)) => {
+            return ctx.patience.left().map_or(Fate::Unknown, |_| Fate::Awaited);
+        }
+        // What speaks against the two together may be about something else.
+        Err(Unmerged::Rejected(_)) => {
+            let access = own.spec.workspace.as_ref().and_then(|workspace| workspace.access);
+            let is_lasting = access.is_none_or(|access| access == WorkspaceAccess::Persistent);
+            found(&ctx.stores, own).filter(|_| is_lasting).and_then(|one| fate::of(&one.spec.sandbox))
+        }
+    };
+    match of_template {
+        Some(WhenDeleted::Delete) => Fate::GoesByTemplate,
+        Some(WhenDeleted::Retain) | None => Fate::Said(WhenDeleted::Retain),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::fixtures::api::{Api, Asked, Says, refusal};
 use crate::fixtures::{self, foreign_policy, from};
 
 pub(super) const AGENT_IS_STOPPED: &str = "DELETE pods/fix-login-agent";
-const SERVICE_IS_WRITTEN: &str = "PATCH services/fix-login-proxy";
+pub(super) const SERVICE_IS_WRITTEN: &str = "PATCH services/fix-login-proxy";
 pub(super) const STATUS: &str = "PATCH agentsandboxes/fix-login/status";
 pub(super) const WALL_IS_MADE: &str = "POST networkpolicies";
 
@@ -58,19 +58,19 @@ impl Scene {
     }
 
     /// With its Service as described.
-    fn service(self, describe: impl Fn(&Identity) -> Service) -> Self {
+    pub(super) fn service(self, describe: impl Fn(&Identity) -> Service) -> Self {
         let mut scene = self.without(ChildKind::Service, "fix-login-proxy");
         scene.children.push(fixtures::service(describe(&fixtures::identity())));
         scene
     }
 
     /// With its agent's pod changed.
-    fn agent(self, change: impl Fn(&Pod) -> Pod) -> Self {
+    pub(super) fn agent(self, change: impl Fn(&Pod) -> Pod) -> Self {
         self.pod("fix-login-agent", change)
     }
 
     /// With its proxy's pod changed.
-    fn proxy(self, change: impl Fn(&Pod) -> Pod) -> Self {
+    pub(super) fn proxy(self, change: impl Fn(&Pod) -> Pod) -> Self {
         self.pod("fix-login-proxy", change)
     }
 

@@ -1,6 +1,8 @@
 //! The way from agent to proxy: whether it is open, shut or kept in this pass. The agent's pod starts beside its proxy's,
 //! so this gate, and not the pod's absence, keeps an agent from starting before the operator has seen the proxy closed.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Ctx;
@@ -9,9 +11,9 @@ use super::apply::{self, ApplyError, Gated, Sealed};
 use super::desired::service;
 use super::evaluate::Unwidened;
 use super::life::never_began;
-use super::observe::{Closedness, Observed};
+use super::observe::{Closedness, Observed, address};
 use super::plan::{self, Doomed, Step};
-use super::status::evidence::is_backing_off;
+use super::status::evidence::{is_backing_off, is_proven};
 
 /// The way from agent to proxy: open on a proof, kept by an agent that runs behind a proven fence as long as nothing
 /// speaks against its proxy, else shut. Where it cannot be shut, a fence that has proven nothing yet is stopped.
@@ -30,7 +32,18 @@ pub(super) async fn judged(
         }
         return apply::admit(&ctx.writer, identity, sealed, proof, unwidened, step).await;
     }
-    let enrolled = super::enrolled(observed, identity);
+    unproven(ctx, identity, observed, sealed, closed).await
+}
+
+/// The same where there is no proof.
+pub(super) async fn unproven(
+    ctx: &Ctx,
+    identity: &Identity,
+    observed: &Observed,
+    sealed: &Sealed,
+    closed: &Closedness,
+) -> Result<Gated, ApplyError> {
+    let enrolled = enrolled(observed, identity);
     match (closed, enrolled) {
         (Closedness::Untried | Closedness::Unclear(_), Some(agent)) => Ok(apply::keep(agent)),
         _ => {
@@ -40,6 +53,15 @@ pub(super) async fn judged(
             }
             shut
         }
+    }
+}
+
+/// Address of an agent that already runs behind a proven fence.
+pub(super) fn enrolled(observed: &Observed, identity: &Identity) -> Option<Ipv4Addr> {
+    let pod = observed.agent_pod(identity).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+    match address(pod).filter(|_| is_proven(pod))? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agentsandbox_tests::{Namespace, Rig, eventually, with_namespace};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Error, ResourceExt};
@@ -98,6 +99,38 @@ async fn a_sandbox_runs_as_its_template_says_and_no_further_and_not_without_it()
         assert!(standing.len() >= 2, "{standing:?}");
         ns.apply(&template().to_string()).await.unwrap();
         own.await_condition("Ready", "True", 3 * WITHIN).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_claim_goes_as_its_template_says_and_stays_where_that_was_deleted_first() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "when-deleted", async |ns| {
+        let says = async |when: &str| {
+            let mut said = template();
+            said["spec"]["sandbox"].as_object_mut().unwrap().remove("egress");
+            let persistent = json!({"size": "64Mi", "whenDeleted": when});
+            said["spec"]["sandbox"]["workspace"] = json!({"access": "Persistent", "persistent": persistent});
+            ns.apply(&said.to_string()).await.unwrap();
+        };
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(ns.client.clone(), &ns.name);
+        for (name, last, is_there) in
+            [("goes", "Delete", true), ("stays", "Retain", true), ("outlasts", "Delete", false)]
+        {
+            says(last).await;
+            let own = ns.sandbox(name, &sandbox(name, json!({})).to_string()).await;
+            own.ready().await;
+            if !is_there {
+                ns.api_of(&template()).delete("jobs", &DeleteParams::default()).await.unwrap();
+                own.await_reason("Accepted", "TemplateNotFound", WITHIN).await;
+            }
+            own.api().delete(name, &DeleteParams::default()).await.unwrap();
+            own.gone(WITHIN).await;
+            let left = claims.get_opt(&format!("{name}-workspace")).await.unwrap();
+            let left = left.filter(|one| one.metadata.deletion_timestamp.is_none());
+            assert_eq!(left.is_some(), name != "goes", "{name}: {left:?}");
+        }
     })
     .await;
 }

@@ -1,9 +1,10 @@
 //! Requests for claims of persistent workspaces. Of one that exists little can be changed, and what cannot be must keep nobody from
 //! working: a claim that cannot grow is as good as it was.
 
+use agentsandbox_crds::AgentSandboxTemplate;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::ResourceExt;
 use kube::core::params::Patch;
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::{ApplyError, Writer, merge};
@@ -54,6 +55,19 @@ impl Writer {
     ) -> Result<Option<PersistentVolumeClaim>, ApplyError> {
         let api = self.api::<PersistentVolumeClaim>(namespace);
         self.call(Verb::Get, KIND, name, api.get_opt(name)).await
+    }
+
+    /// Reads one template from the API server itself, past every cache.
+    ///
+    /// # Errors
+    /// When the API server refuses or does not answer, or what it has is no template.
+    pub async fn live_template(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<AgentSandboxTemplate>, ApplyError> {
+        let api = Api::<AgentSandboxTemplate>::namespaced(self.client.clone(), namespace);
+        self.call(Verb::Get, "AgentSandboxTemplate", name, api.get_opt(name)).await
     }
 
     async fn patch_claim(

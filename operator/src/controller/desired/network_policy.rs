@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use agentsandbox_crds::class::ClassTracing;
 use agentsandbox_crds::names::{PORT_ADMIN, SUFFIX_STAND_IN, WALL_FINALIZER};
 use agentsandbox_policy::Host;
 use ipnet::Ipv4Net;
@@ -20,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Component;
 use super::service::DATA_PORTS;
-use crate::controller::accept::{Accepted, Identity};
+use crate::controller::accept::{Accepted, Identity, Reach};
 use crate::platform::{METADATA_ADDRESSES, Platform, private_ranges};
 
 const PORT_CLUSTER_DNS: u16 = 53;
@@ -41,15 +42,6 @@ pub fn agent(identity: &Identity) -> NetworkPolicy {
 /// public addresses and on the private ranges that the class allows; and to the collector of traces, if the class names one.
 #[must_use]
 pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
-    let identity = &accepted.identity;
-    let ingress = NetworkPolicyIngressRule {
-        from: Some(vec![peer(identity, Component::Agent)]),
-        ports: Some(data_ports()),
-    };
-    let operator = platform.asks_from.as_deref().map(|namespace| NetworkPolicyIngressRule {
-        from: Some(vec![operator(namespace)]),
-        ports: Some(vec![port("TCP", PORT_ADMIN)]),
-    });
     let mut egress = vec![cluster_dns(platform)];
     let ports = dialled(accepted);
     // `to` or `ports` left out would mean every address or every port, so without rules there is no such element.
@@ -59,14 +51,72 @@ pub fn proxy(accepted: &Accepted, platform: &Platform) -> NetworkPolicy {
             ports: Some(ports.into_iter().map(|number| port("TCP", number)).collect()),
         });
     }
-    egress.extend(collector(accepted, platform));
-    policy(identity, Component::Proxy, std::iter::once(ingress).chain(operator).collect(), egress)
+    let class = &accepted.class;
+    egress.extend(collector(class.tracing.as_ref(), &class.private_ranges, platform));
+    policy(&accepted.identity, Component::Proxy, into_proxy(&accepted.identity, platform), egress)
+}
+
+/// The proxy's wall of a sandbox of which nobody knows what it is to be: in as ever; out to cluster DNS, and where it `led`, as far as its class
+/// and the cluster let any proxy of the class reach by now.
+#[must_use]
+pub fn proxy_as_it_led(
+    identity: &Identity,
+    platform: &Platform,
+    reach: &Reach,
+    led: &[NetworkPolicyEgressRule],
+) -> NetworkPolicy {
+    let upstreams = upstreams(&reach.private_ranges, &platform.cluster_ranges);
+    let collector = collector(reach.tracing.as_ref(), &reach.private_ranges, platform);
+    let dns = cluster_dns(platform);
+    let out = led.iter().filter(|rule| **rule != dns);
+    let out: Vec<_> = out.filter_map(|rule| within(rule, &upstreams, collector.as_ref())).collect();
+    let egress = std::iter::once(dns).chain(out).collect();
+    policy(identity, Component::Proxy, into_proxy(identity, platform), egress)
+}
+
+/// What of a rule may stay: the whole way to the collector; else its plain TCP ports, on those of its ranges that an upstream may be in, less
+/// what is taken away from them by now. A port or a peer that is left out means every one, so a rule that lacks either is none.
+fn within(
+    rule: &NetworkPolicyEgressRule,
+    upstreams: &[NetworkPolicyPeer],
+    collector: Option<&NetworkPolicyEgressRule>,
+) -> Option<NetworkPolicyEgressRule> {
+    if collector == Some(rule) {
+        return Some(rule.clone());
+    }
+    let range = |peer: &NetworkPolicyPeer| peer.ip_block.as_ref().map(|block| block.cidr.clone());
+    let led = |peer: &&NetworkPolicyPeer| rule.to.iter().flatten().any(|one| range(one) == range(peer));
+    let is_plain = |port: &&NetworkPolicyPort| {
+        let is_one = matches!(port.port, Some(IntOrString::Int(number)) if u16::try_from(number).is_ok());
+        is_one && port.end_port.is_none() && port.protocol.as_deref() == Some("TCP")
+    };
+    let to: Vec<_> = upstreams.iter().filter(led).cloned().collect();
+    let ports: Vec<_> = rule.ports.iter().flatten().filter(is_plain).cloned().collect();
+    let leads = !to.is_empty() && !ports.is_empty();
+    leads.then_some(NetworkPolicyEgressRule { to: Some(to), ports: Some(ports) })
+}
+
+/// Who may reach the proxy.
+fn into_proxy(identity: &Identity, platform: &Platform) -> Vec<NetworkPolicyIngressRule> {
+    let agent = NetworkPolicyIngressRule {
+        from: Some(vec![peer(identity, Component::Agent)]),
+        ports: Some(data_ports()),
+    };
+    let operator = platform.asks_from.as_deref().map(|namespace| NetworkPolicyIngressRule {
+        from: Some(vec![operator(namespace)]),
+        ports: Some(vec![port("TCP", PORT_ADMIN)]),
+    });
+    std::iter::once(agent).chain(operator).collect()
 }
 
 /// The way to the collector of traces: to its pods where the class names them, and to its address where that is what the class has, for
 /// engines that judge before address translation see a Service's. Else it is wherever an upstream may be.
-fn collector(accepted: &Accepted, platform: &Platform) -> Option<NetworkPolicyEgressRule> {
-    let tracing = accepted.class.tracing.as_ref()?;
+fn collector(
+    tracing: Option<&ClassTracing>,
+    private: &[Ipv4Net],
+    platform: &Platform,
+) -> Option<NetworkPolicyEgressRule> {
+    let tracing = tracing?;
     let (_, authority) = tracing.endpoint.split_once("://")?;
     let (host, number) = authority.rsplit_once(':')?;
     let pods = tracing.pods.as_ref().map(|pods| NetworkPolicyPeer {
@@ -85,7 +135,7 @@ fn collector(accepted: &Accepted, platform: &Platform) -> Option<NetworkPolicyEg
     };
     let mut to: Vec<NetworkPolicyPeer> = pods.into_iter().chain(address).collect();
     if to.is_empty() {
-        to = upstreams(&accepted.class.private_ranges, &platform.cluster_ranges);
+        to = upstreams(private, &platform.cluster_ranges);
     }
     Some(NetworkPolicyEgressRule { to: Some(to), ports: Some(vec![port("TCP", number.parse().ok()?)]) })
 }

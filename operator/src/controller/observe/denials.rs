@@ -195,9 +195,8 @@ fn wake_idle(
     wake: &UnboundedSender<ObjectRef<AgentSandbox>>,
 ) {
     let now = clock.now();
-    let may = |sandbox: &AgentSandbox| template::may_idle(stores, sandbox);
-    let living = stores.sandboxes.state_filter(may).into_iter().map(|one| template::living(stores, &one));
-    for sandbox in living.filter(|sandbox| idle::timeout(sandbox).is_some()) {
+    let all = stores.sandboxes.state();
+    for sandbox in all.iter().filter_map(|sandbox| template::idling(stores, sandbox)) {
         let uid = sandbox.uid().unwrap_or_default();
         let pod = own_pod(stores, &sandbox, Component::Agent);
         let agent = pod.as_ref().map(|pod| (pod, memory.began(&uid, Some(pod), now)));
@@ -225,7 +224,10 @@ async fn round(
             let uid = sandbox.uid().unwrap_or_default();
             let answer = ask(SocketAddr::new(address, port), &uid).await;
             denials.heard(sandbox, answer.as_ref().err());
-            let learns = |tally| denials.learn(&template::living(stores, sandbox), &pod, tally, clock.now());
+            let learns = |tally| {
+                let idling = template::idling(stores, sandbox);
+                denials.learn(idling.as_ref().unwrap_or(sandbox), &pod, tally, clock.now())
+            };
             if answer.is_ok_and(learns) {
                 // Nobody is there to be woken once the controller has ended, and then this ends too.
                 let _ = wake.unbounded_send(ObjectRef::from_obj(sandbox.as_ref()));

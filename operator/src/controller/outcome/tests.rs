@@ -128,6 +128,25 @@ fn requeue(stage: Stage) -> Requeue {
     Outcome { class_name: None, started: None, idle_since: None, off: None, stage }.requeue(now())
 }
 
+fn unlisted(bounds: Bounds, silent_for: Option<Duration>) -> Stage {
+    Stage::Unlisted(Box::new(Unlisted { template: "jobs".to_owned(), silent_for, bounds }))
+}
+
+#[test]
+fn a_sandbox_whose_template_nobody_knows_comes_again_with_a_list_and_where_its_proxy_is_to_be_tried() {
+    let second = Duration::from_secs(1);
+    for (bounds, wanted) in [
+        (Bounds::Kept(None), Requeue::AwaitChange),
+        (Bounds::Probed, Requeue::After(PROBE_UNCLEAR_RETRY)),
+        (Bounds::Open, Requeue::After(PROBE_RETRY_LATER)),
+    ] {
+        assert_eq!(requeue(unlisted(bounds, None)), wanted);
+    }
+    assert_eq!(requeue(unlisted(Bounds::Kept(None), Some(second))), Requeue::After(second), "to be told");
+    let breach = Breach { lost: Lost::Wall, why: Blocked::Conflict, agent: Halted::Spared };
+    assert_eq!(requeue(unlisted(Bounds::Breached(breach), Some(second))), Requeue::Backoff);
+}
+
 #[test]
 fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
     let text = String::new;
@@ -148,6 +167,7 @@ fn a_blocked_pass_comes_again_when_its_cause_may_be_gone() {
         assert_eq!(requeue(breach(Halted::Stopped)), wanted, "{blocked:?}");
         assert_eq!(requeue(breach(Halted::Spared)), Requeue::Backoff, "{blocked:?}");
         assert_eq!(requeue(breach(Halted::Unstopped(text()))), Requeue::Backoff, "{blocked:?}");
+        assert_eq!(requeue(unlisted(Bounds::Blocked(blocked.clone()), None)), wanted, "{blocked:?}");
     }
     assert_eq!(requeue(Stage::Rejected(Vec::new())), Requeue::AwaitChange);
 }

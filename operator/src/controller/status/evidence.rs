@@ -44,6 +44,17 @@ pub(super) fn widened(widening: &Widening) -> Verdict {
     Verdict::new(ConditionType::NetworkIsolated, holds, reason, message)
 }
 
+/// The same of a proxy that others than its agent can reach.
+pub(super) fn proxy_open() -> Verdict {
+    let (holds, reason, message) = reachable();
+    Verdict::new(ConditionType::NetworkIsolated, holds, reason, message)
+}
+
+fn reachable() -> (Holds, Reason, String) {
+    let message = "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.";
+    (Holds::False, Reason::ProxyOpen, message.to_owned())
+}
+
 fn widens(widening: &Widening) -> (Holds, Reason, String) {
     let whose = match widening.component {
         Component::Agent => "the agent",
@@ -65,8 +76,7 @@ fn network(workload: &Workload, now: Timestamp) -> (Holds, Reason, String) {
         return widens(widening);
     }
     if workload.open_too_long(now) || workload.closed == Closedness::Reopened {
-        return (Holds::False, Reason::ProxyOpen,
-            "The operator itself can connect to the proxy, so NetworkPolicies are not enforced here. Install a network plugin that enforces them; no agent runs until they are.".to_owned());
+        return reachable();
     }
     let seen = fence(workload);
     match &workload.agent {

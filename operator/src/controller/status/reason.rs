@@ -92,6 +92,8 @@ reasons! {
     TemplateNotFound,
     /// The sandbox asks for more than its template allows.
     OutsideTemplate,
+    /// The operator has seen no list of templates.
+    TemplatesUnknown,
     /// A field is wrong by itself.
     InvalidField,
     /// Nothing more is known, because the sandbox is not accepted.
@@ -238,6 +240,7 @@ impl Reason {
                 | Self::OutsideClass
                 | Self::TemplateNotFound
                 | Self::OutsideTemplate
+                | Self::TemplatesUnknown
                 | Self::InvalidField
                 | Self::NameConflict
                 | Self::Forbidden

@@ -57,6 +57,11 @@ pub(super) fn counts(
     // The same is so of the commit alone.
     let no_commit = old.and_then(|old| old.commit.as_ref()).map(|_| String::new());
     let no_claim = old.and_then(|old| old.claim_name.as_ref()).map(|_| String::new());
+    // What a template says is not known in each pass.
+    let is_whole = sandbox.spec.template_ref.is_none() || matches!(outcome.stage, Stage::Standing(_));
+    if !is_whole {
+        return old.cloned();
+    }
     if !has_source(sandbox) {
         let none = WorkspaceStatus { commit: no_commit, claim_name: no_claim, ..WorkspaceStatus::default() };
         return old.map(|_| none);

@@ -8,6 +8,11 @@ use super::*;
 use crate::fixtures::api::{Api, Asked, refusal};
 use crate::fixtures::{self, UID, agent_pod, identity, observed, sandbox};
 
+/// A sandbox whose spec is all that is to be known.
+fn written(own: &AgentSandbox) -> (&AgentSandbox, Fate) {
+    (own, Fate::Said(fate::of(&own.spec).unwrap_or_default()))
+}
+
 /// A pod in a list by label.
 fn listed(name: &str, component: &str) -> Value {
     json!({"metadata": {"name": name, "uid": format!("uid-of-{name}"), "labels": {
@@ -30,7 +35,8 @@ async fn step(pods: Vec<Value>, named: Vec<(&str, Value)>) -> (Result<Teardown, 
     let says = move |asked: &Asked| (asked.line == "GET pods").then(|| (200, list.clone()));
     let api = Api::start(found, Box::new(says)).await;
     let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-    let result = teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+    let result =
+        teardown(&ctx.writer, &identity(), written(&own), &observed(fixtures::boundary(), Vec::new())).await;
     (result, api)
 }
 
@@ -45,7 +51,7 @@ fn deleted(api: &Api) -> Vec<String> {
 #[tokio::test]
 async fn walls_go_and_the_finalizer_last_when_no_pod_is_left() {
     let (result, api) = step(Vec::new(), Vec::new()).await;
-    assert_eq!(result.unwrap(), Teardown::Done);
+    assert!(matches!(result.unwrap(), Teardown::Done(_)));
     assert_eq!(deleted(&api).len(), 6, "{:?}", api.writes());
     let position = |line: &str| api.writes().iter().position(|one| one == line);
     for wall in ["networkpolicies/fix-login-agent", "networkpolicies/fix-login-proxy"] {
@@ -103,7 +109,7 @@ async fn a_pod_that_says_not_which_half_it_is_goes_with_the_agent() {
 async fn o_r34_a_strangers_pod_of_our_name_is_left_alone() {
     let stranger = json!({"metadata": {"name": "fix-login-agent", "uid": "another"}});
     let (result, api) = step(Vec::new(), vec![("fix-login-agent", stranger)]).await;
-    assert_eq!(result.unwrap(), Teardown::Done);
+    assert!(matches!(result.unwrap(), Teardown::Done(_)));
     assert!(!api.was_asked("DELETE pods/fix-login-agent"));
 }
 
@@ -116,7 +122,8 @@ async fn walls_stay_when_nobody_can_say_whether_a_pod_is_left() {
         let api = Api::start(Vec::new(), Box::new(says)).await;
         let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
         let result =
-            teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+            teardown(&ctx.writer, &identity(), written(&own), &observed(fixtures::boundary(), Vec::new()))
+                .await;
         assert!(matches!(result, Err(ApplyError::Api { .. })), "{line}");
         assert_eq!(api.writes(), Vec::<String>::new(), "{line}");
     }
@@ -137,7 +144,7 @@ async fn an_orphaned_wall_goes_too_and_a_strangers_does_not() {
     let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(own.as_ref()).unwrap())];
     let api = Api::start(found, Box::new(|_| None)).await;
     let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-    teardown(&ctx.writer, &identity(), &own, &observed(children, Vec::new())).await.unwrap();
+    teardown(&ctx.writer, &identity(), written(&own), &observed(children, Vec::new())).await.unwrap();
     assert!(api.was_asked("DELETE networkpolicies/fix-login-agent"), "{:?}", api.writes());
     assert!(!api.was_asked("DELETE networkpolicies/fix-login-proxy"), "{:?}", api.writes());
 }
@@ -158,7 +165,9 @@ async fn a_wall_that_somebody_deleted_is_released_only_when_no_pod_is_left() {
         let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap())];
         let api = Api::start(found, Box::new(says)).await;
         let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-        teardown(&ctx.writer, &identity(), &own, &observed(children.clone(), Vec::new())).await.unwrap();
+        teardown(&ctx.writer, &identity(), written(&own), &observed(children.clone(), Vec::new()))
+            .await
+            .unwrap();
         assert_eq!(api.was_asked(released), wanted, "{:?}", api.writes());
         assert!(!api.was_asked("DELETE networkpolicies/fix-login-agent"), "it is deleted already");
     }
@@ -170,8 +179,8 @@ async fn a_sandbox_that_went_with_an_earlier_patch_is_done() {
     let says = |asked: &Asked| asked.line.starts_with("PATCH ").then(|| refusal(404, "NotFound", "gone"));
     let api = Api::start(Vec::new(), Box::new(says)).await;
     let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-    let result = teardown(&ctx.writer, &identity(), &own, &Observed::default()).await;
-    assert_eq!(result.unwrap(), Teardown::Done);
+    let result = teardown(&ctx.writer, &identity(), written(&own), &Observed::default()).await;
+    assert!(matches!(result.unwrap(), Teardown::Done(_)));
 }
 
 /// What is written to a claim, changed by `change`, while its sandbox is deleted whose workspace says this; and whether it is said to stay.
@@ -198,9 +207,13 @@ async fn written_of_claim(
     let api = Api::start(found, Box::new(says)).await;
     let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
     // No watch has shown it yet.
-    teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await.unwrap();
+    let shown = observed(fixtures::boundary(), Vec::new());
+    let when = match teardown(&ctx.writer, &identity(), written(&own), &shown).await.unwrap() {
+        Teardown::Done(when) => when,
+        Teardown::Waiting(..) | Teardown::Unlisted => WhenDeleted::Delete,
+    };
     let shown = Child::PersistentVolumeClaim(Box::new(fixtures::from(claim)));
-    let is_told = retained(&own, &identity(), &observed(vec![shown], Vec::new())).is_some();
+    let is_told = retained(when, &identity(), &observed(vec![shown], Vec::new())).is_some();
     let of_claim = |line: &String| line.contains("persistentvolumeclaims");
     (api.writes().into_iter().filter(of_claim).collect(), is_told)
 }
@@ -251,7 +264,8 @@ async fn a_sandbox_whose_claim_nobody_can_look_for_keeps_its_finalizer() {
     };
     let api = Api::start(Vec::new(), Box::new(says)).await;
     let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-    let result = teardown(&ctx.writer, &identity(), &own, &observed(fixtures::boundary(), Vec::new())).await;
+    let result =
+        teardown(&ctx.writer, &identity(), written(&own), &observed(fixtures::boundary(), Vec::new())).await;
     assert!(matches!(result, Err(ApplyError::Api { .. })), "{result:?}");
     assert!(!api.was_asked("PATCH agentsandboxes/fix-login"), "{:?}", api.writes());
 }
@@ -289,7 +303,7 @@ async fn o_r34_a_wall_that_names_another_sandbox_or_has_another_controller_is_ne
         let found = vec![("agentsandboxes/fix-login".to_owned(), serde_json::to_value(&own).unwrap())];
         let api = Api::start(found, Box::new(|_| None)).await;
         let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-        teardown(&ctx.writer, &identity(), &own, &observed(children, Vec::new())).await.unwrap();
+        teardown(&ctx.writer, &identity(), written(&own), &observed(children, Vec::new())).await.unwrap();
         for verb in ["PATCH", "DELETE"] {
             let is_asked = api.was_asked(&format!("{verb} networkpolicies/fix-login-proxy"));
             assert_eq!(is_asked, goes, "{verb}: {:?}", api.writes());
@@ -307,7 +321,7 @@ async fn the_finalizers_of_others_stay_on_a_sandbox_and_whoever_wrote_in_between
         let says = move |asked: &Asked| (asked.line == LET_GO).then(|| refusal(code, reason, "no"));
         let api = Api::start(Vec::new(), Box::new(says)).await;
         let ctx = fixtures::ctx(api.client.clone(), &own, &[], &[]);
-        let result = teardown(&ctx.writer, &identity(), &own, &Observed::default()).await;
+        let result = teardown(&ctx.writer, &identity(), written(&own), &Observed::default()).await;
         assert_eq!(result.is_ok(), is_done, "{result:?}");
         let wanted = json!({"resourceVersion": "100", "finalizers": ["acme.test/x"]});
         assert_eq!(api.body(LET_GO)["metadata"], wanted);

@@ -161,3 +161,29 @@ async fn what_is_wrong_in_the_template_is_told_with_its_field() {
     let own = Rejection { reason, field: "spec.agent.args".to_owned(), message: "no".to_owned() };
     assert_eq!(placed(&whole, vec![own.clone()]), [own], "the control: the sandbox's own");
 }
+
+#[tokio::test]
+async fn how_long_it_may_lie_idle_is_the_same_by_itself_as_with_all_that_its_template_says() {
+    for (own, says) in [(json!({}), Some("30m")), (json!({"lifecycle": {"idleTimeout": "5m"}}), Some("5m"))] {
+        let scene = of("jobs", own);
+        let api = scene.api(takes_all()).await;
+        let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
+        let sandbox = Arc::new(scene.sandbox);
+        let timeout = |sandbox: &AgentSandbox| sandbox.spec.lifecycle.as_ref()?.idle_timeout.clone();
+        assert_eq!(idling(&ctx.stores, &sandbox).and_then(|one| timeout(&one)).as_deref(), says);
+        assert_eq!(timeout(&living(&ctx.stores, &sandbox)).as_deref(), says);
+        let alone = Arc::new(fixtures::sandbox(|_| ()));
+        assert_eq!(idling(&ctx.stores, &alone), None);
+    }
+}
+
+#[tokio::test]
+async fn what_was_told_of_its_workspace_stays_told_while_its_template_is_gone() {
+    let mut scene = of("nobody", json!({}));
+    scene.sandbox.status = Some(from(json!({
+        "className": "gvisor", "workspace": {"files": 1, "bytes": 2, "leftOut": 3, "claimName": "fix-login-workspace"},
+    })));
+    let after = scene.pass(takes_all()).await;
+    after.says("Accepted", "False", "TemplateNotFound");
+    assert_eq!(after.api.body(STATUS)["status"]["workspace"]["claimName"], "fix-login-workspace");
+}
