@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::client::door;
 use crate::keys::Slot;
-use crate::ledger::{Ledger, NO_SECRET, Written};
+use crate::ledger::{Ledger, Written};
 
 /// It bounds a start or an end that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -205,9 +205,7 @@ fn read_audit(lines: impl BufRead, ledger: &Ledger) {
 fn judge(ledger: &Ledger, line: &Value) {
     let text = |name: &str| line.get(name).and_then(Value::as_str);
     let folded = line.get("folded").and_then(Value::as_u64);
-    // A secret may vanish once the request has begun, and before it is sent.
-    let is_late = text("event") == Some("end") && text("reason") == Some(NO_SECRET);
-    if text("event") == Some("deny") || is_late {
+    if text("event") == Some("deny") {
         ledger.writes_refusals(text("entrance").unwrap_or_default(), folded.unwrap_or(1));
     }
     let number = text("path").and_then(|path| path.rsplit('/').next()).and_then(|last| last.parse().ok());
@@ -227,7 +225,11 @@ fn judge(ledger: &Ledger, line: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::ledger::{NO_SECRET, Told};
+    use crate::plan::{Ask, Place};
 
     #[test]
     fn a_gap_in_the_audit_trail_is_wrong_and_none_is_not() {
@@ -239,6 +241,34 @@ mod tests {
         assert_eq!(read("{\"seq\":0}\n{\"seq\":1}\n"), None);
         assert!(read("{\"seq\":0}\n{\"seq\":2}\n").is_some());
         assert!(read("{\"seq\":0}\n{\"se~torn\n").is_some());
+    }
+
+    /// A secret may vanish once its request has begun, and before it is sent.
+    #[test]
+    fn what_has_begun_has_its_refusal_in_its_end_and_what_has_not_in_a_line_of_its_own() {
+        let refused = |events: &[&str]| {
+            let ledger = Ledger::new(1);
+            ledger.timeline.policy.announce(1);
+            ledger.timeline.policy.confirm(1);
+            let absent = (0..).find(|version| Slot::Bearer.value(*version).is_none()).unwrap_or_default();
+            ledger.timeline.secret(Slot::Bearer).announce(absent);
+            let ask = Ask { place: Place::V1, method: "GET", own_key: false, socket: false };
+            let number = ledger.asks(Entrance::BaseUrl, ask);
+            for event in events {
+                let reason = if *event == "begin" { Value::Null } else { NO_SECRET.into() };
+                let line = json!({"event": event, "requestId": "r", "entrance": "base-url", "generation": 1,
+                    "host": "api.good.test", "credential": "bearer", "path": format!("/v1/{number}"), "reason": reason});
+                judge(&ledger, &line);
+            }
+            ledger.told(number, "request", &Told::Denied(NO_SECRET.to_owned()));
+            ledger.close();
+            ledger.first_wrong()
+        };
+        assert_eq!(refused(&["begin", "end"]), None);
+        assert_eq!(refused(&["deny"]), None);
+        for wrong in [&[][..], &["begin", "end", "deny"], &["deny", "deny"]] {
+            assert!(refused(wrong).is_some(), "{wrong:?}");
+        }
     }
 
     #[test]
