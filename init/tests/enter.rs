@@ -387,8 +387,9 @@ fn at_a_terminal(place: &Place) -> (ExitStatus, String) {
         assert!(size.unwrap().success());
     };
     size("31", "99");
+    // Whoever runs tests in the background has what they start ignore interruptions, and a shell traps none that it was told to ignore.
     let mut shell = Command::new("setsid")
-        .args(["--ctty", "--wait"])
+        .args(["--ctty", "--wait", "env", "--default-signal"])
         .arg(place.program())
         .args(["enter", "bash", "--norc", "--noprofile", "-i"])
         // What is typed here is not this user's own history.
