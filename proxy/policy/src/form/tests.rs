@@ -251,6 +251,11 @@ fn parts_that_only_look_like_a_key_pass() {
         "Content-Disposition: form-data; name=\"你好\"; filename=\"\u{1b}[0m\"",
         "Content-Disposition, in short: form-data",
         "Content-Disposition: form-data; name=\"a)token\"",
+        // What is no name by itself: a comment, and a word in an encoding of its own, behind other letters of one.
+        "Content-Disposition: form-data; name=\"a(b)token\"",
+        "Content-Disposition: form-data; name=a(b)token",
+        "Content-Disposition: form-data; name=\"a =?utf-8?q?token?=\"",
+        "Content-ID: =?utf-8?q?token?=",
         "Content-Disposition: form-data; name2=\"token\"; na1me=\"token\"",
         "Content-Disposition: form-data; name; token",
         "Content-Disposition: form-data; n*=\"token\"",
