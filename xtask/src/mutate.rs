@@ -85,7 +85,7 @@ const MODULES: [Module; 36] = [
         &["--lib", "--test", "socket", "--", "authority", "hello", "sessions"],
     ),
     proxy("exchange", &["proxy/src/exchange.rs"], &["--lib", "--", "exchange"]),
-    proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub"]),
+    proxy("scrub", &["proxy/src/scrub.rs", "proxy/src/scrub/**"], &["--lib", "--", "scrub", "stream"]),
     proxy("pipeline", &["proxy/src/pipeline.rs", "proxy/src/pipeline/**"], ALL),
     proxy("entrance", &["proxy/src/entrance.rs", "proxy/src/entrance/**"], ALL),
     proxy("resolve", &["proxy/src/resolve.rs", "proxy/src/dial.rs"], ALL),
