@@ -30,24 +30,32 @@ pub(super) async fn end(
 ) -> Result<Action, ReconcileError> {
     // The watch may still show a finalizer that our own patch took off.
     if !sandbox.finalizers().iter().any(|one| one == FINALIZER) || ctx.recent.is_gone(&identity.uid) {
-        ctx.recent.forget(&identity.uid);
-        ctx.failures.clear(&identity.uid);
-        ctx.breaches.end(&identity.uid);
-        ctx.memory.forget(&identity.uid);
+        forget(ctx, identity);
         return Ok(Action::await_change());
     }
     breach::hurry(ctx, identity, observed).await.map_err(ReconcileError::Apply)?;
     let step = teardown::teardown(&ctx.writer, identity, (sandbox, fate), observed).await;
     tell(ctx, identity, sandbox, observed, &step).await;
     let action = match step.map_err(ReconcileError::Apply)? {
-        Teardown::Waiting(..) | Teardown::Unlisted => Action::requeue(TEARDOWN_RETRY),
+        Teardown::Waiting(..) | Teardown::Unlisted => {
+            ctx.failures.clear(&identity.uid);
+            Action::requeue(TEARDOWN_RETRY)
+        }
+        // No other pass need come.
         Teardown::Done(_) => {
-            ctx.recent.forget(&identity.uid);
+            forget(ctx, identity);
             Action::await_change()
         }
     };
-    ctx.failures.clear(&identity.uid);
     Ok(action)
+}
+
+/// Forgets a sandbox that is gone.
+fn forget(ctx: &Ctx, identity: &Identity) {
+    ctx.recent.forget(&identity.uid);
+    ctx.failures.clear(&identity.uid);
+    ctx.breaches.end(&identity.uid);
+    ctx.memory.forget(&identity.uid);
 }
 
 /// Reason of the Event about a claim that outlasts its sandbox.

@@ -73,6 +73,8 @@ pub struct Unlisted {
     pub template: String,
     /// For how long that is not told yet; none where it is.
     pub silent_for: Option<Duration>,
+    /// Whether our finalizer was taken off it and could not be put back.
+    pub is_unheld: bool,
     /// What bounds it all the same.
     pub bounds: Bounds,
 }
@@ -255,6 +257,7 @@ impl Unlisted {
     /// Each list wakes every sandbox, so it is not waited for here.
     fn requeue(&self) -> Requeue {
         let next = match &self.bounds {
+            _ if self.is_unheld => Requeue::Backoff,
             Bounds::Kept(_) => Requeue::AwaitChange,
             Bounds::Probed => Requeue::After(PROBE_UNCLEAR_RETRY),
             Bounds::Open => Requeue::After(PROBE_RETRY_LATER),

@@ -173,7 +173,7 @@ fn verdicts(outcome: &Outcome, now: Timestamp) -> Option<Vec<Verdict>> {
         Stage::Suspended(widening) => {
             return Some(suspended::verdicts(outcome.off.as_ref(), widening.as_ref()));
         }
-        Stage::Unlisted(unlisted) => unlisted::unlisted(unlisted)?,
+        Stage::Unlisted(unlisted) => return unlisted::verdicts(unlisted),
         Stage::Finished(program, left) => return Some(finished::finished(program, left)),
     };
     Some(summarised(facts))

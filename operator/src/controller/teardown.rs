@@ -107,7 +107,7 @@ async fn doomed_claim(
     let Some(own) = own.filter(|live| live.metadata.deletion_timestamp.is_none()) else {
         return Ok((None, WhenDeleted::Delete));
     };
-    let when = fate::settled(writer, identity, (sandbox, fate)).await;
+    let when = fate::settled(writer, identity, (sandbox, fate)).await?;
     let goes = (when == WhenDeleted::Delete).then(|| Child::PersistentVolumeClaim(Box::new(own)));
     Ok((goes.as_ref().map(Doomed::child), when))
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use agentsandbox_crds::sandbox::Mode;
-use agentsandbox_crds::workspace::{WhenDeleted, WorkspaceAccess};
+use agentsandbox_crds::workspace::WhenDeleted;
 use agentsandbox_crds::{AgentSandbox, AgentSandboxSpec, AgentSandboxTemplate};
 use agentsandbox_merge::{Fault, FaultReason, Merged, Origin, merge};
 use futures::FutureExt;
@@ -112,9 +112,8 @@ pub(super) fn fate(ctx: &Ctx, own: &AgentSandbox, merged: &Result<Merged, Unmerg
         }
         // What speaks against the two together may be about something else.
         Err(Unmerged::Rejected(_)) => {
-            let access = own.spec.workspace.as_ref().and_then(|workspace| workspace.access);
-            let is_lasting = access.is_none_or(|access| access == WorkspaceAccess::Persistent);
-            found(&ctx.stores, own).filter(|_| is_lasting).and_then(|one| fate::of(&one.spec.sandbox))
+            let named = found(&ctx.stores, own).filter(|_| fate::may_be_templates(&own.spec));
+            named.and_then(|one| fate::of(&one.spec.sandbox))
         }
     };
     match of_template {

@@ -27,7 +27,7 @@ pub(super) struct Scene {
     pub(super) unseen: Vec<Pod>,
     pub(super) others: Vec<NetworkPolicy>,
     pub(super) sandbox: AgentSandbox,
-    probe: WallProbe,
+    pub(super) probe: WallProbe,
     /// A proxy that was seen closed before.
     seen: Option<Pod>,
 }

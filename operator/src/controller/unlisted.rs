@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use agentsandbox_crds::AgentSandbox;
 use agentsandbox_crds::names::SUFFIX_STAND_IN;
+use futures::future::join;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tokio::time::Instant;
 
 use super::accept::Identity;
-use super::apply::Applied;
+use super::apply::{Applied, ApplyError};
 use super::desired::{self, Child, ChildKind, Component};
 use super::evaluate;
 use super::life::Life;
@@ -65,7 +66,7 @@ pub(super) async fn look_after(
     let (off, stopped) = Box::pin(suspend::power(ctx, identity, &sandbox, observed)).await.unzip();
     // Of one that is new nothing was made, and nothing is. Somebody may have taken our finalizer off another.
     let is_made = is_held(&sandbox) || observed.children.values().any(|child| is_made_for(child, identity));
-    let sandbox = if is_made { hold(ctx, sandbox).await? } else { sandbox };
+    let (sandbox, unheld) = if is_made { held(ctx, sandbox).await? } else { (sandbox, None) };
     let found = match is_made {
         true => Box::pin(bounded(ctx, identity, &sandbox, observed, stopped)).await,
         false => stopped.unwrap_or(Ok(())).map(|()| Bounds::Kept(None)).map_err(Failure::from),
@@ -78,9 +79,22 @@ pub(super) async fn look_after(
         }
     };
     let class_name = sandbox.status.as_ref().and_then(|status| status.class_name.clone());
-    let unlisted = Unlisted { template, silent_for: ctx.patience.left(), bounds };
+    let unlisted =
+        Unlisted { template, silent_for: ctx.patience.left(), is_unheld: unheld.is_some(), bounds };
     let outcome = Outcome::of(class_name, Stage::Unlisted(Box::new(unlisted)));
-    report(ctx, &sandbox, life, observed.look_again_in, off, (outcome, error)).await
+    report(ctx, &sandbox, life, observed.look_again_in, off, (outcome, error.or(unheld))).await
+}
+
+/// The sandbox with our finalizer; as it is where that cannot be put on, and why: no wall waits for it. Of one that is gone nothing is kept up.
+async fn held(
+    ctx: &Ctx,
+    sandbox: Arc<AgentSandbox>,
+) -> Result<(Arc<AgentSandbox>, Option<ApplyError>), ReconcileError> {
+    match hold(ctx, Arc::clone(&sandbox)).await {
+        Ok(held) => Ok((held, None)),
+        Err(ReconcileError::Apply(error)) if !error.is_gone_sandbox() => Ok((sandbox, Some(error))),
+        Err(error) => Err(error),
+    }
 }
 
 /// Keeps up what bounds the sandbox, and stops the agent that is out of bounds.
@@ -92,6 +106,8 @@ async fn bounded(
     stopped: Option<Stopped>,
 ) -> Result<Bounds, Failure> {
     let (platform, now) = (ctx.platform(), ctx.clock.now());
+    // Something was made for it, whoever has taken its finalizer and its status away since.
+    let observed = &Observed { is_new: false, ..observed.clone() };
     let reach = accept::reach(sandbox, &observe::references(&ctx.stores, &identity.namespace));
     let led = ctx.memory.way_out(&identity.uid, proxys_wall(identity, observed));
     let wanted = desired::bounds(identity, &platform, &reach, &led);
@@ -114,8 +130,9 @@ async fn bounded(
     let proxy = serving.map_or(Applied::Absent, |pod| Applied::Present(Box::new(pod.clone())));
     let is_open = must_stop(&proxy, &closed, now);
     if is_open || unwidened.is_err() {
-        halt(ctx, identity).await?;
-        way::shut(ctx, identity, &sealed).await?;
+        let (halted, shut) = join(halt(ctx, identity), way::shut(ctx, identity, &sealed)).await;
+        halted?;
+        shut?;
     } else if closed.proof().is_none() {
         way::unproven(ctx, identity, observed, &sealed, &closed).await?;
     }

@@ -52,6 +52,10 @@ struct Case {
     templates: Templates,
     /// What the API server itself answers of the template.
     live: (u16, Value),
+    /// What it answers of the sandbox; none where that is as the watches show it.
+    shown: Option<(u16, Value)>,
+    /// Whether its claim is there.
+    has_claim: bool,
     patience: Patience,
     /// The pods that the API server lists.
     pods: Vec<Value>,
@@ -62,7 +66,8 @@ impl Case {
     fn of(templates: Templates) -> Self {
         let live = template(if let Templates::One(when) = templates { when } else { Some(Delete) });
         let live = (200, serde_json::to_value(live).unwrap());
-        Self { own: json!({}), templates, live, patience: Patience::none(), pods: Vec::new() }
+        let (own, patience, pods) = (json!({}), Patience::none(), Vec::new());
+        Self { own, templates, live, shown: None, has_claim: true, patience, pods }
     }
 
     fn with(self, own: Value) -> Self {
@@ -79,11 +84,12 @@ impl Case {
         scene.children.retain(|child| child.kind() != ChildKind::Pod);
         scene.children.push(live.clone());
         let pods = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": self.pods});
-        let of_template = self.live;
+        let (of_template, shown, has_claim) = (self.live, self.shown, self.has_claim);
         let says = move |asked: &Asked| match asked.line.as_str() {
             "GET pods" => Some((200, pods.clone())),
             TEMPLATE_IS_ASKED => Some(of_template.clone()),
-            line if line.strip_prefix("GET ") == Some(CLAIM) => Some((200, live.value())),
+            _ if is_asked_for(asked) => shown.clone(),
+            line if line.strip_prefix("GET ") == Some(CLAIM) => has_claim.then(|| (200, live.value())),
             _ => None,
         };
         let api = scene.api(Box::new(says)).await;
@@ -107,13 +113,24 @@ impl Case {
     /// Whether its claim is deleted with it, and whether it is told that it stays.
     async fn goes(self) -> (bool, bool) {
         let after = self.pass().await;
-        assert!(after.api.was_asked(IS_LET_GO), "its teardown ends: {:?}", after.api.writes());
+        assert!(is_let_go(&after), "its teardown ends: {:?}", after.api.writes());
         let told = after.api.asked().iter().any(|asked| asked.body["reason"] == "WorkspaceRetained");
         (after.api.was_asked(CLAIM_IS_DELETED), told)
     }
 }
 
-const IS_LET_GO: &str = "PATCH agentsandboxes/fix-login";
+const SANDBOX_IS_PATCHED: &str = "PATCH agentsandboxes/fix-login";
+
+/// Whether this asks for the sandbox, by a patch that changes nothing.
+fn is_asked_for(asked: &Asked) -> bool {
+    asked.line == SANDBOX_IS_PATCHED && asked.body["metadata"]["finalizers"].is_null()
+}
+
+/// Whether its finalizer was taken off.
+fn is_let_go(after: &After) -> bool {
+    after.api.asked().iter().any(|asked| asked.line == SANDBOX_IS_PATCHED && !is_asked_for(asked))
+}
+
 const GOES: (bool, bool) = (true, false);
 const STAYS: (bool, bool) = (false, true);
 
@@ -159,7 +176,7 @@ async fn a_list_that_may_come_in_a_moment_is_awaited_before_a_claim_is_judged_an
     assert_eq!(after.api.writes(), [""; 0]);
     assert_ne!(after.result.unwrap(), Action::await_change(), "it is looked at again");
     let after = pass(Patience::none(), Vec::new()).await;
-    assert!(after.api.was_asked(IS_LET_GO), "the control: {:?}", after.api.writes());
+    assert!(is_let_go(&after), "the control: {:?}", after.api.writes());
     let after = pass(Patience::default(), vec![agent]).await;
     assert!(after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
 }
@@ -194,4 +211,58 @@ async fn a_sandbox_outside_of_its_template_loses_its_claim_as_that_says() {
         let case = Case::of(Templates::One(Some(Delete))).with(own.clone());
         assert_eq!(case.goes().await, STAYS, "it has none that its template would speak of: {own}");
     }
+}
+
+/// The sandbox as the API server itself has it, with this spec beside its template's name.
+fn shown(spec: &Value) -> (u16, Value) {
+    let mut own = fixtures::sandbox(|own| own.spec = from(spec.clone()));
+    own.spec.template_ref = Some(TemplateRef { name: "jobs".to_owned() });
+    (200, serde_json::to_value(own).unwrap())
+}
+
+#[tokio::test]
+async fn a_claim_goes_only_where_its_sandbox_says_nothing_else_by_then_whatever_the_watches_show() {
+    let says = |when| json!({"workspace": lasting(Some(when))});
+    let (silent, not_lasting) = (json!({}), json!({"workspace": {"access": "ReadWrite"}}));
+    let gone = || refusal(404, "NotFound", "agentsandboxes \"fix-login\" not found");
+    for (what, watched, live, wanted) in [
+        ("it says the same", says(Delete), shown(&says(Delete)), GOES),
+        ("it says that it stays by now", says(Delete), shown(&says(Retain)), STAYS),
+        ("it says nothing by now", says(Delete), shown(&silent), STAYS),
+        ("it is gone", says(Delete), gone(), STAYS),
+        ("its template says so", silent.clone(), shown(&silent), GOES),
+        ("its template says so, and it says so too by now", silent.clone(), shown(&says(Delete)), GOES),
+        ("its template says so, and it that it stays by now", silent.clone(), shown(&says(Retain)), STAYS),
+        ("its template speaks of it no more", silent.clone(), shown(&not_lasting), STAYS),
+        ("its template says so, and it is gone", silent.clone(), gone(), STAYS),
+    ] {
+        let case = Case::of(Templates::One(Some(Delete))).with(watched);
+        assert_eq!(Case { shown: Some(live), ..case }.goes().await, wanted, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_sandbox_nobody_shows_stays_and_its_teardown_with_it() {
+    for own in [json!({"workspace": lasting(Some(Delete))}), json!({})] {
+        for (code, reason) in [(500, "InternalError"), (403, "Forbidden"), (409, "Conflict")] {
+            let case = Case::of(Templates::One(Some(Delete))).with(own.clone());
+            let after = Case { shown: Some(refusal(code, reason, "no")), ..case }.pass().await;
+            assert!(after.result.is_err() && !is_let_go(&after), "{code}: {:?}", after.api.writes());
+            assert!(!after.api.was_asked(CLAIM_IS_DELETED), "{code}: {:?}", after.api.writes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_is_asked_for_only_where_its_claim_is_to_go() {
+    let asked_for = async |case: Case| {
+        let after = case.pass().await;
+        assert!(is_let_go(&after), "{:?}", after.api.writes());
+        after.api.asked().iter().filter(|asked| is_asked_for(asked)).count()
+    };
+    let says = |when| Case::of(Templates::None).with(json!({"workspace": lasting(Some(when))}));
+    assert_eq!(asked_for(says(Delete)).await, 1, "the control");
+    assert_eq!(asked_for(says(Retain)).await, 0);
+    assert_eq!(asked_for(Case { has_claim: false, ..says(Delete) }).await, 0, "there is none");
+    assert_eq!(asked_for(Case::of(Templates::One(Some(Retain)))).await, 0);
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixtures::{agent_pod, failed_pod};
+use crate::fixtures::{agent_pod, failed_pod, from};
 
 fn at(seconds: i64) -> Timestamp {
     "2026-01-01T00:00:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_secs(seconds)
@@ -118,4 +118,19 @@ fn a_clock_that_is_ahead_puts_the_start_in_a_pod_off_no_further_than_to_when_it_
     assert_eq!(memory.began("u", Some(&next), at(6000)), Some(at(5400)), "another has its own");
     memory.forget("u");
     assert_eq!(memory.began("u", Some(&ahead), at(6000)), Some(at(6000)));
+}
+
+#[test]
+fn where_a_proxy_was_let_out_counts_as_it_was_first_seen_until_its_sandbox_is_forgotten() {
+    let wall = |port: u16| -> NetworkPolicy {
+        from(json!({"metadata": {}, "spec": {"podSelector": {}, "egress": [{"ports": [{"port": port}]}]}}))
+    };
+    let egress = |port: u16| wall(port).spec.unwrap().egress.unwrap();
+    let memory = Memory::default();
+    assert_eq!(memory.way_out("u", Some(&wall(443))), egress(443));
+    assert_eq!(memory.way_out("u", Some(&wall(22))), egress(443), "what somebody does to it after that");
+    assert_eq!(memory.way_out("another", None), Vec::new());
+    assert_eq!(memory.way_out("another", Some(&wall(22))), Vec::new(), "none stood");
+    memory.forget("u");
+    assert_eq!(memory.way_out("u", Some(&wall(22))), egress(22));
 }

@@ -129,7 +129,7 @@ fn requeue(stage: Stage) -> Requeue {
 }
 
 fn unlisted(bounds: Bounds, silent_for: Option<Duration>) -> Stage {
-    Stage::Unlisted(Box::new(Unlisted { template: "jobs".to_owned(), silent_for, bounds }))
+    Stage::Unlisted(Box::new(Unlisted { template: "jobs".to_owned(), silent_for, is_unheld: false, bounds }))
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod kstatus;
 mod network;
 mod suspended;
 mod trouble;
+mod unlisted;
 mod workspace;
 
 fn now() -> Timestamp {

@@ -112,3 +112,24 @@ async fn a_deletion_that_somebody_wrote_in_between_of_is_tried_again_and_not_tol
     assert!(matches!(after.result, Err(ReconcileError::Apply(_))));
     assert!(!after.api.was_asked(STATUS), "{:?}", after.api.writes());
 }
+
+#[tokio::test]
+async fn nothing_is_remembered_of_a_sandbox_once_its_deletion_is_done() {
+    let mut scene = deleted().without(ChildKind::NetworkPolicy, "fix-login-agent");
+    scene.children.retain(|child| child.kind() != ChildKind::Pod);
+    let away: Says = Box::new(|asked| {
+        let is_refused = [WALL_IS_MADE, STATUS].contains(&asked.line.as_str());
+        is_refused.then(|| refusal(500, "InternalError", "etcd is away"))
+    });
+    let api = scene.api(away).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
+    let (mut there, began) = (scene.sandbox.clone(), Timestamp::now());
+    there.metadata.deletion_timestamp = None;
+    assert!(reconcile(Arc::new(there), Arc::clone(&ctx)).await.is_err(), "its wall cannot be put back");
+    ctx.memory.start(fixtures::UID, Some(began));
+    let known = || (ctx.breaches.due_in(fixtures::UID).is_some(), ctx.memory.start(fixtures::UID, None));
+    assert_eq!(known(), (true, Some(began)), "the control");
+    let done = reconcile(Arc::new(scene.sandbox), Arc::clone(&ctx)).await.unwrap();
+    assert_eq!(done, Action::await_change());
+    assert_eq!(known(), (false, None));
+}

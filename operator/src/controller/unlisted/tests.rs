@@ -1,18 +1,20 @@
 //! Passes over a sandbox with a template while no list of templates has come.
 
-use agentsandbox_crds::names::LABEL_COMPONENT;
+use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
 use agentsandbox_crds::template::TemplateRef;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::store;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::*;
+use crate::config::WallProbe;
 use crate::controller::desired::service;
 use crate::controller::observe::ProxyClosed;
-use crate::controller::reconcile;
 use crate::controller::tests::{
     AGENT_IS_STOPPED, After, SERVICE_IS_WRITTEN, STATUS, Scene, WALL_IS_MADE, refuses, takes_all,
 };
+use crate::controller::{reconcile, retry};
 use crate::fixtures::api::{Says, refusal};
 use crate::fixtures::{self, foreign_policy, from};
 
@@ -38,7 +40,7 @@ async fn pass_within(scene: Scene, says: Says, patience: Patience) -> After {
     let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
     let mut ctx = Arc::into_inner(ctx).unwrap();
     (ctx.stores.templates, _) = store();
-    ctx.patience = patience;
+    (ctx.patience, ctx.wall_probe) = (patience, scene.probe);
     let ctx = Arc::new(ctx);
     let result = reconcile(Arc::new(scene.sandbox), Arc::clone(&ctx)).await;
     After { api, ctx, result }
@@ -46,6 +48,17 @@ async fn pass_within(scene: Scene, says: Says, patience: Patience) -> After {
 
 async fn pass(scene: Scene, says: Says) -> After {
     pass_within(scene, says, Patience::none()).await
+}
+
+/// With its way open, as an earlier proof left it.
+fn with_open_way(scene: Scene) -> Scene {
+    scene.service(|own| service::open(own, &ProxyClosed::for_tests()))
+}
+
+/// What each write left the proxy's Service selecting.
+fn selected(after: &After) -> Vec<Value> {
+    let written = after.api.asked().into_iter().filter(|asked| asked.line == SERVICE_IS_WRITTEN);
+    written.map(|asked| asked.body["spec"]["selector"][LABEL_COMPONENT].clone()).collect()
 }
 
 #[tokio::test]
@@ -234,12 +247,22 @@ async fn o_t6_a_wall_of_the_proxy_without_the_labels_of_the_operator_says_nothin
     }
 }
 
-#[tokio::test]
-async fn one_whose_finalizer_was_taken_off_gets_it_back_and_is_looked_after() {
-    const IS_HELD: &str = "PATCH agentsandboxes/fix-login";
+const IS_HELD: &str = "PATCH agentsandboxes/fix-login";
+
+fn is_away() -> (u16, Value) {
+    refusal(500, "InternalError", "etcd is away")
+}
+
+/// One whose finalizer somebody took off, and its agent's wall.
+fn let_go() -> Scene {
     let mut scene = of(json!({})).without(ChildKind::NetworkPolicy, "fix-login-agent");
     scene.sandbox.metadata.finalizers = None;
-    let after = pass(scene, takes_all()).await;
+    scene
+}
+
+#[tokio::test]
+async fn one_whose_finalizer_was_taken_off_gets_it_back_and_is_looked_after() {
+    let after = pass(let_go(), takes_all()).await;
     let writes = after.api.writes();
     let at = |line: &str| writes.iter().position(|one| one == line);
     assert!(at(IS_HELD).is_some() && at(IS_HELD) < at(WALL_IS_MADE), "{writes:?}");
@@ -247,8 +270,43 @@ async fn one_whose_finalizer_was_taken_off_gets_it_back_and_is_looked_after() {
 }
 
 #[tokio::test]
+async fn a_finalizer_that_cannot_be_put_back_keeps_no_wall_from_being_looked_after() {
+    let webhook = || refusal(403, "Forbidden", "admission webhook \"deny.acme.test\" denied request");
+    let scene = let_go();
+    let api = scene.api(refuses(IS_HELD, webhook())).await;
+    let ctx = fixtures::ctx(api.client.clone(), &scene.sandbox, &scene.children, &scene.others);
+    let mut ctx = Arc::into_inner(ctx).unwrap();
+    (ctx.stores.templates, _) = store();
+    ctx.patience = Patience::none();
+    let (sandbox, ctx) = (Arc::new(scene.sandbox), Arc::new(ctx));
+    for _ in 0..8 {
+        let error = reconcile(Arc::clone(&sandbox), Arc::clone(&ctx)).await.unwrap_err();
+        let _ = retry(&sandbox, &error, &ctx);
+    }
+    assert!(api.was_asked(WALL_IS_MADE) && api.was_asked(STATUS), "{:?}", api.writes());
+    let pause = ctx.failures.pause(fixtures::UID);
+    assert!(pause > Duration::from_secs(5), "it is tried again after pauses that grow: {pause:?}");
+
+    let gone = refusal(404, "NotFound", "agentsandboxes \"fix-login\" not found");
+    let after = pass(let_go(), refuses(IS_HELD, gone)).await;
+    assert_eq!(after.api.writes(), [IS_HELD], "nothing is made of one that is gone");
+}
+
+#[tokio::test]
+async fn o_t6_an_agent_gets_its_labels_back_though_its_sandbox_lost_its_finalizer_and_its_status() {
+    let mut scene = of(json!({})).agent_changed(|pod| {
+        pod.metadata.labels.as_mut().unwrap().remove(LABEL_SANDBOX_UID);
+    });
+    scene.sandbox.metadata.finalizers = None;
+    assert_eq!(scene.sandbox.status, None);
+    let after = pass(scene, takes_all()).await;
+    let labels = &after.api.body("PATCH pods/fix-login-agent")["metadata"]["labels"];
+    assert_eq!(labels[LABEL_SANDBOX_UID], fixtures::UID);
+}
+
+#[tokio::test]
 async fn a_pass_that_fails_while_a_list_is_awaited_in_silence_says_nothing_either() {
-    let fails = || refuses(WALL_IS_MADE, refusal(500, "InternalError", "etcd is away"));
+    let fails = || refuses(WALL_IS_MADE, is_away());
     let scene = || of(json!({})).without(ChildKind::NetworkPolicy, "fix-login-agent");
     let after = pass_within(scene(), fails(), Patience::default()).await;
     assert!(!after.api.was_asked(STATUS), "{:?}", after.api.writes());
@@ -268,8 +326,9 @@ async fn o_t6_an_agent_whose_wall_cannot_be_put_back_or_is_widened_is_stopped() 
 
     let wide =
         foreign_policy("theirs", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}));
-    let after = pass(of(json!({})).beside(wide), takes_all()).await;
+    let after = pass(with_open_way(of(json!({}))).beside(wide), takes_all()).await;
     assert!(after.api.was_asked(AGENT_IS_STOPPED) && !after.api.was_asked(PROXY_IS_STOPPED));
+    assert_eq!(selected(&after), ["none"]);
     after.says("NetworkIsolated", "False", "EgressWidened");
     after.says("Ready", "False", "EgressWidened");
 }
@@ -277,25 +336,49 @@ async fn o_t6_an_agent_whose_wall_cannot_be_put_back_or_is_widened_is_stopped() 
 #[tokio::test]
 async fn a_way_without_a_proof_stays_open_for_an_agent_behind_a_proven_fence_alone() {
     let unknown = |pod: &Pod| Pod { status: None, ..pod.clone() };
-    let open = || of(json!({})).service(|own| service::open(own, &ProxyClosed::for_tests()));
+    let open = || with_open_way(of(json!({})));
     for (what, scene, is_shut) in [
         ("its proxy is seen closed", open().agent(unknown), false),
         ("its agent runs behind a proven fence", open().proxy(unknown), false),
         ("neither is so", open().proxy(unknown).agent(unknown), true),
     ] {
         let after = pass(scene, takes_all()).await;
-        let shut = after.api.asked().into_iter().filter(|asked| asked.line == SERVICE_IS_WRITTEN);
-        let selected: Vec<Value> =
-            shut.map(|asked| asked.body["spec"]["selector"][LABEL_COMPONENT].clone()).collect();
         let wanted: &[&str] = if is_shut { &["none"] } else { &[] };
-        assert_eq!(selected, wanted, "{what}");
+        assert_eq!(selected(&after), wanted, "{what}");
     }
 }
 
 #[tokio::test]
 async fn one_that_is_to_be_suspended_by_its_own_word_has_its_power_taken() {
-    let after = pass(of(json!({"lifecycle": {"state": "Suspended"}})), takes_all()).await;
+    let suspended = || with_open_way(of(json!({"lifecycle": {"state": "Suspended"}})));
+    let after = pass(suspended(), takes_all()).await;
     assert!(after.api.was_asked(AGENT_IS_STOPPED) && after.api.was_asked(PROXY_IS_STOPPED));
+    after.says("Ready", "Unknown", "TemplatesUnknown");
+    assert_eq!(selected(&after), ["none"]);
+    let after = pass(suspended(), refuses(AGENT_IS_STOPPED, is_away())).await;
+    assert_eq!(selected(&after), ["none"], "though its agent cannot be stopped");
+    assert!(after.result.is_err(), "which is tried again");
+}
+
+#[tokio::test]
+async fn the_way_to_a_proxy_that_stays_open_is_shut_though_its_agent_cannot_be_stopped() {
+    let _open = TcpListener::bind("127.0.79.1:3128").await.unwrap();
+    let beside = |address: &str| {
+        let mut scene = with_open_way(of(json!({}))).proxy(|_| fixtures::proxy_pod(address));
+        scene.probe = WallProbe::Connect;
+        scene
+    };
+    let after = pass(beside("127.0.79.1"), refuses(AGENT_IS_STOPPED, is_away())).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED) && after.result.is_err(), "{:?}", after.api.writes());
+    assert_eq!(selected(&after), ["none"]);
+    let after = pass(beside("127.0.79.1"), takes_all()).await;
+    assert!(after.api.was_asked(AGENT_IS_STOPPED) && !after.api.was_asked(PROXY_IS_STOPPED));
+    assert_eq!(selected(&after), ["none"]);
+    after.says("NetworkIsolated", "False", "ProxyOpen");
+    after.says("Ready", "False", "ProxyOpen");
+    let after = pass(beside("127.0.79.2"), takes_all()).await;
+    assert!(!after.api.was_asked(AGENT_IS_STOPPED), "the control: {:?}", after.api.writes());
+    assert_eq!(selected(&after), [""; 0]);
     after.says("Ready", "Unknown", "TemplatesUnknown");
 }
 
