@@ -49,6 +49,8 @@ pub struct Scrubber {
     bodies: Needles,
     /// The same in UTF-16, looked for where there are zeros.
     wide: Needles,
+    /// Bytes of any of these that JSON may write with a plain backslash.
+    short: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -83,7 +85,8 @@ impl Scrubber {
         let anchors = Anchors::new(needles.iter().map(|needle| needle.bytes.as_slice()), Case::Any);
         bodies.extend(needles.iter().flat_map(Needle::letters));
         let firsts = Firsts::of(needles.iter().map(|needle| needle.bytes.as_slice()));
-        Self { needles, anchors, firsts, bodies: Needles::new(bodies), wide: Needles::new(wide) }
+        let short = unescaped::short(needles.iter().map(|needle| needle.bytes.as_slice()));
+        Self { needles, anchors, firsts, bodies: Needles::new(bodies), wide: Needles::new(wide), short }
     }
 
     /// Replaces the secrets in each value, and removes fields that are named after one.

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::Scrubber;
 use super::needles::{Found, Needles};
-use super::unescaped::{self, Lines, Unescaped, is_spelled};
+use super::unescaped::{self, Lines, Unescaped};
 use super::wrap::Wrap;
 
 /// Bytes of a secret that a frame must end with to be held.
@@ -58,7 +58,7 @@ impl BodyMask {
         if is_wrapped {
             self.lines = Lines::Joined;
         }
-        let is_escaped = unescaped::is_escaped(&frame) || is_spelled(&self.begun, self.lines);
+        let is_escaped = unescaped::is_escaped(&frame, &self.scrubber.short) || self.is_spelled(&self.begun);
         self.unread = if is_begun_otherwise || is_wrapped || is_escaped {
             self.search_unescaped(&frame, &mut found)
         } else {
@@ -99,7 +99,7 @@ impl BodyMask {
             begun.any(|(begun, length)| shows_too_much(begun, length))
         };
         let unread = self.begun.get(self.begun.len().saturating_sub(self.unread)..).unwrap_or_default();
-        let read = is_spelled(unread, self.lines).then(|| Unescaped::of(unread, self.lines));
+        let read = self.is_spelled(unread).then(|| Unescaped::of(unread, self.lines));
         if shows(&self.begun) || read.is_some_and(|read| shows(read.text())) {
             return Bytes::from(vec![MASK; held.len()]);
         }
@@ -116,6 +116,11 @@ impl BodyMask {
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         u64::try_from(self.held.len()).unwrap_or(0)
+    }
+
+    /// Whether a text may be read as something else.
+    fn is_spelled(&self, text: &[u8]) -> bool {
+        unescaped::is_spelled(text, self.lines, &self.scrubber.short)
     }
 
     /// Where needles stand in what was begun and this frame behind it. Those of UTF-16 have a zero behind each letter, and each of them begins

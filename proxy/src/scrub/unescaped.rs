@@ -28,22 +28,31 @@ pub struct Unescaped {
     marks: Vec<(usize, usize)>,
 }
 
-/// Whether a text may hold a secret that is spelled with escapes of its bytes. What is written with a plain backslash alone is
-/// among the spellings that are searched for letter by letter.
-pub fn is_escaped(text: &[u8]) -> bool {
+/// What JSON may write as a backslash and the byte itself, besides what stands for something else (RFC 8259, 7).
+const SHORT: &[u8] = b"\"\\/";
+
+/// Those bytes of what is looked for that JSON may write with a plain backslash: a text is read for the sake of no others.
+pub fn short<'n>(needles: impl Iterator<Item = &'n [u8]> + Clone) -> Vec<u8> {
+    SHORT.iter().copied().filter(|byte| needles.clone().any(|needle| needle.contains(byte))).collect()
+}
+
+/// Whether a text may hold a secret that is spelled with escapes of its bytes; `short` are those that a plain backslash escapes.
+/// Encoders escape each of these or none, and these spellings are searched for letter by letter; what an answer holds may be
+/// anybody's choice.
+pub fn is_escaped(text: &[u8], short: &[u8]) -> bool {
     let is_reference = |at: usize| {
         let read = text.get(at..).map(reference);
         !matches!(read, Some(Escape::None(_)) | None)
     };
-    text.ends_with(b"\\")
-        || memchr::memchr(b'%', text).is_some()
-        || memchr::memmem::find(text, b"\\u").is_some()
+    let is_escape = |at: usize| text.get(at + 1).is_none_or(|next| *next == b'u' || short.contains(next));
+    memchr::memchr(b'%', text).is_some()
+        || memchr::memchr_iter(b'\\', text).any(is_escape)
         || memchr::memchr_iter(b'&', text).any(is_reference)
 }
 
 /// The same where lines may be joined, too.
-pub fn is_spelled(text: &[u8], lines: Lines) -> bool {
-    is_escaped(text) || (lines == Lines::Joined && has_break(text))
+pub fn is_spelled(text: &[u8], lines: Lines, short: &[u8]) -> bool {
+    is_escaped(text, short) || (lines == Lines::Joined && has_break(text))
 }
 
 /// Where the first byte stands that may be read as something else.
@@ -250,7 +259,18 @@ mod tests {
             ("a&", true),
             ("?a=b&page=1&c", false),
         ] {
-            assert_eq!(is_escaped(text.as_bytes()), expected, "{text}");
+            assert_eq!(is_escaped(text.as_bytes(), b""), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_plain_backslash_is_looked_at_before_bytes_that_are_looked_for_and_no_others() {
+        assert_eq!(short([&b"a/b"[..], b"c\"d"].into_iter()), b"\"/");
+        assert_eq!(short([&b"sk-live"[..]].into_iter()), b"");
+        for (text, expected) in
+            [(r"a\/b", true), (r"a\\/b", true), (r#"a\"b"#, false), (r"a\\b\n", false), ("a/b", false)]
+        {
+            assert_eq!(is_escaped(text.as_bytes(), b"/"), expected, "{text}");
         }
     }
 
