@@ -231,13 +231,10 @@ async fn raise(
     let walls = wanted.policies();
     let planned = plan::boundary(wanted, observed, identity, now);
     let planned = if stopped.is_some() { suspend::bounds_only(planned) } else { planned };
-    let sealed = match breach::boundary(ctx, identity, planned).await {
-        Ok(sealed) => sealed,
-        Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),
-    };
-    let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
     // Before the proxy, which may fail: what is out of bounds waits for nothing.
-    let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
+    let breach::Bounded { sealed, unwidened, observed } =
+        breach::bounded(ctx, identity, &walls, observed, planned).await?;
+    let observed = &*observed;
     if let Some(stopped) = stopped {
         return suspend::walled(ctx, accepted, &sealed, unwidened, stopped).await;
     }

@@ -237,6 +237,17 @@ pub fn agent_pod() -> Pod {
     reported(ready(pod, desired::agent_pod::AGENT, "10.244.0.9"), &report(|_| ()))
 }
 
+/// Makes of the agent's pod that of a Task whose program has ended with exit code 3.
+pub fn ended(pod: &mut Pod) {
+    let mut value = serde_json::to_value(&*pod).unwrap();
+    value["spec"]["restartPolicy"] = json!("Never");
+    value["status"]["phase"] = json!("Failed");
+    value["status"]["conditions"] = json!([]);
+    value["status"]["containerStatuses"][0]["state"] =
+        json!({"terminated": {"exitCode": 3, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}});
+    *pod = from(value);
+}
+
 /// The agent's pod of a Task whose fence failed with this report, changed by `change`.
 pub fn failed_pod(uid: &str, report: &str, change: impl FnOnce(&mut Value)) -> Pod {
     let mut pod = serde_json::to_value(agent_pod()).unwrap();

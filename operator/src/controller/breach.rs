@@ -24,7 +24,7 @@ use super::evaluate::{self, Unwidened, Widening};
 use super::observe::Observed;
 use super::outcome::{Blocked, Breach, Halted, Lost};
 use super::plan::{BoundaryPlan, Step, differs, is_held, is_owned};
-use super::{Ctx, Failure, chain};
+use super::{Ctx, Failure, chain, way};
 
 /// A breach whose repair fails in a way that may pass is borne this long, then what it bounds stops.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -52,12 +52,55 @@ fn is_bounded(step: &Step) -> bool {
     matches!(step, Step::Renew(renewal) if renewal.live.is_some())
 }
 
+/// A sandbox behind its boundary.
+pub(super) struct Bounded<'a> {
+    /// That the boundary stands.
+    pub sealed: Sealed,
+    /// That no other policy widens its walls, or which one does. An agent whose walls are widened is stopped.
+    pub unwidened: Result<Unwidened, Widening>,
+    /// What is observed, with the pods that were given their labels back.
+    pub observed: Cow<'a, Observed>,
+}
+
+/// Puts up the boundary of these walls and keeps the agent within it, before anything that waits for something else. An
+/// agent that is out of bounds and cannot be stopped has its way to the proxy shut.
+///
+/// # Errors
+/// When the boundary does not stand, an agent is out of bounds, or nobody can say whether it is.
+pub(super) async fn bounded<'a>(
+    ctx: &Ctx,
+    identity: &Identity,
+    walls: &[NetworkPolicy],
+    observed: &'a Observed,
+    plan: BoundaryPlan,
+) -> Result<Bounded<'a>, Failure> {
+    let sealed = match boundary(ctx, identity, plan).await {
+        Ok(sealed) => sealed,
+        Err(unsealed) => return Err(self::unsealed(ctx, identity, walls, observed, unsealed).await),
+    };
+    let unwidened = evaluate::unwidened(identity, walls, sealed.walls(), observed);
+    match contained(ctx, identity, observed, &unwidened).await {
+        Ok(observed) => Ok(Bounded { sealed, unwidened, observed }),
+        Err(failure) => {
+            let agent = failure.breach.as_ref().map(|breach| &breach.agent);
+            let may_run = !matches!(agent, Some(Halted::Stopped | Halted::Spared));
+            if may_run && let Err(error) = way::shut(ctx, identity, &sealed).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the way of an agent that is out of bounds could not be shut"
+                );
+            }
+            Err(failure)
+        }
+    }
+}
+
 /// Puts up the boundary. If something of it is not as wanted and the API server takes its time, what that bounds is stopped
 /// while the answer is awaited.
 ///
 /// # Errors
 /// As [`apply::boundary`].
-pub(super) async fn boundary(ctx: &Ctx, identity: &Identity, plan: BoundaryPlan) -> Result<Sealed, Unsealed> {
+async fn boundary(ctx: &Ctx, identity: &Identity, plan: BoundaryPlan) -> Result<Sealed, Unsealed> {
     let open = |kind: ChildKind| {
         let mut steps = plan.walls.iter().chain(&plan.supplies).filter(|step| step.kind() == kind);
         steps.any(|step| !matches!(step, Step::Leave(_) | Step::Await(_)) && !is_bounded(step))
@@ -87,7 +130,7 @@ pub(super) async fn boundary(ctx: &Ctx, identity: &Identity, plan: BoundaryPlan)
 }
 
 /// What a boundary that could not be put up comes to. Other policies and the agent's labels are looked at all the same.
-pub(super) async fn unsealed(
+async fn unsealed(
     ctx: &Ctx,
     identity: &Identity,
     wanted: &[NetworkPolicy],
@@ -122,7 +165,7 @@ pub(super) async fn unsealed(
 ///
 /// # Errors
 /// When an agent is out of bounds, or nobody can say whether it is.
-pub(super) async fn contained<'a>(
+async fn contained<'a>(
     ctx: &Ctx,
     identity: &Identity,
     observed: &'a Observed,

@@ -497,4 +497,4 @@ mod idle;
 mod kept;
 mod requests;
 mod suspend;
-mod way;
+pub(super) mod way;

@@ -20,7 +20,6 @@ use tokio::time::Instant;
 use super::accept::Identity;
 use super::apply::{Applied, ApplyError};
 use super::desired::{self, Child, ChildKind, Component};
-use super::evaluate;
 use super::life::Life;
 use super::observe::{self, Closedness, Observed};
 use super::outcome::{Blocked, Bounds, Outcome, Stage, Unlisted, must_stop};
@@ -113,12 +112,9 @@ async fn bounded(
     let wanted = desired::bounds(identity, &platform, &reach, &led);
     let walls = wanted.policies();
     let planned = BoundaryPlan { keys: None, ..plan::boundary(wanted, observed, identity, now) };
-    let sealed = match breach::boundary(ctx, identity, planned).await {
-        Ok(sealed) => sealed,
-        Err(unsealed) => return Err(breach::unsealed(ctx, identity, &walls, observed, unsealed).await),
-    };
-    let unwidened = evaluate::unwidened(identity, &walls, sealed.walls(), observed);
-    let observed = &*breach::contained(ctx, identity, observed, &unwidened).await?;
+    let breach::Bounded { sealed, unwidened, observed } =
+        breach::bounded(ctx, identity, &walls, observed, planned).await?;
+    let observed = &*observed;
     if let Some(stopped) = stopped {
         let shut = way::shut(ctx, identity, &sealed).await;
         stopped?;

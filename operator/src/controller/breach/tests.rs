@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::backoff::Jitter;
+use crate::controller::tests::way::{self, selected};
 use crate::controller::tests::{
     AGENT_IS_STOPPED, STATUS, Scene, WALL_IS_MADE, opens_everything, refuses, takes_all, wallless,
 };
@@ -277,6 +278,17 @@ async fn o_t7_a_widened_agent_is_stopped_though_a_wall_fails_in_passing() {
     assert!(after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
     let after = scene().pass(refuses(WALL_IS_MADE, busy())).await;
     assert!(!after.api.was_asked(AGENT_IS_STOPPED), "{:?}", after.api.writes());
+}
+
+#[tokio::test]
+async fn o_t7_a_widened_agent_that_cannot_be_stopped_has_its_way_shut() {
+    let forbidden = || refusal(403, "Forbidden", "pods \"fix-login-agent\" is forbidden");
+    let running = || Scene::running().service(way::open);
+    let after =
+        running().beside(opens_everything("let-all-out")).pass(refuses(AGENT_IS_STOPPED, forbidden())).await;
+    assert_eq!(selected(&after), ["none"]);
+    let after = running().pass(refuses(AGENT_IS_STOPPED, forbidden())).await;
+    assert_eq!(selected(&after), [""; 0], "the control: {:?}", after.api.writes());
 }
 
 /// The running sandbox, its agent without labels, and without this child.

@@ -2,7 +2,6 @@
 
 use agentsandbox_crds::template::TemplateRef;
 use agentsandbox_policy::Idle;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -126,16 +125,7 @@ async fn a_sandbox_lies_idle_for_as_long_as_its_template_says() {
 
 #[tokio::test]
 async fn the_end_of_a_program_that_ran_once_is_told_though_its_template_is_gone() {
-    let ended = |pod: &mut Pod| {
-        let mut value = serde_json::to_value(&*pod).unwrap();
-        value["spec"]["restartPolicy"] = json!("Never");
-        value["status"]["phase"] = json!("Failed");
-        value["status"]["conditions"] = json!([]);
-        value["status"]["containerStatuses"][0]["state"] =
-            json!({"terminated": {"exitCode": 3, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}});
-        *pod = from(value);
-    };
-    let after = of("nobody", json!({})).agent_changed(ended).pass(takes_all()).await;
+    let after = of("nobody", json!({})).agent_changed(fixtures::ended).pass(takes_all()).await;
     assert_eq!(after.api.writes(), [PROXY_IS_STOPPED, STATUS], "its pod stays until that is told");
     assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
 }

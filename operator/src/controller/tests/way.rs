@@ -28,12 +28,12 @@ fn waiting() -> Scene {
 }
 
 /// With the way open, as an earlier proof left it.
-fn open(identity: &Identity) -> Service {
+pub(in crate::controller) fn open(identity: &Identity) -> Service {
     service::open(identity, &observe::ProxyClosed::for_tests())
 }
 
 /// What each write left the Service selecting, in order.
-fn selected(after: &After) -> Vec<String> {
+pub(in crate::controller) fn selected(after: &After) -> Vec<String> {
     let writes = after.api.asked().into_iter();
     let services = writes.filter(|a| a.line == SERVICE_IS_WRITTEN || a.line == "POST services");
     services.map(|a| a.body["spec"]["selector"][LABEL_COMPONENT].as_str().unwrap().to_owned()).collect()

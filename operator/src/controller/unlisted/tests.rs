@@ -1,6 +1,6 @@
 //! Passes over a sandbox with a template while no list of templates has come.
 
-use agentsandbox_crds::names::{LABEL_COMPONENT, LABEL_SANDBOX_UID};
+use agentsandbox_crds::names::LABEL_SANDBOX_UID;
 use agentsandbox_crds::template::TemplateRef;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::store;
@@ -10,10 +10,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::config::WallProbe;
 use crate::controller::desired::service;
-use crate::controller::observe::ProxyClosed;
-use crate::controller::tests::{
-    AGENT_IS_STOPPED, After, SERVICE_IS_WRITTEN, STATUS, Scene, WALL_IS_MADE, refuses, takes_all,
-};
+use crate::controller::tests::way::{self, selected};
+use crate::controller::tests::{AGENT_IS_STOPPED, After, STATUS, Scene, WALL_IS_MADE, refuses, takes_all};
 use crate::controller::{reconcile, retry};
 use crate::fixtures::api::{Says, refusal};
 use crate::fixtures::{self, foreign_policy, from};
@@ -48,17 +46,6 @@ async fn pass_within(scene: Scene, says: Says, patience: Patience) -> After {
 
 async fn pass(scene: Scene, says: Says) -> After {
     pass_within(scene, says, Patience::none()).await
-}
-
-/// With its way open, as an earlier proof left it.
-fn with_open_way(scene: Scene) -> Scene {
-    scene.service(|own| service::open(own, &ProxyClosed::for_tests()))
-}
-
-/// What each write left the proxy's Service selecting.
-fn selected(after: &After) -> Vec<Value> {
-    let written = after.api.asked().into_iter().filter(|asked| asked.line == SERVICE_IS_WRITTEN);
-    written.map(|asked| asked.body["spec"]["selector"][LABEL_COMPONENT].clone()).collect()
 }
 
 #[tokio::test]
@@ -326,7 +313,7 @@ async fn o_t6_an_agent_whose_wall_cannot_be_put_back_or_is_widened_is_stopped() 
 
     let wide =
         foreign_policy("theirs", json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}));
-    let after = pass(with_open_way(of(json!({}))).beside(wide), takes_all()).await;
+    let after = pass(of(json!({})).service(way::open).beside(wide), takes_all()).await;
     assert!(after.api.was_asked(AGENT_IS_STOPPED) && !after.api.was_asked(PROXY_IS_STOPPED));
     assert_eq!(selected(&after), ["none"]);
     after.says("NetworkIsolated", "False", "EgressWidened");
@@ -336,7 +323,7 @@ async fn o_t6_an_agent_whose_wall_cannot_be_put_back_or_is_widened_is_stopped() 
 #[tokio::test]
 async fn a_way_without_a_proof_stays_open_for_an_agent_behind_a_proven_fence_alone() {
     let unknown = |pod: &Pod| Pod { status: None, ..pod.clone() };
-    let open = || with_open_way(of(json!({})));
+    let open = || of(json!({})).service(way::open);
     for (what, scene, is_shut) in [
         ("its proxy is seen closed", open().agent(unknown), false),
         ("its agent runs behind a proven fence", open().proxy(unknown), false),
@@ -350,7 +337,7 @@ async fn a_way_without_a_proof_stays_open_for_an_agent_behind_a_proven_fence_alo
 
 #[tokio::test]
 async fn one_that_is_to_be_suspended_by_its_own_word_has_its_power_taken() {
-    let suspended = || with_open_way(of(json!({"lifecycle": {"state": "Suspended"}})));
+    let suspended = || of(json!({"lifecycle": {"state": "Suspended"}})).service(way::open);
     let after = pass(suspended(), takes_all()).await;
     assert!(after.api.was_asked(AGENT_IS_STOPPED) && after.api.was_asked(PROXY_IS_STOPPED));
     after.says("Ready", "Unknown", "TemplatesUnknown");
@@ -364,7 +351,7 @@ async fn one_that_is_to_be_suspended_by_its_own_word_has_its_power_taken() {
 async fn the_way_to_a_proxy_that_stays_open_is_shut_though_its_agent_cannot_be_stopped() {
     let _open = TcpListener::bind("127.0.79.1:3128").await.unwrap();
     let beside = |address: &str| {
-        let mut scene = with_open_way(of(json!({}))).proxy(|_| fixtures::proxy_pod(address));
+        let mut scene = of(json!({})).service(way::open).proxy(|_| fixtures::proxy_pod(address));
         scene.probe = WallProbe::Connect;
         scene
     };
@@ -384,16 +371,7 @@ async fn the_way_to_a_proxy_that_stays_open_is_shut_though_its_agent_cannot_be_s
 
 #[tokio::test]
 async fn a_program_that_ran_once_and_has_ended_is_told() {
-    let ended = |pod: &mut Pod| {
-        let mut value = serde_json::to_value(&*pod).unwrap();
-        value["spec"]["restartPolicy"] = json!("Never");
-        value["status"]["phase"] = json!("Failed");
-        value["status"]["conditions"] = json!([]);
-        value["status"]["containerStatuses"][0]["state"] =
-            json!({"terminated": {"exitCode": 3, "reason": "Error", "finishedAt": "2026-01-01T00:01:00Z"}});
-        *pod = from(value);
-    };
-    let after = pass(of(json!({})).agent_changed(ended), takes_all()).await;
+    let after = pass(of(json!({})).agent_changed(fixtures::ended), takes_all()).await;
     assert_eq!(after.api.body(STATUS)["status"]["program"]["exitCode"], 3);
 }
 
