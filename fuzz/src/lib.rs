@@ -21,6 +21,7 @@ mod names;
 mod pieces;
 mod requests;
 mod rules;
+mod sanitize;
 mod wire;
 
 pub use agent::{headers, placeholder_body, placeholder_head};
@@ -30,13 +31,14 @@ pub use changes::changes;
 pub use names::{address_guard, host, path};
 pub use requests::{chunked, h1_head};
 pub use rules::policy;
+pub use sanitize::sanitize;
 pub use wire::{client_hello, dns_query, socks5};
 
 /// A target: any bytes go in, and it returns or panics.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its program and of its folder of seeds.
-pub const TARGETS: [(&str, Target); 18] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("address_guard", address_guard),
     ("archive", archive),
     ("changes", changes),
@@ -52,6 +54,7 @@ pub const TARGETS: [(&str, Target); 18] = [
     ("placeholder_body", placeholder_body),
     ("placeholder_head", placeholder_head),
     ("policy", policy),
+    ("sanitize", sanitize),
     ("socks5", socks5),
     ("sse", sse),
     ("websocket", websocket),
