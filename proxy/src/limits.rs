@@ -129,20 +129,21 @@ pub const DNS_TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// all the same; a peer that waits for exactly these bytes goes on.
 pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
 /// What one HTTP/2 stream of an agent's may send before it is read. An agent is near: a tenth of a millisecond away this still
-/// is 240 MiB in a second.
+/// is 640 MiB in a second.
 ///
-/// A third of what a client takes for granted that has not read our settings yet (65,535 bytes; RFC 9113, 6.9.2), or less, would not do: h2 gives
-/// back what it passed on only from that much on, and looks no more once the client has read them. Who had sent more than the
-/// window and less than that third would wait for ever.
-pub const H2_STREAM_WINDOW_BYTES: u32 = 24 * 1024;
+/// No less than what a client takes for granted that has not read our settings yet ([`H2_WINDOW_BYTES_TAKEN_FOR_GRANTED`]). Who had sent more by then
+/// would have a window below zero (RFC 9113, 6.9.2), which httpcore (httpx) takes for room; and below a third of it h2 gives nothing back.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// The window of a stream before any setting (RFC 9113, 6.9.2).
+pub const H2_WINDOW_BYTES_TAKEN_FOR_GRANTED: u32 = 65_535;
 /// The same for all streams of one connection: as much as all streams that it may have, so that any number of them that nobody reads
 /// holds up no other. Half of it is what h2 takes of small
 /// frames that are not read yet, each counted as what it lacks to 256 bytes; beyond that it ends the connection, and hyper has
 /// no setting for it. Two streams whose windows are full of frames of eight bytes, as a client of gRPC sends them, fit.
-pub const H2_CONNECTION_WINDOW_BYTES: u32 = 3 * 1024 * 1024;
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.
-pub const H2_CONNECTIONS_MAX: usize = 20;
+pub const H2_CONNECTIONS_MAX: usize = 10;
 /// What one HTTP/2 stream of an upstream's may send before it is passed on. An agent may open many streams and read none;
 /// half a MiB still is ten MiB in a second at a round trip of 50 ms.
 pub const H2_UPSTREAM_STREAM_WINDOW_BYTES: u32 = 512 * 1024;
