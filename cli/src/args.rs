@@ -241,6 +241,9 @@ pub struct ExecArgs {
     /// Show the output byte by byte: the agent can then do with the terminal at the end of the pipe what it likes.
     #[arg(long)]
     pub raw: bool,
+    /// Give the command this terminal, with -i: keys go there as they are, and the terminal does what it and the agent write.
+    #[arg(short = 't', long, requires_all = ["stdin", "raw"])]
+    pub tty: bool,
     /// The command, after --.
     #[arg(last = true, required = true)]
     pub command: Vec<String>,

@@ -21,5 +21,6 @@ pub mod power;
 pub mod review;
 pub mod run;
 pub mod status;
+pub mod terminal;
 pub mod text;
 pub mod whole;

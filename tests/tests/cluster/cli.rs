@@ -49,6 +49,22 @@ pub async fn run(rig: &Rig, ns: &Namespace, args: &[&str]) -> Output {
     .unwrap()
 }
 
+/// Runs the program at a terminal of 77 columns and 33 rows.
+async fn run_at_a_terminal(rig: &Rig, ns: &Namespace, args: &str) -> Output {
+    let program = programs::cli_beside(&paths::target().join("debug/xtask")).expect("the program is built");
+    let (kubeconfig, namespace) = (rig.cluster.kubeconfig(), &ns.name);
+    let program =
+        format!("{} --kubeconfig {} --namespace {namespace}", program.display(), kubeconfig.display());
+    let command = format!("stty cols 77 rows 33 && {program} {args}");
+    tokio::task::spawn_blocking(move || {
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        script.output().expect("the terminal starts")
+    })
+    .await
+    .unwrap()
+}
+
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
@@ -86,6 +102,11 @@ async fn the_program_explains_lists_shows_logs_and_runs_commands_in_a_sandbox() 
             &["from-inside"],
         );
         says(&run(&["exec", "fix-login", "--", "true"]).await, 0, &[]);
+        says(&run(&["exec", "fix-login", "-it", "--raw", "--", "true"]).await, 2, &["no terminal"]);
+        // Its size comes after the command has begun, as kubectl's does.
+        let sized = r#"for _ in $(seq 100); do test "$(stty size)" = "33 77" && exit 7; sleep 0.1; done"#;
+        let sized = format!("exec fix-login -it --raw -- sh -c '{sized}'");
+        says(&run_at_a_terminal(&rig, &ns, &sized).await, 7, &[]);
 
         // Nobody knows where a pipe ends.
         let harmless = run(&["logs", "fix-login"]).await;
