@@ -75,6 +75,12 @@ pub enum Command {
     Logs(LogsArgs),
     /// Run a command in the agent's container; the exit code is the command's own.
     Exec(ExecArgs),
+    /// Copy a file or a folder out of a sandbox, or into it.
+    ///
+    /// One of the places is NAME:PATH, from the sandbox's /workspace on unless the path is absolute. It is packed and unpacked by the
+    /// program `tar` in the agent's container, which comes to where the agent is. What comes out is as it was asked for and whole, or
+    /// nothing of it is written; what goes in is without the names of secrets and without `.git`.
+    Cp(CopyArgs),
     /// Show what an agent made of its workspace, where the original stays (`access: Overlay`), as git would.
     ///
     /// The agent may be writing meanwhile: `apply` takes the digest that is told at the end, and applies nothing else.
@@ -247,6 +253,24 @@ pub struct ExecArgs {
     /// The command, after --.
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
+}
+
+/// Arguments of `cp`.
+#[derive(Debug, Args)]
+pub struct CopyArgs {
+    /// What is copied: NAME:PATH in a sandbox, or a path here.
+    pub from: String,
+    /// Where it comes to: into a folder that is there, or by this name.
+    pub to: String,
+    /// Leave out what matches this pattern of .gitignore. May be given again.
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Take what the project's list of secrets would leave out, on the way in. May be given again.
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// How many seconds the sandbox may take for it.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 /// Arguments of `diff`.

@@ -19,7 +19,7 @@ use crate::find::{self, FindError};
 use crate::logs::{self, Shown};
 use crate::text::harmless_json;
 use crate::whole::Whole;
-use crate::{cluster, explain, power, review, run, status};
+use crate::{cluster, copy, explain, power, review, run, status};
 
 /// All is well: allowed, or done.
 pub const EXIT_OK: u8 = 0;
@@ -94,6 +94,7 @@ async fn online(cluster: &ClusterArgs, command: Command, out: &mut impl Write) -
             let cluster = cluster::connect(cluster).await?;
             exec(&cluster, &args, shown(args.raw)).await
         }
+        Command::Cp(args) => copy::copy(&cluster::connect(cluster).await?, &args, out).await,
         Command::Diff(args) => review::diff(&cluster::connect(cluster).await?, &args, out).await,
         Command::Apply(args) => review::apply(&cluster::connect(cluster).await?, &args, out).await,
         Command::Discard(args) => review::discard(&cluster::connect(cluster).await?, &args, out).await,

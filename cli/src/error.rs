@@ -1,6 +1,7 @@
 //! Why a command has no answer. Each sentence says what to do next; causes are chained once, at the edge.
 
 use crate::cluster::ClusterError;
+use crate::copy::CopyError;
 use crate::exec::ExecError;
 use crate::explain::{DocumentError, Unanswerable};
 use crate::find::FindError;
@@ -39,6 +40,9 @@ pub enum Error {
     /// What an agent made of its workspace is not known, or not applied.
     #[error(transparent)]
     Review(#[from] ReviewError),
+    /// Something is not copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The answer cannot be read or written.
     #[error("the answer cannot be read or written")]
     Output(#[from] std::io::Error),

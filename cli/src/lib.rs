@@ -11,6 +11,7 @@
 pub mod args;
 pub mod cluster;
 pub mod command;
+pub mod copy;
 pub mod doctor;
 pub mod error;
 pub mod exec;

@@ -178,7 +178,7 @@ fn approved(changes: Changes, args: &ApplyArgs) -> Result<(Changes, Vec<Relative
 }
 
 /// From here on these signals end nothing: a program that ended in the middle of a step would leave half of the changes.
-fn held() -> std::io::Result<[Signal; 3]> {
+pub(crate) fn held() -> std::io::Result<[Signal; 3]> {
     Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
 }
 

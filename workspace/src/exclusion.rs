@@ -72,6 +72,21 @@ impl Exclusion {
         })
     }
 
+    /// Nothing but what the user's patterns leave out: for what this project's list does not speak of, as it has been with an agent.
+    ///
+    /// # Errors
+    /// As [`Exclusion::new`].
+    pub fn only<S: AsRef<str>>(exclude: &[S]) -> Result<Self, BadPattern> {
+        let (excluded, included) = matchers(exclude, &[])?;
+        Ok(Self {
+            default: matcher::<&str>(&[], true)?,
+            exclude: excluded,
+            include: included,
+            patterns: (owned(exclude), Vec::new()),
+            formats: Vec::new(),
+        })
+    }
+
     /// The same, with files of these formats rewritten without their secrets, whether this project's list has them or not.
     #[must_use]
     pub fn sanitizing(self, formats: &[Format]) -> Self {

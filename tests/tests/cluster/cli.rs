@@ -1,5 +1,8 @@
 //! `kubectl agentsandbox`, as its user starts it: the built program against the cluster, by exit code and output.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -185,6 +188,58 @@ async fn doctor_is_well_on_a_whole_cluster_and_tells_of_a_class_without_runtime_
         binding.metadata.uid = None;
         bindings.create(&PostParams::default(), &binding).await.unwrap();
         is_told(&broken, "admission policies", "agentsandbox-proxy-access is missing");
+    })
+    .await;
+}
+
+/// The names in a folder here.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|one| one.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn what_an_agent_packs_comes_whole_or_not_at_all_and_what_goes_in_has_no_secret() {
+    let rig = Rig::beside().await;
+    with_namespace(&rig, "copy", async |ns| {
+        let agent = ns.sandbox("fix-login", &sandbox("fix-login")).await;
+        agent.ready().await;
+        let here = tempfile::tempdir().unwrap();
+        let place = |name: &str| here.path().join(name).display().to_string();
+        let cp = async |from: &str, to: &str| run(&rig, &ns, &["cp", from, to]).await;
+
+        fs::create_dir_all(here.path().join("data/src")).unwrap();
+        fs::write(here.path().join("data/src/a.txt"), "from here\n").unwrap();
+        fs::write(here.path().join("data/.env"), "KEY=1\n").unwrap();
+        let given = cp(&place("data"), "fix-login:/tmp").await;
+        says(&given, 0, &["left out: .env", "is copied to fix-login:/tmp"]);
+        let inside = agent.sh("ls -A /tmp/data && cat /tmp/data/src/a.txt").await.ok().stdout;
+        assert_eq!(inside, "src\nfrom here\n");
+
+        let work = "mkdir -p /tmp/out/.git && echo made >/tmp/out/b.txt && ln -s b.txt /tmp/out/l && \
+                    echo '[core]' >/tmp/out/.git/config && chmod 4755 /tmp/out/b.txt";
+        agent.sh(work).await.ok();
+        let taken = cp("fix-login:/tmp/out", &place("taken")).await;
+        says(&taken, 0, &["left out: .git/config", "is copied to"]);
+        let made = here.path().join("taken/b.txt");
+        assert_eq!(fs::read_to_string(&made).unwrap(), "made\n");
+        assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(names(&here.path().join("taken")), ["b.txt", "l"]);
+        says(&cp("fix-login:/tmp/out", &place("taken/b.txt")).await, 2, &["is there already"]);
+
+        // One name up is beside the copy.
+        agent.sh("ln -s ../etc /tmp/out/up").await.ok();
+        says(&cp("fix-login:/tmp/out", &place("again")).await, 2, &["up", "nothing is written"]);
+        says(
+            &cp("fix-login:/tmp/none", &place("again")).await,
+            2,
+            &["`tar` in the agent's container ended with"],
+        );
+        let nowhere = cp(&place("data"), "fix-login:/tmp/none/data").await;
+        says(&nowhere, 2, &["`tar` in the agent's container ended with"]);
+        assert_eq!(names(here.path()), ["data", "taken"]);
     })
     .await;
 }
