@@ -141,6 +141,9 @@ pub const H2_WINDOW_BYTES_TAKEN_FOR_GRANTED: u32 = 65_535;
 /// frames that are not read yet, each counted as what it lacks to 256 bytes; beyond that it ends the connection, and hyper has
 /// no setting for it. Two streams whose windows are full of frames of eight bytes, as a client of gRPC sends them, fit.
 pub const H2_CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes of an agent's that are acknowledged once they were read and nothing was answered: more than most requests have without a body, whose
+/// answer acknowledges them. A client that waits for that between two frames sends a stream's window in each 40 ms.
+pub const ACKNOWLEDGED_BYTES_MIN: usize = 4 * 1024;
 /// HTTP/2 connections of an agent at a time; one more is offered HTTP/1.1 alone. With their windows and small frames these
 /// stay below the memory that the proxy's pod has.
 pub const H2_CONNECTIONS_MAX: usize = 10;

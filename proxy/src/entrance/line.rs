@@ -12,13 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
-use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_quickack,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::ceiling::Ceiling;
-use crate::limits::{HALF_CLOSED_CHECK_INTERVAL, HALF_CLOSED_PROBE_INTERVAL, HALF_CLOSED_PROBES_MAX};
+use crate::limits::{
+    ACKNOWLEDGED_BYTES_MIN, HALF_CLOSED_CHECK_INTERVAL, HALF_CLOSED_PROBE_INTERVAL, HALF_CLOSED_PROBES_MAX,
+};
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -28,13 +32,23 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Line {
     io: Arc<Mutex<TcpStream>>,
     ceiling: Arc<Ceiling>,
+    /// Bytes that were read since something was written, or since they were acknowledged.
+    unanswered: usize,
 }
 
 impl Line {
     /// Takes over an accepted connection, of which each byte counts below this ceiling.
     #[must_use]
     pub fn new(io: TcpStream, ceiling: Arc<Ceiling>) -> Self {
-        Self { io: Arc::new(Mutex::new(io)), ceiling }
+        Self { io: Arc::new(Mutex::new(io)), ceiling, unanswered: 0 }
+    }
+
+    /// Has the kernel acknowledge what was read now, not some 40 ms later. A client that uploads and did not turn Nagle's algorithm off holds the
+    /// head of its next frame back until then (RFC 9293, 3.7.4), and nothing that is written here would tell it sooner.
+    fn acknowledge(&mut self) {
+        self.unanswered = 0;
+        // It goes on without: later.
+        let _ = set_tcp_quickack(&*lock(&self.io), true);
     }
 
     /// What tells whether the client is still there. It does not keep the socket open.
@@ -46,27 +60,35 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut *lock(&self.io)).poll_read(cx, buffer);
-        self.ceiling.reads(buffer.filled().len().saturating_sub(before));
+        let bytes = buffer.filled().len().saturating_sub(before);
+        self.ceiling.reads(bytes);
+        self.unanswered = self.unanswered.saturating_add(bytes);
+        let is_drained = bytes > 0 && buffer.remaining() > 0;
+        if is_drained && self.unanswered >= ACKNOWLEDGED_BYTES_MIN {
+            self.acknowledge();
+        }
         polled
     }
 }
 
 impl AsyncWrite for Line {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.unanswered = 0;
         Pin::new(&mut *lock(&self.io)).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unanswered = 0;
         Pin::new(&mut *lock(&self.io)).poll_write_vectored(cx, pieces)
     }
 
@@ -311,5 +333,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listened<S> {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut state.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::tcp_quickack;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upload_is_acknowledged_at_once_and_what_is_answered_by_its_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (io, _) = listener.accept().await.unwrap();
+        let mut line = Line::new(io, Arc::default());
+        let is_at_once = |line: &Line| tcp_quickack(&*lock(&line.io)).unwrap();
+        let mut buffer = vec![0; 2 * ACKNOWLEDGED_BYTES_MIN];
+        // Question and answer, until the kernel takes them for that.
+        for _ in 0..4 {
+            client.write_all(&vec![b'x'; ACKNOWLEDGED_BYTES_MIN - 1]).await.unwrap();
+            line.read_exact(&mut buffer[..ACKNOWLEDGED_BYTES_MIN - 1]).await.unwrap();
+            line.write_all(b"y").await.unwrap();
+            client.read_u8().await.unwrap();
+        }
+        assert!(!is_at_once(&line));
+        client.write_all(&vec![b'x'; ACKNOWLEDGED_BYTES_MIN]).await.unwrap();
+        let mut read = 0;
+        while read < ACKNOWLEDGED_BYTES_MIN {
+            read += line.read(&mut buffer).await.unwrap();
+        }
+        assert!(is_at_once(&line));
     }
 }
