@@ -4,7 +4,7 @@
 use agentsandbox_policy::{
     Denial, DenialReason, Host, Malformed, Method, Policy, Scheme, Target, parse_authority,
 };
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Uri};
 
@@ -27,6 +27,7 @@ pub struct Destination {
 pub fn read(head: &Parts, binding: &Binding, policy: &Policy) -> Result<Destination, Box<Denial>> {
     let method = Method::parse(head.method.as_str())?;
     let websocket = asks_for_websocket(head)?;
+    no_transfer_coding(&head.headers)?;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     if path.len() > TARGET_BYTES_MAX {
         return Err(Box::new(long_target()));
@@ -162,6 +163,20 @@ fn scheme(uri: &Uri) -> Result<Option<Scheme>, Box<Denial>> {
     }
 }
 
+/// A body that is coded for its way says so in a field that is for this hop alone: passed on without it, it would be taken for another
+/// (RFC 9112, 6.1).
+fn no_transfer_coding(headers: &HeaderMap) -> Result<(), Box<Denial>> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).into_iter();
+    let is_chunked = |coding: &http::HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if is_chunked(coding) => Ok(()),
+        _ => Err(malformed(
+            "Send Transfer-Encoding: chunked and no other coding; a coded body has Content-Encoding.",
+        )),
+    }
+}
+
 /// Any other upgrade would turn the connection into something that is not judged.
 fn asks_for_websocket(head: &Parts) -> Result<bool, Box<Denial>> {
     let Some(upgrade) = head.headers.get(UPGRADE) else { return Ok(false) };
@@ -258,6 +273,15 @@ mod tests {
             (Binding::BaseUrl, "GET /api/x", "host: a b", malformed),
             (Binding::BaseUrl, "GET http://any/api/x", "host: any", malformed),
             (bound(), "get /x", "host: api.test", malformed),
+            (bound(), "PUT /x", "host: api.test\ntransfer-encoding: Chunked", "PUT https://api.test:8443/x"),
+            (bound(), "PUT /x", "host: api.test\ntransfer-encoding: gzip, chunked", malformed),
+            (
+                bound(),
+                "PUT /x",
+                "host: api.test\ntransfer-encoding: gzip\ntransfer-encoding: chunked",
+                malformed,
+            ),
+            (bound(), "PUT /x", "host: api.test\ntransfer-encoding: gzip", malformed),
             (bound(), "GET //x", "host: api.test", malformed),
         ] {
             assert_eq!(asked(&binding, line, fields), expected, "{binding:?} {line} {fields}");
