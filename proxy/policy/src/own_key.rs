@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::parameter::{folded, is_folded};
-use crate::pinned::{auth_parameters, is_auth_parameter};
+use crate::pinned::{auth_parameters, is_auth_parameter, names_in_query};
 use crate::{CredentialUse, Denial, DenialReason, Injection, Permit, PinnedHeader, Policy};
 
 /// What the agent may not fill in a form of a permitted request: names by what is read of them.
@@ -21,7 +21,7 @@ impl OwnNames {
             _ => None,
         });
         let pinned = permit.credential().map(CredentialUse::pinned).unwrap_or_default();
-        let pinned = pinned.iter().map(|pinned| known(pinned.name()));
+        let pinned = pinned.iter().flat_map(|pinned| names_in_query(pinned.name())).map(known);
         Self(auth_parameters(host).map(known).chain(places).chain(pinned).collect())
     }
 
@@ -54,7 +54,9 @@ impl Policy {
     pub fn pinned_in_query<'a>(&self, permit: &'a Permit) -> Option<&'a str> {
         permit.target().query()?;
         let mut pinned = permit.credential()?.pinned().iter().map(PinnedHeader::name);
-        pinned.find(|name| permit.target().has_query_parameter(|read| is_folded(name, read)))
+        pinned.find(|name| {
+            permit.target().has_query_parameter(|read| names_in_query(name).any(|name| is_folded(name, read)))
+        })
     }
 
     /// The denial of a request that chooses in its query what its credential pins.
@@ -88,7 +90,7 @@ mod tests {
         {name: query, host: query.test, ports: [443], scheme: https, credential: query},
         {name: bare, host: bare.test, ports: [443], scheme: https},
         {name: free, host: free.test, ports: [443], scheme: https}], credentials: [
-        {name: query, pinnedHeaders: [{name: sudo}, {name: for-team, value: a}], inject: {type: Query, name: k}, scopes: [{host: query.test, ports: [443]}]},
+        {name: query, pinnedHeaders: [{name: sudo}, {name: for-team, value: a}, {name: x-goog-user-project}], inject: {type: Query, name: k}, scopes: [{host: query.test, ports: [443]}]},
         {name: other, inject: {type: Query, name: own}, scopes: [
             {host: bare.test, ports: [443]}, {host: query.test, ports: [443]}]}]}";
 
@@ -146,6 +148,10 @@ mod tests {
             ("query.test", "/x?[sudo]=root", Some("sudo")),
             ("query.test", "/x?a=1&sudo%00x=root", Some("sudo")),
             ("query.test", "/x?for.team[]=b", Some("for-team")),
+            ("query.test", "/x?%24userProject=b", Some("x-goog-user-project")),
+            ("query.test", "/x?userProject=b", Some("x-goog-user-project")),
+            ("query.test", "/x?x-goog-user-project=b", Some("x-goog-user-project")),
+            ("query.test", "/x?project=b", None),
             ("query.test", "/x?a[sudo]=root", None),
             ("query.test", "/x?sudoku=1&team=b", None),
             ("query.test", "/sudo", None),

@@ -10,10 +10,12 @@ const VALUE_BYTES_MAX: usize = 256;
 
 /// Fields that authenticate at one provider or another. An agent that could use them would bring a key of its own, and
 /// with it an account of its own at an allowed host. `docs/proxy.md` lists them.
-pub const AUTH_FIELDS: [&str; 26] = [
+pub const AUTH_FIELDS: [&str; 38] = [
     "api-key",
+    "api-token",
     "apikey",
     "authorization",
+    "circle-token",
     "dd-api-key",
     "dd-application-key",
     "deploy-token",
@@ -21,19 +23,29 @@ pub const AUTH_FIELDS: [&str; 26] = [
     "ocp-apim-subscription-key",
     "private-token",
     "proxy-authorization",
+    "token",
+    "x-access-key",
     "x-access-token",
+    "x-algolia-api-key",
     "x-amz-security-token",
     "x-api-key",
+    "x-api-token",
+    "x-apikey",
     "x-auth-key",
     "x-auth-token",
     "x-auth-user-service-key",
+    "x-authorization",
+    "x-figma-token",
     "x-functions-key",
     "x-goog-api-key",
     "x-goog-iam-authorization-token",
+    "x-jfrog-art-api",
     // LiteLLM takes it before Authorization.
     "x-litellm-api-key",
+    "x-nuget-apikey",
     "x-postmark-account-token",
     "x-postmark-server-token",
+    "x-redmine-api-key",
     "x-shopify-access-token",
     "x-subscription-token",
     "x-vault-token",
@@ -129,11 +141,12 @@ pub fn is_client_identity(name: &str) -> bool {
 }
 
 /// Query parameters that authenticate at one provider or another, and mean nothing else at any.
-const AUTH_PARAMETERS: [&str; 15] = [
+const AUTH_PARAMETERS: [&str; 16] = [
     "access_token",
     "api_key",
     "auth_token",
     "awsaccesskeyid",
+    "bearer_token",
     "feed_token",
     "googleaccessid",
     "job_token",
@@ -146,13 +159,25 @@ const AUTH_PARAMETERS: [&str; 15] = [
     "x-goog-api-key",
     "x-goog-signature",
 ];
-/// Those that have a plain name, each at the domain of its provider.
-const AUTH_PARAMETERS_AT: [(&str, &str); 4] = [
+/// Those that have a plain name, each at the domain of its provider. At Google two stand for fields and for the method of the request
+/// (Closure's `goog.net.rpc.HttpCors`), and so for a key.
+const AUTH_PARAMETERS_AT: [(&str, &str); 6] = [
     ("core.windows.net", "sig"),
+    ("googleapis.com", "$httpHeaders"),
+    ("googleapis.com", "$httpMethod"),
     ("googleapis.com", "key"),
     ("openai.azure.com", "subscription-key"),
     ("slack.com", "token"),
 ];
+
+/// Fields that a provider also reads in the query under another name (Google's system parameters).
+const IN_QUERY_AS: [(&str, &str); 1] = [("x-goog-user-project", "userProject")];
+
+/// What a field may be called in the query: its own name, and the one that its provider has for it there.
+pub(crate) fn names_in_query(field: &str) -> impl Iterator<Item = &str> {
+    let other = IN_QUERY_AS.into_iter().find(|(name, _)| *name == field);
+    std::iter::once(field).chain(other.map(|(_, other)| other))
+}
 
 /// What the names of WebSocket subprotocols hold in which keys are sent, by clients that can set no field (OpenAI's
 /// `openai-insecure-api-key.…`, Kubernetes' `base64url.bearer.authorization.k8s.io.…`, `bearer` and `token` before the key itself at others).
