@@ -50,6 +50,9 @@ pub const fn status(reason: DenialReason) -> StatusCode {
 /// this opens nothing, whatever its handshake was denied for.
 fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
     let is_codex = asked_with.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"codex"));
+    if is_slack(asked_with) && is_final(denial.reason) {
+        return StatusCode::OK;
+    }
     match status(denial.reason) {
         StatusCode::FORBIDDEN if matches!(denial.method.as_deref(), Some("TRACE" | "TRACK")) => {
             StatusCode::METHOD_NOT_ALLOWED
@@ -60,6 +63,12 @@ fn status_for(denial: &Denial, asked_with: &HeaderMap) -> StatusCode {
         _ if is_codex && is_final(denial.reason) => StatusCode::BAD_REQUEST,
         status => status,
     }
+}
+
+/// Slack's SDK for Node asks ten times more, for half an hour, after any status but 200; Slack denies with that, and says `ok: false`.
+fn is_slack(asked_with: &HeaderMap) -> bool {
+    let agent = asked_with.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    memchr::memmem::find(agent, b"@slack:web-api/").is_some()
 }
 
 fn asks_for_websocket(asked_with: &HeaderMap) -> bool {
@@ -86,6 +95,15 @@ struct Refusal<'a> {
     request_id: &'a str,
 }
 
+/// As Slack says that something is refused.
+#[derive(Serialize)]
+struct SlackRefusal<'a> {
+    ok: bool,
+    error: &'a str,
+    #[serde(flatten)]
+    refusal: Refusal<'a>,
+}
+
 /// The answer to a refused request.
 #[must_use]
 pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Response<Body> {
@@ -94,10 +112,14 @@ pub fn refusal(denial: &Denial, request_id: &str, asked_with: &HeaderMap) -> Res
     let (content_type, text) = if is_git {
         ("text/plain; charset=utf-8", sentence(denial, request_id))
     } else {
-        (
-            "application/json",
-            serde_json::to_string(&Refusal { denial, request_id }).unwrap_or_default() + "\n",
-        )
+        let refusal = Refusal { denial, request_id };
+        let told = match is_slack(asked_with) {
+            true => {
+                serde_json::to_string(&SlackRefusal { ok: false, error: denial.reason.as_str(), refusal })
+            }
+            false => serde_json::to_string(&refusal),
+        };
+        ("application/json", told.unwrap_or_default() + "\n")
     };
     let mut response = Response::new(full(text));
     *response.status_mut() = status_for(denial, asked_with);
@@ -183,6 +205,9 @@ pub fn empty() -> Body {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+    use http_body_util::BodyExt;
+
     use super::*;
 
     #[test]
@@ -236,6 +261,31 @@ mod tests {
         // What may pass when asked for again keeps a status that says so.
         assert_eq!(answered("codex_cli_rs/0.169.0", DenialReason::NoPolicy), StatusCode::SERVICE_UNAVAILABLE);
     }
+
+    #[test]
+    fn p_i14_slacks_sdk_for_node_is_told_as_slack_denies_and_nobody_else_is() {
+        let told = |agent: &'static str, reason| {
+            let mut asked = HeaderMap::new();
+            asked.insert(USER_AGENT, HeaderValue::from_static(agent));
+            refusal(&Denial::new(reason), "r1", &told_by(&asked).collect())
+        };
+        for reason in DenialReason::ALL {
+            let slack = told("my-app/1.0 @slack:web-api/8.2.0 node/24.21.0 linux/6.1", *reason);
+            let expected = if is_final(*reason) { StatusCode::OK } else { status(*reason) };
+            assert_eq!(slack.status(), expected, "{reason}");
+            assert_eq!(told("slack_sdk/3.48.0 python/3.11", *reason).status(), status(*reason), "{reason}");
+        }
+        let text = |agent| {
+            let body = told(agent, DenialReason::PathNotAllowed).into_body();
+            let bytes = body.collect().now_or_never().unwrap().unwrap().to_bytes();
+            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
+        };
+        let slack = text("@slack:web-api/8.2.0");
+        assert_eq!((&slack["ok"], &slack["error"]), (&false.into(), &"PathNotAllowed".into()));
+        assert_eq!(slack["reason"], "PathNotAllowed");
+        assert!(text("curl/7.88.1").get("ok").is_none());
+    }
+
     #[test]
     fn p_i14_codex_is_told_of_any_websocket_that_it_may_not_have_with_426_and_what_to_ask_in() {
         for reason in DenialReason::ALL {
