@@ -245,4 +245,14 @@ mod tests {
         }
         assert!(!passing.passes(), "at that moment, and not at the look behind it");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn p_c5_an_answer_that_begins_is_judged_by_the_policy_of_now_and_not_of_the_last_look() {
+        let mut passing = Passing::new();
+        assert!(passing.watch.passes_now().is_ok());
+        passing.writes("", "");
+        assert!(passing.passes(), "nobody has looked");
+        let denial = passing.watch.passes_now().unwrap_err();
+        assert_eq!(denial.reason, DenialReason::HostNotAllowed);
+    }
 }

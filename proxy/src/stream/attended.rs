@@ -165,3 +165,114 @@ impl<B> Drop for Attended<B> {
         locked(&self.all).remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use agentsandbox_policy::DenialReason;
+
+    use super::*;
+
+    const BYTES: u64 = 7;
+
+    /// A body of which nothing comes, or that is over.
+    struct Silent {
+        is_watched: bool,
+        is_over: bool,
+        may_go_on: bool,
+    }
+
+    impl HttpBody for Silent {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            if self.is_over { Poll::Ready(None) } else { Poll::Pending }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.is_over
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(BYTES)
+        }
+    }
+
+    impl Revocable for Silent {
+        fn is_watched(&self) -> bool {
+            self.is_watched
+        }
+
+        fn look(&mut self) -> Seen {
+            match self.may_go_on {
+                true => Seen::GoesOn,
+                false => Seen::Stopped(Denial::new(DenialReason::HostNotAllowed).into()),
+            }
+        }
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Reader(AtomicUsize);
+
+    impl Wake for Reader {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Reader {
+        /// Whether it is told of a stop, if it is told anything.
+        fn polls(self: &Arc<Self>, body: &mut Body) -> Poll<Option<bool>> {
+            let waker = Waker::from(Arc::clone(self));
+            let polled = Pin::new(body).poll_frame(&mut Context::from_waker(&waker));
+            polled.map(|frame| Some(frame?.is_err_and(|error| error.is::<Stopped>())))
+        }
+
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test]
+    async fn p_c5_whoever_waits_for_a_body_that_is_stopped_is_woken_and_told_and_then_it_is_over() {
+        for may_go_on in [true, false] {
+            let (bodies, reader) = (Bodies::default(), Arc::new(Reader::default()));
+            let mut body = bodies.attend(Silent { is_watched: true, is_over: false, may_go_on });
+            assert!(reader.polls(&mut body).is_pending());
+            assert_eq!((body.is_end_stream(), body.size_hint().exact()), (false, Some(BYTES)));
+            bodies.look().await;
+            assert_eq!(reader.woken(), usize::from(!may_go_on));
+            if may_go_on {
+                assert!(reader.polls(&mut body).is_pending());
+                continue;
+            }
+            assert_eq!(
+                (body.is_end_stream(), body.size_hint().exact()),
+                (false, None),
+                "it does not look whole"
+            );
+            assert_eq!(reader.polls(&mut body), Poll::Ready(Some(true)));
+            assert!(body.is_end_stream());
+            assert_eq!(reader.polls(&mut body), Poll::Ready(None));
+        }
+    }
+
+    #[test]
+    fn a_body_is_looked_after_until_it_is_dropped_and_only_if_something_can_end_it() {
+        for is_watched in [true, false] {
+            let bodies = Bodies::default();
+            let body = bodies.attend(Silent { is_watched, is_over: true, may_go_on: true });
+            assert!(body.is_end_stream());
+            assert_eq!(locked(&bodies.all).len(), usize::from(is_watched));
+            drop(body);
+            assert!(locked(&bodies.all).is_empty());
+        }
+    }
+}
