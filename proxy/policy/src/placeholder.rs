@@ -2,7 +2,7 @@
 //! sender believes to carry a key, so it must not go out as if it did.
 //!
 //! In a head a placeholder is found as it is, in base64 and base64url at any alignment, and with its characters
-//! percent-encoded or escaped as in JSON, three times over. In a body, which passes by, it is found as it is and escaped once.
+//! percent-encoded or escaped as in JSON, three times over. In a body, which passes by, both are found as they are and escaped once.
 //! One of fewer than [`TELLING_BYTES_MIN`] bytes is not looked for in bodies. What is compressed, and what a WebSocket carries,
 //! is not searched. A constant, which anybody may know, is looked for in heads alone, and only from that length on: in a body
 //! it may be a quotation, and whoever writes what the agent reads could stop its requests with it.
@@ -87,10 +87,11 @@ impl Placeholders {
             spellings(known.text.as_bytes()).into_iter().map(move |spelling| (number, spelling))
         });
         let heads = Words::new(spelled)?;
-        let whole = numbered()
-            .filter(|(_, known)| known.issued && known.text.len() >= TELLING_BYTES_MIN)
-            .map(|(number, known)| (number, known.text.as_bytes().to_vec()));
-        let bodies = Some(Words::new(whole)?).filter(|words| !words.spells.is_empty()).map(Arc::new);
+        let telling = numbered().filter(|(_, known)| known.issued && known.text.len() >= TELLING_BYTES_MIN);
+        let spelled = telling.flat_map(|(number, known)| {
+            spellings(known.text.as_bytes()).into_iter().map(move |spelling| (number, spelling))
+        });
+        let bodies = Some(Words::new(spelled)?).filter(|words| !words.spells.is_empty()).map(Arc::new);
         Ok(Self { known, heads, bodies })
     }
 

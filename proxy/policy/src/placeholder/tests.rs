@@ -128,7 +128,8 @@ fn p_f3_a_placeholder_in_a_body_is_found_before_its_last_byte_passes_wherever_fr
         // A backslash that is escaped itself begins nothing, wherever a frame ends.
         format!("\\\\{}", json(ISSUED)),
     ];
-    for inner in spelled {
+    let encoded = ["", "a", "ab"].map(|before| STANDARD.encode(format!("{before}{ISSUED}=x")));
+    for inner in spelled.into_iter().chain(encoded) {
         let text = format!("{{\"a\": \"50% \\n {inner}\", \"b\": \"\\u004\"}}");
         let end = text.find(&inner).unwrap() + inner.len();
         for frame_bytes in 1..=text.len() {
