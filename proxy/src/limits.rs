@@ -131,11 +131,9 @@ pub const HELD_BYTES_PATIENCE: Duration = Duration::from_millis(100);
 /// What one HTTP/2 stream of an agent's may send before it is read. An agent is near: a tenth of a millisecond away this still
 /// is 640 MiB in a second.
 ///
-/// No less than what a client takes for granted that has not read our settings yet ([`H2_WINDOW_BYTES_TAKEN_FOR_GRANTED`]). Who had sent more by then
-/// would have a window below zero (RFC 9113, 6.9.2), which httpcore (httpx) takes for room; and below a third of it h2 gives nothing back.
+/// No less than what a client takes for granted that has not read our settings yet (65,535 bytes). Who had sent more by then would have a window
+/// below zero (RFC 9113, 6.9.2), which httpcore (httpx) takes for room; and below a third of it h2 gives nothing back.
 pub const H2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// The window of a stream before any setting (RFC 9113, 6.9.2).
-pub const H2_WINDOW_BYTES_TAKEN_FOR_GRANTED: u32 = 65_535;
 /// The same for all streams of one connection: as much as all streams that it may have, so that any number of them that nobody reads
 /// holds up no other. Half of it is what h2 takes of small
 /// frames that are not read yet, each counted as what it lacks to 256 bytes; beyond that it ends the connection, and hyper has

@@ -1,8 +1,6 @@
 //! Streams that nobody reads, and small frames, beside other streams of the same HTTP/2 connection.
 
-use agentsandbox_proxy::limits::{
-    H2_CONNECTIONS_MAX, H2_STREAM_WINDOW_BYTES, H2_WINDOW_BYTES_TAKEN_FOR_GRANTED, STREAMS_PER_CONNECTION_MAX,
-};
+use agentsandbox_proxy::limits::{H2_CONNECTIONS_MAX, H2_STREAM_WINDOW_BYTES, STREAMS_PER_CONNECTION_MAX};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -179,22 +177,6 @@ async fn stalled_uploads(count: usize, piece: &'static [u8]) -> StatusCode {
 async fn p_d12_uploads_that_nobody_reads_hold_up_no_other_however_many_they_are() {
     const ALL_BUT_ONE: usize = STREAMS_PER_CONNECTION_MAX as usize - 1;
     assert_eq!(stalled_uploads(ALL_BUT_ONE, &[b'x'; H2_STREAM_WINDOW_BYTES as usize]).await, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn p_h4_what_a_client_may_send_before_it_has_read_our_settings_is_within_them() {
-    const INITIAL_WINDOW_SIZE: u16 = 4;
-    let world = standalone(&["http/1.1"]).await;
-    let mut io = world.tls(world.connect(&world.authority()).await.unwrap(), HOST, "h2").await.unwrap();
-    io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    let mut head = [0; 9];
-    io.read_exact(&mut head).await.unwrap();
-    assert_eq!((head[3], head[4]), (4, 0), "its settings come first");
-    let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
-    io.read_exact(&mut settings).await.unwrap();
-    let window = settings.chunks_exact(6).find(|one| one[..2] == INITIAL_WINDOW_SIZE.to_be_bytes());
-    let window = u32::from_be_bytes(window.unwrap()[2..].try_into().unwrap());
-    assert!(window >= H2_WINDOW_BYTES_TAKEN_FOR_GRANTED, "{window}");
 }
 
 #[tokio::test]
